@@ -1,0 +1,23 @@
+"""One kind of error for what a user can mend: one line, exit code 2."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class UserError(ValueError):
+  """Bad input. The message is one line: what is wrong, where, the remedy."""
+
+
+def check(condition: Any, message: str) -> None:
+  """Raises UserError with `message` unless `condition` holds."""
+  if not condition:
+    raise UserError(message)
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
+  """The error for a name that is not one of `known`, with the nearest one."""
+  names = sorted(known)
+  near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+  hint = f"did you mean '{near[0]}'?" if near else f'known: {", ".join(names)}'
+  return UserError(f"unknown {what} '{name}': {hint}")

@@ -1,0 +1,69 @@
+"""Progress with an estimate for anything that may last over five seconds."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich import progress as rich_progress
+
+
+def _plain(title: str, total: int, unit: str, start: int) -> Callable:
+  """One line every five seconds, for logs and pipes."""
+  began = last = time.monotonic()
+  done = start
+
+  def advance(count: int = 1, note: str = '') -> None:
+    nonlocal last, done
+    done += count
+    now = time.monotonic()
+    if now - last < 5 and done < total:
+      return
+    if done >= total and now - began < 5:
+      return
+    last = now
+    left = (now - began) / max(done - start, 1) * (total - done)
+    print(
+      f'{title}: {done}/{total} {unit}, {now - began:.0f} s, '
+      f'about {left:.0f} s left {note}'.rstrip(),
+      file=sys.stderr,
+      flush=True,
+    )
+
+  return advance
+
+
+@contextlib.contextmanager
+def bar(
+  title: str, total: int, unit: str = 'steps', start: int = 0
+) -> Iterator[Callable]:
+  """A progress bar on a terminal, a line every 5 s elsewhere.
+
+  Args:
+    title: what is under way.
+    total: how many units there are.
+    unit: their name.
+    start: units done in an earlier run.
+
+  Yields:
+    advance(count=1, note=''), to be called as units are finished.
+  """
+  if not sys.stderr.isatty():
+    yield _plain(title, total, unit, start)
+    return
+  columns = (
+    rich_progress.TextColumn('{task.description}'),
+    rich_progress.BarColumn(),
+    rich_progress.MofNCompleteColumn(),
+    rich_progress.TextColumn(unit),
+    rich_progress.TimeElapsedColumn(),
+    rich_progress.TimeRemainingColumn(),
+    rich_progress.TextColumn('{task.fields[note]}'),
+  )
+  with rich_progress.Progress(
+    *columns, transient=True, console=None, refresh_per_second=4
+  ) as display:
+    task = display.add_task(title, total=total, completed=start, note='')
+    yield lambda count=1, note='': display.update(
+      task, advance=count, note=note
+    )

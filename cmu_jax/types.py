@@ -1,0 +1,152 @@
+"""The types that flow between the modules of this package.
+
+Everything here is a pytree of arrays or a tuple of pure functions. Functions
+and static numbers go into a factory; arrays and keys go into the call. Shapes
+are written with the letters
+
+  n  samples      h w c  height, width, channels of an image
+  k  classes      d      width of the penultimate features
+  s  re-drawn proxies    a  points of the alpha grid
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
+
+PRNGKey = Key[Array, '']
+Info = dict[str, Any]
+
+
+class Batch(NamedTuple):
+  """A whole split on the device, or a slice of it.
+
+  Attributes:
+    image: raw pixels, 0 to 255. Triggers are never baked in.
+    label: class indices as the holder of the data sees them.
+    stamp: which images the input step paints the trigger on; None for none.
+  """
+
+  image: UInt8[Array, '*b h w c']
+  label: Int[Array, '*b']
+  stamp: Bool[Array, '*b'] | None = None
+
+
+class Dataset(NamedTuple):
+  """A train and a test split with the facts that go with them.
+
+  Attributes:
+    train: training split, labels as shipped.
+    test: test split.
+    class_names: one name a class, in label order.
+    name: the source as the user wrote it, for example 'cifar10'.
+  """
+
+  train: Batch
+  test: Batch
+  class_names: tuple[str, ...]
+  name: str
+
+  @property
+  def num_classes(self) -> int:
+    return len(self.class_names)
+
+
+@struct.dataclass
+class Trigger:
+  """A backdoor trigger, painted by the jitted input step.
+
+  Attributes:
+    mask: pixels to overwrite, on the image as it is at `stage`.
+    value: what to overwrite them with: 0 to 255 at stage 'raw', a normalised
+      pixel value at stage 'normalized'.
+    stage: 'raw' (before resize, augmentation and normalisation) or
+      'normalized' (after all of them).
+  """
+
+  mask: Bool[Array, 'h w']
+  value: Float[Array, '']
+  stage: str = struct.field(pytree_node=False, default='raw')
+
+
+class Corruption(NamedTuple):
+  """What a corruption did to the n samples it was shown.
+
+  Attributes:
+    label: labels after the corruption.
+    mask: True where a sample was corrupted. Ground truth: for metrics only.
+    trigger: the trigger that the masked images carry, or None.
+  """
+
+  label: Int[Array, 'n']
+  mask: Bool[Array, 'n']
+  trigger: Trigger | None = None
+
+
+class Variables(NamedTuple):
+  """What a network is: parameters and BatchNorm statistics ({} if none)."""
+
+  params: PyTree
+  batch_stats: PyTree
+
+
+class Model(NamedTuple):
+  """A linen module bound to pure functions of (variables, normalised images).
+
+  Attributes:
+    init: (key, image[:1]) -> Variables.
+    apply: (variables, image) -> logits [n, k], evaluation mode.
+    update: (variables, image) -> (logits, batch_stats), training mode.
+    features: (variables, image) -> penultimate features [n, d], evaluation.
+    head: (variables, features) -> logits.
+    stem: (variables, image) -> the first layer's output. Linear in its
+      parameters, so stem(theta - alpha tau) = stem(theta) - alpha stem(tau):
+      an alpha search computes it once. None where a family has no such layer.
+    trunk: (variables, stem output) -> features; None exactly when stem is.
+  """
+
+  init: Callable[..., Variables]
+  apply: Callable[..., jax.Array]
+  update: Callable[..., tuple[jax.Array, PyTree]]
+  features: Callable[..., jax.Array]
+  head: Callable[..., jax.Array]
+  stem: Callable[..., jax.Array] | None = None
+  trunk: Callable[..., jax.Array] | None = None
+
+
+class InputStep(NamedTuple):
+  """Raw pixels to network input, inside the jitted step.
+
+  Attributes:
+    train: (key, image uint8, stamp or None) -> float image, augmented.
+    eval: (image uint8, stamp or None) -> float image, not augmented.
+  """
+
+  train: Callable[..., jax.Array]
+  eval: Callable[..., jax.Array]
+
+
+class Proxy(NamedTuple):
+  """All that a source-free method may see besides the weights.
+
+  Attributes:
+    image: the pool of proxy images, never seen in training.
+    index: for each of s re-corrupted copies, which pool images it keeps.
+    label: the corrupted label of each kept image.
+    stamp: True where a kept image carries the trigger; None without one.
+  """
+
+  image: UInt8[Array, 'n h w c']
+  index: Int[Array, 's m']
+  label: Int[Array, 's m']
+  stamp: Bool[Array, 's m'] | None = None
+
+
+class Unlearner(Protocol):
+  """Repairs a network: the one type that every method has."""
+
+  def __call__(
+    self, key: PRNGKey, variables: Variables, problem: Any
+  ) -> tuple[Variables, Info]: ...
