@@ -1,0 +1,95 @@
+"""A body (image to features), a linear head, and both bound to functions."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from cmu_jax.models import layers
+from cmu_jax.types import Model, PRNGKey, Variables
+
+
+class Classifier(nn.Module):
+  """Parameters {'body': ..., 'head': ...}; features and logits are float32.
+
+  Attributes:
+    body: has stem(image), trunk(stem output, train) and, as its call,
+      trunk(stem(image), train): the penultimate features [n, d].
+    num_classes: k.
+    head_bias: False leaves the head's bias out.
+  """
+
+  body: nn.Module
+  num_classes: int
+  head_bias: bool = True
+
+  def setup(self) -> None:
+    self.head = layers.Dense(self.num_classes, self.head_bias)
+
+  def __call__(
+    self, image: Float[Array, 'n h w c'], train: bool = False
+  ) -> Float[Array, 'n k']:
+    return self.head(self.features(image, train))
+
+  def features(
+    self, image: Float[Array, 'n h w c'], train: bool = False
+  ) -> Float[Array, 'n d']:
+    """Penultimate features, float32."""
+    return self.body(image, train).astype(jnp.float32)
+
+  def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n ...']:
+    """The first layer, linear in its parameters."""
+    return self.body.stem(image)
+
+  def trunk(self, x: Float[Array, 'n ...']) -> Float[Array, 'n d']:
+    """Everything between the first layer and the features, evaluation mode."""
+    return self.body.trunk(x, False).astype(jnp.float32)
+
+  def logits(self, x: Float[Array, 'n d']) -> Float[Array, 'n k']:
+    """The head alone."""
+    return self.head(x)
+
+
+def bind(module: nn.Module) -> Model:
+  """Binds a module of the shape of `Classifier` to pure functions.
+
+  Args:
+    module: has a call (image, train), features, logits and, where it has such a
+      first layer, stem and trunk.
+
+  Returns:
+    The functions of `types.Model`; stem and trunk are None where the module
+    has no stem.
+  """
+
+  def method(name: str) -> Callable[..., Any]:
+    def call(variables: Variables, x: jax.Array) -> jax.Array:
+      return cast(jax.Array, module.apply(variables._asdict(), x, method=name))
+
+    return call
+
+  def init(key: PRNGKey, image: Float[Array, 'n h w c']) -> Variables:
+    made = module.init(key, image)
+    return Variables(made['params'], made.get('batch_stats', {}))
+
+  def update(
+    variables: Variables, image: Float[Array, 'n h w c']
+  ) -> tuple[Float[Array, 'n k'], PyTree]:
+    logits, state = module.apply(
+      variables._asdict(), image, train=True, mutable=['batch_stats']
+    )
+    return logits, state.get('batch_stats', {})
+
+  stemmed = hasattr(module, 'stem')
+  return Model(
+    init=init,
+    apply=method('__call__'),
+    update=update,
+    features=method('features'),
+    head=method('logits'),
+    stem=method('stem') if stemmed else None,
+    trunk=method('trunk') if stemmed else None,
+  )

@@ -1,0 +1,155 @@
+"""The layers that the families share: thin linen modules, PyTorch's inits."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+from jaxtyping import Array, Float
+
+from cmu_jax.models import conv
+
+Initializer = Callable[..., jax.Array]
+
+# U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what torch.nn.Linear and Conv2d start at.
+uniform_fan_in: Initializer = nn.initializers.variance_scaling(
+  1 / 3, 'fan_in', 'uniform'
+)
+kaiming_fan_out: Initializer = nn.initializers.variance_scaling(
+  2.0, 'fan_out', 'normal'
+)
+
+
+def bias_fan_in(fan_in: int) -> Initializer:
+  """U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for a bias, as PyTorch's default."""
+
+  def init(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+    bound = fan_in**-0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+class Dense(nn.Module):
+  """x W + b with PyTorch's default initialisation.
+
+  Attributes:
+    features: width of the output.
+    use_bias: False leaves b out.
+    dtype: what the product is computed in; parameters are float32.
+  """
+
+  features: int
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'n d']) -> Float[Array, 'n e']:
+    fan_in = x.shape[-1]
+    kernel = self.param('kernel', uniform_fan_in, (fan_in, self.features))
+    y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    if not self.use_bias:
+      return y
+    bias = self.param('bias', bias_fan_in(fan_in), (self.features,))
+    return y + bias.astype(self.dtype)[None, :]
+
+
+class Conv(nn.Module):
+  """A convolution of NHWC images, symmetric zero padding as in PyTorch.
+
+  Attributes:
+    features: output channels.
+    size: kernel height and width.
+    stride: step along both axes.
+    padding: zeros on each side; None for size // 2.
+    use_bias: adds a bias, zero at the start.
+    kernel_init: initialiser of the kernel.
+    dtype: what is computed in; parameters are float32.
+    convolve: the convolution itself, see `conv.convolve`.
+  """
+
+  features: int
+  size: int = 3
+  stride: int = 1
+  padding: int | None = None
+  use_bias: bool = False
+  kernel_init: Initializer = uniform_fan_in
+  dtype: Any = jnp.float32
+  convolve: Callable = conv.convolve
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'n h w i']) -> Float[Array, 'n h2 w2 o']:
+    shape = (self.size, self.size, x.shape[-1], self.features)
+    kernel = self.param('kernel', self.kernel_init, shape)
+    pad = self.size // 2 if self.padding is None else self.padding
+    y = self.convolve(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      (self.stride, self.stride),
+      ((pad, pad), (pad, pad)),
+    )
+    if not self.use_bias:
+      return y
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    return y + bias.astype(self.dtype)[None, None, None, :]
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation over n, h and w (arXiv 1502.03167), in float32.
+
+  Names, momentum convention (new = momentum old + (1 - momentum) batch) and the
+  biased running variance are those of `flax.linen.BatchNorm`.
+
+  Attributes:
+    momentum: of the running statistics.
+    epsilon: added to the variance.
+    scale_init: initialiser of the scale.
+  """
+
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+  scale_init: Initializer = nn.initializers.ones
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'n h w c'], train: bool
+  ) -> Float[Array, 'n h w c']:
+    shape = (x.shape[-1],)
+    scale = self.param('scale', self.scale_init, shape)
+    bias = self.param('bias', nn.initializers.zeros, shape)
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, shape)
+    var = self.variable('batch_stats', 'var', jnp.ones, shape)
+    wide = x.astype(jnp.float32)
+    if train:
+      now = moments(wide)
+      if not self.is_initializing():
+        keep = self.momentum
+        mean.value = keep * mean.value + (1 - keep) * now[0]
+        var.value = keep * var.value + (1 - keep) * now[1]
+    else:
+      now = mean.value, var.value
+    slope = scale * jax.lax.rsqrt(now[1] + self.epsilon)
+    shift = bias - now[0] * slope
+    y = wide * slope[None, None, None, :] + shift[None, None, None, :]
+    return y.astype(x.dtype)
+
+
+def moments(
+  x: Float[Array, 'n h w c'],
+) -> tuple[Float[Array, 'c'], Float[Array, 'c']]:
+  """Mean and biased variance of each channel, in one pass over x."""
+  mean = jnp.mean(x, (0, 1, 2))
+  square = jnp.mean(jnp.square(x), (0, 1, 2))
+  return mean, jnp.maximum(square - jnp.square(mean), 0)
+
+
+def max_pool(x: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
+  """2x2 max-pooling with stride 2; an odd last row or column is left out.
+
+  A maximum over a reshape: its gradient is many times cheaper on a CPU than
+  that of a window reduction, and equal to it outside ties.
+  """
+  n, h, w, c = x.shape
+  even = x[:, : h // 2 * 2, : w // 2 * 2]
+  return even.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))

@@ -1,0 +1,132 @@
+"""ResNet-9 of the corrective unlearning benchmark (arXiv 2402.14015)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+from jaxtyping import Array, Float
+
+from cmu_jax import errors
+from cmu_jax.models import classifier, conv, layers
+
+_CELU = 0.075
+_SMALLEST = 11
+
+
+class Block(nn.Module):
+  """Convolution with bias, BatchNorm, CELU with alpha 0.075.
+
+  Attributes:
+    features, size, stride, padding, dtype, convolve: see `layers.Conv`.
+  """
+
+  features: int
+  size: int = 3
+  stride: int = 1
+  padding: int | None = None
+  dtype: Any = jnp.float32
+  convolve: Callable = conv.convolve
+
+  def setup(self) -> None:
+    self.conv = layers.Conv(
+      self.features,
+      self.size,
+      self.stride,
+      self.padding,
+      use_bias=True,
+      dtype=self.dtype,
+      convolve=self.convolve,
+    )
+    self.norm = layers.BatchNorm()
+
+  def __call__(
+    self, x: Float[Array, 'n h w c'], train: bool
+  ) -> Float[Array, 'n h2 w2 d']:
+    return self.rest(self.conv(x), train)
+
+  def rest(
+    self, x: Float[Array, 'n h w c'], train: bool
+  ) -> Float[Array, 'n h w c']:
+    """BatchNorm and CELU, without the convolution."""
+    return jax.nn.celu(self.norm(x, train), _CELU)
+
+
+class Body(nn.Module):
+  """Four convolutions and two residual pairs, to the global maximum.
+
+  Attributes:
+    width: channels of the first convolution.
+    dtype: what is computed in.
+    convolve: see `conv.convolve`.
+  """
+
+  width: int
+  dtype: Any
+  convolve: Callable
+
+  def setup(self) -> None:
+    def block(factor: int, **options: Any) -> Block:
+      return Block(
+        factor * self.width,
+        dtype=self.dtype,
+        convolve=self.convolve,
+        **options,
+      )
+
+    self.conv1 = block(1)
+    self.conv2 = block(2, size=5, stride=2)
+    self.res1 = [block(2), block(2)]
+    self.conv3 = block(4)
+    self.res2 = [block(4), block(4)]
+    self.conv4 = block(2, padding=0)
+
+  def __call__(
+    self, image: Float[Array, 'n h w c'], train: bool
+  ) -> Float[Array, 'n d']:
+    return self.trunk(self.stem(image), train)
+
+  def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n h w d']:
+    """The first convolution with its bias, before the BatchNorm."""
+    return self.conv1.conv(image)
+
+  def trunk(
+    self, x: Float[Array, 'n h w c'], train: bool
+  ) -> Float[Array, 'n d']:
+    """Everything after the first convolution."""
+    x = self.conv2(self.conv1.rest(x, train), train)
+    x = x + self.res1[1](self.res1[0](x, train), train)
+    x = layers.max_pool(self.conv3(x, train))
+    x = x + self.res2[1](self.res2[0](x, train), train)
+    return jnp.max(self.conv4(x, train), (1, 2))
+
+
+def resnet9(
+  num_classes: int,
+  image_shape: tuple[int, int, int],
+  *,
+  width: int = 64,
+  dtype: str = 'float32',
+  convolve: Callable = conv.convolve,
+) -> classifier.Classifier:
+  """ResNet-9; 2,276,224 parameters for RGB images, 10 classes and width 64.
+
+  Args:
+    num_classes: k.
+    image_shape: (h, w, c) of at least 11x11.
+    width: channels of the first convolution.
+    dtype: 'float32' or 'bfloat16', what the body computes in.
+    convolve: the convolution, see `conv.convolve`.
+
+  Raises:
+    UserError: the image is too small for the last convolution.
+  """
+  height, breadth, _ = image_shape
+  errors.check(
+    min(height, breadth) >= _SMALLEST,
+    f'resnet9: images of {height}x{breadth} are too small; resize to '
+    f"{_SMALLEST}x{_SMALLEST} or more, or choose model 'convnet'",
+  )
+  body = Body(width, jnp.dtype(dtype), convolve)
+  return classifier.Classifier(body, num_classes, head_bias=False)
