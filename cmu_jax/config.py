@@ -84,7 +84,7 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> Loaded:
   """
   path, arg = _split(spec)
   module = _module(path)
-  get_config = getattr(module, 'get_config', None)
+  get_config: Any = getattr(module, 'get_config', None)
   errors.check(
     callable(get_config),
     f'{path} has no get_config(arg): a config file defines '
@@ -202,9 +202,7 @@ def _split(spec: str) -> tuple[str, str]:
 
 def _module(path: str) -> types.ModuleType:
   name = f'cmu_jax_config_{pathlib.Path(path).stem}'
-  spec = importlib.util.spec_from_file_location(name, path)
-  if spec is None or spec.loader is None:
-    raise errors.UserError(f'{path} cannot be imported as Python')
+  spec: Any = importlib.util.spec_from_file_location(name, path)
   module = importlib.util.module_from_spec(spec)
   _guarded(path, lambda: spec.loader.exec_module(module))
   return module
@@ -218,7 +216,8 @@ def _guarded(path: str, call: Callable[[], Any]) -> Any:
     raise
   except (Exception, SystemExit) as error:
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == path]
+    file = str(pathlib.Path(path).absolute())
+    lines = [frame.lineno for frame in frames if frame.filename == file]
     line = getattr(error, 'lineno', None) or (lines[-1] if lines else None)
     where = f'{path} line {line}' if line else path
     text = ' '.join(str(error).split())

@@ -1,0 +1,64 @@
+"""Where a result comes from: code, config, command, versions, device."""
+
+import importlib.metadata
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import jax
+
+from cmu_jax import config as config_lib
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+def provenance(config: Any) -> dict[str, Any]:
+  """What someone needs to make the same numbers again.
+
+  Args:
+    config: of the run.
+
+  Returns:
+    commit (git HEAD, with '-dirty' after local changes; None where the package
+    does not run from a git checkout), config_hash, command, versions, device.
+  """
+  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  device = jax.devices()[0]
+  return {
+    'commit': commit(pathlib.Path(__file__).resolve().parents[1]),
+    'config_hash': config_lib.fingerprint(config),
+    'command': shlex.join(['python', *sys.orig_argv[1:]]),
+    'versions': {'python': platform.python_version(), **versions},
+    'device': f'{device.platform}: {device.device_kind}',
+  }
+
+
+def commit(folder: pathlib.Path) -> str | None:
+  """HEAD of the git checkout whose top is `folder`; None if it is not one.
+
+  An installed package may lie inside somebody else's repository: that one's
+  commit says nothing about this code.
+  """
+  if not (folder / '.git').exists():
+    return None
+  head = _git(folder, 'rev-parse', 'HEAD')
+  changes = _git(folder, 'status', '--porcelain', '--untracked-files=no')
+  return f'{head}-dirty' if head and changes else head
+
+
+def _git(folder: pathlib.Path, *arguments: str) -> str | None:
+  """What git prints, or None without git or if it fails."""
+  try:
+    done = subprocess.run(
+      ['git', '-C', str(folder), *arguments],
+      capture_output=True,
+      text=True,
+      timeout=30,
+      check=False,
+    )
+  except (OSError, subprocess.TimeoutExpired):
+    return None
+  return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,93 @@
+"""A folder for one run: of one config, written by one process at a time."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import IO, Any
+
+from cmu_jax import config as config_lib
+from cmu_jax import errors, files
+
+CONFIG = 'config.json'
+
+
+@contextlib.contextmanager
+def opened(folder: pathlib.Path, config: Any) -> Iterator[pathlib.Path]:
+  """Makes or continues the work folder of a config, and locks it.
+
+  Args:
+    folder: made if need be; config.json is written to it.
+    config: of the run.
+
+  Yields:
+    The folder.
+
+  Raises:
+    UserError: the folder cannot be written, another run is using it, or it
+      holds a run of another config.
+  """
+  with _lock(folder):
+    _claim(folder, config_lib.plain(config))
+    yield folder
+
+
+def _lock(folder: pathlib.Path) -> IO[str]:
+  """An open file whose lock the system drops when the process ends."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / '.lock').open('a+', encoding='utf-8')
+  except OSError as error:
+    raise errors.UserError(
+      f'cannot use the work folder {folder}: {error.strerror}; '
+      'choose a writable one with --workdir'
+    ) from error
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    file.seek(0)
+    holder = file.read().strip() or 'unknown'
+    file.close()
+    raise errors.UserError(
+      f'the work folder {folder} is in use by process {holder}: wait for it, '
+      'or choose another --workdir'
+    ) from error
+  file.truncate(0)
+  file.write(f'{os.getpid()}\n')
+  file.flush()
+  return file
+
+
+def _claim(folder: pathlib.Path, config: dict[str, Any]) -> None:
+  """Writes config.json, or checks that the one there says the same."""
+  path = folder / CONFIG
+  if not path.exists():
+    files.write_json(path, config)
+    return
+  before = files.read_json(path)
+  errors.check(
+    isinstance(before, dict),
+    f'{path} is not a config: choose another --workdir',
+  )
+  if before != config:
+    raise errors.UserError(
+      f'{folder} holds a run of another config ({_changes(before, config)}): '
+      'choose another --workdir, or remove the folder to start afresh'
+    )
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> str:
+  """The fields that differ, at most four of them spelled out."""
+  old, new = config_lib.flat(before), config_lib.flat(after)
+  keys = [
+    key
+    for key in sorted(old.keys() | new.keys())
+    if key not in old or key not in new or old[key] != new[key]
+  ]
+  said = [
+    f'{key}: {old.get(key, "absent")} there, {new.get(key, "absent")} here'
+    for key in keys[:4]
+  ]
+  more = [f'and {len(keys) - 4} more'] if len(keys) > 4 else []
+  return '; '.join(said + more) or 'an empty group differs'
