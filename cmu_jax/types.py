@@ -133,13 +133,13 @@ class Proxy(NamedTuple):
 
   Attributes:
     image: the pool of proxy images, never seen in training.
-    index: for each of s re-corrupted copies, which pool images it keeps.
+    kept: for each of s re-corrupted copies, which pool images it keeps.
     label: the corrupted label of each kept image.
     stamp: True where a kept image carries the trigger; None without one.
   """
 
   image: UInt8[Array, 'n h w c']
-  index: Int[Array, 's m']
+  kept: Int[Array, 's m']
   label: Int[Array, 's m']
   stamp: Bool[Array, 's m'] | None = None
 

@@ -1,0 +1,246 @@
+r"""CUTS: subtract a calibrated corruption task vector, without training data.
+
+  theta_s = Finetune(theta_mix, proxy with labels corrupted anew, s)
+  tau     = mean over s of (theta_s - theta_mix)    on eligible parameters
+  theta_u = theta_mix - alpha_hat tau
+
+alpha_hat is chosen from the proxy alone: label noise by neighbour
+self-agreement, poison by the proxy attack success rate (`select`).
+
+References:
+  Subtract the Corruption: Training-Data-Free Corrective Machine Unlearning
+  using Task Arithmetic (arXiv 2511.18660, 2025).
+"""
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, PyTree
+
+from cmu_jax import alpha as alpha_search
+from cmu_jax import proxy as proxies
+from cmu_jax import select, sweep, train, tree
+from cmu_jax.types import (
+  Info,
+  InputStep,
+  Model,
+  PRNGKey,
+  Proxy,
+  Unlearner,
+  Variables,
+)
+
+Kind = Literal['label_noise', 'poison']
+
+
+class Selection(NamedTuple):
+  """How alpha is chosen.
+
+  Attributes:
+    kind: which objective applies.
+    alphas: the grid; None for the published one of this kind.
+    share: gamma, the share of classes that must stay predicted (label noise).
+    head_input: 'raw', or 'normalized' as in the released code.
+    patience: consecutive drops of J after which to stop; None for never.
+    threshold: largest proxy attack success rate that qualifies (poison).
+    target: the class that the trigger leads to (poison).
+  """
+
+  kind: Kind = 'label_noise'
+  alphas: tuple[float, ...] | None = None
+  share: float = 1.0
+  head_input: alpha_search.HeadInput = 'raw'
+  patience: int | None = None
+  threshold: float = 0.01
+  target: int = 0
+
+
+@functools.lru_cache(maxsize=32)
+def _agreement(k: int, share: float) -> alpha_search.Measure:
+  """One function object per setting, so that compilations are shared."""
+  return functools.partial(select.agreement, k=k, share=share)
+
+
+@functools.lru_cache(maxsize=32)
+def _attack(target: int) -> alpha_search.Measure:
+  return lambda features, logits: select.attack_rate(logits, target)
+
+
+def direction(
+  key: PRNGKey,
+  model: Model,
+  variables: Variables,
+  proxy: Proxy,
+  *,
+  inputs: InputStep,
+  optimizer: optax.GradientTransformation,
+  steps: int,
+  batch_size: int,
+  frozen: tuple[str, ...] = (),
+  how: sweep.How | None = None,
+  checkpoint: train.Checkpoint | None = None,
+) -> tuple[PyTree, train.Fit]:
+  """The corruption task vector tau, from s re-corrupted proxies at once.
+
+  Args:
+    key: random key.
+    model: the network.
+    variables: theta_mix.
+    proxy: corrupted proxy images.
+    inputs: raw pixels to network input.
+    optimizer: the proxy fine-tuning's optimiser.
+    steps: its steps.
+    batch_size: its batch size.
+    frozen: top-level parameter names that tau leaves out.
+    how: how the s fine-tunings are driven; None for the backend's best.
+    checkpoint: where to save and from where to continue.
+
+  Returns:
+    tau, zero on BatchNorm and frozen parameters, and the fit itself.
+  """
+  draws = proxy.label.shape[0]
+  repeated = jax.tree.map(
+    lambda x: jnp.broadcast_to(x, (draws, *x.shape)), variables
+  )
+  batches = jax.vmap(lambda i: proxies.draw(proxy, i))(jnp.arange(draws))
+  fitted = train.fit(
+    jax.random.split(key, draws),
+    model,
+    repeated,
+    batches,
+    optimizer=optimizer,
+    steps=steps,
+    batch_size=batch_size,
+    inputs=inputs,
+    how=sweep.strategy() if how is None else how,
+    checkpoint=checkpoint,
+    title=f'proxy fine-tuning ({draws} draws)',
+  )
+  tau = tree.task_vector(
+    variables.params,
+    tree.mean(fitted.variables.params),
+    tree.eligible(variables, frozen),
+  )
+  return tau, fitted
+
+
+def select_alpha(
+  model: Model,
+  variables: Variables,
+  tau: PyTree,
+  proxy: Proxy,
+  *,
+  inputs: InputStep,
+  selection: Selection,
+  how: sweep.How | None = None,
+) -> tuple[select.Choice, dict[str, Float[np.ndarray, 'a']]]:
+  """alpha_hat and the whole curve, from proxy images alone.
+
+  Args:
+    model: the network.
+    variables: theta_mix.
+    tau: the task vector.
+    proxy: label noise uses the pool's images and no label; poison uses the
+      triggered images that tau was built from.
+    inputs: raw pixels to network input; not augmented here.
+    selection: grid and objective.
+    how: how the grid is driven; None for the backend's best.
+
+  Returns:
+    The choice, and the curve: 'alpha' with J and its parts, or with
+    'proxy_attack_success_rate'.
+
+  Raises:
+    UserError: fewer than 2 C proxy images (label noise).
+  """
+  run = functools.partial(
+    alpha_search.curve, model, variables, tau, head_input=selection.head_input
+  )
+  if selection.kind == 'poison':
+    grid = _grid(selection, select.poison_grid())
+    batch = proxies.draw(proxy, 0)
+    image = inputs.eval(batch.image, batch.stamp)
+    rates = np.asarray(
+      run(image, jnp.asarray(grid), _attack(selection.target), how=how)
+    )
+    choice = select.smallest_below(grid, rates, selection.threshold)
+    return choice, {'alpha': grid, 'proxy_attack_success_rate': rates}
+  grid = _grid(selection, select.noise_grid())
+  image = inputs.eval(proxy.image, None)
+  classes = jax.eval_shape(model.apply, variables, image).shape[-1]
+  k = select.neighbour_count(image.shape[0], classes)
+  parts = run(image, jnp.asarray(grid), _agreement(k, selection.share), how=how)
+  curve = {name: np.asarray(x) for name, x in parts._asdict().items()}
+  choice = select.best(grid, curve['J'], selection.patience)
+  return choice, {'alpha': grid, **curve}
+
+
+def _grid(selection: Selection, published: np.ndarray) -> np.ndarray:
+  given = selection.alphas
+  return published if given is None else np.asarray(given, np.float64)
+
+
+def cuts(
+  model: Model,
+  inputs: InputStep,
+  *,
+  optimizer: optax.GradientTransformation,
+  steps: int,
+  batch_size: int,
+  selection: Selection | None = None,
+  frozen: tuple[str, ...] = (),
+  how: sweep.How | None = None,
+  checkpoint: train.Checkpoint | None = None,
+) -> Unlearner:
+  """CUTS as an unlearner: (key, theta_mix, Proxy) -> (theta_u, info).
+
+  Args:
+    model: the network.
+    inputs: raw pixels to network input.
+    optimizer: the proxy fine-tuning's optimiser.
+    steps: its steps.
+    batch_size: its batch size.
+    selection: how alpha is chosen; label noise as published by default.
+    frozen: top-level parameter names that tau leaves out.
+    how: how grids and re-drawn proxies are driven.
+    checkpoint: where the fine-tuning saves itself.
+
+  Returns:
+    An unlearner. Its problem is a `Proxy`: there is nothing else to look at.
+    Its info holds 'alpha', 'selected', 'curve', 'tau', 'position' and 'fit'.
+
+  References:
+    arXiv 2511.18660.
+  """
+  rule = Selection() if selection is None else selection
+
+  def unlearn(
+    key: PRNGKey, variables: Variables, problem: Any
+  ) -> tuple[Variables, Info]:
+    tau, fitted = direction(
+      key,
+      model,
+      variables,
+      problem,
+      inputs=inputs,
+      optimizer=optimizer,
+      steps=steps,
+      batch_size=batch_size,
+      frozen=frozen,
+      how=how,
+      checkpoint=checkpoint,
+    )
+    choice, curve = select_alpha(
+      model, variables, tau, problem, inputs=inputs, selection=rule, how=how
+    )
+    repaired = Variables(
+      tree.edit(variables.params, tau, choice.alpha), variables.batch_stats
+    )
+    info = {**choice._asdict(), 'curve': curve, 'tau': tau, 'fit': fitted}
+    return repaired, info
+
+  return unlearn

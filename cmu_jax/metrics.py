@@ -1,0 +1,81 @@
+"""Predictions on the device, metrics from them in NumPy."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from cmu_jax.types import Batch, InputStep, Model, Variables
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(model: Model, inputs: InputStep, size: int) -> Callable:
+  """A jitted function from a split to its predictions, `size` at a time."""
+
+  def predict(variables, batch):
+    count = batch.label.shape[0]
+    blocks = -(-count // size)
+    rows = jnp.minimum(jnp.arange(blocks * size), count - 1)
+
+    def block(index):
+      stamp = None if batch.stamp is None else batch.stamp[index]
+      image = inputs.eval(batch.image[index], stamp)
+      return jnp.argmax(model.apply(variables, image), axis=-1)
+
+    found = jax.lax.map(block, rows.reshape(blocks, size))
+    return found.reshape(-1)[:count].astype(jnp.int32)
+
+  return jax.jit(predict)
+
+
+def predict(
+  model: Model,
+  inputs: InputStep,
+  variables: Variables,
+  batch: Batch,
+  batch_size: int = 1024,
+) -> Int[np.ndarray, 'n']:
+  """Predicted classes of a split, in evaluation mode; stamps are painted."""
+  size = min(batch_size, batch.label.shape[0])
+  return np.asarray(_compiled(model, inputs, size)(variables, batch))
+
+
+def confusion(
+  label: Int[np.ndarray, 'n'], predicted: Int[np.ndarray, 'n'], classes: int
+) -> Int[np.ndarray, 'k k']:
+  """Counts by true class (row) and predicted class (column)."""
+  flat = np.bincount(
+    np.asarray(label) * classes + predicted, minlength=classes * classes
+  )
+  return flat.reshape(classes, classes)
+
+
+def accuracy(counts: Int[np.ndarray, 'k k']) -> float:
+  """The share on the diagonal of a confusion matrix."""
+  return float(np.trace(counts) / max(counts.sum(), 1))
+
+
+def class_accuracy(counts: Int[np.ndarray, 'k k']) -> list[float | None]:
+  """Accuracy by true class; None for a class without samples."""
+  totals = counts.sum(axis=1)
+  return [
+    float(counts[c, c] / total) if total else None
+    for c, total in enumerate(totals)
+  ]
+
+
+def attack_success(
+  label: Int[np.ndarray, 'n'], predicted: Int[np.ndarray, 'n'], target: int
+) -> float:
+  """ASR: the share of triggered images with label != target that hit it."""
+  others = np.asarray(label) != target
+  return float(np.mean(predicted[others] == target))
+
+
+def recovery(accuracy: float, before: float, oracle: float) -> float | None:
+  """RR in percent: (UT - UT_mix) / (UT_oracle - UT_mix); None if undefined."""
+  gap = oracle - before
+  return None if abs(gap) < 1e-12 else 100 * (accuracy - before) / gap
