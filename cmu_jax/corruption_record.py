@@ -1,0 +1,121 @@
+"""Small records of a corruption, from which it can be drawn again and checked.
+
+The record holds no labels: kind, key, arguments, counts and SHA-256 sums. With
+the true labels of the same dataset it reproduces the corruption exactly.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cmu_jax import corruption as corruptions
+from cmu_jax import errors
+from cmu_jax.splits import Labels
+from cmu_jax.types import Corruption, PRNGKey, Trigger
+
+KINDS = {
+  'symmetric': corruptions.symmetric,
+  'asymmetric': corruptions.asymmetric,
+  'poison': corruptions.poison,
+}
+
+
+def _sha256(values: Any, dtype: str) -> str:
+  """The sum of an array's bytes, the same on every machine."""
+  return hashlib.sha256(np.asarray(values).astype(dtype).tobytes()).hexdigest()
+
+
+def _trigger_record(trigger: Trigger) -> dict[str, Any]:
+  mask = np.asarray(trigger.mask)
+  return {
+    'shape': list(mask.shape),
+    'pixels': np.argwhere(mask).tolist(),
+    'value': float(trigger.value),
+    'stage': trigger.stage,
+  }
+
+
+def _trigger_of(record: Mapping) -> Trigger:
+  mask = np.zeros(record['shape'], bool)
+  mask[tuple(np.array(record['pixels'], int).reshape(-1, 2).T)] = True
+  value = jnp.float32(record['value'])
+  return Trigger(jnp.asarray(mask), value, record['stage'])
+
+
+def _plain(value: Any) -> Any:
+  """An argument as JSON has it."""
+  if isinstance(value, Mapping):
+    return {str(name): int(item) for name, item in value.items()}
+  if isinstance(value, np.ndarray | jax.Array):
+    return np.asarray(value).tolist()
+  return value
+
+
+def manifest(
+  corruption: Corruption, kind: str, key: PRNGKey, **arguments: Any
+) -> dict[str, Any]:
+  """What it takes to draw a corruption again, as JSON-serialisable values.
+
+  Args:
+    corruption: what `cmu_jax.corruption.<kind>` returned.
+    kind: 'symmetric', 'asymmetric' or 'poison'.
+    key: the key it was drawn with.
+    **arguments: the arguments it was drawn with, besides key, label, trigger.
+
+  Raises:
+    UserError: an unknown kind.
+  """
+  if kind not in KINDS:
+    raise errors.unknown('corruption', kind, KINDS)
+  trigger = corruption.trigger
+  return {
+    'kind': kind,
+    'key': np.asarray(jax.random.key_data(key)).tolist(),
+    'key_impl': str(jax.random.key_impl(key)),
+    'arguments': {name: _plain(value) for name, value in arguments.items()},
+    'trigger': None if trigger is None else _trigger_record(trigger),
+    'samples': int(corruption.label.shape[0]),
+    'corrupted': int(corruption.mask.sum()),
+    'label_sha256': _sha256(corruption.label, '<i4'),
+    'mask_sha256': _sha256(corruption.mask, '|b1'),
+  }
+
+
+def from_manifest(record: Mapping[str, Any], label: Labels) -> Corruption:
+  """Draws the corruption of a manifest again and checks that it is the same.
+
+  Args:
+    record: what `manifest` returned, possibly read back from JSON.
+    label: the true labels [n] that the corruption was drawn on.
+
+  Raises:
+    UserError: the record lacks a field, or the labels or the mask differ from
+      those of the record.
+  """
+  try:
+    draw = KINDS[record['kind']]
+    data = jnp.asarray(record['key'], jnp.uint32)
+    key = jax.random.wrap_key_data(data, impl=record['key_impl'])
+    arguments = dict(record['arguments'])
+    if record['trigger'] is not None:
+      arguments['trigger'] = _trigger_of(record['trigger'])
+    if arguments.get('indices') is not None:
+      arguments['indices'] = np.array(arguments['indices'], int)
+    sums = record['label_sha256'], record['mask_sha256']
+    drawn = draw(key, label, **arguments)
+  except (KeyError, TypeError) as error:
+    raise errors.UserError(
+      f'the corruption manifest is damaged or incomplete: {error}'
+    ) from error
+  found = _sha256(drawn.label, '<i4'), _sha256(drawn.mask, '|b1')
+  errors.check(
+    found == sums,
+    'the corruption drawn from the manifest differs from the recorded one '
+    f'({record["samples"]} samples, {record["corrupted"]} corrupted); '
+    'load the same dataset, split and sample order',
+  )
+  return drawn
