@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from cmu_jax import errors
-from cmu_jax.models import classifier, convnet, fc, resnet9
+from cmu_jax.models import classifier, convnet, fc, resnet, resnet9
 from cmu_jax.models.classifier import bind
 from cmu_jax.types import Model, Variables
 
@@ -17,6 +17,7 @@ REGISTRY: dict[str, Callable[..., classifier.Classifier]] = {
   'fc': fc.fc,
   'convnet': convnet.convnet,
   'resnet9': resnet9.resnet9,
+  'resnet18': resnet.resnet18,
 }
 
 _DTYPES = ('float32', 'bfloat16')
