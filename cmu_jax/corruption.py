@@ -105,7 +105,7 @@ def asymmetric(
   key: PRNGKey,
   label: Labels,
   rate: float,
-  class_map: Mapping[int, int],
+  class_map: Mapping,
   indices: Indices | None = None,
   num_classes: int | None = None,
 ) -> Corruption:
@@ -137,7 +137,9 @@ def asymmetric(
   source = moved[host] != host
   if indices is None:
     size = np.bincount(host, minlength=top)
-    quota = np.array([splits.floor_share(rate, count) for count in size])
+    quota = np.array(
+      [splits.floor_share(rate, count) for count in size.tolist()]
+    )
     mask = source & (splits.shuffled_rank(key, host) < quota[host])
   else:
     mask = _chosen(indices, host.size)

@@ -5,7 +5,7 @@ the true labels of the same dataset it reproduces the corruption exactly.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from cmu_jax import errors
 from cmu_jax.splits import Labels
 from cmu_jax.types import Corruption, PRNGKey, Trigger
 
-KINDS = {
+KINDS: dict[str, Callable[..., Corruption]] = {
   'symmetric': corruptions.symmetric,
   'asymmetric': corruptions.asymmetric,
   'poison': corruptions.poison,

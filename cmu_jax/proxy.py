@@ -22,7 +22,7 @@ def _corrupt(
   kind: str,
   label: Int[Array, 'n'],
   num_classes: int,
-  class_map: Mapping[int, int] | None,
+  class_map: Mapping | None,
   trigger: Trigger | None,
   target: int,
 ) -> Corruption:
@@ -32,9 +32,8 @@ def _corrupt(
   if kind == 'asymmetric':
     if class_map is None:
       raise errors.UserError("an 'asymmetric' proxy needs a class_map")
-    pairs = dict(class_map)
     return corruption.asymmetric(
-      key, label, 1.0, pairs, num_classes=num_classes
+      key, label, 1.0, class_map, num_classes=num_classes
     )
   if kind == 'poison':
     if trigger is None:
@@ -60,7 +59,7 @@ def make_proxy(
   pool: Batch,
   draws: int,
   num_classes: int,
-  class_map: Mapping[int, int] | None = None,
+  class_map: Mapping | None = None,
   trigger: Trigger | None = None,
   target: int = 0,
 ) -> Proxy:
@@ -104,7 +103,7 @@ def make_proxy(
 
 
 def clean_proxy(
-  kind: str, pool: Batch, class_map: Mapping[int, int] | None = None
+  kind: str, pool: Batch, class_map: Mapping | None = None
 ) -> Batch:
   """The pool with true labels, for the catastrophic-forgetting baseline.
 
@@ -120,7 +119,9 @@ def clean_proxy(
     return pool._replace(stamp=None)
   if class_map is None:
     raise errors.UserError("an 'asymmetric' proxy needs a class_map")
-  source = jnp.isin(pool.label, jnp.asarray(list(class_map)))
+  source = jnp.isin(
+    pool.label, jnp.asarray(list(corruption.class_map(class_map)))
+  )
   return splits.take(pool._replace(stamp=None), _kept(source, kind))
 
 

@@ -83,7 +83,7 @@ def stratified(
   """
   check_rate(fraction, 'fraction')
   host = check_labels(label, num_classes)
-  size = np.bincount(host, minlength=num_classes)
+  size = np.bincount(host, minlength=num_classes).tolist()
   quota = np.array([floor_share(fraction, count) for count in size])
   held = shuffled_rank(key, host) < quota[host]
   return np.flatnonzero(held), np.flatnonzero(~held)
