@@ -39,7 +39,9 @@ def _paint(trigger: Trigger | None, stage: str, image: Image, stamp: Stamp):
   return jnp.where(where, value.astype(image.dtype), image)
 
 
-def _resize(image: Image, size: tuple[int, int] | None) -> Image:
+def _resize(
+  image: Image, size: tuple[int, int] | None
+) -> Num[Array, 'n height width c']:
   if size is None or image.shape[1:3] == size:
     return image
   shape = (image.shape[0], *size, image.shape[3])
