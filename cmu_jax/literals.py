@@ -3,6 +3,7 @@
 import ast
 import math
 import re
+import warnings
 from typing import Any
 
 from cmu_jax import errors
@@ -46,7 +47,7 @@ def free(text: str) -> Any:
   if text.lower() in spelled:
     return spelled[text.lower()]
   try:
-    value = ast.literal_eval(text)
+    value = _literal(text)
   except (ValueError, SyntaxError, MemoryError, RecursionError):
     return text
   return value if isinstance(value, (int, float, str, tuple, list)) else text
@@ -98,7 +99,14 @@ def _items(text: str, like: tuple | list, separator: str) -> list[Any]:
 
 
 def _nested(text: str) -> list[Any]:
-  value = ast.literal_eval(text)
+  value = _literal(text)
   if not isinstance(value, (tuple, list)):
     raise ValueError(text)
   return list(value)
+
+
+def _literal(text: str) -> Any:
+  # Python warns about odd escapes in quoted text, on stderr.
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    return ast.literal_eval(text)
