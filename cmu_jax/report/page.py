@@ -1,0 +1,194 @@
+"""report.html: the verdict first, then the evidence, then how to repeat it."""
+
+import base64
+import html
+import json
+from typing import Any
+
+from cmu_jax.report import figures, names, stats, tables, template, words
+from cmu_jax.report.load import Results
+from cmu_jax.report.verdict import Harm, Verdict
+
+_TONES = {
+  'repaired': 'good',
+  'partly repaired': 'good',
+  'made worse': 'bad',
+}
+
+_RULES = {
+  'label_noise': (
+    'The verdict is "repaired" when on average at least 90 % of the gap to the '
+    'oracle is closed and the 95 % interval of the change lies above zero, '
+    '"partly repaired" when only the latter holds, and "made worse" when the '
+    'interval lies below zero or accuracy fell by more than a point on '
+    "average. The interval is Student's t over paired differences of seeds."
+  ),
+  'poison': (
+    'The verdict is "repaired" when the attack success rate on triggered test '
+    'images is at most 0.05, test accuracy fell by at most 2 points and no '
+    'class by more than 5; "partly repaired" when the rate at least halved '
+    'without such harm; and "made worse" with such harm, even if the trigger '
+    'no longer works.'
+  ),
+}
+
+
+def _escape(value: Any) -> str:
+  return html.escape(str(value))
+
+
+def _paragraphs(sentences: tuple[str, ...] | list[str]) -> str:
+  return '\n'.join(f'<p>{_escape(sentence)}</p>' for sentence in sentences)
+
+
+def _table(head: list[tuple[str, str]], rows: list[str], kind: str = '') -> str:
+  """A table that scrolls sideways where the screen is too narrow.
+
+  Args:
+    head: for each column, its class and its name.
+    rows: rows as HTML.
+    kind: class of the table.
+  """
+  cells = ''.join(
+    f'<th class="{shape}" scope="col">{_escape(name)}</th>'
+    for shape, name in head
+  )
+  return (
+    f'<div class="wide" tabindex="0"><table class="{kind}">'
+    f'<thead><tr>{cells}</tr></thead>'
+    f'<tbody>{"".join(rows)}</tbody></table></div>'
+  )
+
+
+def _harm(harmed: tuple[Harm, ...]) -> str:
+  if not harmed:
+    return ''
+  head = [('', 'class'), ('number', 'before'), ('number', 'after')]
+  rows = [
+    f'<tr><td>{_escape(harm.name)}</td>'
+    f'<td class="number">{harm.before:.2f}</td>'
+    f'<td class="number">{harm.after:.2f}</td>'
+    f'<td class="number">{100 * (harm.after - harm.before):+.1f}</td></tr>'
+    for harm in harmed
+  ]
+  classes = '1 class' if len(harmed) == 1 else f'{len(harmed)} classes'
+  return f'<h2>Harm: {classes} fell by more than 5 points</h2>' + _table(
+    [*head, ('number', 'change [points]')], rows, 'harm'
+  )
+
+
+def _method_row(row: tables.Row, keys: list[str]) -> str:
+  note = f'<small>{_escape(row.note)}</small>' if row.note else ''
+  numbers = ''.join(
+    f'<td class="number">{tables.cell(key, row.metrics.get(key))}</td>'
+    for key in keys
+  )
+  kind = ' class="own"' if row.method == 'cuts' else ''
+  return (
+    f'<tr{kind}><td>{_escape(row.label)}{note}</td>'
+    f'<td class="alpha">{_escape(row.alpha or "–")}</td>{numbers}'
+    f'<td class="seen">{_escape(row.information)}</td></tr>'
+  )
+
+
+def _methods(results: Results) -> str:
+  keys = tables.columns(results)
+  head = [('', 'method'), ('', 'alpha')]
+  head += [('number', names.metric(key)) for key in keys]
+  head += [('', 'what it could see')]
+  rows = [_method_row(row, keys) for row in tables.summary(results)]
+  caption = f'<p class="soft">{_escape(tables.caption(results))}</p>'
+  return _table(head, rows) + caption
+
+
+def _figure(drawn: figures.Drawn, png: bytes | None) -> str:
+  if png is None or drawn.figure is None:
+    title = drawn.name.replace('_', ' ')
+    return (
+      f'<p class="soft">The figure "{_escape(title)}" was left out: '
+      f'{_escape(drawn.missing)}.</p>'
+    )
+  # The heading of the figure is what its picture shows, in words.
+  title = ' '.join(drawn.figure.get_suptitle().split())
+  data = base64.b64encode(png).decode()
+  caption = _escape(figures.CAPTIONS[drawn.name])
+  return (
+    f'<figure><div class="wide" tabindex="0"><img alt="{_escape(title)}" '
+    f'src="data:image/png;base64,{data}"></div>'
+    f'<figcaption>{caption}</figcaption></figure>'
+  )
+
+
+def _sure(results: Results, found: Verdict) -> str:
+  few = len(stats.by_seed(results, 'cuts', 'test_accuracy'))
+  limits = (
+    f'This is one network on one data set, repeated with '
+    f'{names.count(few, "seed")}; another network or another corruption may '
+    'behave differently.'
+  )
+  return _paragraphs([*found.sure, _RULES[results['task']], limits])
+
+
+def _reproduce(results: Results) -> str:
+  known = results['provenance']
+  versions = known.get('versions') or {}
+  seeds = sorted({row['seed'] for row in results['rows']})
+  facts = {
+    'seeds': ', '.join(map(str, seeds)),
+    'configuration': known.get('config_hash'),
+    'commit': known.get('commit'),
+    'Python': known.get('python'),
+    'versions': ', '.join(f'{k} {v}' for k, v in versions.items()),
+    'device': known.get('device'),
+  }
+  rows = [
+    f'<tr><th scope="row">{_escape(key)}</th>'
+    f'<td><code>{_escape(value or "not recorded")}</code></td></tr>'
+    for key, value in facts.items()
+  ]
+  config = _escape(json.dumps(results['config'], indent=2, sort_keys=True))
+  return (
+    f'<pre>{_escape(known.get("command") or "not recorded")}</pre>'
+    f'<div class="wide"><table>{"".join(rows)}</table></div>'
+    f'<details><summary>The whole configuration</summary><pre>{config}</pre>'
+    '</details>'
+  )
+
+
+def _glossary() -> str:
+  terms = ''.join(
+    f'<dt>{_escape(term)}</dt><dd>{_escape(text)}</dd>'
+    for term, text in words.GLOSSARY.items()
+  )
+  return f'<dl>{terms}</dl>'
+
+
+def render(
+  results: Results,
+  found: Verdict,
+  drawn: list[tuple[figures.Drawn, bytes | None]],
+) -> str:
+  """The whole page as HTML that needs nothing else.
+
+  Args:
+    results: results.json of a run.
+    found: its verdict.
+    drawn: the figures and their PNGs; None for one that was left out.
+  """
+  smoke = '<div class="smoke" role="alert">smoke: not evidence</div>'
+  return template.fill(
+    name=_escape(results['name']),
+    label=_escape(found.label),
+    banner=smoke if results['smoke'] else '',
+    tone='flat' if results['smoke'] else _TONES.get(found.label, 'flat'),
+    heading=_escape(found.label[0].upper() + found.label[1:]),
+    sentences=_paragraphs(found.sentences),
+    harm=_harm(found.harmed),
+    table=_methods(results),
+    figures='\n'.join(_figure(figure, png) for figure, png in drawn),
+    wrong=_paragraphs(words.wrong(results)),
+    done=_paragraphs(words.done(results)),
+    sure=_sure(results, found),
+    reproduce=_reproduce(results),
+    glossary=_glossary(),
+  )

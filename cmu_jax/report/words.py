@@ -1,0 +1,122 @@
+"""The fixed prose of a report: what was wrong, what was done, the terms."""
+
+from typing import Any
+
+from cmu_jax.report.load import Results
+
+GLOSSARY = {
+  'alpha': (
+    'The length of the correcting step: the weights become theta - alpha tau. '
+    'At alpha = 0 nothing changes.'
+  ),
+  'attack success rate': (
+    'The share of test images of other classes that, once they carry the '
+    'trigger, are given the target class. 0 is safe.'
+  ),
+  'corrupted model': (
+    'The model to repair: it was trained on data of which a part was wrong.'
+  ),
+  'CUTS': (
+    'Corrective unlearning in task space (arXiv 2511.18660): repair by '
+    'subtracting a task vector, without the training data.'
+  ),
+  'oracle': (
+    'The same network trained without the corrupted samples. Nobody who needs '
+    'a repair has it; it marks what a full repair would reach.'
+  ),
+  'point': 'A hundredth of a rate: from 0.90 to 0.85 is a fall of 5 points.',
+  'proxy': (
+    'A small set of images that were not in the training set. CUTS corrupts '
+    'them on purpose to learn what the corruption does to the weights.'
+  ),
+  'random vector': (
+    'A control: a step of the same length in a direction that knows nothing.'
+  ),
+  'recovery': (
+    'How much of the gap between the corrupted model and the oracle was '
+    'closed, in percent of test accuracy. 100 is a full repair, below 0 is '
+    'harm.'
+  ),
+  'seed': 'One complete repetition with other random numbers.',
+  'target class accuracy': (
+    'The share of clean test images of the target class that are still '
+    'recognised. If it falls, the class was deleted along with the attack.'
+  ),
+  'task vector (tau)': (
+    'The change of the weights when the corrupted model learns the corrupted '
+    'proxy images: the direction in which more corruption lies.'
+  ),
+  'trigger': (
+    'A small pattern in an image that makes a poisoned model answer with the '
+    'target class.'
+  ),
+}
+
+
+def _setting(config: dict[str, Any], *keys: str) -> Any:
+  """The first of `keys` in the configuration or its corruption block."""
+  nested = config.get('corruption')
+  both = config | (nested if isinstance(nested, dict) else {})
+  return next((both[k] for k in keys if both.get(k) is not None), None)
+
+
+def _share(config: dict[str, Any]) -> str:
+  rate = _setting(config, 'noise_rate', 'rate', 'poison_rate', 'fraction')
+  if not isinstance(rate, int | float):
+    return 'a part'
+  return f'{100 * rate:.4g} %'
+
+
+def wrong(results: Results) -> list[str]:
+  """What was wrong with the training data, in sentences."""
+  config = results['config']
+  of = f' of {config["dataset"]}' if config.get('dataset') else ''
+  share = _share(config)
+  if results['task'] == 'poison':
+    target = _setting(config, 'target', 'target_class')
+    known = isinstance(target, int) and 0 <= target < len(
+      results['class_names']
+    )
+    which = f" class '{results['class_names'][target]}'" if known else ''
+    return [
+      f'In the training set{of}, {share} of the images carried a trigger '
+      f'and were labelled as the target class{which}. The model learned to '
+      'answer with that class whenever it sees the trigger.'
+    ]
+  kind = _setting(config, 'kind', 'noise')
+  named = f' (kind: {kind})' if isinstance(kind, str) else ''
+  return [
+    f'In the training set{of}, {share} of the labels the corruption applies '
+    f'to were replaced by wrong ones{named}. The model learned a part of them '
+    'by heart.'
+  ]
+
+
+def done(results: Results) -> list[str]:
+  """What CUTS did about it, in sentences."""
+  pool = results['config'].get('proxy_fraction')
+  size = (
+    f' (as many as {100 * pool:.4g} % of the training images)'
+    if isinstance(pool, int | float)
+    else ''
+  )
+  first = (
+    f'CUTS had the weights of the corrupted model and proxy images{size} that '
+    'were not trained on; it did not see the training set. It corrupted the '
+    'proxy images in the same way on purpose, let the corrupted model learn '
+    'them, took the change of the weights as a task vector tau, and moved the '
+    'weights the opposite way: theta - alpha tau.'
+  )
+  if results['task'] == 'poison':
+    return [
+      first,
+      'It took the smallest alpha at which the trigger stops working on the '
+      'proxy images. If there is none, it abstains and leaves the weights '
+      'alone. This rule does not look at clean accuracy.',
+    ]
+  return [
+    first,
+    'It took the alpha with the highest score J on the proxy images. J is high '
+    'when an image and its nearest neighbours in feature space are given the '
+    'same class while all classes are still predicted. It uses no labels.',
+  ]
