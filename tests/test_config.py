@@ -7,7 +7,7 @@ import ml_collections
 import pytest
 from hypothesis import strategies
 
-from cmu_jax import config, errors, literals
+from cmu_jax import config, errors
 
 FILE = '''"""A little experiment.
 
@@ -271,27 +271,3 @@ def test_cells_refused(sweep, said):
     ml_collections.ConfigDict(), 'c', '', 'c.py', '', sweep
   )
   assert said in _refused(config.cells, loaded)
-
-
-@hypothesis.given(strategies.text(max_size=30))
-@hypothesis.settings(deadline=None, max_examples=100)
-def test_free_text_never_fails(text):
-  assert isinstance(
-    literals.free(text), (bool, int, float, str, tuple, list, type(None))
-  )
-
-
-@hypothesis.given(
-  strategies.text(max_size=20),
-  strategies.sampled_from(
-    [True, 1, 0.5, 'a', (1, 2), (), [0.1], ((1,),), None]
-  ),
-)
-@hypothesis.settings(deadline=None, max_examples=200)
-def test_parse_keeps_the_type_or_refuses(text, like):
-  try:
-    value = literals.parse(text, like, 'field')
-  except errors.UserError as error:
-    assert '\n' not in str(error)
-    return
-  assert like is None or type(value) is type(like)
