@@ -112,6 +112,7 @@ def _outcome(results: Results) -> str:
       if len(pairs)
     )
   tested = [c['evaluated'] for c in results['curves'] if c.get('evaluated')]
+  tested = _having(tested, 'test_accuracy')
   best = [e['alpha'][int(np.argmax(e['test_accuracy']))] for e in tested]
   return f'; best on test images: {names.alphas(best)}' if best else ''
 

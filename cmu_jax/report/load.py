@@ -117,13 +117,12 @@ def arrays(workdir: pathlib.Path, classes: int) -> Arrays:
   if not path.is_file():
     return {}
   try:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
       found = {name: archive[name] for name in archive.files}
   except (
-    AttributeError,  # a lone .npy array: it has no members to read
     EOFError,
     OSError,
-    TypeError,
+    TypeError,  # a lone .npy array is no archive to open
     ValueError,
     zipfile.BadZipFile,
   ) as error:

@@ -1,7 +1,7 @@
 """Every method side by side: Markdown files and one terminal table."""
 
-import sys
-from typing import IO, Any, NamedTuple
+import io
+from typing import Any, NamedTuple
 
 import numpy as np
 import rich.box
@@ -199,9 +199,10 @@ def _rich_table(results: Results, rows: list[Row]) -> rich.table.Table:
   return table
 
 
-def console(results: Results, file: IO[str] | None = None) -> None:
+def console(
+  results: Results, file: io.StringIO | io.TextIOWrapper | None = None
+) -> None:
   """Prints the table of methods, 80 to 100 columns wide, also into a pipe."""
-  file = file or sys.stdout
   probe = rich.console.Console(file=file)
   width = min(max(probe.width, 80), 100) if probe.is_terminal else 100
   rich.console.Console(file=file, width=width, highlight=False).print(

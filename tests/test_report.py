@@ -1,0 +1,287 @@
+"""A report says what the two result files say, and nothing else."""
+
+import html.parser
+import io
+import json
+import re
+import warnings
+
+import numpy as np
+import pytest
+import report_fakes
+
+from cmu_jax import errors, report
+from cmu_jax.report import (
+  figures,
+  load,
+  page,
+  tables,
+  verdict,
+)
+
+NASTY = ['<b>x</b>', 'a|b', '$x_{', '[red]r', '"&\'', 'é', '`c`', '\\', '', '9']
+
+
+class _Reader(html.parser.HTMLParser):
+  """Collects the text, the tags and the addresses of a page."""
+
+  def __init__(self):
+    super().__init__()
+    self.text, self.tags, self.addresses = [], [], []
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    self.addresses += [v for k, v in attrs if k in ('src', 'href')]
+
+  def handle_data(self, data):
+    self.text.append(data)
+
+
+def _read(path):
+  read = _Reader()
+  read.feed(path.read_text(encoding='utf-8'))
+  return read, ' '.join(' '.join(read.text).split())
+
+
+def _render(run):
+  return page.render(run, verdict.verdict(run), [])
+
+
+def _files(folder):
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
+
+
+@pytest.fixture(scope='module')
+def poison(tmp_path_factory):
+  run = report_fakes.results('poison')
+  folder = tmp_path_factory.mktemp('poison')
+  report_fakes.save(folder, run, report_fakes.arrays(deleted=0))
+  return folder, report.build(folder)
+
+
+def test_build_writes_tables_figures_and_the_page(poison):
+  folder, written = poison
+  assert written == folder / 'report.html'
+  made = set(_files(folder)) - {'results.json', 'arrays.npz'}
+  assert made == {
+    'report.html',
+    'tables/results.md',
+    'tables/per_class.md',
+    *(f'figures/{name}.png' for name in figures.ALL),
+  }
+
+
+def test_the_page_opens_with_the_verdict_then_the_harm(poison):
+  _, text = _read(poison[1])
+  order = [
+    'Made worse',
+    "class '0' is no longer recognised: 1.00 → 0.00",
+    'Harm: 1 class fell by more than 5 points',
+    'All methods',
+    'Figures',
+    'What was wrong',
+    'What was done',
+    'How sure this is',
+    'How to get the same numbers',
+    'Words used here',
+  ]
+  places = [text.index(part) for part in order]
+  # The title of the document repeats the verdict, hence the first place.
+  assert places == sorted(places)
+  for fact in ('9f2c1ab04d', 'edbb61c0a1b2c3d4', 'jax 0.10.2', '0, 1, 2'):
+    assert fact in text
+
+
+def test_the_page_needs_nothing_from_elsewhere(poison):
+  read, _ = _read(poison[1])
+  assert 'script' not in read.tags and 'link' not in read.tags
+  assert len(read.addresses) == len(figures.ALL)
+  assert all(a.startswith('data:image/png;base64,') for a in read.addresses)
+  source = poison[1].read_text(encoding='utf-8')
+  assert 'http' not in source and '@import' not in source
+  assert 'url(' not in source
+
+
+def test_the_same_files_give_the_same_report(poison, tmp_path):
+  folder, _ = poison
+  for name in ('results.json', 'arrays.npz'):
+    (tmp_path / name).write_bytes((folder / name).read_bytes())
+  report.build(tmp_path)
+  assert _files(tmp_path) == _files(folder)
+
+
+@pytest.mark.parametrize('smoke', [True, False])
+def test_smoke_runs_carry_a_banner(smoke):
+  run = report_fakes.results(seeds=1, smoke=smoke)
+  out = io.StringIO()
+  tables.console(run, out)
+  for text in (_render(run), tables.markdown(run), out.getvalue()):
+    assert ('smoke: not evidence' in text) == smoke
+
+
+def test_figures_without_their_arrays_are_left_out_with_a_reason(tmp_path):
+  folder = report_fakes.save(tmp_path, report_fakes.results(seeds=1))
+  stale = folder / 'figures/confusions.png'
+  stale.parent.mkdir()
+  stale.write_bytes(b'of an earlier run')
+  read, text = _read(report.build(folder))
+  assert not stale.exists()
+  assert len(read.addresses) == 2
+  assert 'recorded no confusion_corrupted, confusion_cuts' in text
+  assert 'recorded no feature_path' in text
+
+
+def test_names_are_never_read_as_markup(tmp_path):
+  run = report_fakes.results(seeds=2)
+  run['class_names'] = NASTY
+  run['name'] = '<i>$n$</i>|[bold]'
+  run['rows'][0]['information'] = '<script>alert(1)</script>'
+  run['provenance']['command'] = 'x <y> & z'
+  for row in run['per_class']:
+    if row['method'] == 'cuts':
+      row['accuracy'][0] = 0.0
+  folder = report_fakes.save(tmp_path, run, report_fakes.arrays(seeds=2))
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    read, text = _read(report.build(folder))
+  assert not {'script', 'b', 'i'} & set(read.tags)
+  assert "Class '<b>x</b>' is no longer recognised" in text
+  assert '<script>alert(1)</script>' in text and 'x <y> & z' in text
+  rows = (tmp_path / 'tables/per_class.md').read_text().splitlines()
+  bars = {len(re.findall(r'(?<!\\)\|', r)) for r in rows if r.startswith('|')}
+  assert len(bars) == 1
+  out = io.StringIO()
+  tables.console(run, out)
+  assert '[bold]' in out.getvalue()
+
+
+def test_summary_has_mean_and_spread_in_the_fixed_order():
+  run = report_fakes.results()
+  rows = {row.method: row for row in tables.summary(run)}
+  assert list(rows) == [
+    'corrupted',
+    'cuts',
+    'cuts_best_alpha',
+    'random_vector',
+    'random_vector_uniform',
+    'finetune_clean_proxy',
+    'spectral_clip',
+    'oracle',
+  ]
+  values = [r['test_accuracy'] for r in run['rows'] if r['method'] == 'cuts']
+  spread = rows['cuts'].metrics['test_accuracy']
+  np.testing.assert_allclose(
+    spread[:2], (np.mean(values), np.std(values, ddof=1))
+  )
+  assert spread.n == rows['cuts'].seeds == 3
+  assert rows['cuts_best_alpha'].note == 'diagnostic: uses test labels'
+  assert 'clean labels' in rows['finetune_clean_proxy'].note
+  assert 'attack_success_rate' not in rows['cuts'].metrics
+
+
+def test_one_seed_shows_no_spread():
+  run = report_fakes.results(seeds=1)
+  out = io.StringIO()
+  tables.console(run, out)
+  assert '±' not in out.getvalue() + tables.markdown(run)
+  assert 'One seed' in out.getvalue()
+
+
+@pytest.mark.parametrize('task', ['label_noise', 'poison'])
+@pytest.mark.parametrize('selected', [True, False])
+def test_console_fits_and_says_what_each_method_saw(task, selected):
+  run = report_fakes.results(task, selected=selected)
+  out = io.StringIO()
+  tables.console(run, out)
+  lines = out.getvalue().splitlines()
+  assert max(map(len, lines)) <= 100
+  assert '\x1b' not in out.getvalue()
+  text = ' '.join(out.getvalue().split())
+  for row in run['rows']:
+    assert f'sees {row["information"]}' in text
+  abstains = task == 'poison' and not selected
+  assert ('abstained 3/3' in text) == abstains
+
+
+def test_a_class_without_test_images_is_a_dash():
+  run = report_fakes.results(seeds=2)
+  for row in run['per_class']:
+    row['accuracy'][3] = None
+  line = next(
+    line for line in tables.per_class(run).splitlines() if line[:4] == '| 3 '
+  )
+  assert set(re.split(r'\s*\|\s*', line.strip('| '))) == {'3', '–'}
+
+
+def _without(key):
+  run = report_fakes.results(seeds=1)
+  del run[key]
+  return run
+
+
+def _with_nan():
+  run = report_fakes.results(seeds=1)
+  run['rows'][0]['test_accuracy'] = float('nan')
+  return run
+
+
+@pytest.mark.parametrize(
+  'content, message',
+  [
+    ('not json', 'cannot read'),
+    ('[]', 'not written by cmu_jax'),
+    ('{}', 'no field schema'),
+    (json.dumps({'schema': 2}), 'schema is 2'),
+    (json.dumps(_without('rows')), 'field rows is missing'),
+    (json.dumps(report_fakes.results(seeds=1) | {'task': 'x'}), 'unknown task'),
+    (json.dumps(report_fakes.results(seeds=1) | {'rows': []}), "'corrupted'"),
+    (json.dumps(report_fakes.results(seeds=1) | {'rows': [{}]}), 'no method'),
+    (json.dumps(_with_nan()), 'test_accuracy is not finite'),
+  ],
+)
+def test_foreign_results_are_one_line_errors(tmp_path, content, message):
+  (tmp_path / 'results.json').write_text(content)
+  with pytest.raises(errors.UserError, match=re.escape(message)) as caught:
+    report.build(tmp_path)
+  assert '\n' not in str(caught.value)
+  assert not (tmp_path / 'report.html').exists()
+
+
+def test_a_missing_file_is_a_one_line_error(tmp_path):
+  with pytest.raises(errors.UserError, match='does not exist'):
+    report.build(tmp_path / 'nowhere')
+
+
+def _npz(**found):
+  file = io.BytesIO()
+  np.savez(file, **found)
+  return file.getvalue()
+
+
+@pytest.mark.parametrize(
+  'content, message',
+  [
+    (b'', 'plain arrays'),
+    (b'PK\x03\x04 broken', 'plain arrays'),
+    (b'not an archive', 'plain arrays'),
+    (_npz(objects=np.array([{}], object)), 'plain arrays'),
+    (_npz(confusion_cuts=np.zeros((1, 3, 3), int)), 'confusion_cuts has shape'),
+    (_npz(feature_path=np.zeros((2, 5, 2))), 'feature_path'),
+  ],
+)
+def test_foreign_arrays_are_one_line_errors(tmp_path, content, message):
+  (tmp_path / 'arrays.npz').write_bytes(content)
+  with pytest.raises(errors.UserError, match=message) as caught:
+    load.arrays(tmp_path, 10)
+  assert '\n' not in str(caught.value)
+
+
+def test_a_lone_array_under_the_name_is_refused(tmp_path):
+  with (tmp_path / 'arrays.npz').open('wb') as file:
+    np.save(file, np.zeros(3))
+  with pytest.raises(errors.UserError, match='plain arrays'):
+    load.arrays(tmp_path, 10)
