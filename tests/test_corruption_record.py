@@ -1,0 +1,58 @@
+"""A corruption's manifest draws it again, and tells when it cannot."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cmu_jax import corruption_record, errors, rng, triggers
+
+N, K = 120, 6
+KEY = rng.named(8)
+
+
+def patch():
+  return triggers.badnet(8, 8, margin=(0, 0))
+
+
+def _recorded(kind, label):
+  if kind == 'symmetric':
+    arguments = {'rate': 0.3, 'num_classes': K}
+  elif kind == 'asymmetric':
+    arguments = {'rate': 0.5, 'class_map': {1: 2}, 'indices': None}
+  else:
+    arguments = {
+      'rate': None,
+      'include_target': True,
+      'indices': np.array([1, 4]),
+    }
+  extra = {'trigger': patch()} if kind == 'poison' else {}
+  draw = corruption_record.KINDS[kind]
+  done = draw(KEY, label, **arguments, **extra)
+  return done, corruption_record.manifest(done, kind, KEY, **arguments)
+
+
+@pytest.mark.parametrize('kind', ['symmetric', 'asymmetric', 'poison'])
+def test_a_manifest_read_back_from_json_draws_the_same(kind):
+  label = np.arange(N) % K
+  done, record = _recorded(kind, label)
+  again = corruption_record.from_manifest(json.loads(json.dumps(record)), label)
+  assert np.array_equal(again.label, done.label)
+  assert np.array_equal(again.mask, done.mask)
+  assert record['corrupted'] == int(done.mask.sum())
+  if kind == 'poison':
+    assert np.array_equal(again.trigger.mask, done.trigger.mask)
+    assert again.trigger.value == done.trigger.value
+
+
+def test_a_manifest_tells_other_labels_and_damage():
+  label = np.arange(N) % K
+  _, record = _recorded('symmetric', label)
+  with pytest.raises(errors.UserError, match='differs from the recorded one'):
+    corruption_record.from_manifest(record, label[::-1])
+  with pytest.raises(errors.UserError, match=r'damaged.*label_sha256'):
+    corruption_record.from_manifest(
+      {k: v for k, v in record.items() if k != 'label_sha256'}, label
+    )
+  with pytest.raises(errors.UserError, match="did you mean 'poison'"):
+    corruption_record.manifest(_recorded('poison', label)[0], 'poisn', KEY)
