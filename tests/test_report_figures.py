@@ -75,6 +75,13 @@ def test_a_curve_may_lack_everything_but_the_search():
   assert 'chose alpha' in curves.alpha_curve(run).get_suptitle()
 
 
+@pytest.mark.parametrize('smoke', [True, False])
+def test_figures_of_smoke_runs_say_so_on_their_own(smoke):
+  run = report_fakes.results(seeds=1, smoke=smoke)
+  for drawn in figures.draw(run, report_fakes.arrays(seeds=1)):
+    assert ('not evidence' in drawn.figure.get_suptitle()) == smoke
+
+
 def test_drawing_leaves_global_settings_alone():
   before = copy.deepcopy(dict(matplotlib.rcParams))
   run = report_fakes.results(seeds=2)

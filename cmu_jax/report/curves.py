@@ -135,7 +135,7 @@ def alpha_curve(results: Results) -> figure.Figure:
     results: results.json of a run, with at least one curve.
   """
   with style.settings():
-    made = style.canvas(_alpha_title(results), (9.2, 7.4))
+    made = style.canvas(_alpha_title(results), (9.2, 7.4), results['smoke'])
     top, bottom = made.subplots(2, 1, sharex=True)
     _search(top, results)
     _tested(bottom, results)
@@ -189,7 +189,11 @@ def _methods_title(results: Results) -> str:
     if len(pairs):
       before, after = pairs.mean(axis=0)
       changes.append(f'{name} {before:.3f} → {after:.3f}')
-  return f'CUTS: {", ".join(changes)}'
+  text = f'CUTS: {", ".join(changes)}'
+  oracle = list(stats.by_seed(results, 'oracle', 'test_accuracy').values())
+  if len(changes) == 1 and oracle:
+    text += f' (oracle: {np.mean(oracle):.3f})'
+  return text
 
 
 def _tick(method: str) -> str:
@@ -211,7 +215,7 @@ def methods(results: Results) -> figure.Figure:
   ]
   with style.settings():
     size = (9.2, 1.5 + 0.5 * len(order))
-    made = style.canvas(_methods_title(results), size)
+    made = style.canvas(_methods_title(results), size, results['smoke'])
     grid = made.subplots(1, len(keys), sharey=True, squeeze=False)[0]
     for ax, key in zip(grid, keys, strict=True):
       _dots(ax, results, key, order)

@@ -91,7 +91,7 @@ def confusions(results: Results, arrays: Arrays) -> figure.Figure:
   after = _rates(arrays['confusion_cuts'])
   title = _confusion_title(results, before, after)
   with style.settings():
-    made = style.canvas(title, (10.4, 5.4))
+    made = style.canvas(title, (10.4, 5.4), results['smoke'])
     left, right = made.subplots(1, 2, sharey=True)
     _confusion(left, before, class_names)
     shown = _confusion(right, after, class_names)
@@ -153,6 +153,29 @@ def _trace(
     )
 
 
+def _name(
+  ax: axes.Axes,
+  name: str,
+  number: int,
+  end: Float[np.ndarray, '2'],
+  colour: str,
+) -> None:
+  """Writes a short name at the end of the path, a long one in the legend."""
+  short = name if len(name) <= 3 else str(number)
+  if short != name:
+    ax.plot([], [], color=colour, lw=2.2, label=f'{short}: {name}')
+  ax.annotate(
+    short,
+    tuple(end),
+    (5, 4),
+    textcoords='offset points',
+    color=colour,
+    fontweight='bold',
+    zorder=6,
+    path_effects=[patheffects.withStroke(linewidth=3, foreground='white')],
+  )
+
+
 def _path_title(chosen: float, traced: int, classes: int) -> str:
   which = '' if traced == classes else f' ({traced} of {classes} classes)'
   if chosen == 0:
@@ -176,7 +199,7 @@ def feature_path(results: Results, arrays: Arrays) -> figure.Figure:
   centres = _centres(arrays, traced)
   title = _path_title(chosen, len(traced), len(np.unique(label)))
   with style.settings():
-    made = style.canvas(title, (8.4, 6.6))
+    made = style.canvas(title, (9.2, 6.6), results['smoke'])
     ax = made.subplots()
     for i, c in enumerate(traced):
       colour = style.COLOURS[i]
@@ -185,16 +208,9 @@ def feature_path(results: Results, arrays: Arrays) -> figure.Figure:
         points[:, 0], points[:, 1], s=9, color=colour, alpha=0.22, linewidths=0
       )
       _trace(ax, alpha, centres[:, i], chosen, colour)
-      ax.annotate(
-        str(results['class_names'][c]),
-        tuple(centres[-1, i]),
-        (5, 4),
-        textcoords='offset points',
-        color=colour,
-        fontweight='bold',
-        zorder=6,
-        path_effects=[patheffects.withStroke(linewidth=3, foreground='white')],
-      )
+      _name(ax, str(results['class_names'][c]), c, centres[-1, i], colour)
+    if ax.get_legend_handles_labels()[0]:
+      ax.legend(loc='upper left', bbox_to_anchor=(1.0, 1.0))
     ax.set(
       xlabel='first principal component', ylabel='second principal component'
     )

@@ -59,11 +59,18 @@ def settings() -> contextlib.AbstractContextManager[None]:
   return matplotlib.rc_context(_SETTINGS)
 
 
-def canvas(title: str, size: tuple[float, float]) -> figure.Figure:
-  """An empty figure, `size` in inches, under a title that states a finding."""
+def canvas(title: str, size: tuple[float, float], smoke: bool) -> figure.Figure:
+  """An empty figure under a title that states a finding.
+
+  Args:
+    title: the finding.
+    size: width and height in inches.
+    smoke: says in the title that the run is no evidence.
+  """
+  said = f'smoke, not evidence: {title}' if smoke else title
   made = figure.Figure(figsize=size, layout='constrained', facecolor='white')
   made.suptitle(
-    textwrap.fill(title, int(9.6 * size[0])),
+    textwrap.fill(said, int(9.6 * size[0])),
     x=0.012,
     ha='left',
     fontsize=12.5,

@@ -182,7 +182,7 @@ def _rich_table(results: Results, rows: list[Row]) -> rich.table.Table:
     title=rich.markup.escape(results['name'] + warning),
     caption=rich.markup.escape('\n'.join([caption(results), *legend])),
     box=rich.box.SIMPLE_HEAD,
-    padding=(0, 2, 0, 0),
+    padding=(0, 1, 0, 0),
     title_justify='left',
     caption_justify='left',
   )

@@ -77,10 +77,14 @@ def wrong(results: Results) -> list[str]:
     known = isinstance(target, int) and 0 <= target < len(
       results['class_names']
     )
-    which = f" class '{results['class_names'][target]}'" if known else ''
+    which = (
+      f"class '{results['class_names'][target]}', the target class"
+      if known
+      else 'the target class'
+    )
     return [
       f'In the training set{of}, {share} of the images carried a trigger '
-      f'and were labelled as the target class{which}. The model learned to '
+      f'and were labelled as {which}. The model learned to '
       'answer with that class whenever it sees the trigger.'
     ]
   kind = _setting(config, 'kind', 'noise')
