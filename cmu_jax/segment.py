@@ -48,12 +48,8 @@ class Recipe(NamedTuple):
 
 def _epoch_orders(key: PRNGKey, epoch: Any, size: int) -> Int[Array, '2 n']:
   """The sample order of an epoch and of the one after it."""
-  return jnp.stack(
-    [
-      jax.random.permutation(jax.random.fold_in(key, epoch + i), size)
-      for i in (0, 1)
-    ]
-  )
+  draw = lambda e: jax.random.permutation(jax.random.fold_in(key, e), size)
+  return jax.vmap(draw)(epoch + jnp.arange(2)).astype(jnp.int32)
 
 
 def _train_step(
@@ -106,9 +102,9 @@ def _run_segment(
     state, orders = carry
     first = step * count
     epoch = first // size
-    # A new epoch draws new orders; the first step of a segment has them.
+    # Every new epoch draws new orders, and so does the start of a segment.
     orders = jax.lax.cond(
-      (step != start) & (epoch != (first - count) // size),
+      (step == start) | (epoch != (first - count) // size),
       lambda _: _epoch_orders(order_key, epoch, size),
       lambda old: old,
       orders,
@@ -118,7 +114,7 @@ def _run_segment(
     state = _train_step(recipe, augment_key, step, state, batch, positions)
     return state, orders
 
-  orders = _epoch_orders(order_key, start * count // size, size)
+  orders = jnp.zeros((2, size), jnp.int32)
   return jax.lax.fori_loop(start, stop, body, (state, orders))[0]
 
 

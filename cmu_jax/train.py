@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from cmu_jax import errors, losses, progress, segment, sweep, tree
-from cmu_jax.types import Batch, InputStep, Model, PRNGKey, Variables
+from cmu_jax.types import Batch, InputStep, Model, Variables
 
 _SEGMENT_SECONDS = 2.0
 
@@ -115,7 +115,7 @@ def _drive(
 
 
 def fit(
-  key: PRNGKey,
+  key: Key[Array, '*s'],
   model: Model,
   variables: Variables,
   batch: Batch,
@@ -188,7 +188,7 @@ def fit(
 
 
 def _fit_one_by_one(
-  keys: PRNGKey,
+  keys: Key[Array, 's'],
   model: Model,
   variables: Variables,
   batch: Batch,

@@ -1,0 +1,158 @@
+"""Experiment settings: one commented base, and what is built from it.
+
+`base()` is every field there is. A file in configs/ starts from it and changes
+what its paper or dataset needs; nothing reads a field that is not here.
+"""
+
+import functools
+from typing import Any
+
+import ml_collections
+import optax
+from ml_collections import config_dict
+
+from cmu_jax import errors, optimizers, schedules, train
+from cmu_jax.types import Info
+
+ConfigDict = ml_collections.ConfigDict
+
+
+def training(**changes: Any) -> ConfigDict:
+  """The settings of one training, of a network or of a proxy fine-tuning."""
+  settings = ConfigDict(
+    dict(
+      epochs=0,  # passes over the data; 0 where `steps` says it
+      steps=0,  # optimiser steps; 0 where `epochs` says it
+      batch_size=128,
+      optimizer='adamw',  # adamw, sgd
+      weight_decay=0.01,
+      learning_rate=1e-3,  # the peak
+      schedule='constant',  # constant, cosine, warmup_cosine, multistep,
+      # procedure_a; its unit is an epoch if `epochs` is given, else a step
+      minimum=0.0,  # cosine: the final rate
+      warmup=0,  # warmup_cosine: units of linear warm-up from 0
+      hold=0,  # warmup_cosine: units at the peak
+      milestones=(),  # multistep: units after which the rate falls
+      factor=1.0,  # multistep: by how much
+    )
+  )
+  settings.update(changes)
+  return settings
+
+
+def base(name: str) -> ConfigDict:
+  """Every setting of an experiment, with the defaults of the paper."""
+  return ConfigDict(
+    dict(
+      name=name,
+      task='label_noise',  # label_noise, poison
+      smoke=False,  # shrunk: every stage runs, nothing is evidence
+      dataset='digits',  # digits, a TFDS name, folder:PATH, npz:PATH
+      data_dir=config_dict.placeholder(str),  # where TFDS data lie
+      download=False,
+      image_size=0,  # folders: resize to this; 0 keeps one common size
+      train_limit=0,  # keep so many training images, stratified; 0 keeps all
+      test_limit=0,
+      seeds=(0, 1, 2),
+      noise_rate=0.4,  # eta, the corrupted share
+      proxy_fraction=0.02,  # held out of each class before the corruption
+      proxy_draws=2,  # S, re-corrupted copies of the proxy
+      corruption=dict(
+        kind='symmetric',  # symmetric, asymmetric, poison
+        class_map='',  # asymmetric: mnist, cifar10, cifar100
+        target=0,  # poison: the class that the trigger leads to
+        trigger_percent=0.03,  # poison: share of the pixels
+        trigger_margin=(10, 6),  # poison: rows, columns from the corner
+      ),
+      model=dict(name='fc', width=512, dtype='float32'),
+      input=dict(
+        mean=(0.5,),  # of pixels in [0, 1], by channel
+        std=(0.5,),
+        pad=0,  # zero-padded random crop, in pixels
+        flip=False,
+        resize=0,  # to so many pixels, inside the step; 0 for none
+      ),
+      train=training(),  # the corrupted network and the oracle
+      proxy_train=training(),  # CUTS
+      finetune=training(),  # the baseline on clean proxy labels
+      select=dict(
+        class_share=1.0,  # gamma: share of classes that must stay predicted
+        head_input='raw',  # raw, normalized (as released)
+        patience=0,  # stop after so many drops of J; 0 never, 10 as released
+        threshold=0.01,  # poison: proxy attack success that qualifies
+      ),
+      evaluate=dict(
+        points=21,  # coarse grid of test evaluations, for the plot
+        batch_size=1024,
+        path_images=400,  # test images in the figure of the feature path
+      ),
+      checkpoint_seconds=20.0,  # at most so much work is lost
+    )
+  )
+
+
+def total_steps(settings: ConfigDict, samples: int, where: str) -> int:
+  """Optimiser steps of a training on `samples` images."""
+  errors.check(
+    (settings.epochs > 0) != (settings.steps > 0),
+    f'config.{where}: give either epochs or steps, the other must be 0 (now '
+    f'epochs={settings.epochs}, steps={settings.steps})',
+  )
+  per_epoch = train.steps_per_epoch(samples, settings.batch_size)
+  return settings.steps or settings.epochs * per_epoch
+
+
+def schedule(settings: ConfigDict, samples: int, where: str) -> optax.Schedule:
+  """The learning rate that a training's settings describe."""
+  steps = total_steps(settings, samples, where)
+  peak = settings.learning_rate
+  errors.check(peak > 0, f'config.{where}.learning_rate must be above 0')
+  per_epoch = train.steps_per_epoch(samples, settings.batch_size)
+  unit = per_epoch if settings.epochs else 1
+  units = settings.epochs or steps
+  known = {
+    'constant': lambda: schedules.constant(peak),
+    'cosine': lambda: schedules.cosine(peak, units, settings.minimum, unit),
+    'warmup_cosine': lambda: schedules.warmup_cosine(
+      peak, settings.warmup, settings.hold, units, settings.minimum, unit
+    ),
+    'multistep': lambda: schedules.multistep(
+      peak, settings.milestones, settings.factor, unit
+    ),
+    'procedure_a': lambda: schedules.procedure_a(peak, steps),
+  }
+  if settings.schedule not in known:
+    raise errors.unknown(f'config.{where}.schedule', settings.schedule, known)
+  return known[settings.schedule]()
+
+
+def fit_options(settings: ConfigDict, samples: int, where: str) -> Info:
+  """The keyword arguments of `train.fit` that a training's settings fix.
+
+  Equal settings give the same optimiser object, hence one compilation.
+
+  Raises:
+    UserError: names the field `config.<where>.<...>` that cannot be.
+  """
+  return dict(
+    _fit_options(ml_collections.FrozenConfigDict(settings), samples, where)
+  )
+
+
+@functools.lru_cache(maxsize=64)
+def _fit_options(
+  settings: ml_collections.FrozenConfigDict, samples: int, where: str
+) -> Info:
+  errors.check(
+    settings.batch_size > 0,
+    f'config.{where}.batch_size must be above 0, not {settings.batch_size}',
+  )
+  known = {'adamw': optimizers.adamw, 'sgd': optimizers.sgd}
+  if settings.optimizer not in known:
+    raise errors.unknown(f'config.{where}.optimizer', settings.optimizer, known)
+  rate = schedule(settings, samples, where)
+  return dict(
+    optimizer=known[settings.optimizer](rate, settings.weight_decay),
+    steps=total_steps(settings, samples, where),
+    batch_size=settings.batch_size,
+  )

@@ -1,0 +1,183 @@
+"""The stages of an experiment: corrupted model, oracle, repairs, controls."""
+
+import functools
+import pathlib
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from cmu_jax import checkpoint, recipes, rng, scene, sweep, train, tree
+from cmu_jax import config as configs
+from cmu_jax.methods import cuts
+from cmu_jax.types import Batch, Info, PRNGKey, Variables
+
+
+class Repair(NamedTuple):
+  """One method's result for one seed.
+
+  Attributes:
+    variables: the network.
+    information: what the method could see, in words.
+    facts: what goes into the row besides accuracies: alpha, selected.
+  """
+
+  variables: Variables
+  information: str
+  facts: Info
+
+
+class Kept(NamedTuple):
+  """Where a stage keeps its checkpoints.
+
+  Attributes:
+    folder: the run's checkpoints.
+    fingerprint: of the run's config.
+    seconds: between two checkpoints of one training.
+  """
+
+  folder: pathlib.Path
+  fingerprint: str
+  seconds: float
+
+
+def kept(config: ConfigDict, workdir: pathlib.Path) -> Kept:
+  """The checkpoints of a run."""
+  return Kept(
+    workdir / 'checkpoints',
+    configs.fingerprint(config),
+    config.checkpoint_seconds,
+  )
+
+
+def saving(where: Kept, name: str, seed: str | int) -> train.Checkpoint:
+  """A training's checkpoints: <folder>/<stage>/seed_<seed>."""
+  folder = where.folder / name / f'seed_{seed}'
+  return train.Checkpoint(
+    lambda template: checkpoint.restore(folder, template, where.fingerprint),
+    lambda state, step: checkpoint.save(folder, step, state, where.fingerprint),
+    where.seconds,
+  )
+
+
+def train_all(
+  name: str,
+  world: scene.Stage,
+  keys: list[PRNGKey],
+  starts: list[Variables],
+  batches: list[Batch],
+  settings: ConfigDict,
+  where: Kept,
+  seeds: tuple[int, ...],
+  field: str = 'train',
+) -> list[train.Fit]:
+  """Trains one network a seed, in the way that suits the backend.
+
+  On a CPU one seed after another (a `vmap` gains nothing there and would hold
+  all data at once); on an accelerator all seeds as one program.
+  """
+  options = recipes.fit_options(settings, batches[0].label.shape[0], field)
+  fit = functools.partial(
+    train.fit, model=world.model, inputs=world.inputs, **options
+  )
+  if sweep.strategy() == 'map' or len(seeds) == 1:
+    return [
+      fit(
+        key,
+        variables=start,
+        batch=batch,
+        checkpoint=saving(where, name, seed),
+        title=f'{name}, seed {seed}',
+      )
+      for key, start, batch, seed in zip(
+        keys, starts, batches, seeds, strict=True
+      )
+    ]
+  together = '_'.join(map(str, seeds))
+  stacked = fit(
+    jnp.stack(keys),
+    variables=tree.stack(starts),
+    batch=tree.stack(batches),
+    how='vmap',
+    checkpoint=saving(where, name, together),
+    title=f'{name}, seeds {together}',
+  )
+  return [
+    train.Fit(*tree.index(stacked[:2], i), stacked.images_per_second)
+    for i in range(len(seeds))
+  ]
+
+
+def repairs(
+  config: ConfigDict,
+  world: scene.Stage,
+  place: scene.Scene,
+  corrupted: Variables,
+  where: Kept,
+  seed: int,
+) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:
+  """CUTS, its controls and the clean-proxy baseline for one seed.
+
+  Returns:
+    The repairs by method name, CUTS's info, and the fits by stage name.
+  """
+  key = rng.named(place.key, 'unlearn')
+  proxy_options = recipes.fit_options(
+    config.proxy_train, place.proxy.label.shape[1], 'proxy_train'
+  )
+  unlearn = cuts.cuts(
+    world.model,
+    world.inputs,
+    selection=selection(config),
+    checkpoint=saving(where, 'cuts_proxy', seed),
+    **proxy_options,
+  )
+  repaired, info = unlearn(key, corrupted, place.proxy)
+  chosen = {'alpha': info['alpha'], 'selected': info['selected']}
+  found = {'cuts': Repair(repaired, 'weights + corrupted proxy', chosen)}
+  for name, kind in (
+    ('random_vector', 'normal'),
+    ('random_vector_uniform', 'uniform'),
+  ):
+    noise = tree.random_like(rng.named(key, name), info['tau'], kind)
+    found[name] = Repair(
+      edited(corrupted, noise, info['alpha']),
+      'weights + norms of the task vector',
+      {'alpha': info['alpha']},
+    )
+  tuned = train.fit(
+    rng.named(key, 'finetune'),
+    world.model,
+    corrupted,
+    place.clean_proxy,
+    inputs=world.inputs,
+    checkpoint=saving(where, 'finetune', seed),
+    title=f'fine-tuning on clean proxy labels, seed {seed}',
+    **recipes.fit_options(
+      config.finetune, place.clean_proxy.label.shape[0], 'finetune'
+    ),
+  )
+  found['finetune_clean_proxy'] = Repair(
+    tuned.variables, 'weights + clean labels of the proxy', {}
+  )
+  return found, info, {'cuts_proxy': info['fit'], 'finetune': tuned}
+
+
+def selection(config: ConfigDict) -> cuts.Selection:
+  """How alpha is chosen, from the config."""
+  settings = config.select
+  return cuts.Selection(
+    kind=config.task,
+    share=settings.class_share,
+    head_input=settings.head_input,
+    patience=settings.patience or None,
+    threshold=settings.threshold,
+    target=config.corruption.target,
+  )
+
+
+def edited(variables: Variables, tau: Variables, alpha: float) -> Variables:
+  """theta - alpha tau with the BatchNorm statistics as they were."""
+  return Variables(
+    tree.edit(variables.params, tau, alpha), variables.batch_stats
+  )
