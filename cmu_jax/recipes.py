@@ -156,3 +156,29 @@ def _fit_options(
     steps=total_steps(settings, samples, where),
     batch_size=settings.batch_size,
   )
+
+
+def shrink(config: ConfigDict, **changes: Any) -> ConfigDict:
+  """A smoke run of a config: one seed, few images, every stage and artefact.
+
+  Args:
+    config: changed in place.
+    **changes: settings by dotted name with '__' for the dot, for what the
+      general shrinking does not fit: model__width=8.
+
+  Returns:
+    The config.
+  """
+  config.smoke = True
+  config.seeds = tuple(config.seeds)[:1]
+  config.train_limit = config.train_limit or 2000
+  config.test_limit = config.test_limit or 500
+  config.evaluate.points = 5
+  config.evaluate.path_images = 200
+  for part in (config.train, config.proxy_train, config.finetune):
+    part.epochs, part.steps, part.schedule = 0, 40, 'constant'
+    part.batch_size = min(part.batch_size, 128)
+  config.update_from_flattened_dict(
+    {name.replace('__', '.'): value for name, value in changes.items()}
+  )
+  return config

@@ -246,6 +246,8 @@ def main() -> int:
       "error: PyTorch is missing: pip install 'cmu_jax[bench]'", file=sys.stderr
     )
     return 2
+  # Both sides in full float32: on GPUs the default would be TF32.
+  jax.config.update('jax_default_matmul_precision', 'highest')
   flags = _flags()
   deadline = time.monotonic() + 60 * flags.minutes
   table = rich.table.Table(

@@ -103,14 +103,14 @@ def make(
     if name == 'fc'
     else {'width': setup.variables.params['head']['kernel'].shape[0] // 2}
   )
-  net = bench_torch.network(name, shape, **options).to(device).eval()
+  net = bench_torch.NETWORKS[name](shape, **options).to(device).eval()
   state = _state(
     name, net, setup.variables.params, setup.variables.batch_stats or None
   )
   tau = _state(name, net, jax.tree.map(np.asarray, setup.tau), None)
-  images = lambda x: torch.from_numpy(
-    np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-  ).to(device)
+  images = lambda x: torch.from_numpy(np.array(x.transpose(0, 3, 1, 2))).to(
+    device
+  )
   pool, test = images(setup.pool), images(setup.test)
   body, head = net[:-1], net[-1]
 
