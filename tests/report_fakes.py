@@ -28,7 +28,7 @@ def row(method: str, seed: int, accuracy: float, **more: Any) -> dict[str, Any]:
     'target_class_accuracy': None,
     'attack_success_rate': None,
     'triggered_accuracy': None,
-    'recovery_rate_percent': None,
+    'recovery_percent': None,
     'information': 'weights',
   }
   return {'method': method, 'seed': seed, 'test_accuracy': accuracy} | (
@@ -105,7 +105,7 @@ def _noise_rows(seed: int, curve: dict, rng: np.random.Generator) -> list:
     'finetune_clean_proxy': (others[4], None, 'weights + clean proxy labels'),
     'spectral_clip': (others[1], None, 'weights'),
   }
-  rows = [row('corrupted', seed, before, recovery_rate_percent=0.0)]
+  rows = [row('corrupted', seed, before, recovery_percent=0.0)]
   rows += [
     row(
       name,
@@ -113,12 +113,12 @@ def _noise_rows(seed: int, curve: dict, rng: np.random.Generator) -> list:
       accuracy,
       alpha=alpha,
       selected=True if name == 'cuts' else None,
-      recovery_rate_percent=100 * (accuracy - before) / (top - before),
+      recovery_percent=100 * (accuracy - before) / (top - before),
       information=seen,
     )
     for name, (accuracy, alpha, seen) in named.items()
   ]
-  last = row('oracle', seed, top, recovery_rate_percent=100.0)
+  last = row('oracle', seed, top, recovery_percent=100.0)
   return [*rows, last | {'information': 'clean training data'}]
 
 

@@ -159,64 +159,6 @@ def test_names_are_never_read_as_markup(tmp_path):
   assert '[bold]' in out.getvalue()
 
 
-def test_summary_has_mean_and_spread_in_the_fixed_order():
-  run = report_fakes.results()
-  rows = {row.method: row for row in tables.summary(run)}
-  assert list(rows) == [
-    'corrupted',
-    'cuts',
-    'cuts_best_alpha',
-    'random_vector',
-    'random_vector_uniform',
-    'finetune_clean_proxy',
-    'spectral_clip',
-    'oracle',
-  ]
-  values = [r['test_accuracy'] for r in run['rows'] if r['method'] == 'cuts']
-  spread = rows['cuts'].metrics['test_accuracy']
-  np.testing.assert_allclose(
-    spread[:2], (np.mean(values), np.std(values, ddof=1))
-  )
-  assert spread.n == rows['cuts'].seeds == 3
-  assert rows['cuts_best_alpha'].note == 'diagnostic: uses test labels'
-  assert 'clean labels' in rows['finetune_clean_proxy'].note
-  assert 'attack_success_rate' not in rows['cuts'].metrics
-
-
-def test_one_seed_shows_no_spread():
-  run = report_fakes.results(seeds=1)
-  out = io.StringIO()
-  tables.console(run, out)
-  assert '±' not in out.getvalue() + tables.markdown(run)
-  assert 'One seed' in out.getvalue()
-
-
-@pytest.mark.parametrize('task', ['label_noise', 'poison'])
-@pytest.mark.parametrize('selected', [True, False])
-def test_console_fits_and_says_what_each_method_saw(task, selected):
-  run = report_fakes.results(task, selected=selected)
-  out = io.StringIO()
-  tables.console(run, out)
-  lines = out.getvalue().splitlines()
-  assert max(map(len, lines)) <= 100
-  assert '\x1b' not in out.getvalue()
-  text = ' '.join(out.getvalue().split())
-  for row in run['rows']:
-    assert f'sees {row["information"]}' in text
-  abstains = task == 'poison' and not selected
-  assert ('abstained 3/3' in text) == abstains
-
-
-def test_a_class_without_test_images_is_a_dash():
-  run = report_fakes.results(seeds=2)
-  for row in run['per_class']:
-    row['accuracy'][3] = None
-  line = next(
-    line for line in tables.per_class(run).splitlines() if line[:4] == '| 3 '
-  )
-  assert set(re.split(r'\s*\|\s*', line.strip('| '))) == {'3', '–'}
-
-
 def _without(key):
   run = report_fakes.results(seeds=1)
   del run[key]

@@ -196,8 +196,8 @@ def _methods_title(results: Results) -> str:
   return text
 
 
-def _tick(method: str) -> str:
-  label, note = names.method(method)
+def _tick(method: str, task: str) -> str:
+  label, note = names.method(method, task)
   return f'{label}\n({note})' if note else label
 
 
@@ -219,6 +219,8 @@ def methods(results: Results) -> figure.Figure:
     grid = made.subplots(1, len(keys), sharey=True, squeeze=False)[0]
     for ax, key in zip(grid, keys, strict=True):
       _dots(ax, results, key, order)
-    grid[0].set_yticks(range(len(order)), [_tick(m) for m in order])
+    grid[0].set_yticks(
+      range(len(order)), [_tick(m, results['task']) for m in order]
+    )
     grid[0].set_ylim(len(order) - 0.4, -0.6)
     return made

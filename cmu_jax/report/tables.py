@@ -44,7 +44,7 @@ def _metric_keys(results: Results) -> list[str]:
     for key, value in row.items()
     if key.endswith(('_accuracy', '_rate', '_percent')) and value is not None
   }
-  main = [key for key in names.METRICS if key in found]
+  main = names.columns(found, results['task'])
   return main + [key for key in found if key not in names.METRICS]
 
 
@@ -65,7 +65,7 @@ def summary(results: Results) -> list[Row]:
       key: stats.spread(list(stats.by_seed(results, method, key).values()))
       for key in keys
     }
-    shown = names.method(method)
+    shown = names.method(method, results['task'])
     seen = dict.fromkeys(str(row.get('information') or '') for row in rows)
     table.append(
       Row(
@@ -169,15 +169,16 @@ def footnotes(rows: list[Row]) -> dict[str, str]:
 
 
 def _footnote(row: Row) -> str:
-  seen = f'sees {row.information}' if row.information else ''
-  return '; '.join(text for text in (row.note, seen) if text) or 'not recorded'
+  seen = row.information or 'not recorded'
+  return f'{seen} ({row.note})' if row.note else seen
 
 
 def _rich_table(results: Results, rows: list[Row]) -> rich.table.Table:
   keys = columns(results)
   letters = footnotes(rows)
   warning = '   smoke: not evidence' if results['smoke'] else ''
-  legend = [f'{letter}  {text}' for text, letter in letters.items()]
+  legend = ['What each method could see:']
+  legend += [f'{letter}  {text}' for text, letter in letters.items()]
   table = rich.table.Table(
     title=rich.markup.escape(results['name'] + warning),
     caption=rich.markup.escape('\n'.join([caption(results), *legend])),
