@@ -72,9 +72,9 @@ def _load(path: pathlib.Path, entry: Mapping[str, int]) -> np.ndarray:
 
 def read(folder: pathlib.Path) -> Arrays | None:
   """The arrays of a cache folder, or None if it is absent or damaged."""
-  if not folder.exists():
-    return None
   try:
+    if not folder.exists():
+      return None
     contents = files.read_json(folder / CONTENTS)
     arrays = {
       field: _load(folder / f'{field}.npy', contents['files'][field])

@@ -130,14 +130,12 @@ def find(rest: str, options: Options) -> Source:
   """
   errors.check(rest, "'folder' needs a path; write 'folder:PATH'")
   root = pathlib.Path(rest).expanduser()
-  errors.check(root.is_dir(), f'the image folder {root} does not exist')
-  try:
+  with source.readable(root):
+    errors.check(root.is_dir(), f'the image folder {root} does not exist')
     train_root, test_root = _split_folders(root)
     classes = _classes(train_root, test_root)
     train, test = _list(train_root, classes), _list(test_root, classes)
     prints = source.fingerprint(root, train.paths + test.paths)
-  except OSError as error:
-    raise errors.UserError(f'cannot read {root}: {error}') from error
   facts = {
     'root': str(root.resolve()),
     'files': prints,

@@ -18,28 +18,24 @@ from cmu_jax.data import source
 from cmu_jax.data.source import Arrays, Options, Source
 
 NAMES = ('images', 'labels', 'test_images', 'test_labels', 'class_names')
+BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 LAYOUT = 'save it with np.savez(path, images=..., labels=...)'
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
   """The arrays of the archive that have a meaning here."""
   try:
-    with np.load(path, allow_pickle=False) as archive:
-      if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise errors.UserError(f'{path} is one array, not an .npz; {LAYOUT}')
-      return {name: archive[name] for name in NAMES if name in archive}
-  except errors.UserError:
-    raise
-  except (
-    OSError,
-    ValueError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-  ) as error:
+    # Opened here, since np.load leaves the file open if it is cut short.
+    with path.open('rb') as file:
+      archive = np.load(file, allow_pickle=False)
+      if isinstance(archive, np.lib.npyio.NpzFile):
+        return {name: archive[name] for name in NAMES if name in archive}
+  except BROKEN as error:
     raise errors.UserError(
-      f'{path} is not a readable .npz of plain arrays ({error}); {LAYOUT}'
+      f'{path} is not a readable .npz of plain arrays ({source.reason(error)}); '
+      f'{LAYOUT}'
     ) from error
+  raise errors.UserError(f'{path} is one array, not an .npz; {LAYOUT}')
 
 
 def _images(where: str, pixels: np.ndarray) -> np.ndarray:
@@ -117,7 +113,8 @@ def find(rest: str, options: Options) -> Source:
     'image_size does not apply to npz; store images of the size you want',
   )
   path = pathlib.Path(rest).expanduser()
-  errors.check(path.is_file(), f'the file {path} does not exist')
-  facts = {'files': source.fingerprint(path.parent, [path])}
-  facts['files'].append([str(path.resolve())])
+  with source.readable(path):
+    errors.check(path.is_file(), f'the file {path} does not exist')
+    prints = source.fingerprint(path.parent, [path])
+  facts = {'path': str(path.resolve()), 'files': prints}
   return Source(facts, lambda: _build(path))

@@ -9,6 +9,7 @@ import PIL.Image
 from jaxtyping import UInt8
 
 from cmu_jax import errors
+from cmu_jax.data import source
 
 SUFFIXES = ('.jpg', '.jpeg', '.png')
 # What Pillow raises on files that are cut short or no images at all.
@@ -30,9 +31,8 @@ class Header(NamedTuple):
 
 
 def _broken(name: str, error: BaseException) -> errors.UserError:
-  reason = str(error).splitlines()[0] if str(error) else 'no reason given'
   return errors.UserError(
-    f'cannot decode the image {name} ({reason}); replace or remove it'
+    f'cannot decode the image {name} ({source.reason(error)}); replace or remove it'
   )
 
 

@@ -1,9 +1,10 @@
 """What a source of images is, and what all of them must satisfy."""
 
 import concurrent.futures
+import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +59,22 @@ class Source(NamedTuple):
 
   facts: Mapping[str, Any] | None
   build: Callable[[], Arrays]
+
+
+def reason(error: BaseException) -> str:
+  """The first line of what an error says, or else its kind."""
+  return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextlib.contextmanager
+def readable(path: pathlib.Path) -> Iterator[None]:
+  """Turns errors of the file system into a UserError that names `path`."""
+  try:
+    yield
+  except OSError as error:
+    raise errors.UserError(
+      f'cannot read {path}: {error.strerror or error}; check its permissions'
+    ) from error
 
 
 def every_fifth(label: Integer[np.ndarray, 'n']) -> Bool[np.ndarray, 'n']:

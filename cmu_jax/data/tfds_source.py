@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
+from google.protobuf import json_format
 
 from cmu_jax import errors
 from cmu_jax.data import pictures, source
 from cmu_jax.data.source import Arrays, Options, Source
 
 TEST_SPLITS = ('test', 'validation', 'val')
+# What TFDS raises on the descriptions of sets that are damaged.
+BROKEN = (OSError, ValueError, KeyError, AttributeError, json_format.Error)
 VERSION = re.compile(r'\d+\.\d+\.\d+')
 
 
@@ -36,6 +39,11 @@ def _tfds() -> Any:
   return tensorflow_datasets
 
 
+def _known() -> list[str]:
+  """The sets that TFDS itself can prepare, without asking the network."""
+  return _tfds().list_builders(with_community_datasets=False)
+
+
 def _base(options: Options) -> pathlib.Path:
   default = _tfds().core.constants.DATA_DIR
   return pathlib.Path(options.data_dir or default).expanduser()
@@ -51,7 +59,7 @@ def _versions(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 def _unknown(name: str) -> errors.UserError:
   """The error for a set that is neither on the disk nor in TFDS."""
-  known = ['digits', 'folder', 'npz', *_tfds().list_builders()]
+  known = ['digits', 'folder', 'npz', *_known()]
   if difflib.get_close_matches(name, known, n=1, cutoff=0.5):
     return errors.unknown('dataset', name, known)
   return errors.UserError(
@@ -75,7 +83,7 @@ def _absent(name: str, version: str, base: pathlib.Path) -> errors.UserError:
       f"'{name}' has configurations in {base}; write "
       f"'{name}/{configs[0]}' (there: {', '.join(configs)})"
     )
-  if not folder.is_dir() and name.split('/')[0] not in _tfds().list_builders():
+  if not folder.is_dir() and name.split('/')[0] not in _known():
     return _unknown(name)
   return errors.UserError(
     f"'{name}' is not in the data_dir {base}; set data_dir to where it is, or "
@@ -86,15 +94,14 @@ def _absent(name: str, version: str, base: pathlib.Path) -> errors.UserError:
 def _fetch(name: str, base: pathlib.Path) -> None:
   """Downloads and prepares a set as array_record."""
   tfds = _tfds()
-  if name.split(':')[0].split('/')[0] not in tfds.list_builders():
+  if name.split(':')[0].split('/')[0] not in _known():
     raise _unknown(name)
   try:
     builder = tfds.builder(name, data_dir=base, file_format='array_record')
     builder.download_and_prepare()
   except Exception as error:
-    reason = (str(error) or type(error).__name__).strip().splitlines()[0]
     raise errors.UserError(
-      f"cannot download '{name}' to {base}: {reason}; prepare it elsewhere "
+      f"cannot download '{name}' to {base}: {source.reason(error)}; prepare it elsewhere "
       "with file_format='array_record' and set data_dir"
     ) from error
 
@@ -118,9 +125,9 @@ def _open(name: str, folder: pathlib.Path) -> Any:
   try:
     builder = _tfds().builder_from_directory(folder)
     form = builder.info.file_format.value
-  except (OSError, ValueError, KeyError, AttributeError) as error:
+  except BROKEN as error:
     raise errors.UserError(
-      f'{folder} is no prepared TFDS set ({error}); prepare it again'
+      f'{folder} is no prepared TFDS set ({source.reason(error)}); prepare it again'
     ) from error
   errors.check(
     form == 'array_record',
@@ -177,9 +184,8 @@ def _split(
   except errors.UserError:
     raise
   except (RuntimeError, OSError, ValueError, IndexError) as error:
-    reason = str(error).strip().splitlines()[0]
     raise errors.UserError(
-      f'cannot read {where}: {reason}; the files may be cut short, prepare '
+      f'cannot read {where}: {source.reason(error)}; the files may be cut short, prepare '
       'the set again'
     ) from error
   if not keys.ordered:
@@ -207,9 +213,8 @@ def _rows(builder: Any, split: str, keys: _Keys) -> Any:
   try:
     return builder.as_data_source(split, decoders=skip)
   except (OSError, ValueError, RuntimeError) as error:
-    reason = str(error).strip().splitlines()[0]
     raise errors.UserError(
-      f'cannot open {builder.data_dir}, {split} split: {reason}; '
+      f'cannot open {builder.data_dir}, {split} split: {source.reason(error)}; '
       'prepare the set again'
     ) from error
 
@@ -242,14 +247,17 @@ def find(rest: str, options: Options) -> Source:
       that are cut short.
   """
   errors.check(rest, "'tfds' needs a name; write 'tfds:NAME'")
-  folder = _locate(rest, options)
+  with source.readable(_base(options)):
+    folder = _locate(rest, options)
   builder = _open(rest, folder)
   keys = _keys(rest, builder)
   size = _size(rest, keys, options.image_size)
-  paths = sorted(path for path in folder.iterdir() if path.is_file())
+  with source.readable(folder):
+    paths = sorted(path for path in folder.iterdir() if path.is_file())
+    prints = source.fingerprint(folder, paths)
   facts = {
     'folder': str(folder.resolve()),
-    'files': source.fingerprint(folder, paths),
+    'files': prints,
     'image_size': options.image_size,
   }
   return Source(facts, lambda: _build(rest, builder, keys, size))
