@@ -32,8 +32,8 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
         return {name: archive[name] for name in NAMES if name in archive}
   except BROKEN as error:
     raise errors.UserError(
-      f'{path} is not a readable .npz of plain arrays ({source.reason(error)}); '
-      f'{LAYOUT}'
+      f'{path} is not a readable .npz of plain arrays '
+      f'({source.reason(error)}); {LAYOUT}'
     ) from error
   raise errors.UserError(f'{path} is one array, not an .npz; {LAYOUT}')
 

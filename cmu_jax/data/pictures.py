@@ -32,7 +32,8 @@ class Header(NamedTuple):
 
 def _broken(name: str, error: BaseException) -> errors.UserError:
   return errors.UserError(
-    f'cannot decode the image {name} ({source.reason(error)}); replace or remove it'
+    f'cannot decode the image {name} ({source.reason(error)}); '
+    'replace or remove it'
   )
 
 

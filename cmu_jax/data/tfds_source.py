@@ -101,8 +101,8 @@ def _fetch(name: str, base: pathlib.Path) -> None:
     builder.download_and_prepare()
   except Exception as error:
     raise errors.UserError(
-      f"cannot download '{name}' to {base}: {source.reason(error)}; prepare it elsewhere "
-      "with file_format='array_record' and set data_dir"
+      f"cannot download '{name}' to {base}: {source.reason(error)}; "
+      "prepare it elsewhere with file_format='array_record' and set data_dir"
     ) from error
 
 
@@ -127,7 +127,8 @@ def _open(name: str, folder: pathlib.Path) -> Any:
     form = builder.info.file_format.value
   except BROKEN as error:
     raise errors.UserError(
-      f'{folder} is no prepared TFDS set ({source.reason(error)}); prepare it again'
+      f'{folder} is no prepared TFDS set ({source.reason(error)}); '
+      'prepare it again'
     ) from error
   errors.check(
     form == 'array_record',
@@ -185,8 +186,8 @@ def _split(
     raise
   except (RuntimeError, OSError, ValueError, IndexError) as error:
     raise errors.UserError(
-      f'cannot read {where}: {source.reason(error)}; the files may be cut short, prepare '
-      'the set again'
+      f'cannot read {where}: {source.reason(error)}; the files may be '
+      'cut short, prepare the set again'
     ) from error
   if not keys.ordered:
     return image, label
