@@ -15,6 +15,8 @@ from sklearn import decomposition
 from cmu_jax import metrics, scene, stages
 from cmu_jax.types import Info, Variables
 
+TESTED = ('test_accuracy', 'target_class_accuracy', 'attack_success_rate')
+
 
 class Score(NamedTuple):
   """What a network does on the test split.
@@ -86,18 +88,10 @@ def along(
   scores = [
     score(stages.edited(corrupted, info['tau'], float(a))) for a in grid
   ]
-  columns = {
-    name: [s.values[name] for s in scores]
-    for name in (
-      'test_accuracy',
-      'target_class_accuracy',
-      'attack_success_rate',
-    )
-  }
-  columns = {
-    name: None if values[0] is None else values
-    for name, values in columns.items()
-  }
+  columns: Info = {}
+  for name in TESTED:
+    values = [s.values[name] for s in scores]
+    columns[name] = None if values[0] is None else values
   best = (
     int(np.argmax(columns['test_accuracy']))
     if lowest is None

@@ -5,16 +5,15 @@ what its paper or dataset needs; nothing reads a field that is not here.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 import optax
-from ml_collections import config_dict
+from ml_collections import ConfigDict, config_dict
 
 from cmu_jax import errors, optimizers, schedules, train
 from cmu_jax.types import Info
-
-ConfigDict = ml_collections.ConfigDict
 
 
 def training(**changes: Any) -> ConfigDict:
@@ -147,7 +146,10 @@ def _fit_options(
     settings.batch_size > 0,
     f'config.{where}.batch_size must be above 0, not {settings.batch_size}',
   )
-  known = {'adamw': optimizers.adamw, 'sgd': optimizers.sgd}
+  known: dict[str, Callable[..., optax.GradientTransformation]] = {
+    'adamw': optimizers.adamw,
+    'sgd': optimizers.sgd,
+  }
   if settings.optimizer not in known:
     raise errors.unknown(f'config.{where}.optimizer', settings.optimizer, known)
   rate = schedule(settings, samples, where)

@@ -8,9 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmu_jax import (
-  config as configs,
-)
+from cmu_jax import config as config_lib
 from cmu_jax import (
   evaluate,
   files,
@@ -44,7 +42,7 @@ def experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
     UserError: bad data or settings, a full disk, a training that diverged.
   """
   record = provenance.provenance(config)
-  files.write_json(workdir / 'config.json', configs.plain(config))
+  files.write_json(workdir / 'config.json', config_lib.plain(config))
   where = stages.kept(config, workdir)
   world = scene.stage(config)
   seeds = tuple(config.seeds)
@@ -195,7 +193,7 @@ def _results(
     'task': config.task,
     'smoke': config.smoke,
     'provenance': record,
-    'config': configs.plain(config),
+    'config': config_lib.plain(config),
     'class_names': list(world.dataset.class_names),
     'rows': [row for outcome in found for row in outcome['rows']],
     'per_class': [row for outcome in found for row in outcome['per_class']],
@@ -219,7 +217,6 @@ def _series(fits: dict[str, list[train.Fit]], seeds: tuple[int, ...]) -> Series:
 
 def _scores(found: list[Info]) -> Series:
   """The numbers of the rows as scalars at step 0."""
-  names = ('test_accuracy', 'attack_success_rate', 'target_class_accuracy')
   return [
     (
       f'result/{row["method"]}/seed_{row["seed"]}/{name}',
@@ -228,17 +225,19 @@ def _scores(found: list[Info]) -> Series:
     )
     for outcome in found
     for row in outcome['rows']
-    for name in names
+    for name in evaluate.TESTED
     if row[name] is not None
   ]
 
 
 def _write_arrays(path: pathlib.Path, found: list[Info]) -> None:
-  arrays = {
+  arrays: Info = {
     f'confusion_{name}': np.stack([o['confusion'][name] for o in found])
     for name in ('corrupted', 'cuts')
   }
-  files.write(path, lambda file: np.savez(file, **arrays, **found[0]['path']))
+  files.write(
+    path, lambda file: np.savez(file, **{**arrays, **found[0]['path']})
+  )
 
 
 def _print_throughput(fits: dict[str, list[train.Fit]]) -> None:

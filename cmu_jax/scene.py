@@ -238,6 +238,7 @@ def _corrupt(
     facts['class_map'] = world.class_map
     drawn = corruption.asymmetric(key, batch.label, **facts)
   else:
+    assert world.trigger is not None  # `_trigger` made one for this task
     facts['target'] = config.corruption.target
     drawn = corruption.poison(key, batch.label, trigger=world.trigger, **facts)
   return drawn, corruption_record.manifest(drawn, kind, key, **facts)

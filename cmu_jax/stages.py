@@ -1,6 +1,5 @@
 """The stages of an experiment: corrupted model, oracle, repairs, controls."""
 
-import functools
 import pathlib
 from typing import NamedTuple
 
@@ -69,41 +68,47 @@ def train_all(
   settings: ConfigDict,
   where: Kept,
   seeds: tuple[int, ...],
-  field: str = 'train',
 ) -> list[train.Fit]:
   """Trains one network a seed, in the way that suits the backend.
 
   On a CPU one seed after another (a `vmap` gains nothing there and would hold
   all data at once); on an accelerator all seeds as one program.
   """
-  options = recipes.fit_options(settings, batches[0].label.shape[0], field)
-  fit = functools.partial(
-    train.fit, model=world.model, inputs=world.inputs, **options
-  )
+  options = recipes.fit_options(settings, batches[0].label.shape[0], 'train')
   if sweep.strategy() == 'map' or len(seeds) == 1:
     return [
-      fit(
+      train.fit(
         key,
-        variables=start,
-        batch=batch,
+        world.model,
+        start,
+        batch,
+        inputs=world.inputs,
         checkpoint=saving(where, name, seed),
         title=f'{name}, seed {seed}',
+        **options,
       )
       for key, start, batch, seed in zip(
         keys, starts, batches, seeds, strict=True
       )
     ]
   together = '_'.join(map(str, seeds))
-  stacked = fit(
+  stacked = train.fit(
     jnp.stack(keys),
-    variables=tree.stack(starts),
-    batch=tree.stack(batches),
+    world.model,
+    tree.stack(starts),
+    tree.stack(batches),
+    inputs=world.inputs,
     how='vmap',
     checkpoint=saving(where, name, together),
     title=f'{name}, seeds {together}',
+    **options,
   )
   return [
-    train.Fit(*tree.index(stacked[:2], i), stacked.images_per_second)
+    train.Fit(
+      tree.index(stacked.variables, i),
+      stacked.history[i],
+      stacked.images_per_second,
+    )
     for i in range(len(seeds))
   ]
 

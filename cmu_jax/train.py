@@ -43,12 +43,12 @@ class Checkpoint(NamedTuple):
 
   Attributes:
     restore: (template) -> (state, step) or None.
-    save: (state, step) -> None.
+    save: (state, step), called between segments.
     seconds: how much work may be lost at most.
   """
 
   restore: Callable[[segment.TrainState], tuple[segment.TrainState, int] | None]
-  save: Callable[[segment.TrainState, int], None]
+  save: Callable[[segment.TrainState, int], Any]
   seconds: float = 30.0
 
 

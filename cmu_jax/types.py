@@ -10,7 +10,7 @@ are written with the letters
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from flax import struct
@@ -144,6 +144,7 @@ class Proxy(NamedTuple):
   stamp: Bool[Array, 's m'] | None = None
 
 
+@runtime_checkable
 class Unlearner(Protocol):
   """Repairs a network: the one type that every method has."""
 

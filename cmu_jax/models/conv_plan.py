@@ -1,0 +1,162 @@
+"""How one convolution is computed on a CPU: three cheaper equal forms.
+
+XLA:CPU runs a convolution as patches times kernel. That is slow when an image
+is mostly zeros between pixels, when the kernel is as large as the image (the
+weight gradient), and when pixels have few channels. Each form below rewrites
+such a case as ordinary convolutions with the same result up to rounding.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import lax
+from jax import numpy as jnp
+from jaxtyping import Array, Float
+
+LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+# Channels of the contraction taken at a time: larger blocks leave the cache.
+_BLOCK = 32
+_MOST_BLOCKS = 16
+# Pixels of fewer channels than this fill no vector register.
+_VECTOR = 8
+_WIDEST = 64
+
+Pair = tuple[int, int]
+Images = Float[Array, 'n h w i']
+Kernels = Float[Array, 'kh kw i o']
+
+
+class Window(NamedTuple):
+  """What is static about a convolution.
+
+  Attributes:
+    strides: step of the window along h and w.
+    padding: (low, high) for h and for w; negative values crop.
+    lhs_dilation: spacing of the image's pixels; gaps are zeros.
+    rhs_dilation: spacing of the kernel's taps.
+    precision: of the products, as `jax.lax.Precision`.
+  """
+
+  strides: Pair
+  padding: tuple[Pair, Pair]
+  lhs_dilation: Pair = (1, 1)
+  rhs_dilation: Pair = (1, 1)
+  precision: Any = None
+
+
+def direct(lhs: Images, rhs: Kernels, window: Window) -> Images:
+  """The convolution as JAX writes it."""
+  return lax.conv_general_dilated(
+    lhs,
+    rhs,
+    window.strides,
+    window.padding,
+    lhs_dilation=window.lhs_dilation,
+    rhs_dilation=window.rhs_dilation,
+    dimension_numbers=LAYOUT,
+    precision=window.precision,
+  )
+
+
+def planned(lhs: Images, rhs: Kernels, window: Window) -> Images:
+  """The convolution in the form that is cheapest on a CPU."""
+  out = jax.eval_shape(lambda x, w: direct(x, w, window), lhs, rhs).shape
+  if 0 in (*lhs.shape, *rhs.shape, *out):
+    return direct(lhs, rhs, window)
+  plain = window.strides == window.rhs_dilation == (1, 1)
+  if plain and window.lhs_dilation != (1, 1):
+    return by_phase(lhs, rhs, window)
+  kernel_area, image_area = rhs.shape[0] * rhs.shape[1], out[1] * out[2]
+  if kernel_area > 1 and kernel_area >= image_area:
+    return by_block(lhs, rhs, window)
+  several = _columns(lhs.shape[3], out[2], out[3])
+  if several > 1 and window.lhs_dilation == window.rhs_dilation == (1, 1):
+    return by_columns(lhs, rhs, window, several)
+  return direct(lhs, rhs, window)
+
+
+def _columns(channels: int, width: int, features: int) -> int:
+  """How many output columns to compute at once; 1 for none."""
+  if min(channels, features) >= _VECTOR:
+    return 1
+  fits = (m for m in (8, 4, 2) if width % m == 0 and m * features <= _WIDEST)
+  return next(fits, 1)
+
+
+def by_columns(
+  lhs: Images, rhs: Kernels, window: Window, several: int
+) -> Images:
+  """`several` neighbouring output columns as the channels of one.
+
+  The kernel is laid out once for each column, shifted by the stride, so that a
+  pixel with few channels is gathered less often and the product is wider.
+  """
+  size, step = rhs.shape[1], window.strides[1]
+  shifted = [
+    jnp.pad(rhs, ((0, 0), (j * step, (several - 1 - j) * step), (0, 0), (0, 0)))
+    for j in range(several)
+  ]
+  wide = jnp.stack(shifted, 3).reshape(
+    rhs.shape[0], size + (several - 1) * step, rhs.shape[2], -1
+  )
+  y = direct(
+    lhs, wide, window._replace(strides=(window.strides[0], several * step))
+  )
+  return y.reshape(*y.shape[:2], -1, rhs.shape[3])
+
+
+def by_block(lhs: Images, rhs: Kernels, window: Window) -> Images:
+  """The sum over blocks of input channels."""
+  channels = lhs.shape[3]
+  block = max(_BLOCK, -(-channels // _MOST_BLOCKS))
+  parts = [
+    direct(
+      lhs[..., first : first + block], rhs[:, :, first : first + block], window
+    )
+    for first in range(0, channels, block)
+  ]
+  total = parts[0]
+  for part in parts[1:]:
+    total = total + part
+  return total
+
+
+def by_phase(lhs: Images, rhs: Kernels, window: Window) -> Images:
+  """A dilated image without its zeros: one small kernel for each phase.
+
+  With dilation a, output m = a M + r meets only the taps t = a d + low - r;
+  the a phases r become channels and are then laid side by side.
+  """
+  dilation = window.lhs_dilation
+  sizes, pads, taps = [], [], []
+  for axis in (0, 1):
+    a, (low, high) = dilation[axis], window.padding[axis]
+    span, size = rhs.shape[axis], lhs.shape[axis + 1]
+    out = (size - 1) * a + 1 + low + high - span + 1
+    first = -(low // a)
+    last = (span + a - 2 - low) // a
+    count = -(-out // a)
+    sizes.append((out, count))
+    pads.append((-first, count - size + last))
+    tap = a * np.arange(first, last + 1)[:, None] + low - np.arange(a)[None, :]
+    taps.append(np.where((tap >= 0) & (tap < span), tap, span))
+  small = _phase_kernel(rhs, taps)
+  y = direct(
+    lhs, small, Window((1, 1), (pads[0], pads[1]), precision=window.precision)
+  )
+  (rows, high_rows), (columns, high_columns) = sizes
+  y = y.reshape(len(y), high_rows, high_columns, *dilation, rhs.shape[3])
+  y = jnp.transpose(y, (0, 1, 3, 2, 4, 5)).reshape(
+    len(y), high_rows * dilation[0], high_columns * dilation[1], -1
+  )
+  return y[:, :rows, :columns]
+
+
+def _phase_kernel(rhs: Kernels, taps: list[np.ndarray]) -> Kernels:
+  """The kernel of every phase; index `span` of `taps` stands for no tap."""
+  padded = jnp.pad(rhs, ((0, 1), (0, 1), (0, 0), (0, 0)))
+  picked = padded[taps[0]][:, :, taps[1]]
+  rows, a, columns, b, inner, outer = picked.shape
+  ordered = jnp.transpose(picked, (0, 2, 4, 1, 3, 5))
+  return ordered.reshape(rows, columns, inner, a * b * outer)

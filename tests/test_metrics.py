@@ -1,0 +1,68 @@
+"""Predictions in blocks and the metrics made of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cmu_jax import inputs, metrics, models
+from cmu_jax.types import Batch, Trigger
+
+STEP = inputs.make(
+  (0.4,),
+  (0.3,),
+  trigger=Trigger(jnp.ones((8, 8), bool), jnp.float32(255)),
+)
+MODEL = models.make('fc', 5, (8, 8, 1), width=8)
+
+
+def batch(size, stamp=None):
+  generator = np.random.default_rng(0)
+  image = jnp.asarray(generator.integers(0, 256, (size, 8, 8, 1)), jnp.uint8)
+  return Batch(image, jnp.zeros(size, jnp.int32), stamp)
+
+
+@pytest.mark.parametrize('size, block', [(10, 4), (8, 4), (3, 64), (1, 1)])
+def test_predictions_do_not_depend_on_the_block(size, block):
+  variables = MODEL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+  found = metrics.predict(MODEL, STEP, variables, batch(size), block)
+  image = STEP.eval(batch(size).image, None)
+  expected = np.argmax(MODEL.apply(variables, image), axis=1)
+  np.testing.assert_array_equal(found, expected)
+
+
+def test_stamped_images_are_predicted_with_their_trigger():
+  variables = MODEL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+  stamped = batch(6, jnp.ones(6, bool))
+  found = metrics.predict(MODEL, STEP, variables, stamped, 4)
+  assert len(set(found.tolist())) == 1  # Every pixel is overwritten.
+
+
+def test_confusion_and_accuracies():
+  label = np.array([0, 0, 1, 2, 2, 2])
+  predicted = np.array([0, 1, 1, 2, 2, 0])
+  counts = metrics.confusion(label, predicted, 4)
+  expected = [[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 2, 0], [0, 0, 0, 0]]
+  np.testing.assert_array_equal(counts, expected)
+  assert metrics.accuracy(counts) == pytest.approx(4 / 6)
+  assert metrics.class_accuracy(counts) == [
+    0.5,
+    1.0,
+    pytest.approx(2 / 3),
+    None,
+  ]
+
+
+def test_attack_success_leaves_the_target_class_out():
+  label = np.array([0, 0, 1, 2, 2])
+  predicted = np.array([0, 0, 0, 0, 2])
+  assert metrics.attack_success(label, predicted, 0) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+  'accuracy, before, oracle, expected',
+  [(0.936, 0.797, 0.983, 74.73), (0.5, 0.6, 0.8, -50.0), (0.7, 0.7, 0.7, None)],
+)
+def test_recovery_is_in_percent_of_the_gap(accuracy, before, oracle, expected):
+  found = metrics.recovery(accuracy, before, oracle)
+  assert found == (expected and pytest.approx(expected, abs=0.01))
