@@ -15,7 +15,7 @@ With y = conv(x, w; stride s, image dilation a, kernel dilation b):
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax import lax
@@ -24,20 +24,10 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+from cmu_jax.models import conv_plan
+from cmu_jax.models.conv_plan import Pair, Window
+
 _MAPPED_AXIS = 64
-
-Pair = tuple[int, int]
-
-
-class _Window(NamedTuple):
-  """What is static about a convolution; the parameters of the primitive."""
-
-  strides: Pair
-  padding: tuple[Pair, Pair]
-  lhs_dilation: Pair
-  rhs_dilation: Pair
-  precision: Any
 
 
 def stock(
@@ -48,7 +38,7 @@ def stock(
   **options: Any,
 ) -> Float[Array, 'n h2 w2 o']:
   """JAX's own convolution in NHWC/HWIO; arguments as in `convolve`."""
-  numbers = options.pop('dimension_numbers', None) or _LAYOUT
+  numbers = options.pop('dimension_numbers', None) or conv_plan.LAYOUT
   return lax.conv_general_dilated(
     lhs, rhs, window_strides, padding, dimension_numbers=numbers, **options
   )
@@ -88,7 +78,7 @@ def canonical(
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(sizes, spans, strides, padding)
   pads = tuple((int(low), int(high)) for low, high in padding)
-  window = _Window(strides, (pads[0], pads[1]), widened, spread, precision)
+  window = Window(strides, (pads[0], pads[1]), widened, spread, precision)
   return _bind(lhs, rhs, window)
 
 
@@ -138,20 +128,22 @@ def _dilated(size: int, dilation: int) -> int:
   return (size - 1) * dilation + 1 if size else 0
 
 
-def _bind(lhs: jax.Array, rhs: jax.Array, window: _Window) -> jax.Array:
+def _bind(lhs: jax.Array, rhs: jax.Array, window: Window) -> jax.Array:
   return _convolution.bind(lhs, rhs, **window._asdict())
 
 
-def _lower(lhs: Any, rhs: Any, **window: Any) -> jax.Array:
-  options = dict(window)
-  return stock(
-    lhs, rhs, options.pop('strides'), options.pop('padding'), **options
-  )
+def _compute(lhs: Any, rhs: Any, **params: Any) -> jax.Array:
+  return conv_plan.direct(lhs, rhs, Window(**params))
 
 
-def _shape(lhs: Any, rhs: Any, **window: Any) -> Any:
+def _compute_on_cpu(lhs: Any, rhs: Any, **params: Any) -> jax.Array:
+  return conv_plan.planned(lhs, rhs, Window(**params))
+
+
+def _shape(lhs: Any, rhs: Any, **params: Any) -> Any:
+  window = Window(**params)
   out = jax.eval_shape(
-    functools.partial(_lower, **window), *map(_spec, (lhs, rhs))
+    lambda x, w: conv_plan.direct(x, w, window), _spec(lhs), _spec(rhs)
   )
   return lhs.update(shape=out.shape, dtype=out.dtype, weak_type=False)
 
@@ -164,7 +156,7 @@ def _transpose_lhs(
   g: jax.Array, lhs: Any, rhs: jax.Array, **params: Any
 ) -> Any:
   """dx: the cotangent spread by the stride, over the kernel turned round."""
-  window = _Window(**params)
+  window = Window(**params)
   pads = []
   for axis in (0, 1):
     size = _dilated(lhs.aval.shape[axis + 1], window.lhs_dilation[axis])
@@ -185,7 +177,7 @@ def _transpose_rhs(
   g: jax.Array, lhs: jax.Array, rhs: Any, **params: Any
 ) -> Any:
   """dw: images with channels as batch, over the cotangent as kernel."""
-  window = _Window(**params)
+  window = Window(**params)
   pads = []
   for axis in (0, 1):
     size = _dilated(lhs.shape[axis + 1], window.lhs_dilation[axis])
@@ -209,7 +201,7 @@ def _batch(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
   Both at once would be a grouped convolution, which XLA:CPU runs several times
   slower than one convolution after the other.
   """
-  window = _Window(**params)
+  window = Window(**params)
   lhs, rhs = args
   if axes[1] is None:
     lhs = jnp.moveaxis(lhs, axes[0], 0)
@@ -222,17 +214,25 @@ def _batch(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
   lhs = jnp.moveaxis(lhs, axes[0], 0)
   rhs = jnp.moveaxis(rhs, axes[1], 0)
   if lhs.shape[0] > _MAPPED_AXIS:
-    return jax.vmap(lambda x, w: _lower(x, w, **params))(lhs, rhs), 0
+    return jax.vmap(lambda x, w: conv_plan.direct(x, w, window))(lhs, rhs), 0
   return lax.map(lambda pair: _bind(pair[0], pair[1], window), (lhs, rhs)), 0
 
 
 _convolution = core.Primitive('canonical_convolution')
-_convolution.def_impl(
-  functools.partial(jax.jit, static_argnames=_Window._fields)(_lower)
-)
+
+
+@functools.partial(jax.jit, static_argnames=Window._fields)
+def _eager(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
+  return _bind(lhs, rhs, Window(**params))
+
+
+_convolution.def_impl(_eager)
 _convolution.def_abstract_eval(_shape)
 ad.defbilinear(_convolution, _transpose_lhs, _transpose_rhs)
 batching.primitive_batchers[_convolution] = _batch
-mlir.register_lowering(
-  _convolution, mlir.lower_fun(_lower, multiple_results=False)
-)
+for _platform, _rule in ((None, _compute), ('cpu', _compute_on_cpu)):
+  mlir.register_lowering(
+    _convolution,
+    mlir.lower_fun(_rule, multiple_results=False),
+    platform=_platform,
+  )

@@ -6,6 +6,7 @@ weight gradient), and when pixels have few channels. Each form below rewrites
 such a case as ordinary convolutions with the same result up to rounding.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +16,10 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
-# Channels of the contraction taken at a time: larger blocks leave the cache.
-_BLOCK = 32
-_MOST_BLOCKS = 16
+# Channels of the contraction taken at a time: larger blocks leave the cache,
+# smaller ones pay only where the product is large.
+_BLOCK, _SMALL_BLOCK, _LARGE_PRODUCT = 32, 8, 4096
+_MOST_BLOCKS = 32
 # Pixels of fewer channels than this fill no vector register.
 _VECTOR = 8
 _WIDEST = 64
@@ -69,7 +71,8 @@ def planned(lhs: Images, rhs: Kernels, window: Window) -> Images:
     return by_phase(lhs, rhs, window)
   kernel_area, image_area = rhs.shape[0] * rhs.shape[1], out[1] * out[2]
   if kernel_area > 1 and kernel_area >= image_area:
-    return by_block(lhs, rhs, window)
+    large = math.prod(out) >= _LARGE_PRODUCT
+    return by_block(lhs, rhs, window, _SMALL_BLOCK if large else _BLOCK)
   several = _columns(lhs.shape[3], out[2], out[3])
   if several > 1 and window.lhs_dilation == window.rhs_dilation == (1, 1):
     return by_columns(lhs, rhs, window, several)
@@ -106,10 +109,10 @@ def by_columns(
   return y.reshape(*y.shape[:2], -1, rhs.shape[3])
 
 
-def by_block(lhs: Images, rhs: Kernels, window: Window) -> Images:
-  """The sum over blocks of input channels."""
+def by_block(lhs: Images, rhs: Kernels, window: Window, block: int) -> Images:
+  """The sum over blocks of `block` input channels, at most 32 of them."""
   channels = lhs.shape[3]
-  block = max(_BLOCK, -(-channels // _MOST_BLOCKS))
+  block = max(block, -(-channels // _MOST_BLOCKS))
   parts = [
     direct(
       lhs[..., first : first + block], rhs[:, :, first : first + block], window
