@@ -1,0 +1,50 @@
+"""Corrective machine unlearning in JAX/Flax.
+
+The pure functions, for Colab and for other programs, in one flat namespace:
+
+  import cmu_jax
+  tau, _ = cmu_jax.direction(key, model, variables, proxy, ...)
+  params = cmu_jax.edit(variables.params, tau, alpha)
+
+Names are looked up when they are used, so that `import cmu_jax` is quick.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = '0.1.0'
+
+_HOMES = {
+  'alpha': 'curve',
+  'errors': 'UserError',
+  'methods.cuts': 'Selection cuts direction select_alpha',
+  'train': 'Checkpoint Fit fit',
+  'tree': 'edit eligible random_like task_vector',
+  'types': (
+    'Batch Corruption Dataset InputStep Model Proxy Trigger Unlearner Variables'
+  ),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+_MODULES = (
+  *('alpha', 'checkpoint', 'config', 'corruption', 'data', 'inputs'),
+  *('losses', 'metrics', 'models', 'optimizers', 'proxy', 'report', 'rng'),
+  *('schedules', 'select', 'splits', 'sweep', 'telemetry', 'train', 'tree'),
+  'triggers',
+)
+
+__all__ = sorted({*_HOME, *_MODULES, '__version__'})
+
+
+def __getattr__(name: str) -> Any:
+  """Imports a public name on first use (PEP 562)."""
+  if name in _MODULES:
+    return importlib.import_module(f'cmu_jax.{name}')
+  if name in _HOME:
+    home = importlib.import_module(f'cmu_jax.{_HOME[name]}')
+    return getattr(home, name)
+  raise AttributeError(f'module cmu_jax has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+  """What `dir(cmu_jax)` and completion show."""
+  return list(__all__)
