@@ -114,9 +114,12 @@ def feature_path(
 
   Returns:
     'feature_path' [p, m, 2], 'feature_path_alpha' [p] and the true labels
-    'feature_path_label' [m]; the arrays of the figure.
+    'feature_path_label' [m]; the arrays of the figure. Nothing if the config
+    asks for no images.
   """
   count = min(config.evaluate.path_images, world.dataset.test.label.shape[0])
+  if not count:
+    return {}
   image = world.inputs.eval(world.dataset.test.image[:count], None)
   top = info['alpha'] or float(info['curve']['alpha'][-1])
   alphas = np.round(np.linspace(0, 1.5 * top, 7), 4)

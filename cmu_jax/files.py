@@ -4,11 +4,15 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from cmu_jax import errors
+
+# '.' + the final name + '.' + what tempfile makes up + '.part'
+_TEMPORARY = re.compile(r'\..+\.[a-z0-9_]{8}\.part')
 
 
 @contextlib.contextmanager
@@ -41,6 +45,16 @@ def replacing(path: os.PathLike | str) -> Iterator[pathlib.Path]:
   finally:
     if temporary is not None:
       temporary.unlink(missing_ok=True)
+
+
+def tidy(folder: os.PathLike | str) -> None:
+  """Drops the temporaries that a killed process left in a folder.
+
+  Only for a folder that no other process is writing to.
+  """
+  for path in pathlib.Path(folder).glob('.*.part'):
+    if _TEMPORARY.fullmatch(path.name) and path.is_file():
+      path.unlink()
 
 
 def write(path: os.PathLike | str, save: Callable[[IO[bytes]], Any]) -> None:

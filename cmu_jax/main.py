@@ -42,11 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
   flags, overrides = usage.parse(argv)
+  # Before the config file, which imports JAX: it reads its environment then.
+  _set_up()
   loaded = config_lib.load(flags.config, overrides) if flags.config else None
   if flags.help or loaded is None:
     print(usage.text(pathlib.Path('configs'), loaded))
     return 0
-  _set_up()
   folder = pathlib.Path(flags.workdir or f'runs/{loaded.name}').expanduser()
   if flags.sweep:
     return grid.run(loaded, overrides, folder, _execute)

@@ -93,7 +93,9 @@ def base(name: str) -> ConfigDict:
 def total_steps(settings: ConfigDict, samples: int, where: str) -> int:
   """Optimiser steps of a training on `samples` images."""
   errors.check(
-    (settings.epochs > 0) != (settings.steps > 0),
+    min(settings.epochs, settings.steps)
+    == 0
+    < max(settings.epochs, settings.steps),
     f'config.{where}: give either epochs or steps, the other must be 0 (now '
     f'epochs={settings.epochs}, steps={settings.steps})',
   )
@@ -101,11 +103,48 @@ def total_steps(settings: ConfigDict, samples: int, where: str) -> int:
   return settings.steps or settings.epochs * per_epoch
 
 
+def _check_schedule(settings: ConfigDict, where: str) -> None:
+  """Rates and units that cannot be."""
+  peak, minimum = settings.learning_rate, settings.minimum
+  errors.check(
+    peak > 0, f'config.{where}.learning_rate is {peak}; it must be above 0'
+  )
+  errors.check(
+    0 <= minimum <= peak,
+    f'config.{where}.minimum is {minimum}; it must lie between 0 and the '
+    f'learning rate, {peak}',
+  )
+  for name in ('warmup', 'hold'):
+    errors.check(
+      settings[name] >= 0,
+      f'config.{where}.{name} is {settings[name]}; it must be at least 0',
+    )
+  if settings.schedule == 'multistep':
+    edges = tuple(settings.milestones)
+    errors.check(
+      edges and all(type(edge) is int and edge > 0 for edge in edges),
+      f'config.{where}.milestones is {edges}; multistep needs one or more '
+      'integers above 0, for example 50,100',
+    )
+    errors.check(
+      settings.factor > 0,
+      f'config.{where}.factor is {settings.factor}; it must be above 0',
+    )
+  if settings.schedule == 'warmup_cosine':
+    units = settings.epochs or settings.steps
+    errors.check(
+      settings.warmup + settings.hold < units,
+      f'config.{where}: warmup {settings.warmup} + hold {settings.hold} must '
+      f'be below {units} {"epochs" if settings.epochs else "steps"}; shorten '
+      'them or train longer',
+    )
+
+
 def schedule(settings: ConfigDict, samples: int, where: str) -> optax.Schedule:
   """The learning rate that a training's settings describe."""
   steps = total_steps(settings, samples, where)
   peak = settings.learning_rate
-  errors.check(peak > 0, f'config.{where}.learning_rate must be above 0')
+  _check_schedule(settings, where)
   per_epoch = train.steps_per_epoch(samples, settings.batch_size)
   unit = per_epoch if settings.epochs else 1
   units = settings.epochs or steps
@@ -145,6 +184,11 @@ def _fit_options(
   errors.check(
     settings.batch_size > 0,
     f'config.{where}.batch_size must be above 0, not {settings.batch_size}',
+  )
+  errors.check(
+    settings.weight_decay >= 0,
+    f'config.{where}.weight_decay is {settings.weight_decay}; it must be at '
+    'least 0',
   )
   known: dict[str, Callable[..., optax.GradientTransformation]] = {
     'adamw': optimizers.adamw,

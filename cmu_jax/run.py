@@ -1,7 +1,10 @@
 """One experiment, from config to report: the only imperative module."""
 
+import contextlib
 import math
 import pathlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,6 +13,7 @@ from ml_collections import ConfigDict
 
 from cmu_jax import config as config_lib
 from cmu_jax import (
+  errors,
   evaluate,
   files,
   metrics,
@@ -28,6 +32,31 @@ SCHEMA = 1
 Series = list[tuple[str, np.ndarray, np.ndarray]]
 
 
+@contextlib.contextmanager
+def _on_device() -> Iterator[None]:
+  """What a device refuses, in one line: to be there, or more memory."""
+  try:
+    jax.devices()
+  except RuntimeError as error:
+    raise errors.UserError(
+      f'JAX has no device to run on: {error}; install its plug-in, or set '
+      'JAX_PLATFORMS=cpu'
+    ) from error
+  try:
+    yield
+  except (jax.errors.JaxRuntimeError, MemoryError) as error:
+    if not re.search(
+      'RESOURCE_EXHAUSTED|[Oo]ut of memory|allocate', str(error)
+    ):
+      raise
+    raise errors.UserError(
+      f'out of memory: {str(error).splitlines()[0]}; lower config.model.width, '
+      'the batch_size of config.train, proxy_train and finetune, or '
+      'config.evaluate.batch_size'
+    ) from error
+
+
+@_on_device()
 def experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
   """Corrupts, trains, repairs, evaluates and reports; continues if killed.
 
@@ -39,14 +68,15 @@ def experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
     What results.json holds.
 
   Raises:
-    UserError: bad data or settings, a full disk, a training that diverged.
+    UserError: bad data or settings, a full disk, too little memory, a training
+      that diverged.
   """
   record = provenance.provenance(config)
-  files.write_json(workdir / 'config.json', config_lib.plain(config))
   where = stages.kept(config, workdir)
   world = scene.stage(config)
   seeds = tuple(config.seeds)
   places = [scene.scene(config, world, seed) for seed in seeds]
+  files.write_json(workdir / 'config.json', config_lib.plain(config))
   files.write_json(
     workdir / 'corruption.json',
     {
@@ -87,8 +117,10 @@ def experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
   telemetry.write(workdir, series + _scores(found))
   results = _results(config, world, record, found)
   _write_arrays(workdir / 'arrays.npz', found)
-  files.write_json(workdir / 'results.json', results)
+  # A sweep passes over what is finished, so that is said last.
+  files.write_json(workdir / 'results.json', {**results, 'finished': False})
   page = report.build(workdir)
+  files.write_json(workdir / 'results.json', results)
   tables.console(results)
   _print_throughput(fits)
   print(f'report: {page}')
@@ -125,9 +157,9 @@ def _one_seed(
   scores['cuts_best_alpha'] = best['score']
   everything['cuts_best_alpha'] = stages.Repair(
     corrupted,
-    'diagnostic: test labels'
+    'test labels'
     if config.task == 'label_noise'
-    else 'diagnostic: lowest proxy attack success',
+    else 'lowest proxy attack success',
     {'alpha': best['alpha']},
   )
   path = evaluate.feature_path(config, world, corrupted, info) if first else {}
@@ -192,6 +224,7 @@ def _results(
     'name': config.name,
     'task': config.task,
     'smoke': config.smoke,
+    'finished': True,
     'provenance': record,
     'config': config_lib.plain(config),
     'class_names': list(world.dataset.class_names),

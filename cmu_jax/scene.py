@@ -4,6 +4,7 @@ Everything is drawn here, once and before any training; afterwards no stage
 touches the dataset again. The proxy is held out before the corruption.
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cmu_jax import (
+  checks,
   class_maps,
   corruption,
   corruption_record,
@@ -74,12 +76,24 @@ class Scene(NamedTuple):
   record: Info
 
 
-def _limited(key: PRNGKey, batch: Batch, limit: int, classes: int) -> Batch:
+def _limited(
+  field: str, batch: Batch, limit: int, names: tuple[str, ...]
+) -> Batch:
   """At most `limit` images, the same share of every class; 0 keeps all."""
   count = batch.label.shape[0]
   if not limit or limit >= count:
     return batch
-  return splits.hold_out(key, batch, limit / count, classes)[0]
+  sizes = np.bincount(np.asarray(batch.label), minlength=len(names))
+  fewest = int(sizes.argmin())
+  least = math.ceil(count / sizes[fewest])
+  errors.check(
+    limit >= least,
+    f"config.{field} {limit} leaves no image of class '{names[fewest]}'; use "
+    f'{least} or more, or 0 for all',
+  )
+  return splits.hold_out(rng.named(0, field), batch, limit / count, len(names))[
+    0
+  ]
 
 
 def _trigger(config: ConfigDict, shape: tuple[int, ...]) -> Trigger | None:
@@ -108,49 +122,13 @@ def _class_map(
     all(len(pair) == 2 for pair in pairs),
     f"config.corruption.class_map is '{text}'; write pairs such as '3:5,5:3'",
   )
-  index = lambda name: int(name) if name.isdigit() else name
-  return class_maps.class_map({index(a): index(b) for a, b in pairs}, names)
-
-
-def check(config: ConfigDict) -> None:
-  """Refuses settings that cannot be, before anything is loaded.
-
-  Raises:
-    UserError: names the field.
-  """
-  tasks = {'label_noise': ('symmetric', 'asymmetric'), 'poison': ('poison',)}
-  if config.task not in tasks:
-    raise errors.unknown('config.task', config.task, tasks)
-  if config.corruption.kind not in tasks[config.task]:
-    raise errors.unknown(
-      f'config.corruption.kind of task {config.task}',
-      config.corruption.kind,
-      tasks[config.task],
-    )
-  seeds = list(config.seeds)
+  sources = [source.strip() for source, _ in pairs]
   errors.check(
-    seeds and len(set(seeds)) == len(seeds) and min(seeds) >= 0,
-    f'config.seeds is {tuple(seeds)}: give one or more different integers, 0 '
-    'or above, for example 0,1,2',
+    len(set(sources)) == len(sources),
+    f"config.corruption.class_map '{text}' sends a class to two others; give "
+    'every class before a colon once',
   )
-  errors.check(
-    0 <= config.noise_rate < 1,
-    f'config.noise_rate is {config.noise_rate}; it must be at least 0 and '
-    'below 1',
-  )
-  errors.check(
-    0 < config.proxy_fraction < 1,
-    f'config.proxy_fraction is {config.proxy_fraction}; it must lie between '
-    '0 and 1',
-  )
-  errors.check(
-    config.proxy_draws >= 1,
-    f'config.proxy_draws is {config.proxy_draws}; it must be at least 1',
-  )
-  errors.check(
-    config.evaluate.points >= 2,
-    f'config.evaluate.points is {config.evaluate.points}; at least 2',
-  )
+  return class_maps.class_map({a.strip(): b.strip() for a, b in pairs}, names)
 
 
 def stage(config: ConfigDict) -> Stage:
@@ -159,7 +137,7 @@ def stage(config: ConfigDict) -> Stage:
   Raises:
     UserError: bad data or settings, in one line.
   """
-  check(config)
+  checks.check(config)
   dataset = data.load(
     config.dataset,
     data_dir=config.data_dir,
@@ -172,17 +150,20 @@ def stage(config: ConfigDict) -> Stage:
     f'config.corruption.target is {config.corruption.target}, but '
     f'{dataset.name} has classes 0 to {classes - 1}',
   )
+  names = dataset.class_names
   dataset = dataset._replace(
-    train=_limited(
-      rng.named(0, 'train_limit'), dataset.train, config.train_limit, classes
-    ),
-    test=_limited(
-      rng.named(0, 'test_limit'), dataset.test, config.test_limit, classes
-    ),
+    train=_limited('train_limit', dataset.train, config.train_limit, names),
+    test=_limited('test_limit', dataset.test, config.test_limit, names),
   )
   shape = dataset.train.image.shape[1:]
   trigger = _trigger(config, shape)
   settings = config.input
+  side = settings.resize or min(shape[:2])
+  errors.check(
+    settings.pad < side,
+    f'config.input.pad is {settings.pad}, but the images have a side of {side} '
+    'pixels; choose a smaller one',
+  )
   pixels = inputs.make(
     tuple(settings.mean),
     tuple(settings.std),
@@ -194,9 +175,7 @@ def stage(config: ConfigDict) -> Stage:
   seen = pixels.eval(dataset.train.image[:1], None).shape[1:]
   options = dict(config.model)
   model = models.make(options.pop('name'), classes, seen, **options)
-  return Stage(
-    dataset, model, pixels, trigger, _class_map(config, dataset.class_names)
-  )
+  return Stage(dataset, model, pixels, trigger, _class_map(config, names))
 
 
 def smallest_fraction(label: np.ndarray, classes: int) -> float:
@@ -217,11 +196,17 @@ def _check_proxy(config: ConfigDict, label: np.ndarray, classes: int) -> None:
     splits.floor_share(config.proxy_fraction, int(n))
     for n in np.bincount(label, minlength=classes)
   )
-  errors.check(
-    held >= 2 * classes,
+  if held >= 2 * classes:
+    return
+  least = smallest_fraction(label, classes)
+  remedy = (
+    f'use --config.proxy_fraction={least:g} or more'
+    if least < 1
+    else f'the {label.size} training images are too few'
+  )
+  raise errors.UserError(
     f'config.proxy_fraction {config.proxy_fraction} holds out {held} images '
-    f'for {classes} classes; at least {2 * classes} are needed: use '
-    f'--config.proxy_fraction={smallest_fraction(label, classes):g} or more',
+    f'for {classes} classes; at least {2 * classes} are needed: {remedy}'
   )
 
 
@@ -241,6 +226,12 @@ def _corrupt(
     assert world.trigger is not None  # `_trigger` made one for this task
     facts['target'] = config.corruption.target
     drawn = corruption.poison(key, batch.label, trigger=world.trigger, **facts)
+    errors.check(
+      drawn.mask.any() or not config.noise_rate,
+      f'config.noise_rate {config.noise_rate} poisons none of the '
+      f'{batch.label.size} training images; use {1 / batch.label.size:.2g} or '
+      'more, or 0 for a run without poison',
+    )
   return drawn, corruption_record.manifest(drawn, kind, key, **facts)
 
 

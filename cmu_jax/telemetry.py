@@ -1,19 +1,18 @@
 """Scalars of a run as JSON lines and, identically, as TensorBoard events."""
 
+import importlib
 import json
 import os
 import pathlib
-import shutil
-import tempfile
+import sys
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from tensorboardX import record_writer
-from tensorboardX.proto import event_pb2, summary_pb2
 
-from cmu_jax import errors, files
+from cmu_jax import files
 
 MOST_POINTS = 1000
 # No clock and no host name in the file: the same series, the same bytes.
@@ -52,7 +51,26 @@ def _line(point: Point) -> str:
   return json.dumps({'step': step, 'tag': tag, 'value': number}) + '\n'
 
 
+def _tensorboard() -> list[ModuleType]:
+  """The parts of tensorboardX that are needed, without PyTorch.
+
+  It would load PyTorch, seconds and hundreds of megabytes, wherever that is
+  installed, only to know a type that is not used here. None in sys.modules is
+  Python's way to say that a module is to be taken as absent.
+  """
+  hidden = 'torch' not in sys.modules
+  if hidden:
+    sys.modules['torch'] = None  # type: ignore[assignment]
+  try:
+    names = 'record_writer', 'proto.event_pb2', 'proto.summary_pb2'
+    return [importlib.import_module(f'tensorboardX.{name}') for name in names]
+  finally:
+    if hidden:
+      del sys.modules['torch']
+
+
 def _write_events(path: pathlib.Path, points: list[Point]) -> None:
+  record_writer, event_pb2, summary_pb2 = _tensorboard()
   writer = record_writer.RecordWriter(str(path))
   try:
     first = event_pb2.Event(wall_time=0, file_version='brain.Event:2')
@@ -64,22 +82,6 @@ def _write_events(path: pathlib.Path, points: list[Point]) -> None:
       writer.write(event.SerializeToString())
   finally:
     writer.close()
-
-
-def _replace_folder(folder: pathlib.Path, points: list[Point]) -> None:
-  """Writes the event folder beside the old one, then swaps the two."""
-  fresh = pathlib.Path(
-    tempfile.mkdtemp(dir=folder.parent, prefix='.tensorboard.')
-  )
-  try:
-    fresh.chmod(0o755)
-    _write_events(fresh / _EVENTS, points)
-    if folder.exists():
-      # A folder cannot be renamed over a full one.
-      shutil.rmtree(folder)
-    fresh.rename(folder)
-  finally:
-    shutil.rmtree(fresh, ignore_errors=True)
 
 
 def write(workdir: os.PathLike | str, series: Series) -> None:
@@ -102,10 +104,5 @@ def write(workdir: os.PathLike | str, series: Series) -> None:
   points = list(_points(series))
   lines = ''.join(_line(point) for point in points)
   files.write_text(workdir / 'metrics.jsonl', lines)
-  try:
-    _replace_folder(workdir / 'tensorboard', points)
-  except OSError as error:
-    raise errors.UserError(
-      f'cannot write {workdir / "tensorboard"}: {error.strerror or error}; '
-      'free some space or choose a writable folder'
-    ) from error
+  with files.replacing(workdir / 'tensorboard' / _EVENTS) as temporary:
+    _write_events(temporary, points)

@@ -4,6 +4,7 @@ The host picks the length of a segment so that its progress bar moves and its
 checkpoints are recent; the result does not depend on it.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -90,6 +91,8 @@ def _drive(
   """Runs segments until `steps`, with progress, checks and checkpoints."""
   found = checkpoint.restore(state) if checkpoint else None
   state, start = found if found else (state, 0)
+  if 0 < start < steps:
+    print(f'{title}: continues at step {start} of {steps}', file=sys.stderr)
   step, length, busy, timed = start, 1, 0.0, 0
   saved = time.monotonic()
   with progress.bar(title, steps, start=start) as advance:
@@ -171,7 +174,9 @@ def fit(
   errors.check(size > 0, f'{title}: no training images')
   count = min(batch_size, size)
   errors.check(
-    (steps + 1) * count < 2**31, f'{title}: steps x batch size exceeds 2^31'
+    (steps + 1) * count < 2**31,
+    f'{title}: {steps} steps of {count} '
+    'images exceed 2^31 images; train for fewer steps',
   )
   run = segment.compiled(
     segment.Recipe(model, loss, optimizer, inputs, count), how

@@ -11,6 +11,10 @@ from cmu_jax import config as config_lib
 from cmu_jax import errors, files
 
 CONFIG = 'config.json'
+# What is written before the first training, and what it and others leave.
+_CLAIM = (CONFIG, 'corruption.json')
+_MADE = ('checkpoints', 'results.json')
+_WRITTEN = ('.', 'figures', 'tables', 'tensorboard')
 
 
 @contextlib.contextmanager
@@ -18,7 +22,9 @@ def opened(folder: pathlib.Path, config: Any) -> Iterator[pathlib.Path]:
   """Makes or continues the work folder of a config, and locks it.
 
   Args:
-    folder: made if need be; config.json is written to it.
+    folder: made if need be; config.json is written to it, and taken away
+      again if the run ends in a UserError before it has trained anything, so
+      that the mended command can use the same folder.
     config: of the run.
 
   Yields:
@@ -30,7 +36,13 @@ def opened(folder: pathlib.Path, config: Any) -> Iterator[pathlib.Path]:
   """
   with _lock(folder):
     _claim(folder, config_lib.plain(config))
-    yield folder
+    for name in _WRITTEN:
+      files.tidy(folder / name)
+    try:
+      yield folder
+    except errors.UserError:
+      _disclaim(folder)
+      raise
 
 
 def _lock(folder: pathlib.Path) -> IO[str]:
@@ -75,6 +87,13 @@ def _claim(folder: pathlib.Path, config: dict[str, Any]) -> None:
       f'{folder} holds a run of another config ({_changes(before, config)}): '
       'choose another --workdir, or remove the folder to start afresh'
     )
+
+
+def _disclaim(folder: pathlib.Path) -> None:
+  """Leaves a folder in which nothing was made to whatever config is next."""
+  if not any((folder / name).exists() for name in _MADE):
+    for name in _CLAIM:
+      (folder / name).unlink(missing_ok=True)
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> str:

@@ -131,7 +131,10 @@ def find(rest: str, options: Options) -> Source:
   errors.check(rest, "'folder' needs a path; write 'folder:PATH'")
   root = pathlib.Path(rest).expanduser()
   with source.readable(root):
-    errors.check(root.is_dir(), f'the image folder {root} does not exist')
+    errors.check(
+      root.is_dir(),
+      f'the image folder {root} does not exist; check folder:PATH',
+    )
     train_root, test_root = _split_folders(root)
     classes = _classes(train_root, test_root)
     train, test = _list(train_root, classes), _list(test_root, classes)

@@ -114,7 +114,9 @@ def find(rest: str, options: Options) -> Source:
   )
   path = pathlib.Path(rest).expanduser()
   with source.readable(path):
-    errors.check(path.is_file(), f'the file {path} does not exist')
+    errors.check(
+      path.is_file(), f'the file {path} does not exist; check npz:PATH'
+    )
     prints = source.fingerprint(path.parent, [path])
   facts = {'path': str(path.resolve()), 'files': prints}
   return Source(facts, lambda: _build(path))

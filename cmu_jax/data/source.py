@@ -149,7 +149,8 @@ def _check_split(name: str, split: str, image, label, classes) -> None:
   errors.check(
     not wrong.any(),
     f'{where}: label {label[wrong.argmax()] if wrong.any() else ""} of sample '
-    f'{wrong.argmax()} is outside 0..{len(classes) - 1}',
+    f'{wrong.argmax()} is outside 0..{len(classes) - 1}; '
+    'mend the labels or class_names',
   )
   missing = np.flatnonzero(np.bincount(label, minlength=len(classes)) == 0)
   errors.check(
