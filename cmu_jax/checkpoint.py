@@ -142,7 +142,11 @@ def _stored(leaves: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
-  """Turns Orbax's write failures into OSError, without its pages of logs."""
+  """Turns Orbax's write failures into OSError, without its pages of logs.
+
+  After a failure the logger stays silent: threads of Orbax that are still under
+  way would print their tracebacks below the one line that says what happened.
+  """
   logger = logging.getLogger('absl')
   level = logger.level
   logger.setLevel(logging.CRITICAL)
@@ -154,8 +158,7 @@ def _plain_errors() -> Iterator[None]:
       raise
     number = int(code[1])
     raise OSError(number, os.strerror(number)) from error
-  finally:
-    logger.setLevel(level)
+  logger.setLevel(level)
 
 
 def _write(

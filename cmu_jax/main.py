@@ -7,10 +7,11 @@ import importlib.util
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Sequence
 
+from cmu_jax import compilations, errors, grid, usage, workdir
 from cmu_jax import config as config_lib
-from cmu_jax import errors, grid, usage, workdir
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -71,9 +72,12 @@ def _set_up() -> None:
   folder = pathlib.Path(cache).expanduser() / 'jax'
   try:
     folder.mkdir(parents=True, exist_ok=True)
+    compilations.mend(folder)
   except OSError as error:
     print(f'no compilation cache: {error}', file=sys.stderr)
     return
+  # A program that cannot be kept is compiled again: nobody has to do anything.
+  warnings.filterwarnings('ignore', r'Error (writing|reading) persistent comp')
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder))
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '0')

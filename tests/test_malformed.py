@@ -282,7 +282,8 @@ def test_out_of_memory_is_one_line_and_a_bug_is_not(
 
 
 LIMITED = """
-import resource, sys
+import os, resource, sys
+os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
 from cmu_jax import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 sys.exit(main.main(sys.argv[1:]))
