@@ -7,6 +7,7 @@ Nothing here flows back into a method: test labels choose only the row
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -123,11 +124,10 @@ def feature_path(
   image = world.inputs.eval(world.dataset.test.image[:count], None)
   top = info['alpha'] or float(info['curve']['alpha'][-1])
   alphas = np.round(np.linspace(0, 1.5 * top, 7), 4)
+  features = jax.jit(world.model.features)
   points = [
     np.asarray(
-      world.model.features(
-        stages.edited(corrupted, info['tau'], float(a)), image
-      ),
+      features(stages.edited(corrupted, info['tau'], float(a)), image),
       np.float64,
     )
     for a in alphas

@@ -16,6 +16,7 @@ from cmu_jax import (
   errors,
   evaluate,
   files,
+  jitting,
   metrics,
   provenance,
   report,
@@ -71,6 +72,11 @@ def experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
     UserError: bad data or settings, a full disk, too little memory, a training
       that diverged.
   """
+  with jitting.hasty(config.smoke):
+    return _experiment(config, workdir)
+
+
+def _experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
   record = provenance.provenance(config)
   where = stages.kept(config, workdir)
   world = scene.stage(config)
@@ -83,7 +89,7 @@ def experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
       str(seed): place.record for seed, place in zip(seeds, places, strict=True)
     },
   )
-  starts = [_initial(world, place) for place in places]
+  starts = _starts(world, places)
   keys = [rng.named(place.key, 'train') for place in places]
   fits = {
     name: stages.train_all(
@@ -127,9 +133,11 @@ def experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
   return results
 
 
-def _initial(world: scene.Stage, place: scene.Scene) -> Variables:
-  image = world.inputs.eval(place.train.image[:1], None)
-  return jax.jit(world.model.init)(rng.named(place.key, 'init'), image)
+def _starts(world: scene.Stage, places: list[scene.Scene]) -> list[Variables]:
+  """The initial weights of every seed, for corrupted model and oracle."""
+  image = world.inputs.eval(world.dataset.test.image[:1], None)
+  init = jitting.once(world.model.init)
+  return [init(rng.named(place.key, 'init'), image) for place in places]
 
 
 def _one_seed(

@@ -3,13 +3,17 @@
 import pathlib
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from cmu_jax import checkpoint, recipes, rng, scene, sweep, train, tree
+from cmu_jax import checkpoint, jitting, recipes, rng, scene, sweep, train, tree
 from cmu_jax import config as configs
 from cmu_jax.methods import cuts
 from cmu_jax.types import Batch, Info, PRNGKey, Variables
+
+_edit = jax.jit(tree.edit)
 
 
 class Repair(NamedTuple):
@@ -144,7 +148,9 @@ def repairs(
     ('random_vector', 'normal'),
     ('random_vector_uniform', 'uniform'),
   ):
-    noise = tree.random_like(rng.named(key, name), info['tau'], kind)
+    noise = jitting.once(tree.random_like, 2)(
+      rng.named(key, name), info['tau'], kind
+    )
     found[name] = Repair(
       edited(corrupted, noise, info['alpha']),
       'weights + norms of the task vector',
@@ -181,8 +187,6 @@ def selection(config: ConfigDict) -> cuts.Selection:
   )
 
 
-def edited(variables: Variables, tau: Variables, alpha: float) -> Variables:
+def edited(variables: Variables, tau: PyTree, alpha: float) -> Variables:
   """theta - alpha tau with the BatchNorm statistics as they were."""
-  return Variables(
-    tree.edit(variables.params, tau, alpha), variables.batch_stats
-  )
+  return Variables(_edit(variables.params, tau, alpha), variables.batch_stats)

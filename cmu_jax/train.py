@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from cmu_jax import errors, losses, progress, segment, sweep, tree
+from cmu_jax import errors, jitting, losses, progress, segment, sweep, tree
 from cmu_jax.types import Batch, InputStep, Model, Variables
 
 _SEGMENT_SECONDS = 2.0
@@ -73,11 +73,13 @@ def _initial(
   """The state before step 0; copies, because segments donate their state."""
   init = jax.vmap(optimizer.init) if stacked else optimizer.init
   lead = jax.tree.leaves(variables)[0].shape[:1] if stacked else ()
-  return segment.TrainState(
-    jax.tree.map(jnp.copy, variables),
-    init(variables.params),
-    jnp.zeros((*lead, steps, 2), jnp.float32),
-  )
+
+  def make(start):
+    history = jnp.zeros((*lead, steps, 2), jnp.float32)
+    copied = jax.tree.map(jnp.copy, start)
+    return segment.TrainState(copied, init(start.params), history)
+
+  return jitting.once(make)(variables)
 
 
 def _drive(

@@ -22,8 +22,8 @@ import optax
 from jaxtyping import Float, PyTree
 
 from cmu_jax import alpha as alpha_search
+from cmu_jax import jitting, select, sweep, train, tree
 from cmu_jax import proxy as proxies
-from cmu_jax import select, sweep, train, tree
 from cmu_jax.types import (
   Info,
   InputStep,
@@ -120,11 +120,11 @@ def direction(
     checkpoint=checkpoint,
     title=f'proxy fine-tuning ({draws} draws)',
   )
-  tau = tree.task_vector(
-    variables.params,
-    tree.mean(fitted.variables.params),
-    tree.eligible(variables, frozen),
+  eligible = tree.eligible(variables, frozen)
+  average = lambda start, ends: tree.task_vector(
+    start, tree.mean(ends), eligible
   )
+  tau = jitting.once(average)(variables.params, fitted.variables.params)
   return tau, fitted
 
 
