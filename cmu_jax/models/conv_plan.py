@@ -19,7 +19,6 @@ LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 # Channels of the contraction taken at a time: larger blocks leave the cache,
 # smaller ones pay only where the product is large.
 _BLOCK, _SMALL_BLOCK, _LARGE_PRODUCT = 32, 8, 4096
-_MOST_BLOCKS = 32
 # Pixels of fewer channels than this fill no vector register.
 _VECTOR = 8
 _WIDEST = 64
@@ -110,19 +109,28 @@ def by_columns(
 
 
 def by_block(lhs: Images, rhs: Kernels, window: Window, block: int) -> Images:
-  """The sum over blocks of `block` input channels, at most 32 of them."""
-  channels = lhs.shape[3]
-  block = max(block, -(-channels // _MOST_BLOCKS))
-  parts = [
-    direct(
-      lhs[..., first : first + block], rhs[:, :, first : first + block], window
-    )
-    for first in range(0, channels, block)
-  ]
-  total = parts[0]
-  for part in parts[1:]:
-    total = total + part
-  return total
+  """The sum over blocks of `block` input channels, one after the other.
+
+  In a weight gradient these channels are the samples of the batch. The outer
+  transposes undo those of the gradient, and the loop transposes a block while
+  it is in the cache.
+  """
+  count = lhs.shape[3] // block
+  if count < 2:
+    return direct(lhs, rhs, window)
+  whole = count * block
+  images = jnp.transpose(lhs[..., :whole], (3, 1, 2, 0))
+  kernels = jnp.transpose(rhs[:, :, :whole], (2, 0, 1, 3))
+  parts = [x.reshape(count, block, *x.shape[1:]) for x in (images, kernels)]
+
+  def add(total: jax.Array, part: list[jax.Array]) -> tuple[jax.Array, None]:
+    turned = jnp.transpose(part[0], (3, 1, 2, 0))
+    return total + direct(
+      turned, jnp.transpose(part[1], (1, 2, 0, 3)), window
+    ), None
+
+  rest = direct(lhs[..., whole:], rhs[:, :, whole:], window)
+  return lax.scan(add, rest, parts)[0]
 
 
 def by_phase(lhs: Images, rhs: Kernels, window: Window) -> Images:
