@@ -88,3 +88,17 @@ def numbers(workdir):
       text = re.escape(str(made_by[key] or '-').encode())
       found[name] = re.sub(text, b'', found[name])
   return found
+
+
+def refused(capfd, tmp_path, fields, base=NOISE):
+  """The one line on stderr; what the work folder held is still as it was."""
+  workdir = tmp_path / 'w'
+  workdir.mkdir(exist_ok=True)
+  (workdir / 'notes.txt').write_text('mine')
+  before = artefacts(workdir)
+  small = {'model.width': 8, 'train_limit': 300}
+  assert main.main(argv(base, workdir, {**small, **fields})) == 2
+  said = capfd.readouterr().err
+  assert said.startswith('error: ') and said.count('\n') == 1, said
+  assert artefacts(workdir) == before
+  return said

@@ -1,35 +1,16 @@
 """Every mistake is one line that names it, exit code 2, and no harm done."""
 
-import numpy as np
 import pytest
 import small_run
-from PIL import Image
-from small_run import NOISE, POISON
+from small_run import NOISE, POISON, refused
 
 from cmu_jax import checks, config, errors, main
 
-SMALL = {'model.width': 8, 'train_limit': 300}
-IMAGES = np.random.default_rng(0).integers(0, 255, (60, 8, 8), np.uint8)
-LABELS = np.arange(60) % 3
-
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv('CMU_JAX_CACHE', str(tmp_path / 'cache'))
+def _environment(tmp_path, monkeypatch):
   small_run.keep_environment(monkeypatch)
-
-
-def refused(capfd, tmp_path, fields, base=NOISE):
-  """The one line on stderr; what the work folder held is still as it was."""
-  workdir = tmp_path / 'w'
-  workdir.mkdir(exist_ok=True)
-  (workdir / 'notes.txt').write_text('mine')
-  before = small_run.artefacts(workdir)
-  assert main.main(small_run.argv(base, workdir, {**SMALL, **fields})) == 2
-  said = capfd.readouterr().err
-  assert said.startswith('error: ') and said.count('\n') == 1, said
-  assert small_run.artefacts(workdir) == before
-  return said
+  monkeypatch.setenv('CMU_JAX_CACHE', str(tmp_path / 'cache'))
 
 
 def flat(text):
@@ -150,78 +131,6 @@ def test_class_maps(capfd, tmp_path, class_map, named):
   assert named in refused(capfd, tmp_path, fields)
 
 
-def with_label(value):
-  return np.where(np.arange(60) == 7, value, LABELS)
-
-
-ARCHIVES = {
-  'label -1 of sample': {'labels': with_label(-1)},
-  'label 5 of sample': {
-    'labels': with_label(5),
-    'class_names': np.array(['a', 'b', 'c']),
-  },
-  "class 'd' has no sample": {'class_names': np.array(list('abcd'))},
-  'NaN or infinite pixels': {'images': np.full((60, 8, 8), np.nan)},
-  'is float64; uint8': {'images': IMAGES / 255},
-  'plain arrays (Object arrays': {'images': np.array([{}] * 60)},
-  '60 images but 59 labels': {'labels': LABELS[:-1]},
-  'is float64 of shape': {'labels': LABELS.astype(float)},
-}
-
-
-@pytest.mark.parametrize('named', ARCHIVES)
-def test_archives(capfd, tmp_path, named):
-  path = tmp_path / 'data.npz'
-  np.savez(path, **{'images': IMAGES, 'labels': LABELS, **ARCHIVES[named]})
-  said = refused(capfd, tmp_path, {'dataset': f'npz:{path}'})
-  assert named in said and 'data.npz' in said
-
-
-def test_a_truncated_archive(capfd, tmp_path):
-  path = tmp_path / 'data.npz'
-  np.savez(path, images=IMAGES, labels=LABELS)
-  path.write_bytes(path.read_bytes()[:-200])
-  said = refused(capfd, tmp_path, {'dataset': f'npz:{path}'})
-  assert 'data.npz is not a readable .npz' in said
-
-
-def _folder(root, split, names='ab'):
-  for name in names:
-    (root / split / name).mkdir(parents=True)
-    for i in range(12):
-      Image.fromarray(IMAGES[i]).save(root / split / name / f'{i}.jpg')
-
-
-def _cut(root):
-  path = root / 'train' / 'a' / '3.jpg'
-  path.write_bytes(path.read_bytes()[:150])
-
-
-FOLDERS = {
-  "no 'train' folder": lambda root: root.mkdir(),
-  'has no class folders': lambda root: [
-    (root / split).mkdir(parents=True) for split in ('train', 'test')
-  ],
-  "no 'test' or 'val' folder": lambda root: _folder(root, 'train'),
-  "class folder 'c' is in only one": lambda root: [
-    _folder(root, 'train', 'abc'),
-    _folder(root, 'test'),
-  ],
-  '3.jpg': lambda root: [
-    _folder(root, 'train'),
-    _folder(root, 'test'),
-    _cut(root),
-  ],
-}
-
-
-@pytest.mark.parametrize('named', FOLDERS)
-def test_folders(capfd, tmp_path, named):
-  FOLDERS[named](tmp_path / 'data')
-  said = refused(capfd, tmp_path, {'dataset': f'folder:{tmp_path}/data'})
-  assert named in said and f'{tmp_path}/data' in said
-
-
 def test_a_mistake_does_not_claim_the_folder(capfd, tmp_path):
   folder = tmp_path / 'w'
   wrong = small_run.argv(NOISE, folder, {'proxy_fraction': 0.001})
@@ -283,7 +192,7 @@ def test_out_of_memory_is_one_line_and_a_bug_is_not(
 
 LIMITED = """
 import os, resource, sys
-os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '1000'
 from cmu_jax import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 sys.exit(main.main(sys.argv[1:]))
