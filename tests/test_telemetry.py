@@ -3,6 +3,8 @@
 import json
 import pathlib
 import struct
+import subprocess
+import sys
 
 import hypothesis
 import numpy as np
@@ -146,3 +148,32 @@ def test_a_file_in_the_way_is_one_line(tmp_path):
 def test_nothing_to_write_is_two_empty_records(tmp_path):
   telemetry.write(tmp_path, [])
   assert _from_lines(tmp_path) == _from_events(tmp_path) == []
+
+
+def test_events_are_written_without_loading_torch(tmp_path):
+  code = (
+    'import sys; from cmu_jax import telemetry; '
+    f'telemetry.write({str(tmp_path)!r}, [("a", [0], [1.0])]); '
+    'print("torch" in sys.modules, "tensorboardX" in sys.modules)'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  # Absent rather than None: whoever needs PyTorch afterwards can import it.
+  assert done.stdout.split() == ['False', 'True']
+  assert _from_events(tmp_path) == [('a', 0, 1.0)]
+
+
+def test_a_stop_leaves_the_events_that_were_there(tmp_path, monkeypatch):
+  telemetry.write(tmp_path, _series(5))
+  before = _events(tmp_path)
+
+  def stop(path, points):
+    path.write_bytes(b'half')
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(telemetry, '_write_events', stop)
+    with pytest.raises(KeyboardInterrupt):
+      telemetry.write(tmp_path, _series(9))
+  assert _events(tmp_path) == before

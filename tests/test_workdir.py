@@ -107,3 +107,30 @@ def test_finished(tmp_path, results, known):
   assert (grid.finished(tmp_path, cfg) is not None) == known
   (tmp_path / 'results.json').write_text('{"finished": tr')
   assert grid.finished(tmp_path, cfg) is None
+
+
+def test_only_our_own_temporaries_are_tidied(tmp_path):
+  kept = ['.hidden', 'a.part', '.a.part', '.a.ABCDEFGH.part', 'b.abcdefgh.part']
+  for name in [*kept, '.a.json.abc_efg1.part', '.results.json.12345678.part']:
+    (tmp_path / name).write_text('')
+  (tmp_path / '.checkpoint.abcdefgh.part').mkdir()
+  with workdir.opened(tmp_path, {'a': 1}):
+    pass
+  left = {path.name for path in tmp_path.iterdir()}
+  assert left == {
+    *kept,
+    '.checkpoint.abcdefgh.part',
+    'config.json',
+    '.lock',
+  }
+
+
+def test_a_failure_after_training_keeps_the_claim(path, runs, capfd):
+  argv = [f'--config={path}', '--workdir=w']
+  runs.fail.append(errors.UserError('no such data'))
+  assert main.main(argv) == 2
+  assert not pathlib.Path('w/config.json').exists()
+  pathlib.Path('w/checkpoints').mkdir()
+  runs.fail.append(errors.UserError('diverged'))
+  assert main.main(argv) == 2
+  assert pathlib.Path('w/config.json').exists()
