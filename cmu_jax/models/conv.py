@@ -32,7 +32,7 @@ _MAPPED_AXIS = 64
 
 def stock(
   lhs: Float[Array, 'n h w i'],
-  rhs: Float[Array, 'kh kw i o'],
+  rhs: Float[Array, 'kh kw j o'],
   window_strides: Sequence[int],
   padding: str | Sequence[tuple[int, int]],
   **options: Any,
@@ -46,7 +46,7 @@ def stock(
 
 def canonical(
   lhs: Float[Array, 'n h w i'],
-  rhs: Float[Array, 'kh kw i o'],
+  rhs: Float[Array, 'kh kw j o'],
   window_strides: Sequence[int],
   padding: str | Sequence[tuple[int, int]],
   lhs_dilation: Sequence[int] | None = None,
@@ -84,7 +84,7 @@ def canonical(
 
 def convolve(
   lhs: Float[Array, 'n h w i'],
-  rhs: Float[Array, 'kh kw i o'],
+  rhs: Float[Array, 'kh kw j o'],
   window_strides: Sequence[int],
   padding: str | Sequence[tuple[int, int]],
   *,
@@ -98,7 +98,7 @@ def convolve(
 
   Args:
     lhs: images.
-    rhs: kernels.
+    rhs: kernels; j is i over the number of groups.
     window_strides: one stride an axis.
     padding: 'SAME', 'VALID' or a (low, high) pair for each axis.
     form: 'canonical' or 'stock'; None takes canonical on CPUs, stock elsewhere

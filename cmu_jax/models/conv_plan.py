@@ -26,6 +26,7 @@ _WIDEST = 64
 Pair = tuple[int, int]
 Images = Float[Array, 'n h w i']
 Kernels = Float[Array, 'kh kw i o']
+Output = Float[Array, 'n h2 w2 o']
 
 
 class Window(NamedTuple):
@@ -46,7 +47,7 @@ class Window(NamedTuple):
   precision: Any = None
 
 
-def direct(lhs: Images, rhs: Kernels, window: Window) -> Images:
+def direct(lhs: Images, rhs: Kernels, window: Window) -> Output:
   """The convolution as JAX writes it."""
   return lax.conv_general_dilated(
     lhs,
@@ -60,7 +61,7 @@ def direct(lhs: Images, rhs: Kernels, window: Window) -> Images:
   )
 
 
-def planned(lhs: Images, rhs: Kernels, window: Window) -> Images:
+def planned(lhs: Images, rhs: Kernels, window: Window) -> Output:
   """The convolution in the form that is cheapest on a CPU."""
   out = jax.eval_shape(lambda x, w: direct(x, w, window), lhs, rhs).shape
   if 0 in (*lhs.shape, *rhs.shape, *out):
@@ -88,7 +89,7 @@ def _columns(channels: int, width: int, features: int) -> int:
 
 def by_columns(
   lhs: Images, rhs: Kernels, window: Window, several: int
-) -> Images:
+) -> Output:
   """`several` neighbouring output columns as the channels of one.
 
   The kernel is laid out once for each column, shifted by the stride, so that a
@@ -108,7 +109,7 @@ def by_columns(
   return y.reshape(*y.shape[:2], -1, rhs.shape[3])
 
 
-def by_block(lhs: Images, rhs: Kernels, window: Window, block: int) -> Images:
+def by_block(lhs: Images, rhs: Kernels, window: Window, block: int) -> Output:
   """The sum over blocks of `block` input channels, one after the other.
 
   In a weight gradient these channels are the samples of the batch. The outer
@@ -133,7 +134,7 @@ def by_block(lhs: Images, rhs: Kernels, window: Window, block: int) -> Images:
   return lax.scan(add, rest, parts)[0]
 
 
-def by_phase(lhs: Images, rhs: Kernels, window: Window) -> Images:
+def by_phase(lhs: Images, rhs: Kernels, window: Window) -> Output:
   """A dilated image without its zeros: one small kernel for each phase.
 
   With dilation a, output m = a M + r meets only the taps t = a d + low - r;
@@ -164,7 +165,9 @@ def by_phase(lhs: Images, rhs: Kernels, window: Window) -> Images:
   return y[:, :rows, :columns]
 
 
-def _phase_kernel(rhs: Kernels, taps: list[np.ndarray]) -> Kernels:
+def _phase_kernel(
+  rhs: Kernels, taps: list[np.ndarray]
+) -> Float[Array, 'dh dw i phases']:
   """The kernel of every phase; index `span` of `taps` stands for no tap."""
   padded = jnp.pad(rhs, ((0, 1), (0, 1), (0, 0), (0, 0)))
   picked = padded[taps[0]][:, :, taps[1]]

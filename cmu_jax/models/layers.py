@@ -171,9 +171,12 @@ def _celu_jvp(
 def max_pool(x: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
   """2x2 max-pooling with stride 2; an odd last row or column is left out.
 
-  A maximum over a reshape: its gradient is many times cheaper on a CPU than
-  that of a window reduction, and equal to it outside ties.
+  Maxima of neighbouring rows, then columns: the gradient is many times cheaper
+  on a CPU than that of a window reduction, and equal to it outside ties, which
+  share it.
   """
   n, h, w, c = x.shape
   even = x[:, : h // 2 * 2, : w // 2 * 2]
-  return even.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
+  pairs = even.reshape(n, h // 2, 2, w // 2, 2, c)
+  rows = jnp.maximum(pairs[:, :, 0], pairs[:, :, 1])
+  return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])

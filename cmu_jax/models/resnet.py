@@ -146,8 +146,10 @@ def resnet18(
   dtype: str = 'float32',
   convolve: Callable = conv.convolve,
 ) -> classifier.Classifier:
-  """ResNet-18; for RGB images, 10 classes and width 64 it has 11,173,962
-  parameters with the 'cifar' stem and 11,181,642 with the 'imagenet' one.
+  """ResNet-18 with either stem.
+
+  For RGB images, 10 classes and width 64 it has 11,173,962 parameters with the
+  'cifar' stem and 11,181,642 with the 'imagenet' one.
 
   Args:
     num_classes: k.

@@ -1,0 +1,318 @@
+"""Families: sizes, pure functions, statistics and derivatives."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import numpy as jnp
+
+from cmu_jax import errors, models
+from cmu_jax.models import conv, layers, resnet
+from cmu_jax.types import Variables
+
+# Narrow networks on small images, one for each family.
+SMALL = {
+  'fc': ((4, 5, 1), {'width': 6, 'depth': 2}),
+  'convnet': ((8, 7, 1), {'width': 1}),
+  'resnet9': ((12, 13, 3), {'width': 2}),
+  'resnet18': ((8, 8, 3), {'width': 2}),
+}
+SIZES = (
+  ('fc', (28, 28, 1), {}, 26_050_570),
+  ('fc', (28, 28, 1), {'width': 128, 'depth': 2}, 118_282),
+  ('convnet', (28, 28, 1), {}, 24_058),
+  ('resnet9', (32, 32, 3), {}, 2_276_224),
+  ('resnet18', (32, 32, 3), {}, 11_173_962),
+  ('resnet18', (64, 64, 3), {'stem': 'imagenet'}, 11_181_642),
+)
+
+
+@functools.cache
+def _made(name, seed=0, **extra):
+  """A model, its variables off their initial values, and images."""
+  shape, options = SMALL[name]
+  model = models.make(name, 3, shape, **options, **extra)
+  image = jax.random.normal(jax.random.key(1), (3, *shape))
+  variables = jax.jit(model.init)(jax.random.key(seed), image[:1])
+
+  def moved(path, leaf):
+    key = jax.random.fold_in(jax.random.key(2), len(str(path)))
+    noise = 0.1 * jax.random.uniform(key, leaf.shape)
+    return leaf + noise
+
+  return model, jax.tree_util.tree_map_with_path(moved, variables), image
+
+
+def _close(a, b, tolerance=1e-4):
+  for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    scale = max(float(np.abs(q).max(initial=0)), 1)
+    np.testing.assert_allclose(p, q, rtol=tolerance, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize('name,shape,options,count', SIZES)
+def test_parameter_counts(name, shape, options, count):
+  model = models.make(name, 10, shape, **options)
+  variables = jax.eval_shape(
+    model.init, jax.random.key(0), jnp.zeros((1, *shape))
+  )
+  assert models.parameter_count(variables) == count
+  assert set(variables.params) == {'body', 'head'}
+  logits = jax.eval_shape(model.apply, variables, jnp.zeros((5, *shape)))
+  assert (logits.shape, logits.dtype) == ((5, 10), jnp.float32)
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_apply_is_head_of_features_is_trunk_of_stem(name):
+  model, variables, image = _made(name)
+
+  @jax.jit
+  def paths(variables, image):
+    features = model.features(variables, image)
+    split = model.trunk(variables, model.stem(variables, image))
+    return (
+      model.apply(variables, image),
+      model.head(variables, features),
+      features,
+      split,
+    )
+
+  logits, through, features, split = paths(variables, image)
+  assert features.shape[0] == 3 and logits.shape == (3, 3)
+  _close(through, logits)
+  _close(split, features)
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_stem_is_linear_in_its_parameters(name):
+  model, theta, image = _made(name)
+  tau = jax.tree.map(jnp.sin, theta)
+  alpha = 1.7
+  edited = jax.tree.map(lambda t, d: t - alpha * d, theta, tau)
+  stem = jax.jit(model.stem)
+  expected = stem(theta, image) - alpha * stem(tau, image)
+  _close(stem(edited, image), expected)
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_update_moves_only_the_statistics(name):
+  model, variables, image = _made(name)
+  logits, stats = jax.jit(model.update)(variables, image)
+  assert logits.shape == (3, 3) and logits.dtype == jnp.float32
+  assert jax.tree.structure(stats) == jax.tree.structure(variables.batch_stats)
+  if name == 'fc':
+    assert stats == {}
+    return
+  old, new = (jax.tree.leaves(s) for s in (variables.batch_stats, stats))
+  assert all(np.abs(a - b).max() > 0 for a, b in zip(old, new, strict=True))
+  assert all(s.dtype == jnp.float32 for s in new)
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_bfloat16_computes_what_float32_does_roughly(name):
+  model, variables, image = _made(name)
+  half = _made(name, dtype='bfloat16')[0]
+  logits, stats = jax.jit(half.update)(variables, image)
+  assert logits.dtype == jnp.float32
+  assert {s.dtype for s in jax.tree.leaves(stats)} <= {jnp.dtype('float32')}
+  made = jax.eval_shape(half.init, jax.random.key(0), image[:1])
+  assert {p.dtype for p in jax.tree.leaves(made)} == {jnp.dtype('float32')}
+  assert jax.eval_shape(half.stem, variables, image).dtype == jnp.bfloat16
+  expected = jax.jit(model.apply)(variables, image)
+  got = jax.jit(half.apply)(variables, image)
+  assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max() + 0.02
+  assert np.abs(got - expected).max() > 0
+
+
+@pytest.mark.parametrize('name', ('fc', 'convnet'))
+def test_stacked_variables(name):
+  model, _, image = _made(name)
+  keys = jax.random.split(jax.random.key(3), 2)
+  stacked = jax.jit(jax.vmap(lambda key: model.init(key, image[:1])))(keys)
+  both = jax.jit(jax.vmap(model.apply, (0, None)))(stacked, image)
+  one = Variables(*jax.tree.map(lambda leaf: leaf[1], stacked))
+  _close(both[1], jax.jit(model.apply)(one, image))
+  assert np.abs(both[0] - both[1]).max() > 1e-3
+
+
+def _derivatives(model, variables, image):
+  """All that the methods of this package ask of a network, in training mode."""
+  stats = variables.batch_stats
+  params = variables.params
+  tangent = jax.tree.map(jnp.cos, params)
+
+  def f(params, image):
+    return model.update(Variables(params, stats), image)[0]
+
+  def loss(params, image):
+    return jnp.mean(jnp.sin(f(params, image)))
+
+  def slope(params):
+    return jax.jvp(lambda p: f(p, image), (params,), (tangent,))[1]
+
+  _, linear = jax.linearize(lambda p: f(p, image), params)
+  stacked = jax.tree.map(lambda p, t: jnp.stack([p, t]), params, tangent)
+  eval_only = functools.partial(model.apply, Variables(params, stats))
+  return {
+    'grad': jax.grad(loss, (0, 1))(params, image),
+    'jvp': slope(params),
+    'jvp of jvp': jax.jvp(slope, (params,), (tangent,))[1],
+    'linear': linear(tangent),
+    'linear_transpose': jax.linear_transpose(linear, params)(slope(params)),
+    'vmap': jax.vmap(lambda p: f(p, image))(stacked),
+    'grad of grad': jax.grad(
+      lambda p: sum(
+        jnp.sum(g**2) for g in jax.tree.leaves(jax.grad(loss)(p, image))
+      )
+    )(params),
+    'spectral': jax.vjp(eval_only, image)[1](jnp.ones((3, 3))),
+  }
+
+
+@pytest.mark.parametrize('name', ('convnet', 'resnet9', 'resnet18'))
+def test_derivatives_with_our_convolution_and_with_jax(name):
+  _, variables, image = _made(name)
+  ours, stock = (
+    jax.jit(functools.partial(_derivatives, _made(name, convolve=f)[0]))(
+      variables, image
+    )
+    for f in (conv.canonical, conv.stock)
+  )
+  for kind in stock:
+    try:
+      _close(ours[kind], stock[kind], 2e-3)
+    except AssertionError as error:
+      raise AssertionError(f'{name}: {kind}') from error
+
+
+def test_derivatives_of_fc_agree_with_each_other():
+  model, variables, image = _made('fc')
+  got = jax.jit(functools.partial(_derivatives, model))(variables, image)
+  _close(got['linear'], got['jvp'])
+  tangent = jax.tree.map(jnp.cos, variables.params)
+  pulled = sum(
+    float(jnp.vdot(t, g))
+    for t, g in zip(
+      jax.tree.leaves(tangent),
+      jax.tree.leaves(got['linear_transpose']),
+      strict=True,
+    )
+  )
+  _close(np.float32(pulled), jnp.vdot(got['jvp'], got['jvp']))
+
+
+def test_initial_values_are_those_of_torch():
+  model = models.make('fc', 10, (28, 28, 1), width=256)
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+  for layer, fan_in in (('body', 784), ('head', 256)):
+    for leaf in jax.tree.leaves(variables.params[layer]):
+      bound = fan_in**-0.5
+      assert 0.7 * bound < np.abs(leaf).max() <= bound
+  kernel = variables.params['body']['hidden_0']['kernel']
+  assert np.std(kernel) == pytest.approx(784**-0.5 / 3**0.5, rel=0.02)
+  values = layers.kaiming_fan_out(jax.random.key(0), (3, 3, 8, 64))
+  assert np.std(values) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize('train', (True, False))
+def test_batch_norm_is_that_of_flax(train):
+  x = 3 + 2 * jax.random.normal(jax.random.key(0), (4, 3, 5, 6))
+  variables = {
+    'params': {'scale': jnp.arange(1.0, 7), 'bias': jnp.arange(6.0)},
+    'batch_stats': {'mean': jnp.arange(6.0), 'var': jnp.arange(2.0, 8)},
+  }
+  stock = nn.BatchNorm(
+    use_running_average=not train, momentum=0.9, epsilon=1e-5
+  )
+  ours = functools.partial(layers.BatchNorm().apply, train=train)
+
+  def run(apply, variables, x):
+    y, state = apply(variables, x, mutable=['batch_stats'])
+    return jnp.sum(jnp.sin(y)), state
+
+  grads = [
+    jax.value_and_grad(functools.partial(run, f), (0, 1), has_aux=True)(
+      variables, x
+    )
+    for f in (ours, stock.apply)
+  ]
+  _close(*grads, 1e-3)
+
+
+@pytest.mark.parametrize('train', (True, False))
+def test_batch_norm_with_an_offset_is_that_of_the_shifted_input(train):
+  x = jax.random.normal(jax.random.key(0), (4, 3, 5, 2))
+  offset = jnp.asarray([0.5, -2.0])
+  norm = layers.BatchNorm()
+  variables = norm.init(jax.random.key(0), x, True)
+  results = [
+    norm.apply(variables, *args, mutable=['batch_stats'])
+    for args in (
+      (x, train, offset),
+      (x + offset[None, None, None, :], train),
+    )
+  ]
+  _close(*results, 1e-5)
+
+
+def test_celu_and_its_derivatives_are_those_of_jax():
+  x = jnp.linspace(-2, 2, 101)
+
+  def orders(f):
+    first = jax.vmap(jax.grad(f))
+    return jax.vmap(f)(x), first(x), jax.vmap(jax.grad(jax.grad(f)))(x[x != 0])
+
+  ours = orders(lambda x: layers.celu(x, 0.075))
+  _close(ours, orders(lambda x: jax.nn.celu(x, 0.075)), 1e-5)
+
+
+def test_pools_are_window_maxima():
+  x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
+  positive = jax.nn.relu(x) + 0.1
+
+  def windows(x, size, padding):
+    return nn.max_pool(x, (size, size), (2, 2), padding)
+
+  for ours, stock, x in (
+    (layers.max_pool, lambda x: windows(x, 2, 'VALID'), x),
+    (resnet.max_pool3, lambda x: windows(x, 3, ((1, 1), (1, 1))), positive),
+  ):
+    _close(ours(x), stock(x))
+    gradients = (
+      jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (ours, stock)
+    )
+    _close(*gradients)
+
+
+@pytest.mark.parametrize(
+  'call,words',
+  (
+    (lambda: models.make('resnet8', 10, (32, 32, 3)), "did you mean 'resnet"),
+    (
+      lambda: models.make('resnet9', 10, (32, 32, 3), widht=8),
+      "unknown option of model 'resnet9' 'widht': did you mean 'width'",
+    ),
+    (
+      lambda: models.make('fc', 10, (8, 8, 1), dtype='float64'),
+      "dtype of model 'fc'",
+    ),
+    (lambda: models.make('resnet9', 10, (8, 8, 1)), '8x8 are too small'),
+    (lambda: models.make('fc', 10, (8, 8, 1), depth=0), 'depth 0'),
+    (lambda: models.make('resnet18', 10, (8, 8, 1), stem='cifra'), "'cifar'"),
+  ),
+)
+def test_mistakes_are_named_in_one_line(call, words):
+  with pytest.raises(errors.UserError, match=words) as caught:
+    call()
+  assert '\n' not in str(caught.value)
+
+
+def test_a_module_without_a_stem_can_be_bound():
+  class Plain(nn.Module):
+    @nn.compact
+    def __call__(self, image, train=False):
+      return nn.Dense(2)(image.reshape(len(image), -1))
+
+  model = models.bind(Plain())
+  assert model.stem is None and model.trunk is None
