@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from jax import numpy as jnp
@@ -30,19 +31,30 @@ SIZES = (
 
 
 @functools.cache
-def _made(name, seed=0, **extra):
-  """A model, its variables off their initial values, and images."""
+def _made(name, **extra):
+  """A model, random variables (quicker than init) and images."""
   shape, options = SMALL[name]
   model = models.make(name, 3, shape, **options, **extra)
-  image = jax.random.normal(jax.random.key(1), (3, *shape))
-  variables = jax.jit(model.init)(jax.random.key(seed), image[:1])
+  rng = np.random.default_rng(1)
+  image = jnp.asarray(rng.standard_normal((3, *shape), np.float32))
+  shapes = jax.eval_shape(model.init, jax.random.key(0), image[:1])
 
-  def moved(path, leaf):
-    key = jax.random.fold_in(jax.random.key(2), len(str(path)))
-    noise = 0.1 * jax.random.uniform(key, leaf.shape)
-    return leaf + noise
+  def drawn(path, leaf):
+    positive = path[-1].key in ('scale', 'var')
+    low, high = (0.5, 1.5) if positive else (-0.3, 0.3)
+    return jnp.asarray(rng.uniform(low, high, leaf.shape), jnp.float32)
 
-  return model, jax.tree_util.tree_map_with_path(moved, variables), image
+  return model, jax.tree_util.tree_map_with_path(drawn, shapes), image
+
+
+def _compiled(function, *args):
+  """Compiles for a quick start rather than for speed."""
+  lowered = jax.jit(function).lower(*args)
+  return lowered.compile({'xla_backend_optimization_level': 0})
+
+
+def _quick(function, *args):
+  return _compiled(function, *args)(*args)
 
 
 def _close(a, b, tolerance=1e-4):
@@ -67,7 +79,6 @@ def test_parameter_counts(name, shape, options, count):
 def test_apply_is_head_of_features_is_trunk_of_stem(name):
   model, variables, image = _made(name)
 
-  @jax.jit
   def paths(variables, image):
     features = model.features(variables, image)
     split = model.trunk(variables, model.stem(variables, image))
@@ -78,7 +89,7 @@ def test_apply_is_head_of_features_is_trunk_of_stem(name):
       split,
     )
 
-  logits, through, features, split = paths(variables, image)
+  logits, through, features, split = _quick(paths, variables, image)
   assert features.shape[0] == 3 and logits.shape == (3, 3)
   _close(through, logits)
   _close(split, features)
@@ -98,7 +109,7 @@ def test_stem_is_linear_in_its_parameters(name):
 @pytest.mark.parametrize('name', SMALL)
 def test_update_moves_only_the_statistics(name):
   model, variables, image = _made(name)
-  logits, stats = jax.jit(model.update)(variables, image)
+  logits, stats = _quick(model.update, variables, image)
   assert logits.shape == (3, 3) and logits.dtype == jnp.float32
   assert jax.tree.structure(stats) == jax.tree.structure(variables.batch_stats)
   if name == 'fc':
@@ -110,17 +121,24 @@ def test_update_moves_only_the_statistics(name):
 
 
 @pytest.mark.parametrize('name', SMALL)
+def test_bfloat16_keeps_parameters_statistics_and_logits(name):
+  _, variables, image = _made(name)
+  half = _made(name, dtype='bfloat16')[0]
+  made = jax.eval_shape(half.init, jax.random.key(0), image[:1])
+  assert {p.dtype for p in jax.tree.leaves(made)} == {jnp.dtype('float32')}
+  logits, stats = jax.eval_shape(half.update, variables, image)
+  assert logits.dtype == jnp.float32
+  assert {s.dtype for s in jax.tree.leaves(stats)} <= {jnp.dtype('float32')}
+  assert jax.eval_shape(half.stem, variables, image).dtype == jnp.bfloat16
+  features = jax.eval_shape(half.features, variables, image)
+  assert features.dtype == jnp.float32
+
+
+@pytest.mark.parametrize('name', ('fc', 'convnet', 'resnet9'))
 def test_bfloat16_computes_what_float32_does_roughly(name):
   model, variables, image = _made(name)
   half = _made(name, dtype='bfloat16')[0]
-  logits, stats = jax.jit(half.update)(variables, image)
-  assert logits.dtype == jnp.float32
-  assert {s.dtype for s in jax.tree.leaves(stats)} <= {jnp.dtype('float32')}
-  made = jax.eval_shape(half.init, jax.random.key(0), image[:1])
-  assert {p.dtype for p in jax.tree.leaves(made)} == {jnp.dtype('float32')}
-  assert jax.eval_shape(half.stem, variables, image).dtype == jnp.bfloat16
-  expected = jax.jit(model.apply)(variables, image)
-  got = jax.jit(half.apply)(variables, image)
+  expected, got = (_quick(m.apply, variables, image) for m in (model, half))
   assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max() + 0.02
   assert np.abs(got - expected).max() > 0
 
@@ -136,48 +154,64 @@ def test_stacked_variables(name):
   assert np.abs(both[0] - both[1]).max() > 1e-3
 
 
-def _derivatives(model, variables, image):
+def _derivatives(model, variables, tangent, image):
   """All that the methods of this package ask of a network, in training mode."""
-  stats = variables.batch_stats
-  params = variables.params
-  tangent = jax.tree.map(jnp.cos, params)
+  params, stats = variables
 
-  def f(params, image):
+  def f(params):
     return model.update(Variables(params, stats), image)[0]
 
-  def loss(params, image):
-    return jnp.mean(jnp.sin(f(params, image)))
+  def loss(params):
+    return jnp.mean(jnp.sin(f(params)))
 
   def slope(params):
-    return jax.jvp(lambda p: f(p, image), (params,), (tangent,))[1]
+    return jax.jvp(f, (params,), (tangent,))[1]
 
-  _, linear = jax.linearize(lambda p: f(p, image), params)
+  def square(params):
+    return optax.tree.norm(jax.grad(loss)(params), squared=True)
+
+  _, linear = jax.linearize(f, params)
+  jvp, second = jax.jvp(slope, (params,), (tangent,))
+  size, curvature = jax.value_and_grad(square)(params)
   stacked = jax.tree.map(lambda p, t: jnp.stack([p, t]), params, tangent)
-  eval_only = functools.partial(model.apply, Variables(params, stats))
   return {
-    'grad': jax.grad(loss, (0, 1))(params, image),
-    'jvp': slope(params),
-    'jvp of jvp': jax.jvp(slope, (params,), (tangent,))[1],
+    'value': f(params),
+    'jvp': jvp,
+    'jvp of jvp': second,
     'linear': linear(tangent),
-    'linear_transpose': jax.linear_transpose(linear, params)(slope(params)),
-    'vmap': jax.vmap(lambda p: f(p, image))(stacked),
-    'grad of grad': jax.grad(
-      lambda p: sum(
-        jnp.sum(g**2) for g in jax.tree.leaves(jax.grad(loss)(p, image))
-      )
-    )(params),
-    'spectral': jax.vjp(eval_only, image)[1](jnp.ones((3, 3))),
+    'linear_transpose': optax.tree.vdot(
+      jax.linear_transpose(linear, params)(jvp)[0], tangent
+    ),
+    'square': size,
+    'grad of grad': optax.tree.vdot(curvature, tangent),
+    'vmap': jax.vmap(f)(stacked)[0],
   }
 
 
-@pytest.mark.parametrize('name', ('convnet', 'resnet9', 'resnet18'))
+def _tangent(params):
+  rng = np.random.default_rng(3)
+  return jax.tree.map(
+    lambda p: jnp.asarray(rng.uniform(-0.1, 0.1, p.shape), jnp.float32), params
+  )
+
+
+def _all_derivatives(name, **extra):
+  model, variables, image = _made(name, **extra)
+  function = functools.partial(_derivatives, model)
+  got = _quick(function, variables, _tangent(variables.params), image)
+  _close(got['linear'], got['jvp'])
+  _close(got['vmap'], got['value'])
+  _close(got['linear_transpose'], jnp.sum(got['jvp'] ** 2), 1e-3)
+  return got
+
+
+@pytest.mark.parametrize(
+  'name',
+  ('convnet', 'resnet9', pytest.param('resnet18', marks=pytest.mark.slow)),
+)
 def test_derivatives_with_our_convolution_and_with_jax(name):
-  _, variables, image = _made(name)
   ours, stock = (
-    jax.jit(functools.partial(_derivatives, _made(name, convolve=f)[0]))(
-      variables, image
-    )
-    for f in (conv.canonical, conv.stock)
+    _all_derivatives(name, convolve=f) for f in (conv.canonical, conv.stock)
   )
   for kind in stock:
     try:
@@ -186,20 +220,18 @@ def test_derivatives_with_our_convolution_and_with_jax(name):
       raise AssertionError(f'{name}: {kind}') from error
 
 
-def test_derivatives_of_fc_agree_with_each_other():
+def test_derivatives_of_fc_are_those_of_differences():
   model, variables, image = _made('fc')
-  got = jax.jit(functools.partial(_derivatives, model))(variables, image)
-  _close(got['linear'], got['jvp'])
-  tangent = jax.tree.map(jnp.cos, variables.params)
-  pulled = sum(
-    float(jnp.vdot(t, g))
-    for t, g in zip(
-      jax.tree.leaves(tangent),
-      jax.tree.leaves(got['linear_transpose']),
-      strict=True,
+  got = _all_derivatives('fc')
+  params, tangent = variables.params, _tangent(variables.params)
+  low, high = (
+    model.apply(
+      Variables(optax.tree.add_scale(params, sign * 1e-2, tangent), {}), image
     )
+    for sign in (-1, 1)
   )
-  _close(np.float32(pulled), jnp.vdot(got['jvp'], got['jvp']))
+  _close(got['jvp'], (high - low) / 2e-2, 1e-2)
+  _close(got['jvp of jvp'], (high - 2 * got['value'] + low) / 1e-4, 0.02)
 
 
 def test_initial_values_are_those_of_torch():
