@@ -1,4 +1,4 @@
-r"""CUTS on an image folder <root>/<train|test>/<class>/*, symmetric label noise.
+r"""CUTS on an image folder <root>/<train|test>/<class>/*, symmetric noise.
 
 Run:    python -m cmu_jax.main --config=configs/cuts_folder.py \
           --config.dataset=folder:PATH

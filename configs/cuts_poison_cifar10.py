@@ -1,6 +1,7 @@
 r"""CUTS against a BadNets trigger on CIFAR-10: published rule, harm shown.
 
-Run:    python -m cmu_jax.main --config=configs/cuts_poison_cifar10.py --config.data_dir=DIR
+Run:    python -m cmu_jax.main --config=configs/cuts_poison_cifar10.py \
+          --config.data_dir=DIR
 Smoke:  ...:smoke --config.data_dir=DIR
 Paper:  ...:paper            (224x224 images and the 7x7 stem, as published)
 Small:  ...:model=resnet9,width=16,epochs=20      (for a CPU)

@@ -1,4 +1,4 @@
-r"""CUTS against a BadNets trigger on the embedded digits: published rule, harm shown.
+r"""CUTS against a BadNets trigger on the digits: published rule, harm shown.
 
 Run:    python -m cmu_jax.main --config=configs/cuts_poison_digits.py
 Smoke:  ...:smoke

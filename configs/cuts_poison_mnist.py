@@ -1,6 +1,7 @@
 r"""CUTS against a BadNets trigger on MNIST: published rule, harm shown.
 
-Run:    python -m cmu_jax.main --config=configs/cuts_poison_mnist.py --config.data_dir=DIR
+Run:    python -m cmu_jax.main --config=configs/cuts_poison_mnist.py \
+          --config.data_dir=DIR
 Smoke:  ...:smoke --config.data_dir=DIR
 Time:   about 6 minutes on 2 CPU cores (width 1024, 60 epochs, 3 seeds).
 Expect: no published recipe for MLPs. A trial drove the attack success to 0 by

@@ -97,7 +97,9 @@ def test_every_epoch_shows_every_sample_once():
     return STEP.train(key, image, stamp)
 
   batch = data(50)
-  batch = batch._replace(image=batch.image.at[:, 0, 0, 0].set(jnp.arange(50, dtype=jnp.uint8)))
+  batch = batch._replace(
+    image=batch.image.at[:, 0, 0, 0].set(jnp.arange(50, dtype=jnp.uint8))
+  )
   run(batch=batch, steps=25, inputs=STEP._replace(train=spy))
   jax.effects_barrier()
   epochs = np.array(seen).reshape(8, 50)
