@@ -172,18 +172,22 @@ def test_derivatives_of_every_order(derivatives):
       raise AssertionError(name) from error
 
 
-def test_mapped_batches_beyond_the_loop_take_the_grouped_form(monkeypatch):
+@pytest.mark.parametrize(
+  'axes,looped', (((0, None), 0), ((None, 0), 1), ((0, 0), 1))
+)
+def test_batched_kernels_are_looped_over_not_grouped(axes, looped):
   x, w = _pair(3, 5, 6, 2, 3, 2)
-  xs, ws = jnp.stack([x, 2 * x]), jnp.stack([w, 3 * w])
+  xs, ws = (
+    a if axis is None else jnp.stack([a, 2 * a])
+    for a, axis in zip((x, w), axes, strict=True)
+  )
 
   def both(x, w):
     return conv.canonical(x, w, (1, 1), 'SAME')
 
-  looped = str(jax.make_jaxpr(jax.vmap(both))(xs, ws))
-  monkeypatch.setattr(conv, '_MAPPED_AXIS', 1)
-  grouped = str(jax.make_jaxpr(jax.vmap(both))(xs, ws))
-  assert 'scan' in looped and 'scan' not in grouped
-  _close(jax.vmap(both)(xs, ws)[1], both(xs[1], ws[1]))
+  text = str(jax.make_jaxpr(jax.vmap(both, axes))(xs, ws))
+  assert text.count('scan[') == looped
+  assert 'feature_group_count' not in text
 
 
 def test_both_gradients_consist_of_the_canonical_form():

@@ -177,6 +177,7 @@ def test_the_event_file_is_never_missing(tmp_path, reference, monkeypatch):
   assert [after[name] for name in events] == [before[name] for name in events]
 
 
+@pytest.mark.slow
 def test_stopped_while_the_report_is_written(
   tmp_path, reference, monkeypatch, capfd
 ):
@@ -213,6 +214,7 @@ def sweep(add):
 '''
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capfd):
   digits = small_run.ROOT / 'configs/cuts_digits.py'
   file = tmp_path / 'two.py'

@@ -27,8 +27,6 @@ from jaxtyping import Array, Float
 from cmu_jax.models import conv_plan
 from cmu_jax.models.conv_plan import Pair, Window
 
-_MAPPED_AXIS = 64
-
 
 def stock(
   lhs: Float[Array, 'n h w i'],
@@ -196,10 +194,10 @@ def _transpose_rhs(
 
 
 def _batch(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
-  """A batch of images joins n, one of kernels joins o, both are mapped.
+  """A batch of images joins n; kernels are taken one after the other.
 
-  Both at once would be a grouped convolution, which XLA:CPU runs several times
-  slower than one convolution after the other.
+  Batched kernels would be a grouped convolution, which XLA:CPU runs several
+  times slower than a loop over plain ones.
   """
   window = Window(**params)
   lhs, rhs = args
@@ -207,14 +205,10 @@ def _batch(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
     lhs = jnp.moveaxis(lhs, axes[0], 0)
     flat = _bind(lhs.reshape(-1, *lhs.shape[2:]), rhs, window)
     return flat.reshape(*lhs.shape[:2], *flat.shape[1:]), 0
-  if axes[0] is None:
-    rhs = jnp.moveaxis(rhs, axes[1], 3)
-    flat = _bind(lhs, rhs.reshape(*rhs.shape[:3], -1), window)
-    return flat.reshape(*flat.shape[:3], *rhs.shape[3:]), 3
-  lhs = jnp.moveaxis(lhs, axes[0], 0)
   rhs = jnp.moveaxis(rhs, axes[1], 0)
-  if lhs.shape[0] > _MAPPED_AXIS:
-    return jax.vmap(lambda x, w: conv_plan.direct(x, w, window))(lhs, rhs), 0
+  if axes[0] is None:
+    return lax.map(lambda w: _bind(lhs, w, window), rhs), 0
+  lhs = jnp.moveaxis(lhs, axes[0], 0)
   return lax.map(lambda pair: _bind(pair[0], pair[1], window), (lhs, rhs)), 0
 
 
