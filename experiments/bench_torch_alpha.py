@@ -34,9 +34,10 @@ def _leaves(name: str, params: Any, stats: Any) -> list[np.ndarray]:
     return hidden + dense(params['head'])
   found: list[np.ndarray] = []
   for block in _BLOCKS:
-    layer, norm = params['body'][block]['conv'], params['body'][block]['norm']
-    found += [np.asarray(layer['kernel']).transpose(3, 2, 0, 1)]
-    found += [np.asarray(layer['bias'])]
+    ours = params['body'][block]
+    norm = ours['norm']
+    kernel = np.asarray(ours['conv']['kernel'])
+    found += [kernel.transpose(3, 2, 0, 1), np.asarray(ours['bias'])]
     found += [np.asarray(norm['scale']), np.asarray(norm['bias'])]
     if stats is None:
       found += [np.zeros(len(norm['bias']))] * 2 + [np.array(0)]
