@@ -7,7 +7,10 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import jax
 
-_CACHE = pathlib.Path(__file__).parents[1] / '.cache' / 'jax_tests'
+# One folder a worker: JAX writes cache entries in place, so that another
+# process may read half of one.
+_WORKER = os.environ.get('PYTEST_XDIST_WORKER', 'alone')
+_CACHE = pathlib.Path(__file__).parents[1] / '.cache' / 'jax_tests' / _WORKER
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_compilation_cache_dir', str(_CACHE))
