@@ -26,7 +26,6 @@ import rich.table
 from jax import numpy as jnp
 
 from cmu_jax import errors, files, models, progress
-from cmu_jax.models import conv
 from cmu_jax.types import Variables
 
 
@@ -76,9 +75,7 @@ def trainer(
     params = optax.apply_updates(variables.params, updates)
     return Variables(params, stats), state, value
 
-  @functools.partial(
-    jax.jit, donate_argnums=(0,), compiler_options=conv.compiler_options()
-  )
+  @functools.partial(jax.jit, donate_argnums=(0,))
   def fit(carry: tuple, key: jax.Array, steps: jax.Array) -> tuple:
     return jax.lax.fori_loop(
       0, steps, lambda i, c: step(c, jax.random.fold_in(key, i)), carry

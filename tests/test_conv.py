@@ -241,16 +241,3 @@ def test_it_stands_in_for_the_convolution_of_linen():
       for function in (conv.convolve, jax.lax.conv_general_dilated)
     )
     _close(ours, stock)
-
-
-def test_compiler_options_keep_convolutions_off_the_library():
-  x, w = _pair(3, 16, 16, 32, 32)
-
-  def f(x, w):
-    return conv.canonical(x, w, (1, 1), 'SAME')
-
-  options = conv.compiler_options()
-  assert bool(options) == (jax.default_backend() == 'cpu')
-  compiled = jax.jit(f, compiler_options=options).lower(x, w).compile()
-  assert 'ynn_fusion' not in compiled.as_text()
-  _close(compiled(x, w), f(x, w))

@@ -111,21 +111,6 @@ def convolve(
   return chosen(lhs, rhs, window_strides, padding, **options)
 
 
-def compiler_options() -> dict[str, str]:
-  """What a step with convolutions should be compiled with, by the outer jit.
-
-    jax.jit(step, compiler_options=conv.compiler_options())
-
-  On CPUs it keeps convolutions on XLA's Eigen kernel, which uses every core;
-  by default some of them go to a library that may use one. Elsewhere: {}.
-  """
-  if jax.default_backend() != 'cpu':
-    return {}
-  kinds = ('REDUCE', 'INDIVIDUAL_DOT')
-  names = ','.join(f'LIBRARY_FUSION_TYPE_{kind}' for kind in kinds)
-  return {'xla_cpu_experimental_ynn_fusion_type': names}
-
-
 _FORMS: dict[str, Callable[..., Any]] = {
   'canonical': canonical,
   'stock': stock,
