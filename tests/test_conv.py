@@ -7,6 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from close import assert_close
 from jax import numpy as jnp
 
 from cmu_jax.models import conv, conv_plan
@@ -20,19 +21,13 @@ def _pair(size, height=9, width=8, inner=4, outer=5, n=3):
   return x, jax.random.normal(keys[1], (size, size, inner, outer))
 
 
-def _close(a, b, rtol=2e-4):
-  for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-    scale = max(float(np.abs(q).max(initial=0)), 1)
-    np.testing.assert_allclose(p, q, rtol=rtol, atol=rtol * scale)
-
-
 def _same(form, x, w, window):
   """Compares one form of conv_plan with the direct one."""
   ours, direct = jax.jit(
     lambda x, w: (form(x, w, window), conv_plan.direct(x, w, window))
   )(x, w)
   assert direct.size
-  _close(ours, direct)
+  assert_close(ours, direct)
 
 
 def _value_and_gradients(convolve, x, w, stride, padding, **options):
@@ -53,7 +48,7 @@ def _same_as_stock(x, w, cases, **options):
       for f in (conv.canonical, conv.stock)
     ]
 
-  _close(*both(x, w))
+  assert_close(*both(x, w))
 
 
 @pytest.mark.parametrize('size', (1, 3, 5, 7))
@@ -167,7 +162,7 @@ def test_derivatives_of_every_order(derivatives):
   ours, stock = derivatives
   for name in stock:
     try:
-      _close(ours[name], stock[name])
+      assert_close(ours[name], stock[name])
     except AssertionError as error:
       raise AssertionError(name) from error
 
@@ -240,4 +235,4 @@ def test_it_stands_in_for_the_convolution_of_linen():
       ).init_with_output(jax.random.key(0), x)[0]
       for function in (conv.convolve, jax.lax.conv_general_dilated)
     )
-    _close(ours, stock)
+    assert_close(ours, stock)

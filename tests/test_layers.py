@@ -4,6 +4,7 @@ import functools
 
 import jax
 import pytest
+from close import assert_close
 from flax import linen as nn
 from jax import numpy as jnp
 
@@ -32,7 +33,7 @@ def test_batch_norm_is_that_of_flax(train):
     )
     for f in (ours, stock.apply)
   ]
-  _close(*grads, 1e-3)
+  assert_close(*grads, 1e-3)
 
 
 @pytest.mark.parametrize('train', (True, False))
@@ -48,7 +49,7 @@ def test_batch_norm_with_an_offset_is_that_of_the_shifted_input(train):
       (x + offset[None, None, None, :], train),
     )
   ]
-  _close(*results, 1e-5)
+  assert_close(*results, 1e-5)
 
 
 def test_celu_and_its_derivatives_are_those_of_jax():
@@ -59,7 +60,7 @@ def test_celu_and_its_derivatives_are_those_of_jax():
     return jax.vmap(f)(x), first(x), jax.vmap(jax.grad(jax.grad(f)))(x[x != 0])
 
   ours = orders(lambda x: layers.celu(x, 0.075))
-  _close(ours, orders(lambda x: jax.nn.celu(x, 0.075)), 1e-5)
+  assert_close(ours, orders(lambda x: jax.nn.celu(x, 0.075)), 1e-5)
 
 
 def test_pools_are_window_maxima():
@@ -73,8 +74,8 @@ def test_pools_are_window_maxima():
     (layers.max_pool, lambda x: windows(x, 2, 'VALID'), x),
     (resnet.max_pool3, lambda x: windows(x, 3, ((1, 1), (1, 1))), positive),
   ):
-    _close(ours(x), stock(x))
+    assert_close(ours(x), stock(x))
     gradients = (
       jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (ours, stock)
     )
-    _close(*gradients)
+    assert_close(*gradients)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from close import assert_close
 from flax import linen as nn
 from jax import numpy as jnp
 
@@ -57,12 +58,6 @@ def _quick(function, *args):
   return _compiled(function, *args)(*args)
 
 
-def _close(a, b, tolerance=1e-4):
-  for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-    scale = max(float(np.abs(q).max(initial=0)), 1)
-    np.testing.assert_allclose(p, q, rtol=tolerance, atol=tolerance * scale)
-
-
 @pytest.mark.parametrize('name,shape,options,count', SIZES)
 def test_parameter_counts(name, shape, options, count):
   model = models.make(name, 10, shape, **options)
@@ -91,8 +86,8 @@ def test_apply_is_head_of_features_is_trunk_of_stem(name):
 
   logits, through, features, split = _quick(paths, variables, image)
   assert features.shape[0] == 3 and logits.shape == (3, 3)
-  _close(through, logits)
-  _close(split, features)
+  assert_close(through, logits, 1e-4)
+  assert_close(split, features, 1e-4)
 
 
 @pytest.mark.parametrize('name', SMALL)
@@ -103,7 +98,7 @@ def test_stem_is_linear_in_its_parameters(name):
   edited = jax.tree.map(lambda t, d: t - alpha * d, theta, tau)
   stem = jax.jit(model.stem)
   expected = stem(theta, image) - alpha * stem(tau, image)
-  _close(stem(edited, image), expected)
+  assert_close(stem(edited, image), expected, 1e-4)
 
 
 @pytest.mark.parametrize('name', SMALL)
@@ -150,7 +145,7 @@ def test_stacked_variables(name):
   stacked = jax.jit(jax.vmap(lambda key: model.init(key, image[:1])))(keys)
   both = jax.jit(jax.vmap(model.apply, (0, None)))(stacked, image)
   one = Variables(*jax.tree.map(lambda leaf: leaf[1], stacked))
-  _close(both[1], jax.jit(model.apply)(one, image))
+  assert_close(both[1], jax.jit(model.apply)(one, image), 1e-4)
   assert np.abs(both[0] - both[1]).max() > 1e-3
 
 
@@ -199,9 +194,9 @@ def _all_derivatives(name, **extra):
   model, variables, image = _made(name, **extra)
   function = functools.partial(_derivatives, model)
   got = _quick(function, variables, _tangent(variables.params), image)
-  _close(got['linear'], got['jvp'])
-  _close(got['vmap'], got['value'])
-  _close(got['linear_transpose'], jnp.sum(got['jvp'] ** 2), 1e-3)
+  assert_close(got['linear'], got['jvp'])
+  assert_close(got['vmap'], got['value'])
+  assert_close(got['linear_transpose'], jnp.sum(got['jvp'] ** 2), 1e-3)
   return got
 
 
@@ -215,7 +210,7 @@ def test_derivatives_with_our_convolution_and_with_jax(name):
   )
   for kind in stock:
     try:
-      _close(ours[kind], stock[kind], 2e-3)
+      assert_close(ours[kind], stock[kind], 2e-3)
     except AssertionError as error:
       raise AssertionError(f'{name}: {kind}') from error
 
@@ -230,8 +225,8 @@ def test_derivatives_of_fc_are_those_of_differences():
     )
     for sign in (-1, 1)
   )
-  _close(got['jvp'], (high - low) / 2e-2, 1e-2)
-  _close(got['jvp of jvp'], (high - 2 * got['value'] + low) / 1e-4, 0.02)
+  assert_close(got['jvp'], (high - low) / 2e-2, 1e-2)
+  assert_close(got['jvp of jvp'], (high - 2 * got['value'] + low) / 1e-4, 0.02)
 
 
 def test_initial_values_are_those_of_torch():
