@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from cmu_jax import sweep, tree
+from cmu_jax import jitting, sweep, tree
 from cmu_jax.types import Model, Variables
 
 Measure = Callable[[jax.Array, jax.Array], Any]
@@ -49,7 +49,7 @@ def _compiled(
 
     return sweep.over(at, how, chunk)(alphas)
 
-  return jax.jit(curve)
+  return jitting.looped(curve)
 
 
 def curve(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from cmu_jax import jitting
 from cmu_jax.types import Batch, InputStep, Model, Variables
 
 
@@ -28,7 +29,7 @@ def _compiled(model: Model, inputs: InputStep, size: int) -> Callable:
     found = jax.lax.map(block, rows.reshape(blocks, size))
     return found.reshape(-1)[:count].astype(jnp.int32)
 
-  return jax.jit(predict)
+  return jitting.looped(predict)
 
 
 def predict(

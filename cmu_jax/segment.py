@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from cmu_jax import rng, sweep
+from cmu_jax import jitting, rng, sweep
 from cmu_jax.types import Batch, InputStep, Model, PRNGKey, Variables
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -131,4 +131,4 @@ def compiled(recipe: Recipe, how: str | None) -> Callable:
     member = lambda k, s, b: single(k, s, b, start, stop)
     return sweep.over(member, how)(key, state, batch)
 
-  return jax.jit(single if how is None else stacked, donate_argnums=1)
+  return jitting.looped(single if how is None else stacked, donate_argnums=1)

@@ -25,7 +25,7 @@ import rich.console
 import rich.table
 from jax import numpy as jnp
 
-from cmu_jax import errors, files, models, progress
+from cmu_jax import errors, files, jitting, models, progress
 from cmu_jax.types import Variables
 
 
@@ -75,7 +75,7 @@ def trainer(
     params = optax.apply_updates(variables.params, updates)
     return Variables(params, stats), state, value
 
-  @functools.partial(jax.jit, donate_argnums=(0,))
+  @functools.partial(jitting.looped, donate_argnums=0)
   def fit(carry: tuple, key: jax.Array, steps: jax.Array) -> tuple:
     return jax.lax.fori_loop(
       0, steps, lambda i, c: step(c, jax.random.fold_in(key, i)), carry
