@@ -18,62 +18,14 @@ The default keeps 32x32 images and a 3x3 stem: a deviation from the paper,
 which resizes to 224x224; the recipe (epochs, rates, decay) is the paper's.
 """
 
-from cmu_jax import config as configs
-from cmu_jax import recipes
+from cmu_jax import published, recipes
 
 
 def get_config(arg: str = ''):
-  a = configs.parse_arg(
-    arg,
-    smoke=False,
-    paper=False,
-    noise=0.4,
-    kind='symmetric',
-    model='resnet18',
-    width=64,
-    dtype='float32',
-    epochs=150,
-    seeds=(0, 1, 2),
-  )
-  config = recipes.base('cuts_cifar10')
-  config.dataset = 'cifar10'
-  config.seeds = a.seeds
-  config.noise_rate = a.noise
-  config.proxy_draws = 2 if a.kind == 'symmetric' else 1
-  config.corruption.kind = a.kind
-  config.corruption.class_map = 'cifar10'
-  config.model = dict(name=a.model, width=a.width, dtype=a.dtype)
-  if a.model == 'resnet18':
-    config.model.stem = 'imagenet' if a.paper else 'cifar'
+  config, a = published.cuts_noise_resnet(arg, 'cifar10')
   config.input.mean = (0.4914, 0.4822, 0.4465)
   config.input.std = (0.2023, 0.1994, 0.2010)
-  config.input.pad = 4
-  config.input.resize = 224 if a.paper else 0
-  config.train = recipes.training(
-    epochs=a.epochs,
-    batch_size=256,
-    learning_rate=1e-3,
-    schedule='cosine',
-    minimum=5e-6,
-  )
-  config.proxy_train = recipes.training(
-    epochs=120,
-    batch_size=256,
-    learning_rate=5e-4,
-    schedule='multistep',
-    milestones=(50, 70, 90, 100, 110, 115),
-    factor=0.7,
-  )
-  config.finetune = recipes.training(
-    epochs=80,
-    batch_size=256,
-    learning_rate=5e-5,
-    schedule='multistep',
-    milestones=(50, 60, 80, 90),
-    factor=0.9,
-  )
   if a.smoke:
-    config.model = dict(name='convnet', width=1, dtype=a.dtype)
     recipes.shrink(config, proxy_fraction=0.1)
   return config
 

@@ -22,7 +22,7 @@ LAYERS = [
   'train segment checkpoint provenance',
   'select metrics alpha',
   'methods',
-  'recipes checks scene stages evaluate',
+  'recipes published checks scene stages evaluate',
   'telemetry report',
   'run',
   'workdir grid usage main __main__',

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -11,13 +11,27 @@ from cmu_jax.models import classifier, convnet, fc, resnet, resnet9
 from cmu_jax.models.classifier import bind
 from cmu_jax.types import Model, Variables
 
-__all__ = ['REGISTRY', 'bind', 'make', 'parameter_count']
+__all__ = ['REGISTRY', 'Family', 'bind', 'make', 'parameter_count']
 
-REGISTRY: dict[str, Callable[..., classifier.Classifier]] = {
-  'fc': fc.fc,
-  'convnet': convnet.convnet,
-  'resnet9': resnet9.resnet9,
-  'resnet18': resnet.resnet18,
+
+class Family(NamedTuple):
+  """A network family.
+
+  Attributes:
+    make: (num_classes, image shape, **options) -> module.
+    torch_name: a module's path here, 'body/conv1', to its name in PyTorch's
+      state dict, 'conv1'; None where no PyTorch network has these modules.
+  """
+
+  make: Callable[..., classifier.Classifier]
+  torch_name: Callable[[str], str] | None = None
+
+
+REGISTRY: dict[str, Family] = {
+  'fc': Family(fc.fc),
+  'convnet': Family(convnet.convnet),
+  'resnet9': Family(resnet9.resnet9),
+  'resnet18': Family(resnet.resnet18, resnet.torch_name),
 }
 
 _DTYPES = ('float32', 'bfloat16')
@@ -39,7 +53,7 @@ def make(
   """
   if name not in REGISTRY:
     raise errors.unknown('model', name, REGISTRY)
-  factory = REGISTRY[name]
+  factory = REGISTRY[name].make
   known = [p for p in inspect.signature(factory).parameters][2:]
   for option in options:
     if option not in known:

@@ -1,5 +1,6 @@
 """ResNet-18 (arXiv 1512.03385) in torchvision's layout and initialisation."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from cmu_jax import errors
 from cmu_jax.models import classifier, conv, layers
 
 _STEMS = ('cifar', 'imagenet')
+_TORCH = {'shortcut': 'downsample.0', 'shortcut_norm': 'downsample.1'}
 
 
 class Block(nn.Module):
@@ -167,3 +169,21 @@ def resnet18(
     raise errors.unknown('stem of model resnet18', stem, _STEMS)
   body = Body(width, stem, jnp.dtype(dtype), convolve)
   return classifier.Classifier(body, num_classes)
+
+
+def torch_name(module: str) -> str:
+  """A module's path here to its name in torchvision's ResNets.
+
+  Args:
+    module: for example 'body/stage2_block1/shortcut_norm'.
+
+  Returns:
+    For example 'layer2.0.downsample.1'.
+  """
+  if module == 'head':
+    return 'fc'
+  parts = module.split('/')[1:]
+  found = re.fullmatch(r'stage(\d+)_block(\d+)', parts[0])
+  layer = [f'layer{found[1]}', str(int(found[2]) - 1)] if found else []
+  inner = _TORCH.get(parts[-1]) or parts[-1].replace('norm', 'bn')
+  return '.'.join([*layer, inner])
