@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmu_jax import errors, recipes
+from cmu_jax import corruption, errors, recipes
 
-_KINDS = {'label_noise': ('symmetric', 'asymmetric'), 'poison': ('poison',)}
+_TASKS = ('label_noise', 'poison')
 _HEAD_INPUTS = ('raw', 'normalized')
 _TRAININGS = ('train', 'proxy_train', 'finetune')
 
@@ -66,11 +66,12 @@ def _ranges(config: ConfigDict) -> None:
 def _names(config: ConfigDict) -> None:
   """Words that are not among those that are known."""
   kind, task = config.corruption.kind, config.task
-  _known('task', task, _KINDS)
-  if kind not in _KINDS[task]:
-    raise errors.unknown(
-      f'config.corruption.kind of task {task}', kind, _KINDS[task]
-    )
+  _known('task', task, _TASKS)
+  _known(
+    f'corruption.kind of task {task}',
+    kind,
+    [name for name, one in corruption.KINDS.items() if one.task == task],
+  )
   _known('select.head_input', config.select.head_input, _HEAD_INPUTS)
 
 

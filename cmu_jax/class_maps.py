@@ -89,3 +89,26 @@ def class_map(
       f'class_map sends class {source} to itself; leave the pair out',
     )
   return mapped
+
+
+def from_text(text: str, class_names: Sequence[str]) -> dict[int, int]:
+  """A class map as a config has it: a name in CLASS_MAPS, or 'cat:dog,5:3'.
+
+  Raises:
+    UserError: an unknown map or class, a pair that is none, or a class that is
+      sent to two others.
+  """
+  if ':' not in text:
+    return class_map(text, class_names)
+  pairs = [pair.strip().split(':') for pair in text.split(',')]
+  errors.check(
+    all(len(pair) == 2 for pair in pairs),
+    f"config.corruption.class_map is '{text}'; write pairs such as '3:5,5:3'",
+  )
+  sources = [source.strip() for source, _ in pairs]
+  errors.check(
+    len(set(sources)) == len(sources),
+    f"config.corruption.class_map '{text}' sends a class to two others; give "
+    'every class before a colon once',
+  )
+  return class_map({a.strip(): b.strip() for a, b in pairs}, class_names)

@@ -5,7 +5,7 @@ the true labels of the same dataset it reproduces the corruption exactly.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,12 +16,6 @@ from cmu_jax import corruption as corruptions
 from cmu_jax import errors
 from cmu_jax.splits import Labels
 from cmu_jax.types import Corruption, PRNGKey, Trigger
-
-KINDS: dict[str, Callable[..., Corruption]] = {
-  'symmetric': corruptions.symmetric,
-  'asymmetric': corruptions.asymmetric,
-  'poison': corruptions.poison,
-}
 
 
 def _sha256(values: Any, dtype: str) -> str:
@@ -62,21 +56,22 @@ def manifest(
 
   Args:
     corruption: what `cmu_jax.corruption.<kind>` returned.
-    kind: 'symmetric', 'asymmetric' or 'poison'.
+    kind: a name in `cmu_jax.corruption.KINDS`.
     key: the key it was drawn with.
-    **arguments: the arguments it was drawn with, besides key, label, trigger.
+    **arguments: the arguments it was drawn with, besides key and label. Those
+      with an entry a sample are not recorded.
 
   Raises:
     UserError: an unknown kind.
   """
-  if kind not in KINDS:
-    raise errors.unknown('corruption', kind, KINDS)
+  apart = {'trigger', *corruptions.of_kind(kind).per_sample}
+  kept = {name: value for name, value in arguments.items() if name not in apart}
   trigger = corruption.trigger
   return {
     'kind': kind,
     'key': np.asarray(jax.random.key_data(key)).tolist(),
     'key_impl': str(jax.random.key_impl(key)),
-    'arguments': {name: _plain(value) for name, value in arguments.items()},
+    'arguments': {name: _plain(value) for name, value in kept.items()},
     'trigger': None if trigger is None else _trigger_record(trigger),
     'samples': int(corruption.label.shape[0]),
     'corrupted': int(corruption.mask.sum()),
@@ -85,22 +80,25 @@ def manifest(
   }
 
 
-def from_manifest(record: Mapping[str, Any], label: Labels) -> Corruption:
+def from_manifest(
+  record: Mapping[str, Any], label: Labels, **per_sample: Any
+) -> Corruption:
   """Draws the corruption of a manifest again and checks that it is the same.
 
   Args:
     record: what `manifest` returned, possibly read back from JSON.
     label: the true labels [n] that the corruption was drawn on.
+    **per_sample: arguments with an entry a sample, which no record holds.
 
   Raises:
     UserError: the record lacks a field, or the labels or the mask differ from
       those of the record.
   """
   try:
-    draw = KINDS[record['kind']]
+    draw = corruptions.of_kind(record['kind']).draw
     data = jnp.asarray(record['key'], jnp.uint32)
     key = jax.random.wrap_key_data(data, impl=record['key_impl'])
-    arguments = dict(record['arguments'])
+    arguments = {**record['arguments'], **per_sample}
     if record['trigger'] is not None:
       arguments['trigger'] = _trigger_of(record['trigger'])
     if arguments.get('indices') is not None:

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from cmu_jax import (
   checks,
-  class_maps,
   corruption,
   corruption_record,
   data,
@@ -25,6 +24,7 @@ from cmu_jax import (
   splits,
   triggers,
 )
+from cmu_jax.corruption.kind import Known
 from cmu_jax.types import (
   Batch,
   Corruption,
@@ -46,14 +46,16 @@ class Stage(NamedTuple):
     model: the network.
     inputs: raw pixels to network input, trigger included.
     trigger: the backdoor, or None.
-    class_map: of asymmetric noise, or None.
+    position: of each training image in the source, before any split.
+    arguments: of the corruption, beyond its rate.
   """
 
   dataset: Dataset
   model: Model
   inputs: InputStep
   trigger: Trigger | None
-  class_map: dict[int, int] | None
+  position: np.ndarray
+  arguments: Info
 
 
 class Scene(NamedTuple):
@@ -78,11 +80,11 @@ class Scene(NamedTuple):
 
 def _limited(
   field: str, batch: Batch, limit: int, names: tuple[str, ...]
-) -> Batch:
-  """At most `limit` images, the same share of every class; 0 keeps all."""
+) -> np.ndarray:
+  """Where `limit` images are, the same share of every class; 0 keeps all."""
   count = batch.label.shape[0]
   if not limit or limit >= count:
-    return batch
+    return np.arange(count)
   sizes = np.bincount(np.asarray(batch.label), minlength=len(names))
   fewest = int(sizes.argmin())
   least = math.ceil(count / sizes[fewest])
@@ -91,9 +93,14 @@ def _limited(
     f"config.{field} {limit} leaves no image of class '{names[fewest]}'; use "
     f'{least} or more, or 0 for all',
   )
-  return splits.hold_out(rng.named(0, field), batch, limit / count, len(names))[
-    0
-  ]
+  key = rng.named(0, field)
+  return splits.stratified(key, batch.label, limit / count, len(names))[0]
+
+
+def _part(batch: Batch, index: np.ndarray) -> Batch:
+  """The images at ascending `index`, without a copy where that is all."""
+  whole = index.size == batch.label.shape[0]
+  return batch if whole else splits.take(batch, index)
 
 
 def _trigger(config: ConfigDict, shape: tuple[int, ...]) -> Trigger | None:
@@ -106,29 +113,6 @@ def _trigger(config: ConfigDict, shape: tuple[int, ...]) -> Trigger | None:
     percent=settings.trigger_percent,
     margin=tuple(settings.trigger_margin),
   )
-
-
-def _class_map(
-  config: ConfigDict, names: tuple[str, ...]
-) -> dict[int, int] | None:
-  """The map of asymmetric noise: a published one, or pairs '3:5,5:3'."""
-  text = config.corruption.class_map
-  if config.corruption.kind != 'asymmetric':
-    return None
-  if ':' not in text:
-    return class_maps.class_map(text, names)
-  pairs = [pair.strip().split(':') for pair in text.split(',')]
-  errors.check(
-    all(len(pair) == 2 for pair in pairs),
-    f"config.corruption.class_map is '{text}'; write pairs such as '3:5,5:3'",
-  )
-  sources = [source.strip() for source, _ in pairs]
-  errors.check(
-    len(set(sources)) == len(sources),
-    f"config.corruption.class_map '{text}' sends a class to two others; give "
-    'every class before a colon once',
-  )
-  return class_maps.class_map({a.strip(): b.strip() for a, b in pairs}, names)
 
 
 def stage(config: ConfigDict) -> Stage:
@@ -151,9 +135,11 @@ def stage(config: ConfigDict) -> Stage:
     f'{dataset.name} has classes 0 to {classes - 1}',
   )
   names = dataset.class_names
+  shipped = np.asarray(dataset.train.label)
+  position = _limited('train_limit', dataset.train, config.train_limit, names)
+  tested = _limited('test_limit', dataset.test, config.test_limit, names)
   dataset = dataset._replace(
-    train=_limited('train_limit', dataset.train, config.train_limit, names),
-    test=_limited('test_limit', dataset.test, config.test_limit, names),
+    train=_part(dataset.train, position), test=_part(dataset.test, tested)
   )
   shape = dataset.train.image.shape[1:]
   trigger = _trigger(config, shape)
@@ -175,7 +161,10 @@ def stage(config: ConfigDict) -> Stage:
   seen = pixels.eval(dataset.train.image[:1], None).shape[1:]
   options = dict(config.model)
   model = models.make(options.pop('name'), classes, seen, **options)
-  return Stage(dataset, model, pixels, trigger, _class_map(config, names))
+  arguments = corruption.of_kind(config.corruption.kind).arguments(
+    config.corruption, Known(shipped, names, trigger)
+  )
+  return Stage(dataset, model, pixels, trigger, position, arguments)
 
 
 def smallest_fraction(label: np.ndarray, classes: int) -> float:
@@ -210,29 +199,44 @@ def _check_proxy(config: ConfigDict, label: np.ndarray, classes: int) -> None:
   )
 
 
+def _arguments(config: ConfigDict, world: Stage, index: np.ndarray) -> Info:
+  """The corruption's arguments for the training images at `index`."""
+  apart = corruption.of_kind(config.corruption.kind).per_sample
+  where = world.position[index]
+  return {
+    name: value[where] if name in apart else value
+    for name, value in world.arguments.items()
+  }
+
+
 def _corrupt(
-  config: ConfigDict, world: Stage, key: PRNGKey, batch: Batch
+  config: ConfigDict, key: PRNGKey, batch: Batch, arguments: Info
 ) -> tuple[Corruption, Info]:
   """The corruption of the training split and its manifest."""
   kind = config.corruption.kind
-  facts: Info = {'rate': config.noise_rate}
-  if kind == 'symmetric':
-    facts['num_classes'] = world.dataset.num_classes
-    drawn = corruption.symmetric(key, batch.label, **facts)
-  elif kind == 'asymmetric':
-    facts['class_map'] = world.class_map
-    drawn = corruption.asymmetric(key, batch.label, **facts)
-  else:
-    assert world.trigger is not None  # `_trigger` made one for this task
-    facts['target'] = config.corruption.target
-    drawn = corruption.poison(key, batch.label, trigger=world.trigger, **facts)
-    errors.check(
-      drawn.mask.any() or not config.noise_rate,
-      f'config.noise_rate {config.noise_rate} poisons none of the '
-      f'{batch.label.size} training images; use {1 / batch.label.size:.2g} or '
-      'more, or 0 for a run without poison',
-    )
+  facts = {'rate': config.noise_rate, **arguments}
+  drawn = corruption.of_kind(kind).draw(key, batch.label, **facts)
+  errors.check(
+    drawn.mask.any() or not config.noise_rate or config.task != 'poison',
+    f'config.noise_rate {config.noise_rate} poisons none of the '
+    f'{batch.label.size} training images; use {1 / batch.label.size:.2g} or '
+    'more, or 0 for a run without poison',
+  )
   return drawn, corruption_record.manifest(drawn, kind, key, **facts)
+
+
+def _proxies(
+  config: ConfigDict, key: PRNGKey, pool: Batch, classes: int, arguments: Info
+) -> tuple[Proxy, Batch]:
+  """The pool corrupted in full, and with its true labels."""
+  kind = config.corruption.kind
+  facts = {
+    n: v for n, v in arguments.items() if n not in ('rate', 'num_classes')
+  }
+  corrupted = proxy.make_proxy(
+    key, kind, pool, config.proxy_draws, classes, **facts
+  )
+  return corrupted, proxy.clean_proxy(kind, pool, **facts)
 
 
 def scene(config: ConfigDict, world: Stage, seed: int) -> Scene:
@@ -243,31 +247,21 @@ def scene(config: ConfigDict, world: Stage, seed: int) -> Scene:
       fraction that works.
   """
   key = rng.named(seed)
-  classes, settings = world.dataset.num_classes, config.corruption
-  _check_proxy(config, np.asarray(world.dataset.train.label), classes)
-  pool, rest = splits.hold_out(
-    rng.named(key, 'hold_out'),
-    world.dataset.train,
-    config.proxy_fraction,
+  train, classes = world.dataset.train, world.dataset.num_classes
+  _check_proxy(config, np.asarray(train.label), classes)
+  held, rest = splits.stratified(
+    rng.named(key, 'hold_out'), train.label, config.proxy_fraction, classes
+  )
+  seen = splits.take(train, rest)
+  drawn, record = _corrupt(
+    config, rng.named(key, 'corrupt'), seen, _arguments(config, world, rest)
+  )
+  proxies = _proxies(
+    config,
+    rng.named(key, 'proxy'),
+    splits.take(train, held),
     classes,
+    _arguments(config, world, held),
   )
-  drawn, record = _corrupt(config, world, rng.named(key, 'corrupt'), rest)
-  corrupted = corruption.apply(drawn, rest)
-  clean = splits.take(rest, jnp.flatnonzero(~drawn.mask))
-  return Scene(
-    key,
-    corrupted,
-    clean,
-    proxy.make_proxy(
-      rng.named(key, 'proxy'),
-      settings.kind,
-      pool,
-      config.proxy_draws,
-      classes,
-      class_map=world.class_map,
-      trigger=world.trigger,
-      target=settings.target,
-    ),
-    proxy.clean_proxy(settings.kind, pool, class_map=world.class_map),
-    record,
-  )
+  clean = splits.take(seen, jnp.flatnonzero(~drawn.mask))
+  return Scene(key, corruption.apply(drawn, seen), clean, *proxies, record)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cmu_jax import corruption_record, errors, rng, triggers
+from cmu_jax import corruption, corruption_record, errors, rng, triggers
 
 N, K = 120, 6
 KEY = rng.named(8)
@@ -27,7 +27,7 @@ def _recorded(kind, label):
       'indices': np.array([1, 4]),
     }
   extra = {'trigger': patch()} if kind == 'poison' else {}
-  draw = corruption_record.KINDS[kind]
+  draw = corruption.KINDS[kind].draw
   done = draw(KEY, label, **arguments, **extra)
   return done, corruption_record.manifest(done, kind, KEY, **arguments)
 

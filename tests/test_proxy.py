@@ -37,7 +37,7 @@ def test_an_asymmetric_proxy_keeps_the_flipped_only():
   true = MNIST[np.asarray(made.kept[0])]
   assert made.label.shape == (1, 592)
   assert made.label[0].tolist() == [pairs[c] for c in true.tolist()]
-  clean = proxy.clean_proxy('asymmetric', pool(), pairs)
+  clean = proxy.clean_proxy('asymmetric', pool(), class_map=pairs)
   assert np.array_equal(clean.label, true)
 
 
