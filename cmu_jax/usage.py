@@ -4,10 +4,10 @@ import argparse
 import ast
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from cmu_jax import config as config_lib
-from cmu_jax import errors
+from cmu_jax import errors, shell
 
 _TEXT = """\
 usage: python -m cmu_jax.main --config=FILE.py[:ARG] [--config.FIELD=VALUE ...]
@@ -34,13 +34,6 @@ examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-  """Reports a bad flag as every other mistake is reported."""
-
-  def error(self, message: str) -> NoReturn:
-    raise errors.UserError(f'{message}; see --help')
-
-
 def parse(argv: Sequence[str]) -> tuple[Any, dict[str, str]]:
   """Reads the command line.
 
@@ -51,7 +44,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, dict[str, str]]:
   Raises:
     UserError: an unknown flag, or one without its value.
   """
-  parser = _Parser(add_help=False, allow_abbrev=False)
+  parser = shell.Parser(add_help=False, allow_abbrev=False)
   parser.add_argument('--config')
   parser.add_argument('--workdir')
   parser.add_argument('--sweep', action='store_true')

@@ -18,7 +18,9 @@ _WRITTEN = ('.', 'figures', 'tables', 'tensorboard')
 
 
 @contextlib.contextmanager
-def opened(folder: pathlib.Path, config: Any) -> Iterator[pathlib.Path]:
+def opened(
+  folder: pathlib.Path, config: Any, flag: str = '--workdir'
+) -> Iterator[pathlib.Path]:
   """Makes or continues the work folder of a config, and locks it.
 
   Args:
@@ -26,6 +28,7 @@ def opened(folder: pathlib.Path, config: Any) -> Iterator[pathlib.Path]:
       again if the run ends in a UserError before it has trained anything, so
       that the mended command can use the same folder.
     config: of the run.
+    flag: by which the user names the folder.
 
   Yields:
     The folder.
@@ -34,8 +37,8 @@ def opened(folder: pathlib.Path, config: Any) -> Iterator[pathlib.Path]:
     UserError: the folder cannot be written, another run is using it, or it
       holds a run of another config.
   """
-  with _lock(folder):
-    _claim(folder, config_lib.plain(config))
+  with _lock(folder, flag):
+    _claim(folder, config_lib.plain(config), flag)
     for name in _WRITTEN:
       files.tidy(folder / name)
     try:
@@ -45,7 +48,7 @@ def opened(folder: pathlib.Path, config: Any) -> Iterator[pathlib.Path]:
       raise
 
 
-def _lock(folder: pathlib.Path) -> IO[str]:
+def _lock(folder: pathlib.Path, flag: str) -> IO[str]:
   """An open file whose lock the system drops when the process ends."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +56,7 @@ def _lock(folder: pathlib.Path) -> IO[str]:
   except OSError as error:
     raise errors.UserError(
       f'cannot use the work folder {folder}: {error.strerror}; '
-      'choose a writable one with --workdir'
+      f'choose a writable one with {flag}'
     ) from error
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,7 +66,7 @@ def _lock(folder: pathlib.Path) -> IO[str]:
     file.close()
     raise errors.UserError(
       f'the work folder {folder} is in use by process {holder}: wait for it, '
-      'or choose another --workdir'
+      f'or choose another {flag}'
     ) from error
   file.truncate(0)
   file.write(f'{os.getpid()}\n')
@@ -71,7 +74,7 @@ def _lock(folder: pathlib.Path) -> IO[str]:
   return file
 
 
-def _claim(folder: pathlib.Path, config: dict[str, Any]) -> None:
+def _claim(folder: pathlib.Path, config: dict[str, Any], flag: str) -> None:
   """Writes config.json, or checks that the one there says the same."""
   path = folder / CONFIG
   if not path.exists():
@@ -80,12 +83,12 @@ def _claim(folder: pathlib.Path, config: dict[str, Any]) -> None:
   before = files.read_json(path)
   errors.check(
     isinstance(before, dict),
-    f'{path} is not a config: choose another --workdir',
+    f'{path} is not a config: choose another {flag}',
   )
   if before != config:
     raise errors.UserError(
       f'{folder} holds a run of another config ({_changes(before, config)}): '
-      'choose another --workdir, or remove the folder to start afresh'
+      f'choose another {flag}, or remove the folder to start afresh'
     )
 
 

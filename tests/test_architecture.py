@@ -18,14 +18,14 @@ LAYERS = [
   'errors types files rng progress literals jitting compilations',
   'config manifest',
   'class_maps splits triggers corruption corruption_record proxy data inputs',
-  'models tree losses schedules optimizers sweep',
+  'models tree losses schedules optimizers sweep weights',
   'train segment checkpoint provenance',
   'select metrics alpha',
   'methods',
   'recipes published checks scene stages evaluate',
   'telemetry report',
   'run',
-  'workdir grid usage main __main__',
+  'shell workdir grid usage main repair __main__',
 ]
 LEVEL = {
   name: level for level, names in enumerate(LAYERS) for name in names.split()

@@ -92,10 +92,10 @@ def _common_size(
   return size
 
 
-def _build(
-  train: _Split, test: _Split, classes: list[str], image_size: int | None
-) -> Arrays:
-  paths = train.paths + test.paths
+def _decoded(
+  paths: list[pathlib.Path], image_size: int | None, channels: int | None
+) -> np.ndarray:
+  """All images as [n, h, w, c]: grey if all are, or as `channels` says."""
   headers: list = [None] * len(paths)
 
   def scan(span: range) -> None:
@@ -103,7 +103,8 @@ def _build(
       headers[i] = pictures.header(paths[i])
 
   source.in_chunks('reading image sizes', len(paths), scan)
-  grey = all(header.grey for header in headers)
+  grey = all(header.grey for header in headers) if channels is None else False
+  grey = grey or channels == 1
   size = (image_size,) * 2 if image_size else _common_size(paths, headers)
   image = np.empty((len(paths), *size, 1 if grey else 3), np.uint8)
 
@@ -112,9 +113,54 @@ def _build(
       image[i] = pictures.decode(paths[i], str(paths[i]), grey, size)
 
   source.in_chunks('decoding images', len(paths), decode)
+  return image
+
+
+def _build(
+  train: _Split, test: _Split, classes: list[str], image_size: int | None
+) -> Arrays:
+  image = _decoded(train.paths + test.paths, image_size, None)
   cut = len(train.paths)
   names = tuple(classes)
   return Arrays(image[:cut], train.label, image[cut:], test.label, names)
+
+
+class Pictures(NamedTuple):
+  """The images of one folder, of one split only.
+
+  Attributes:
+    image: uint8 [n, h, w, c].
+    group: for each image, which of `names` it lies under, [n].
+    names: the subfolders, sorted; ('',) where the images lie in the folder
+      itself.
+  """
+
+  image: np.ndarray
+  group: np.ndarray
+  names: tuple[str, ...]
+
+
+def pictures_in(
+  root: pathlib.Path, image_size: int | None, channels: int | None
+) -> Pictures:
+  """Reads <root>/<name>/* or, without subfolders, <root>/*.
+
+  Args:
+    root: the folder.
+    image_size: side to resize to; None for the one size that all have.
+    channels: 1 or 3; None for what the images are.
+
+  Raises:
+    UserError: the folder is missing or empty, or an image is broken or of
+      another size than the first.
+  """
+  with source.readable(root):
+    errors.check(root.is_dir(), f'the image folder {root} does not exist')
+    names = _subfolders(root) or ['']
+    listed = _list(root, names)
+  return Pictures(
+    _decoded(listed.paths, image_size, channels), listed.label, tuple(names)
+  )
 
 
 def find(rest: str, options: Options) -> Source:

@@ -33,15 +33,17 @@ _RULES = {
 }
 
 
-def _escape(value: Any) -> str:
+def escape(value: Any) -> str:
+  """Any value as text that is safe inside HTML."""
   return html.escape(str(value))
 
 
-def _paragraphs(sentences: tuple[str, ...] | list[str]) -> str:
-  return '\n'.join(f'<p>{_escape(sentence)}</p>' for sentence in sentences)
+def paragraphs(sentences: tuple[str, ...] | list[str]) -> str:
+  """A paragraph a sentence."""
+  return '\n'.join(f'<p>{escape(sentence)}</p>' for sentence in sentences)
 
 
-def _table(head: list[tuple[str, str]], rows: list[str], kind: str = '') -> str:
+def table(head: list[tuple[str, str]], rows: list[str], kind: str = '') -> str:
   """A table that scrolls sideways where the screen is too narrow.
 
   Args:
@@ -50,7 +52,7 @@ def _table(head: list[tuple[str, str]], rows: list[str], kind: str = '') -> str:
     kind: class of the table.
   """
   cells = ''.join(
-    f'<th class="{shape}" scope="col">{_escape(name)}</th>'
+    f'<th class="{shape}" scope="col">{escape(name)}</th>'
     for shape, name in head
   )
   return (
@@ -60,34 +62,38 @@ def _table(head: list[tuple[str, str]], rows: list[str], kind: str = '') -> str:
   )
 
 
-def _harm(harmed: tuple[Harm, ...]) -> str:
+def harm(harmed: tuple[Harm, ...]) -> str:
+  """The classes that got worse, as a table; nothing if there are none."""
   if not harmed:
     return ''
   head = [('', 'class'), ('number', 'before'), ('number', 'after')]
   rows = [
-    f'<tr><td>{_escape(harm.name)}</td>'
+    f'<tr><td>{escape(harm.name)}</td>'
     f'<td class="number">{harm.before:.2f}</td>'
     f'<td class="number">{harm.after:.2f}</td>'
     f'<td class="number">{100 * (harm.after - harm.before):+.1f}</td></tr>'
     for harm in harmed
   ]
+  return table([*head, ('number', 'change [points]')], rows, 'harm')
+
+
+def harm_heading(harmed: tuple[Harm, ...]) -> str:
+  """What the table of harm shows, in words."""
   classes = '1 class' if len(harmed) == 1 else f'{len(harmed)} classes'
-  return f'<h2>Harm: {classes} fell by more than 5 points</h2>' + _table(
-    [*head, ('number', 'change [points]')], rows, 'harm'
-  )
+  return f'Harm: {classes} fell by more than 5 points'
 
 
 def _method_row(row: tables.Row, keys: list[str]) -> str:
-  note = f'<small>{_escape(row.note)}</small>' if row.note else ''
+  note = f'<small>{escape(row.note)}</small>' if row.note else ''
   numbers = ''.join(
     f'<td class="number">{tables.cell(key, row.metrics.get(key))}</td>'
     for key in keys
   )
   kind = ' class="own"' if row.method == 'cuts' else ''
   return (
-    f'<tr{kind}><td>{_escape(row.label)}{note}</td>'
-    f'<td class="alpha">{_escape(row.alpha or "–")}</td>{numbers}'
-    f'<td class="seen">{_escape(row.information)}</td></tr>'
+    f'<tr{kind}><td>{escape(row.label)}{note}</td>'
+    f'<td class="alpha">{escape(row.alpha or "–")}</td>{numbers}'
+    f'<td class="seen">{escape(row.information)}</td></tr>'
   )
 
 
@@ -97,26 +103,36 @@ def _methods(results: Results) -> str:
   head += [('number', names.metric(key)) for key in keys]
   head += [('', 'what it could see')]
   rows = [_method_row(row, keys) for row in tables.summary(results)]
-  caption = f'<p class="soft">{_escape(tables.caption(results))}</p>'
-  return _table(head, rows) + caption
+  caption = f'<p class="soft">{escape(tables.caption(results))}</p>'
+  return table(head, rows) + caption
+
+
+def picture(png: bytes, title: str, caption: str) -> str:
+  """A figure inside the page.
+
+  Args:
+    png: its bytes.
+    title: what it shows, in words, for who cannot see it.
+    caption: below it.
+  """
+  data = base64.b64encode(png).decode()
+  return (
+    f'<figure><div class="wide" tabindex="0"><img alt="{escape(title)}" '
+    f'src="data:image/png;base64,{data}"></div>'
+    f'<figcaption>{escape(caption)}</figcaption></figure>'
+  )
 
 
 def _figure(drawn: figures.Drawn, png: bytes | None) -> str:
   if png is None or drawn.figure is None:
     title = drawn.name.replace('_', ' ')
     return (
-      f'<p class="soft">The figure "{_escape(title)}" was left out: '
-      f'{_escape(drawn.missing)}.</p>'
+      f'<p class="soft">The figure "{escape(title)}" was left out: '
+      f'{escape(drawn.missing)}.</p>'
     )
   # The heading of the figure is what its picture shows, in words.
   title = ' '.join(drawn.figure.get_suptitle().split())
-  data = base64.b64encode(png).decode()
-  caption = _escape(figures.CAPTIONS[drawn.name])
-  return (
-    f'<figure><div class="wide" tabindex="0"><img alt="{_escape(title)}" '
-    f'src="data:image/png;base64,{data}"></div>'
-    f'<figcaption>{caption}</figcaption></figure>'
-  )
+  return picture(png, title, figures.CAPTIONS[drawn.name])
 
 
 def _sure(results: Results, found: Verdict) -> str:
@@ -126,13 +142,20 @@ def _sure(results: Results, found: Verdict) -> str:
     f'{names.count(few, "seed")}; another network or another corruption may '
     'behave differently.'
   )
-  return _paragraphs([*found.sure, _RULES[results['task']], limits])
+  return paragraphs([*found.sure, _RULES[results['task']], limits])
 
 
-def _reproduce(results: Results) -> str:
-  known = results['provenance']
+def reproduce(
+  known: dict[str, Any], config: dict[str, Any], seeds: list[int]
+) -> str:
+  """Command, versions and configuration of a run.
+
+  Args:
+    known: the provenance in results.json.
+    config: every setting.
+    seeds: that were run.
+  """
   versions = known.get('versions') or {}
-  seeds = sorted({row['seed'] for row in results['rows']})
   facts = {
     'seeds': ', '.join(map(str, seeds)),
     'configuration': known.get('config_hash'),
@@ -142,22 +165,22 @@ def _reproduce(results: Results) -> str:
     'device': known.get('device'),
   }
   rows = [
-    f'<tr><th scope="row">{_escape(key)}</th>'
-    f'<td><code>{_escape(value or "not recorded")}</code></td></tr>'
+    f'<tr><th scope="row">{escape(key)}</th>'
+    f'<td><code>{escape(value or "not recorded")}</code></td></tr>'
     for key, value in facts.items()
   ]
-  config = _escape(json.dumps(results['config'], indent=2, sort_keys=True))
+  settings = escape(json.dumps(config, indent=2, sort_keys=True))
   return (
-    f'<pre>{_escape(known.get("command") or "not recorded")}</pre>'
+    f'<pre>{escape(known.get("command") or "not recorded")}</pre>'
     f'<div class="wide"><table>{"".join(rows)}</table></div>'
-    f'<details><summary>The whole configuration</summary><pre>{config}</pre>'
+    f'<details><summary>The whole configuration</summary><pre>{settings}</pre>'
     '</details>'
   )
 
 
 def _glossary() -> str:
   terms = ''.join(
-    f'<dt>{_escape(term)}</dt><dd>{_escape(text)}</dd>'
+    f'<dt>{escape(term)}</dt><dd>{escape(text)}</dd>'
     for term, text in words.GLOSSARY.items()
   )
   return f'<dl>{terms}</dl>'
@@ -177,18 +200,24 @@ def render(
   """
   smoke = '<div class="smoke" role="alert">smoke: not evidence</div>'
   return template.fill(
-    name=_escape(results['name']),
-    label=_escape(found.label),
+    name=escape(results['name']),
+    label=escape(found.label),
     banner=smoke if results['smoke'] else '',
     tone='flat' if results['smoke'] else _TONES.get(found.label, 'flat'),
-    heading=_escape(found.label[0].upper() + found.label[1:]),
-    sentences=_paragraphs(found.sentences),
-    harm=_harm(found.harmed),
-    table=_methods(results),
-    figures='\n'.join(_figure(figure, png) for figure, png in drawn),
-    wrong=_paragraphs(words.wrong(results)),
-    done=_paragraphs(words.done(results)),
-    sure=_sure(results, found),
-    reproduce=_reproduce(results),
-    glossary=_glossary(),
+    heading=escape(found.label[0].upper() + found.label[1:]),
+    sentences=paragraphs(found.sentences),
+    sections={
+      harm_heading(found.harmed): harm(found.harmed),
+      'All methods': _methods(results),
+      'Figures': '\n'.join(_figure(figure, png) for figure, png in drawn),
+      'What was wrong': paragraphs(words.wrong(results)),
+      'What was done': paragraphs(words.done(results)),
+      'How sure this is': _sure(results, found),
+      'How to get the same numbers': reproduce(
+        results['provenance'],
+        results['config'],
+        sorted({row['seed'] for row in results['rows']}),
+      ),
+      'Words used here': _glossary(),
+    },
   )

@@ -69,21 +69,7 @@ $banner
 <strong>$heading</strong>
 $sentences
 </section>
-$harm
-<h2>All methods</h2>
-$table
-<h2>Figures</h2>
-$figures
-<h2>What was wrong</h2>
-$wrong
-<h2>What was done</h2>
-$done
-<h2>How sure this is</h2>
-$sure
-<h2>How to get the same numbers</h2>
-$reproduce
-<h2>Words used here</h2>
-$glossary
+$sections
 </main>
 </body>
 </html>
@@ -91,10 +77,19 @@ $glossary
 )
 
 
-def fill(**parts: str) -> str:
+def fill(sections: dict[str, str], **parts: str) -> str:
   """The page with its parts, which are HTML already, put in place.
+
+  Args:
+    sections: heading -> content; a content that is empty is left out.
+    **parts: name, label, banner, tone, heading and sentences.
 
   Raises:
     KeyError: a part is missing.
   """
-  return PAGE.substitute(parts, style=_STYLE)
+  body = '\n'.join(
+    f'<h2>{heading}</h2>\n{content}'
+    for heading, content in sections.items()
+    if content
+  )
+  return PAGE.substitute(parts, sections=body, style=_STYLE)

@@ -1,0 +1,200 @@
+"""Weights in `.safetensors`, `.npz` or an Orbax directory; never a pickle."""
+
+import json
+import os
+import pathlib
+import re
+import zipfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+from safetensors import numpy as safe_numpy
+
+from cmu_jax import errors, files, tree
+
+_PICKLED = ('.pt', '.pth', '.bin', '.ckpt', '.pkl', '.pickle', '.joblib')
+# The names along a path as JAX prints it: .variables.params['body']['kernel']
+_WORDS = re.compile(r'\w+')
+_FORMATS = ('.safetensors', '.npz', 'an Orbax directory')
+
+
+class Stored(NamedTuple):
+  """What a weights file holds.
+
+  Attributes:
+    arrays: by name as stored; nested names are joined by '/'.
+    metadata: texts of a safetensors header, for example; {} elsewhere.
+    suffix: '.safetensors', '.npz' or '' for an Orbax directory.
+  """
+
+  arrays: dict[str, np.ndarray]
+  metadata: dict[str, str]
+  suffix: str
+
+
+def read(path: os.PathLike | str) -> Stored:
+  """Reads weights.
+
+  Args:
+    path: a `.safetensors` or `.npz` file, or a directory written by Orbax
+      (a checkpoint of this package included).
+
+  Raises:
+    UserError: the file is missing, a pickle, cut short or of another format;
+      an array is no array of numbers.
+  """
+  path = pathlib.Path(path).expanduser()
+  errors.check(path.exists(), f'the weights {path} do not exist')
+  suffix = '' if path.is_dir() else path.suffix.lower()
+  if suffix in _PICKLED:
+    raise errors.UserError(
+      f'{path} is a pickle, which can run any code when it is opened; where '
+      'you trust it, convert it once: safetensors.torch.save_file('
+      "torch.load(FILE, weights_only=True), 'weights.safetensors')"
+    )
+  readers: dict[str, Callable[[pathlib.Path], Stored]] = {
+    '.safetensors': _read_safetensors,
+    '.npz': _read_npz,
+    '': _read_orbax,
+  }
+  if suffix not in readers or (suffix == '' and not path.is_dir()):
+    raise errors.UserError(
+      f'{path} is in no format known here; give {", ".join(_FORMATS)}'
+    )
+  found = readers[suffix](path)
+  errors.check(found.arrays, f'{path} holds no arrays')
+  for name, array in found.arrays.items():
+    errors.check(
+      array.dtype.kind in 'fiub' or array.dtype.name == 'bfloat16',
+      f"{path}: '{name}' is of type {array.dtype}, not numbers",
+    )
+  return found
+
+
+def write(path: os.PathLike | str, stored: Stored) -> None:
+  """Writes weights whole, in the format of `stored.suffix`.
+
+  Raises:
+    UserError: the disk is full, or the place cannot be written.
+  """
+  path = pathlib.Path(path)
+  if stored.suffix == '.safetensors':
+    data = safe_numpy.save(
+      {k: np.asarray(v, order='C') for k, v in stored.arrays.items()},
+      stored.metadata or None,
+    )
+    files.write(path, lambda file: file.write(data))
+  elif stored.suffix == '.npz':
+    files.write(path, lambda file: np.savez(file, **_any(stored.arrays)))
+  else:
+    _write_orbax(path, stored.arrays)
+
+
+def side_file(path: os.PathLike | str) -> dict[str, Any]:
+  """What `<weights>.json` says about a network; {} where there is none.
+
+  Raises:
+    UserError: the file is not a JSON object.
+  """
+  path = pathlib.Path(path).expanduser()
+  beside = path.with_name(path.name + '.json')
+  if not beside.is_file():
+    beside = path.with_suffix('.json')
+  if path.is_dir() or not beside.is_file():
+    return {}
+  value = files.read_json(beside)
+  errors.check(
+    isinstance(value, dict),
+    f'{beside} must be a JSON object such as {{"mean": [0.5], "std": [0.5]}}',
+  )
+  return value
+
+
+def _any(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+  return dict(arrays)
+
+
+def _read_safetensors(path: pathlib.Path) -> Stored:
+  try:
+    with safetensors.safe_open(path, framework='numpy') as opened:
+      arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+      return Stored(arrays, dict(opened.metadata() or {}), '.safetensors')
+  except (safetensors.SafetensorError, OSError, TypeError) as error:
+    raise errors.UserError(
+      f'{path} is not a whole safetensors file ({_first_line(error)}); save or '
+      'copy it again'
+    ) from error
+
+
+def _read_npz(path: pathlib.Path) -> Stored:
+  try:
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
+      return Stored({n: archive[n] for n in archive.files}, {}, '.npz')
+  except (
+    AttributeError,  # a lone .npy array is no archive
+    EOFError,
+    OSError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+  ) as error:
+    raise errors.UserError(
+      f'{path} is not a whole .npz archive of plain arrays '
+      f'({_first_line(error)}); save it again with numpy.savez'
+    ) from error
+
+
+def _read_orbax(path: pathlib.Path) -> Stored:
+  import jax  # Orbax is slow to import, and most weights are files
+  from orbax.checkpoint import v1 as ocp
+
+  # A checkpoint of this package has its own manifest beside Orbax's folder.
+  inner = path / 'state' if (path / 'manifest.json').is_file() else path
+  try:
+    loaded = ocp.load(inner)
+  except Exception as error:  # Orbax raises whatever its parts raise
+    raise errors.UserError(
+      f'{path} is not a directory that Orbax can read ({_first_line(error)}); '
+      'give the folder of one checkpoint'
+    ) from error
+  flat = jax.tree_util.tree_flatten_with_path(loaded)[0]
+  arrays = {
+    '/'.join(tree.path_names(where)): np.asarray(leaf) for where, leaf in flat
+  }
+  return Stored(_of_training(arrays), {}, '')
+
+
+def _of_training(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The variables alone, if this is a checkpoint of one of our trainings."""
+  found = {
+    '/'.join(_WORDS.findall(name)): array
+    for name, array in arrays.items()
+    if name.startswith('.variables.')
+  }
+  return found or arrays
+
+
+def _write_orbax(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+  from orbax.checkpoint import v1 as ocp
+
+  nested: dict[str, Any] = {}
+  for name, array in arrays.items():
+    *parents, last = name.split('/')
+    place = nested
+    for parent in parents:
+      place = place.setdefault(parent, {})
+    place[last] = array
+  try:
+    # Orbax writes under a temporary name and renames by itself.
+    ocp.save(path.absolute(), nested, overwrite=True)
+  except (OSError, ValueError) as error:
+    raise errors.UserError(
+      f'cannot write {path}: {_first_line(error)}'
+    ) from error
+
+
+def _first_line(error: BaseException) -> str:
+  text = str(error).strip().splitlines() or [type(error).__name__]
+  return json.dumps(text[0][:120])[1:-1]

@@ -1,0 +1,220 @@
+"""Weights from files: formats, names, mismatches, a network of someone else."""
+
+import json
+import pathlib
+import struct
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+from safetensors import numpy as safe_numpy
+
+from cmu_jax import errors, inputs, metrics, models, weights
+from cmu_jax.types import Batch
+from cmu_jax.weights import files, names
+
+SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
+FAMILY = models.REGISTRY['resnet20']
+MODEL = models.make('resnet20', 10, (32, 32, 3))
+SUFFIXES = ('.npz', '.safetensors', '')
+
+
+def template(model=MODEL, shape=(1, 32, 32, 3)):
+  return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
+
+
+@pytest.fixture(scope='module')
+def variables():
+  """A small ResNet-20 whose leaves all differ."""
+  leaves, structure = jax.tree.flatten(template())
+  rng = np.random.default_rng(0)
+  drawn = [jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in leaves]
+  return jax.tree.unflatten(structure, drawn)
+
+
+@pytest.fixture(scope='module')
+def stored(variables):
+  """The same as a PyTorch state dict, with counters."""
+  table = names.torch_names(template(), FAMILY.torch_name)
+  arrays = {
+    name: np.zeros(_torch_shape(path, leaf.shape), np.float32)
+    for (path, name), leaf in zip(
+      table.items(), jax.tree.leaves(variables), strict=True
+    )
+  }
+  arrays = weights.put_back(variables, arrays, names.Layout(table, True))
+  return {**arrays, 'bn1.num_batches_tracked': np.int64(7)}
+
+
+def _torch_shape(path, shape):
+  if path.endswith('kernel') and len(shape) == 4:
+    return (shape[3], shape[2], shape[0], shape[1])
+  return shape[::-1] if path.endswith('kernel') else shape
+
+
+def fitted(arrays, torch_name=FAMILY.torch_name):
+  return weights.fit(arrays, template(), torch_name, 'w.npz')
+
+
+def same(a, b):
+  return all(
+    np.array_equal(x, y)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
+
+
+@pytest.mark.parametrize('depth,blocks', ((20, 3), (32, 5), (44, 7), (56, 9)))
+def test_depth_is_6n_plus_2_and_sizes_are_those_of_the_paper(depth, blocks):
+  # 0.27, 0.46, 0.66 and 0.85 million, table 6 of arXiv 1512.03385.
+  made = models.make(f'resnet{depth}', 10, (32, 32, 3))
+  shapes = template(made)
+  kernels = [x for x in jax.tree.leaves(shapes.params) if x.ndim > 1]
+  assert len(kernels) == depth == 6 * blocks + 2
+  million = {20: 0.27, 32: 0.46, 44: 0.66, 56: 0.85}[depth]
+  assert models.parameter_count(shapes) / 1e6 == pytest.approx(
+    million, abs=6e-3
+  )
+
+
+@pytest.mark.parametrize('suffix', SUFFIXES)
+def test_files_give_back_what_was_written(tmp_path, variables, stored, suffix):
+  if suffix:
+    arrays = stored
+  else:
+    arrays = {p: np.asarray(x) for p, x in names._leaves(variables).items()}
+  path = tmp_path / f'w{suffix}'
+  meta = {'note': 'mine'} if suffix == '.safetensors' else {}
+  weights.write(path, weights.Stored(arrays, meta, suffix))
+  found = weights.read(path)
+  assert (found.suffix, found.metadata) == (suffix, meta)
+  assert found.arrays.keys() == arrays.keys()
+  read, layout = fitted(found.arrays)
+  assert same(read, variables)
+  assert layout.torch == bool(suffix)
+  back = weights.put_back(read, found.arrays, layout)
+  assert all(np.array_equal(back[name], arrays[name]) for name in arrays)
+
+
+@pytest.mark.parametrize('prefix', ('module.', '_orig_mod.'))
+def test_prefixes_of_wrappers_and_names_of_the_head(variables, stored, prefix):
+  renamed = {
+    prefix + name.replace('linear.', 'fc.'): x for name, x in stored.items()
+  }
+  assert same(fitted(renamed)[0], variables)
+
+
+def test_half_precision_comes_back_as_half_precision(stored):
+  arrays = {
+    name: x.astype(np.float16) if x.dtype == np.float32 else x
+    for name, x in stored.items()
+  }
+  read, layout = fitted(arrays)
+  assert jax.tree.leaves(read)[0].dtype == jnp.float32
+  back = weights.put_back(read, arrays, layout)
+  assert {x.dtype for x in back.values()} == {np.dtype('f2'), np.dtype('i8')}
+
+
+def _without(arrays, name):
+  return {k: v for k, v in arrays.items() if k != name}
+
+
+@pytest.mark.parametrize(
+  'change,words',
+  (
+    (lambda a: _without(a, 'layer2.0.conv1.weight'), 'is missing'),
+    (lambda a: {**a, 'layer9.weight': a['bn1.weight']}, 'no part of'),
+    (lambda a: {**a, 'bn1.bias': a['bn1.bias'] * np.nan}, 'holds NaN'),
+    (lambda a: {**a, 'bn1.bias': np.zeros(3)}, r'has shape \(3,\).* \(16,\)'),
+  ),
+)
+def test_a_mismatch_is_one_line_that_names_it(stored, change, words):
+  with pytest.raises(errors.UserError, match=words) as caught:
+    fitted(change(stored))
+  assert '\n' not in str(caught.value)
+  assert str(caught.value).startswith('w.npz: ')
+
+
+def test_mismatches_are_listed_one_by_one(stored):
+  few = {k: v for k, v in stored.items() if 'layer3' not in k}
+  with pytest.raises(errors.UserError) as caught:
+    fitted(few)
+  lines = str(caught.value).splitlines()
+  assert len(lines) == 21 and lines[-1] == 'w.npz: and 10 more'
+  assert all("'layer3." in line for line in lines[:-1])
+
+
+def test_a_pickle_is_never_opened(tmp_path):
+  path = tmp_path / 'w.pth'
+  path.write_bytes(b'\x80\x04')
+  with pytest.raises(errors.UserError, match='is a pickle'):
+    weights.read(path)
+  archive = tmp_path / 'w.npz'
+  np.savez(archive, a=np.array([{}], object))
+  with pytest.raises(errors.UserError, match=r'w\.npz'):
+    weights.read(archive)
+
+
+@pytest.mark.parametrize(
+  'name,content',
+  (
+    ('w.safetensors', struct.pack('<Q', 10 * 2**30) + b'{}'),
+    ('w.safetensors', b''),
+    ('w.safetensors', struct.pack('<Q', 4) + b'null'),
+    ('w.npz', b'PK\x03\x04 cut short'),
+    ('w.npz', b''),
+    ('w.onnx', b'what'),
+    ('w', b'what'),
+  ),
+)
+def test_malformed_files_are_one_line(tmp_path, name, content):
+  (tmp_path / name).write_bytes(content)
+  with pytest.raises(errors.UserError) as caught:
+    weights.read(tmp_path / name)
+  assert name in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_an_empty_file_a_missing_one_and_a_folder_of_something_else(tmp_path):
+  empty = tmp_path / 'e.safetensors'
+  empty.write_bytes(safe_numpy.save({}))
+  (tmp_path / 'folder').mkdir()
+  for path in (empty, tmp_path / 'gone.npz', tmp_path / 'folder'):
+    with pytest.raises(errors.UserError, match=path.name):
+      weights.read(path)
+
+
+def test_the_side_file_is_found_under_both_names(tmp_path):
+  path = tmp_path / 'w.npz'
+  assert files.side_file(path) == {}
+  (tmp_path / 'w.json').write_text(json.dumps({'mean': [0.5]}))
+  assert files.side_file(path) == {'mean': [0.5]}
+  (tmp_path / 'w.npz.json').write_text('[1]')
+  with pytest.raises(errors.UserError, match='JSON object'):
+    files.side_file(path)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason='no ../shared/data')
+@pytest.mark.parametrize(
+  'images,low,high',
+  (
+    (1000, 0.90, 0.94),
+    pytest.param(10_000, 0.9168, 0.9178, marks=pytest.mark.slow),
+  ),
+)
+def test_resnet20_of_someone_else_reaches_its_accuracy(images, low, high):
+  import tensorflow_datasets as tfds
+
+  found = weights.read(SHARED / 'weights/resnet20_cifar10.npz')
+  read, layout = fitted(found.arrays)
+  back = weights.put_back(read, found.arrays, layout)
+  assert all(np.array_equal(back[n], x) for n, x in found.arrays.items())
+  source = tfds.data_source(
+    'cifar10', split='test', data_dir=SHARED / 'tfds', download=False
+  )
+  samples = [source[i] for i in range(images)]
+  image = jnp.asarray(np.stack([s['image'] for s in samples]))
+  label = np.array([s['label'] for s in samples])
+  step = inputs.make((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+  batch = Batch(image, jnp.asarray(label, jnp.int32))
+  hit = metrics.predict(MODEL, step, read, batch, 500) == label
+  assert low <= hit.mean() <= high
