@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from cmu_jax import errors
 
@@ -136,24 +136,53 @@ def agreement(
     J and its parts, as in the released code of CUTS (steps: neighbours,
     self-agreement, chance correction, class support, penalties).
   """
-  classes = logits.shape[1]
-  required = required_classes(classes, share)
   predicted = jnp.argmax(logits, axis=1)
   probability = jnp.mean(jax.nn.softmax(logits, axis=1), axis=0)
   near = predicted[neighbours(features, k)]
   same = jnp.mean((near == predicted[:, None]).astype(features.dtype))
-  chance = jnp.sum(probability**2)
+  names = jnp.arange(logits.shape[1])[None, :]
+  counts = jnp.sum(predicted[:, None] == names, axis=0)
+  return objective(
+    same,
+    probability,
+    counts,
+    k=k,
+    share=share,
+    coverage_weight=coverage_weight,
+  )
+
+
+def objective(
+  same: Float[Array, '*b'],
+  probability: Float[Array, '*b c'],
+  counts: Num[Array, '*b c'],
+  *,
+  k: int,
+  share: float = 1.0,
+  coverage_weight: float = 1.0,
+) -> Agreement:
+  """J from what it depends on: self-agreement, class means, class counts.
+
+  Args:
+    same: self-agreement, the share of neighbours with the same prediction.
+    probability: class probabilities, mean over samples.
+    counts: how many samples are predicted as each class; weighted counts of a
+      bootstrap replicate will do.
+    k: neighbours a sample.
+    share: gamma, the share of the classes that must be predicted.
+    coverage_weight: lambda, the weight of the coverage penalty.
+  """
+  required = required_classes(probability.shape[-1], share)
+  chance = jnp.sum(probability**2, axis=-1)
   adjusted = (same - chance) / jnp.maximum(_EPSILON, 1 - chance)
   effective = 1 / jnp.maximum(_EPSILON, chance)
-  counts = jnp.sum(predicted[:, None] == jnp.arange(classes)[None, :], axis=0)
   support = min(k + 1, max(3, k))
-  supported = jnp.sum(counts >= support)
-  dtype = features.dtype
-  lacking = jnp.maximum(0, required - supported).astype(dtype)
+  supported = jnp.sum(counts >= support, axis=-1)
+  lacking = jnp.maximum(0, required - supported).astype(same.dtype)
   penalty_effective = jnp.maximum(0.0, required - effective) / required
   penalty_coverage = coverage_weight * lacking / required
   score = adjusted - penalty_effective - penalty_coverage
-  collapsed = -1e6 - (2 - supported).astype(dtype)
+  collapsed = -1e6 - (2 - supported).astype(same.dtype)
   return Agreement(
     jnp.where(supported < 2, collapsed, score),
     same,

@@ -20,7 +20,7 @@ LAYERS = [
   'class_maps splits triggers corruption corruption_record proxy data inputs',
   'models tree losses schedules optimizers sweep weights',
   'train segment checkpoint provenance',
-  'select metrics alpha',
+  'select safe judge metrics alpha',
   'methods',
   'recipes published checks scene stages evaluate',
   'telemetry report',

@@ -70,6 +70,49 @@ def _attack(target: int) -> alpha_search.Measure:
   return lambda features, logits: select.attack_rate(logits, target)
 
 
+def fine_tuned(
+  key: PRNGKey,
+  model: Model,
+  variables: Variables,
+  proxy: Proxy,
+  *,
+  inputs: InputStep,
+  how: sweep.How | None = None,
+  title: str = 'proxy fine-tuning',
+  **options: Any,
+) -> train.Fit:
+  """theta fine-tuned on every draw of a proxy, as one compiled program.
+
+  Args:
+    key: split over the draws.
+    model: the network.
+    variables: theta_mix.
+    proxy: s draws of equal size.
+    inputs: raw pixels to network input.
+    how: how the s fine-tunings are driven; None for the backend's best.
+    title: what the progress bar calls it.
+    **options: optimizer, steps, batch_size and checkpoint of `train.fit`.
+
+  Returns:
+    The fit, stacked over the draws.
+  """
+  draws = proxy.label.shape[0]
+  repeated = jax.tree.map(
+    lambda x: jnp.broadcast_to(x, (draws, *x.shape)), variables
+  )
+  batches = jax.vmap(lambda i: proxies.draw(proxy, i))(jnp.arange(draws))
+  return train.fit(
+    jax.random.split(key, draws),
+    model,
+    repeated,
+    batches,
+    inputs=inputs,
+    how=sweep.strategy() if how is None else how,
+    title=f'{title} ({draws} draws)',
+    **options,
+  )
+
+
 def direction(
   key: PRNGKey,
   model: Model,
@@ -102,23 +145,17 @@ def direction(
   Returns:
     tau, zero on BatchNorm and frozen parameters, and the fit itself.
   """
-  draws = proxy.label.shape[0]
-  repeated = jax.tree.map(
-    lambda x: jnp.broadcast_to(x, (draws, *x.shape)), variables
-  )
-  batches = jax.vmap(lambda i: proxies.draw(proxy, i))(jnp.arange(draws))
-  fitted = train.fit(
-    jax.random.split(key, draws),
+  fitted = fine_tuned(
+    key,
     model,
-    repeated,
-    batches,
+    variables,
+    proxy,
+    inputs=inputs,
     optimizer=optimizer,
     steps=steps,
     batch_size=batch_size,
-    inputs=inputs,
-    how=sweep.strategy() if how is None else how,
+    how=how,
     checkpoint=checkpoint,
-    title=f'proxy fine-tuning ({draws} draws)',
   )
   eligible = tree.eligible(variables, frozen)
   average = lambda start, ends: tree.task_vector(
@@ -161,7 +198,7 @@ def select_alpha(
     alpha_search.curve, model, variables, tau, head_input=selection.head_input
   )
   if selection.kind == 'poison':
-    grid = _grid(selection, select.poison_grid())
+    grid = grid_of(selection)
     batch = proxies.draw(proxy, 0)
     image = inputs.eval(batch.image, batch.stamp)
     rates = np.asarray(
@@ -169,7 +206,7 @@ def select_alpha(
     )
     choice = select.smallest_below(grid, rates, selection.threshold)
     return choice, {'alpha': grid, 'proxy_attack_success_rate': rates}
-  grid = _grid(selection, select.noise_grid())
+  grid = grid_of(selection)
   image = inputs.eval(proxy.image, None)
   classes = jax.eval_shape(model.apply, variables, image).shape[-1]
   k = select.neighbour_count(image.shape[0], classes)
@@ -179,9 +216,12 @@ def select_alpha(
   return choice, {'alpha': grid, **curve}
 
 
-def _grid(selection: Selection, published: np.ndarray) -> np.ndarray:
-  given = selection.alphas
-  return published if given is None else np.asarray(given, np.float64)
+def grid_of(selection: Selection) -> Float[np.ndarray, 'a']:
+  """The alphas to look at: the given ones or the published grid."""
+  if selection.alphas is not None:
+    return np.asarray(selection.alphas, np.float64)
+  noise = selection.kind == 'label_noise'
+  return select.noise_grid() if noise else select.poison_grid()
 
 
 def cuts(
