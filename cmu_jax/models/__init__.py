@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 import jax
 
 from cmu_jax import errors
-from cmu_jax.models import classifier, convnet, fc, resnet, resnet9
+from cmu_jax.models import (
+  classifier,
+  convnet,
+  fc,
+  mobilenet_v1,
+  mobilenet_v2,
+  resnet,
+  resnet9,
+  vit,
+)
 from cmu_jax.models.classifier import bind
 from cmu_jax.types import Model, Variables
 
@@ -32,6 +41,11 @@ REGISTRY: dict[str, Family] = {
   'convnet': Family(convnet.convnet),
   'resnet9': Family(resnet9.resnet9),
   'resnet18': Family(resnet.resnet18, resnet.torch_name),
+  'mobilenet_v1': Family(mobilenet_v1.mobilenet_v1, mobilenet_v1.torch_name),
+  'mobilenet_v2': Family(mobilenet_v2.mobilenet_v2, mobilenet_v2.torch_name),
+  'vit_b_16': Family(vit.vit_b_16, vit.torch_name),
+  'vit_s_16': Family(vit.vit_s_16, vit.torch_name),
+  'vit_tiny': Family(vit.vit_tiny, vit.torch_name),
 }
 
 _DTYPES = ('float32', 'bfloat16')
