@@ -42,6 +42,15 @@ CLASS_MAPS: dict[str, dict[int, int]] = {
 }
 
 
+# Two classes that are confused with each other, as CUTS's released code has.
+PAIRS: dict[str, tuple[int, int]] = {
+  'mnist': (1, 7),
+  'digits': (1, 7),
+  'cifar10': (3, 5),
+  'cifar100': (47, 52),
+}
+
+
 def _class_index(value: str | int, names: Sequence[str]) -> int:
   """A class by its name or its number, also a number written as text."""
   if isinstance(value, str) and value in names:
@@ -112,3 +121,23 @@ def from_text(text: str, class_names: Sequence[str]) -> dict[int, int]:
     'every class before a colon once',
   )
   return class_map({a.strip(): b.strip() for a, b in pairs}, class_names)
+
+
+def pair_from_text(text: str, class_names: Sequence[str]) -> tuple[int, int]:
+  """Two classes as a config has them: a name in PAIRS, or 'cat:dog', '3:5'.
+
+  Raises:
+    UserError: an unknown name or class, or not one pair of two classes.
+  """
+  if text in PAIRS:
+    a, b = PAIRS[text]
+    text = f'{a}:{b}'
+  if ':' not in text:
+    raise errors.unknown('pair in config.corruption.class_map', text, PAIRS)
+  found = from_text(text, class_names)
+  errors.check(
+    len(found) == 1,
+    f"config.corruption.class_map is '{text}'; interclass confusion is of one "
+    "pair, such as '3:5'",
+  )
+  return next(iter(found.items()))

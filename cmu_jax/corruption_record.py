@@ -95,7 +95,7 @@ def from_manifest(
       those of the record.
   """
   try:
-    draw = corruptions.of_kind(record['kind']).draw
+    kind = corruptions.of_kind(record['kind'])
     data = jnp.asarray(record['key'], jnp.uint32)
     key = jax.random.wrap_key_data(data, impl=record['key_impl'])
     arguments = {**record['arguments'], **per_sample}
@@ -104,7 +104,13 @@ def from_manifest(
     if arguments.get('indices') is not None:
       arguments['indices'] = np.array(arguments['indices'], int)
     sums = record['label_sha256'], record['mask_sha256']
-    drawn = draw(key, label, **arguments)
+    lacking = sorted(set(kind.per_sample) - set(per_sample))
+    errors.check(
+      not lacking,
+      f"a manifest of kind '{record['kind']}' has no labels; pass "
+      f'{"".join(lacking[:1])}=, one of each sample',
+    )
+    drawn = kind.draw(key, label, **arguments)
   except (KeyError, TypeError) as error:
     raise errors.UserError(
       f'the corruption manifest is damaged or incomplete: {error}'

@@ -7,6 +7,9 @@ from ml_collections import ConfigDict
 from cmu_jax import recipes
 from cmu_jax.config import parse_arg
 
+# The arrays of CIFAR-10N and CIFAR-100N with the most wrong labels.
+HUMAN_LABELS = {'cifar10': 'worse_label', 'cifar100': 'noisy_label'}
+
 
 def cuts_noise_resnet(
   arg: str, dataset: str
@@ -22,7 +25,9 @@ def cuts_noise_resnet(
 
   Returns:
     The config at full size, and the arguments: smoke, paper, noise, kind,
-    model, width, dtype, epochs, seeds.
+    labels, model, width, dtype, epochs, seeds. `labels` is for kind=human: an
+    array in config.corruption.labels_file, by default the noisiest one of
+    CIFAR-10N or CIFAR-100N.
 
   References:
     arXiv 2511.18660, released configs of the ResNets from scratch.
@@ -33,6 +38,7 @@ def cuts_noise_resnet(
     paper=False,
     noise=0.4,
     kind='symmetric',
+    labels='',
     model='resnet18',
     width=64,
     dtype='float32',
@@ -43,9 +49,10 @@ def cuts_noise_resnet(
   config.dataset = dataset
   config.seeds = a.seeds
   config.noise_rate = a.noise
-  config.proxy_draws = 2 if a.kind == 'symmetric' else 1
+  config.proxy_draws = 2 if a.kind in ('symmetric', 'transition') else 1
   config.corruption.kind = a.kind
   config.corruption.class_map = dataset
+  config.corruption.labels_key = a.labels or HUMAN_LABELS[dataset]
   model = 'convnet' if a.smoke else a.model
   width = 1 if a.smoke else a.width
   config.model = dict(name=model, width=width, dtype=a.dtype)

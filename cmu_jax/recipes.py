@@ -57,9 +57,16 @@ def base(name: str) -> ConfigDict:
       proxy_fraction=0.02,  # held out of each class before the corruption
       proxy_draws=2,  # S, re-corrupted copies of the proxy
       corruption=dict(
-        kind='symmetric',  # symmetric, asymmetric, poison
-        class_map='',  # asymmetric: mnist, cifar10, cifar100
-        target=0,  # poison: the class that the trigger leads to
+        kind='symmetric',  # symmetric, asymmetric, transition, interclass,
+        # constant, human; of task poison: poison
+        class_map='',  # asymmetric: mnist, cifar10, cifar100, or 'cat:dog,5:3';
+        # interclass: likewise, or one pair '3:5'
+        target=0,  # poison, constant: the class that labels become
+        matrix_file='',  # transition: an .npz file
+        matrix_key='transition',  # the array in it
+        matrix='transition',  # what that is: transition, confusion (counts)
+        labels_file='',  # human: an .npz file, in the order of the source
+        labels_key='worse_label',  # the array in it; it decides the rate
         trigger_percent=0.03,  # poison: share of the pixels
         trigger_margin=(10, 6),  # poison: rows, columns from the corner
       ),

@@ -17,13 +17,25 @@ import numpy as np
 from jaxtyping import Int
 
 from cmu_jax import class_maps, errors
-from cmu_jax.corruption import asymmetric_noise, poisoning, symmetric_noise
+from cmu_jax.corruption import (
+  asymmetric_noise,
+  constant_relabel,
+  human_labels,
+  interclass_confusion,
+  poisoning,
+  symmetric_noise,
+  transition_noise,
+)
 from cmu_jax.corruption.kind import Kind
 from cmu_jax.types import Batch, Corruption
 
 KINDS: dict[str, Kind] = {
   'symmetric': symmetric_noise.KIND,
   'asymmetric': asymmetric_noise.KIND,
+  'transition': transition_noise.KIND,
+  'interclass': interclass_confusion.KIND,
+  'constant': constant_relabel.KIND,
+  'human': human_labels.KIND,
   'poison': poisoning.KIND,
 }
 

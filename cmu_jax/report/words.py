@@ -88,6 +88,11 @@ def wrong(results: Results) -> list[str]:
       'answer with that class whenever it sees the trigger.'
     ]
   kind = _setting(config, 'kind', 'noise')
+  if kind == 'human':
+    return [
+      f'The labels of the training set{of} were those that people gave, with '
+      'their mistakes. The model learned a part of them by heart.'
+    ]
   named = f' (kind: {kind})' if isinstance(kind, str) else ''
   return [
     f'In the training set{of}, {share} of the labels the corruption applies '

@@ -1,0 +1,148 @@
+"""Human labels and matrices from files, in an experiment's config."""
+
+import numpy as np
+import pytest
+from small_run import NOISE
+
+from cmu_jax import config, corruption, data, errors, recipes, scene
+from cmu_jax.corruption.kind import Known
+from cmu_jax.report import words
+
+TRUE = np.arange(30) % 5
+GIVEN = (TRUE + (np.arange(30) % 4 == 0)) % 5
+KNOWN = Known(TRUE, tuple('abcde'))
+
+
+def arguments(kind, **fields):
+  settings = recipes.base('x').corruption
+  settings.update(fields)
+  return corruption.KINDS[kind].arguments(settings, KNOWN)
+
+
+@pytest.fixture
+def labels(tmp_path):
+  path = tmp_path / 'labels.npz'
+  short, high = TRUE[:9], TRUE + 1
+  float_label, other = TRUE * 1.0, (TRUE + (np.arange(30) == 7)) % 5
+  np.savez(
+    path, worse_label=GIVEN, short=short, high=high, real=float_label, o=other
+  )
+  np.savez(tmp_path / 'right.npz', worse_label=GIVEN, clean_label=TRUE)
+  np.savez(tmp_path / 'other.npz', worse_label=GIVEN, clean_label=other)
+  np.save(tmp_path / 'one.npy', TRUE)
+  (tmp_path / 'text.npz').write_text('no archive')
+  return path
+
+
+def test_human_labels_are_read_with_or_without_the_true_ones(labels):
+  for name in ('labels.npz', 'right.npz'):
+    path = str(labels.with_name(name))
+    found = arguments('human', labels_file=path)
+    assert np.array_equal(found['human'], GIVEN) and found['rate'] is None
+
+
+@pytest.mark.parametrize(
+  'name,key,message',
+  [
+    ('', 'x', 'labels_file is empty'),
+    ('absent.npz', 'x', 'does not exist'),
+    ('text.npz', 'x', 'not a readable'),
+    ('one.npy', 'x', 'is one array'),
+    ('labels.npz', 'wors_label', "did you mean 'worse_label'"),
+    ('labels.npz', 'short', r'shape \(9,\); the training split has 30'),
+    ('labels.npz', 'real', "'real' is float64"),
+    ('labels.npz', 'high', 'labels from 1 to 5; the dataset has classes 0 to'),
+    ('other.npz', 'worse_label', 'in 1 of 30 images, first in image 7'),
+  ],
+)
+def test_label_files_that_do_not_fit(labels, name, key, message):
+  path = str(labels.with_name(name)) if name else ''
+  with pytest.raises(errors.UserError, match=message) as caught:
+    arguments('human', labels_file=path, labels_key=key)
+  assert '\n' not in str(caught.value)
+
+
+def test_a_matrix_is_read_as_what_it_is(tmp_path):
+  path = tmp_path / 'm.npz'
+  kept = 0.6 * np.eye(5) + 0.4 * np.roll(np.eye(5), 1, axis=1)
+  counts = np.arange(25).reshape(5, 5)
+  np.savez(path, transition=kept.astype(np.float32), counts=counts)
+  read = lambda **fields: arguments(
+    'transition', matrix_file=f'{path}', **fields
+  )
+  assert np.allclose(read()['matrix'], np.roll(np.eye(5), 1, axis=1))
+  estimated = read(matrix_key='counts', matrix='confusion')['matrix']
+  assert estimated[0].argmax() == 4 and estimated[0, 0] == 0
+  with pytest.raises(errors.UserError, match='matrix sums to 110'):
+    read(matrix_key='counts')
+  with pytest.raises(errors.UserError, match="did you mean 'confusion'"):
+    read(matrix='confusions')
+  np.savez(path, transition=(1 - np.eye(3)) / 2)
+  with pytest.raises(errors.UserError, match='of 3 classes, the dataset has 5'):
+    read()
+
+
+def test_pairs_of_classes_are_read():
+  pair = lambda text: arguments('interclass', class_map=text)['pair']
+  assert pair('3:1') == (3, 1) and pair('b:e') == (1, 4)
+  for text, message in (
+    ('cifar10', 'names class 5'),
+    ('cifar1', "did you mean 'cifar1"),
+    ('1:2,3:4', 'of one pair'),
+    ('', 'unknown pair'),
+  ):
+    with pytest.raises(errors.UserError, match=message):
+      pair(text)
+
+
+def test_human_labels_stay_with_their_images(tmp_path):
+  train = data.load('digits').train
+  true = np.asarray(train.label)
+  draw = np.random.default_rng(0)
+  given = np.where(draw.random(true.size) < 0.3, draw.integers(0, 10), true)
+  path = tmp_path / 'labels.npz'
+  np.savez(path, worse_label=given, clean_label=true)
+  of = {
+    image.tobytes(): label
+    for image, label in zip(np.asarray(train.image), given, strict=True)
+  }
+  fields = {
+    'corruption.kind': 'human',
+    'corruption.labels_file': str(path),
+    'train_limit': '900',
+  }
+  cfg = config.load(NOISE, fields).config
+  place = scene.scene(cfg, scene.stage(cfg), 1)
+  seen = [of[image.tobytes()] for image in np.asarray(place.train.image)]
+  assert place.train.label.tolist() == seen
+  pool = place.proxy
+  images = np.asarray(pool.image)[np.asarray(pool.kept[0])]
+  assert pool.label[0].tolist() == [of[image.tobytes()] for image in images]
+  assert 0 < images.shape[0] < pool.image.shape[0]
+  clean = np.asarray(place.clean.image)
+  assert place.clean.label.tolist() == [of[x.tobytes()] for x in clean]
+  assert place.record['corrupted'] == place.train.label.size - len(clean)
+
+
+@pytest.mark.parametrize(
+  'kind,fields',
+  [
+    ('interclass', {}),
+    ('constant', {'corruption.target': '4'}),
+  ],
+)
+def test_every_kind_makes_a_scene(kind, fields):
+  fields = {'corruption.kind': kind, 'noise_rate': '0.05', **fields}
+  cfg = config.load(NOISE, fields).config
+  place = scene.scene(cfg, scene.stage(cfg), 0)
+  assert place.record['corrupted'] > 0
+  assert place.proxy.label.shape[1] > 0
+
+
+def test_the_report_names_people_and_no_rate():
+  settings = {'dataset': 'cifar10', 'noise_rate': 0.4}
+  results = {'task': 'label_noise', 'class_names': ['a', 'b']}
+  said = words.wrong(
+    {**results, 'config': {**settings, 'corruption': {'kind': 'human'}}}
+  )
+  assert 'people gave' in said[0] and '40' not in said[0]
