@@ -5,7 +5,15 @@ network's variables and back, so that repaired weights leave in the format,
 names and precision in which they came.
 """
 
-from cmu_jax.weights.files import Stored, read, write
-from cmu_jax.weights.names import fit, put_back
+from cmu_jax.weights.files import Stored, read, side_file, write
+from cmu_jax.weights.names import fit, num_classes, put_back
 
-__all__ = ['Stored', 'fit', 'put_back', 'read', 'write']
+__all__ = [
+  'Stored',
+  'fit',
+  'num_classes',
+  'put_back',
+  'read',
+  'side_file',
+  'write',
+]

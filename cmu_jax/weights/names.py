@@ -206,3 +206,22 @@ def _ours(path: str, array: np.ndarray, layout: Layout) -> np.ndarray:
   if not layout.torch:
     return array
   return np.transpose(array, np.argsort(_axes(path, array.ndim)))
+
+
+def num_classes(arrays: dict[str, np.ndarray]) -> int:
+  """The number of outputs, from the shape of the head.
+
+  Raises:
+    UserError: no head is found.
+  """
+  for name, array in arrays.items():
+    module, _, leaf = name.replace('/', '.').rpartition('.')
+    if array.ndim == 2 and any(
+      module == head or module.endswith('.' + head) for head in _HEADS
+    ):
+      return int(array.shape[0 if leaf == 'weight' else 1])
+  raise errors.UserError(
+    'the weights hold no head, a matrix called '
+    f'{", ".join(f"{head}.weight" for head in _HEADS)} or head/kernel; is it a '
+    'classifier?'
+  )

@@ -1,0 +1,157 @@
+"""What a user asks of a repair, and the flags that say it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from cmu_jax import errors, literals, shell
+
+KINDS = ('label_noise', 'poison')
+_TEXT = """\
+usage: python -m cmu_jax.repair --weights=FILE --model=NAME --proxy=FOLDER
+                                --kind=label_noise|poison --out=DIR [...]
+
+Repairs a trained classifier from its weights and a folder of bad samples (CUTS,
+arXiv 2511.18660): fine-tunes on the bad samples, subtracts what that changed,
+as far as the samples say it helps. The training data are not needed.
+
+  --weights=FILE       .safetensors, .npz or an Orbax directory; names of ours
+                       or of PyTorch. Pickles (.pt, .pth) are never opened.
+  --model=NAME[:k=v,..]  the network, such as resnet20 or resnet18:stem=imagenet
+  --proxy=FOLDER       bad samples that the network was not trained on.
+                       label_noise: FOLDER/<the wrong class>/*.png or .jpg;
+                       poison: FOLDER/*.png, with the trigger in the picture
+  --kind=KIND          label_noise or poison
+  --out=DIR            where the repaired weights, the curve and the report go;
+                       the same command again continues after a kill
+
+Inferred where possible, from the side file FILE.json or the pictures:
+  --mean=R,G,B --std=R,G,B   of pixels between 0 and 1
+  --image_size=N       side to which pictures are resized
+  --classes=A,B,...    in the order of the network's outputs
+  --target=CLASS       poison: where the trigger leads; name or number
+
+Choices:
+  --labels=bad|true    label_noise: FOLDER's classes are the wrong labels as
+                       they were trained on (bad, the default), or the true
+                       ones, which are then made wrong at random, twice
+  --test=FOLDER        ordinary pictures by class: measured before and after,
+                       never used to choose anything
+  --steps=N --learning_rate=X --batch_size=N --seed=N   of the fine-tuning
+
+example:
+  python -m cmu_jax.repair --weights=resnet20.npz --model=resnet20 \\
+    --proxy=bad_samples --kind=poison --out=repaired \\
+    --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225
+"""
+
+
+class Request(NamedTuple):
+  """A repair as the user asks for it; None is inferred.
+
+  Attributes:
+    weights: `.safetensors`, `.npz` or an Orbax directory.
+    model: name of a network, with options: 'resnet18:stem=imagenet'.
+    proxy: folder of bad samples.
+    kind: 'label_noise' or 'poison'.
+    out: folder for the results.
+    mean: of pixels in [0, 1], one a channel.
+    std: likewise.
+    image_size: side in pixels.
+    classes: names in the order of the network's outputs.
+    target: of a trigger, a name or a number.
+    labels: 'bad' or 'true', what the folders of label noise are named after.
+    test: folder of ordinary pictures by class.
+    steps: of the fine-tuning.
+    learning_rate: of AdamW, constant; None for 5e-4 (label noise) or 1e-4.
+    batch_size: of the fine-tuning.
+    seed: of everything random.
+  """
+
+  weights: str
+  model: str
+  proxy: str
+  kind: str
+  out: str
+  mean: tuple[float, ...] | None = None
+  std: tuple[float, ...] | None = None
+  image_size: int | None = None
+  classes: tuple[str, ...] | None = None
+  target: str | None = None
+  labels: str = 'bad'
+  test: str | None = None
+  steps: int = 200
+  learning_rate: float | None = None
+  batch_size: int = 128
+  seed: int = 0
+
+
+_REQUIRED = Request._fields[:5]
+# A value of the type that a flag's text is read as.
+_LIKE: dict[str, Any] = {
+  'mean': (0.0,),
+  'std': (0.0,),
+  'image_size': 1,
+  'classes': ('',),
+  'steps': 1,
+  'learning_rate': 1.0,
+  'batch_size': 1,
+  'seed': 0,
+}
+
+
+def parse(argv: Sequence[str]) -> Request | None:
+  """Reads the command line; None where help is asked for.
+
+  Raises:
+    UserError: an unknown, missing, empty or malformed flag.
+  """
+  parser = shell.Parser(add_help=False, allow_abbrev=False)
+  parser.add_argument('--help', '-h', action='store_true')
+  for field in Request._fields:
+    parser.add_argument(f'--{field}')
+  found, rest = parser.parse_known_args(list(argv))
+  if found.help:
+    print(_TEXT)
+    return None
+  if rest:
+    flags = [f'--{field}' for field in Request._fields]
+    raise errors.unknown('argument', rest[0].partition('=')[0], flags)
+  given = {
+    field: _value(field, text)
+    for field in Request._fields
+    if (text := getattr(found, field)) is not None
+  }
+  missing = [f'--{field}' for field in _REQUIRED if field not in given]
+  errors.check(
+    not missing, f'{", ".join(missing)} missing: see --help for all flags'
+  )
+  return checked(Request(**given))
+
+
+def _value(field: str, text: str) -> Any:
+  errors.check(text, f'--{field}= is empty')
+  if field not in _LIKE:
+    return text
+  return literals.parse(text, _LIKE[field], f'--{field}')
+
+
+def checked(request: Request) -> Request:
+  """The request itself, if its values can be.
+
+  Raises:
+    UserError: names the field.
+  """
+  if request.kind not in KINDS:
+    raise errors.unknown('--kind', request.kind, KINDS)
+  if request.labels not in ('bad', 'true'):
+    raise errors.unknown('--labels', request.labels, ('bad', 'true'))
+  for field in ('steps', 'batch_size', 'image_size', 'learning_rate'):
+    value = getattr(request, field)
+    errors.check(
+      value is None or value > 0, f'--{field} is {value}; it must be above 0'
+    )
+  errors.check(
+    (request.mean is None) == (request.std is None),
+    '--mean and --std go together: give both',
+  )
+  return request

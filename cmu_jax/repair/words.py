@@ -1,0 +1,123 @@
+"""What a repair did, in plain words."""
+
+from typing import Any
+
+from cmu_jax.report import verdict
+
+_KINDS = {
+  'label_noise': 'wrong labels',
+  'poison': 'a trigger that leads to one class',
+}
+
+
+def heading(results: dict[str, Any]) -> str:
+  """The outcome as one line."""
+  if not results['repaired']:
+    return 'Left as it was'
+  return f'Edited with alpha = {results["alpha"]:.2f}'
+
+
+def harmed(results: dict[str, Any]) -> tuple[verdict.Harm, ...]:
+  """Classes of the test pictures that fell by more than five points."""
+  before, after = (
+    results['measured'][when]['class_accuracy'] for when in ('before', 'after')
+  )
+  if before is None:
+    return ()
+  falls = [
+    verdict.Harm(name, b, a)
+    for name, b, a in zip(results['class_names'], before, after, strict=True)
+    if b is not None and b - a > verdict.CLASS_HARM + 1e-9
+  ]
+  return tuple(sorted(falls, key=lambda harm: harm.after - harm.before))
+
+
+def outcome(results: dict[str, Any]) -> list[str]:
+  """What happened, the most important first."""
+  said = [_why(results), _bad(results)]
+  before, after = results['measured']['before'], results['measured']['after']
+  if before['test_accuracy'] is None:
+    said.append(
+      'Accuracy on ordinary pictures was not measured: give --test=FOLDER '
+      'before you use these weights.'
+    )
+  else:
+    change = 100 * (after['test_accuracy'] - before['test_accuracy'])
+    said.append(
+      f'Accuracy on the test pictures: {before["test_accuracy"]:.3f} → '
+      f'{after["test_accuracy"]:.3f} ({change:+.1f} points).'
+    )
+  said += [
+    f'{verdict.harm_text(harm)}.'.capitalize() for harm in harmed(results)
+  ]
+  return said
+
+
+def _why(results: dict[str, Any]) -> str:
+  if results['repaired']:
+    return (
+      f'The task vector of the {results["samples"]} bad samples was subtracted '
+      f'with alpha = {results["alpha"]:.2f}.'
+    )
+  if results['kind'] == 'poison':
+    return (
+      'No alpha freed the bad samples from the trigger, so the weights are as '
+      'they were.'
+    )
+  return (
+    'No step along the task vector looked better than none, so the weights '
+    'are as they were.'
+  )
+
+
+def _bad(results: dict[str, Any]) -> str:
+  before, after = results['measured']['before'], results['measured']['after']
+  where = (
+    'sent to the target class'
+    if results['kind'] == 'poison'
+    else 'given their wrong label'
+  )
+  return (
+    f'Bad samples {where}: {before["bad_label_rate"]:.1%} → '
+    f'{after["bad_label_rate"]:.1%}.'
+  )
+
+
+def sure(results: dict[str, Any]) -> list[str]:
+  """How far this can be trusted."""
+  said = [
+    'Alpha was chosen from the bad samples alone, by the published rule; the '
+    'same pictures gave the task vector.'
+  ]
+  if results['kind'] == 'poison':
+    said.append(
+      'That rule looks at the trigger only. On networks trained from scratch '
+      'it often deletes the target class: look at that class above all.'
+    )
+  else:
+    said.append(
+      'On networks trained from scratch the method is modest by its authors’ '
+      'own numbers, and made two of their eighteen models worse.'
+    )
+  return [*said, *results['notes']]
+
+
+def wrong(results: dict[str, Any]) -> list[str]:
+  """What the user said is wrong with the network."""
+  return [
+    f'The network was trained on {_KINDS[results["kind"]]}; '
+    f'{results["samples"]} bad samples stand for it.'
+  ]
+
+
+def console(results: dict[str, Any]) -> str:
+  """The outcome for a terminal."""
+  out = results['settings']['out']
+  lines = [heading(results), *outcome(results), *results['notes']]
+  return '\n'.join(
+    [
+      *lines,
+      f'weights: {out}/{results["weights"]}',
+      f'report: {out}/report.html',
+    ]
+  )

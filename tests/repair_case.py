@@ -1,0 +1,80 @@
+"""A small network with a backdoor or wrong labels, as files on a disk."""
+
+import json
+
+import jax
+import numpy as np
+import PIL.Image
+
+from cmu_jax import (
+  corruption,
+  data,
+  inputs,
+  models,
+  optimizers,
+  rng,
+  schedules,
+  splits,
+  train,
+  triggers,
+  weights,
+)
+from cmu_jax.types import Batch
+
+STEP = inputs.make((0.5,), (0.5,))
+
+
+def make(folder, kind, seed=0, width=64):
+  """Weights, side file and a folder of bad samples; returns the test split."""
+  key = rng.named(seed, 'case')
+  digits = data.load('digits')
+  pool, rest = splits.hold_out(rng.named(key, 'hold'), digits.train, 0.15, 10)
+  trigger = triggers.badnet(8, 8, percent=0.03, margin=(0, 0))
+  step = inputs.make((0.5,), (0.5,), trigger=trigger)
+  if kind == 'poison':
+    drawn = corruption.poison(key, rest.label, 0.1, trigger, 0)
+  else:
+    drawn = corruption.symmetric(key, rest.label, 0.4, 10)
+  model = models.make('fc', 10, (8, 8, 1), width=width)
+  trained = train.fit(
+    key,
+    model,
+    model.init(key, STEP.eval(rest.image[:1], None)),
+    corruption.apply(drawn, rest),
+    optimizer=optimizers.adamw(schedules.constant(2e-3)),
+    steps=500,
+    batch_size=128,
+    inputs=step,
+  ).variables
+  flat = jax.tree_util.tree_flatten_with_path(trained)[0]
+  arrays = {
+    '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path): (
+      np.asarray(leaf)
+    )
+    for path, leaf in flat
+  }
+  weights.write(folder / 'w.npz', weights.Stored(arrays, {}, '.npz'))
+  (folder / 'w.npz.json').write_text(json.dumps({'mean': [0.5], 'std': [0.5]}))
+  bad(folder / 'bad', kind, pool, trigger, key)
+  return digits.test, trigger
+
+
+def bad(folder, kind, pool, trigger, key):
+  """Pictures with the trigger in them, or under a wrong class."""
+  image, label = np.array(pool.image), np.asarray(pool.label)
+  if kind == 'poison':
+    image[:, np.asarray(trigger.mask)] = 255
+    image, label = image[label != 0], np.zeros(int((label != 0).sum()), int)
+  else:
+    label = np.asarray(corruption.symmetric(key, pool.label, 1.0, 10).label)
+  for i, (pixels, c) in enumerate(zip(image, label, strict=True)):
+    place = folder / (str(c) if kind == 'label_noise' else '')
+    place.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(pixels[..., 0]).save(place / f'{i}.png')
+
+
+def triggered(test: Batch, trigger) -> Batch:
+  """The test images with the trigger painted into them."""
+  image = np.array(test.image)
+  image[:, np.asarray(trigger.mask)] = 255
+  return test._replace(image=jax.numpy.asarray(image))
