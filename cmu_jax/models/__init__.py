@@ -10,12 +10,16 @@ from cmu_jax import errors
 from cmu_jax.models import (
   classifier,
   convnet,
+  densenet,
   fc,
   mobilenet_v1,
   mobilenet_v2,
   resnet,
   resnet9,
+  resnet_cifar,
+  vgg,
   vit,
+  wrn,
 )
 from cmu_jax.models.classifier import bind
 from cmu_jax.types import Model, Variables
@@ -40,12 +44,25 @@ REGISTRY: dict[str, Family] = {
   'fc': Family(fc.fc),
   'convnet': Family(convnet.convnet),
   'resnet9': Family(resnet9.resnet9),
-  'resnet18': Family(resnet.resnet18, resnet.torch_name),
+  'resnet18': Family(resnet.of_depth(18), resnet.torch_name),
+  'resnet34': Family(resnet.of_depth(34), resnet.torch_name),
+  'resnet50': Family(resnet.of_depth(50), resnet.torch_name),
+  'wrn': Family(wrn.wrn, wrn.torch_name),
+  'wrn_corrective': Family(wrn.wrn_corrective, wrn.torch_name_corrective),
+  'vgg19': Family(vgg.vgg19(False), vgg.torch_name),
+  'vgg19_bn': Family(vgg.vgg19(True), vgg.torch_name),
+  'densenet121': Family(densenet.densenet121, densenet.torch_name),
   'mobilenet_v1': Family(mobilenet_v1.mobilenet_v1, mobilenet_v1.torch_name),
   'mobilenet_v2': Family(mobilenet_v2.mobilenet_v2, mobilenet_v2.torch_name),
   'vit_b_16': Family(vit.vit_b_16, vit.torch_name),
   'vit_s_16': Family(vit.vit_s_16, vit.torch_name),
   'vit_tiny': Family(vit.vit_tiny, vit.torch_name),
+  **{
+    f'resnet{depth}': Family(
+      resnet_cifar.of_depth(depth), resnet_cifar.torch_name
+    )
+    for depth in (20, 32, 44, 56)
+  },
 }
 
 _DTYPES = ('float32', 'bfloat16')

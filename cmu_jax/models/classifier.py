@@ -20,14 +20,16 @@ class Classifier(nn.Module):
       trunk(stem(image), train): the penultimate features [n, d].
     num_classes: k.
     head_bias: False leaves the head's bias out.
+    dense: makes the head; other than layers.Dense where its first values are.
   """
 
   body: nn.Module
   num_classes: int
   head_bias: bool = True
+  dense: Callable[..., layers.Dense] = layers.Dense
 
   def setup(self) -> None:
-    self.head = layers.Dense(self.num_classes, self.head_bias)
+    self.head = self.dense(self.num_classes, self.head_bias)
 
   def __call__(
     self, image: Float[Array, 'n h w c'], train: bool = False

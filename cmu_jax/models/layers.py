@@ -20,6 +20,9 @@ uniform_fan_in: Initializer = nn.initializers.variance_scaling(
 kaiming_fan_out: Initializer = nn.initializers.variance_scaling(
   2.0, 'fan_out', 'normal'
 )
+kaiming_fan_in: Initializer = nn.initializers.variance_scaling(
+  2.0, 'fan_in', 'normal'
+)
 
 
 def bias_fan_in(fan_in: int) -> Initializer:
@@ -39,25 +42,30 @@ class Dense(nn.Module):
     features: width of the output.
     use_bias: False leaves b out.
     dtype: what the product is computed in; parameters are float32.
+    kernel_init: initialiser of W.
+    bias_init: initialiser of b; None for PyTorch's default.
   """
 
   features: int
   use_bias: bool = True
   dtype: Any = jnp.float32
+  kernel_init: Initializer = uniform_fan_in
+  bias_init: Initializer | None = None
 
   @nn.compact
   def __call__(self, x: Float[Array, 'n d']) -> Float[Array, 'n e']:
     fan_in = x.shape[-1]
-    kernel = self.param('kernel', uniform_fan_in, (fan_in, self.features))
+    kernel = self.param('kernel', self.kernel_init, (fan_in, self.features))
     y = x.astype(self.dtype) @ kernel.astype(self.dtype)
     if not self.use_bias:
       return y
-    bias = self.param('bias', bias_fan_in(fan_in), (self.features,))
+    bias_init = self.bias_init or bias_fan_in(fan_in)
+    bias = self.param('bias', bias_init, (self.features,))
     return y + bias.astype(self.dtype)[None, :]
 
 
 class Conv(nn.Module):
-  """A convolution without bias, symmetric zero padding as in PyTorch.
+  """A convolution with symmetric zero padding as in PyTorch.
 
   Attributes:
     features: output channels.
@@ -67,6 +75,7 @@ class Conv(nn.Module):
     kernel_init: initialiser of the kernel.
     dtype: what is computed in; parameters are float32.
     convolve: the convolution itself, see `conv.convolve`.
+    bias_init: initialiser of a bias; None for a convolution without one.
   """
 
   features: int
@@ -76,18 +85,23 @@ class Conv(nn.Module):
   kernel_init: Initializer = uniform_fan_in
   dtype: Any = jnp.float32
   convolve: Callable = conv.convolve
+  bias_init: Initializer | None = None
 
   @nn.compact
   def __call__(self, x: Float[Array, 'n h w i']) -> Float[Array, 'n h2 w2 o']:
     shape = (self.size, self.size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.kernel_init, shape)
     pad = self.size // 2 if self.padding is None else self.padding
-    return self.convolve(
+    y = self.convolve(
       x.astype(self.dtype),
       kernel.astype(self.dtype),
       (self.stride, self.stride),
       ((pad, pad), (pad, pad)),
     )
+    if self.bias_init is None:
+      return y
+    bias = self.param('bias', self.bias_init, (self.features,))
+    return y + bias.astype(self.dtype)[None, None, None, :]
 
 
 class BatchNorm(nn.Module):

@@ -1,4 +1,8 @@
-"""ResNet-18 (arXiv 1512.03385) in torchvision's layout and initialisation."""
+"""ResNet-18, -34 and -50 (arXiv 1512.03385) as torchvision builds them.
+
+Layout and initialisation are torchvision's: the stride of a bottleneck block
+is that of its 3x3 convolution.
+"""
 
 import re
 from collections.abc import Callable
@@ -14,14 +18,21 @@ from cmu_jax.models import classifier, conv, layers
 
 _STEMS = ('cifar', 'imagenet')
 _TORCH = {'shortcut': 'downsample.0', 'shortcut_norm': 'downsample.1'}
+_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+_BOTTLENECK = (50,)
+_EXPANSION = 4
 
 
 class Block(nn.Module):
-  """Two 3x3 convolutions beside the identity or a strided 1x1 convolution.
+  """Convolutions beside the identity or a strided 1x1 convolution.
+
+  Two 3x3 ones, or as a bottleneck 1x1, 3x3 and 1x1 with four times the
+  channels.
 
   Attributes:
-    features: output channels.
-    stride: of the first convolution and of the shortcut.
+    features: channels of the 3x3 convolutions.
+    stride: of the first 3x3 convolution and of the shortcut.
+    bottleneck: which of the two kinds.
     project: True where the shortcut is a convolution with BatchNorm.
     dtype: what is computed in.
     convolve: see `conv.convolve`.
@@ -29,47 +40,64 @@ class Block(nn.Module):
 
   features: int
   stride: int
+  bottleneck: bool
   project: bool
   dtype: Any
   convolve: Callable
 
   def setup(self) -> None:
-    def layer(size: int, stride: int) -> layers.Conv:
+    def layer(features: int, size: int, stride: int, name: str) -> layers.Conv:
       return layers.Conv(
-        self.features,
+        features,
         size,
         stride,
         kernel_init=layers.kaiming_fan_out,
         dtype=self.dtype,
         convolve=self.convolve,
+        name=name,
       )
 
-    self.conv1, self.norm1 = layer(3, self.stride), layers.BatchNorm()
-    self.conv2, self.norm2 = layer(3, 1), layers.BatchNorm()
+    thin, stride = self.features, self.stride
+    plan = [(thin, 3, stride), (thin, 3, 1)]
+    if self.bottleneck:
+      wide = thin * _EXPANSION
+      plan = [(thin, 1, 1), (thin, 3, stride), (wide, 1, 1)]
+    self.convs = [
+      layer(*shape, f'conv{i}') for i, shape in enumerate(plan, start=1)
+    ]
+    self.norms = [
+      layers.BatchNorm(name=f'norm{i}') for i in range(1, len(plan) + 1)
+    ]
     if self.project:
-      self.shortcut = layer(1, self.stride)
+      self.shortcut = layer(plan[-1][0], 1, stride, 'shortcut')
       self.shortcut_norm = layers.BatchNorm()
 
   def __call__(
     self, x: Float[Array, 'n h w c'], train: bool
   ) -> Float[Array, 'n h2 w2 d']:
-    y = nn.relu(self.norm1(self.conv1(x), train))
-    y = self.norm2(self.conv2(y), train)
+    y = x
+    for layer, norm in zip(self.convs[:-1], self.norms[:-1], strict=True):
+      y = nn.relu(norm(layer(y), train))
+    y = self.norms[-1](self.convs[-1](y), train)
     if self.project:
       x = self.shortcut_norm(self.shortcut(x), train)
     return nn.relu(x + y)
 
 
 class Body(nn.Module):
-  """The stem, four stages of two blocks, and the mean over the image.
+  """The stem, four stages of blocks, and the mean over the image.
 
   Attributes:
+    sizes: how many blocks each stage has.
+    bottleneck: which kind of block.
     width: channels of the stem and of the first stage.
     stem_kind: 'cifar' (3x3) or 'imagenet' (7x7 with stride 2, max-pooling).
     dtype: what is computed in.
     convolve: see `conv.convolve`.
   """
 
+  sizes: tuple[int, ...]
+  bottleneck: bool
   width: int
   stem_kind: str
   dtype: Any
@@ -90,13 +118,14 @@ class Body(nn.Module):
       Block(
         self.width * 2**stage,
         2 if stage and not index else 1,
-        bool(stage) and not index,
+        self.bottleneck,
+        index == 0 and (self.bottleneck or stage > 0),
         self.dtype,
         self.convolve,
         name=f'stage{stage + 1}_block{index + 1}',
       )
-      for stage in range(4)
-      for index in range(2)
+      for stage, count in enumerate(self.sizes)
+      for index in range(count)
     ]
 
   def __call__(
@@ -139,36 +168,39 @@ def max_pool3(x: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
   return x
 
 
-def resnet18(
-  num_classes: int,
-  image_shape: tuple[int, int, int],
-  *,
-  width: int = 64,
-  stem: str = 'cifar',
-  dtype: str = 'float32',
-  convolve: Callable = conv.convolve,
-) -> classifier.Classifier:
-  """ResNet-18 with either stem.
+def of_depth(depth: int) -> Callable[..., classifier.Classifier]:
+  """The factory of one depth.
 
-  For RGB images, 10 classes and width 64 it has 11,173,962 parameters with the
-  'cifar' stem and 11,181,642 with the 'imagenet' one.
+  Its options: `width`, channels of the stem; `stem`, 'cifar' for images of
+  about 32x32 or 'imagenet' for larger ones; `dtype`, 'float32' or 'bfloat16',
+  what the body computes in; `convolve`, see `conv.convolve`. It raises a
+  UserError for an unknown stem.
 
   Args:
-    num_classes: k.
-    image_shape: (h, w, c); any.
-    width: channels of the stem.
-    stem: 'cifar' for images of about 32x32, 'imagenet' for larger ones.
-    dtype: 'float32' or 'bfloat16', what the body computes in.
-    convolve: the convolution, see `conv.convolve`.
-
-  Raises:
-    UserError: unknown stem.
+    depth: 18, 34 or 50. For RGB images, 10 classes and width 64 they have
+      11,173,962, 21,282,122 and 23,520,842 parameters with the 'cifar' stem;
+      the 'imagenet' stem has 7,680 more.
   """
-  del image_shape
-  if stem not in _STEMS:
-    raise errors.unknown('stem of model resnet18', stem, _STEMS)
-  body = Body(width, stem, jnp.dtype(dtype), convolve)
-  return classifier.Classifier(body, num_classes)
+
+  def make(
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    *,
+    width: int = 64,
+    stem: str = 'cifar',
+    dtype: str = 'float32',
+    convolve: Callable = conv.convolve,
+  ) -> classifier.Classifier:
+    del image_shape
+    if stem not in _STEMS:
+      raise errors.unknown(f'stem of model resnet{depth}', stem, _STEMS)
+    bottleneck = depth in _BOTTLENECK
+    body = Body(
+      _SIZES[depth], bottleneck, width, stem, jnp.dtype(dtype), convolve
+    )
+    return classifier.Classifier(body, num_classes)
+
+  return make
 
 
 def torch_name(module: str) -> str:
