@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmu_jax import corruption, errors, recipes
+from cmu_jax import corruption, errors, recipes, triggers
 
 _TASKS = ('label_noise', 'poison')
 _HEAD_INPUTS = ('raw', 'normalized')
+_RULES = ('published', 'safe')
 _TRAININGS = ('train', 'proxy_train', 'finetune')
 
 _AT_LEAST = {
@@ -28,6 +29,8 @@ _AT_LEAST = {
   'input.resize': 0,
   'input.pad': 0,
   'select.patience': 0,
+  'select.folds': 0,
+  'select.replicates': 2,
   'checkpoint_seconds': 0,
 }
 _SHARES = ('select.class_share', 'select.threshold')
@@ -72,12 +75,27 @@ def _names(config: ConfigDict) -> None:
     kind,
     [name for name, one in corruption.KINDS.items() if one.task == task],
   )
+  _known('corruption.trigger', config.corruption.trigger, triggers.KINDS)
   _known('select.head_input', config.select.head_input, _HEAD_INPUTS)
+  _known('select.rule', config.select.rule, _RULES)
 
 
 def _known(field: str, name: str, known: Iterable[str]) -> None:
   if name not in known:
     raise errors.unknown(f'config.{field}', name, known)
+
+
+def _folds(settings: ConfigDict) -> None:
+  folds, confidence = settings.folds, settings.confidence
+  errors.check(
+    folds >= 2 or (folds == 0 and settings.rule == 'published'),
+    f'config.select.folds is {folds} with select.rule={settings.rule}; use 2 '
+    'or more, or 0 with select.rule=published',
+  )
+  errors.check(
+    0 < confidence < 1,
+    f'config.select.confidence is {confidence}; it must lie between 0 and 1',
+  )
 
 
 def _seeds(seeds: tuple) -> None:
@@ -128,6 +146,7 @@ def check(config: ConfigDict) -> None:
   _names(config)
   _seeds(tuple(config.seeds))
   _ranges(config)
+  _folds(config.select)
   _trigger(tuple(config.corruption.trigger_margin))
   _statistics(tuple(config.input.mean), tuple(config.input.std))
   _model(config.model)

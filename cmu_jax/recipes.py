@@ -58,17 +58,22 @@ def base(name: str) -> ConfigDict:
       proxy_draws=2,  # S, re-corrupted copies of the proxy
       corruption=dict(
         kind='symmetric',  # symmetric, asymmetric, transition, interclass,
-        # constant, human; of task poison: poison
+        # constant, human; of task poison: poison, clean_label
         class_map='',  # asymmetric: mnist, cifar10, cifar100, or 'cat:dog,5:3';
         # interclass: likewise, or one pair '3:5'
         target=0,  # poison, constant: the class that labels become
+        trigger='badnet',  # poison: badnet, corner, blended, sinusoidal
         matrix_file='',  # transition: an .npz file
         matrix_key='transition',  # the array in it
         matrix='transition',  # what that is: transition, confusion (counts)
         labels_file='',  # human: an .npz file, in the order of the source
         labels_key='worse_label',  # the array in it; it decides the rate
-        trigger_percent=0.03,  # poison: share of the pixels
-        trigger_margin=(10, 6),  # poison: rows, columns from the corner
+        trigger_percent=0.03,  # badnet: share of the pixels
+        trigger_margin=(10, 6),  # badnet: rows, columns from the corner
+        trigger_size=3,  # corner: side of the patch
+        trigger_alpha=0.2,  # blended: weight of a random pattern
+        trigger_amplitude=20.0,  # sinusoidal: in pixel values, 0 to 255
+        trigger_frequency=6.0,  # sinusoidal: periods in a row
       ),
       model=dict(name='fc', width=512, dtype='float32'),
       input=dict(
@@ -82,6 +87,10 @@ def base(name: str) -> ConfigDict:
       proxy_train=training(),  # CUTS
       finetune=training(),  # the baseline on clean proxy labels
       select=dict(
+        rule='published',  # published, safe: which alpha the row `cuts` takes
+        folds=2,  # of the row `cuts_safe`; 0 leaves it out
+        replicates=400,  # bootstrap resamples of its intervals
+        confidence=0.8,  # that it is better than nothing, or it abstains
         class_share=1.0,  # gamma: share of classes that must stay predicted
         head_input='raw',  # raw, normalized (as released)
         patience=0,  # stop after so many drops of J; 0 never, 10 as released

@@ -188,6 +188,7 @@ def _one_seed(
       'alpha_hat': info['alpha'],
       'selected': info['selected'],
       'evaluated': columns,
+      **({'safe': info['safe']} if 'safe' in info else {}),
     },
     'confusion': {n: scores[n].counts for n in ('corrupted', 'cuts')},
     'path': path,

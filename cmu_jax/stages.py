@@ -8,9 +8,20 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from cmu_jax import checkpoint, jitting, recipes, rng, scene, sweep, train, tree
+from cmu_jax import (
+  checkpoint,
+  jitting,
+  judge,
+  recipes,
+  rng,
+  safe,
+  scene,
+  sweep,
+  train,
+  tree,
+)
 from cmu_jax import config as configs
-from cmu_jax.methods import cuts
+from cmu_jax.methods import cuts, cuts_safe
 from cmu_jax.types import Batch, Info, PRNGKey, Variables
 
 _edit = jax.jit(tree.edit)
@@ -141,9 +152,25 @@ def repairs(
     checkpoint=saving(where, 'cuts_proxy', seed),
     **proxy_options,
   )
-  repaired, info = unlearn(key, corrupted, place.proxy)
-  chosen = {'alpha': info['alpha'], 'selected': info['selected']}
-  found = {'cuts': Repair(repaired, 'weights + corrupted proxy', chosen)}
+  _, info = unlearn(key, corrupted, place.proxy)
+  fits = {'cuts_proxy': info['fit']}
+  rules = {'cuts': {'alpha': info['alpha'], 'selected': info['selected']}}
+  if config.select.folds:
+    chosen, folded = safe_alpha(config, world, place, corrupted, where, seed)
+    info['safe'] = chosen.record
+    rules['cuts_safe'] = judge.facts(chosen)
+    if config.select.rule == 'safe':
+      info |= chosen.choice._asdict()
+      rules['cuts'] = rules['cuts_safe']
+    fits |= {'cuts_folds': folded.fit} if folded else {}
+  found = {
+    name: Repair(
+      edited(corrupted, info['tau'], facts['alpha']),
+      'weights + corrupted proxy',
+      facts,
+    )
+    for name, facts in rules.items()
+  }
   for name, kind in (
     ('random_vector', 'normal'),
     ('random_vector_uniform', 'uniform'),
@@ -171,7 +198,52 @@ def repairs(
   found['finetune_clean_proxy'] = Repair(
     tuned.variables, 'weights + clean labels of the proxy', {}
   )
-  return found, info, {'cuts_proxy': info['fit'], 'finetune': tuned}
+  return found, info, {**fits, 'finetune': tuned}
+
+
+def safe_alpha(
+  config: ConfigDict,
+  world: scene.Stage,
+  place: scene.Scene,
+  corrupted: Variables,
+  where: Kept | None,
+  seed: int,
+) -> tuple[judge.Safe, cuts_safe.Fitted | None]:
+  """The choice of `methods.cuts_safe` for one seed, and what it took.
+
+  A pool that is too small to be split is no evidence: the rule abstains.
+
+  Args:
+    config: every setting.
+    world: what all seeds share.
+    place: what this seed works on.
+    corrupted: theta_mix.
+    where: the run's checkpoints; None keeps none.
+    seed: of the checkpoint.
+  """
+  key = rng.named(place.key, 'safe')
+  count, classes = config.select.folds, world.dataset.num_classes
+  least = 2 * classes * count if config.task == 'label_noise' else 2 * count
+  size = place.proxy.image.shape[0]
+  if size < least:
+    return judge.abstain(f'{size} proxy images, {least} needed'), None
+  folds = safe.split(rng.named(key, 'folds'), place.proxy, count)
+  return cuts_safe.choose(
+    key,
+    world.model,
+    corrupted,
+    folds,
+    safe.given(place.proxy, folds.held),
+    inputs=world.inputs,
+    selection=selection(config),
+    symmetric=config.corruption.kind == 'symmetric',
+    replicates=config.select.replicates,
+    confidence=config.select.confidence,
+    checkpoint=saving(where, 'cuts_folds', seed) if where else None,
+    **recipes.fit_options(
+      config.proxy_train, folds.proxy.label.shape[1], 'proxy_train'
+    ),
+  )
 
 
 def selection(config: ConfigDict) -> cuts.Selection:

@@ -20,6 +20,7 @@ TINY = {
   'train.steps': 20,
   'proxy_train.steps': 5,
   'finetune.steps': 5,
+  'select.replicates': 20,
 }
 
 

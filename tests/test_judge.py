@@ -71,7 +71,7 @@ def test_abstains_without_evidence_or_against_it(peak, hits):
 
 
 def test_the_labels_can_carry_what_j_alone_cannot():
-  weak = dict(peak=0.012, noise=0.01)
+  weak = dict(peak=0.004, noise=0.01)
   assert not judge.judge_noise(GRID, evidence(**weak)).choice.selected
   both = judge.judge_noise(GRID, evidence(**weak, hits=0.03))
   assert both.choice.selected

@@ -17,6 +17,7 @@ KINDS = {
 METHODS = [
   'corrupted',
   'cuts',
+  'cuts_safe',
   'random_vector',
   'random_vector_uniform',
   'finetune_clean_proxy',

@@ -188,7 +188,7 @@ def choose(
   inputs: InputStep,
   selection: cuts.Selection,
   symmetric: bool,
-  confidence: float = 0.95,
+  confidence: float = 0.8,
   how: sweep.How | None = None,
   replicates: int = 400,
   **options: Any,

@@ -19,6 +19,7 @@ class Method(NamedTuple):
 _FIRST = {
   'corrupted': Method('do nothing'),
   'cuts': Method('CUTS'),
+  'cuts_safe': Method('CUTS, safe alpha', 'may leave the model as it is'),
   'cuts_best_alpha': Method('CUTS, best alpha', 'diagnostic: uses test labels'),
   'random_vector': Method('random vector', 'control'),
   'random_vector_uniform': Method('random vector, uniform', 'control'),
