@@ -4,6 +4,8 @@ The record holds no labels: kind, key, arguments, counts and SHA-256 sums. With
 the true labels of the same dataset it reproduces the corruption exactly.
 """
 
+import base64
+import binascii
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -24,20 +26,40 @@ def _sha256(values: Any, dtype: str) -> str:
 
 
 def _trigger_record(trigger: Trigger) -> dict[str, Any]:
-  mask = np.asarray(trigger.mask)
-  return {
+  mask, value = np.asarray(trigger.mask), np.asarray(trigger.value)
+  patch = {
     'shape': list(mask.shape),
     'pixels': np.argwhere(mask).tolist(),
-    'value': float(trigger.value),
+    'value': float(value) if value.ndim == 0 else None,
     'stage': trigger.stage,
   }
+  if value.ndim == 0 and not trigger.keep:
+    return patch
+  pattern = {
+    'shape': list(value.shape),
+    'float32': base64.b64encode(value.astype('<f4').tobytes()).decode(),
+  }
+  pixels = None if mask.all() else patch['pixels']
+  return {**patch, 'pixels': pixels, 'keep': trigger.keep, 'pattern': pattern}
 
 
 def _trigger_of(record: Mapping) -> Trigger:
   mask = np.zeros(record['shape'], bool)
-  mask[tuple(np.array(record['pixels'], int).reshape(-1, 2).T)] = True
-  value = jnp.float32(record['value'])
-  return Trigger(jnp.asarray(mask), value, record['stage'])
+  if record['pixels'] is None:
+    mask[:] = True
+  else:
+    mask[tuple(np.array(record['pixels'], int).reshape(-1, 2).T)] = True
+  pattern = record.get('pattern')
+  value = np.asarray(record['value'] or 0.0, np.float32)
+  if pattern is not None:
+    stored = np.frombuffer(base64.b64decode(pattern['float32']), '<f4')
+    value = stored.reshape(pattern['shape'])
+  return Trigger(
+    jnp.asarray(mask),
+    jnp.asarray(value, jnp.float32),
+    record['stage'],
+    record.get('keep', 0.0),
+  )
 
 
 def _plain(value: Any) -> Any:
@@ -111,7 +133,7 @@ def from_manifest(
       f'{"".join(lacking[:1])}=, one of each sample',
     )
     drawn = kind.draw(key, label, **arguments)
-  except (KeyError, TypeError) as error:
+  except (KeyError, TypeError, binascii.Error) as error:
     raise errors.UserError(
       f'the corruption manifest is damaged or incomplete: {error}'
     ) from error

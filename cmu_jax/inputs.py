@@ -34,9 +34,19 @@ def _paint(trigger: Trigger | None, stage: str, image: Image, stamp: Stamp):
     f'a {stage} trigger of {trigger.mask.shape} pixels meets images of '
     f'{image.shape[1:3]}; make the trigger for that size',
   )
-  value = jnp.round(trigger.value) if stage == 'raw' else trigger.value
+  errors.check(
+    trigger.value.ndim < 3 or trigger.value.shape[2] == image.shape[3],
+    f'a trigger pattern of shape {trigger.value.shape} meets images of '
+    f'{image.shape[3]} channels; make it for one, or without channels',
+  )
+  rows = trigger.value.shape
+  painted = trigger.value.reshape(1, *rows, *(1,) * (3 - len(rows)))
+  if trigger.keep:
+    painted = trigger.keep * image.astype(jnp.float32) + painted
+  if stage == 'raw':
+    painted = jnp.clip(jnp.round(painted), 0, 255)
   where = stamp[:, None, None, None] & trigger.mask[None, :, :, None]
-  return jnp.where(where, value.astype(image.dtype), image)
+  return jnp.where(where, painted.astype(image.dtype), image)
 
 
 def _resize(

@@ -7,6 +7,7 @@ touches the dataset again. The proxy is held out before the corruption.
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -103,16 +104,20 @@ def _part(batch: Batch, index: np.ndarray) -> Batch:
   return batch if whole else splits.take(batch, index)
 
 
-def _trigger(config: ConfigDict, shape: tuple[int, ...]) -> Trigger | None:
+def _trigger(config: ConfigDict, image: jax.Array) -> Trigger | None:
+  """The trigger of the task, made for these training images."""
   if config.task != 'poison':
     return None
-  settings = config.corruption
-  return triggers.badnet(
-    shape[0],
-    shape[1],
-    percent=settings.trigger_percent,
-    margin=tuple(settings.trigger_margin),
-  )
+  settings, pixels = config.corruption, config.input
+  kind, (height, width) = settings.trigger, image.shape[1:3]
+  options = {
+    name: settings[f'trigger_{name}'] for name in triggers.KINDS[kind].settings
+  }
+  if kind == 'corner':
+    # Painted last, as published: on what the network sees, the brightest value.
+    height, width = (pixels.resize or height), (pixels.resize or width)
+    options['value'] = triggers.max_normalized(image, pixels.mean, pixels.std)
+  return triggers.make(kind, height, width, **options)
 
 
 def stage(config: ConfigDict) -> Stage:
@@ -142,7 +147,7 @@ def stage(config: ConfigDict) -> Stage:
     train=_part(dataset.train, position), test=_part(dataset.test, tested)
   )
   shape = dataset.train.image.shape[1:]
-  trigger = _trigger(config, shape)
+  trigger = _trigger(config, dataset.train.image)
   settings = config.input
   side = settings.resize or min(shape[:2])
   errors.check(

@@ -1,13 +1,20 @@
-"""Backdoor triggers: which pixels, what value, at which stage."""
+"""Backdoor triggers: which pixels, what value, at which stage.
 
+`make(kind, height, width, ...)` makes any of them. A new one is a function
+below and a line in KINDS.
+"""
+
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, UInt8
 
-from cmu_jax import errors
+from cmu_jax import errors, rng
 from cmu_jax.types import Trigger
 
 STAGES = ('raw', 'normalized')
@@ -100,6 +107,121 @@ def corner_patch(
   mask = np.zeros((height, width), bool)
   mask[height - size :, width - size :] = True
   return _trigger(mask, value, stage)
+
+
+def blended(
+  height: int,
+  width: int,
+  alpha: float = 0.2,
+  pattern: UInt8[np.ndarray, '...'] | None = None,
+  seed: int = 0,
+) -> Trigger:
+  """A pattern mixed into the whole raw image: (1 - alpha) x + alpha pattern.
+
+  Args:
+    height: image height in pixels.
+    width: image width in pixels.
+    alpha: weight of the pattern, above 0 and at most 1.
+    pattern: uint8 [h, w] or [h, w, c]; None for random grey pixels.
+    seed: of the random pattern.
+
+  Raises:
+    UserError: a weight out of range, or a pattern of another size.
+
+  References:
+    Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning,
+    arXiv 1712.05526, section 3.2 (blended injection, random pattern).
+  """
+  errors.check(0 < alpha <= 1, f'trigger alpha {alpha} is outside (0, 1]')
+  if pattern is None:
+    key = rng.named(seed, 'blended')
+    drawn = jax.random.randint(key, (height, width), 0, 256)
+    pattern = np.asarray(drawn).astype(np.uint8)
+  errors.check(
+    pattern.ndim in (2, 3) and pattern.shape[:2] == (height, width),
+    f'a trigger pattern of shape {pattern.shape} does not fit in a '
+    f'{height}x{width} image; give one of [h, w] or [h, w, c]',
+  )
+  mask = jnp.ones((height, width), bool)
+  value = jnp.asarray(alpha * pattern.astype(np.float64), jnp.float32)
+  return Trigger(mask, value, 'raw', 1 - alpha)
+
+
+def sinusoidal(
+  height: int, width: int, amplitude: float = 20.0, frequency: float = 6.0
+) -> Trigger:
+  """Vertical stripes added to the raw image, a sine along every row.
+
+  Column j = 1..w gets amplitude * sin(2 pi j frequency / w); the sum is
+  rounded and clipped to 0..255.
+
+  Args:
+    height: image height in pixels.
+    width: image width in pixels.
+    amplitude: in pixel values, above 0 and at most 255.
+    frequency: periods in a row, above 0 and below half the width.
+
+  Raises:
+    UserError: an amplitude or frequency out of range.
+
+  References:
+    A New Backdoor Attack in CNNs by Training Set Corruption Without Label
+    Poisoning, arXiv 1902.11237, section 3.
+  """
+  errors.check(
+    0 < amplitude <= 255,
+    f'trigger amplitude {amplitude} is outside (0, 255]; give a pixel value',
+  )
+  errors.check(
+    0 < frequency < width / 2,
+    f'trigger frequency {frequency} is outside (0, {width / 2:g}), half the '
+    'width of the images; give periods in a row',
+  )
+  columns = np.arange(1, width + 1)
+  row = amplitude * np.sin(2 * np.pi * columns * frequency / width)
+  value = jnp.asarray(np.tile(row, (height, 1)), jnp.float32)
+  return Trigger(jnp.ones((height, width), bool), value, 'raw', 1.0)
+
+
+class Variant(NamedTuple):
+  """A kind of trigger: a line in KINDS.
+
+  Attributes:
+    make: (height, width, ...) -> Trigger.
+    settings: arguments x of `make` that a config has as corruption.trigger_x.
+  """
+
+  make: Callable[..., Trigger]
+  settings: tuple[str, ...]
+
+
+KINDS = {
+  'badnet': Variant(badnet, ('percent', 'margin')),
+  'corner': Variant(corner_patch, ('size',)),
+  'blended': Variant(blended, ('alpha',)),
+  'sinusoidal': Variant(sinusoidal, ('amplitude', 'frequency')),
+}
+
+
+def make(kind: str, height: int, width: int, **options: Any) -> Trigger:
+  """A trigger of any kind.
+
+  Args:
+    kind: a name in KINDS.
+    height: image height in pixels.
+    width: image width in pixels.
+    **options: of the kind; see the function of that name.
+
+  Raises:
+    UserError: an unknown kind or option, or one that does not fit.
+  """
+  if kind not in KINDS:
+    raise errors.unknown('trigger', kind, KINDS)
+  known = list(inspect.signature(KINDS[kind].make).parameters)[2:]
+  for name in options:
+    if name not in known:
+      raise errors.unknown(f'option of trigger {kind}', name, known)
+  return KINDS[kind].make(height, width, **options)
 
 
 def max_normalized(

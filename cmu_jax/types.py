@@ -58,17 +58,23 @@ class Dataset(NamedTuple):
 class Trigger:
   """A backdoor trigger, painted by the jitted input step.
 
+  On masked pixels x becomes keep * x + value: keep = 0 overwrites (BadNets), 1
+  adds (a sinusoid), 1 - w blends with weight w (value = w * pattern). On raw
+  images the result is rounded and clipped to 0..255.
+
   Attributes:
-    mask: pixels to overwrite, on the image as it is at `stage`.
-    value: what to overwrite them with: 0 to 255 at stage 'raw', a normalised
-      pixel value at stage 'normalized'.
+    mask: pixels to change, on the image as it is at `stage`.
+    value: one number for all of them, or a pattern [h, w] or [h, w, c]; of 0
+      to 255 at stage 'raw', normalised pixel values at stage 'normalized'.
     stage: 'raw' (before resize, augmentation and normalisation) or
       'normalized' (after all of them).
+    keep: the share of the image that stays, 0 to 1.
   """
 
   mask: Bool[Array, 'h w']
-  value: Float[Array, '']
+  value: Float[Array, '...']
   stage: str = struct.field(pytree_node=False, default='raw')
+  keep: float = struct.field(pytree_node=False, default=0.0)
 
 
 class Corruption(NamedTuple):

@@ -36,6 +36,7 @@ ARGUMENTS = {
   'human': {'human': HUMAN},
   'poison': {'trigger': triggers.badnet(8, 8, margin=(0, 0)), 'target': 1},
 }
+ARGUMENTS['clean_label'] = ARGUMENTS['poison']
 every_kind = pytest.mark.parametrize('kind', corruption.KINDS)
 
 
@@ -52,7 +53,8 @@ def test_one_key_gives_nested_sets_that_are_marked(kind, one, other, seed):
   assert not (low.mask & ~high.mask).any()
   assert jnp.where(low.mask, low.label == high.label, True).all()
   for done in (low, high):
-    assert np.array_equal(np.asarray(done.label) != LABEL, done.mask)
+    changed = done.mask & (kind != 'clean_label')
+    assert np.array_equal(np.asarray(done.label) != LABEL, changed)
     assert done.label.dtype == jnp.int32 and done.label.max() < K
 
 
@@ -94,6 +96,7 @@ def test_a_proxy_keeps_what_really_changes(kind):
     'constant': LABEL != 2,
     'human': HUMAN != LABEL,
     'poison': LABEL != 1,
+    'clean_label': LABEL != 1,
   }
   if kind == 'interclass':
     fewest = min((LABEL == 3).sum(), (LABEL == 5).sum())
@@ -158,7 +161,23 @@ def test_human_labels_are_used_as_they_are():
   assert np.array_equal(done.mask, np.arange(N) % 3 == 0)
 
 
+def test_clean_label_poison_stamps_a_share_of_the_target_class():
+  done = draw('clean_label', 0.5)
+  members = LABEL == 1
+  assert int(done.mask.sum()) == members.sum() // 2
+  assert members[np.asarray(done.mask)].all() and done.trigger is not None
+  given = corruption.clean_label(
+    KEY, LABEL, 0.0, **ARGUMENTS['poison'], indices=np.flatnonzero(members)[:3]
+  )
+  assert (
+    np.flatnonzero(given.mask).tolist() == members.nonzero()[0][:3].tolist()
+  )
+
+
 MISTAKES = {
+  'than the target class 1': lambda: corruption.clean_label(
+    KEY, LABEL, 0.0, **ARGUMENTS['poison'], indices=np.array([0, 1, 2, 3])
+  ),
   'exchange|two different': lambda: corruption.interclass(
     KEY, LABEL, 0.1, (3, 3)
   ),
@@ -189,7 +208,7 @@ def test_mistakes_are_one_clear_line(message):
 def test_a_proxy_without_its_arguments_is_refused(kind):
   pool = Batch(jnp.zeros((N, 8, 8, 1), jnp.uint8), jnp.asarray(LABEL))
   if kind not in ('symmetric', 'constant'):
-    with pytest.raises(errors.UserError, match=f"'{kind}' proxy needs"):
+    with pytest.raises(errors.UserError, match='proxy needs'):
       proxy.make_proxy(KEY, kind, pool, 1, K)
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Int
 from cmu_jax import class_maps, errors
 from cmu_jax.corruption import (
   asymmetric_noise,
+  clean_label_poisoning,
   constant_relabel,
   human_labels,
   interclass_confusion,
@@ -37,6 +38,7 @@ KINDS: dict[str, Kind] = {
   'constant': constant_relabel.KIND,
   'human': human_labels.KIND,
   'poison': poisoning.KIND,
+  'clean_label': clean_label_poisoning.KIND,
 }
 
 CLASS_MAPS = class_maps.CLASS_MAPS

@@ -82,9 +82,15 @@ def wrong(results: Results) -> list[str]:
       if known
       else 'the target class'
     )
+    which_images = (
+      f'{share} of the images of {which}, carried a trigger. Their labels were '
+      'right'
+      if _setting(config, 'kind') == 'clean_label'
+      else f'{share} of the images carried a trigger and were labelled as '
+      f'{which}'
+    )
     return [
-      f'In the training set{of}, {share} of the images carried a trigger '
-      f'and were labelled as {which}. The model learned to '
+      f'In the training set{of}, {which_images}. The model learned to '
       'answer with that class whenever it sees the trigger.'
     ]
   kind = _setting(config, 'kind', 'noise')
