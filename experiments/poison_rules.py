@@ -42,15 +42,16 @@ CELLS = {
       {'model.name': 'convnet', 'model.width': 1, 'train.epochs': 60},
     ),
   },
-  'mnist': {'fc': ('cuts_poison_mnist.py:width=512,epochs=30', {})},
+  'mnist': {'fc': ('cuts_poison_mnist.py:width=256,epochs=15', {})},
   'cifar10': {
     'convnet': (
-      'cuts_poison_cifar10.py:model=convnet,width=2,epochs=25,rate=0.1',
+      'cuts_poison_cifar10.py:model=convnet,width=1,epochs=20,rate=0.1',
       {
         'train_limit': 10000,
         'proxy_fraction': 0.1,
         'input.pad': 0,
-        'proxy_train.steps': 400,
+        'proxy_train.steps': 300,
+        'proxy_train.batch_size': 128,
         **_SHORT,
       },
     ),
