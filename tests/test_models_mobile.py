@@ -34,9 +34,6 @@ def test_parameter_counts(name, width, count):
   image = jnp.zeros((1, 224, 224, 3))
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
   assert models.parameter_count(variables) == count
-  features = jax.eval_shape(model.features, variables, image)
-  last = 1280 if name == 'mobilenet_v2' else int(1024 * width)
-  assert features.shape == (1, last)
 
 
 def test_channels_are_multiples_of_eight_within_a_tenth():
@@ -220,7 +217,7 @@ def test_gradient_inside_a_loop_is_no_grouped_convolution():
 
 
 @pytest.mark.parametrize('name', FAMILIES)
-def test_first_layer_is_linear_and_training_moves_statistics(name):
+def test_first_layer_is_linear_and_half_precision_keeps_statistics(name):
   options = {'width': 0.1, 'stem': 'cifar'}
   model = models.make(name, 3, (8, 8, 3), **options)
   image = _images(2, 8, 8, 3)
@@ -236,11 +233,12 @@ def test_first_layer_is_linear_and_training_moves_statistics(name):
   assert_close(
     stem(edited, image), stem(theta, image) - 1.5 * stem(tau, image), 1e-4
   )
-  stats = jax.eval_shape(model.update, theta, image)[1]
-  assert jax.tree.structure(stats) == jax.tree.structure(theta.batch_stats)
   half = models.make(name, 3, (8, 8, 3), dtype='bfloat16', **options)
   assert jax.eval_shape(half.stem, theta, image).dtype == jnp.bfloat16
-  assert jax.eval_shape(half.apply, theta, image).dtype == jnp.float32
+  logits, stats = jax.eval_shape(half.update, theta, image)
+  assert logits.dtype == jnp.float32
+  assert jax.tree.structure(stats) == jax.tree.structure(theta.batch_stats)
+  assert {leaf.dtype for leaf in jax.tree.leaves(stats)} == {jnp.dtype('f4')}
 
 
 @pytest.mark.parametrize(
