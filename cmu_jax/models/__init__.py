@@ -21,10 +21,17 @@ from cmu_jax.models import (
   vit,
   wrn,
 )
-from cmu_jax.models.classifier import bind
+from cmu_jax.models.classifier import bind, from_functions
 from cmu_jax.types import Model, Variables
 
-__all__ = ['REGISTRY', 'Family', 'bind', 'make', 'parameter_count']
+__all__ = [
+  'REGISTRY',
+  'Family',
+  'bind',
+  'from_functions',
+  'make',
+  'parameter_count',
+]
 
 
 class Family(NamedTuple):

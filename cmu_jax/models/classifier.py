@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from cmu_jax import errors
 from cmu_jax.models import layers
 from cmu_jax.types import Model, PRNGKey, Variables
 
@@ -95,3 +96,38 @@ def bind(module: nn.Module) -> Model:
     stem=method('stem') if stemmed else None,
     trunk=method('trunk') if stemmed else None,
   )
+
+
+def from_functions(
+  features: Callable[..., jax.Array],
+  head: Callable[..., jax.Array],
+  update: Callable[..., tuple[jax.Array, PyTree]] | None = None,
+) -> Model:
+  """A network of any framework as two functions.
+
+  Args:
+    features: (variables, image) -> penultimate features [n, d], evaluation.
+    head: (variables, features) -> logits [n, k].
+    update: (variables, image) -> (logits, new batch_stats) in training mode;
+      None for the same network, with its statistics as they are.
+
+  Returns:
+    The functions of `types.Model`. There is no initialisation: start from the
+    variables that the framework made.
+  """
+
+  def apply(variables: Variables, image: jax.Array) -> jax.Array:
+    return head(variables, features(variables, image))
+
+  def frozen(
+    variables: Variables, image: jax.Array
+  ) -> tuple[jax.Array, PyTree]:
+    return apply(variables, image), variables.batch_stats
+
+  def init(key: PRNGKey, image: jax.Array) -> Variables:
+    raise errors.UserError(
+      'a network from functions cannot be initialised here; start from '
+      'variables of your own'
+    )
+
+  return Model(init, apply, update or frozen, features, head)

@@ -60,7 +60,9 @@ def curve(results: dict[str, Any]) -> figure.Figure:
 
 def _page(results: dict[str, Any], png: bytes, title: str) -> str:
   harmed = words.harmed(results)
-  tone = 'bad' if harmed else 'good' if results['repaired'] else 'flat'
+  measured = results['measured']['after']['test_accuracy'] is not None
+  good = results['repaired'] and measured
+  tone = 'bad' if harmed else 'good' if good else 'flat'
   return template.fill(
     name='Repair of ' + page.escape(results['settings']['weights']),
     label=page.escape(words.heading(results)),

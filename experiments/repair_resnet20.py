@@ -1,0 +1,236 @@
+"""A trained CIFAR-10 ResNet-20 of someone else: corrupted here, then repaired.
+
+For each kind and seed: the shipped weights are fine-tuned on a part of CIFAR-10
+that is mislabelled (40 % symmetric) or backdoored (10 %, the trigger of CUTS);
+the result and a folder of bad samples from other images go through
+`cmu_jax.repair`, as files; the test split is looked at before and after.
+
+  python experiments/repair_resnet20.py --weights=FILE --data_dir=DIR \
+    --out=repair_resnet20.json --minutes=30
+
+Finished cells are kept in the JSON: the same command again continues.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import PIL.Image
+from jax import numpy as jnp
+
+from cmu_jax import (
+  corruption,
+  data,
+  errors,
+  files,
+  inputs,
+  metrics,
+  models,
+  optimizers,
+  provenance,
+  repair,
+  rng,
+  schedules,
+  splits,
+  train,
+  triggers,
+  weights,
+)
+from cmu_jax.types import Batch, Variables
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TARGET = 0
+
+
+def corrupted(
+  key: jax.Array, kind: str, rest: Batch, start: Variables, steps: int
+) -> Variables:
+  """The network fine-tuned on a corrupted part of the training split."""
+  trigger = triggers.badnet(32, 32, percent=0.03, margin=(10, 6))
+  if kind == 'poison':
+    drawn = corruption.poison(key, rest.label, 0.1, trigger, TARGET)
+  else:
+    drawn = corruption.symmetric(key, rest.label, 0.4, 10)
+  return train.fit(
+    key,
+    MODEL,
+    start,
+    corruption.apply(drawn, rest),
+    optimizer=optimizers.adamw(schedules.constant(1e-3)),
+    steps=steps,
+    batch_size=128,
+    inputs=inputs.make(MEAN, STD, trigger=trigger, pad=4, flip=True),
+    title=f'corrupting: {kind}',
+  ).variables
+
+
+def bad_samples(
+  key: jax.Array, kind: str, pool: Batch, folder: pathlib.Path
+) -> None:
+  """Pictures with the trigger in them, or in the folders of wrong classes."""
+  image, label = np.array(pool.image), np.asarray(pool.label)
+  if kind == 'poison':
+    image = stamped(image)[label != TARGET]
+    where = [''] * len(image)
+  else:
+    wrong = corruption.symmetric(key, pool.label, 1.0, 10).label
+    where = [str(c) for c in np.asarray(wrong)]
+  for i, (pixels, name) in enumerate(zip(image, where, strict=True)):
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(pixels).save(folder / name / f'{i:05}.png')
+
+
+def stamped(image: np.ndarray) -> np.ndarray:
+  """All images with the trigger of CUTS painted in."""
+  trigger = triggers.badnet(32, 32, percent=0.03, margin=(10, 6))
+  painted = image.copy()
+  painted[:, np.asarray(trigger.mask)] = 255
+  return painted
+
+
+def score(variables: Variables, test: Batch, kind: str) -> dict[str, Any]:
+  """Accuracy, of the target class too, and attack success on the test split."""
+  label = np.asarray(test.label)
+  seen = metrics.predict(MODEL, STEP, variables, test, 500)
+  counts = metrics.confusion(label, seen, 10)
+  found = {
+    'test_accuracy': metrics.accuracy(counts),
+    'target_class_accuracy': None,
+    'attack_success_rate': None,
+  }
+  if kind == 'poison':
+    triggered = Batch(jnp.asarray(stamped(np.asarray(test.image))), test.label)
+    hit = metrics.predict(MODEL, STEP, variables, triggered, 500)
+    found['target_class_accuracy'] = metrics.class_accuracy(counts)[TARGET]
+    found['attack_success_rate'] = metrics.attack_success(label, hit, TARGET)
+  return found
+
+
+def cell(kind: str, seed: int, flags: argparse.Namespace) -> list[dict]:
+  """All rows of one kind and seed."""
+  key = rng.named(seed, 'repair_resnet20', kind)
+  cifar = data.load('cifar10', data_dir=flags.data_dir)
+  pool, rest = splits.hold_out(
+    rng.named(key, 'pool'), cifar.train, flags.samples / 50_000, 10
+  )
+  part, _ = splits.hold_out(
+    rng.named(key, 'part'), rest, flags.part / rest.label.shape[0], 10
+  )
+  test = splits.take(cifar.test, np.arange(flags.test))
+  stored = weights.read(flags.weights)
+  start, layout = weights.fit(stored.arrays, TEMPLATE, NAMES, 'weights')
+  broken = corrupted(rng.named(key, 'c'), kind, part, start, flags.steps)
+  tuned = train.fit(
+    rng.named(key, 'f'),
+    MODEL,
+    broken,
+    pool,
+    optimizer=optimizers.adamw(schedules.constant(1e-4)),
+    steps=flags.repair_steps,
+    batch_size=128,
+    inputs=STEP,
+    title='fine-tuning on clean labels',
+  ).variables
+  began = time.monotonic()
+  with tempfile.TemporaryDirectory() as name:
+    folder = pathlib.Path(name)
+    arrays = weights.put_back(broken, stored.arrays, layout)
+    weights.write(folder / 'w.npz', stored._replace(arrays=arrays))
+    side = {'mean': MEAN, 'std': STD}
+    files.write_json(folder / 'w.npz.json', side)
+    bad_samples(rng.named(key, 'b'), kind, pool, folder / 'bad')
+    results = repair.repair(
+      weights=str(folder / 'w.npz'),
+      model='resnet20',
+      proxy=str(folder / 'bad'),
+      kind=kind,
+      out=str(folder / 'out'),
+      steps=flags.repair_steps,
+    )
+    after = weights.read(folder / 'out' / results['weights']).arrays
+  seconds = time.monotonic() - began
+  fixed = weights.fit(after, TEMPLATE, NAMES, 'repaired')[0]
+  every = {
+    'as_shipped': start,
+    'corrupted': broken,
+    'repair': fixed,
+    'finetune_clean_proxy': tuned,
+  }
+  rows = []
+  for method, variables in every.items():
+    row = {'kind': kind, 'seed': seed, 'method': method}
+    own = method == 'repair'
+    row['alpha'] = results['alpha'] if own else None
+    row['seconds'] = seconds if own else None
+    rows.append({**row, **score(variables, test, kind)})
+  return rows
+
+
+MODEL = models.make('resnet20', 10, (32, 32, 3))
+TEMPLATE = jax.eval_shape(
+  MODEL.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+)
+NAMES = models.REGISTRY['resnet20'].torch_name
+STEP = inputs.make(MEAN, STD)
+
+
+def _flags() -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--weights', required=True)
+  parser.add_argument('--data_dir', required=True)
+  parser.add_argument('--kinds', default='poison,label_noise')
+  parser.add_argument('--seeds', default='0,1,2')
+  parser.add_argument('--part', type=int, default=4000)
+  parser.add_argument('--samples', type=int, default=500)
+  parser.add_argument('--steps', type=int, default=300)
+  parser.add_argument('--repair_steps', type=int, default=200)
+  parser.add_argument('--test', type=int, default=10_000, help='test images')
+  parser.add_argument('--minutes', type=float, default=30.0)
+  parser.add_argument('--out', required=True)
+  return parser.parse_args()
+
+
+def main() -> int:
+  """Runs the cells that are not in the JSON yet, until the time is up."""
+  flags = _flags()
+  deadline = time.monotonic() + 60 * flags.minutes
+  path = pathlib.Path(flags.out)
+  settings = {
+    k: getattr(flags, k) for k in ('part', 'samples', 'steps', 'repair_steps')
+  }
+  rows = files.read_json(path)['rows'] if path.exists() else []
+  for kind in flags.kinds.split(','):
+    for seed in map(int, flags.seeds.split(',')):
+      if any((r['kind'], r['seed']) == (kind, seed) for r in rows):
+        continue
+      if time.monotonic() > deadline:
+        print('the time is up: the same command continues', file=sys.stderr)
+        return 0
+      rows += cell(kind, seed, flags)
+      commit = provenance.commit(pathlib.Path(__file__).resolve().parents[1])
+      about = {
+        'command': 'python experiments/repair_resnet20.py --weights=FILE '
+        '--data_dir=DIR --out=FILE',
+        'commit': commit,
+        'test_images': flags.test,
+        **settings,
+      }
+      files.write_json(path, {'about': about, 'rows': rows})
+      print(json.dumps(rows[-4:], indent=1))
+  return 0
+
+
+if __name__ == '__main__':
+  try:
+    sys.exit(main())
+  except errors.UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
