@@ -107,7 +107,9 @@ def sensitivity(
   return _sensitivity(model)(key, variables, image)
 
 
-def project(tau: PyTree, moments: Matrices, damping: float) -> PyTree:
+def project(
+  tau: PyTree, moments: Matrices, damping: float | Float[Array, '']
+) -> PyTree:
   """P tau, with the norm of tau.
 
   Args:

@@ -42,7 +42,18 @@ CELLS = {
       {'model.name': 'convnet', 'model.width': 1, 'train.epochs': 60},
     ),
   },
-  'mnist': {'fc': ('cuts_poison_mnist.py:width=256,epochs=15', {})},
+  'mnist': {
+    'fc': (
+      'cuts_poison_mnist.py:width=256,epochs=20',
+      {
+        'train_limit': 6000,
+        'proxy_fraction': 0.1,
+        'train.batch_size': 256,
+        'proxy_train.steps': 200,
+        'finetune.steps': 200,
+      },
+    ),
+  },
   'cifar10': {
     'convnet': (
       'cuts_poison_cifar10.py:model=convnet,width=1,epochs=20,rate=0.1',
