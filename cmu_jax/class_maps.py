@@ -39,6 +39,7 @@ CLASS_MAPS: dict[str, dict[int, int]] = {
   'digits': _DIGITS,
   'cifar10': {9: 1, 2: 0, 3: 5, 5: 3, 4: 7},
   'cifar100': within_superclass(CIFAR100_SUPERCLASS),
+  'clothing1m': {2: 4, 4: 2, 9: 6, 12: 11, 8: 12, 13: 12, 6: 8, 10: 2},
 }
 
 

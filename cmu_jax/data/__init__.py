@@ -10,11 +10,20 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from cmu_jax import errors
-from cmu_jax.data import cache, digits, folder, npz, source, tfds_source
+from cmu_jax.data import (
+  cache,
+  clothing1m,
+  digits,
+  folder,
+  npz,
+  source,
+  tfds_source,
+)
 from cmu_jax.data.source import Arrays, Options, Source
 from cmu_jax.types import Batch, Dataset
 
 SOURCES: dict[str, Callable[[str, Options], Source]] = {
+  'clothing1m': clothing1m.find,
   'digits': digits.find,
   'folder': folder.find,
   'npz': npz.find,
@@ -51,11 +60,12 @@ def load(
   """Loads a dataset whole.
 
   Args:
-    source: 'digits'; 'folder:PATH' (<root>/<split>/<class>/*); 'npz:PATH'; or a
-      TFDS set such as 'cifar10', 'emnist/letters' or 'mnist:3.0.1'.
+    source: 'digits'; 'folder:PATH' (<root>/<split>/<class>/*); 'npz:PATH';
+      'clothing1m:PATH'; or a TFDS set such as 'cifar10', 'emnist/letters' or
+      'mnist:3.0.1'.
     data_dir: where TFDS sets are; None for the default of TFDS.
     download: fetch a TFDS set that is not there.
-    image_size: side to resize to on load (folder and TFDS); None to keep.
+    image_size: side to resize to on load (not npz); None to keep.
     cache_dir: where decoded images are kept; None for $CMU_JAX_CACHE or
       ~/.cache/cmu_jax.
 

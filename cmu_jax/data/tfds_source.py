@@ -59,7 +59,7 @@ def _versions(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 def _unknown(name: str) -> errors.UserError:
   """The error for a set that is neither on the disk nor in TFDS."""
-  known = ['digits', 'folder', 'npz', *_known()]
+  known = ['clothing1m', 'digits', 'folder', 'npz', *_known()]
   if difflib.get_close_matches(name, known, n=1, cutoff=0.5):
     return errors.unknown('dataset', name, known)
   return errors.UserError(
