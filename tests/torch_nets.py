@@ -65,23 +65,25 @@ def _densenet(classes):
     return vision.DenseNet(4, (2, 3), 8, num_classes=classes)
 
 
-def _wrn(corrective, classes):
-  """Two blocks a stage and a width of 2, of either kind."""
+def _convolution(size, inputs, outputs, stride, bias):
+  padding = size // 2
+  return torch().nn.Conv2d(inputs, outputs, size, stride, padding, bias=bias)
+
+
+def _wrn_block(corrective, inputs, outputs, stride):
+  """A block of either kind of Wide ResNet."""
   nn = torch().nn
 
-  def convolution(size, inputs, outputs, stride):
-    return nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=corrective)
-
   class Block(nn.Module):
-    def __init__(self, inputs, outputs, stride):
+    def __init__(self):
       super().__init__()
       first, second = (1, stride) if corrective else (stride, 1)
       self.bn1 = nn.BatchNorm2d(inputs)
-      self.conv1 = convolution(3, inputs, outputs, first)
+      self.conv1 = _convolution(3, inputs, outputs, first, corrective)
       self.bn2 = nn.BatchNorm2d(outputs)
-      self.conv2 = convolution(3, outputs, outputs, second)
+      self.conv2 = _convolution(3, outputs, outputs, second, corrective)
       if inputs != outputs:
-        side = convolution(1, inputs, outputs, stride)
+        side = _convolution(1, inputs, outputs, stride, corrective)
         if corrective:
           self.shortcut = nn.Sequential(side, nn.BatchNorm2d(outputs))
         else:
@@ -90,23 +92,31 @@ def _wrn(corrective, classes):
     def forward(self, x):
       active = self.bn1(x).relu()
       y = self.conv2(self.bn2(self.conv1(active)).relu())
-      if hasattr(self, 'shortcut'):
-        return y + self.shortcut(x)
-      return y + (
-        self.convShortcut(active) if hasattr(self, 'convShortcut') else x
-      )
+      if inputs == outputs:
+        return y + x
+      return y + (self.shortcut(x) if corrective else self.convShortcut(active))
+
+  return Block()
+
+
+def _wrn(corrective, classes):
+  """Two blocks a stage and a width of 2, of either kind."""
+  nn = torch().nn
 
   class Net(nn.Module):
     def __init__(self):
       super().__init__()
-      self.conv1 = convolution(3, 3, 16, 1)
-      inputs = 16
+      self.conv1 = _convolution(3, 3, 16, 1, corrective)
       for stage, outputs in enumerate((32, 64, 128), start=1):
         blocks = nn.Sequential(
-          Block(inputs, outputs, 1 if stage == 1 else 2),
-          Block(outputs, outputs, 1),
+          _wrn_block(
+            corrective,
+            16 if stage == 1 else outputs // 2,
+            outputs,
+            1 if stage == 1 else 2,
+          ),
+          _wrn_block(corrective, outputs, outputs, 1),
         )
-        inputs = outputs
         if corrective:
           self.add_module(f'layer{stage}', blocks)
         else:
