@@ -58,10 +58,11 @@ CELLS = {
     'convnet': (
       'cuts_poison_cifar10.py:model=convnet,width=1,epochs=20,rate=0.1',
       {
-        'train_limit': 10000,
+        'train_limit': 6000,
         'proxy_fraction': 0.1,
         'input.pad': 0,
-        'proxy_train.steps': 300,
+        'train.batch_size': 128,
+        'proxy_train.steps': 200,
         'proxy_train.batch_size': 128,
         **_SHORT,
       },
