@@ -24,7 +24,7 @@ from cmu_jax.types import Batch
 STEP = inputs.make((0.5,), (0.5,))
 
 
-def make(folder, kind, seed=0, width=64):
+def make(folder, kind, seed=0, width=64, steps=500):
   """Weights, side file and a folder of bad samples; returns the test split."""
   key = rng.named(seed, 'case')
   digits = data.load('digits')
@@ -42,7 +42,7 @@ def make(folder, kind, seed=0, width=64):
     model.init(key, STEP.eval(rest.image[:1], None)),
     corruption.apply(drawn, rest),
     optimizer=optimizers.adamw(schedules.constant(2e-3)),
-    steps=500,
+    steps=steps,
     batch_size=128,
     inputs=step,
   ).variables

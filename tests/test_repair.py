@@ -15,6 +15,7 @@ from cmu_jax.repair import __main__ as program
 from cmu_jax.repair import repair
 
 MODEL = models.make('fc', 10, (8, 8, 1), width=64)
+MODEL_256 = models.make('fc', 10, (8, 8, 1), width=256)
 
 
 @pytest.fixture(scope='module')
@@ -37,9 +38,9 @@ def flags(folder, **changes):
   return [f'--{k}={v}' for k, v in values.items() if v is not None]
 
 
-def variables(path):
+def variables(path, model=MODEL):
   template = jax.eval_shape(
-    MODEL.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1))
+    model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1))
   )
   return weights.fit(weights.read(path).arrays, template, None, 'w')[0]
 
@@ -222,3 +223,32 @@ def test_help_and_what_it_names(capsys):
   from cmu_jax.repair.request import Request
 
   assert all(f'--{field}' in told for field in Request._fields)
+
+
+@pytest.mark.parametrize('rule', ('safe', 'published'))
+def test_wrong_labels_are_repaired_or_the_reason_is_told(tmp_path, rule):
+  test, _ = repair_case.make(tmp_path, 'label_noise', width=256, steps=2500)
+  results = repair(
+    weights=str(tmp_path / 'w.npz'),
+    model='fc:width=256',
+    proxy=str(tmp_path / 'bad'),
+    kind='label_noise',
+    out=str(tmp_path / 'out'),
+    learning_rate=1e-3,
+    rule=rule,
+  )
+  accuracy = [
+    np.mean(
+      metrics.predict(
+        MODEL_256, repair_case.STEP, variables(path, MODEL_256), test
+      )
+      == np.asarray(test.label)
+    )
+    for path in (tmp_path / 'w.npz', tmp_path / 'out/repaired.npz')
+  ]
+  assert (results['safe'] is None) == (rule == 'published')
+  assert results['repaired'] == (results['alpha'] > 0)
+  # Measured: .70 before, .82 (safe) and .84 (published) after.
+  assert accuracy[1] > accuracy[0] + 0.05
+  page = (tmp_path / 'out/report.html').read_text()
+  assert ('did not see' in page) == (rule == 'safe')

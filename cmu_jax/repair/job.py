@@ -11,11 +11,13 @@ import numpy as np
 from cmu_jax import (
   checkpoint,
   files,
+  judge,
   metrics,
   optimizers,
   provenance,
   proxy,
   rng,
+  safe,
   schedules,
   select,
   train,
@@ -23,13 +25,14 @@ from cmu_jax import (
   weights,
   workdir,
 )
-from cmu_jax.methods import cuts
+from cmu_jax.methods import cuts, cuts_safe
 from cmu_jax.repair import page
 from cmu_jax.repair.request import Request
 from cmu_jax.repair.subject import Subject, subject
 from cmu_jax.types import Batch, Info, Proxy, Variables
 
 SCHEMA = 1
+_FOLDS = 2
 _RATES = {'label_noise': 5e-4, 'poison': 1e-4}
 
 
@@ -71,26 +74,23 @@ def _digest(*arrays: Any) -> str:
 def _repaired(
   request: Request, asked: Subject, settings: Info, out: pathlib.Path
 ) -> Info:
-  fingerprint = hashlib.sha256(
-    json.dumps(settings, sort_keys=True, default=list).encode()
-  ).hexdigest()
   key = rng.named(request.seed, 'repair')
   samples = _proxy(request, asked, key)
+  tuning = {
+    'optimizer': optimizers.adamw(
+      schedules.constant(settings['learning_rate'])
+    ),
+    'steps': request.steps,
+    'batch_size': request.batch_size,
+  }
   tau, _ = cuts.direction(
     rng.named(key, 'tune'),
     asked.model,
     asked.variables,
     samples,
     inputs=asked.inputs,
-    optimizer=optimizers.adamw(schedules.constant(settings['learning_rate'])),
-    steps=request.steps,
-    batch_size=request.batch_size,
-    checkpoint=train.Checkpoint(
-      lambda like: checkpoint.restore(out / 'checkpoints', like, fingerprint),
-      lambda state, step: checkpoint.save(
-        out / 'checkpoints', step, state, fingerprint
-      ),
-    ),
+    checkpoint=_saving(out / 'checkpoints' / 'samples', settings),
+    **tuning,
   )
   choice, curve = cuts.select_alpha(
     asked.model,
@@ -100,6 +100,13 @@ def _repaired(
     inputs=asked.inputs,
     selection=_selection(asked),
   )
+  safe_record: Info | None = None
+  if request.rule == 'safe' and request.kind == 'label_noise':
+    saving = _saving(out / 'checkpoints' / 'folds', settings)
+    found = _safe(
+      rng.named(key, 'safe'), request, asked, samples, saving, tuning
+    )
+    choice, safe_record = found.choice, found.record
   after = Variables(
     tree.edit(asked.variables.params, tau, choice.alpha),
     asked.variables.batch_stats,
@@ -114,6 +121,7 @@ def _repaired(
     'class_names': list(asked.class_names),
     'samples': int(asked.bad.label.shape[0]),
     **_chosen(choice, curve),
+    'safe': safe_record,
     'measured': {
       'before': _measured(asked, asked.variables),
       'after': _measured(asked, after),
@@ -121,6 +129,45 @@ def _repaired(
   }
   _write(asked, after, results, out, pathlib.Path(request.weights))
   return results
+
+
+def _saving(folder: pathlib.Path, settings: Info) -> train.Checkpoint:
+  """Checkpoints of a fine-tuning, of these settings alone."""
+  text = json.dumps(settings, sort_keys=True, default=list)
+  fingerprint = hashlib.sha256(text.encode()).hexdigest()
+  return train.Checkpoint(
+    lambda like: checkpoint.restore(folder, like, fingerprint),
+    lambda state, step: checkpoint.save(folder, step, state, fingerprint),
+  )
+
+
+def _safe(
+  key: jax.Array,
+  request: Request,
+  asked: Subject,
+  samples: Proxy,
+  saving: train.Checkpoint,
+  tuning: Info,
+) -> judge.Safe:
+  """The choice on samples that its vector did not see."""
+  count, least = samples.image.shape[0], 2 * _FOLDS * len(asked.class_names)
+  if count < least:
+    return judge.abstain(
+      f'{count} bad samples are too few to judge by: {least} are needed'
+    )
+  folds = safe.split(rng.named(key, 'folds'), samples, _FOLDS)
+  return cuts_safe.choose(
+    key,
+    asked.model,
+    asked.variables,
+    folds,
+    safe.given(samples, folds.held),
+    inputs=asked.inputs,
+    selection=_selection(asked),
+    symmetric=request.labels == 'true',
+    checkpoint=saving,
+    **tuning,
+  )[0]
 
 
 def _selection(asked: Subject) -> cuts.Selection:

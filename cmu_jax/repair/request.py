@@ -34,6 +34,10 @@ Choices:
   --labels=bad|true    label_noise: FOLDER's classes are the wrong labels as
                        they were trained on (bad, the default), or the true
                        ones, which are then made wrong at random, twice
+  --rule=safe|published  label_noise: safe (the default) chooses alpha on
+                       samples that its vector did not see, and leaves the model
+                       as it is unless they carry the step; published is the
+                       paper's. poison: published, in either case
   --test=FOLDER        ordinary pictures by class: measured before and after,
                        never used to choose anything
   --steps=N --learning_rate=X --batch_size=N --seed=N   of the fine-tuning
@@ -60,6 +64,7 @@ class Request(NamedTuple):
     classes: names in the order of the network's outputs.
     target: of a trigger, a name or a number.
     labels: 'bad' or 'true', what the folders of label noise are named after.
+    rule: 'safe' or 'published', how alpha is chosen under label noise.
     test: folder of ordinary pictures by class.
     steps: of the fine-tuning.
     learning_rate: of AdamW, constant; None for 5e-4 (label noise) or 1e-4.
@@ -78,6 +83,7 @@ class Request(NamedTuple):
   classes: tuple[str, ...] | None = None
   target: str | None = None
   labels: str = 'bad'
+  rule: str = 'safe'
   test: str | None = None
   steps: int = 200
   learning_rate: float | None = None
@@ -143,8 +149,12 @@ def checked(request: Request) -> Request:
   """
   if request.kind not in KINDS:
     raise errors.unknown('--kind', request.kind, KINDS)
-  if request.labels not in ('bad', 'true'):
-    raise errors.unknown('--labels', request.labels, ('bad', 'true'))
+  for field, known in (
+    ('labels', ('bad', 'true')),
+    ('rule', ('safe', 'published')),
+  ):
+    if (value := getattr(request, field)) not in known:
+      raise errors.unknown(f'--{field}', value, known)
   for field in ('steps', 'batch_size', 'image_size', 'learning_rate'):
     value = getattr(request, field)
     errors.check(

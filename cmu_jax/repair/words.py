@@ -64,9 +64,18 @@ def _why(results: dict[str, Any]) -> str:
       'No alpha freed the bad samples from the trigger, so the weights are as '
       'they were.'
     )
+  return f'{_doubt(results["safe"])}, so the weights are as they were.'
+
+
+def _doubt(safe: dict[str, Any] | None) -> str:
+  """Why a step along the task vector was not taken."""
+  if safe is None or safe.get('alpha_hat') == 0:
+    return 'No step along the task vector looked better than none'
+  if 'reason' in safe:
+    return f'Nothing could be measured ({safe["reason"]})'
   return (
-    'No step along the task vector looked better than none, so the weights '
-    'are as they were.'
+    f'A step of alpha = {safe["alpha_hat"]:.2f} looked best, but samples that '
+    'its vector did not see do not carry it clearly enough'
   )
 
 
@@ -85,10 +94,7 @@ def _bad(results: dict[str, Any]) -> str:
 
 def sure(results: dict[str, Any]) -> list[str]:
   """How far this can be trusted."""
-  said = [
-    'Alpha was chosen from the bad samples alone, by the published rule; the '
-    'same pictures gave the task vector.'
-  ]
+  said = [_chosen(results['safe'])]
   if results['kind'] == 'poison':
     said.append(
       'That rule looks at the trigger only. On networks trained from scratch '
@@ -100,6 +106,22 @@ def sure(results: dict[str, Any]) -> list[str]:
       'own numbers, and made two of their eighteen models worse.'
     )
   return [*said, *results['notes']]
+
+
+def _chosen(safe: dict[str, Any] | None) -> str:
+  """By what the alpha was chosen."""
+  if safe is None:
+    return (
+      'Alpha was chosen from the bad samples alone, by the published rule; the '
+      'same pictures gave the task vector.'
+    )
+  low, high = safe.get('alpha_interval') or (None, None)
+  spread = '' if low is None else f' (95 % interval {low:.2f} to {high:.2f})'
+  return (
+    f'Alpha{spread} was chosen on bad samples that its vector did not see, '
+    'and is taken only where they carry the step. The curve shows the '
+    'published rule, in which the same pictures do both.'
+  )
 
 
 def wrong(results: dict[str, Any]) -> list[str]:
