@@ -132,7 +132,13 @@ def test_parameter_counts(name, classes, side, options, count):
   assert set(variables.params) == {'body', 'head'}
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (name == 'vgg19'))
+    for name in NAMES
+  ],
+)
 def test_logits_are_those_of_pytorch(name):
   torch = torch_nets.torch()
   model, template, image = _made(name)
@@ -172,7 +178,7 @@ def _inner(a, b):
 
 
 @pytest.mark.parametrize(
-  'name', ('resnet50', 'wrn_corrective', 'vgg19_bn', 'densenet121')
+  'name', ('resnet50', 'wrn_corrective', 'vgg19', 'densenet121')
 )
 def test_gradients_are_those_of_differences(name):
   model, template, image = _made(name, more=0)
