@@ -87,10 +87,12 @@ def train_all(
   """Trains one network a seed, in the way that suits the backend.
 
   On a CPU one seed after another (a `vmap` gains nothing there and would hold
-  all data at once); on an accelerator all seeds as one program.
+  all data at once); on an accelerator all seeds as one program, unless their
+  sets differ in size, as what people labelled rightly does.
   """
-  options = recipes.fit_options(settings, batches[0].label.shape[0], 'train')
-  if sweep.strategy() == 'map' or len(seeds) == 1:
+  sizes = [batch.label.shape[0] for batch in batches]
+  options = [recipes.fit_options(settings, size, 'train') for size in sizes]
+  if sweep.strategy() == 'map' or len(set(sizes)) > 1 or len(seeds) == 1:
     return [
       train.fit(
         key,
@@ -100,10 +102,10 @@ def train_all(
         inputs=world.inputs,
         checkpoint=saving(where, name, seed),
         title=f'{name}, seed {seed}',
-        **options,
+        **chosen,
       )
-      for key, start, batch, seed in zip(
-        keys, starts, batches, seeds, strict=True
+      for key, start, batch, seed, chosen in zip(
+        keys, starts, batches, seeds, options, strict=True
       )
     ]
   together = '_'.join(map(str, seeds))
@@ -116,7 +118,7 @@ def train_all(
     how='vmap',
     checkpoint=saving(where, name, together),
     title=f'{name}, seeds {together}',
-    **options,
+    **options[0],
   )
   return [
     train.Fit(

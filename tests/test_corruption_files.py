@@ -1,12 +1,27 @@
 """Human labels and matrices from files, in an experiment's config."""
 
+import pathlib
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_run import NOISE
 
-from cmu_jax import config, corruption, data, errors, recipes, scene
+from cmu_jax import (
+  config,
+  corruption,
+  data,
+  errors,
+  recipes,
+  rng,
+  scene,
+  stages,
+  sweep,
+  train,
+)
 from cmu_jax.corruption.kind import Known
 from cmu_jax.report import words
+from cmu_jax.types import Batch, Variables
 
 TRUE = np.arange(30) % 5
 GIVEN = (TRUE + (np.arange(30) % 4 == 0)) % 5
@@ -146,3 +161,27 @@ def test_the_report_names_people_and_no_rate():
     {**results, 'config': {**settings, 'corruption': {'kind': 'human'}}}
   )
   assert 'people gave' in said[0] and '40' not in said[0]
+
+
+@pytest.mark.parametrize('sizes,together', [((9, 9), True), ((9, 8), False)])
+def test_seeds_of_unequal_sets_are_trained_apart(sizes, together, monkeypatch):
+  calls = []
+
+  def fit(*args, how='map', **options):
+    calls.append((how, options['steps']))
+    return train.Fit(args[2], [None] * 2, 0.0)
+
+  monkeypatch.setattr(sweep, 'strategy', lambda: 'vmap')
+  monkeypatch.setattr(train, 'fit', fit)
+  batches = [
+    Batch(jnp.zeros((n, 2, 2, 1), jnp.uint8), jnp.zeros(n, int)) for n in sizes
+  ]
+  settings = recipes.training(epochs=2, batch_size=4)
+  world = scene.Stage(*[None] * len(scene.Stage._fields))
+  start = Variables({'w': jnp.ones(1)}, {})
+  where = stages.Kept(pathlib.Path('.'), '', 1.0)
+  keys, seeds = [rng.named(0), rng.named(1)], (0, 1)
+  stages.train_all(
+    'oracle', world, keys, [start] * 2, batches, settings, where, seeds
+  )
+  assert calls == ([('vmap', 6)] if together else [('map', 6), ('map', 4)])
