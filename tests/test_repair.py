@@ -13,6 +13,7 @@ from jax import numpy as jnp
 from cmu_jax import metrics, models, weights
 from cmu_jax.repair import __main__ as program
 from cmu_jax.repair import repair
+from cmu_jax.repair.trigger import locate
 
 MODEL = models.make('fc', 10, (8, 8, 1), width=64)
 MODEL_256 = models.make('fc', 10, (8, 8, 1), width=256)
@@ -252,3 +253,50 @@ def test_wrong_labels_are_repaired_or_the_reason_is_told(tmp_path, rule):
   assert accuracy[1] > accuracy[0] + 0.05
   page = (tmp_path / 'out/report.html').read_text()
   assert ('did not see' in page) == (rule == 'safe')
+
+
+def _ordinary(folder, test):
+  for i, pixels in enumerate(np.asarray(test.image)[:200]):
+    (folder / 'ordinary').mkdir(exist_ok=True)
+    PIL.Image.fromarray(pixels[..., 0]).save(folder / 'ordinary' / f'{i}.png')
+  return folder / 'ordinary'
+
+
+def test_with_ordinary_pictures_the_trigger_goes_and_the_class_stays(
+  poisoned, tmp_path
+):
+  folder, (test, trigger) = poisoned
+  seen = test._replace(image=test.image[200:], label=test.label[200:])
+  results = repair(
+    weights=str(folder / 'w.npz'),
+    model='fc:width=64',
+    proxy=str(folder / 'bad'),
+    kind='poison',
+    out=str(tmp_path / 'out'),
+    ordinary=str(_ordinary(tmp_path, test)),
+    steps=300,
+    learning_rate=3e-4,
+  )
+  assert results['method'] == 'projected' and results['repaired']
+  assert 'trigger was located: 2 pixels' in ' '.join(results['notes'])
+  before, after = (
+    variables(path)
+    for path in (folder / 'w.npz', tmp_path / 'out/repaired.npz')
+  )
+  stamped = repair_case.triggered(seen, trigger)
+  assert rate(before, stamped) > 0.9 > 0.1 > rate(after, stamped)
+  kept = np.asarray(seen.label) == 0
+  hit = metrics.predict(MODEL, repair_case.STEP, after, seen) == 0
+  assert hit[kept].mean() > 0.9
+
+
+def test_a_trigger_is_found_where_there_is_one_and_nowhere_else():
+  rng = np.random.default_rng(0)
+  ordinary, others = rng.integers(0, 200, (2, 40, 8, 8, 3), dtype=np.uint8)
+  ordinary[:, 0], others[:, 0] = 0, 0  # A border that is always black.
+  bad = others.copy()
+  bad[:, 5:7, 3] = (250, 10, 99)
+  found = locate(bad, ordinary)
+  assert np.argwhere(np.asarray(found.mask)).tolist() == [[5, 3], [6, 3]]
+  assert np.asarray(found.value)[5, 3].tolist() == [250, 10, 99]
+  assert locate(others, ordinary) is None

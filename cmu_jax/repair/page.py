@@ -12,8 +12,8 @@ from cmu_jax.repair import words
 from cmu_jax.report import page, style, template
 
 _CAPTION = (
-  'What was looked at to choose alpha: the bad samples only. The dashed line '
-  'is the choice; alpha = 0 is the network as it was.'
+  'What was looked at to choose alpha; no label of a test picture. The dashed '
+  'vertical line is the choice; alpha = 0 is the network as it was.'
 )
 
 
@@ -37,14 +37,23 @@ def curve(results: dict[str, Any]) -> figure.Figure:
   poison = results['kind'] == 'poison'
   found = results['curve']
   key = 'proxy_attack_success_rate' if poison else 'J'
-  label = 'bad samples sent to the target class' if poison else 'score J'
+  label = 'triggered pictures sent to the target' if poison else 'score J'
   with style.settings():
     made = style.canvas(words.heading(results), (9.2, 4.2), smoke=False)
     ax = made.subplots()
     y = np.array([np.nan if v is None else v for v in found[key]], float)
     y = np.where(y < -1e5, np.nan, y)
     ax.plot(found['alpha'], y, color=style.INK, lw=2, label=label)
-    if not poison:
+    if results['method'] == 'projected':
+      ax.plot(
+        found['alpha'],
+        found['agreement'],
+        color=style.CUTS,
+        ls='--',
+        label='predictions on ordinary pictures that stay',
+      )
+      ax.set_xscale('log')
+    elif not poison:
       ax.plot(
         found['alpha'],
         found['adjusted_agreement'],

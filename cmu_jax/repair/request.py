@@ -31,13 +31,16 @@ Inferred where possible, from the side file FILE.json or the pictures:
   --target=CLASS       poison: where the trigger leads; name or number
 
 Choices:
+  --ordinary=FOLDER    poison: unlabelled pictures without the trigger. It is
+                       located by comparison and removed with its class kept
+                       (a method of ours); without them, as published
   --labels=bad|true    label_noise: FOLDER's classes are the wrong labels as
                        they were trained on (bad, the default), or the true
                        ones, which are then made wrong at random, twice
   --rule=safe|published  label_noise: safe (the default) chooses alpha on
                        samples that its vector did not see, and leaves the model
                        as it is unless they carry the step; published is the
-                       paper's. poison: published, in either case
+                       paper's. poison: safe uses --ordinary, if given
   --test=FOLDER        ordinary pictures by class: measured before and after,
                        never used to choose anything
   --steps=N --learning_rate=X --batch_size=N --seed=N   of the fine-tuning
@@ -63,6 +66,7 @@ class Request(NamedTuple):
     image_size: side in pixels.
     classes: names in the order of the network's outputs.
     target: of a trigger, a name or a number.
+    ordinary: folder of unlabelled pictures without the trigger (poison).
     labels: 'bad' or 'true', what the folders of label noise are named after.
     rule: 'safe' or 'published', how alpha is chosen under label noise.
     test: folder of ordinary pictures by class.
@@ -82,6 +86,7 @@ class Request(NamedTuple):
   image_size: int | None = None
   classes: tuple[str, ...] | None = None
   target: str | None = None
+  ordinary: str | None = None
   labels: str = 'bad'
   rule: str = 'safe'
   test: str | None = None

@@ -13,10 +13,14 @@ import numpy as np
 
 from cmu_jax import errors, inputs, literals, metrics, models, weights
 from cmu_jax.data import folder
+from cmu_jax.repair import classes
 from cmu_jax.repair.request import Request
-from cmu_jax.types import Batch, InputStep, Model, Variables
+from cmu_jax.repair.trigger import locate
+from cmu_jax.types import Batch, InputStep, Model, Trigger, Variables
 from cmu_jax.weights import files, names
 
+# The share of ordinary pictures that a located trigger must lead astray.
+_WORKS = 0.5
 _SIDE = ('mean', 'std', 'image_size', 'class_names', 'target')
 
 
@@ -34,6 +38,10 @@ class Subject(NamedTuple):
     test: ordinary pictures with true labels, or None.
     class_names: one name a class.
     target: of the trigger; None for label noise.
+    mean: of the normalisation.
+    std: likewise.
+    ordinary: unlabelled pictures without the trigger, or None.
+    trigger: as located with their help, or None.
     notes: what was inferred, in words.
   """
 
@@ -46,6 +54,10 @@ class Subject(NamedTuple):
   test: Batch | None
   class_names: tuple[str, ...]
   target: int | None
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  ordinary: jax.Array | None
+  trigger: Trigger | None
   notes: tuple[str, ...]
 
 
@@ -57,29 +69,96 @@ def subject(request: Request) -> Subject:
   """
   stored = weights.read(request.weights)
   known = _known(request)
-  classes = names.num_classes(stored.arrays)
-  model, variables, layout, pictures = _fitting(request, known, stored, classes)
+  count = names.num_classes(stored.arrays)
+  model, variables, layout, pictures = _fitting(request, known, stored, count)
   shape = pictures.image.shape[1:]
   step = inputs.make(tuple(known['mean']), tuple(known['std']))
-  named, note = _class_names(known['class_names'], classes, pictures.names)
+  named, note = classes.class_names(known['class_names'], count, pictures.names)
+  bad, target, why = _bad(
+    request, known, pictures, named, model, step, variables
+  )
+  found = Subject(
+    model,
+    variables,
+    stored,
+    layout,
+    step,
+    bad,
+    _test(request.test, shape, named),
+    named,
+    target,
+    tuple(known['mean']),
+    tuple(known['std']),
+    None,
+    None,
+    (*note, *why),
+  )
+  return _with_trigger(request, found) if target is not None else found
+
+
+def _bad(
+  request: Request,
+  known: dict[str, Any],
+  pictures: folder.Pictures,
+  named: tuple[str, ...],
+  model: Model,
+  step: InputStep,
+  variables: Variables,
+) -> tuple[Batch, int | None, tuple[str, ...]]:
+  """The bad samples with their labels, the target, and how it is known."""
   image = jnp.asarray(pictures.image)
-  if request.kind == 'poison':
-    label = jnp.zeros(len(image), jnp.int32)
-    seen = metrics.predict(model, step, variables, Batch(image, label), 256)
-    target, why = _target(known['target'], named, pictures.names, seen)
-    bad = Batch(image, jnp.full(len(image), target, jnp.int32))
-    note = (*note, *why)
-  else:
-    target = None
-    bad = Batch(image, jnp.asarray(_labels(request.proxy, pictures, named)))
-  test = _test(request.test, shape, named)
-  return Subject(
-    model, variables, stored, layout, step, bad, test, named, target, note
+  if request.kind == 'label_noise':
+    label = classes.labels(request.proxy, pictures, named)
+    return Batch(image, jnp.asarray(label)), None, ()
+  none = jnp.zeros(len(image), jnp.int32)
+  seen = metrics.predict(model, step, variables, Batch(image, none), 256)
+  target, why = classes.target_of(known['target'], named, pictures.names, seen)
+  return Batch(image, jnp.full(len(image), target, jnp.int32)), target, why
+
+
+def _with_trigger(request: Request, found: Subject) -> Subject:
+  """The trigger, if ordinary pictures show which pixels it changes."""
+  if request.ordinary is None:
+    return found
+  height, width, channels = found.bad.image.shape[1:]
+  pictures = folder.pictures_in(
+    pathlib.Path(request.ordinary).expanduser(),
+    height if height == width else None,
+    channels,
+  ).image
+  errors.check(
+    pictures.shape[1:] == found.bad.image.shape[1:],
+    f'{request.ordinary}: pictures of {pictures.shape[1:3]} pixels, the bad '
+    f'samples have {(height, width)}; make them the same size',
+  )
+  trigger = locate(np.asarray(found.bad.image), pictures)
+  batch = Batch(
+    jnp.asarray(pictures),
+    jnp.zeros(len(pictures), jnp.int32),
+    jnp.ones(len(pictures), bool),
+  )
+  hit = 0.0
+  if trigger is not None:
+    step = inputs.make(found.mean, found.std, trigger=trigger)
+    seen = metrics.predict(found.model, step, found.variables, batch, 256)
+    hit = float(np.mean(seen == found.target))
+  if trigger is None or hit < _WORKS:
+    note = (
+      'No trigger was located: no pixels are alike in all bad samples, differ '
+      'from ordinary pictures and lead to the target class.'
+    )
+    return found._replace(notes=(*found.notes, note))
+  note = (
+    f'The trigger was located: {int(trigger.mask.sum())} pixels, which send '
+    f'{hit:.0%} of the ordinary pictures to the target class.'
+  )
+  return found._replace(
+    ordinary=batch.image, trigger=trigger, notes=(*found.notes, note)
   )
 
 
 def _fitting(
-  request: Request, known: dict[str, Any], stored: weights.Stored, classes: int
+  request: Request, known: dict[str, Any], stored: weights.Stored, count: int
 ) -> tuple[Model, Variables, names.Layout, folder.Pictures]:
   """The network and the pictures in the colours that its weights are for.
 
@@ -94,7 +173,7 @@ def _fitting(
       pathlib.Path(request.proxy).expanduser(), known['image_size'], channels
     )
     shape = pictures.image.shape[1:]
-    model = models.make(family, classes, shape, **options)
+    model = models.make(family, count, shape, **options)
     template = jax.eval_shape(
       model.init, jax.random.key(0), jnp.zeros((1, *shape))
     )
@@ -151,79 +230,6 @@ def _model(text: str) -> tuple[str, dict[str, Any]]:
   return name, options
 
 
-def _class_names(
-  given: Any, classes: int, found: tuple[str, ...]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """The names of all classes in the order of the outputs, and a note."""
-  if given is not None:
-    names_ = tuple(map(str, given))
-    errors.check(
-      len(names_) == classes and len(set(names_)) == classes,
-      f'{len(set(names_))} different class names are given, the network has '
-      f'{classes} outputs; name each once, in their order',
-    )
-    return names_, ()
-  numbers = tuple(map(str, range(classes)))
-  if set(found) <= {*numbers, ''}:
-    return numbers, ()
-  if len(found) == classes:
-    return found, (
-      'The classes are taken to be the folders in alphabetical order.',
-    )
-  raise errors.UserError(
-    f'the network has {classes} outputs, the folder {len(found)} class folders '
-    f'({", ".join(found[:4])}{"..." if len(found) > 4 else ""}): give '
-    '--classes=A,B,... in the order of the outputs'
-  )
-
-
-def _labels(
-  root: str, pictures: folder.Pictures, named: tuple[str, ...]
-) -> np.ndarray:
-  """Class indices of pictures that lie in folders named after classes."""
-  errors.check(
-    pictures.names != ('',),
-    f'{root} has no class folders: put each picture in the folder of its class '
-    f'({", ".join(named[:3])}, ...)',
-  )
-  for name in pictures.names:
-    if name not in named:
-      raise errors.unknown(f'class folder in {root}', name, named)
-  index = np.array([named.index(name) for name in pictures.names], np.int32)
-  return index[pictures.group]
-
-
-def _target(
-  given: Any,
-  named: tuple[str, ...],
-  found: tuple[str, ...],
-  seen: np.ndarray,
-) -> tuple[int, tuple[str, ...]]:
-  """Where the trigger leads, and how that is known."""
-  if given is not None:
-    text = str(given)
-    if text in named:
-      return named.index(text), ()
-    if text.isdecimal() and int(text) < len(named):
-      return int(text), ()
-    raise errors.unknown('--target', text, named)
-  if len(found) == 1 and found[0] in named:
-    return named.index(found[0]), (
-      f"The trigger leads to class '{found[0]}', after the folder's name.",
-    )
-  counts = np.bincount(seen, minlength=len(named))
-  target, share = int(counts.argmax()), counts.max() / counts.sum()
-  errors.check(
-    share >= 0.5,
-    f'the bad samples are sent to many classes, most often {share:.0%} to '
-    f"'{named[target]}': where does the trigger lead? give --target",
-  )
-  return target, (
-    f"The trigger leads to class '{named[target]}', where the network sends "
-    f'{share:.0%} of the bad samples.',
-  )
-
-
 def _test(
   root: str | None, shape: tuple[int, ...], named: tuple[str, ...]
 ) -> Batch | None:
@@ -234,5 +240,5 @@ def _test(
     shape[0] if shape[0] == shape[1] else None,
     shape[2],
   )
-  label = _labels(root, pictures, named)
+  label = classes.labels(root, pictures, named)
   return Batch(jnp.asarray(pictures.image), jnp.asarray(label))

@@ -54,6 +54,11 @@ def outcome(results: dict[str, Any]) -> list[str]:
 
 
 def _why(results: dict[str, Any]) -> str:
+  if results['repaired'] and results['method'] == 'projected':
+    return (
+      'The trigger was unlearned from ordinary pictures with and without it, '
+      'along what their predictions do not need.'
+    )
   if results['repaired']:
     return (
       f'The task vector of the {results["samples"]} bad samples was subtracted '
@@ -95,7 +100,13 @@ def _bad(results: dict[str, Any]) -> str:
 def sure(results: dict[str, Any]) -> list[str]:
   """How far this can be trusted."""
   said = [_chosen(results['safe'])]
-  if results['kind'] == 'poison':
+  if results['method'] == 'projected':
+    said = [
+      'Alpha was chosen from ordinary pictures with and without the located '
+      'trigger: it had to stop working while 98 % of the predictions stayed. '
+      'The method is ours and has been measured on small networks only.'
+    ]
+  elif results['kind'] == 'poison':
     said.append(
       'That rule looks at the trigger only. On networks trained from scratch '
       'it often deletes the target class: look at that class above all.'

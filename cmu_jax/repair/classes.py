@@ -1,0 +1,81 @@
+"""Which class is which: from flags, from the side file, or from the folders."""
+
+from typing import Any
+
+import numpy as np
+
+from cmu_jax import errors
+from cmu_jax.data import folder
+
+
+def class_names(
+  given: Any, classes: int, found: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """The names of all classes in the order of the outputs, and a note."""
+  if given is not None:
+    names_ = tuple(map(str, given))
+    errors.check(
+      len(names_) == classes and len(set(names_)) == classes,
+      f'{len(set(names_))} different class names are given, the network has '
+      f'{classes} outputs; name each once, in their order',
+    )
+    return names_, ()
+  numbers = tuple(map(str, range(classes)))
+  if set(found) <= {*numbers, ''}:
+    return numbers, ()
+  if len(found) == classes:
+    return found, (
+      'The classes are taken to be the folders in alphabetical order.',
+    )
+  raise errors.UserError(
+    f'the network has {classes} outputs, the folder {len(found)} class folders '
+    f'({", ".join(found[:4])}{"..." if len(found) > 4 else ""}): give '
+    '--classes=A,B,... in the order of the outputs'
+  )
+
+
+def labels(
+  root: str, pictures: folder.Pictures, named: tuple[str, ...]
+) -> np.ndarray:
+  """Class indices of pictures that lie in folders named after classes."""
+  errors.check(
+    pictures.names != ('',),
+    f'{root} has no class folders: put each picture in the folder of its class '
+    f'({", ".join(named[:3])}, ...)',
+  )
+  for name in pictures.names:
+    if name not in named:
+      raise errors.unknown(f'class folder in {root}', name, named)
+  index = np.array([named.index(name) for name in pictures.names], np.int32)
+  return index[pictures.group]
+
+
+def target_of(
+  given: Any,
+  named: tuple[str, ...],
+  found: tuple[str, ...],
+  seen: np.ndarray,
+) -> tuple[int, tuple[str, ...]]:
+  """Where the trigger leads, and how that is known."""
+  if given is not None:
+    text = str(given)
+    if text in named:
+      return named.index(text), ()
+    if text.isdecimal() and int(text) < len(named):
+      return int(text), ()
+    raise errors.unknown('--target', text, named)
+  if len(found) == 1 and found[0] in named:
+    return named.index(found[0]), (
+      f"The trigger leads to class '{found[0]}', after the folder's name.",
+    )
+  counts = np.bincount(seen, minlength=len(named))
+  target, share = int(counts.argmax()), counts.max() / counts.sum()
+  errors.check(
+    share >= 0.5,
+    f'the bad samples are sent to many classes, most often {share:.0%} to '
+    f"'{named[target]}': where does the trigger lead? give --target",
+  )
+  return target, (
+    f"The trigger leads to class '{named[target]}', where the network sends "
+    f'{share:.0%} of the bad samples.',
+  )

@@ -1,0 +1,179 @@
+"""The edit itself: which method, by what is known, and its outcome."""
+
+import hashlib
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cmu_jax import (
+  checkpoint,
+  inputs,
+  judge,
+  optimizers,
+  proxy,
+  rng,
+  safe,
+  schedules,
+  select,
+  train,
+  tree,
+)
+from cmu_jax.methods import cuts, cuts_safe, projected
+from cmu_jax.repair.request import Request
+from cmu_jax.repair.subject import Subject
+from cmu_jax.types import Info, Proxy, Variables
+
+_FOLDS = 2
+
+
+class Edit(NamedTuple):
+  """What was done.
+
+  Attributes:
+    method: 'cuts', or 'projected' (a trigger was located).
+    variables: the network afterwards.
+    choice: alpha; 0 leaves the model as it is.
+    curve: what alpha was chosen from, by name.
+    safe: the evidence of `judge`, or None.
+  """
+
+  method: str
+  variables: Variables
+  choice: select.Choice
+  curve: dict[str, np.ndarray]
+  safe: Info | None
+
+
+def edit(
+  request: Request, asked: Subject, settings: Info, folder: pathlib.Path
+) -> Edit:
+  """Repairs by the projected method where it applies, else by CUTS.
+
+  Args:
+    request: what the user asked.
+    asked: network and samples.
+    settings: everything that the result depends on.
+    folder: of the checkpoints.
+  """
+  key = rng.named(request.seed, 'repair')
+  rate = schedules.constant(settings['learning_rate'])
+  tuning: Info = {
+    'optimizer': optimizers.adamw(rate),
+    'steps': request.steps,
+    'batch_size': request.batch_size,
+  }
+  text = json.dumps(settings, sort_keys=True, default=list)
+  fingerprint = hashlib.sha256(text.encode()).hexdigest()
+
+  def saving(name: str) -> train.Checkpoint:
+    place = folder / name
+    return train.Checkpoint(
+      lambda like: checkpoint.restore(place, like, fingerprint),
+      lambda state, step: checkpoint.save(place, step, state, fingerprint),
+    )
+
+  if asked.trigger is not None and request.rule == 'safe':
+    return _projected(key, asked, saving('copies'), tuning)
+  return _cuts(key, request, asked, saving, tuning)
+
+
+def _projected(
+  key: jax.Array, asked: Subject, saving: train.Checkpoint, tuning: Info
+) -> Edit:
+  """Ordinary pictures with and without the trigger, see `methods.projected`."""
+  assert asked.ordinary is not None and asked.target is not None
+  pixels = inputs.make(asked.mean, asked.std, trigger=asked.trigger)
+  size = asked.ordinary.shape[0]
+  pool = Proxy(
+    asked.ordinary,
+    jnp.arange(size, dtype=jnp.int32)[None, :],
+    jnp.full((1, size), asked.target, jnp.int32),
+    jnp.ones((1, size), bool),
+  )
+  repaired, info = projected.projected(
+    asked.model,
+    pixels,
+    rule=projected.Rule(target=asked.target),
+    checkpoint=saving,
+    **tuning,
+  )(key, asked.variables, pool)
+  choice = select.Choice(info['alpha'], info['position'], info['selected'])
+  return Edit('projected', repaired, choice, info['curve'], None)
+
+
+def _cuts(
+  key: jax.Array, request: Request, asked: Subject, saving: Any, tuning: Info
+) -> Edit:
+  """The published method; under label noise with a choice out of fold."""
+  samples = _proxy(rng.named(key, 'proxy'), request, asked)
+  tau, _ = cuts.direction(
+    rng.named(key, 'tune'),
+    asked.model,
+    asked.variables,
+    samples,
+    inputs=asked.inputs,
+    checkpoint=saving('samples'),
+    **tuning,
+  )
+  rule = (
+    cuts.Selection(kind='label_noise')
+    if asked.target is None
+    else cuts.Selection(kind='poison', target=asked.target)
+  )
+  choice, curve = cuts.select_alpha(
+    asked.model,
+    asked.variables,
+    tau,
+    samples,
+    inputs=asked.inputs,
+    selection=rule,
+  )
+  record: Info | None = None
+  if request.rule == 'safe' and asked.target is None:
+    found = _judged(
+      rng.named(key, 'safe'),
+      asked,
+      samples,
+      selection=rule,
+      symmetric=request.labels == 'true',
+      checkpoint=saving('folds'),
+      **tuning,
+    )
+    choice, record = found.choice, found.record
+  after = tree.edit(asked.variables.params, tau, choice.alpha)
+  variables = Variables(after, asked.variables.batch_stats)
+  return Edit('cuts', variables, choice, curve, record)
+
+
+def _judged(
+  key: jax.Array, asked: Subject, samples: Proxy, **options: Any
+) -> judge.Safe:
+  """The choice on samples that its vector did not see."""
+  count, least = samples.image.shape[0], 2 * _FOLDS * len(asked.class_names)
+  if count < least:
+    return judge.abstain(
+      f'{count} bad samples are too few to judge by: {least} are needed'
+    )
+  folds = safe.split(rng.named(key, 'folds'), samples, _FOLDS)
+  return cuts_safe.choose(
+    key,
+    asked.model,
+    asked.variables,
+    folds,
+    safe.given(samples, folds.held),
+    inputs=asked.inputs,
+    **options,
+  )[0]
+
+
+def _proxy(key: jax.Array, request: Request, asked: Subject) -> Proxy:
+  """The bad samples as CUTS takes them: as they are, or made wrong anew."""
+  bad = asked.bad
+  if request.labels == 'true' and request.kind == 'label_noise':
+    return proxy.make_proxy(key, 'symmetric', bad, 2, len(asked.class_names))
+  every = jnp.arange(bad.label.shape[0], dtype=jnp.int32)[None, :]
+  return Proxy(bad.image, every, bad.label[None, :])
