@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from cmu_jax import (
+  backdoor,
   checkpoint,
   jitting,
   judge,
@@ -138,21 +139,73 @@ def repairs(
   where: Kept,
   seed: int,
 ) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:
-  """CUTS, its controls and the clean-proxy baseline for one seed.
+  """CUTS, its controls and baselines for one seed.
 
   Returns:
     The repairs by method name, CUTS's info, and the fits by stage name.
   """
   key = rng.named(place.key, 'unlearn')
-  proxy_options = recipes.fit_options(
-    config.proxy_train, place.proxy.label.shape[1], 'proxy_train'
+  found, info, fits = _by_cuts(
+    key, config, world, place, corrupted, where, seed
   )
+  for name, kind in (
+    ('random_vector', 'normal'),
+    ('random_vector_uniform', 'uniform'),
+  ):
+    noise = jitting.once(tree.random_like, 2)(
+      rng.named(key, name), info['tau'], kind
+    )
+    found[name] = Repair(
+      edited(corrupted, noise, info['alpha']),
+      'weights + norms of the task vector',
+      {'alpha': info['alpha']},
+    )
+  if config.task == 'poison':
+    others, tuned = backdoor.repairs(
+      config,
+      world,
+      place,
+      corrupted,
+      lambda name: saving(where, name, seed),
+    )
+    found |= {name: Repair(*other) for name, other in others.items()}
+    fits |= tuned
+  clean = train.fit(
+    rng.named(key, 'finetune'),
+    world.model,
+    corrupted,
+    place.clean_proxy,
+    inputs=world.inputs,
+    checkpoint=saving(where, 'finetune', seed),
+    title=f'fine-tuning on clean proxy labels, seed {seed}',
+    **recipes.fit_options(
+      config.finetune, place.clean_proxy.label.shape[0], 'finetune'
+    ),
+  )
+  found['finetune_clean_proxy'] = Repair(
+    clean.variables, 'weights + clean labels of the proxy', {}
+  )
+  return found, info, {**fits, 'finetune': clean}
+
+
+def _by_cuts(
+  key: PRNGKey,
+  config: ConfigDict,
+  world: scene.Stage,
+  place: scene.Scene,
+  corrupted: Variables,
+  where: Kept,
+  seed: int,
+) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:
+  """CUTS with the published and with the safe alpha."""
   unlearn = cuts.cuts(
     world.model,
     world.inputs,
     selection=selection(config),
     checkpoint=saving(where, 'cuts_proxy', seed),
-    **proxy_options,
+    **recipes.fit_options(
+      config.proxy_train, place.proxy.label.shape[1], 'proxy_train'
+    ),
   )
   _, info = unlearn(key, corrupted, place.proxy)
   fits = {'cuts_proxy': info['fit']}
@@ -173,34 +226,7 @@ def repairs(
     )
     for name, facts in rules.items()
   }
-  for name, kind in (
-    ('random_vector', 'normal'),
-    ('random_vector_uniform', 'uniform'),
-  ):
-    noise = jitting.once(tree.random_like, 2)(
-      rng.named(key, name), info['tau'], kind
-    )
-    found[name] = Repair(
-      edited(corrupted, noise, info['alpha']),
-      'weights + norms of the task vector',
-      {'alpha': info['alpha']},
-    )
-  tuned = train.fit(
-    rng.named(key, 'finetune'),
-    world.model,
-    corrupted,
-    place.clean_proxy,
-    inputs=world.inputs,
-    checkpoint=saving(where, 'finetune', seed),
-    title=f'fine-tuning on clean proxy labels, seed {seed}',
-    **recipes.fit_options(
-      config.finetune, place.clean_proxy.label.shape[0], 'finetune'
-    ),
-  )
-  found['finetune_clean_proxy'] = Repair(
-    tuned.variables, 'weights + clean labels of the proxy', {}
-  )
-  return found, info, {**fits, 'finetune': tuned}
+  return found, info, fits
 
 
 def safe_alpha(

@@ -13,7 +13,6 @@ from jax import numpy as jnp
 from cmu_jax import metrics, models, weights
 from cmu_jax.repair import __main__ as program
 from cmu_jax.repair import repair
-from cmu_jax.repair.trigger import locate
 
 MODEL = models.make('fc', 10, (8, 8, 1), width=64)
 MODEL_256 = models.make('fc', 10, (8, 8, 1), width=256)
@@ -288,15 +287,3 @@ def test_with_ordinary_pictures_the_trigger_goes_and_the_class_stays(
   kept = np.asarray(seen.label) == 0
   hit = metrics.predict(MODEL, repair_case.STEP, after, seen) == 0
   assert hit[kept].mean() > 0.9
-
-
-def test_a_trigger_is_found_where_there_is_one_and_nowhere_else():
-  rng = np.random.default_rng(0)
-  ordinary, others = rng.integers(0, 200, (2, 40, 8, 8, 3), dtype=np.uint8)
-  ordinary[:, 0], others[:, 0] = 0, 0  # A border that is always black.
-  bad = others.copy()
-  bad[:, 5:7, 3] = (250, 10, 99)
-  found = locate(bad, ordinary)
-  assert np.argwhere(np.asarray(found.mask)).tolist() == [[5, 3], [6, 3]]
-  assert np.asarray(found.value)[5, 3].tolist() == [250, 10, 99]
-  assert locate(others, ordinary) is None

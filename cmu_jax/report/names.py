@@ -23,6 +23,9 @@ _FIRST = {
   'cuts_best_alpha': Method('CUTS, best alpha', 'diagnostic: uses test labels'),
   'random_vector': Method('random vector', 'control'),
   'random_vector_uniform': Method('random vector, uniform', 'control'),
+  'distill_projected': Method('projected distillation', 'keeps the class'),
+  'distill_both': Method('distillation, both copies', 'no projection'),
+  'distill_untriggered': Method('distillation, triggered copies', 'baseline'),
   'finetune_clean_proxy': Method(
     'fine-tune, clean proxy', 'needs clean labels'
   ),
