@@ -9,6 +9,10 @@ class UserError(ValueError):
   """Bad input. The message is one line: what is wrong, where, the remedy."""
 
 
+class Several(UserError):
+  """More than one mistake, a line each."""
+
+
 def check(condition: Any, message: str) -> None:
   """Raises UserError with `message` unless `condition` holds."""
   if not condition:

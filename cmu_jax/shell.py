@@ -47,7 +47,8 @@ def run(
   except (errors.UserError, OSError) as error:
     if isinstance(error, OSError) and error.errno not in _NO_ROOM:
       raise
-    for line in str(error).splitlines():
+    several = isinstance(error, errors.Several)
+    for line in str(error).splitlines() if several else [str(error)]:
       print(f'error: {" ".join(line.split())}', file=sys.stderr)
     return 2
 

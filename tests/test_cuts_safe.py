@@ -195,6 +195,7 @@ def test_a_pool_too_small_to_split_leaves_the_model_as_it_is():
   assert found.record['reason'] == f'{size} proxy images, 160 needed'
 
 
+@pytest.mark.slow
 def test_the_rule_safe_is_what_the_row_cuts_takes(tmp_path):
   fields = {'select.rule': 'safe', 'finetune.steps': '2'}
   config, world, place = small(**fields)

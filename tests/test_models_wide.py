@@ -177,6 +177,7 @@ def _inner(a, b):
   return sum(float(np.vdot(p, q)) for p, q in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name', ('resnet50', 'wrn_corrective', 'vgg19', 'densenet121')
 )

@@ -225,7 +225,9 @@ def test_help_and_what_it_names(capsys):
   assert all(f'--{field}' in told for field in Request._fields)
 
 
-@pytest.mark.parametrize('rule', ('safe', 'published'))
+@pytest.mark.parametrize(
+  'rule', ('safe', pytest.param('published', marks=pytest.mark.slow))
+)
 def test_wrong_labels_are_repaired_or_the_reason_is_told(tmp_path, rule):
   test, _ = repair_case.make(tmp_path, 'label_noise', width=256, steps=2500)
   results = repair(

@@ -80,7 +80,7 @@ def fit(
   if problems:
     more = len(problems) - _SHOWN
     lines = [f'{where}: {problem}' for problem in problems[:_SHOWN]]
-    raise errors.UserError(
+    raise errors.Several(
       '\n'.join([*lines, *([f'{where}: and {more} more'] if more > 0 else [])])
     )
   values = [
