@@ -1,7 +1,9 @@
 """Predictions on the device, metrics from them in NumPy."""
 
 import functools
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +44,14 @@ def predict(
   """Predicted classes of a split, in evaluation mode; stamps are painted."""
   size = min(batch_size, batch.label.shape[0])
   return np.asarray(_compiled(model, inputs, size)(variables, batch))
+
+
+def json_list(values: Any) -> list:
+  """Numbers as JSON has them; None where one is not finite."""
+  return [
+    v if not isinstance(v, float) or math.isfinite(v) else None
+    for v in np.asarray(values).tolist()
+  ]
 
 
 def confusion(

@@ -1,7 +1,6 @@
 """One experiment, from config to report: the only imperative module."""
 
 import contextlib
-import math
 import pathlib
 import re
 from collections.abc import Iterator
@@ -184,7 +183,7 @@ def _one_seed(
     ],
     'curve': {
       'seed': seed,
-      **{k: _json(v) for k, v in info['curve'].items()},
+      **{k: metrics.json_list(v) for k, v in info['curve'].items()},
       'alpha_hat': info['alpha'],
       'selected': info['selected'],
       'evaluated': columns,
@@ -214,14 +213,6 @@ def _row(
       values['test_accuracy'], accuracy['corrupted'], accuracy['oracle']
     ),
   }
-
-
-def _json(values: Any) -> list:
-  """Numbers as JSON has them; null where one is not finite."""
-  return [
-    v if not isinstance(v, float) or math.isfinite(v) else None
-    for v in np.asarray(values).tolist()
-  ]
 
 
 def _results(

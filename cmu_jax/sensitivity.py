@@ -34,7 +34,7 @@ Matrices = dict[tuple[str, ...], jax.Array]
 
 def matrices(params: PyTree) -> Matrices:
   """Module path -> kernel as [in, out], with a bias as its last row."""
-  flat = _flat(params)
+  flat = tree.flat(params)
   found = {}
   for path, leaf in flat.items():
     if path[-1] == 'kernel':
@@ -43,11 +43,6 @@ def matrices(params: PyTree) -> Matrices:
       rows += [] if bias is None else [bias[None, :]]
       found[path[:-1]] = jnp.concatenate(rows)
   return found
-
-
-def _flat(params: PyTree) -> Matrices:
-  leaves = jax.tree_util.tree_leaves_with_path(params)
-  return {tree.path_names(path): leaf for path, leaf in leaves}
 
 
 @functools.lru_cache(maxsize=32)
@@ -119,7 +114,7 @@ def project(
       infinity tau is left as it is; towards 0 it is confined to what no
       prediction responds to.
   """
-  flat = _flat(tau)
+  flat = tree.flat(tau)
   kept = {path: jnp.zeros_like(leaf) for path, leaf in flat.items()}
   for name, rows in matrices(tau).items():
     moment = moments[name]

@@ -26,6 +26,12 @@ def path_names(path: tuple) -> tuple[str, ...]:
   )
 
 
+def flat(tree: PyTree) -> dict[tuple[str, ...], Any]:
+  """The leaves by the names along their paths, in order."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {path_names(path): leaf for path, leaf in leaves}
+
+
 def is_float(leaf: Any) -> bool:
   """Whether a leaf is an array of floating-point numbers."""
   return hasattr(leaf, 'dtype') and jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -81,10 +81,7 @@ def _repaired(
 
 def _chosen(choice: select.Choice, curve: dict[str, np.ndarray]) -> Info:
   """The choice; alpha 0 is the choice to leave the model as it is."""
-  finite = {
-    name: [v if np.isfinite(v) else None for v in values.tolist()]
-    for name, values in curve.items()
-  }
+  finite = {name: metrics.json_list(v) for name, v in curve.items()}
   repaired = choice.selected and choice.alpha > 0
   return {'alpha': choice.alpha, 'repaired': repaired, 'curve': finite}
 

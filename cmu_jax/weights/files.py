@@ -87,7 +87,8 @@ def write(path: os.PathLike | str, stored: Stored) -> None:
     )
     files.write(path, lambda file: file.write(data))
   elif stored.suffix == '.npz':
-    files.write(path, lambda file: np.savez(file, **_any(stored.arrays)))
+    arrays: dict[str, Any] = {**stored.arrays}
+    files.write(path, lambda file: np.savez(file, **arrays))
   else:
     _write_orbax(path, stored.arrays)
 
@@ -110,10 +111,6 @@ def side_file(path: os.PathLike | str) -> dict[str, Any]:
     f'{beside} must be a JSON object such as {{"mean": [0.5], "std": [0.5]}}',
   )
   return value
-
-
-def _any(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-  return dict(arrays)
 
 
 def _read_safetensors(path: pathlib.Path) -> Stored:
@@ -147,7 +144,7 @@ def _read_npz(path: pathlib.Path) -> Stored:
 
 
 def _read_orbax(path: pathlib.Path) -> Stored:
-  import jax  # Orbax is slow to import, and most weights are files
+  # Orbax is slow to import, and most weights are files.
   from orbax.checkpoint import v1 as ocp
 
   # A checkpoint of this package has its own manifest beside Orbax's folder.
@@ -159,9 +156,8 @@ def _read_orbax(path: pathlib.Path) -> Stored:
       f'{path} is not a directory that Orbax can read ({_first_line(error)}); '
       'give the folder of one checkpoint'
     ) from error
-  flat = jax.tree_util.tree_flatten_with_path(loaded)[0]
   arrays = {
-    '/'.join(tree.path_names(where)): np.asarray(leaf) for where, leaf in flat
+    '/'.join(path): np.asarray(leaf) for path, leaf in tree.flat(loaded).items()
   }
   return Stored(_of_training(arrays), {}, '')
 

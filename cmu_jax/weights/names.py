@@ -117,8 +117,7 @@ def torch_names(
 
 def _leaves(variables: Any) -> dict[str, Any]:
   """Leaves by path, 'params/body/conv1/kernel'."""
-  flat = jax.tree_util.tree_flatten_with_path(variables)[0]
-  return {'/'.join(tree.path_names(path)): leaf for path, leaf in flat}
+  return {'/'.join(path): leaf for path, leaf in tree.flat(variables).items()}
 
 
 def _torch(path: str, torch_name: Callable[[str], str]) -> str:
