@@ -17,13 +17,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from cmu_jax import jitting, rng, segment, splits, train
-from cmu_jax.types import (
-  Batch,
-  InputStep,
-  PRNGKey,
-  Samples,
-  Variables,
-)
+from cmu_jax.types import Batch, InputStep, PRNGKey, Samples, Variables
 
 
 class Draw(NamedTuple):
@@ -99,14 +93,18 @@ def plan(phases: np.ndarray) -> Plan:
   return Plan(jnp.asarray(phases, jnp.int32), jnp.asarray(turn, jnp.int32))
 
 
-def whole(batch: Batch) -> Samples:
-  """All of a batch, none of it identified."""
+def whole(batch: Batch, fixed: Bool[Array, 'n'] | None = None) -> Samples:
+  """All of a batch, none of it identified; `fixed` rows are not augmented."""
   shape = batch.label.shape
-  return Samples(batch, jnp.zeros(shape, bool), jnp.ones(shape, bool))
+  return Samples(batch, jnp.zeros(shape, bool), jnp.ones(shape, bool), fixed)
 
 
 def gathered(
-  batch: Batch, index: Int[np.ndarray, 'm'], capacity: int, known: bool
+  batch: Batch,
+  index: Int[np.ndarray, 'm'],
+  capacity: int,
+  known: bool,
+  fixed: Bool[Array, 'n'] | None = None,
 ) -> Samples:
   """The rows at `index`, as `capacity` rows of which the rest are copies.
 
@@ -115,17 +113,24 @@ def gathered(
     index: of the rows to be seen, at least one.
     capacity: how many rows the result has, at least as many.
     known: whether they are identified.
+    fixed: which rows of `batch` are not to be augmented; None for none.
   """
   rows = index[np.arange(capacity) % index.size]
   return Samples(
     splits.take(batch, rows),
     jnp.full(capacity, known),
     jnp.arange(capacity) < index.size,
+    None if fixed is None else fixed[jnp.asarray(rows)],
   )
 
 
 def join(first: Samples, second: Samples) -> Samples:
   """Both sets of samples as one; stamps must be in both or in neither."""
+  if first.fixed is not None or second.fixed is not None:
+    first, second = (
+      x if x.fixed is not None else x._replace(fixed=jnp.zeros_like(x.valid))
+      for x in (first, second)
+    )
   return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
 
 
@@ -158,14 +163,15 @@ def _positions(
 
 
 def _draw(
-  inputs: InputStep,
-  key: PRNGKey,
-  samples: Samples,
-  positions: Int[Array, 'b'],
+  inputs: InputStep, key: PRNGKey, samples: Samples, positions: Int[Array, 'b']
 ) -> Draw:
   batch = samples.batch
   stamp = None if batch.stamp is None else batch.stamp[positions]
-  image = inputs.train(key, batch.image[positions], stamp)
+  raw = batch.image[positions]
+  image = inputs.train(key, raw, stamp)
+  if samples.fixed is not None:
+    keep = samples.fixed[positions][:, None, None, None]
+    image = jnp.where(keep, inputs.eval(raw, stamp), image)
   return Draw(image, batch.label[positions], samples.identified[positions])
 
 
@@ -182,17 +188,17 @@ def _step(
 ) -> tuple:
   """One gradient step of one phase."""
   (state, orders), draws = carry, {}
+  params = state.variables.params
   for name, size in phase.streams:
     count = jnp.maximum(streams[name].valid.sum(), 1)
     first = turn * size
-    named = rng.named(key, 'order', name)
     # What is carried is redrawn at every new epoch only.
     found = jax.lax.cond(
       orders[name].epoch == first // count,
       lambda old, *_: old,
       lambda _, k, v, e: _orders(k, v, e),
       orders[name],
-      named,
+      rng.named(key, 'order', name),
       streams[name].valid,
       first // count,
     )
@@ -206,7 +212,6 @@ def _step(
     variables = Variables(params, state.variables.batch_stats)
     return phase.objective(variables, draws, context, hyper, time)
 
-  params = state.variables.params
   (loss, stats), gradient = jax.value_and_grad(objective, has_aux=True)(params)
   if recipe.project is not None:
     gradient = recipe.project(gradient, context)

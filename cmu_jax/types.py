@@ -24,12 +24,13 @@ class Batch(NamedTuple):
   """A whole split on the device, or a slice of it.
 
   Attributes:
-    image: raw pixels, 0 to 255. Triggers are never baked in.
+    image: raw pixels, 0 to 255. Triggers are never baked in. Adversarial
+      images are floats: rounded to whole pixel values, they are none.
     label: class indices as the holder of the data sees them.
     stamp: which images the input step paints the trigger on; None for none.
   """
 
-  image: UInt8[Array, '*b h w c']
+  image: UInt8[Array, '*b h w c'] | Float[Array, '*b h w c']
   label: Int[Array, '*b']
   stamp: Bool[Array, '*b'] | None = None
 
@@ -160,11 +161,14 @@ class Samples(NamedTuple):
     batch: images, labels and stamps of all rows.
     identified: which rows are of S_f, the samples known to be bad.
     valid: which rows count.
+    fixed: which rows training must not augment, as a crop or a mirror image
+      would move them off a decision boundary; None for none.
   """
 
   batch: Batch
   identified: Bool[Array, 'n']
   valid: Bool[Array, 'n']
+  fixed: Bool[Array, 'n'] | None = None
 
 
 class Given(NamedTuple):

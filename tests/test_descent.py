@@ -141,6 +141,67 @@ def test_join_keeps_who_is_identified():
   )
 
 
+AUGMENTED = inputs.make((0.0,), (1.0,), pad=3, flip=True)
+
+
+def _shown(samples, seed=0):
+  """What the input step makes of all rows, in their order."""
+  draw = descent._draw(
+    AUGMENTED,
+    jax.random.key(seed),
+    samples,
+    jnp.arange(samples.valid.shape[0]),
+  )
+  return np.asarray(draw.image)
+
+
+def _pictures(rows, dtype=np.uint8):
+  image = np.random.default_rng(rows).integers(1, 256, (rows, 4, 4, 1))
+  return Batch(jnp.asarray(image.astype(dtype)), jnp.arange(rows))
+
+
+def test_fixed_rows_are_not_augmented_and_the_others_as_ever():
+  batch = _pictures(40)
+  fixed = jnp.arange(40) % 2 == 0
+  shown = _shown(descent.whole(batch, fixed))
+  np.testing.assert_array_equal(shown[::2], PIXELS.eval(batch.image)[::2])
+  plain = _shown(descent.whole(batch))
+  np.testing.assert_array_equal(shown[1::2], plain[1::2])
+  assert (shown[::2] != plain[::2]).any()
+
+
+def test_fixed_rows_stay_so_when_sets_are_gathered_and_joined():
+  batch, real = _pictures(6), _pictures(3, np.float32)
+  fixed = jnp.array([True, False, True, False, False, True])
+  part = descent.gathered(batch, np.array([2, 3, 5]), 5, True, fixed)
+  np.testing.assert_array_equal(part.fixed, [True, False, True, True, False])
+  np.testing.assert_array_equal(part.batch.label, [2, 3, 5, 2, 3])
+  plain = descent.whole(real)
+  for pair, wanted in (
+    ((part, plain), [True, False, True, True, False] + 3 * [False]),
+    ((plain, part), 3 * [False] + [True, False, True, True, False]),
+  ):
+    both = descent.join(*pair)
+    np.testing.assert_array_equal(both.fixed, wanted)
+    assert both.batch.image.dtype == jnp.float32
+  assert descent.join(plain, plain).fixed is None
+
+
+def test_a_set_without_fixed_rows_is_the_program_it_was():
+  batch = _pictures(8)
+  leaves = jax.tree.leaves(descent.whole(batch))
+  assert len(leaves) == 4
+  program = lambda samples: str(
+    jax.make_jaxpr(
+      lambda key, s: descent._draw(AUGMENTED, key, s, jnp.arange(8))
+    )(jax.random.key(0), samples)
+  )
+  assert 'select_n' in program(descent.whole(batch))
+  assert len(program(descent.whole(batch))) < len(
+    program(descent.whole(batch, jnp.zeros(8, bool)))
+  )
+
+
 def test_a_loss_that_is_not_finite_names_its_step():
   def explode(variables, draws, context, hyper, time):
     del draws, context, hyper
