@@ -22,10 +22,10 @@ LAYERS = [
   'train segment descent checkpoint provenance sensitivity',
   'select safe judge metrics alpha importance detection diagnosis',
   'methods',
-  'recipes published checks binding scene backdoor stages evaluate',
+  'recipes published checks binding shipped scene backdoor stages evaluate',
   'telemetry report',
   'run corrective',
-  'shell workdir grid usage main repair __main__',
+  'shell workdir grid flags usage main repair unlearn __main__',
 ]
 LEVEL = {
   name: level for level, names in enumerate(LAYERS) for name in names.split()

@@ -84,7 +84,9 @@ def _projected(
 ) -> Edit:
   """Ordinary pictures with and without the trigger, see `methods.projected`."""
   assert asked.ordinary is not None and asked.target is not None
-  pixels = inputs.make(asked.mean, asked.std, trigger=asked.trigger)
+  pixels = inputs.make(
+    asked.network.mean, asked.network.std, trigger=asked.trigger
+  )
   size = asked.ordinary.shape[0]
   pool = Proxy(
     asked.ordinary,
@@ -93,12 +95,12 @@ def _projected(
     jnp.ones((1, size), bool),
   )
   repaired, info = projected.projected(
-    asked.model,
+    asked.network.model,
     pixels,
     rule=projected.Rule(target=asked.target),
     checkpoint=saving,
     **tuning,
-  )(key, asked.variables, pool)
+  )(key, asked.network.variables, pool)
   choice = select.Choice(info['alpha'], info['position'], info['selected'])
   return Edit('projected', repaired, choice, info['curve'], None)
 
@@ -110,10 +112,10 @@ def _cuts(
   samples = _proxy(rng.named(key, 'proxy'), request, asked)
   tau, _ = cuts.direction(
     rng.named(key, 'tune'),
-    asked.model,
-    asked.variables,
+    asked.network.model,
+    asked.network.variables,
     samples,
-    inputs=asked.inputs,
+    inputs=asked.network.inputs,
     checkpoint=saving('samples'),
     **tuning,
   )
@@ -123,30 +125,30 @@ def _cuts(
     else cuts.Selection(kind='poison', target=asked.target)
   )
   choice, curve = cuts.select_alpha(
-    asked.model,
-    asked.variables,
+    asked.network.model,
+    asked.network.variables,
     tau,
     samples,
-    inputs=asked.inputs,
+    inputs=asked.network.inputs,
     selection=rule,
   )
   record: Info | None = None
   if request.rule == 'safe' and asked.target is None:
     found, _ = cuts_safe.judged(
       rng.named(key, 'safe'),
-      asked.model,
-      asked.variables,
+      asked.network.model,
+      asked.network.variables,
       samples,
       folds=_FOLDS,
-      inputs=asked.inputs,
+      inputs=asked.network.inputs,
       selection=rule,
       tuning=lambda _: tuning,
       symmetric=request.labels == 'true',
       checkpoint=saving('folds'),
     )
     choice, record = found.choice, found.record
-  after = tree.edit(asked.variables.params, tau, choice.alpha)
-  variables = Variables(after, asked.variables.batch_stats)
+  after = tree.edit(asked.network.variables.params, tau, choice.alpha)
+  variables = Variables(after, asked.network.variables.batch_stats)
   return Edit('cuts', variables, choice, curve, record)
 
 
@@ -154,6 +156,8 @@ def _proxy(key: jax.Array, request: Request, asked: Subject) -> Proxy:
   """The bad samples as CUTS takes them: as they are, or made wrong anew."""
   bad = asked.bad
   if request.labels == 'true' and request.kind == 'label_noise':
-    return proxy.make_proxy(key, 'symmetric', bad, 2, len(asked.class_names))
+    return proxy.make_proxy(
+      key, 'symmetric', bad, 2, len(asked.network.class_names)
+    )
   every = jnp.arange(bad.label.shape[0], dtype=jnp.int32)[None, :]
   return Proxy(bad.image, every, bad.label[None, :])

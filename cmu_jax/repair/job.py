@@ -13,7 +13,7 @@ from cmu_jax import (
   provenance,
   rng,
   select,
-  weights,
+  shipped,
   workdir,
 )
 from cmu_jax.repair import edit, page
@@ -45,10 +45,10 @@ def _settings(request: Request, asked: Subject) -> Info:
   return {
     **request._asdict(),
     'learning_rate': request.learning_rate or _RATES[request.kind],
-    'classes': asked.class_names,
+    'classes': asked.network.class_names,
     'target': asked.target,
     'image_size': asked.bad.image.shape[1:3],
-    'weights_sha256': _digest(*asked.stored.arrays.values()),
+    'weights_sha256': _digest(*asked.network.stored.arrays.values()),
     'samples_sha256': _digest(asked.bad.image, asked.bad.label),
     'ordinary_sha256': (
       None if asked.ordinary is None else _digest(asked.ordinary)
@@ -75,13 +75,13 @@ def _repaired(
     'provenance': provenance.provenance(settings),
     'settings': settings,
     'notes': list(asked.notes),
-    'class_names': list(asked.class_names),
+    'class_names': list(asked.network.class_names),
     'samples': int(asked.bad.label.shape[0]),
     **_chosen(done.choice, done.curve),
     'safe': done.safe,
     'diagnosis': _diagnosed(request, asked),
     'measured': {
-      'before': _measured(asked, asked.variables),
+      'before': _measured(asked, asked.network.variables),
       'after': _measured(asked, done.variables),
     },
   }
@@ -101,7 +101,10 @@ def _diagnosed(request: Request, asked: Subject) -> Info | None:
   if request.kind == 'label_noise' and request.labels == 'true':
     return None
   probability = metrics.probabilities(
-    asked.model, asked.inputs, asked.variables, asked.bad
+    asked.network.model,
+    asked.network.inputs,
+    asked.network.variables,
+    asked.bad,
   )
   key = rng.named(request.seed, 'diagnosis')
   label = np.asarray(asked.bad.label)
@@ -112,9 +115,11 @@ def _measured(asked: Subject, variables: Variables) -> Info:
   """What a network makes of the bad samples, and of the test pictures."""
 
   def seen(batch: Batch) -> np.ndarray:
-    return metrics.predict(asked.model, asked.inputs, variables, batch, 256)
+    return metrics.predict(
+      asked.network.model, asked.network.inputs, variables, batch, 256
+    )
 
-  classes = len(asked.class_names)
+  classes = len(asked.network.class_names)
   bad = seen(asked.bad)
   found: Info = {
     'bad_label_rate': float(np.mean(bad == np.asarray(asked.bad.label))),
@@ -138,12 +143,7 @@ def _write(
   out: pathlib.Path,
 ) -> None:
   """Repaired weights, side file, results and report."""
-  arrays = weights.put_back(after, asked.stored.arrays, asked.layout)
-  name = f'repaired{asked.stored.suffix}'
-  weights.write(out / name, asked.stored._replace(arrays=arrays))
-  results['weights'] = name
-  if asked.side:
-    files.write_json(out / f'{name}.json', asked.side)
+  results['weights'] = shipped.write(asked.network, after, out, 'repaired')
   files.write_json(out / 'results.json', {**results, 'finished': False})
   page.build(results, out)
   files.write_json(out / 'results.json', results)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cmu_jax import errors, literals, shell
+from cmu_jax import flags
 
 KINDS = ('label_noise', 'poison')
 _TEXT = """\
@@ -117,34 +117,8 @@ def parse(argv: Sequence[str]) -> Request | None:
   Raises:
     UserError: an unknown, missing, empty or malformed flag.
   """
-  parser = shell.Parser(add_help=False, allow_abbrev=False)
-  parser.add_argument('--help', '-h', action='store_true')
-  for field in Request._fields:
-    parser.add_argument(f'--{field}')
-  found, rest = parser.parse_known_args(list(argv))
-  if found.help:
-    print(_TEXT)
-    return None
-  if rest:
-    flags = [f'--{field}' for field in Request._fields]
-    raise errors.unknown('argument', rest[0].partition('=')[0], flags)
-  given = {
-    field: _value(field, text)
-    for field in Request._fields
-    if (text := getattr(found, field)) is not None
-  }
-  missing = [f'--{field}' for field in _REQUIRED if field not in given]
-  errors.check(
-    not missing, f'{", ".join(missing)} missing: see --help for all flags'
-  )
-  return checked(Request(**given))
-
-
-def _value(field: str, text: str) -> Any:
-  errors.check(text, f'--{field}= is empty')
-  if field not in _LIKE:
-    return text
-  return literals.parse(text, _LIKE[field], f'--{field}')
+  found = flags.parse(argv, Request, _TEXT, _REQUIRED, _LIKE)
+  return None if found is None else checked(found)
 
 
 def checked(request: Request) -> Request:
@@ -153,21 +127,9 @@ def checked(request: Request) -> Request:
   Raises:
     UserError: names the field.
   """
-  if request.kind not in KINDS:
-    raise errors.unknown('--kind', request.kind, KINDS)
-  for field, known in (
-    ('labels', ('bad', 'true')),
-    ('rule', ('safe', 'published')),
-  ):
-    if (value := getattr(request, field)) not in known:
-      raise errors.unknown(f'--{field}', value, known)
-  for field in ('steps', 'batch_size', 'image_size', 'learning_rate'):
-    value = getattr(request, field)
-    errors.check(
-      value is None or value > 0, f'--{field} is {value}; it must be above 0'
-    )
-  errors.check(
-    (request.mean is None) == (request.std is None),
-    '--mean and --std go together: give both',
-  )
+  flags.one_of(request, 'kind', KINDS)
+  flags.one_of(request, 'labels', ('bad', 'true'))
+  flags.one_of(request, 'rule', ('safe', 'published'))
+  flags.positive(request, 'steps', 'batch_size', 'image_size', 'learning_rate')
+  flags.statistics(request)
   return request

@@ -1,0 +1,14 @@
+"""A network as somebody shipped it: files in, everything bound, files out."""
+
+from cmu_jax.shipped.classes import class_names, labels
+from cmu_jax.shipped.network import Shipped, labelled, load, sized, write
+
+__all__ = [
+  'Shipped',
+  'class_names',
+  'labelled',
+  'labels',
+  'load',
+  'sized',
+  'write',
+]

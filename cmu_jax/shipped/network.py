@@ -1,0 +1,214 @@
+"""Somebody's network put together from its weights and a folder of pictures.
+
+What the user did not say is read from the weights' side file, from the weights
+and from the pictures; what then is still unknown is one line that asks for it.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cmu_jax import errors, files, inputs, literals, models, weights
+from cmu_jax.data import folder
+from cmu_jax.shipped import classes
+from cmu_jax.types import Batch, InputStep, Model, Variables
+from cmu_jax.weights import files as weight_files
+from cmu_jax.weights import names
+
+_SIDE = ('mean', 'std', 'image_size', 'class_names', 'target')
+
+
+class Shipped(NamedTuple):
+  """A network with its weights.
+
+  Attributes:
+    model: the network.
+    variables: its weights, as shipped.
+    stored: the file they came from.
+    layout: where in the file each of them is.
+    inputs: raw pixels to network input.
+    pictures: of the folder that it was fitted to.
+    class_names: one name a class.
+    mean: of the normalisation.
+    std: likewise.
+    target: as said by flag or side file, or None.
+    notes: what was inferred, in words.
+    side: the fields of the weights' side file, {} without one.
+  """
+
+  model: Model
+  variables: Variables
+  stored: weights.Stored
+  layout: names.Layout
+  inputs: InputStep
+  pictures: folder.Pictures
+  class_names: tuple[str, ...]
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  target: Any
+  notes: tuple[str, ...]
+  side: dict[str, Any]
+
+
+def load(path: str, model: str, root: str, said: Mapping[str, Any]) -> Shipped:
+  """Reads weights and the pictures that fit them.
+
+  Args:
+    path: `.safetensors`, `.npz` or an Orbax directory; FILE.json beside it may
+      say what `said` does not.
+    model: name of a network, with options: 'resnet18:stem=imagenet'.
+    root: folder of pictures, in class folders or not.
+    said: 'mean', 'std', 'image_size', 'class_names' and 'target' as the user
+      gave them; None is inferred.
+
+  Raises:
+    UserError: what is missing, malformed or unknown, a mistake a line.
+  """
+  stored = weights.read(path)
+  side = weight_files.side_file(path)
+  known = _known(path, said, side)
+  count = names.num_classes(stored.arrays)
+  network, variables, layout, pictures = _fitting(
+    path, model, root, known, stored, count
+  )
+  mean, std = tuple(known['mean']), tuple(known['std'])
+  named, note = classes.class_names(known['class_names'], count, pictures.names)
+  return Shipped(
+    network,
+    variables,
+    stored,
+    layout,
+    inputs.make(mean, std),
+    pictures,
+    named,
+    mean,
+    std,
+    known['target'],
+    note,
+    side,
+  )
+
+
+def labelled(root: str, image: Any, named: tuple[str, ...]) -> Batch:
+  """Pictures of a folder of class folders, in the size of given ones.
+
+  Args:
+    root: the folder.
+    image: raw pixels, [n, h, w, c].
+    named: the classes in the order of the network's outputs.
+
+  Raises:
+    UserError: an unknown class folder, or pictures that do not fit.
+  """
+  pictures = sized(root, image)
+  label = classes.labels(root, pictures, named)
+  return Batch(jnp.asarray(pictures.image), jnp.asarray(label))
+
+
+def sized(root: str, image: Any) -> folder.Pictures:
+  """Pictures of a folder in the size and colours of given ones, [n, h, w, c].
+
+  Raises:
+    UserError: pictures of another shape.
+  """
+  height, width, channels = image.shape[1:]
+  found = folder.pictures_in(
+    pathlib.Path(root).expanduser(),
+    height if height == width else None,
+    channels,
+  )
+  errors.check(
+    found.image.shape[1:] == tuple(image.shape[1:]),
+    f'{root}: pictures of {found.image.shape[1:3]} pixels, the others have '
+    f'{(height, width)}; make them the same size',
+  )
+  return found
+
+
+def write(one: Shipped, after: Variables, out: pathlib.Path, stem: str) -> str:
+  """Writes weights in the format they came in, side file included.
+
+  Returns:
+    The file's name in `out`.
+  """
+  arrays = weights.put_back(after, one.stored.arrays, one.layout)
+  name = f'{stem}{one.stored.suffix}'
+  weights.write(out / name, one.stored._replace(arrays=arrays))
+  if one.side:
+    files.write_json(out / f'{name}.json', one.side)
+  return name
+
+
+def _fitting(
+  path: str,
+  text: str,
+  root: str,
+  known: Mapping[str, Any],
+  stored: weights.Stored,
+  count: int,
+) -> tuple[Model, Variables, names.Layout, folder.Pictures]:
+  """The network and the pictures in the colours that its weights are for.
+
+  With one mean for all channels it is not said whether pictures are grey: the
+  weights decide, after what the pictures are themselves.
+  """
+  family, options = _model(text)
+  grey_or_rgb = (None, 1, 3) if len(known['mean']) == 1 else (3,)
+  refused: list[errors.UserError] = []
+  for channels in grey_or_rgb:
+    pictures = folder.pictures_in(
+      pathlib.Path(root).expanduser(), known['image_size'], channels
+    )
+    shape = pictures.image.shape[1:]
+    model = models.make(family, count, shape, **options)
+    template = jax.eval_shape(
+      model.init, jax.random.key(0), jnp.zeros((1, *shape))
+    )
+    try:
+      fitted = weights.fit(
+        stored.arrays,
+        template,
+        models.REGISTRY[family].torch_name,
+        pathlib.Path(path).name,
+      )
+    except errors.UserError as error:
+      refused.append(error)
+    else:
+      return model, *fitted, pictures
+  raise refused[0]
+
+
+def _known(
+  path: str, said: Mapping[str, Any], side: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What flags and side file say; flags come first."""
+  for name in side:
+    if name not in (*_SIDE, 'model', 'notes'):
+      raise errors.unknown('field of the side file', name, _SIDE)
+  known = {k: side.get(k) if said.get(k) is None else said[k] for k in _SIDE}
+  errors.check(
+    known['mean'] is not None and known['std'] is not None,
+    'how the network normalises its pictures is not known: give --mean and '
+    f'--std (of pixels between 0 and 1), or write {path}.json with '
+    '{"mean": [...], "std": [...]}',
+  )
+  return known
+
+
+def _model(text: str) -> tuple[str, dict[str, Any]]:
+  """'resnet18:stem=imagenet,width=32' -> ('resnet18', {...})."""
+  name, _, rest = text.partition(':')
+  options: dict[str, Any] = {}
+  for item in filter(None, rest.split(',')):
+    key, equals, value = item.partition('=')
+    errors.check(
+      equals and value,
+      f"--model option '{item}' needs a value: write {key}=VALUE",
+    )
+    options[key.strip()] = literals.free(value.strip())
+  if name not in models.REGISTRY:
+    raise errors.unknown('--model', name, models.REGISTRY)
+  return name, options
