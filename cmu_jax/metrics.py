@@ -68,13 +68,15 @@ def predict(
   return np.asarray(predictor(model, inputs, size)(variables, batch))
 
 
-@functools.lru_cache(maxsize=32)
-def _probabilities(model: Model, inputs: InputStep, size: int) -> Callable:
-  """A jitted function from a split to its probabilities, `size` at a time."""
+@functools.lru_cache(maxsize=64)
+def _outputs(
+  model: Model, inputs: InputStep, size: int, scale: Callable
+) -> Callable:
+  """A jitted function from a split to its scaled logits, `size` at a time."""
 
   def run(variables, batch):
     def see(image):
-      return jax.nn.softmax(model.apply(variables, image), axis=-1)
+      return scale(model.apply(variables, image))
 
     return in_blocks(see, inputs, batch, size)
 
@@ -90,7 +92,21 @@ def probabilities(
 ) -> Float[np.ndarray, 'n k']:
   """Class probabilities of a split, in evaluation mode; stamps are painted."""
   size = min(batch_size, batch.label.shape[0])
-  return np.asarray(_probabilities(model, inputs, size)(variables, batch))
+  run = _outputs(model, inputs, size, jax.nn.softmax)
+  return np.asarray(run(variables, batch))
+
+
+def logits(
+  model: Model,
+  inputs: InputStep,
+  variables: Variables,
+  batch: Batch,
+  batch_size: int = 1024,
+) -> Float[np.ndarray, 'n k']:
+  """Logits of a split, in evaluation mode; stamps are painted."""
+  size = min(batch_size, batch.label.shape[0])
+  run = _outputs(model, inputs, size, jnp.float32)
+  return np.asarray(run(variables, batch))
 
 
 def json_list(values: Any) -> list:

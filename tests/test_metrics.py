@@ -66,3 +66,19 @@ def test_attack_success_leaves_the_target_class_out():
 def test_recovery_is_in_percent_of_the_gap(accuracy, before, oracle, expected):
   found = metrics.recovery(accuracy, before, oracle)
   assert found == (expected and pytest.approx(expected, abs=0.01))
+
+
+def test_probabilities_are_the_softmax_of_the_logits():
+  model = models.make('fc', 3, (4, 4, 1), width=5)
+  step = inputs.make((0.5,), (0.5,))
+  image = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 1), np.uint8)
+  batch = Batch(jnp.asarray(image), jnp.zeros(7, jnp.int32))
+  variables = model.init(jax.random.key(0), step.eval(batch.image[:1]))
+  # Blocks that do not divide the split: the last one repeats a row.
+  logits = metrics.logits(model, step, variables, batch, 3)
+  whole = model.apply(variables, step.eval(batch.image))
+  np.testing.assert_allclose(logits, whole, rtol=1e-6, atol=1e-6)
+  found = metrics.probabilities(model, step, variables, batch, 3)
+  np.testing.assert_allclose(
+    found, np.asarray(jax.nn.softmax(whole)), rtol=1e-5
+  )
