@@ -1,0 +1,322 @@
+"""One-step and projected attacks: closed forms, bounds, bad input."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attack_case import SHAPE, drawn, images, linear, norm, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cmu_jax import attacks, errors, inputs, jitting, models
+from cmu_jax.attacks import auto_projected_gradient, norms, objectives
+from cmu_jax.types import Batch
+
+RADIUS = 0.05
+ATTACKS = {
+  'fgsm': lambda kind, r: attacks.fgsm(r, kind),
+  'ffgsm': lambda kind, r: attacks.ffgsm(r, 1.25 * r),
+  'pgd': lambda kind, r: attacks.pgd(r, kind, 5, restarts=2),
+  'margin': lambda kind, r: attacks.pgd(r, kind, 5, loss='margin'),
+  'autopgd': lambda kind, r: attacks.autopgd(r, kind, 9, 2),
+  'dlr': lambda kind, r: attacks.autopgd(r, kind, 9, loss='dlr'),
+}
+
+
+def _furthest(weight, image, label, kind):
+  """Where a linear network of two classes is furthest up its loss."""
+  rise = np.asarray(weight[:, 1] - weight[:, 0])
+  rise = np.where(np.asarray(label)[:, None] == 0, rise, -rise)
+  unit = np.sign(rise)
+  if kind == 'l2':
+    unit = rise / np.linalg.norm(rise, axis=1, keepdims=True)
+  return np.asarray(image) + RADIUS * unit.reshape(image.shape)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'loss'), [('linf', 'margin'), ('l2', 'cross_entropy')]
+)
+def test_a_linear_network_is_attacked_along_its_weights(kind, loss):
+  weight, image = drawn(0), images(1, 6, 0.3, 0.7)
+  label = jnp.arange(6) % 2
+  wanted = _furthest(weight, image, label, kind)
+  for attack in (
+    attacks.fgsm(RADIUS, kind, loss),
+    attacks.pgd(RADIUS, kind, 10, random_start=False, loss=loss),
+    attacks.pgd(RADIUS, kind, 60, RADIUS / 2, loss=loss),
+    attacks.autopgd(RADIUS, kind, 40, loss=loss),
+  ):
+    found = run(attack, weight, image, label)
+    predicted = linear(weight)(found.image).argmax(-1)
+    np.testing.assert_array_equal(found.label, predicted)
+    np.testing.assert_array_equal(found.success, predicted != label)
+    if attack is not attacks.autopgd(RADIUS, kind, 40, loss=loss):
+      np.testing.assert_allclose(found.image, wanted, atol=2e-5)
+    lost = np.asarray(linear(weight)(found.image) - linear(weight)(wanted))
+    np.testing.assert_allclose(lost[~found.success], 0, atol=1e-3)
+
+
+def test_ffgsm_reaches_the_corner_where_its_step_does():
+  weight, image, label = drawn(0), images(1, 6, 0.3, 0.7), jnp.zeros(6, int)
+  wanted = _furthest(weight, image, label, 'linf')
+  far = run(attacks.ffgsm(RADIUS, 2 * RADIUS), weight, image, label)
+  np.testing.assert_allclose(far.image, wanted, atol=1e-6)
+  near = run(attacks.ffgsm(RADIUS, RADIUS / 8), weight, image, label)
+  moved = np.asarray(near.image - image)
+  assert norm(moved, 'linf').max() <= RADIUS + 1e-6
+  assert np.abs(np.asarray(near.image) - wanted).max() > RADIUS
+  other = run(attacks.ffgsm(RADIUS, RADIUS / 8), weight, image, label, seed=1)
+  assert (np.asarray(other.image) != np.asarray(near.image)).any()
+
+
+@pytest.mark.parametrize('name', ATTACKS)
+@pytest.mark.parametrize('kind', ['linf', 'l2'])
+@settings(max_examples=12, deadline=None)
+@given(
+  seed=st.integers(0, 2**31),
+  scale=st.sampled_from([0.0, 1e-3, 1.0, 1e3]),
+  corners=st.booleans(),
+)
+def test_no_attack_leaves_the_ball_or_the_pixels(
+  name, kind, seed, scale, corners
+):
+  kind = 'linf' if name == 'ffgsm' else kind
+  image = images(seed, 3)
+  image = jnp.round(image) if corners else image
+  attack = ATTACKS[name](kind, 0.3)
+  label = jnp.arange(3, dtype=jnp.int32)
+  found = run(attack, drawn(seed, 3, scale), image, label, seed=seed)
+  pixels = np.asarray(found.image)
+  assert np.isfinite(pixels).all()
+  assert pixels.min() >= 0 and pixels.max() <= 1
+  assert norm(pixels - np.asarray(image), kind).max() <= 0.3 * (1 + 2e-6)
+
+
+@pytest.mark.parametrize('kind', ['linf', 'l2'])
+def test_a_random_start_fills_the_ball(kind):
+  image = jnp.full((400, 4, 4, 2), 0.5)
+  start = jax.jit(norms.random_start, static_argnums=3)(
+    jax.random.key(0), image, 0.2, kind
+  )
+  delta = np.asarray(start - image).reshape(400, -1)
+  size = norm(delta, kind)
+  assert size.max() <= 0.2 * (1 + 1e-6)
+  # The volume inside a share s of the radius is s^32 of the whole.
+  assert np.median(size) == pytest.approx(0.2 * 0.5 ** (1 / 32), rel=0.01)
+  assert abs(delta.mean()) < 0.002
+  with pytest.raises(AssertionError):
+    np.testing.assert_array_equal(delta[0], delta[1])
+
+
+def test_sizes_and_directions_survive_tiny_gradients():
+  tiny = 1e-30 * images(0, 2)
+  np.testing.assert_allclose(
+    norms.size(tiny, 'l2'), norm(tiny, 'l2'), rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    norm(norms.direction(tiny, 'l2'), 'l2'), 1, rtol=1e-5
+  )
+  nothing = jnp.zeros((1, 2, 2, 1))
+  np.testing.assert_array_equal(norms.direction(nothing, 'l2'), nothing)
+
+
+def test_losses_by_hand():
+  logits = jnp.array([[1.0, 4.0, 2.0], [0.0, -1.0, 5.0]])
+  label = jnp.array([1, 1])
+  np.testing.assert_allclose(objectives.margin(logits, label), [-2, 6])
+  np.testing.assert_allclose(
+    objectives.dlr(logits, label), [-2 / 3, 6 / 6], rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    objectives.dlr(7 * logits + 3, label), [-2 / 3, 1], rtol=1e-6
+  )
+  at = objectives.ascent(
+    objectives.margin, linear(drawn(0, 3)), images(0, 2), label
+  )
+  alone = objectives.ascent(
+    objectives.margin, linear(drawn(0, 3)), images(0, 2)[:1], label[:1]
+  )
+  np.testing.assert_allclose(at.gradient[:1], alone.gradient, rtol=1e-6)
+
+
+def test_checkpoints_are_those_of_the_paper():
+  assert auto_projected_gradient.checkpoints(100) == [
+    22, 41, 57, 70, 80, 87, 93, 99,
+  ]  # fmt: skip
+  assert auto_projected_gradient.checkpoints(3) == [1, 2, 3]
+
+
+def test_autopgd_halves_its_steps_and_finds_the_top():
+  top = images(3, 2, 0.45, 0.55)
+
+  def logits(image):
+    away = ((image - top) ** 2).sum((1, 2, 3))
+    return jnp.stack([jnp.ones_like(away), -away], 1)
+
+  image, label = jnp.full(top.shape, 0.5), jnp.zeros(2, jnp.int32)
+  go = lambda attack: jitting.once(lambda k: attack(k, logits, image, label))(
+    jax.random.key(0)
+  )
+  auto = go(attacks.autopgd(0.5, 'l2', 100, loss='margin'))
+  plain = go(attacks.pgd(0.5, 'l2', 100, 0.25, loss='margin'))
+  assert norm(auto.image - top, 'l2').max() < 1e-3
+  assert norm(plain.image - top, 'l2').min() > 1e-2
+  assert not auto.success.any()
+
+
+def _saddle(image):
+  """Two valleys: a start on the wrong side of 1/2 never gets out."""
+  x = image[:, 0, 0, 0]
+  rise = jnp.where(x < 0.5, -x, x) + 0.4 * (x >= 0.5)
+  return jnp.stack([jnp.full_like(x, 0.75), rise], 1)
+
+
+def test_restarts_keep_the_first_success():
+  image = jnp.full((64, 1, 1, 1), 0.5)
+  label = jnp.zeros(64, jnp.int32)
+
+  def share(restarts):
+    attack = attacks.pgd(
+      0.4, 'linf', 20, 0.01, restarts=restarts, loss='margin'
+    )
+    return float(
+      attack(jax.random.key(1), _saddle, image, label).success.mean()
+    )
+
+  assert 0.2 < share(1) < 0.8
+  assert share(8) > 0.95
+
+
+def test_an_attack_can_be_mapped_over_networks():
+  weights = jnp.stack([drawn(i) for i in range(3)])
+  image, label = images(1, 4), jnp.zeros(4, jnp.int32)
+  attack = attacks.autopgd(0.3, 'linf', 9, 2)
+  one = lambda w: attack(jax.random.key(0), linear(w), image, label)
+  mapped = jitting.once(jax.vmap(one))(weights)
+  for i, weight in enumerate(weights):
+    alone = run(attack, weight, image, label)
+    np.testing.assert_allclose(mapped.image[i], alone.image, atol=1e-5)
+
+
+NORMAL = inputs.make((0.4,), (0.3,), pad=2, flip=True)
+
+
+@functools.cache
+def _network():
+  model = models.make('fc', 3, SHAPE, width=8)
+  start = jnp.zeros((1, *SHAPE))
+  return model, jitting.once(model.init)(jax.random.key(0), start)
+
+
+def test_over_a_split_is_the_attack_of_every_block():
+  model, variables = _network()
+  raw = jnp.round(255 * images(0, 10)).astype(jnp.uint8)
+  batch = Batch(raw, jnp.arange(10) % 3)
+  attack = attacks.fgsm(0.1)
+  found = attacks.over(
+    jax.random.key(0), attack, model, NORMAL, variables, batch, 4
+  )
+  see = attacks.logits_of(model, NORMAL, variables)
+  alone = attack(jax.random.key(0), see, raw / 255, batch.label)
+  np.testing.assert_allclose(found.image, alone.image, atol=1e-6)
+  np.testing.assert_array_equal(found.label, alone.label)
+  again = attacks.fgsm(0.1)
+  assert again is attack
+  floats = batch._replace(image=255 * found.image)
+  stored = model.apply(variables, NORMAL.eval(floats.image, None)).argmax(-1)
+  np.testing.assert_array_equal(stored, found.label)
+
+
+def test_over_a_split_compiles_once_and_starts_blocks_apart():
+  model, variables = _network()
+  image = jnp.full((6, 4, 4, 2), 100, jnp.uint8)
+  batch = Batch(image, jnp.zeros(6, jnp.int32))
+  traced = []
+
+  def attack(key, logits, image, label):
+    traced.append(image.shape)
+    return attacks.pgd(0.1, steps=1, step=1e-4)(key, logits, image, label)
+
+  go = lambda v: attacks.over(
+    jax.random.key(0), attack, model, NORMAL, v, batch, 3
+  )
+  first = go(variables)
+  assert (np.asarray(first.image[:3]) != np.asarray(first.image[3:])).any()
+  go(jax.tree.map(lambda x: 2 * x, variables))
+  assert traced == [(3, 4, 4, 2)]
+
+
+def _bad(image=None, label=None, attack=None):
+  model, variables = _network()
+  good = images(0, 4)
+  image = good if image is None else image(good)
+  label = jnp.zeros(4, jnp.int32) if label is None else label
+  attack = attack or attacks.fgsm(0.1)
+  see = attacks.logits_of(model, NORMAL, variables)
+  ways = (
+    lambda: attack(jax.random.key(0), see, image, label),
+    lambda: attacks.over(
+      jax.random.key(0),
+      attack,
+      model,
+      NORMAL,
+      variables,
+      Batch(255 * image, label),
+    ),
+  )
+  for way in ways:
+    with pytest.raises(errors.UserError) as caught:
+      way()
+    assert '\n' not in str(caught.value)
+    yield str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('change', 'says'),
+  [
+    (dict(image=lambda x: x.at[2, 0, 0, 0].set(jnp.nan)), 'image 2 .* NaN'),
+    (dict(image=lambda x: x.at[1, 0, 0, 0].set(-0.1)), 'image 1 .* outside'),
+    (dict(image=lambda x: x.at[3, 0, 0, 0].set(1.1)), 'image 3 .* outside'),
+    (dict(label=jnp.array([0, 1, 3, 2])), 'label 3 of image 2'),
+    (dict(label=jnp.array([0, -1, 1, 2])), 'label -1 of image 1'),
+    (dict(image=lambda x: x[:0], label=jnp.zeros(0, int)), 'no images'),
+  ],
+)
+def test_bad_images_and_labels_are_one_line(change, says):
+  for message in _bad(**change):
+    assert re.search(says, message), message
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    lambda: attacks.fgsm(0.0),
+    lambda: attacks.fgsm(-0.1),
+    lambda: attacks.fgsm(float('nan')),
+    lambda: attacks.fgsm(0.1, 'l3'),
+    lambda: attacks.fgsm(0.1, loss='crossentropy'),
+    lambda: attacks.ffgsm(0.1, 0.0),
+    lambda: attacks.pgd(0.1, steps=0),
+    lambda: attacks.pgd(0.1, step=-1.0),
+    lambda: attacks.pgd(0.1, restarts=0),
+    lambda: attacks.pgd(0.1, random_start=False, restarts=2),
+    lambda: attacks.autopgd(0.1, steps=0),
+    lambda: attacks.autopgd(0.0),
+    lambda: attacks.minimal(0.0),
+    lambda: attacks.minimal(0.1, step=2.0),
+    lambda: attacks.minimal(0.1, norm='l1'),
+  ],
+)
+def test_bad_settings_are_one_line(make):
+  with pytest.raises(errors.UserError) as caught:
+    make()
+  assert '\n' not in str(caught.value)
+
+
+def test_dlr_of_two_classes_is_one_line():
+  attack = attacks.autopgd(0.1, loss='dlr')
+  with pytest.raises(errors.UserError, match='3 classes'):
+    attack(jax.random.key(0), linear(drawn(0)), images(0, 2), jnp.zeros(2, int))
