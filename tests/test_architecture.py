@@ -20,7 +20,7 @@ LAYERS = [
   'class_maps splits triggers corruption corruption_record proxy data inputs',
   'models tree losses schedules optimizers sweep weights',
   'train segment descent checkpoint provenance sensitivity',
-  'select safe judge metrics alpha importance detection diagnosis',
+  'select safe judge metrics alpha importance detection diagnosis audit',
   'attacks adversarial_sets spectral lipschitz audit',
   'methods',
   'recipes published checks binding shipped scene backdoor stages evaluate',

@@ -1,0 +1,221 @@
+"""How well scores part members from non-members: ROC curves by counting.
+
+Ties are worth one half (mid-ranks): a point of the curve is a threshold that
+occurs, and a group of equal scores is one straight piece of it. All statistics
+are of the exact curve; nothing is interpolated across thresholds except the
+area under a tie.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, Num
+from scipy import optimize, stats
+
+from cmu_jax import errors, rng
+from cmu_jax.types import PRNGKey
+
+Scores = Num[np.ndarray, '_']
+# Resamples that are counted at once, which bounds the memory.
+_BLOCK = 64
+RATES = (0.01, 0.001)
+
+
+class Curve(NamedTuple):
+  """A ROC curve, or a stack of them, from (0, 0) to (1, 1).
+
+  Attributes:
+    fpr: share of non-members above each threshold, rising.
+    tpr: share of members likewise.
+  """
+
+  fpr: Float[np.ndarray, '*b t']
+  tpr: Float[np.ndarray, '*b t']
+
+
+class Statistics(NamedTuple):
+  """What is read off a curve, or off each of a stack.
+
+  Attributes:
+    auc: area under the curve.
+    balanced_accuracy: mean of TPR and 1 - FPR where the two error rates are
+      nearest to each other: unlike the best threshold it is not flattered by
+      chance.
+    tpr_1_percent: highest TPR of a threshold whose FPR is at most 0.01.
+    tpr_01_percent: the same at 0.001.
+  """
+
+  auc: Float[np.ndarray, '*b']
+  balanced_accuracy: Float[np.ndarray, '*b']
+  tpr_1_percent: Float[np.ndarray, '*b']
+  tpr_01_percent: Float[np.ndarray, '*b']
+
+
+class _Places(NamedTuple):
+  """Where each score lies among the different ones, the highest first."""
+
+  positive: Int[np.ndarray, 'p']
+  negative: Int[np.ndarray, 'q']
+  total: int
+
+
+def _checked(name: str, scores: Scores) -> Float[np.ndarray, '_']:
+  errors.check(scores.size, f'no {name} scores: an audit needs both kinds')
+  bad = np.isnan(scores)
+  errors.check(
+    not bad.any(),
+    f'{int(bad.sum())} of {scores.size} {name} scores are NaN, the first at '
+    f'{int(bad.argmax())}; drop them or mend what made them',
+  )
+  return np.asarray(scores, np.float64)
+
+
+def _places(positive: Scores, negative: Scores) -> _Places:
+  both = [_checked('member', positive), _checked('non-member', negative)]
+  values, place = np.unique(-np.concatenate(both), return_inverse=True)
+  return _Places(place[: positive.size], place[positive.size :], values.size)
+
+
+def _curve(
+  positive: Int[np.ndarray, 'b p'], negative: Int[np.ndarray, 'b q'], total: int
+) -> Curve:
+  """Curves of b samples, given as the places of their scores."""
+
+  def rising(places):
+    start = total * np.arange(len(places))[:, None]
+    found = np.bincount((start + places).ravel(), minlength=total * len(places))
+    sums = found.reshape(len(places), total).cumsum(axis=1)
+    return np.pad(sums / places.shape[1], ((0, 0), (1, 0)))
+
+  return Curve(rising(negative), rising(positive))
+
+
+def read(curve: Curve) -> Statistics:
+  """What is read off a curve, or off each of a stack."""
+  fpr, tpr = np.atleast_2d(curve.fpr), np.atleast_2d(curve.tpr)
+  area = np.sum(np.diff(fpr) * (tpr[:, 1:] + tpr[:, :-1]) / 2, axis=1)
+  where = np.abs(fpr + tpr - 1).argmin(axis=1)
+  rows = np.arange(len(fpr))
+  accuracy = (1 + tpr[rows, where] - fpr[rows, where]) / 2
+  low = [np.max(np.where(fpr <= x + 1e-12, tpr, 0), axis=1) for x in RATES]
+  shape = curve.fpr.shape[:-1]
+  return Statistics(*(x.reshape(shape) for x in (area, accuracy, *low)))
+
+
+def roc(positive: Scores, negative: Scores) -> Curve:
+  """The ROC curve of scores; a threshold takes what is at or above it.
+
+  Args:
+    positive: scores of members, higher is more like a member.
+    negative: scores of non-members.
+
+  Raises:
+    UserError: a side is empty or has NaN.
+  """
+  places = _places(positive, negative)
+  found = _curve(places.positive[None], places.negative[None], places.total)
+  return Curve(found.fpr[0], found.tpr[0])
+
+
+def auc(positive: Scores, negative: Scores) -> float:
+  """P(positive > negative) + P(positive = negative) / 2, by mid-ranks."""
+  return float(read(roc(positive, negative)).auc)
+
+
+def tpr_at(positive: Scores, negative: Scores, fpr: float) -> float:
+  """The highest TPR of a threshold whose FPR is at most `fpr`."""
+  errors.check(
+    0 <= fpr <= 1, f'a false positive rate of {fpr} is not from 0 to 1'
+  )
+  curve = roc(positive, negative)
+  return float(curve.tpr[curve.fpr <= fpr + 1e-12].max())
+
+
+def balanced_accuracy(positive: Scores, negative: Scores) -> float:
+  """Mean of TPR and 1 - FPR where both errors are most nearly equal."""
+  return float(read(roc(positive, negative)).balanced_accuracy)
+
+
+def bootstrap(
+  key: PRNGKey, positive: Scores, negative: Scores, replicates: int = 1000
+) -> Statistics:
+  """The statistics of resamples, members and non-members each drawn anew.
+
+  The resamples know the sampling of points, not of target or reference
+  models: an interval over trainings comes from trainings.
+
+  Args:
+    key: of the resamples.
+    positive: scores of members.
+    negative: scores of non-members.
+    replicates: how many.
+  """
+  places = _places(positive, negative)
+
+  def block(start: int) -> Statistics:
+    draw = lambda name, side: side[
+      _resamples(rng.named(key, name, start), side.size)
+    ]
+    members = draw('positive', places.positive)
+    others = draw('negative', places.negative)
+    return read(_curve(members, others, places.total))
+
+  blocks = [block(start) for start in range(0, replicates, _BLOCK)]
+  return Statistics(
+    *(np.concatenate(x)[:replicates] for x in zip(*blocks, strict=True))
+  )
+
+
+def _resamples(key: PRNGKey, size: int) -> Int[np.ndarray, 'b n']:
+  return np.asarray(jax.random.randint(key, (_BLOCK, size), 0, size))
+
+
+def hanley_mcneil(area: float, positives: int, negatives: int) -> float:
+  """The standard error of an AUC under exponential scores.
+
+  Args:
+    area: the AUC.
+    positives: number of members.
+    negatives: number of non-members.
+
+  References:
+    Hanley and McNeil, The Meaning and Use of the Area under a ROC Curve,
+    Radiology 143 (1982), equation 2.
+  """
+  first, second = area / (2 - area), 2 * area**2 / (1 + area)
+  variance = (
+    area * (1 - area)
+    + (positives - 1) * (first - area**2)
+    + (negatives - 1) * (second - area**2)
+  ) / (positives * negatives)
+  return math.sqrt(max(variance, 0.0))
+
+
+def detectable(
+  positives: int,
+  negatives: int,
+  significance: float = 0.05,
+  power: float = 0.8,
+) -> float | None:
+  """The smallest AUC above 1/2 that so many points would show.
+
+  A one-sided test of AUC = 1/2 at the given significance finds it with the
+  given probability; standard errors are of `hanley_mcneil`.
+
+  Returns:
+    The AUC, or None where not even a perfect separation would do.
+  """
+  level = stats.norm.isf(significance) * hanley_mcneil(
+    0.5, positives, negatives
+  )
+  quantile = stats.norm.ppf(power)
+
+  def excess(area: float) -> float:
+    error = hanley_mcneil(area, positives, negatives)
+    return area - 0.5 - level - quantile * error
+
+  if excess(1.0) < 0:
+    return None
+  return float(optimize.brentq(excess, 0.5, 1.0))

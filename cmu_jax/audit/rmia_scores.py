@@ -1,0 +1,179 @@
+r"""RMIA: is a point's probability raised more than that of other points?
+
+  ratio(x) = p(x | theta) / p(x)
+  score(x) = share of population points z with ratio(x) / ratio(z) >= gamma
+
+where p(x) averages reference models. Score is a non-decreasing function of
+ratio, the empirical distribution of ratio(z) at ratio(x) / gamma: its AUC is
+that of the ratio for every gamma, except through ties. Where ratios spread by
+less than gamma nearly all scores are 0 and the AUC is 1/2 whatever leaks: look
+at `tied` and at the AUC of `ratio` before calling that privacy.
+
+References:
+  Low-Cost High-Power Membership Inference Attacks, arXiv 2312.03262.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Num
+
+from cmu_jax import errors
+from cmu_jax.audit import lira_scores
+
+_LEAST = 1e-30
+
+
+class Rmia(NamedTuple):
+  """What the attack makes of each point.
+
+  Attributes:
+    score: share of the population that the point dominates.
+    ratio: p(x | theta) / p(x), which needs no gamma.
+    tied: the share of points whose score is 0.
+  """
+
+  score: Float[np.ndarray, 'n']
+  ratio: Float[np.ndarray, 'n']
+  tied: float
+
+
+def _mean(
+  values: Float[np.ndarray, 'k n'], where: Bool[np.ndarray, 'k n']
+) -> Float[np.ndarray, 'n']:
+  """Mean over marked models; NaN without any."""
+  count = where.sum(axis=0)
+  total = np.where(where, values, 0).sum(axis=0)
+  return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _checked(
+  references: lira_scores.Table, inside: lira_scores.Marks
+) -> Float[np.ndarray, 'k n']:
+  errors.check(
+    references.shape == inside.shape and references.size,
+    f'references have shape {references.shape}, their membership '
+    f'{inside.shape}: both are models by points, one model or more',
+  )
+  errors.check(
+    np.isfinite(references).all(),
+    'the references have values that are not finite; mend what made them',
+  )
+  return np.asarray(references, np.float64)
+
+
+def online(
+  references: lira_scores.Table, inside: lira_scores.Marks
+) -> Float[np.ndarray, 'n']:
+  """p(x) = (mean over models with x + mean over models without) / 2.
+
+  Where there is only one kind of model, its plain mean.
+
+  Args:
+    references: probability of each point's label under each reference model,
+      [k, n].
+    inside: which model was trained on which point.
+  """
+  values = _checked(references, inside)
+  within, without = _mean(values, inside), _mean(values, ~inside)
+  both = (within + without) / 2
+  return np.where(np.isnan(both), values.mean(axis=0), both)
+
+
+def offline(
+  references: lira_scores.Table,
+  inside: lira_scores.Marks,
+  a: float = 0.3,
+) -> Float[np.ndarray, 'n']:
+  """p(x) = ((1 + a) p_out + 1 - a) / 2, of models without x alone.
+
+  The mean of p_out and of what p_in is held to be, a p_out + 1 - a; a = 1 is
+  p_out itself.
+
+  Args:
+    references: as for `online`.
+    inside: likewise; such models are left out.
+    a: 0 to 1; .3 is published for CIFAR-10.
+
+  Raises:
+    UserError: a point is in every reference's training set.
+  """
+  errors.check(0 <= a <= 1, f'a is {a}; it must lie from 0 to 1')
+  without = _mean(_checked(references, inside), ~inside)
+  alone = np.isnan(without)
+  errors.check(
+    not alone.any(),
+    f'{int(alone.sum())} points, the first {int(alone.argmax())}, are in the '
+    'training set of every reference; offline scores need one without',
+  )
+  return ((1 + a) * without + 1 - a) / 2
+
+
+def scores(
+  ratio: Num[np.ndarray, 'n'],
+  population: Num[np.ndarray, 'm'],
+  gamma: float = 2.0,
+  own: Bool[np.ndarray, 'n'] | None = None,
+) -> Float[np.ndarray, 'n']:
+  """The share of the population that each point dominates by gamma.
+
+  Sorted once and looked up: O((n + m) log m).
+
+  Args:
+    ratio: of the points.
+    population: ratios of the population.
+    gamma: 1 or more.
+    own: which points are in the population themselves; they are not compared
+      with themselves. None for none.
+
+  Raises:
+    UserError: gamma below 1, or nothing to compare with.
+  """
+  errors.check(gamma >= 1, f'gamma is {gamma}; it must be at least 1')
+  self = np.zeros(ratio.shape, bool) if own is None else own
+  rest = population.size - self.astype(int)
+  errors.check(
+    (rest > 0).all(), 'the population has no other point to compare with'
+  )
+  below = np.searchsorted(np.sort(population), ratio / gamma, side='right')
+  # A point reaches itself at gamma = 1 only.
+  return (below - (self & (gamma == 1))) / rest
+
+
+def rmia(
+  target: Num[np.ndarray, '_'],
+  references: lira_scores.Table,
+  inside: lira_scores.Marks,
+  population: Bool[np.ndarray, '_'],
+  *,
+  gamma: float = 2.0,
+  a: float | None = None,
+) -> Rmia:
+  """Scores every point of a pool.
+
+  Args:
+    target: probability of each point's label under the audited network, by
+      the same signal as for the references.
+    references: the same under each reference model.
+    inside: which reference was trained on which point.
+    population: which points are z; by default of the literature non-members of
+      the target.
+    gamma: by which a point must exceed another one.
+    a: of the offline attack; None for the online one.
+  """
+  errors.check(
+    np.isfinite(target).all() and target.shape == references.shape[1:],
+    f'the target has {target.size} values for {references.shape[-1]} points, '
+    'or some that are not finite',
+  )
+  errors.check(
+    population.shape == target.shape and population.any(),
+    f'the population marks {int(population.sum())} of {population.size} '
+    f'points, of {target.size}; mark some of them',
+  )
+  mean = (
+    online(references, inside) if a is None else offline(references, inside, a)
+  )
+  ratio = np.maximum(target, _LEAST) / np.maximum(mean, _LEAST)
+  found = scores(ratio, ratio[population], gamma, population)
+  return Rmia(found, ratio, float(np.mean(found == 0)))
