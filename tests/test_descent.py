@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from cmu_jax import descent, inputs, models, train
+from cmu_jax import descent, inputs, models, optimizers, train
+from cmu_jax.methods import objectives
 from cmu_jax.types import Batch, Samples, Variables
 
 PIXELS = inputs.make((0.0,), (1.0,))
@@ -247,3 +248,22 @@ def test_a_network_learns_from_its_stream():
   )
   predicted = model.apply(found, PIXELS.eval(image)).argmax(-1)
   assert float(jnp.mean(predicted == label)) == 1.0
+
+
+def test_a_learning_rate_of_the_grid_is_that_of_the_optimizer():
+  """With momentum and decay too."""
+  model = models.make('fc', 3, (1, 1, 1), width=4)
+  start = model.init(jax.random.key(1), jnp.zeros((1, 1, 1, 1)))
+  streams = {'retain': _samples([0, 1, 2, 0, 1, 2])}
+
+  def run(peak, hyper):
+    phase = descent.Phase(objectives.cross_entropy(model), (('retain', 4),))
+    made = optimizers.sgd(optax.constant_schedule(peak), 0.05)
+    recipe = descent.Recipe((phase,), made, PIXELS)
+    key = jax.random.key(0)
+    return descent.descend(key, recipe, start, streams, 9, hyper=hyper)[0]
+
+  wanted = run(0.3, {})
+  found = run(1.0, {'learning_rate': 0.3})
+  for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
