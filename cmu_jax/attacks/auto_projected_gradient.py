@@ -142,7 +142,7 @@ def autopgd(
       return _Point(x, at.value, at.gradient), at.logits.argmax(-1) != label
 
     def move(i, state):
-      now, step = state.now, state.step.reshape(-1, 1, 1, 1)
+      now, step = state.now, norms.by_image(state.step)
       ahead = now.image + step * norms.direction(now.gradient, norm)
       z = norms.inside(image, ahead, far, norm)
       keep = jnp.where(i == 0, 1.0, _KEEP)
@@ -154,7 +154,7 @@ def autopgd(
         before=now.image,
         best=_pick(point.value > state.best.value, point, state.best),
         rises=state.rises + (point.value > now.value),
-        found=jnp.where(flipped.reshape(-1, 1, 1, 1), point.image, state.found),
+        found=jnp.where(norms.by_image(flipped), point.image, state.found),
         hit=state.hit | flipped,
       )
       return _review(moved, jnp.asarray(windows)[i])
@@ -172,7 +172,7 @@ def autopgd(
       flipped,
     )
     end = jax.lax.fori_loop(0, count, move, state)
-    reached = end.hit.reshape(-1, 1, 1, 1)
+    reached = norms.by_image(end.hit)
     return kind.outcome(
       logits, jnp.where(reached, end.found, end.best.image), label
     )

@@ -70,10 +70,6 @@ def doublings(radius: float, norm: str, shape: tuple[int, ...]) -> int:
   return max(0, math.ceil(math.log2(ratio) - 1e-9))
 
 
-def _by_image(values: Bool[Array, 'n']) -> Bool[Array, 'n 1 1 1']:
-  return values.reshape(-1, 1, 1, 1)
-
-
 def _advance(
   rule: _Rule,
   most: int,
@@ -99,14 +95,14 @@ def _advance(
   wider = full & ~widest
   moving = going & ~full
   unit = norms.direction(at.gradient, rule.norm)
-  length = _by_image(rule.step * state.radius)
+  length = norms.by_image(rule.step * state.radius)
   moved = norms.inside(
     image, state.image + length * unit, state.radius, rule.norm
   )
   begun = state.image if rule.warm else image
-  begun = jnp.where(_by_image(full & ~spent), begun, state.image)
+  begun = jnp.where(norms.by_image(full & ~spent), begun, state.image)
   return _State(
-    jnp.where(_by_image(moving), moved, begun),
+    jnp.where(norms.by_image(moving), moved, begun),
     jnp.where(wider, 2 * state.radius, state.radius),
     jnp.where(full, 0, state.inner + moving),
     state.doublings + wider,

@@ -5,6 +5,7 @@ one number, or one for each image.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +30,9 @@ def diameter(norm: str, shape: tuple[int, ...]) -> float:
   return 1.0 if norm == 'linf' else math.sqrt(math.prod(shape))
 
 
-def _by_image(values: Radius) -> Array:
-  """Numbers of images, to be multiplied with their pixels."""
-  return jnp.asarray(values, jnp.float32).reshape(-1, 1, 1, 1)
+def by_image(values: Any) -> Array:
+  """One value, or one for each image, in the shape to meet their pixels."""
+  return jnp.asarray(values).reshape(-1, 1, 1, 1)
 
 
 def _largest(delta: Image) -> Float[Array, 'n']:
@@ -44,17 +45,17 @@ def size(delta: Image, norm: str) -> Float[Array, 'n']:
   if norm == 'linf':
     return largest
   scale = jnp.where(largest > 0, largest, 1.0)
-  return scale * jnp.sqrt(jnp.sum((delta / _by_image(scale)) ** 2, (1, 2, 3)))
+  return scale * jnp.sqrt(jnp.sum((delta / by_image(scale)) ** 2, (1, 2, 3)))
 
 
 def project(delta: Image, radius: Radius, norm: str) -> Image:
   """The nearest point of the ball about 0."""
-  each = _by_image(radius)
+  each = by_image(radius)
   if norm == 'linf':
     return jnp.clip(delta, -each, each)
   length = size(delta, norm)
   inverse = 1 / jnp.where(length > 0, length, 1.0)
-  return delta * jnp.minimum(1.0, each * _by_image(inverse))
+  return delta * jnp.minimum(1.0, each * by_image(inverse))
 
 
 def inside(image: Image, moved: Image, radius: Radius, norm: str) -> Image:
@@ -70,7 +71,7 @@ def direction(gradient: Image, norm: str) -> Image:
   if norm == 'linf':
     return jnp.sign(gradient)
   length = size(gradient, norm)
-  return gradient * _by_image(1 / jnp.where(length > 0, length, 1.0))
+  return gradient * by_image(1 / jnp.where(length > 0, length, 1.0))
 
 
 def random_start(
@@ -83,5 +84,5 @@ def random_start(
     where, far = jax.random.split(key)
     unit = direction(jax.random.normal(where, image.shape), norm)
     share = jax.random.uniform(far, image.shape[:1])
-    delta = unit * _by_image(share ** (1 / math.prod(image.shape[1:])))
-  return inside(image, image + _by_image(radius) * delta, radius, norm)
+    delta = unit * by_image(share ** (1 / math.prod(image.shape[1:])))
+  return inside(image, image + by_image(radius) * delta, radius, norm)
