@@ -1,0 +1,65 @@
+"""What the spectral tests share: small layers, and their dense matrices."""
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax import numpy as jnp
+
+from cmu_jax import jitting, spectral
+from cmu_jax.types import Variables
+
+
+def network(module, shape, seed=0):
+  """(apply, variables) of a linen module with float parameters all random."""
+  made = module.init(jax.random.key(seed), jnp.zeros((1, *shape)))
+  noisy = {
+    'params': _redrawn(
+      made.get('params', {}), seed, lambda k, s: 0.5 * _normal(k, s)
+    ),
+    'batch_stats': _redrawn(
+      made.get('batch_stats', {}), seed, lambda k, s: 0.3 + abs(_normal(k, s))
+    ),
+  }
+  apply = lambda variables, x: module.apply(variables._asdict(), x)
+  return apply, Variables(**noisy)
+
+
+def _normal(key, shape):
+  return jax.random.normal(key, shape)
+
+
+def _redrawn(tree, seed, draw):
+  leaves, structure = jax.tree.flatten(tree)
+  keys = jax.random.split(jax.random.key(seed + 1), max(len(leaves), 1))
+  drawn = [draw(k, x.shape) for k, x in zip(keys, leaves, strict=False)]
+  return jax.tree.unflatten(structure, drawn)
+
+
+def only(module, shape, seed=0):
+  """(layer, x -> M x) of a network that is one linear layer."""
+  apply, variables = network(module, shape, seed)
+  (layer,) = spectral.layers(apply, variables, shape)
+  return layer, spectral.bound(layer, variables)
+
+
+def dense(linear, shape):
+  """The matrix [outputs, inputs] of a linear map."""
+  eye = jnp.eye(int(np.prod(shape)))
+  rows = jitting.once(linear)(eye.reshape(-1, *shape))
+  return np.asarray(rows).reshape(len(eye), -1).T
+
+
+def sigmas(linear, shape):
+  """All singular values, in decreasing order, in NumPy."""
+  return np.linalg.svd(dense(linear, shape).astype(np.float64))[1]
+
+
+class Small(nn.Module):
+  """A convolution with BatchNorm behind it, a grouped one, a dense layer."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = nn.Conv(4, (3, 3), name='first')(x)
+    x = nn.relu(nn.BatchNorm(use_running_average=not train, name='norm')(x))
+    x = nn.Conv(6, (3, 3), strides=2, feature_group_count=2, name='second')(x)
+    return nn.Dense(3, name='head')(nn.relu(x).reshape(x.shape[0], -1))
