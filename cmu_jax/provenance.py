@@ -1,5 +1,6 @@
 """Where a result comes from: code, config, command, versions, device."""
 
+import hashlib
 import importlib.metadata
 import pathlib
 import platform
@@ -9,6 +10,7 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 
 from cmu_jax import config as config_lib
 
@@ -34,6 +36,14 @@ def provenance(config: Any) -> dict[str, Any]:
     'versions': {'python': platform.python_version(), **versions},
     'device': f'{device.platform}: {device.device_kind}',
   }
+
+
+def digest(*arrays: Any) -> str:
+  """SHA-256 of the bytes of arrays, one after the other."""
+  total = hashlib.sha256()
+  for array in arrays:
+    total.update(np.ascontiguousarray(array).tobytes())
+  return total.hexdigest()
 
 
 def commit(folder: pathlib.Path) -> str | None:

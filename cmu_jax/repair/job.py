@@ -1,8 +1,6 @@
 """One repair, from the request to the report."""
 
-import hashlib
 import pathlib
-from typing import Any
 
 import numpy as np
 
@@ -48,19 +46,12 @@ def _settings(request: Request, asked: Subject) -> Info:
     'classes': asked.network.class_names,
     'target': asked.target,
     'image_size': asked.bad.image.shape[1:3],
-    'weights_sha256': _digest(*asked.network.stored.arrays.values()),
-    'samples_sha256': _digest(asked.bad.image, asked.bad.label),
+    'weights_sha256': provenance.digest(*asked.network.stored.arrays.values()),
+    'samples_sha256': provenance.digest(asked.bad.image, asked.bad.label),
     'ordinary_sha256': (
-      None if asked.ordinary is None else _digest(asked.ordinary)
+      None if asked.ordinary is None else provenance.digest(asked.ordinary)
     ),
   }
-
-
-def _digest(*arrays: Any) -> str:
-  total = hashlib.sha256()
-  for array in arrays:
-    total.update(np.ascontiguousarray(array).tobytes())
-  return total.hexdigest()
 
 
 def _repaired(

@@ -25,12 +25,7 @@ def harmed(results: dict[str, Any]) -> tuple[verdict.Harm, ...]:
   )
   if before is None:
     return ()
-  falls = [
-    verdict.Harm(name, b, a)
-    for name, b, a in zip(results['class_names'], before, after, strict=True)
-    if b is not None and b - a > verdict.CLASS_HARM + 1e-9
-  ]
-  return tuple(sorted(falls, key=lambda harm: harm.after - harm.before))
+  return verdict.falls(results['class_names'], before, after)
 
 
 def outcome(results: dict[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """What a run showed, in one label and a few plain sentences."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,26 @@ def harmed(results: Results) -> tuple[Harm, ...]:
     for i in worst
     if fall[i] > CLASS_HARM + _SLACK
   )
+
+
+def falls(
+  names: Sequence[str],
+  before: Sequence[float | None],
+  after: Sequence[float | None],
+) -> tuple[Harm, ...]:
+  """Classes whose accuracy fell by more than five points, worst first.
+
+  Args:
+    names: of the classes.
+    before: their accuracies; None for a class without pictures.
+    after: likewise.
+  """
+  found = [
+    Harm(name, b, a)
+    for name, b, a in zip(names, before, after, strict=True)
+    if a is not None and b is not None and b - a > CLASS_HARM + _SLACK
+  ]
+  return tuple(sorted(found, key=lambda harm: harm.after - harm.before))
 
 
 def harm_text(harm: Harm) -> str:
