@@ -13,6 +13,8 @@ _WORKER = os.environ.get('PYTEST_XDIST_WORKER', 'alone')
 _CACHE = pathlib.Path(__file__).parents[1] / '.cache' / 'jax_tests' / _WORKER
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# The suite compiles far more than it computes.
+jax.config.update('jax_disable_most_optimizations', True)
 jax.config.update('jax_compilation_cache_dir', str(_CACHE))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
