@@ -23,6 +23,22 @@ _BOTTLENECK = (50,)
 _EXPANSION = 4
 
 
+class Unnormalized(nn.Module):
+  """What stands in for BatchNorm where there is none; without parameters."""
+
+  def __call__(
+    self, x: Float[Array, 'n h w c'], train: bool
+  ) -> Float[Array, 'n h w c']:
+    del train
+    return x
+
+
+_NORMS: dict[str, Callable[..., nn.Module]] = {
+  'batch': layers.BatchNorm,
+  'none': Unnormalized,
+}
+
+
 class Block(nn.Module):
   """Convolutions beside the identity or a strided 1x1 convolution.
 
@@ -36,6 +52,8 @@ class Block(nn.Module):
     project: True where the shortcut is a convolution with BatchNorm.
     dtype: what is computed in.
     convolve: see `conv.convolve`.
+    norm: 'batch', or 'none' for no BatchNorm.
+    halve: True to halve the sum of the two branches.
   """
 
   features: int
@@ -44,6 +62,8 @@ class Block(nn.Module):
   project: bool
   dtype: Any
   convolve: Callable
+  norm: str = 'batch'
+  halve: bool = False
 
   def setup(self) -> None:
     def layer(features: int, size: int, stride: int, name: str) -> layers.Conv:
@@ -65,12 +85,11 @@ class Block(nn.Module):
     self.convs = [
       layer(*shape, f'conv{i}') for i, shape in enumerate(plan, start=1)
     ]
-    self.norms = [
-      layers.BatchNorm(name=f'norm{i}') for i in range(1, len(plan) + 1)
-    ]
+    norm = _NORMS[self.norm]
+    self.norms = [norm(name=f'norm{i}') for i in range(1, len(plan) + 1)]
     if self.project:
       self.shortcut = layer(plan[-1][0], 1, stride, 'shortcut')
-      self.shortcut_norm = layers.BatchNorm()
+      self.shortcut_norm = norm()
 
   def __call__(
     self, x: Float[Array, 'n h w c'], train: bool
@@ -81,7 +100,7 @@ class Block(nn.Module):
     y = self.norms[-1](self.convs[-1](y), train)
     if self.project:
       x = self.shortcut_norm(self.shortcut(x), train)
-    return nn.relu(x + y)
+    return nn.relu((x + y) / 2 if self.halve else x + y)
 
 
 class Body(nn.Module):
@@ -94,6 +113,8 @@ class Body(nn.Module):
     stem_kind: 'cifar' (3x3) or 'imagenet' (7x7 with stride 2, max-pooling).
     dtype: what is computed in.
     convolve: see `conv.convolve`.
+    norm: 'batch', or 'none' for no BatchNorm.
+    halve_projections: see `of_depth`.
   """
 
   sizes: tuple[int, ...]
@@ -102,6 +123,8 @@ class Body(nn.Module):
   stem_kind: str
   dtype: Any
   convolve: Callable
+  norm: str = 'batch'
+  halve_projections: bool = False
 
   def setup(self) -> None:
     size, stride = (3, 1) if self.stem_kind == 'cifar' else (7, 2)
@@ -113,20 +136,26 @@ class Body(nn.Module):
       dtype=self.dtype,
       convolve=self.convolve,
     )
-    self.norm1 = layers.BatchNorm()
+    self.norm1 = _NORMS[self.norm]()
     self.blocks = [
-      Block(
-        self.width * 2**stage,
-        2 if stage and not index else 1,
-        self.bottleneck,
-        index == 0 and (self.bottleneck or stage > 0),
-        self.dtype,
-        self.convolve,
-        name=f'stage{stage + 1}_block{index + 1}',
-      )
+      self._block(stage, index)
       for stage, count in enumerate(self.sizes)
       for index in range(count)
     ]
+
+  def _block(self, stage: int, index: int) -> Block:
+    project = index == 0 and (self.bottleneck or stage > 0)
+    return Block(
+      self.width * 2**stage,
+      2 if stage and not index else 1,
+      self.bottleneck,
+      project,
+      self.dtype,
+      self.convolve,
+      self.norm,
+      project and self.halve_projections,
+      name=f'stage{stage + 1}_block{index + 1}',
+    )
 
   def __call__(
     self, image: Float[Array, 'n h w c'], train: bool
@@ -173,8 +202,11 @@ def of_depth(depth: int) -> Callable[..., classifier.Classifier]:
 
   Its options: `width`, channels of the stem; `stem`, 'cifar' for images of
   about 32x32 or 'imagenet' for larger ones; `dtype`, 'float32' or 'bfloat16',
-  what the body computes in; `convolve`, see `conv.convolve`. It raises a
-  UserError for an unknown stem.
+  what the body computes in; `convolve`, see `conv.convolve`; `norm`, 'batch' or
+  'none' for a network without BatchNorm; `halve_projections`, True to halve the
+  sum of both branches where the shortcut is a convolution, so that a block of
+  convolutions of norm 1 has norm 1. It raises a UserError for an unknown stem
+  or norm.
 
   Args:
     depth: 18, 34 or 50. For RGB images, 10 classes and width 64 they have
@@ -190,13 +222,23 @@ def of_depth(depth: int) -> Callable[..., classifier.Classifier]:
     stem: str = 'cifar',
     dtype: str = 'float32',
     convolve: Callable = conv.convolve,
+    norm: str = 'batch',
+    halve_projections: bool = False,
   ) -> classifier.Classifier:
     del image_shape
     if stem not in _STEMS:
       raise errors.unknown(f'stem of model resnet{depth}', stem, _STEMS)
-    bottleneck = depth in _BOTTLENECK
+    if norm not in _NORMS:
+      raise errors.unknown(f'norm of model resnet{depth}', norm, _NORMS)
     body = Body(
-      _SIZES[depth], bottleneck, width, stem, jnp.dtype(dtype), convolve
+      _SIZES[depth],
+      depth in _BOTTLENECK,
+      width,
+      stem,
+      jnp.dtype(dtype),
+      convolve,
+      norm,
+      halve_projections,
     )
     return classifier.Classifier(body, num_classes)
 
