@@ -12,6 +12,7 @@ settings, so that each compiles once. Arithmetic is float32.
 from cmu_jax.attacks import (
   auto_projected_gradient,
   fast_gradient,
+  marching,
   minimal_distance,
   projected_gradient,
   whole_split,
@@ -26,6 +27,7 @@ __all__ = [
   'ffgsm',
   'fgsm',
   'logits_of',
+  'march',
   'minimal',
   'over',
   'pgd',
@@ -35,6 +37,7 @@ fgsm = fast_gradient.fgsm
 ffgsm = fast_gradient.ffgsm
 pgd = projected_gradient.pgd
 autopgd = auto_projected_gradient.autopgd
+march = marching.march
 minimal = minimal_distance.minimal
 logits_of = whole_split.logits_of
 over = whole_split.over

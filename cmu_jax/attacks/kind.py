@@ -31,6 +31,7 @@ class Adversarial(NamedTuple):
     success: whether that is another one than the label under attack.
     radius: of the ball that was searched last; `minimal` only.
     fallback: which ones needed the margin; `minimal` only.
+    spent: gradients that each one took; `minimal` and `march` only.
   """
 
   image: Float[Array, 'n h w c']
@@ -38,6 +39,7 @@ class Adversarial(NamedTuple):
   success: Bool[Array, 'n']
   radius: Float[Array, 'n'] | None = None
   fallback: Bool[Array, 'n'] | None = None
+  spent: Int[Array, 'n'] | None = None
 
 
 Attack = Callable[..., Adversarial]

@@ -37,6 +37,7 @@ class _State(NamedTuple):
     doublings: of the radius.
     fallback: whether it goes by the margin.
     done: flipped, or given up.
+    spent: gradients taken.
   """
 
   image: Float[Array, 'n h w c']
@@ -45,6 +46,7 @@ class _State(NamedTuple):
   doublings: Int[Array, 'n']
   fallback: Bool[Array, 'n']
   done: Bool[Array, 'n']
+  spent: Int[Array, 'n']
 
 
 class _Rule(NamedTuple):
@@ -91,7 +93,7 @@ def _advance(
   vanished = norms.size(at.gradient, 'l2') < _VANISHED
   widest = state.doublings >= most
   # The widest ball is searched by the margin too before it is given up.
-  spent = full & widest & (state.fallback | (not rule.falls_back))
+  lost = full & widest & (state.fallback | (not rule.falls_back))
   wider = full & ~widest
   moving = going & ~full
   unit = norms.direction(at.gradient, rule.norm)
@@ -100,14 +102,15 @@ def _advance(
     image, state.image + length * unit, state.radius, rule.norm
   )
   begun = state.image if rule.warm else image
-  begun = jnp.where(norms.by_image(full & ~spent), begun, state.image)
+  begun = jnp.where(norms.by_image(full & ~lost), begun, state.image)
   return _State(
     jnp.where(norms.by_image(moving), moved, begun),
     jnp.where(wider, 2 * state.radius, state.radius),
     jnp.where(full, 0, state.inner + moving),
     state.doublings + wider,
     state.fallback | (going & (full | vanished) & rule.falls_back),
-    state.done | flipped | spent,
+    state.done | flipped | lost,
+    state.spent + ~state.done,
   )
 
 
@@ -127,6 +130,7 @@ def _search(
     jnp.zeros(count, jnp.int32),
     jnp.zeros(count, bool),
     jnp.zeros(count, bool),
+    jnp.zeros(count, jnp.int32),
   )
   end = jax.lax.while_loop(
     lambda s: ~s.done.all(),
@@ -134,7 +138,9 @@ def _search(
     state,
   )
   found = kind.outcome(logits, end.image, label)
-  return found._replace(radius=end.radius, fallback=end.fallback)
+  return found._replace(
+    radius=end.radius, fallback=end.fallback, spent=end.spent
+  )
 
 
 @functools.lru_cache(maxsize=64)

@@ -65,8 +65,9 @@ def over(
   batch: Batch,
   size: int = 256,
   title: str = 'attack',
+  count: int | None = None,
 ) -> Adversarial:
-  """Attacks every image of a split under its label.
+  """Attacks the images of a split under their labels.
 
   Compiled once for each (attack, model, inputs, size): factories of attacks
   return the same function for the same settings.
@@ -80,6 +81,8 @@ def over(
     batch: n images of pixels from 0 to 255, whole numbers or floats.
     size: images in memory at once.
     title: of the progress bar.
+    count: attack so many images, from the first on; None for all. Splits of
+      one shape share a compilation whatever their count.
 
   Returns:
     Images in [0, 1] in the order of the batch, before the input step: what is
@@ -90,11 +93,12 @@ def over(
       is no class, or a size below 1.
   """
   size = kind.counted(size, 'block size')
-  total = batch.label.shape[0]
   kind.shapes(batch.image, batch.label)
+  rows = batch.label.shape[0]
+  total = rows if count is None else min(kind.counted(count, 'count'), rows)
   classes = classes_of(model, inputs, variables, batch)
   kind.check(batch.image, batch.label, classes, top=255.0)
-  size = min(size, total)
+  size = min(size, rows)
   run = _compiled(attack, model, inputs, size)
   found = []
   with progress.bar(title, total, 'images') as advance:

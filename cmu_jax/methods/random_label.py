@@ -54,8 +54,9 @@ def recipe_for(
   optimizer: optax.GradientTransformation,
   batch_size: int,
   project: Callable[[Any, Any], Any] | None = None,
+  retain: bool = True,
 ) -> descent.Recipe:
-  """CE(R) + hyper['forget_weight'] CE(S_f) in every step."""
+  """CE(R) + hyper['forget_weight'] CE(S_f) in every step, CE(R) if retained."""
 
   def term(logits, draw, context, hyper):
     known = objectives.likelihood(logits, draw, context, hyper)
@@ -64,7 +65,16 @@ def recipe_for(
   phase = descent.Phase(
     objectives.with_retain(model, term), objectives.both(batch_size)
   )
+  if not retain:
+    alone = objectives.on(model, 'forget', term)
+    phase = descent.Phase(alone, (('forget', batch_size),))
   return descent.Recipe((phase,), optimizer, inputs, project)
+
+
+def streams(given: Any, relabelled: Samples, retain: bool) -> dict:
+  """What a step draws from: what was relabelled, and R if retained."""
+  rest = {'retain': given.retain} if retain else {}
+  return {**rest, 'forget': relabelled}
 
 
 def start(
@@ -73,11 +83,12 @@ def start(
   variables: Variables,
   given: Any,
   prepared: Samples,
+  retain: bool = True,
 ) -> finetuning.Start:
   """From theta_o on R and on what was relabelled, which was prepared."""
   del key
-  streams = {'retain': given.retain, 'forget': prepared}
-  return finetuning.Start(variables, streams, steps)
+  drawn = streams(given, prepared, retain)
+  return finetuning.Start(variables, drawn, steps)
 
 
 def random_label(
@@ -88,6 +99,7 @@ def random_label(
   steps: int,
   batch_size: int,
   weights: tuple[float, ...] = WEIGHTS,
+  retain: bool = True,
 ) -> Method:
   """Overwrites what was learned of S_f with noise.
 
@@ -98,11 +110,12 @@ def random_label(
     steps: of the fine-tuning.
     batch_size: of R and as much of S_f.
     weights: the grid of 'forget_weight'.
+    retain: whether R is trained on; False for S_f alone.
 
   References:
     Amnesiac Machine Learning, arXiv 2010.10981.
   """
-  recipe = recipe_for(model, inputs, optimizer, batch_size)
+  recipe = recipe_for(model, inputs, optimizer, batch_size, retain=retain)
 
   def prepare(key, variables, given):
     return relabelled(key, model, inputs, variables, given.forget)
@@ -113,5 +126,5 @@ def random_label(
     'random labels on S_f',
     grid=finetuning.points('forget_weight', weights),
     prepare=prepare,
-    start=functools.partial(start, steps),
+    start=functools.partial(start, steps, retain=retain),
   )

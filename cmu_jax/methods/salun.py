@@ -59,8 +59,23 @@ def salient(gradient: PyTree, share: float) -> PyTree:
   return jax.tree.map(lambda x: x > threshold, size)
 
 
-def _project(tree: PyTree, mask: PyTree) -> PyTree:
+def masked(tree: PyTree, mask: PyTree) -> PyTree:
+  """The tree where the mask is, 0 elsewhere: a `descent.Recipe`'s `project`."""
   return jax.tree.map(lambda x, m: jnp.where(m, x, 0), tree, mask)
+
+
+@functools.lru_cache(maxsize=32)
+def mask_of(model: Model, inputs: InputStep, share: float) -> Callable:
+  """(variables, S_f) -> the mask of the weights that S_f depends on.
+
+  Args:
+    model: the network, in evaluation mode.
+    inputs: raw pixels to network input.
+    share: of the weights.
+  """
+  keep = jitting.once(functools.partial(salient, share=share))
+  gradient = _gradient(model, inputs)
+  return lambda variables, samples: keep(gradient(variables, samples))
 
 
 def salun(
@@ -72,6 +87,7 @@ def salun(
   batch_size: int,
   share: float = 0.5,
   weights: tuple[float, ...] = random_label.WEIGHTS,
+  retain: bool = True,
 ) -> Method:
   """Random labels confined to salient weights.
 
@@ -83,26 +99,26 @@ def salun(
     batch_size: of R and as much of S_f.
     share: of the weights that move; the published grid is 0.1 to 0.9.
     weights: the grid of 'forget_weight'.
+    retain: whether R is trained on; False for S_f alone.
 
   References:
     SalUn, arXiv 2310.12508: share 1/2, the mask on gradients.
   """
   recipe = random_label.recipe_for(
-    model, inputs, optimizer, batch_size, _project
+    model, inputs, optimizer, batch_size, masked, retain
   )
-  masked = jitting.once(functools.partial(salient, share=share))
 
   def prepare(key, variables, given):
     forget = random_label.relabelled(
       key, model, inputs, variables, given.forget
     )
-    gradient = _gradient(model, inputs)(variables, given.forget)
-    return forget, masked(gradient)
+    mask = mask_of(model, inputs, share)
+    return forget, mask(variables, given.forget)
 
   def start(key, variables, given, prepared: Any):
     del key
     forget, mask = prepared
-    streams = {'retain': given.retain, 'forget': forget}
+    streams = random_label.streams(given, forget, retain)
     spent = int(np.asarray(given.forget.valid).sum())
     return finetuning.Start(variables, streams, steps, mask, spent)
 
