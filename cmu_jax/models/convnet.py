@@ -7,6 +7,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
+from cmu_jax import errors
 from cmu_jax.models import classifier, conv, layers
 
 
@@ -17,18 +18,20 @@ class Body(nn.Module):
     channels: output channels of the three convolutions.
     dtype: what is computed in.
     convolve: see `conv.convolve`.
+    norm: 'batch', or 'none' for no BatchNorm.
   """
 
   channels: tuple[int, int, int]
   dtype: Any
   convolve: Callable
+  norm: str = 'batch'
 
   def setup(self) -> None:
     self.convs = [
       layers.Conv(c, stride=2, dtype=self.dtype, convolve=self.convolve)
       for c in self.channels
     ]
-    self.norms = [layers.BatchNorm() for _ in self.channels]
+    self.norms = [layers.NORMS[self.norm]() for _ in self.channels]
 
   def __call__(
     self, image: Float[Array, 'n h w c'], train: bool
@@ -56,6 +59,7 @@ def convnet(
   width: int = 1,
   dtype: str = 'float32',
   convolve: Callable = conv.convolve,
+  norm: str = 'batch',
 ) -> classifier.Classifier:
   """The strided network with 16, 32 and 64 channels, times `width`.
 
@@ -65,10 +69,16 @@ def convnet(
     width: factor on the number of channels.
     dtype: 'float32' or 'bfloat16', what the body computes in.
     convolve: the convolution, see `conv.convolve`.
+    norm: 'batch', or 'none' for a network without BatchNorm.
+
+  Raises:
+    UserError: an unknown norm.
   """
   del image_shape
+  if norm not in layers.NORMS:
+    raise errors.unknown('norm of model convnet', norm, layers.NORMS)
   channels = (16 * width, 32 * width, 64 * width)
-  body = Body(channels, jnp.dtype(dtype), convolve)
+  body = Body(channels, jnp.dtype(dtype), convolve, norm)
   return classifier.Classifier(body, num_classes)
 
 

@@ -153,6 +153,23 @@ class BatchNorm(nn.Module):
     return y.astype(x.dtype)
 
 
+class Unnormalized(nn.Module):
+  """What stands in for BatchNorm where there is none; without parameters."""
+
+  def __call__(
+    self, x: Float[Array, 'n h w c'], train: bool
+  ) -> Float[Array, 'n h w c']:
+    """x as it is."""
+    del train
+    return x
+
+
+NORMS: dict[str, Callable[..., nn.Module]] = {
+  'batch': BatchNorm,
+  'none': Unnormalized,
+}
+
+
 def moments(
   x: Float[Array, 'n h w c'],
 ) -> tuple[Float[Array, 'c'], Float[Array, 'c']]:

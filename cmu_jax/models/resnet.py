@@ -23,22 +23,6 @@ _BOTTLENECK = (50,)
 _EXPANSION = 4
 
 
-class Unnormalized(nn.Module):
-  """What stands in for BatchNorm where there is none; without parameters."""
-
-  def __call__(
-    self, x: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n h w c']:
-    del train
-    return x
-
-
-_NORMS: dict[str, Callable[..., nn.Module]] = {
-  'batch': layers.BatchNorm,
-  'none': Unnormalized,
-}
-
-
 class Block(nn.Module):
   """Convolutions beside the identity or a strided 1x1 convolution.
 
@@ -85,7 +69,7 @@ class Block(nn.Module):
     self.convs = [
       layer(*shape, f'conv{i}') for i, shape in enumerate(plan, start=1)
     ]
-    norm = _NORMS[self.norm]
+    norm = layers.NORMS[self.norm]
     self.norms = [norm(name=f'norm{i}') for i in range(1, len(plan) + 1)]
     if self.project:
       self.shortcut = layer(plan[-1][0], 1, stride, 'shortcut')
@@ -136,7 +120,7 @@ class Body(nn.Module):
       dtype=self.dtype,
       convolve=self.convolve,
     )
-    self.norm1 = _NORMS[self.norm]()
+    self.norm1 = layers.NORMS[self.norm]()
     self.blocks = [
       self._block(stage, index)
       for stage, count in enumerate(self.sizes)
@@ -228,8 +212,8 @@ def of_depth(depth: int) -> Callable[..., classifier.Classifier]:
     del image_shape
     if stem not in _STEMS:
       raise errors.unknown(f'stem of model resnet{depth}', stem, _STEMS)
-    if norm not in _NORMS:
-      raise errors.unknown(f'norm of model resnet{depth}', norm, _NORMS)
+    if norm not in layers.NORMS:
+      raise errors.unknown(f'norm of model resnet{depth}', norm, layers.NORMS)
     body = Body(
       _SIZES[depth],
       depth in _BOTTLENECK,
