@@ -8,9 +8,11 @@ from ml_collections import ConfigDict
 from cmu_jax import detection, models, recipes
 from cmu_jax.corrective.world import World
 from cmu_jax.methods import (
+  amun,
   assd,
   badt,
   bn_recalibration,
+  boundary_shrink,
   cf,
   cf_k,
   cuts,
@@ -174,6 +176,8 @@ ENTRIES: dict[str, Entry] = {
   'sap': Entry(_sap),
   'cuts': _cuts(published=True),
   'cuts_grid': _cuts(published=False),
+  'amun': _tuned(amun.amun),
+  'boundary_shrink': _tuned(boundary_shrink.boundary_shrink),
   'fine_pruning': _tuned(fine_pruning.fine_pruning),
   'bn_recalibration': Entry(_bn_recalibration),
 }

@@ -33,7 +33,7 @@ def _check(requests: Sequence[np.ndarray], rows: int) -> None:
 
 
 def given_of(
-  train: Batch, requests: Sequence[Int[np.ndarray, 'm']], position: int
+  train: Batch, requests: Sequence[Int[np.ndarray, '_']], position: int
 ) -> Given:
   """What a method sees at one request.
 
@@ -61,7 +61,7 @@ def continuous(
   method: Method,
   variables: Variables,
   train: Batch,
-  requests: Sequence[Int[np.ndarray, 'm']],
+  requests: Sequence[Int[np.ndarray, '_']],
   *,
   adaptive: bool,
   hyper: Any = None,
