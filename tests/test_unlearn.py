@@ -1,0 +1,202 @@
+"""The command that makes somebody's network forget pictures."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import unlearn_case
+
+from cmu_jax import descent, errors, models, weights
+from cmu_jax.types import Batch, Given
+from cmu_jax.unlearn import METHODS, Request, __main__, catalogue, evidence
+from cmu_jax.unlearn import unlearn as call
+from cmu_jax.unlearn.request import checked
+
+
+@pytest.fixture(scope='module')
+def case(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('unlearn')
+  unlearn_case.make(folder)
+  return folder
+
+
+def request(case, **changes):
+  return {
+    'weights': str(case / 'w.npz'),
+    'model': 'fc:width=64',
+    'forget': str(case / 'forget'),
+    **changes,
+  }
+
+
+def argv(case, **changes):
+  return [
+    f'--{name}={value}' for name, value in request(case, **changes).items()
+  ]
+
+
+def test_weights_numbers_and_a_page_come_out(case, tmp_path):
+  found = call(
+    **request(
+      case,
+      out=str(tmp_path),
+      method='random_label',
+      retain=str(case / 'retain'),
+      test=str(case / 'test'),
+      epochs=3,
+    )
+  )
+  written = json.loads((tmp_path / 'results.json').read_text())
+  assert found['measured'] == written['measured']
+  assert found['pictures'] == {'forget': 60, 'retain': 300, 'test': 200}
+  before, after = (found['measured'][when] for when in ('before', 'after'))
+  assert before['accuracy']['forget'] == 1.0
+  # It learns other labels: less sure of what it was to forget than of the rest.
+  assert after['confidence']['forget'] < before['confidence']['forget'] - 0.02
+  assert after['confidence']['retain'] > after['confidence']['forget']
+  assert 0 <= after['membership']['low'] <= after['membership']['auc'] <= 1
+  page = (tmp_path / 'report.html').read_text()
+  assert (
+    '60 pictures unlearned' in page and 'http' not in page.split('<body')[1]
+  )
+  assert (tmp_path / 'figures' / 'before_and_after.png').stat().st_size > 5000
+
+
+def test_the_weights_that_come_out_are_those_that_were_measured(case, tmp_path):
+  found = call(
+    **request(case, out=str(tmp_path), method='gradient_ascent', epochs=2)
+  )
+  stored = weights.read(str(tmp_path / found['weights']))
+  old = weights.read(str(case / 'w.npz'))
+  assert stored.arrays.keys() == old.arrays.keys()
+  assert any((stored.arrays[k] != old.arrays[k]).any() for k in old.arrays)
+  side = json.loads((tmp_path / f'{found["weights"]}.json').read_text())
+  assert side == {'mean': [0.5], 'std': [0.5]}
+  # Without test pictures nothing is said of them.
+  assert found['measured']['after']['membership'] is None
+  assert found['measured']['after']['accuracy']['test'] is None
+
+
+def test_the_same_command_gives_the_same_weights(case, tmp_path):
+  paths = []
+  for name in ('a', 'b'):
+    found = call(
+      **request(
+        case, out=str(tmp_path / name), method='gradient_ascent', epochs=1
+      )
+    )
+    paths.append(tmp_path / name / found['weights'])
+  first, second = (weights.read(str(path)).arrays for path in paths)
+  assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_evidence_is_that_of_the_logits():
+  logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]], np.float32)
+  label = np.array([0, 0, 1])
+  seen = {'forget': (logits, label), 'retain': None, 'test': (-logits, label)}
+  found = evidence.measured(seen, 2)
+  assert found['accuracy'] == {
+    'forget': pytest.approx(1 / 3),
+    'retain': None,
+    'test': pytest.approx(2 / 3),
+  }
+  odds = np.array([2.0, -1.0, -3.0])
+  expected = np.mean(1 / (1 + np.exp(-odds)))
+  assert found['confidence']['forget'] == pytest.approx(expected, abs=1e-6)
+  # Scores 2, -1, -3 against -2, 1, 3: three of nine pairs are in order.
+  assert found['membership']['auc'] == pytest.approx(3 / 9)
+  assert found['class_accuracy'] == [0.5, 1.0]
+
+
+def test_every_method_that_is_offered_is_there():
+  assert {*catalogue.FACTORIES, 'ssd'} == METHODS.keys()
+  given = {'weights': 'w', 'model': 'fc', 'forget': 'f', 'out': 'o'}
+  for name, (needs, _) in METHODS.items():
+    asked = Request(**given, method=name, retain='r')
+    assert checked(asked) is asked
+    if needs:
+      with pytest.raises(errors.UserError, match='needs --retain'):
+        checked(asked._replace(retain=None))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'method': 'amum'}, "did you mean 'amun'"),
+    ({'method': 'ssd'}, '--method=ssd needs --retain'),
+    ({'epochs': 0}, '--epochs is 0'),
+    ({'learning_rate': -1.0}, '--learning_rate is -1.0'),
+    ({'forget': '/nowhere'}, '/nowhere'),
+    ({'weights': '/nowhere.npz'}, '/nowhere.npz'),
+    ({'model': 'fc:deep=3'}, 'deep'),
+    ({'colour': 'red'}, '--colour'),
+    ({'test': '/nowhere'}, '/nowhere'),
+  ],
+)
+def test_mistakes_are_one_line(case, tmp_path, capsys, changes, words):
+  out = str(tmp_path / 'out')
+  arguments = {'method': 'gradient_ascent', 'out': out, **changes}
+  assert __main__.main(argv(case, **arguments)) == 2
+  lines = capsys.readouterr().err.strip().splitlines()
+  assert len(lines) == 1 and lines[0].startswith('error: ')
+  assert words in lines[0]
+  assert not (tmp_path / 'out' / 'results.json').exists()
+
+
+def test_an_empty_folder_and_an_unknown_class_are_named(case, tmp_path, capsys):
+  empty, odd = tmp_path / 'empty', tmp_path / 'odd' / 'ten'
+  empty.mkdir()
+  odd.mkdir(parents=True)
+  some = next((case / 'forget').rglob('*.png'))
+  (odd / 'a.png').write_bytes(some.read_bytes())
+  for folder, words in ((empty, 'empty'), (tmp_path / 'odd', 'ten')):
+    arguments = {'forget': folder, 'out': tmp_path / 'o', 'method': 'amun'}
+    assert __main__.main(argv(case, **arguments)) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_weights_with_a_nan_are_refused(case, tmp_path, capsys):
+  stored = weights.read(str(case / 'w.npz'))
+  name = next(iter(stored.arrays))
+  broken = np.array(stored.arrays[name])
+  broken.flat[0] = np.nan
+  arrays = {**stored.arrays, name: broken}
+  weights.write(tmp_path / 'w.npz', stored._replace(arrays=arrays))
+  arguments = {
+    'weights': tmp_path / 'w.npz',
+    'mean': '0.5',
+    'std': '0.5',
+    'out': tmp_path / 'o',
+  }
+  assert __main__.main(argv(case, **arguments)) == 2
+  assert 'NaN' in capsys.readouterr().err
+
+
+def samples(count):
+  image = jnp.zeros((count, 8, 8, 1), jnp.uint8)
+  return descent.whole(Batch(image, jnp.zeros(count, jnp.int32)))
+
+
+def test_each_picture_counts_once():
+  model = models.make('fc', 10, (8, 8, 1), width=8)
+  given = Given(samples(80), samples(20))
+  asked = Request('w', 'fc', 'f', 'o', retain='r', method='random_label')
+  method = catalogue.method(asked, model, unlearn_case.STEP, given)
+  assert method.grid == ({'forget_weight': 0.25},)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', METHODS)
+def test_every_method_runs(case, tmp_path, name):
+  found = call(
+    **request(
+      case,
+      out=str(tmp_path),
+      method=name,
+      retain=str(case / 'retain'),
+      test=str(case / 'test'),
+      epochs=1,
+    )
+  )
+  assert found['measured']['after']['accuracy']['retain'] > 0.5
