@@ -195,7 +195,9 @@ def test_a_method_gets_what_it_declared_and_the_detector_its_evidence():
 
 
 def test_every_detector_runs_on_a_network():
-  for make in detection.DETECTORS.values():
-    method = detected.detected(retraining(), make(), MODEL, STEP)
+  for name, make in detection.DETECTORS.items():
+    method = detected.detected(
+      retraining(), make(), MODEL, STEP, look=detection.look(name)
+    )
     larger, _, count = method.prepare(rng.named(0), start(), give())
     assert int(larger.forget.valid.sum()) == 3 + int(count)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cmu_jax import descent, detection, errors, inputs, models, rng
 from cmu_jax.detection import (
   clustering,
+  directions,
   evidence,
   neighbours,
   rules,
@@ -20,7 +21,7 @@ from cmu_jax.detection import (
   supervised,
 )
 from cmu_jax.detection.evidence import Evidence
-from cmu_jax.types import Batch, Given, Samples, Trigger
+from cmu_jax.types import Batch, Given, Samples, Trigger, Variables
 
 NAMES = sorted(detection.DETECTORS)
 # A cluster with one label looks well to those who compare labels.
@@ -256,3 +257,33 @@ def test_wide_features_keep_their_distances():
   assert found.shape == (40, 512)
   gaps = lambda x: np.linalg.norm(x[1:] - x[:-1], axis=1)
   np.testing.assert_allclose(gaps(found), gaps(every), rtol=0.2)
+
+
+def flat(variables, image):
+  del variables
+  return image.reshape(image.shape[0], -1)
+
+
+def test_the_step_leads_to_the_nearest_boundary_of_a_linear_network():
+  weight = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+  model = models.from_functions(flat, lambda variables, x: x @ weight)
+  image = np.random.default_rng(1).normal(size=(20, 2, 2, 3))
+  image = jnp.asarray(image, jnp.float32)
+  found = directions.steps(model, Variables({}, {}), image).reshape(20, -1)
+  logits = np.asarray(image.reshape(20, -1) @ weight)
+  order = np.argsort(-logits, axis=1)
+  for i in range(20):
+    normal = weight[:, order[i, 0]] - weight[:, order[i, 1]]
+    size = np.linalg.norm(normal)
+    np.testing.assert_allclose(found[i], -normal / size, atol=1e-5)
+    # On the boundary the two classes are level.
+    margin = logits[i, order[i, 0]] - logits[i, order[i, 1]]
+    there = np.asarray(image[i]).ravel() + margin / size * np.asarray(found[i])
+    level = there @ weight
+    assert level[order[i, 0]] == pytest.approx(level[order[i, 1]], abs=1e-4)
+
+
+def test_no_direction_of_a_constant_network():
+  model = models.from_functions(flat, lambda variables, x: 0 * x)
+  found = directions.steps(model, Variables({}, {}), jnp.ones((2, 4, 4, 1)))
+  assert (np.asarray(found) == 0).all()

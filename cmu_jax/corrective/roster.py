@@ -145,6 +145,7 @@ def _detected(detector: str, inner: str) -> Entry:
       one.model,
       one.inputs,
       batch_size=config.evaluate.batch_size,
+      look=detection.look(detector),
     )
 
   return Entry(make, ENTRIES[inner].settings)

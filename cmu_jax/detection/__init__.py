@@ -7,8 +7,15 @@ S_f. How many it flags is decided by S_f alone, never by ground truth.
 
 from collections.abc import Callable
 
-from cmu_jax.detection import clustering, neighbours, spectral, supervised
-from cmu_jax.detection.evidence import Detector
+from cmu_jax.detection import (
+  clustering,
+  directions,
+  evidence,
+  neighbours,
+  spectral,
+  supervised,
+)
+from cmu_jax.detection.evidence import Detector, Look
 
 # By the names that tables have, with the settings of their papers.
 DETECTORS: dict[str, Callable[[], Detector]] = {
@@ -17,4 +24,12 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
   'knn': neighbours.detector,
   'knn_labels': lambda: neighbours.detector(vote='disagreement'),
   'supervised': supervised.detector,
+  'adversarial': supervised.detector,
 }
+# What a detector looks at, where that is not the penultimate features.
+_LOOKS: dict[str, Look] = {'adversarial': directions.directions}
+
+
+def look(name: str) -> Look:
+  """What a detector of `DETECTORS` looks at, see `evidence.collect`."""
+  return _LOOKS.get(name, evidence.features)

@@ -28,7 +28,8 @@ class Evidence(NamedTuple):
   """The samples of S_tr as a suspect network sees them.
 
   Attributes:
-    features: penultimate features, of images that are not augmented.
+    features: of images that are not augmented: penultimate features, or what
+      else a detector looks at.
     label: as trained with.
     known: which rows are of S_f.
   """
@@ -39,6 +40,7 @@ class Evidence(NamedTuple):
 
 
 Detector = Callable[[Evidence], Bool[np.ndarray, 'n']]
+Look = Callable[..., Float[np.ndarray, 'n d']]
 
 
 @functools.lru_cache(maxsize=32)
@@ -47,15 +49,17 @@ def _compiled(model: Model, inputs: InputStep, size: int) -> Callable:
 
   def look(key, variables, batch):
     def see(image):
-      return _narrow(key, model.features(variables, image))
+      return narrow(key, model.features(variables, image))
 
     return metrics.in_blocks(see, inputs, batch, size)
 
   return jitting.looped(look)
 
 
-def _narrow(key: PRNGKey, features: jax.Array) -> jax.Array:
-  """Random projections of features that are too wide."""
+def narrow(
+  key: PRNGKey, features: Float[jax.Array, 'n d']
+) -> Float[jax.Array, 'n e']:
+  """Random projections, to 512 numbers, of features that are wider."""
   width = features.shape[1]
   if width <= _WIDEST:
     return features
@@ -96,6 +100,7 @@ def collect(
   variables: Variables,
   given: Given,
   batch_size: int = 1024,
+  look: Look = features,
 ) -> Evidence:
   """The valid rows of `given.retain`, then those of `given.forget`.
 
@@ -106,12 +111,13 @@ def collect(
     variables: the suspect weights.
     given: has retain and forget.
     batch_size: images at a time.
+    look: what is looked at, see `features`.
   """
   named = rng.named(key, 'projection')
 
   def part(samples, known):
     rows = _rows(samples)
-    found = features(named, model, inputs, variables, samples.batch, batch_size)
+    found = look(named, model, inputs, variables, samples.batch, batch_size)
     label = np.asarray(samples.batch.label)[rows]
     return Evidence(found[rows], label, np.full(rows.size, known))
 

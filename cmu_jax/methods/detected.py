@@ -68,6 +68,7 @@ def detected(
   inputs: InputStep,
   *,
   batch_size: int = 1024,
+  look: evidence.Look = evidence.features,
 ) -> Method:
   """A method that is given S_f and what a detector adds to it.
 
@@ -77,6 +78,7 @@ def detected(
     model: the network that is repaired.
     inputs: raw pixels to network input; paints the triggers of S_tr.
     batch_size: images at a time, in the pass over S_tr.
+    look: what the detector looks at, see `evidence.collect`.
 
   Returns:
     The method; its info has 'flagged' besides, the size of D.
@@ -84,7 +86,9 @@ def detected(
 
   def prepare(key, variables: Variables, given: Any) -> tuple:
     named = rng.named(key, 'detection')
-    seen = evidence.collect(named, model, inputs, variables, given, batch_size)
+    seen = evidence.collect(
+      named, model, inputs, variables, given, batch_size, look
+    )
     rows = np.flatnonzero(np.asarray(given.retain.valid))
     flags = np.zeros(given.retain.valid.shape, bool)
     flags[rows] = detector(seen)[: rows.size]
