@@ -175,17 +175,6 @@ def _draw(
   return Draw(image, batch.label[positions], samples.identified[positions])
 
 
-def _paced(updates: PyTree, hyper: Any) -> PyTree:
-  """The step times the learning rate, where a grid says one.
-
-  It multiplies the optimiser's own schedule. Traced: all rates of a grid are
-  one compilation.
-  """
-  if not isinstance(hyper, Mapping) or 'learning_rate' not in hyper:
-    return updates
-  return jax.tree.map(lambda x: hyper['learning_rate'] * x, updates)
-
-
 def _step(
   recipe: Recipe,
   phase: Phase,
@@ -231,7 +220,8 @@ def _step(
   )
   if recipe.project is not None:
     updates = recipe.project(updates, context)
-  updates = _paced(updates, hyper)
+  if isinstance(hyper, Mapping) and 'learning_rate' in hyper:
+    updates = jax.tree.map(lambda x: hyper['learning_rate'] * x, updates)
   row = jnp.stack([loss, turn]).astype(jnp.float32)
   history = jax.lax.dynamic_update_slice(state.history, row[None, :], (step, 0))
   updated = Variables(optax.apply_updates(params, updates), stats)
@@ -284,8 +274,7 @@ def descend(
     streams: the sets of samples by the names that the phases use.
     steps: how many, or the phase of each one, [t].
     context: a pytree of arrays for the objectives, such as a teacher.
-    hyper: a pytree of numbers for the objectives; in a dict 'learning_rate'
-      multiplies the steps of the optimiser.
+    hyper: numbers for the objectives; 'learning_rate' multiplies all steps.
     title: what the progress bar and errors call this.
 
   Returns:
