@@ -126,6 +126,7 @@ def test_label_noise_with_class_names_a_test_folder_and_one_colour_image(
     image_size=8,
     test=str(test),
     steps=5,
+    lipschitz=True,
   )
   assert results['samples'] == 31
   assert results['class_names'] == names
@@ -134,6 +135,14 @@ def test_label_noise_with_class_names_a_test_folder_and_one_colour_image(
   assert [v is None for v in measured['class_accuracy']] == [
     i not in (1, 9) for i in range(10)
   ]
+  # Two dense layers: at most the product of their norms, of pixels over std.
+  stored = weights.read(tmp_path / 'out/repaired.npz').arrays
+  norms = [np.linalg.norm(x, 2) for x in stored.values() if x.ndim == 2]
+  assert len(norms) == 2
+  assert measured['lipschitz']['value'] == pytest.approx(
+    norms[0] * norms[1] / 0.5, rel=1e-4
+  )
+  assert 'How steep' in (tmp_path / 'out/report.html').read_text()
 
 
 def _broken(folder, tmp_path):

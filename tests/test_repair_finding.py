@@ -29,6 +29,7 @@ def results(diagnosis, kind='label_noise', **changes):
     'bad_label_rate': 0.4,
     'test_accuracy': None,
     'class_accuracy': None,
+    'lipschitz': None,
   }
   return {
     'kind': kind,
@@ -140,3 +141,23 @@ def test_a_contradiction_is_a_warning_where_the_outcome_is(told, warned):
 )
 def test_the_outcome_tells_which_rule_decided(changes, why):
   assert why in words.outcome(results(None, **changes))[0]
+
+
+def test_steepness_is_told_where_it_was_asked_for():
+  told = results(found())
+  assert words.steepness(told) == []
+  bound = {'value': 12.345, 'upper': None, 'why': 'all norms exact'}
+  told['measured'] = {
+    'before': {'lipschitz': bound},
+    'after': {'lipschitz': {**bound, 'value': 2.5}},
+  }
+  first, second = words.steepness(told)
+  assert '12.35' in first and '2.5' in first and 'all norms exact' in second
+  none = {'value': None, 'upper': None, 'why': 'no finite bound: exp'}
+  told['measured'] = {
+    'before': {'lipschitz': none},
+    'after': {'lipschitz': none},
+  }
+  assert words.steepness(told) == [
+    'For this network there is no finite bound: exp.'
+  ]

@@ -5,8 +5,10 @@ import pathlib
 import numpy as np
 
 from cmu_jax import (
+  attacks,
   diagnosis,
   files,
+  lipschitz,
   metrics,
   provenance,
   rng,
@@ -72,8 +74,8 @@ def _repaired(
     'safe': done.safe,
     'diagnosis': _diagnosed(request, asked),
     'measured': {
-      'before': _measured(asked, asked.network.variables),
-      'after': _measured(asked, done.variables),
+      'before': _measured(request, asked, asked.network.variables),
+      'after': _measured(request, asked, done.variables),
     },
   }
   _write(asked, done.variables, results, out)
@@ -102,7 +104,7 @@ def _diagnosed(request: Request, asked: Subject) -> Info | None:
   return diagnosis.diagnose(key, probability, label).record
 
 
-def _measured(asked: Subject, variables: Variables) -> Info:
+def _measured(request: Request, asked: Subject, variables: Variables) -> Info:
   """What a network makes of the bad samples, and of the test pictures."""
 
   def seen(batch: Batch) -> np.ndarray:
@@ -117,6 +119,7 @@ def _measured(asked: Subject, variables: Variables) -> Info:
     'predicted': np.bincount(bad, minlength=classes).tolist(),
     'test_accuracy': None,
     'class_accuracy': None,
+    'lipschitz': _steepness(asked, variables) if request.lipschitz else None,
   }
   if asked.test is not None:
     counts = metrics.confusion(
@@ -125,6 +128,17 @@ def _measured(asked: Subject, variables: Variables) -> Info:
     found['test_accuracy'] = metrics.accuracy(counts)
     found['class_accuracy'] = metrics.class_accuracy(counts)
   return found
+
+
+def _steepness(asked: Subject, variables: Variables) -> Info:
+  """The Lipschitz bound, of pixels from 0 to 1."""
+  network = asked.network
+  found = lipschitz.bound(
+    rng.named(0, 'lipschitz'),
+    attacks.logits_of(network.model, network.inputs, variables),
+    asked.bad.image.shape[1:],
+  )
+  return {'value': found.value, 'upper': found.upper, 'why': found.why}
 
 
 def _write(

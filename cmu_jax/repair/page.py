@@ -84,6 +84,7 @@ def _page(results: dict[str, Any], png: bytes, title: str) -> str:
       'Before and after': _table(results),
       'How alpha was chosen': page.picture(png, title, _CAPTION),
       'What was wrong': page.paragraphs(words.wrong(results)),
+      'How steep the network is': page.paragraphs(words.steepness(results)),
       'How sure this is': page.paragraphs(words.sure(results)),
       'How to get the same weights': page.reproduce(
         results['provenance'],

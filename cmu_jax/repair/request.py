@@ -44,6 +44,8 @@ Choices:
                        paper's. poison: safe uses --ordinary, if given
   --test=FOLDER        ordinary pictures by class: measured before and after,
                        never used to choose anything
+  --lipschitz=true     also bound how fast the outputs can change with the
+                       picture, before and after: a minute for a ResNet-20
   --steps=N --learning_rate=X --batch_size=N --seed=N   of the fine-tuning
 
 example:
@@ -71,6 +73,7 @@ class Request(NamedTuple):
     labels: 'bad' or 'true', what the folders of label noise are named after.
     rule: 'safe' or 'published', how alpha is chosen under label noise.
     test: folder of ordinary pictures by class.
+    lipschitz: whether the network's Lipschitz constant is bounded too.
     steps: of the fine-tuning.
     learning_rate: of AdamW, constant; None for 5e-4 (label noise) or 1e-4.
     batch_size: of the fine-tuning.
@@ -91,6 +94,7 @@ class Request(NamedTuple):
   labels: str = 'bad'
   rule: str = 'safe'
   test: str | None = None
+  lipschitz: bool = False
   steps: int = 200
   learning_rate: float | None = None
   batch_size: int = 128
@@ -104,6 +108,7 @@ _LIKE: dict[str, Any] = {
   'std': (0.0,),
   'image_size': 1,
   'classes': ('',),
+  'lipschitz': True,
   'steps': 1,
   'learning_rate': 1.0,
   'batch_size': 1,

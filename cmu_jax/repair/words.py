@@ -154,11 +154,30 @@ def wrong(results: dict[str, Any]) -> list[str]:
   ]
 
 
+def steepness(results: dict[str, Any]) -> list[str]:
+  """How fast the outputs can change; nothing where it was not asked for."""
+  before, after = (
+    results['measured'][when]['lipschitz'] for when in ('before', 'after')
+  )
+  if before is None:
+    return []
+  if before['value'] is None:
+    return [f'For this network there is {before["why"]}.']
+  return [
+    'No picture that changes by 1 (l2, pixels from 0 to 1) can change the '
+    f'outputs by more than {before["value"]:.4g}; after the repair '
+    f'{after["value"]:.4g}. These are bounds, far above what happens, and are '
+    'there to be compared.',
+    f'How they were found: {after["why"]}.',
+  ]
+
+
 def console(results: dict[str, Any]) -> str:
   """The outcome for a terminal."""
   out = results['settings']['out']
   lines = [heading(results), *outcome(results)]
-  lines += [*finding.sentences(results), *results['notes']]
+  lines += [*finding.sentences(results), *steepness(results)]
+  lines += results['notes']
   return '\n'.join(
     [
       *lines,
