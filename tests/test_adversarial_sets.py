@@ -187,6 +187,7 @@ def test_a_constant_network_has_no_adversarial_images():
     adversarial_sets.initial_radius(KEY, model, case.PIXELS, _flat(), batch)
 
 
+@pytest.mark.slow
 def test_the_first_radius_holds_most_adversarial_images():
   model, variables = case.network()
   radius = adversarial_sets.initial_radius(

@@ -68,7 +68,9 @@ def _loss(image, label):
   return loss
 
 
-@pytest.mark.parametrize('name', ['all', 'adversarial'])
+@pytest.mark.parametrize(
+  'name', ['all', pytest.param('adversarial', marks=pytest.mark.slow)]
+)
 def test_two_steps_on_the_union_are_those_of_the_formula(name):
   sets = SETS[name]
   image, label = _union(sets)
@@ -147,7 +149,9 @@ def test_a_transferred_set_is_prepared_from_other_weights():
   assert (np.asarray(given.samples.batch.image)[-8:] != own_image).any()
 
 
-@pytest.mark.parametrize('freeze', [False, True])
+@pytest.mark.parametrize(
+  'freeze', [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_batch_statistics_move_unless_frozen(freeze):
   shape = (8, 8, 1)
   model, variables = case.network('convnet', shape)

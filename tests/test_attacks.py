@@ -14,15 +14,22 @@ from cmu_jax import attacks, inputs, jitting, models
 from cmu_jax.attacks import auto_projected_gradient, norms, objectives
 from cmu_jax.types import Batch
 
-RADIUS = 0.05
+RADIUS, FAR = 0.05, 0.3
 ATTACKS = {
-  'fgsm': lambda kind, r: attacks.fgsm(r, kind),
-  'ffgsm': lambda kind, r: attacks.ffgsm(r, 1.25 * r),
-  'pgd': lambda kind, r: attacks.pgd(r, kind, 5, restarts=2),
-  'margin': lambda kind, r: attacks.pgd(r, kind, 5, loss='margin'),
-  'autopgd': lambda kind, r: attacks.autopgd(r, kind, 9, 2),
-  'dlr': lambda kind, r: attacks.autopgd(r, kind, 9, loss='dlr'),
+  'fgsm': (attacks.fgsm(FAR, 'l2'), 'l2'),
+  'ffgsm': (attacks.ffgsm(FAR, 1.25 * FAR), 'linf'),
+  'pgd': (attacks.pgd(FAR, 'l2', 5, restarts=2), 'l2'),
+  'margin': (attacks.pgd(FAR, 'linf', 5, loss='margin'), 'linf'),
+  'autopgd': (attacks.autopgd(FAR, 'l2', 9, 2), 'l2'),
+  'dlr': (attacks.autopgd(FAR, 'linf', 9, loss='dlr'), 'linf'),
+  'march': (attacks.march(FAR, marches=3, restarts=2), None),
 }
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _quickly():
+  with jitting.hasty(True):
+    yield
 
 
 def _furthest(weight, image, label, kind):
@@ -40,22 +47,26 @@ def _furthest(weight, image, label, kind):
 )
 def test_a_linear_network_is_attacked_along_its_weights(kind, loss):
   weight, image = drawn(0), images(1, 6, 0.3, 0.7)
-  label = jnp.arange(6) % 2
+  label = np.arange(6, dtype=np.int32) % 2
   wanted = _furthest(weight, image, label, kind)
+  score = lambda x: np.asarray(x).reshape(6, -1) @ np.asarray(weight)
   for attack in (
     attacks.fgsm(RADIUS, kind, loss),
-    attacks.pgd(RADIUS, kind, 10, random_start=False, loss=loss),
     attacks.pgd(RADIUS, kind, 60, RADIUS / 2, loss=loss),
     attacks.autopgd(RADIUS, kind, 40, loss=loss),
   ):
     found = run(attack, weight, image, label)
-    predicted = linear(weight)(found.image).argmax(-1)
+    predicted = score(found.image).argmax(-1)
     np.testing.assert_array_equal(found.label, predicted)
     np.testing.assert_array_equal(found.success, predicted != label)
-    if attack is not attacks.autopgd(RADIUS, kind, 40, loss=loss):
-      np.testing.assert_allclose(found.image, wanted, atol=2e-5)
-    lost = np.asarray(linear(weight)(found.image) - linear(weight)(wanted))
-    np.testing.assert_allclose(lost[~found.success], 0, atol=1e-3)
+    # Auto-PGD stays at the last misclassified image, others at the furthest.
+    here = slice(None)
+    if attack is attacks.autopgd(RADIUS, kind, 40, loss=loss):
+      here = ~np.asarray(found.success)
+    np.testing.assert_allclose(
+      np.asarray(found.image)[here], wanted[here], atol=1e-3
+    )
+  assert 0 < np.asarray(found.success).sum() < 6
 
 
 def test_ffgsm_reaches_the_corner_where_its_step_does():
@@ -72,26 +83,24 @@ def test_ffgsm_reaches_the_corner_where_its_step_does():
 
 
 @pytest.mark.parametrize('name', ATTACKS)
-@pytest.mark.parametrize('kind', ['linf', 'l2'])
 @settings(max_examples=12, deadline=None)
 @given(
   seed=st.integers(0, 2**31),
   scale=st.sampled_from([0.0, 1e-3, 1.0, 1e3]),
   corners=st.booleans(),
 )
-def test_no_attack_leaves_the_ball_or_the_pixels(
-  name, kind, seed, scale, corners
-):
-  kind = 'linf' if name == 'ffgsm' else kind
-  image = images(seed, 3)
+def test_no_attack_leaves_the_ball_or_the_pixels(name, seed, scale, corners):
+  attack, kind = ATTACKS[name]
+  image = images(seed, 4)
   image = jnp.round(image) if corners else image
-  attack = ATTACKS[name](kind, 0.3)
-  label = jnp.arange(3, dtype=jnp.int32)
+  label = jnp.arange(4, dtype=jnp.int32) % 3
   found = run(attack, drawn(seed, 3, scale), image, label, seed=seed)
   pixels = np.asarray(found.image)
   assert np.isfinite(pixels).all()
   assert pixels.min() >= 0 and pixels.max() <= 1
-  assert norm(pixels - np.asarray(image), kind).max() <= 0.3 * (1 + 2e-6)
+  if kind is not None:
+    moved = norm(pixels - np.asarray(image), kind)
+    assert moved.max() <= FAR * (1 + 2e-6)
 
 
 @pytest.mark.parametrize('kind', ['linf', 'l2'])
@@ -190,14 +199,25 @@ def test_restarts_keep_the_first_success():
 
 
 def test_an_attack_can_be_mapped_over_networks():
-  weights = jnp.stack([drawn(i) for i in range(3)])
+  weights = jnp.stack([drawn(i, 3) for i in range(2)])
   image, label = images(1, 4), jnp.zeros(4, jnp.int32)
-  attack = attacks.autopgd(0.3, 'linf', 9, 2)
+  attack, _ = ATTACKS['dlr']
   one = lambda w: attack(jax.random.key(0), linear(w), image, label)
-  mapped = jitting.once(jax.vmap(one))(weights)
+  mapped = jax.jit(jax.vmap(one))(weights)
   for i, weight in enumerate(weights):
     alone = run(attack, weight, image, label)
     np.testing.assert_allclose(mapped.image[i], alone.image, atol=1e-5)
+
+
+def test_products_are_of_float32_on_every_device():
+  weight, image = drawn(0), images(0, 2)
+  label = jnp.zeros(2, jnp.int32)
+  program = str(
+    jax.make_jaxpr(lambda k, x: attacks.fgsm(0.1)(k, linear(weight), x, label))(
+      jax.random.key(0), image
+    )
+  )
+  assert program.count('dot_general') == program.count('Precision.HIGHEST') / 2
 
 
 NORMAL = inputs.make((0.4,), (0.3,), pad=2, flip=True)

@@ -13,6 +13,12 @@ from cmu_jax.types import Batch
 NORMAL = inputs.make((0.4,), (0.3,))
 
 
+@pytest.fixture(autouse=True, scope='module')
+def _quickly():
+  with jitting.hasty(True):
+    yield
+
+
 def _bad(image=None, label=None, attack=None):
   model = models.make('fc', 3, SHAPE, width=8)
   start = jnp.zeros((1, *SHAPE))

@@ -16,6 +16,12 @@ START, COUNT = 0.04, 64
 UNIT = np.where(np.arange(PIXELS) % 3 == 0, -1.0, 1.0) / PIXELS**0.5
 
 
+@pytest.fixture(autouse=True, scope='module')
+def _quickly():
+  with jitting.hasty(True):
+    yield
+
+
 def _at(distances, scale=1.0):
   """A linear network and COUNT images at these distances, in turn.
 
@@ -178,6 +184,7 @@ def test_what_an_image_gets_does_not_depend_on_its_batch():
   )
 
 
+@pytest.mark.slow
 def test_the_search_can_be_mapped_over_networks():
   weights = jnp.stack([drawn(i, 3) for i in range(3)])
   image, label = images(1, COUNT), jnp.arange(COUNT) % 3

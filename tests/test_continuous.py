@@ -99,6 +99,7 @@ def test_requests_that_cannot_be_are_one_line(requests, says):
     )
 
 
+@pytest.mark.slow
 def test_amun_of_the_original_is_amun_again_at_the_first_request():
   """From there on, the two see other adversarial images."""
   model, start = case.network()

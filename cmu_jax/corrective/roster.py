@@ -1,5 +1,6 @@
 """The methods of the benchmark by name. A new one is a line here."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -178,6 +179,7 @@ ENTRIES: dict[str, Entry] = {
   'cuts': _cuts(published=True),
   'cuts_grid': _cuts(published=False),
   'amun': _tuned(amun.amun),
+  'amun_no_forget': _tuned(functools.partial(amun.amun, sets=amun.NO_FORGET)),
   'boundary_shrink': _tuned(boundary_shrink.boundary_shrink),
   'fine_pruning': _tuned(fine_pruning.fine_pruning),
   'bn_recalibration': Entry(_bn_recalibration),
