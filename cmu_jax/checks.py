@@ -98,14 +98,31 @@ def _folds(settings: ConfigDict) -> None:
   )
 
 
-def seeds(given: tuple) -> None:
+def names(field: str, given: Any, known: Iterable[str]) -> None:
+  """Refuses names that are unknown, come twice, or none.
+
+  Args:
+    field: of the config, without 'config.'.
+    given: one name, or several.
+    known: every name there is.
+  """
+  values = (given,) if isinstance(given, str) else tuple(given)
+  errors.check(
+    values and len(set(values)) == len(values),
+    f'config.{field} is {values}: give one or more different ones',
+  )
+  for name in values:
+    _known(field, name, known)
+
+
+def seeds(given: tuple, field: str = 'seeds') -> None:
   """Refuses seeds that no key can be made of, or that come twice."""
   # Keys are made of 32 bits: a larger seed would equal a smaller one.
   errors.check(
     given
     and all(type(s) is int and 0 <= s < 2**32 for s in given)
     and len(set(given)) == len(given),
-    f'config.seeds is {given}: give one or more different integers from 0 to '
+    f'config.{field} is {given}: give one or more different integers from 0 to '
     '4294967295, for example 0,1,2',
   )
 

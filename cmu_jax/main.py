@@ -10,6 +10,9 @@ from typing import Any
 from cmu_jax import config as config_lib
 from cmu_jax import errors, grid, shell, usage, workdir
 
+# Tasks of many cells: the package of that name has a `job`.
+_SWEEPS = ('corrective', 'forgetting')
+
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line and returns the exit code, see `shell.run`."""
@@ -25,7 +28,7 @@ def _run(argv: Sequence[str]) -> int:
     print(usage.text(pathlib.Path('configs'), loaded))
     return 0
   folder = pathlib.Path(flags.workdir or f'runs/{loaded.name}').expanduser()
-  if loaded.config.get('task') == 'corrective':
+  if loaded.config.get('task') in _SWEEPS:
     return _benchmark(loaded, folder, flags)
   for name in ('minutes', 'distributed'):
     errors.check(
@@ -49,10 +52,15 @@ def _benchmark(
   loaded: config_lib.Loaded, folder: pathlib.Path, flags: Any
 ) -> int:
   """Runs a sweep; of several processes the first one holds the folder."""
+  task = loaded.config.task
+  errors.check(
+    flags.distributed is None or task == 'corrective',
+    '--distributed is for the benchmark, corrective_*.py; leave it out',
+  )
   workers = importlib.import_module('cmu_jax.corrective.workers')
   if flags.distributed is not None:
     workers.join(flags.distributed)
-  job = importlib.import_module('cmu_jax.corrective.job')
+  job = importlib.import_module(f'cmu_jax.{task}.job')
   on_device = importlib.import_module('cmu_jax.run').on_device
   with on_device(), contextlib.ExitStack() as held:
     if workers.chief():

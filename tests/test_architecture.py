@@ -25,7 +25,7 @@ LAYERS = [
   'methods',
   'recipes published checks binding shipped scene backdoor stages evaluate',
   'telemetry report',
-  'run corrective',
+  'run corrective forgetting',
   'shell workdir grid flags usage main repair unlearn __main__',
 ]
 LEVEL = {
@@ -37,6 +37,7 @@ LIGHT = [
   'cmu_jax.telemetry',
   'cmu_jax.main',
   'cmu_jax.corrective.show',
+  'cmu_jax.forgetting.show',
 ]
 
 

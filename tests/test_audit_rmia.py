@@ -40,14 +40,14 @@ def test_scores_are_those_of_the_double_loop(values, gamma, data):
 
 
 @pytest.mark.parametrize('gamma', [1.0, 1.5, 2.0])
-@pytest.mark.parametrize('a', [None, 0.3])
-def test_the_whole_attack_is_that_of_the_double_loop(gamma, a):
+@pytest.mark.parametrize(('a', 'every'), [(None, True), (0.3, False)])
+def test_the_whole_attack_is_that_of_the_double_loop(gamma, a, every):
   rng = np.random.default_rng(1)
   target = rng.uniform(size=60)
   references = rng.uniform(size=(6, 60))
   inside = rng.uniform(size=(6, 60)) < 0.5
   inside[0], inside[1] = True, False
-  population = rng.uniform(size=60) < 0.5
+  population = np.ones(60, bool) if every else rng.uniform(size=60) < 0.5
   found = audit.rmia(target, references, inside, population, gamma=gamma, a=a)
   scores = np.zeros(60)
   mean = []
@@ -58,11 +58,11 @@ def test_the_whole_attack_is_that_of_the_double_loop(gamma, a):
     mean.append((with_x + without) / 2)
   ratio = target / np.array(mean)
   for i in range(60):
-    others = [j for j in np.flatnonzero(population) if j != i]
+    others = [j for j in np.flatnonzero(population) if j != i or not every]
     scores[i] = np.mean([ratio[i] / ratio[j] >= gamma for j in others])
   np.testing.assert_allclose(found.ratio, ratio, rtol=1e-12)
   np.testing.assert_array_equal(found.score, scores)
-  assert found.tied == np.mean(scores == 0)
+  assert found.tied == max(np.mean(scores == s) for s in scores)
 
 
 def test_the_means_over_references():
@@ -127,6 +127,18 @@ def test_saturation_is_shown_by_ties_and_ratio():
   assert parted(ratio, member) == pytest.approx(wanted, abs=0.02)
 
 
+def test_ties_are_not_broken_by_who_is_in_the_population():
+  """A saturated attack on what was never seen is at chance, not below."""
+  rng = np.random.default_rng(9)
+  target = np.exp(rng.normal(0, 0.05, 400))
+  target[390:395] = 0.1
+  inside = np.array([[True], [False]]) & np.ones((2, 400), bool)
+  members = np.arange(400) < 60
+  found = audit.rmia(target, np.ones((2, 400)), inside, ~members)
+  assert found.tied > 0.9
+  assert parted(found.score, members) == pytest.approx(0.5, abs=0.02)
+
+
 @pytest.mark.parametrize('points', [180])
 def test_a_network_that_never_saw_any_of_them_is_at_chance(points):
   rng = np.random.default_rng(4)
@@ -157,7 +169,6 @@ MARKS = np.array([[True] * 3, [False] * 3])
     ({'references': SHAPE * np.nan}, 'references have values'),
     ({'inside': MARKS[:1]}, 'membership'),
     ({'population': np.zeros(3, bool)}, 'marks 0 of 3'),
-    ({'population': np.arange(3) == 0}, 'no other point'),
     ({'gamma': 0.5}, r'gamma is 0\.5'),
     ({'a': 1.5}, r'a is 1\.5'),
     ({'a': 0.3, 'inside': np.ones((2, 3), bool)}, '3 points, the first 0'),
@@ -173,6 +184,11 @@ def test_what_cannot_be_scored(changes, said):
   }
   with pytest.raises(errors.UserError, match=said):
     audit.rmia(**arguments)
+
+
+def test_a_point_has_nobody_but_itself():
+  with pytest.raises(errors.UserError, match='no other point'):
+    rmia_scores.scores(np.ones(1), np.ones(1), 2.0, np.ones(1, bool))
 
 
 KEY = jax.random.key(1)

@@ -20,6 +20,7 @@ from cmu_jax.audit.ranks import (
 )
 from cmu_jax.audit.rmia_scores import Rmia, offline, online, rmia
 from cmu_jax.audit.signals import (
+  PROBABILITIES,
   SIGNALS,
   logit_confidence,
   softmax,
@@ -29,6 +30,7 @@ from cmu_jax.audit.ulira_scores import Ulira, class_level, ulira
 from cmu_jax.audit.verdict import Audit, Estimate, evaluate
 
 __all__ = [
+  'PROBABILITIES',
   'SIGNALS',
   'Audit',
   'Estimate',

@@ -37,22 +37,26 @@ def confidence_attack(
   retain: Num[np.ndarray, 'r'],
   test: Num[np.ndarray, 't'],
   forget: Num[np.ndarray, 'f'],
+  most: int | None = None,
 ) -> float:
   """MIS: the share of the forget set that is held for unseen, 0 to 1.
 
   Args:
-    key: of the retained points that are used, as many as there are test ones.
+    key: of the points that are used, as many retained as test ones.
     retain: probability of the label of retained training points.
     test: of test points.
     forget: of forgotten points.
+    most: how many test points are used, whose square the time grows with;
+      None for all.
 
   Raises:
     UserError: a set is empty or has a value that is not finite.
   """
   members, others = _column('retained', retain), _column('test', test)
   asked = _column('forgotten', forget)
-  order = np.asarray(jax.random.permutation(key, len(members)))
-  members = members[order[: len(others)]]
+  draw = lambda side: np.asarray(jax.random.permutation(key, len(side)))
+  others = others[draw(others)[:most]]
+  members = members[draw(members)[: len(others)]]
   label = np.repeat([1, 0], [len(members), len(others)])
   attack = svm.SVC(C=_PENALTY, kernel='rbf', gamma='auto')
   attack.fit(np.concatenate([members, others]), label)

@@ -6,8 +6,8 @@ r"""RMIA: is a point's probability raised more than that of other points?
 where p(x) averages reference models. Score is a non-decreasing function of
 ratio, the empirical distribution of ratio(z) at ratio(x) / gamma: its AUC is
 that of the ratio for every gamma, except through ties. Where ratios spread by
-less than gamma nearly all scores are 0 and the AUC is 1/2 whatever leaks: look
-at `tied` and at the AUC of `ratio` before calling that privacy.
+less than gamma nearly all scores are equal and the AUC is 1/2 whatever leaks:
+look at `tied` and at the AUC of `ratio` before calling that privacy.
 
 References:
   Low-Cost High-Power Membership Inference Attacks, arXiv 2312.03262.
@@ -30,7 +30,7 @@ class Rmia(NamedTuple):
   Attributes:
     score: share of the population that the point dominates.
     ratio: p(x | theta) / p(x), which needs no gamma.
-    tied: the share of points whose score is 0.
+    tied: the share of points that have the most common score.
   """
 
   score: Float[np.ndarray, 'n']
@@ -151,6 +151,11 @@ def rmia(
 ) -> Rmia:
   """Scores every point of a pool.
 
+  Points are not compared with themselves where all are in the population. Where
+  only some are, they stay in: one comparison less would lift the scores of
+  those alone above equal ones, and where most scores tie, as they do once the
+  attack saturates, that alone decides the AUC.
+
   Args:
     target: probability of each point's label under the audited network, by
       the same signal as for the references.
@@ -175,5 +180,7 @@ def rmia(
     online(references, inside) if a is None else offline(references, inside, a)
   )
   ratio = np.maximum(target, _LEAST) / np.maximum(mean, _LEAST)
-  found = scores(ratio, ratio[population], gamma, population)
-  return Rmia(found, ratio, float(np.mean(found == 0)))
+  own = population if population.all() else None
+  found = scores(ratio, ratio[population], gamma, own)
+  most = np.unique(found, return_counts=True)[1].max()
+  return Rmia(found, ratio, float(most / found.size))

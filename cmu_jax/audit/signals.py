@@ -118,3 +118,5 @@ SIGNALS: dict[str, Signal] = {
   'log_likelihood': log_likelihood,
   'negative_entropy': negative_entropy,
 }
+# Ratios of these mean something.
+PROBABILITIES = ('taylor_softmax', 'softmax')

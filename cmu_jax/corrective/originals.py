@@ -43,6 +43,15 @@ def _read(path: pathlib.Path, template: PyTree) -> tuple[PyTree, int] | None:
   return jax.tree.unflatten(jax.tree.structure(template), values), step
 
 
+def _path(folder: pathlib.Path, name: str) -> pathlib.Path:
+  return folder / 'originals' / f'{name[:24]}.npz'
+
+
+def drop(folder: pathlib.Path, name: str) -> None:
+  """Removes a training that is needed no more."""
+  _path(folder, name).unlink(missing_ok=True)
+
+
 def saving(folder: pathlib.Path, name: str, seconds: float) -> train.Checkpoint:
   """Keeps a training in folder/originals/<name>.npz.
 
@@ -51,7 +60,7 @@ def saving(folder: pathlib.Path, name: str, seconds: float) -> train.Checkpoint:
     name: a digest of everything that the training depends on.
     seconds: how much work may be lost at most.
   """
-  path = folder / 'originals' / f'{name[:24]}.npz'
+  path = _path(folder, name)
 
   def save(state: PyTree, step: int) -> None:
     arrays: dict[str, Any] = {

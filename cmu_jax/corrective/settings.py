@@ -110,17 +110,6 @@ def base(name: str) -> ConfigDict:
   )
 
 
-def _all_known(field: str, names: Any, known: Any) -> None:
-  values = (names,) if isinstance(names, str) else tuple(names)
-  errors.check(
-    values and len(set(values)) == len(values),
-    f'config.{field} is {values}: give one or more different ones',
-  )
-  for name in values:
-    if name not in known:
-      raise errors.unknown(f'config.{field}', name, known)
-
-
 def _fractions(values: tuple) -> None:
   errors.check(
     values
@@ -150,14 +139,14 @@ def check(config: ConfigDict) -> None:
   checks.seeds(tuple(config.seeds))
   checks.statistics(tuple(config.input.mean), tuple(config.input.std))
   checks.model(config.model)
-  _all_known('validation', config.validation, _VALIDATIONS)
-  _all_known('manipulations', config.manipulations, ('poison', 'interclass'))
-  _all_known('methods', config.methods, roster.ENTRIES)
-  _all_known('poison.trigger', config.poison.trigger, triggers.KINDS)
-  _all_known('interclass.choice', config.interclass.choice, _CHOICES)
-  _all_known('ssd.importance', config.ssd.importance, ('batch', 'per_sample'))
-  _all_known('ssd.retain', config.ssd.retain, ('retain', 'full'))
-  _all_known(
+  checks.names('validation', config.validation, _VALIDATIONS)
+  checks.names('manipulations', config.manipulations, ('poison', 'interclass'))
+  checks.names('methods', config.methods, roster.ENTRIES)
+  checks.names('poison.trigger', config.poison.trigger, triggers.KINDS)
+  checks.names('interclass.choice', config.interclass.choice, _CHOICES)
+  checks.names('ssd.importance', config.ssd.importance, ('batch', 'per_sample'))
+  checks.names('ssd.retain', config.ssd.retain, ('retain', 'full'))
+  checks.names(
     'badt_reduction', config.badt_reduction, ('elementmean', 'batchmean')
   )
   _fractions(tuple(config.identified_fractions))

@@ -1,0 +1,75 @@
+"""Names of files: digests of all that the numbers in them depend on."""
+
+from typing import Any, NamedTuple
+
+from cmu_jax import config as config_lib
+from cmu_jax.forgetting import roster
+from cmu_jax.forgetting.place import Place
+from cmu_jax.types import Info
+
+_VERSION = 1
+_NETWORK = (
+  'dataset',
+  'image_size',
+  'train_limit',
+  'test_limit',
+  'model',
+  'input',
+  'train',
+)
+_SETS = ('fraction', 'published_indices')
+_MEASURES = ('references', 'reference_group', 'rmia', 'evaluate')
+
+
+class Cell(NamedTuple):
+  """A method on one network and forget set.
+
+  Attributes:
+    seed: of the original network.
+    forget_seed: of the forget set.
+    method: a key of the roster, or 'none'.
+    run: which repetition.
+  """
+
+  seed: int
+  forget_seed: int
+  method: str
+  run: int
+
+
+def _settings(config: Any, fields: tuple[str, ...]) -> Info:
+  return {name: config[name] for name in fields}
+
+
+def trained(place: Place, name: str) -> str:
+  """What a network depends on: the original of a seed, or a reference."""
+  return config_lib.fingerprint(
+    {
+      'version': _VERSION,
+      'data': place.summed,
+      'name': name,
+      **_settings(place.config, _NETWORK),
+    }
+  )
+
+
+def cell(place: Place, at: Cell, points: Any) -> str:
+  """What a cell depends on.
+
+  Args:
+    place: of the run.
+    at: the cell.
+    points: the hyperparameters that it tries.
+  """
+  config = place.config
+  known = roster.ENTRIES.get(at.method)
+  return config_lib.fingerprint(
+    {
+      'network': trained(place, f'original {at.seed}'),
+      'cell': at._asdict(),
+      'training': config[known.part] if known else None,
+      'points': points,
+      **_settings(config, _SETS),
+      **_settings(config, _MEASURES),
+    }
+  )

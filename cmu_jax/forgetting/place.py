@@ -1,0 +1,120 @@
+"""What all cells of a run share, and what a forget set makes of it.
+
+D is the training set, D_F a random subset that is to be forgotten, D_R the
+rest, D_T the test set. Nothing is manipulated: all labels are right.
+"""
+
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from cmu_jax import binding, corruption, descent, errors, rng
+from cmu_jax.corrective import cells
+from cmu_jax.forgetting import roster, settings
+from cmu_jax.types import Batch, Dataset, Given, InputStep, Method, Model
+
+
+class Place(NamedTuple):
+  """What all cells share.
+
+  Attributes:
+    config: every setting.
+    folder: the work folder.
+    dataset: training and test split.
+    pool: both as one, the training images first.
+    model: the network.
+    inputs: raw pixels to network input.
+    methods: by name; the same objects for all cells, so that they compile
+      once.
+    summed: digest of the data.
+  """
+
+  config: ConfigDict
+  folder: pathlib.Path
+  dataset: Dataset
+  pool: Batch
+  model: Model
+  inputs: InputStep
+  methods: dict[str, Method]
+  summed: str
+
+
+def count(config: ConfigDict, size: int) -> int:
+  """|D_F| = round(fraction |D|), halves upwards.
+
+  Raises:
+    UserError: nothing is to be forgotten, or everything.
+  """
+  found = math.floor(config.fraction * size + 0.5)
+  errors.check(
+    0 < found < size,
+    f'config.fraction is {config.fraction}: of {size} training images that '
+    f'forgets {found}; at least one must be forgotten and one retained',
+  )
+  return found
+
+
+def draw(config: ConfigDict, seed: int, size: int) -> Int[np.ndarray, 'm']:
+  """D_F of a seed: positions in D, ascending.
+
+  Args:
+    config: `fraction`, and `published_indices` for NumPy's legacy generator,
+      which AMUN's released index sets are of (seeds 1, 10, 100).
+    seed: of the forget set.
+    size: |D|.
+  """
+  m = count(config, size)
+  if config.published_indices:
+    return np.sort(corruption.legacy_indices(seed, size, m))
+  order = jax.random.permutation(rng.named(seed, 'forget'), size)
+  return np.sort(np.asarray(order)[:m])
+
+
+def give(
+  train: Batch, forget: Int[np.ndarray, 'm'], needs: tuple[str, ...]
+) -> Given:
+  """What a method that declared `needs` may see.
+
+  Args:
+    train: D.
+    forget: positions of D_F.
+    needs: 'retain' (D_R), 'forget' (D_F), or both.
+  """
+  rest = np.setdiff1d(np.arange(train.label.shape[0]), forget)
+  parts: dict[str, Any] = {}
+  for name, rows in (('retain', rest), ('forget', forget)):
+    if name in needs:
+      known = name == 'forget'
+      parts[name] = descent.gathered(train, rows, rows.size, known)
+  return Given(**parts)
+
+
+def load(config: ConfigDict, folder: pathlib.Path) -> Place:
+  """Checks the settings, loads the data and binds everything.
+
+  Raises:
+    UserError: bad data or settings, in one line.
+  """
+  settings.check(config)
+  dataset = binding.load(config).dataset
+  inputs = binding.pixels(config.input, dataset, None)
+  model = binding.network(config.model, dataset, inputs)
+  size = dataset.train.label.shape[0]
+  m = count(config, size)
+  sizes = roster.Sizes(size - m, m)
+  names = dict.fromkeys(('retrain', *config.methods))
+  methods = {
+    name: roster.make(config, model, inputs, sizes, name) for name in names
+  }
+  pool = Batch(
+    jnp.concatenate([dataset.train.image, dataset.test.image]),
+    jnp.concatenate([dataset.train.label, dataset.test.label]),
+  )
+  summed = cells.data_sum(dataset)
+  return Place(config, folder, dataset, pool, model, inputs, methods, summed)

@@ -1,0 +1,60 @@
+"""results.json of a run, put together from what its cells found."""
+
+from typing import Any
+
+from cmu_jax import config as config_lib
+from cmu_jax import provenance
+from cmu_jax.forgetting import place as places
+from cmu_jax.forgetting import roster
+from cmu_jax.forgetting.addresses import Cell
+from cmu_jax.forgetting.place import Place
+from cmu_jax.forgetting.sweep import Found
+from cmu_jax.types import Info
+
+SCHEMA = 1
+
+
+def _row(place: Place, cell: Cell, row: Info) -> Info:
+  seen = 'nothing: the model as shipped'
+  if cell.method in place.methods:
+    seen = roster.information(cell.method, place.methods[cell.method])
+  return {
+    'method': cell.method,
+    'information': seen,
+    'seed': cell.seed,
+    'forget_seed': cell.forget_seed,
+    'run': cell.run,
+    **row,
+  }
+
+
+def collect(place: Place, found: Found) -> Info:
+  """What results.json holds.
+
+  Args:
+    place: of the run.
+    found: as far as it came.
+  """
+  config: Any = place.config
+  size = int(place.dataset.train.label.shape[0])
+  return {
+    'schema': SCHEMA,
+    'name': config.name,
+    'task': 'forgetting',
+    'smoke': config.smoke,
+    'finished': found.done,
+    'provenance': provenance.provenance(config),
+    'config': config_lib.plain(config),
+    'class_names': list(place.dataset.class_names),
+    'train_size': size,
+    'test_size': int(place.dataset.test.label.shape[0]),
+    'forget_size': places.count(config, size),
+    'methods': {
+      name: {'says': roster.says(name), 'hyper': found.chosen[name]}
+      for name in found.chosen
+    },
+    'rows': [_row(place, *each) for each in found.rows],
+    'tuning': [
+      _row(place, cell, row) for cell, rows in found.tuning for row in rows
+    ],
+  }

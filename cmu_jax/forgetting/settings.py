@@ -1,0 +1,148 @@
+"""The settings of a run on random forget sets: one base, and their checks."""
+
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from cmu_jax import audit, checks, errors, recipes
+from cmu_jax.forgetting import gaps, roster
+
+_TRAININGS = ('train', 'unlearn')
+_RATES = (0.1, 0.05, 0.01, 5e-3, 1e-3, 1e-4, 1e-5)
+
+
+def _trainings() -> dict[str, Any]:
+  recipe: dict[str, Any] = dict(
+    batch_size=128,
+    optimizer='sgd',
+    weight_decay=5e-4,
+    schedule='multistep',
+    factor=0.1,
+  )
+  return dict(
+    train=recipes.training(
+      epochs=200, learning_rate=0.1, milestones=(40, 80, 120, 160), **recipe
+    ),  # the original, Retrain and the references
+    unlearn=recipes.training(
+      epochs=10, learning_rate=1.0, milestones=(5,), **recipe
+    ),  # the rate multiplies each of `learning_rates`
+  )
+
+
+def base(name: str) -> ConfigDict:
+  """Every setting of a run, with the defaults of AMUN where it has any.
+
+  Source: AMUN, arXiv 2503.00917, sections 5 and A, and its code.
+  """
+  return ConfigDict(
+    dict(
+      name=name,
+      task='forgetting',
+      smoke=False,  # shrunk: every stage runs, nothing is evidence
+      dataset='digits',  # digits, a TFDS name, folder:PATH, npz:PATH
+      data_dir=config_dict.placeholder(str),  # where TFDS data lie
+      download=False,
+      image_size=0,  # folders: resize to this; 0 keeps one common size
+      train_limit=0,  # keep so many training images, stratified; 0 keeps all
+      test_limit=0,
+      seeds=(0, 1, 2),  # of the original networks
+      forget_seeds=(0, 1, 2),  # of the forget sets that are reported
+      tuning_seeds=(100,),  # of those that learning rates are chosen on
+      runs=1,  # repetitions of every method on each of them
+      fraction=0.1,  # of the training set that is to be forgotten
+      published_indices=False,  # NumPy's legacy generator draws, as in AMUN
+      proxy_fraction=0.0,  # no method here takes a proxy
+      methods=roster.DEFAULT,
+      learning_rates=_RATES,  # the grid of every method that fine-tunes
+      attack='confidence',  # of the gap: confidence, rmia, rmia_ratio, mis
+      references=0,  # networks for RMIA, an even number; 0 for none
+      reference_group=8,  # so many are trained at a time
+      rmia=dict(
+        signal='taylor_softmax',  # or softmax
+        gamma=2.0,
+      ),
+      model=dict(name='resnet18', width=64, dtype='float32'),
+      input=dict(
+        mean=(0.0,),  # of pixels in [0, 1], by channel
+        std=(1.0,),
+        pad=0,  # zero-padded random crop, in pixels
+        flip=False,
+        resize=0,  # to so many pixels, inside the step; 0 for none
+      ),
+      **_trainings(),
+      evaluate=dict(
+        batch_size=1024,
+        replicates=200,  # of the bootstrap
+        mis_points=0,  # test points that MIS is fitted on; 0 for all
+      ),
+      checkpoint_seconds=20.0,  # at most so much of a training is lost
+    )
+  )
+
+
+def _references(config: ConfigDict) -> None:
+  count = config.references
+  errors.check(
+    count >= 0 and count % 2 == 0,
+    f'config.references is {count}; give an even number, every two of them '
+    'share the data out, or 0',
+  )
+  errors.check(
+    count or not config.attack.startswith('rmia'),
+    f'config.attack={config.attack} needs references: set '
+    'config.references=8 or more',
+  )
+  for field in ('reference_group', 'runs'):
+    errors.check(
+      config[field] >= 1, f'config.{field} is {config[field]}; use 1 or more'
+    )
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses settings that cannot be, whatever the data are.
+
+  Raises:
+    UserError: names the field, its value and what would do.
+  """
+  checks.seeds(tuple(config.seeds))
+  for field in ('forget_seeds', 'tuning_seeds'):
+    checks.seeds(tuple(config[field]), field)
+  shared = set(config.forget_seeds) & set(config.tuning_seeds)
+  errors.check(
+    not shared,
+    f'config.tuning_seeds and config.forget_seeds share {sorted(shared)}: what '
+    'is chosen on a forget set may not be reported on it',
+  )
+  errors.check(
+    0 < config.fraction < 1,
+    f'config.fraction is {config.fraction}; it must lie between 0 and 1',
+  )
+  checks.statistics(tuple(config.input.mean), tuple(config.input.std))
+  checks.model(config.model)
+  checks.names('methods', config.methods, roster.ENTRIES)
+  checks.names('attack', config.attack, gaps.ATTACKS)
+  checks.names('rmia.signal', config.rmia.signal, audit.PROBABILITIES)
+  errors.check(
+    config.learning_rates and all(rate > 0 for rate in config.learning_rates),
+    f'config.learning_rates is {tuple(config.learning_rates)}; give one or '
+    'more numbers above 0',
+  )
+  _references(config)
+  for part in _TRAININGS:
+    recipes.fit_options(config[part], 1, part)
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+  """A smoke run: one network and forget set, few steps, every stage."""
+  config.smoke = True
+  config.seeds = tuple(config.seeds)[:1]
+  config.forget_seeds = tuple(config.forget_seeds)[:1]
+  config.tuning_seeds = tuple(config.tuning_seeds)[:1]
+  config.train_limit = config.train_limit or 1000
+  config.test_limit = config.test_limit or 300
+  config.learning_rates = (0.05, 0.001)
+  config.references = min(config.references, 4)
+  for part in _TRAININGS:
+    config[part].epochs, config[part].steps = 0, 20
+    config[part].milestones = (10,)
+  return config

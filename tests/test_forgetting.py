@@ -1,0 +1,232 @@
+"""Forget sets, references, gaps and settings; one method by hand."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import unlearning_case as case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cmu_jax import config as configs
+from cmu_jax import errors
+from cmu_jax.forgetting import gaps, measure, references, roster
+from cmu_jax.forgetting import place as places
+from cmu_jax.forgetting import settings as run_settings
+from cmu_jax.methods import alternating_ascent
+from cmu_jax.types import Batch
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def config(**changes):
+  """Settings of a tiny run; '__' stands for the dot."""
+  spec = f'{ROOT}/configs/amun_digits.py:smoke,references=0,width=8'
+  fields = {name.replace('__', '.'): v for name, v in changes.items()}
+  return configs.load(spec, fields).config
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  small = config(train_limit='60', test_limit='40', methods='ft,')
+  return places.load(small, tmp_path_factory.mktemp('place'))
+
+
+def test_forget_sets():
+  small = config(fraction='0.25')
+  found = places.draw(small, 3, 41)
+  assert found.shape == (10,)
+  assert (np.diff(found) > 0).all()
+  assert 0 <= found[0] <= found[-1] < 41
+  np.testing.assert_array_equal(found, places.draw(small, 3, 41))
+  assert (places.draw(small, 4, 41) != found).any()
+
+
+@pytest.mark.parametrize('seed', [1, 10, 100])
+def test_published_forget_sets_are_those_of_numpys_legacy_generator(seed):
+  published = config(fraction='0.1', published_indices='true')
+  found = places.draw(published, seed, 50000)
+  np.random.seed(seed)
+  wanted = np.random.choice(50000, 5000, replace=False)
+  np.testing.assert_array_equal(found, np.sort(wanted))
+
+
+def test_methods_see_what_they_declare_and_nothing_twice():
+  label = np.arange(20, dtype=np.int32)
+  train = Batch(np.zeros((20, 2, 2, 1), np.uint8), label)
+  forget = np.array([3, 7, 19])
+  found = places.give(train, forget, ('retain', 'forget'))
+  np.testing.assert_array_equal(found.forget.batch.label, forget)
+  rest = np.setdiff1d(label, forget)
+  np.testing.assert_array_equal(found.retain.batch.label, rest)
+  assert found.forget.identified.all()
+  assert not found.retain.identified.any()
+  assert found.retain.valid.all()
+  alone = places.give(train, forget, ('forget',))
+  assert alone.retain is None
+
+
+@pytest.mark.parametrize(('models', 'size'), [(2, 10), (8, 31)])
+def test_every_point_is_in_half_of_the_references(models, size):
+  index = references.halves(models, size)
+  assert index.shape == (models, size // 2)
+  inside = references.membership(index, size)
+  assert (inside.sum(axis=1) == size // 2).all()
+  for first in range(0, models, 2):
+    assert not (inside[first] & inside[first + 1]).any()
+  if size % 2 == 0:
+    assert (inside.sum(axis=0) == models // 2).all()
+  assert len({tuple(row) for row in index}) == models
+
+
+def row(ua, ra, ta, auc, diverged=False):
+  values = (ua, ra, ta, auc)
+  names = gaps.columns('confidence')
+  return {**dict(zip(names, values, strict=True)), 'diverged': diverged}
+
+
+RETRAINED = [row(0.9, 1.0, 0.9, 0.48), row(0.92, 1.0, 0.88, 0.52)]
+
+
+def test_a_gap_by_hand():
+  rows = [row(0.93, 0.99, 0.89, 0.54), row(0.89, 0.99, 0.91, 0.46)]
+  found = gaps.gap(rows, RETRAINED, 'confidence')
+  assert found.of_means == pytest.approx((0 + 1 + 1 + 0) / 4)
+  assert found.parts == pytest.approx((2, 1, 1, 4))
+  assert found.of_runs == pytest.approx(2)
+  assert found.std == pytest.approx(np.std([1.75, 2.25], ddof=1))
+  assert gaps.gap(rows[:1], RETRAINED, 'confidence').std is None
+
+
+RUNS = st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(RUNS, RUNS)
+def test_the_mean_of_gaps_is_never_below_the_gap_of_means(rows, retrained):
+  sides = [[row(*values) for values in side] for side in (rows, retrained)]
+  found = gaps.gap(*sides, 'confidence')
+  assert found.of_runs >= found.of_means - 1e-9
+
+
+def test_runs_that_diverged_are_left_out_of_a_gap():
+  gone = {'diverged': True}
+  rows = [RETRAINED[0], gone]
+  alone = gaps.gap(rows[:1], RETRAINED, 'confidence')
+  assert gaps.gap(rows, RETRAINED, 'confidence') == alone
+  assert gaps.gap([gone], RETRAINED, 'confidence') is None
+  assert gaps.gap(rows, RETRAINED, 'rmia') is None
+
+
+def test_the_nearest_point_is_chosen_unless_it_diverged_once():
+  near, far = RETRAINED, [row(0.1, 0.1, 0.1, 0.9)] * 2
+  gone = [near[0], {'diverged': True}]
+  choose = lambda *points: gaps.choose(points, RETRAINED, 'confidence')
+  assert choose(far, near, far) == 1
+  assert choose(far, gone, far) == 0
+  assert choose(gone, gone, gone) == 2
+
+
+def test_measures_of_a_network_that_knows_its_training_set(place):
+  """Surest on D_R, right on half of D_F and on three quarters of D_T."""
+  label = np.asarray(place.pool.label)
+  trained = place.dataset.train.label.shape[0]
+  forget = np.arange(0, 40, 10)
+  test = np.arange(trained, label.size)
+  where = measure.groups(place, forget)
+  np.testing.assert_array_equal(np.flatnonzero(where.forget), forget)
+  np.testing.assert_array_equal(np.flatnonzero(where.test), test)
+  wrong = np.isin(np.arange(label.size), [*forget[::2], *test[::4]])
+  logits = np.zeros((label.size, 10), np.float32)
+  logits[np.arange(label.size), (label + wrong) % 10] = 3
+  logits[where.retain] *= 3
+  found = measure.values(place, logits, forget, None)
+  assert found['forget_accuracy'] == 0.5
+  assert found['retain_accuracy'] == 1
+  right = 1 - len(test[::4]) / len(test)
+  assert found['test_accuracy'] == pytest.approx(right)
+  assert found['rt_auc'] == found['fr_auc'] == 1
+  above = 0.5 * (1 - right)
+  equal = 0.5 * right + 0.5 * (1 - right)
+  assert found['ft_auc'] == pytest.approx(above + equal / 2)
+  assert found['mis'] == 1
+  assert found['ft_auc_rmia'] is None
+  assert found['ft_tpr_1_percent'] is None
+
+
+def test_rmia_is_measured_with_references(place):
+  size = place.pool.label.shape[0]
+  forget = np.arange(0, 40, 5)
+  logits = np.random.default_rng(1).normal(0, 2, (size, 10))
+  logits = logits.astype(np.float32)
+  inside = references.membership(references.halves(6, size), size)
+  probability = measure.signal(place, 'taylor_softmax', logits)[None, :]
+  known = measure.References(np.repeat(probability, 6, axis=0), inside)
+  found = measure.values(place, logits, forget, known)
+  # The references say what the network says: nothing stands out.
+  assert found['rmia_tied'] == 1
+  assert found['ft_auc_rmia'] == found['rt_auc_rmia'] == 0.5
+
+
+@pytest.mark.parametrize(
+  ('changes', 'said'),
+  [
+    ({'fraction': '0'}, r'config\.fraction is 0'),
+    ({'fraction': '1'}, r'config\.fraction is 1'),
+    ({'methods': 'ft,amum'}, "did you mean 'amun'"),
+    ({'methods': 'ft,ft'}, 'different ones'),
+    ({'attack': 'rmia'}, 'needs references'),
+    ({'attack': 'all'}, 'unknown config.attack'),
+    ({'references': '3'}, 'an even number'),
+    ({'runs': '0'}, 'use 1 or more'),
+    ({'tuning_seeds': '0,7'}, r'share \[0\]'),
+    ({'forget_seeds': '-1,'}, r'config\.forget_seeds'),
+    ({'seeds': '1,1'}, r'config\.seeds'),
+    ({'learning_rates': '0.1,0.'}, 'learning_rates'),
+    ({'rmia__signal': 'loss'}, r'config\.rmia\.signal'),
+    ({'unlearn__steps': '0'}, r'config\.unlearn'),
+  ],
+)
+def test_settings_that_cannot_be(changes, said):
+  with pytest.raises(errors.UserError, match=said):
+    run_settings.check(config(**changes))
+
+
+def test_a_fraction_of_which_nothing_is_left():
+  for fraction, forgets in (('0.001', 0), ('0.999', 60)):
+    with pytest.raises(errors.UserError, match=f'forgets {forgets}'):
+      places.count(config(fraction=fraction), 60)
+
+
+def test_all_methods_have_the_learning_rates_as_grid():
+  small = config()
+  sizes = roster.Sizes(30, 10)
+  model, inputs = case.network()[0], case.PIXELS
+  for name in roster.DEFAULT:
+    method = roster.make(small, model, inputs, sizes, name)
+    rates = [point['learning_rate'] for point in method.grid]
+    assert rates == list(small.learning_rates)
+    alone = name.endswith('_alone')
+    assert alone == ('retain' not in method.needs)
+    told = roster.information(name, method)
+    assert told == ('weights + D_F' if alone else told)
+  retrain = roster.make(small, model, inputs, sizes, 'retrain')
+  assert retrain.grid == ({},)
+  assert roster.information('retrain', retrain) == 'D_R'
+
+
+def test_ascent_between_epochs_by_hand():
+  """A step down on D_R, one up on D_F, and again."""
+  problem = case.given()
+  _, _, found, info = case.solved(
+    alternating_ascent.alternating_ascent, None, problem, steps=3
+  )
+  down = lambda params: case.ce(params, problem.retain)
+  up = lambda params: -case.ce(params, problem.forget)
+  wanted = case.descended([down, up, down], case.start())
+  for a, b in zip(
+    jax.tree.leaves(wanted), jax.tree.leaves(found.params), strict=True
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+  assert info['gradient_evaluations'] == 3 * case.COUNT
