@@ -240,6 +240,7 @@ def test_bad_input_is_one_line(change, says):
     adversarial_sets.element(KEY, _pairs(), 'avd')
 
 
+@pytest.mark.slow
 def test_marching_flips_and_goes_further_than_the_search():
   near, far = _pairs(), _pairs(attack=attacks.march(0.2))
   kept = np.asarray(far.kept)

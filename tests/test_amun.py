@@ -149,9 +149,20 @@ def test_a_transferred_set_is_prepared_from_other_weights():
   assert (np.asarray(given.samples.batch.image)[-8:] != own_image).any()
 
 
-@pytest.mark.parametrize(
-  'freeze', [pytest.param(False, marks=pytest.mark.slow), True]
-)
+def test_a_frozen_network_is_the_one_of_evaluation():
+  model, variables = case.network()
+  carried = variables._replace(batch_stats={'mean': jnp.ones(3)})
+  image, _ = case.seen(GIVEN.retain)
+  frozen = union.evaluating(model._replace(update=None))
+  logits, stats = frozen.update(carried, image)
+  assert stats is carried.batch_stats
+  np.testing.assert_allclose(
+    logits, case.logits(variables.params, image), rtol=1e-4, atol=1e-5
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('freeze', [False, True])
 def test_batch_statistics_move_unless_frozen(freeze):
   shape = (8, 8, 1)
   model, variables = case.network('convnet', shape)
@@ -189,17 +200,6 @@ def test_masked_weights_are_the_same_bits_under_momentum_and_decay():
     free, total = free + here.sum(), total + here.size
   assert abs(free - share * total) <= 1
   assert info['gradient_evaluations'] == 5 * 6 + int(_pairs().spent) + 6
-
-
-def test_points_of_a_grid_of_rates_share_a_compilation():
-  method, prepared, start = _prepared()
-  slow, _ = method.solve(
-    case.KEY, start, GIVEN, prepared, {'learning_rate': 0.0}
-  )
-  same(
-    jax.tree.map(np.asarray, slow.params),
-    jax.tree.map(np.asarray, start.params),
-  )
 
 
 @pytest.mark.parametrize(

@@ -144,10 +144,6 @@ def test_a_first_radius_that_holds_all_images_still_tries_the_margin():
   found = run(attacks.minimal(6.0, step=0.02), weight, image, label, bias)
   assert found.success.all() and found.fallback.all()
   np.testing.assert_allclose(found.radius, 6.0)
-  lost = run(
-    attacks.minimal(6.0, step=0.02, fallback=False), weight, image, label, bias
-  )
-  assert not lost.success.any()
 
 
 @settings(max_examples=20, deadline=None)
