@@ -35,8 +35,7 @@ def get_config(arg: str = ''):
   config.seeds, config.runs = a.seeds, a.runs
   config.forget_seeds, config.train_limit = a.forget_seeds, a.limit
   config.fraction, config.references = a.fraction, a.references
-  # At gamma = 2 most scores of RMIA tie here; its ratio does not.
-  config.attack = 'rmia_ratio' if a.references else 'confidence'
+  config.attack = 'rmia' if a.references else 'confidence'
   config.tuning_seeds = (100, 101, 102)
   config.model = dict(name='fc', width=a.width, dtype='float32')
   config.input.mean, config.input.std = (0.3,), (0.35,)

@@ -1,5 +1,6 @@
 """A whole little run as a command: files, resuming, mistakes, the page."""
 
+import importlib.util
 import json
 import pathlib
 import shutil
@@ -146,3 +147,42 @@ def test_a_report_of_nothing_yet(done, tmp_path):
   empty = {**results(done), 'rows': [], 'tuning': [], 'methods': {}}
   (tmp_path / 'results.json').write_text(json.dumps(empty))
   assert 'No verdict yet' in show.show(tmp_path).read_text()
+
+
+def test_the_gpu_script_goes_on_where_it_stopped(tmp_path, monkeypatch):
+  """At a tiny scale: nothing begins without time, then all is done."""
+  spec = importlib.util.spec_from_file_location(
+    'amun_script', ROOT / 'experiments/amun_cifar10.py'
+  )
+  script = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(script)
+  tiny = {
+    'dataset': 'digits',
+    'published_indices': 'false',
+    'model.name': 'fc',
+    'model.width': '8',
+    'input.flip': 'false',
+    'input.pad': '0',
+    'train_limit': '60',
+    'test_limit': '40',
+    'evaluate.replicates': '20',
+  }
+  monkeypatch.chdir(ROOT)
+  words = ['script', '--epochs=5', '--methods=ft', f'--out={tmp_path}']
+  words += [f'--work={tmp_path}/w', '--set', *map('='.join, tiny.items())]
+  path = tmp_path / 'amun_cifar10_short.json'
+  monkeypatch.setattr('sys.argv', [*words[:4], '--minutes=0', *words[4:]])
+  assert script.main() == 0
+  assert json.loads(path.read_text())['rows'] == []
+  monkeypatch.setattr('sys.argv', words)
+  assert script.main() == 0
+  found = json.loads(path.read_text())
+  assert found['finished']
+  assert 'not a reproduction' in found['says']
+  methods = ['none', 'retrain', 'ft']
+  assert [one['method'] for one in found['beside']] == methods
+  assert found['beside'][1]['gap_of_confidence'] == 0
+  assert found['beside'][0]['published_full_schedule'] is None
+  # One network of float32 and no state of an optimiser.
+  (kept,) = (tmp_path / 'w/originals').iterdir()
+  assert kept.stat().st_size < 8 * 4 * (64 * 8 + 8 * 8 + 8 * 10)

@@ -1,0 +1,42 @@
+r"""AMUN and others on random subsets of MNIST.
+
+Run:    python -m cmu_jax.main --config=configs/amun_mnist.py \
+          --config.data_dir=DIR --workdir=DIR2
+Pieces: ... --minutes=30           (the same command continues)
+Half:   ...:fraction=0.5
+Smoke:  ...:smoke --config.data_dir=DIR
+Time:   not measured at full size.
+Expect: no published numbers for this dataset; those of AMUN on CIFAR-10 are
+        in amun_cifar10.py.
+
+A fully connected network on 10,000 training images, which it learns by heart;
+on all of MNIST next to nothing is left to be forgotten.
+"""
+
+from cmu_jax import config as configs
+from cmu_jax.forgetting import settings
+
+
+def get_config(arg: str = ''):
+  a = configs.parse_arg(
+    arg,
+    smoke=False,
+    seeds=(0, 1, 2),
+    forget_seeds=(0, 1, 2),
+    fraction=0.1,
+    references=16,
+    runs=1,
+    width=256,
+    limit=10000,
+  )
+  config = settings.base('amun_mnist')
+  config.dataset = 'mnist'
+  config.seeds, config.runs = a.seeds, a.runs
+  config.forget_seeds, config.train_limit = a.forget_seeds, a.limit
+  config.fraction, config.references = a.fraction, a.references
+  config.attack = 'rmia' if a.references else 'confidence'
+  config.model = dict(name='fc', width=a.width, dtype='float32')
+  config.input.mean, config.input.std = (0.1307,), (0.3081,)
+  config.train.update(epochs=40, milestones=(20, 30))
+  config.evaluate.mis_points = 2000
+  return settings.shrink(config) if a.smoke else config

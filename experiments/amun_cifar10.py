@@ -1,0 +1,125 @@
+"""AMUN on CIFAR-10 at a shortened schedule, in resumable pieces, for one GPU.
+
+One original, one Retrain, one forget set, a fixed learning rate, no reference
+networks: NOT a reproduction of AMUN's tables, which take 27 runs of 200-epoch
+networks and 128 references. It compares UA, RA, TA and the attacks that need
+no references.
+
+One call begins what fits the minutes and writes a small JSON. The same
+command, with the same --work, continues between trainings; what it keeps there
+is one network (45 MB for ResNet-18 of width 64) and a few small files.
+
+  python experiments/amun_cifar10.py --minutes 9 --work /tmp/amun --out $OUT \
+    --set dataset=npz:/tmp/cifar10.npz
+"""
+
+import argparse
+import pathlib
+import sys
+import time
+
+from cmu_jax import config as configs
+from cmu_jax import errors, files, workdir
+from cmu_jax.forgetting import gaps, results, sweep
+from cmu_jax.forgetting import place as places
+
+CONFIG = 'configs/amun_cifar10.py'
+METHODS = 'ft,rl,salun,amun,amun_salun,amun_alone'
+SAYS = (
+  'One network and one forget set at {epochs} instead of 200 epochs, learning '
+  'rate {rate} untuned, confidence attacks instead of RMIA with 128 '
+  'references: not a reproduction.'
+)
+# arXiv 2503.00917, Tables 1 and 2 at 10 %: UA, RA, TA in percent.
+PUBLISHED = {
+  'retrain': (94.49, 100.0, 94.33),
+  'ft': (95.16, 96.64, 92.21),
+  'rl': (95.54, 97.47, 92.17),
+  'salun': (96.25, 98.14, 93.06),
+  'amun': (95.45, 99.57, 93.45),
+  'amun_salun': (95.02, 99.58, 93.29),
+  'amun_alone': (94.28, 97.47, 91.67),
+}
+
+
+def overrides(given: list[str], rate: float, methods: str) -> dict[str, str]:
+  """The fields that make it a piece, and those of the command line."""
+  fixed = {
+    'seeds': '1,',
+    'forget_seeds': '1,',
+    'tuning_seeds': '0,',
+    'runs': '1',
+    'learning_rates': f'{rate},',
+    'methods': methods if ',' in methods else f'{methods},',
+    # Weights are kept when a training ends, not while it lasts.
+    'checkpoint_seconds': '1e9',
+  }
+  return {**fixed, **dict(item.split('=', 1) for item in given)}
+
+
+def beside(rows: list[dict]) -> list[dict]:
+  """Our UA, RA and TA, and the gap, beside the published accuracies."""
+  retrained = [row for row in rows if row['method'] == 'retrain']
+  found = []
+  for row in rows:
+    one = gaps.gap([row], retrained, 'confidence')
+    found.append(
+      {
+        'method': row['method'],
+        'ours': gaps.values([row], 'confidence').ravel()[:3].tolist(),
+        'published_full_schedule': PUBLISHED.get(row['method']),
+        'gap_of_confidence': None if one is None else one.of_means,
+      }
+    )
+  return found
+
+
+def _flags() -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--minutes', type=float, default=9.0)
+  parser.add_argument('--epochs', type=int, default=30)
+  parser.add_argument('--rate', type=float, default=0.01)
+  parser.add_argument('--methods', default=METHODS)
+  parser.add_argument('--work', default='runs/amun_cifar10')
+  parser.add_argument('--out', default='results')
+  parser.add_argument('--set', nargs='*', default=[], help='field=value')
+  return parser.parse_args()
+
+
+def main() -> int:
+  """Continues the run and writes what there is."""
+  flags, began = _flags(), time.monotonic()
+  loaded = configs.load(
+    f'{CONFIG}:epochs={flags.epochs}',
+    overrides(flags.set, flags.rate, flags.methods),
+  )
+  folder = pathlib.Path(flags.work)
+  with workdir.locked(folder, '--work'):
+    place = places.load(loaded.config, folder)
+    done = sweep.run(sweep.begin(place, flags.minutes))
+    found = results.collect(place, done)
+  found['provenance']['command'] = 'python experiments/amun_cifar10.py'
+  kept = {
+    name: found[name]
+    for name in ('schema', 'name', 'task', 'finished', 'provenance', 'rows')
+  }
+  files.write_json(
+    pathlib.Path(flags.out) / 'amun_cifar10_short.json',
+    {
+      'says': SAYS.format(epochs=flags.epochs, rate=flags.rate),
+      **kept,
+      'beside': beside(found['rows']),
+      'seconds_here': round(time.monotonic() - began, 1),
+    },
+  )
+  return 0
+
+
+if __name__ == '__main__':
+  try:
+    sys.exit(main())
+  except errors.UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
