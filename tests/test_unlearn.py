@@ -1,6 +1,7 @@
 """The command that makes somebody's network forget pictures."""
 
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -132,6 +133,7 @@ def test_every_method_that_is_offered_is_there():
     ({'model': 'fc:deep=3'}, 'deep'),
     ({'colour': 'red'}, '--colour'),
     ({'test': '/nowhere'}, '/nowhere'),
+    ({'method': 'trw'}, 'forgets one class'),
   ],
 )
 def test_mistakes_are_one_line(case, tmp_path, capsys, changes, words):
@@ -189,10 +191,15 @@ def test_each_picture_counts_once():
 @pytest.mark.slow
 @pytest.mark.parametrize('name', METHODS)
 def test_every_method_runs(case, tmp_path, name):
+  forget = case / 'forget'
+  if name == 'trw':
+    forget = tmp_path / 'one'
+    shutil.copytree(case / 'forget' / '3', forget / '3')
   found = call(
     **request(
       case,
-      out=str(tmp_path),
+      forget=str(forget),
+      out=str(tmp_path / 'out'),
       method=name,
       retain=str(case / 'retain'),
       test=str(case / 'test'),

@@ -17,6 +17,7 @@ from cmu_jax.methods import (
   salun,
   scrub,
   ssd,
+  trw,
 )
 from cmu_jax.types import Given, Info, InputStep, Method, Model, Samples
 from cmu_jax.unlearn.request import Request
@@ -31,6 +32,7 @@ FACTORIES: dict[str, Callable[..., Method]] = {
   'npo': npo.npo,
   'scrub': scrub.scrub,
   'relabel_second': relabel_second.relabel_second,
+  'trw': trw.trw,
   'boundary_shrink': boundary_shrink.boundary_shrink,
   'gradient_ascent': gradient_ascent.gradient_ascent,
 }
@@ -82,7 +84,7 @@ def _options(name: str, keep: int, forget: int) -> Info:
   """What a method takes besides, by how many pictures there are."""
   if name == 'amun':
     return {'sets': amun.ALL if keep else amun.ALONE}
-  if name == 'boundary_shrink':
+  if name in ('boundary_shrink', 'trw'):
     return {'retain': bool(keep)}
   # Each picture counts once, as if both sets were one.
   return {'weights': (forget / keep,)} if name in _WEIGHTED else {}

@@ -6,7 +6,16 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax import descent, files, metrics, provenance, rng, shipped, workdir
+from cmu_jax import (
+  descent,
+  errors,
+  files,
+  metrics,
+  provenance,
+  rng,
+  shipped,
+  workdir,
+)
 from cmu_jax.shipped import Shipped
 from cmu_jax.types import Batch, Given, Info, Samples, Variables
 from cmu_jax.unlearn import catalogue, evidence, page
@@ -55,6 +64,11 @@ def _subject(request: Request) -> Subject:
   image = jnp.asarray(network.pictures.image)
   label = shipped.labels(request.forget, network.pictures, network.class_names)
   forget = Batch(image, jnp.asarray(label))
+  errors.check(
+    request.method != 'trw' or len(np.unique(label)) == 1,
+    f'--method=trw forgets one class, but {request.forget} has pictures of '
+    f'{len(np.unique(label))}; keep one class folder, or use --method=amun',
+  )
   retain, test = (
     None if root is None else shipped.labelled(root, image, network.class_names)
     for root in (request.retain, request.test)

@@ -17,6 +17,7 @@ METHODS: dict[str, tuple[bool, str]] = {
   'scrub': (True, 'a student that disobeys on the forget set'),
   'ssd': (True, 'damps the weights that matter to the forget set'),
   'relabel_second': (True, 'the next best class on the forget set'),
+  'trw': (False, 'a whole class: what retraining without it would answer'),
   'boundary_shrink': (False, 'the class across the nearest boundary'),
   'gradient_ascent': (False, 'a few steps up the loss of the forget set'),
 }

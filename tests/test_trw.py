@@ -1,0 +1,181 @@
+"""TRW against its closed forms, and one step against the same by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given as cases
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from cmu_jax import descent, inputs, models
+from cmu_jax.methods import trw
+from cmu_jax.types import Batch, Given, Variables
+
+STEP = inputs.make((0.5,), (0.5,))
+MODEL = models.make('fc', 5, (4, 4, 1), width=6)
+
+
+def random(seed, *shape):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def kl(p, q):
+  where = p > 0
+  return np.sum(p[where] * np.log(p[where] / q[where]))
+
+
+def test_no_tilt_is_the_renormalised_answer():
+  logits = random(0, 7, 5)
+  found = np.asarray(
+    jax.jit(trw.tilted)(jnp.asarray(logits), 2, jnp.arange(5.0), 0.0)
+  )
+  p = np.asarray(jax.nn.softmax(logits))
+  expected = p / (1 - p[:, 2:3])
+  expected[:, 2] = 0
+  np.testing.assert_allclose(found, expected, rtol=2e-5)
+  assert (found[:, 2] == 0).all()
+
+
+@pytest.mark.parametrize(
+  ('beta', 'expected'),
+  [(1.0, (0.81655, 0.18345)), (10.0, (0.99983, 1.677e-4))],
+)
+def test_two_retained_classes(beta, expected):
+  logits = jnp.log(jnp.array([[2 / 3, 1 / 3, 1e3]]))
+  similar = jnp.array([0.9, 0.1, 0.0])
+  found = np.asarray(trw.tilted(logits, 2, similar, beta))[0]
+  np.testing.assert_allclose(found[:2], expected, rtol=1e-4)
+  odds = np.log(found[0] / found[1]) - np.log(2)
+  assert odds == pytest.approx(beta * 0.8, rel=1e-5)
+
+
+@settings(deadline=None, max_examples=20)
+@cases(seed=st.integers(0, 999), beta=st.floats(0, 4), shift=st.floats(-5, 5))
+def test_the_tilt_is_the_nearest_with_its_mean_similarity(seed, beta, shift):
+  logits, similar = random(seed, 1, 6), np.abs(random(seed + 1, 6))
+  found, moved, plain = (
+    np.asarray(trw.tilted(jnp.asarray(logits), 3, jnp.asarray(s), b))[0]
+    for s, b in ((similar, beta), (similar + shift, beta), (similar, 0.0))
+  )
+  np.testing.assert_allclose(found, moved, atol=2e-5)
+  # Another distribution without class 3 that has the same mean similarity.
+  basis = np.stack([np.ones(6), similar, np.eye(6)[3]])
+  step = np.random.default_rng(seed).normal(size=6)
+  step -= np.linalg.pinv(basis) @ (basis @ step)
+  where = np.abs(step) > 1e-6
+  room = 0.9 * np.min(found[where] / np.abs(step[where]))
+  other = np.where(where, found + room * step, found)
+  assert other @ similar == pytest.approx(found @ similar, abs=1e-5)
+  # Pythagoras: KL(r | plain) = KL(r | q*) + KL(q* | plain).
+  whole = kl(other, found) + kl(found, plain)
+  assert kl(other, plain) == pytest.approx(whole, abs=1e-4)
+
+
+def test_a_uniform_answer_becomes_a_softmax_of_similarities():
+  similar = jnp.array([0.1, 0.0, 0.5, 0.4])
+  found = trw.tilted(jnp.zeros((1, 4)), 1, similar, 3.0)[0]
+  expected = jax.nn.softmax(3.0 * similar[jnp.array([0, 2, 3])])
+  np.testing.assert_allclose(found[jnp.array([0, 2, 3])], expected, rtol=1e-6)
+  steep = trw.tilted(jnp.zeros((1, 4)), 1, similar, 1e4)[0]
+  np.testing.assert_allclose(steep, [0, 0, 1, 0], atol=1e-6)
+
+
+def test_a_sure_answer_does_no_harm():
+  logits = random(1, 3, 4)
+  sure = jnp.asarray(logits).at[:, 0].set(60)
+  found = trw.tilted(sure, 0, jnp.zeros(4), 10.0)
+  assert np.isfinite(found).all()
+  np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-6)
+  np.testing.assert_array_equal(
+    found, trw.tilted(jnp.asarray(logits), 0, jnp.zeros(4), 10.0)
+  )
+
+
+def test_similarities_are_cosines_of_centred_rows():
+  rows = random(2, 5, 9)
+  places = trw.coordinates(jnp.asarray(rows))
+  centred = rows - rows.mean(0)
+  unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+  cosine = unit @ unit[1]
+  expected = np.exp(cosine / 0.1)
+  expected[1] = 0
+  expected /= expected.sum()
+  every = jax.jit(trw.similarity)(places, 1, 9)
+  np.testing.assert_allclose(every, expected, rtol=1e-3)
+  assert every[1] == 0 and every.sum() == pytest.approx(1, abs=1e-6)
+  # One axis: all rows lie on a line, like f or opposite to it.
+  one = trw.similarity(places, 1, 1)
+  same = np.sign(np.asarray(places)[:, 0]) == np.sign(places[1, 0])
+  alike = np.asarray(one)[same & (np.arange(5) != 1)]
+  if alike.size:
+    np.testing.assert_allclose(alike, 1 / alike.size, rtol=1e-4)
+
+
+def test_the_rows_of_a_linear_head():
+  variables = MODEL.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+  found = trw.head_rows(MODEL, variables, jnp.ones((2, 6)))
+  np.testing.assert_array_equal(
+    found, np.asarray(variables.params['head']['kernel']).T
+  )
+
+
+def samples(seed, count, label):
+  image = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 1))
+  return descent.whole(
+    Batch(jnp.asarray(image, jnp.uint8), jnp.asarray(label, jnp.int32))
+  )
+
+
+@pytest.mark.parametrize('retain', [True, False])
+def test_one_step_by_hand(retain):
+  start = MODEL.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+  keep = samples(0, 8, np.arange(8) % 4)
+  forget = samples(1, 8, np.full(8, 4))
+  method = trw.trw(
+    MODEL, STEP, optimizer=optax.sgd(0.5), steps=1, batch_size=8,
+    betas=(2.0,), dimensions=(3,), retain=retain,
+  )  # fmt: skip
+  given = Given(keep if retain else None, forget)
+  prepared = method.prepare(jax.random.key(1), start, given)
+  found, info = method.solve(
+    jax.random.key(2), start, given, prepared, method.grid[0]
+  )
+  assert info['gradient_evaluations'] == (16 if retain else 8)
+  rows = jnp.asarray(start.params['head']['kernel']).T
+  similar = trw.similarity(trw.coordinates(rows), 4, 3)
+  image = STEP.eval(forget.batch.image)
+  wanted = trw.tilted(MODEL.apply(start, image), 4, similar, 2.0)
+
+  def loss(params):
+    there = Variables(params, start.batch_stats)
+    log = jax.nn.log_softmax(MODEL.apply(there, image))
+    total = -jnp.sum(wanted * log, -1).mean()
+    if retain:
+      log = jax.nn.log_softmax(MODEL.apply(there, STEP.eval(keep.batch.image)))
+      total -= jnp.take_along_axis(log, keep.batch.label[:, None], 1).mean()
+    return total
+
+  expected = jax.tree.map(
+    lambda p, g: p - 0.5 * g, start.params, jax.grad(loss)(start.params)
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    found.params,
+    expected,
+  )
+
+
+def test_at_the_target_nothing_moves():
+  logits = jnp.asarray(random(3, 4, 5))
+  wanted = trw.tilted(logits, 0, jnp.zeros(5), 1.0)
+
+  def loss(z):
+    return -jnp.sum(wanted * jax.nn.log_softmax(z), -1).sum()
+
+  gradient = jax.grad(loss)(logits)
+  expected = jax.nn.softmax(logits) - wanted
+  np.testing.assert_allclose(gradient, expected, atol=1e-6)
+  there = jnp.where(jnp.arange(5)[None] == 0, -jnp.inf, logits)
+  np.testing.assert_allclose(jax.nn.softmax(there), wanted, atol=1e-6)
