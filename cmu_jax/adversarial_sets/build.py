@@ -6,7 +6,7 @@ Images stay floats: a perturbation of length 0.04 changes a pixel of a 32 x 32
 image by 7e-4, less than half of 1/255, so that rounding would erase it.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from cmu_jax import attacks, errors, metrics, rng, splits
-from cmu_jax.attacks import norms
 from cmu_jax.types import (
   Batch,
   InputStep,
@@ -60,12 +59,6 @@ class _Network(NamedTuple):
   variables: Variables
 
 
-def _cycled(found: Any, count: int, rows: int) -> Any:
-  """The first `count` rows, then copies of them."""
-  where = jnp.arange(rows) % count
-  return jax.tree.map(lambda x: x[where], found)
-
-
 def _again(
   key: PRNGKey,
   found: attacks.Adversarial,
@@ -89,18 +82,24 @@ def _again(
     title='adversarial images, once more',
     count=lost.size,
   )
-  put = lambda old, new: old.at[lost].set(new)
-  taken = {
-    name: put(getattr(found, name), getattr(more, name))
-    for name in ('image', 'label', 'success')
-  }
-  spent = None
+
+  def put(old, new):
+    merged = np.array(old)
+    merged[lost] = np.asarray(new)
+    return jnp.asarray(merged)
+
+  spent = fallback = None
   if found.spent is not None and more.spent is not None:
-    spent = found.spent.at[lost].add(more.spent)
-  fallback = None
+    spent = put(found.spent, found.spent[lost] + more.spent)
   if found.fallback is not None:
-    fallback = found.fallback.at[lost].set(True)
-  return found._replace(**taken, spent=spent, fallback=fallback)
+    fallback = put(found.fallback, True)
+  return found._replace(
+    image=put(found.image, more.image),
+    label=put(found.label, more.label),
+    success=put(found.success, more.success),
+    spent=spent,
+    fallback=fallback,
+  )
 
 
 def _refuse(success: Bool[Array, 'm'], rows: Int[np.ndarray, 'm']) -> None:
@@ -183,34 +182,38 @@ def _stored(
   any_flip: bool,
   size: int,
 ) -> Pairs:
-  """What was found, as a training will see it."""
+  """What was found, as a training will see it.
+
+  On the host: the number of samples decides the shapes.
+  """
   count, total = found.success.shape[0], index.size
-  spent = jnp.int32(0) if found.spent is None else found.spent.sum()
-  image = 255 * _cycled(found.image, count, total)
-  stored = batch._replace(image=image)
-  see = lambda split: jnp.asarray(metrics.predict(*network, split, size))
-  label, before = see(stored), see(batch)
-  valid = jnp.arange(total) < count
-  success = _cycled(found.success, count, total)
-  fallback = jnp.zeros(count, bool)
-  if found.fallback is not None:
-    fallback = found.fallback
+  cycled = lambda x: np.asarray(x)[np.arange(total) % count]
+  valid = np.arange(total) < count
+  image = np.float32(255) * cycled(found.image)
+  stored = batch._replace(image=jnp.asarray(image))
+  label, before = (
+    metrics.predict(*network, split, size) for split in (stored, batch)
+  )
+  own, success = np.asarray(batch.label), cycled(found.success)
+  nothing = np.zeros(count, bool)
+  fallback = nothing if found.fallback is None else found.fallback
   flags = {
     'valid': valid,
-    'success': valid & success & (label != batch.label),
-    'misclassified': valid & (before != batch.label),
-    'fallback': valid & _cycled(fallback, count, total),
+    'success': valid & success & (label != own),
+    'misclassified': valid & (before != own),
+    'fallback': valid & cycled(fallback),
   }
-  delta = (image - batch.image.astype(jnp.float32)) / 255
+  delta = (image - np.asarray(batch.image, np.float32)) / 255
+  spent = 0 if found.spent is None else np.asarray(found.spent).sum()
   return Pairs(
     clean=batch,
-    image=image,
-    label=label,
+    image=stored.image,
+    label=jnp.asarray(label),
     row=jnp.asarray(index, jnp.int32),
-    kept=valid & (label != batch.label) & (success | any_flip),
-    distance=norms.size(delta, 'l2'),
-    flags=flags,
-    spent=spent,
+    kept=jnp.asarray(valid & (label != own) & (success | any_flip)),
+    distance=jnp.asarray(np.linalg.norm(delta.reshape(total, -1), axis=1)),
+    flags=jax.tree.map(jnp.asarray, flags),
+    spent=jnp.asarray(spent, jnp.int32),
   )
 
 

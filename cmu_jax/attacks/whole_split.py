@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool
 
 from cmu_jax import jitting, progress
@@ -106,4 +107,6 @@ def over(
       found.append(run(key, variables, batch, first))
       jax.block_until_ready(found[-1].success)
       advance(min(size, total - first))
-  return jax.tree.map(lambda *x: jnp.concatenate(x)[:total], *found)
+  # On the host: the number of images decides the shapes.
+  joined = lambda *x: np.concatenate([np.asarray(part) for part in x])[:total]
+  return jax.tree.map(lambda *x: jnp.asarray(joined(*x)), *found)
