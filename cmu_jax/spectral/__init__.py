@@ -1,5 +1,8 @@
 """Spectral norms of implicitly linear layers: measured, clipped, reported."""
 
+from cmu_jax.spectral.editing import clip_weights
+from cmu_jax.spectral.krylov import Norm, lanczos, norm
+from cmu_jax.spectral.network import norms
 from cmu_jax.spectral.operators import (
   Layer,
   bound,
@@ -10,13 +13,21 @@ from cmu_jax.spectral.operators import (
   subtree,
 )
 from cmu_jax.spectral.power import Spectrum, power_qr, rayleigh
+from cmu_jax.spectral.transform import ClipState, clip_spectral_norm
 
 __all__ = [
+  'ClipState',
   'Layer',
+  'Norm',
   'Spectrum',
   'bound',
+  'clip_spectral_norm',
+  'clip_weights',
   'joint',
+  'lanczos',
   'layers',
+  'norm',
+  'norms',
   'parameters',
   'power_qr',
   'rayleigh',

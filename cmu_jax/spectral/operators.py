@@ -13,22 +13,20 @@ References:
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 from flax import linen as nn
 from flax.errors import FlaxError
 from jax import numpy as jnp
-from jax.interpreters import partial_eval
 from jaxtyping import Array, Float, PyTree
 
 from cmu_jax import errors
-from cmu_jax.models import conv
+from cmu_jax.spectral import linears
+from cmu_jax.spectral.linears import Linear
 from cmu_jax.types import Variables
 
-Linear = Callable[[Any, jax.Array], jax.Array]
-# nn.Conv and its kin are taken at their word; any other module is looked at.
-_KNOWN = (nn.Conv, nn.ConvLocal, nn.ConvTranspose, nn.DenseGeneral, nn.Dense)
+# Dense kernels of more than two axes look like those of convolutions.
 _DENSE = (nn.DenseGeneral, nn.Dense, nn.Einsum)
 
 
@@ -53,15 +51,6 @@ class Layer(NamedTuple):
   norm: str | None = None
 
 
-class _Call(NamedTuple):
-  module: nn.Module
-  args: tuple
-  kwargs: dict[str, Any]
-  output: Any
-  params: dict[str, Any]
-  stats: dict[str, Any]
-
-
 def layers(
   apply: Callable[..., Any], variables: Variables, image_shape: tuple[int, ...]
 ) -> tuple[Layer, ...]:
@@ -82,7 +71,7 @@ def layers(
   Raises:
     UserError: a layer's parameters are not where its path says.
   """
-  calls: list[_Call] = []
+  calls: list[linears.Call] = []
   found: list[Layer] = []
 
   def watch(
@@ -95,7 +84,7 @@ def layers(
     if context.method_name == '__call__':
       held = context.module.variables
       own = [dict(held.get(name, {})) for name in ('params', 'batch_stats')]
-      calls.append(_Call(context.module, args, kwargs, output, *own))
+      calls.append(linears.Call(context.module, args, kwargs, output, *own))
     return output
 
   def run(variables: Variables, image: jax.Array) -> None:
@@ -122,7 +111,7 @@ def joint(found: tuple[Layer, ...]) -> tuple[Layer, ...]:
       layer.path,
       'conv_norm',
       layer.shape,
-      _composed(layer.linear, norms[layer.norm].linear),
+      linears.composed(layer.linear, norms[layer.norm].linear),
       layer.norm,
     )
     for layer in found
@@ -179,7 +168,7 @@ def _statistics(path: str, variables: Variables) -> dict[str, Any]:
   return {**(parent.get(parts[-1], {}) if path else parent), **stats}
 
 
-def _found(calls: list[_Call]) -> list[Layer]:
+def _found(calls: list[linears.Call]) -> list[Layer]:
   """The layers among the calls of one run, once for each path and shape."""
   made: dict[tuple, Layer] = {}
   sources: list[tuple[Any, tuple]] = []  # outputs of convolutions, and whose
@@ -198,21 +187,23 @@ def _found(calls: list[_Call]) -> list[Layer]:
   return list(made.values())
 
 
-def _layer(call: _Call) -> Layer | None:
+def _layer(call: linears.Call) -> Layer | None:
   if not call.args or not isinstance(call.args[0], jax.Array):
     return None
   shape = call.args[0].shape[1:]
   path = '/'.join(call.module.path)
   if 'var' in call.stats and hasattr(call.module, 'epsilon'):
     axis = getattr(call.module, 'axis', -1)
-    return Layer(path, 'norm', shape, _diagonal(axis, call.module.epsilon))
+    return Layer(
+      path, 'norm', shape, linears.diagonal(axis, call.module.epsilon)
+    )
   if 'kernel' not in call.params or set(call.params) - {'kernel', 'bias'}:
     return None
   rest = (*call.args[1:], *call.kwargs.values())
   if call.stats or any(isinstance(x, jax.Array) for x in rest):
     return None
-  linear = _replay(call)
-  if not isinstance(call.module, _KNOWN) and not _affine(linear, call):
+  linear = linears.replay(call)
+  if not linears.affine(linear, call):
     return None
   ndim = call.params['kernel'].ndim
   dense = isinstance(call.module, _DENSE) or ndim == 2
@@ -233,89 +224,7 @@ def _check(layer: Layer, variables: Variables) -> None:
     ) from error
 
 
-def _replay(call: _Call) -> Linear:
-  """The module as a function; the same object for equal modules."""
-  fields: dict[str, Any] = {'parent': None, 'name': None}
-  for name in call.module.__dataclass_fields__:
-    value = getattr(call.module, name, None)
-    if isinstance(value, list):
-      fields[name] = _frozen(value)
-    elif name in ('kernel_init', 'bias_init') and value is not None:
-      fields[name] = nn.initializers.zeros
-  image = call.args[0].ndim == call.params['kernel'].ndim == 4
-  plain = getattr(call.module, 'conv_general_dilated', True) is None
-  if isinstance(call.module, nn.Conv) and image and plain:
-    # Its derivatives run in loops, where the stock form is slow on a CPU.
-    fields['conv_general_dilated'] = conv.convolve
-  module = call.module.clone(**fields)
-  rest = call.args[1:], tuple(sorted(call.kwargs.items()))
-  try:
-    hash((module, rest))
-  except TypeError:  # a masked kernel, for one
-    return _called.__wrapped__(module, *rest)
-  return _called(module, *rest)
-
-
-def _frozen(value: Any) -> Any:
-  return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-@functools.lru_cache(maxsize=1024)
-def _called(module: nn.Module, args: tuple, kwargs: tuple) -> Linear:
-  """(parameters, x) -> the module's output without bias, in the type of x."""
-  typed = 'dtype' in module.__dataclass_fields__
-
-  def linear(
-    own: dict[str, Any], x: Float[Array, 'n ...']
-  ) -> Float[Array, 'n ...']:
-    used = module.clone(dtype=x.dtype) if typed else module
-    held = {
-      name: jnp.zeros_like(leaf) if name == 'bias' else leaf
-      for name, leaf in own.items()
-    }
-    # Norms in TF32 would be off in the third digit.
-    with jax.default_matmul_precision('float32'):
-      y = used.apply({'params': held}, x, *args, **dict(kwargs))
-    return cast(jax.Array, y)
-
-  return linear
-
-
-@functools.lru_cache(maxsize=1024)
-def _diagonal(axis: int, epsilon: float) -> Linear:
-  """BatchNorm in evaluation mode: x scale / sqrt(var + epsilon)."""
-
-  def linear(
-    own: dict[str, Any], x: Float[Array, 'n ...']
-  ) -> Float[Array, 'n ...']:
-    scale = own.get('scale', jnp.ones_like(own['var']))
-    slope = scale * jax.lax.rsqrt(own['var'] + epsilon)
-    wide = [1] * x.ndim
-    wide[axis] = slope.size
-    return x * slope.reshape(wide).astype(x.dtype)
-
-  return linear
-
-
 def slopes(layer: Layer, own: dict[str, Any]) -> Float[Array, 'c']:
   """What a BatchNorm of kind 'norm' multiplies each channel with."""
   pixel = jnp.ones((1,) * (len(layer.shape) + 1), own['var'].dtype)
   return layer.linear(own, pixel).reshape(-1)
-
-
-@functools.lru_cache(maxsize=1024)
-def _composed(first: Linear, second: Linear) -> Linear:
-  """BatchNorm behind a convolution, of parameters {'conv', 'norm'}."""
-  return lambda own, x: second(own['norm'], first(own['conv'], x))
-
-
-def _affine(linear: Linear, call: _Call) -> bool:
-  """Whether the derivative of a module does not depend on its input."""
-
-  def slope(x: jax.Array, own: dict[str, Any], dx: jax.Array) -> jax.Array:
-    return jax.jvp(functools.partial(linear, own), (x,), (dx,))[1]
-
-  x = jax.ShapeDtypeStruct(call.args[0].shape, jnp.float32)
-  closed = jax.make_jaxpr(slope)(x, call.params, x)
-  used = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.out_avals))[1]
-  return not used[0]

@@ -1,0 +1,153 @@
+"""The clip of trained weights, as a one-off edit."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from cmu_jax import errors, metrics, models
+from cmu_jax.spectral import network, operators, parts
+from cmu_jax.spectral.clipping import Clipped
+from cmu_jax.spectral.operators import Layer
+from cmu_jax.spectral.parts import How
+from cmu_jax.types import Batch, Info, InputStep, Model, PRNGKey, Variables
+
+
+def clip_weights(
+  key: PRNGKey,
+  model: Model | Callable[..., Any],
+  variables: Variables,
+  image_shape: tuple[int, ...],
+  bound: float,
+  *,
+  layers: Iterable[Layer] | None = None,
+  tolerance: float = 1e-3,
+  max_rounds: int = 100,
+  directions: int = 8,
+  steps: int = 5,
+  rate: float | None = 0.35,
+  batch: Batch | None = None,
+  inputs: InputStep | None = None,
+) -> tuple[Variables, Info]:
+  """Trained weights with the norm of every layer at most `bound`.
+
+  Rounds of gradient descent on a convolution's kernel, until a measurement
+  from a fresh start is at most the bound; after `max_rounds` the kernel is
+  rescaled. Dense kernels and BatchNorm scales have closed forms. It holds that
+
+  * every layer's norm is at most bound (1 + tolerance);
+  * a second call changes nothing, bit by bit;
+  * layers within the bound keep their values, bit by bit;
+  * the tree and its types stay as they are.
+
+  Biases and running statistics are left alone. What is measured from are
+  Lanczos runs of a residual of tolerance / 10, which find more than 2,000
+  iterations of the power method do.
+
+  Args:
+    key: draws the starts.
+    model: a Model, or (variables, image) -> logits in evaluation mode.
+    variables: the network's.
+    image_shape: of one image as the network takes it, (h, w, c).
+    bound: c > 0.
+    layers: which; None for all of `operators.layers`. Those of
+      `operators.joint` bring a convolution and its BatchNorm as one map below
+      the bound, by the kernel.
+    tolerance: 1e-5 to .5, relative.
+    max_rounds: of descent for each layer.
+    directions: singular directions that a round treats.
+    steps: of descent a round.
+    rate: of the steps; see `parts.How`.
+    batch: images with labels for the accuracies; None for none.
+    inputs: raw pixels to network input; None where the batch has that already.
+
+  Returns:
+    The network, and 'layers': a row for each with path, kind, 'before',
+    'after', 'rounds' and 'factor' (of a final rescaling); 'accuracy', with a
+    batch: 'before', 'after' and 'rescaled', that of kernels merely scaled to
+    the same norms, the baseline to beat; else None.
+
+  Raises:
+    UserError: no layer, or settings out of range, or a layer whose norm does
+      not follow its kernel.
+  """
+  how = How(directions, steps, rate, 5, max_rounds, tolerance)
+  parts.check(bound, how)
+  apply = model.apply if isinstance(model, Model) else model
+  chosen = _chosen(apply, variables, image_shape, layers)
+  done, found = network.clipped(key, chosen, variables, bound, how)
+  rows = [_row(*pair) for pair in zip(chosen, found, strict=True)]
+  for row in rows:
+    errors.check(
+      row['after'] <= bound * (1 + tolerance),
+      f'layer {row["path"]!r} stays at {row["after"]:.4g}: its norm does not '
+      'follow its kernel; leave it out of layers',
+    )
+  info: Info = {'bound': bound, 'tolerance': tolerance, 'layers': rows}
+  info['accuracy'] = None
+  if batch is not None:
+    networks = {
+      'before': variables,
+      'after': done,
+      'rescaled': rescaled(chosen, variables, rows),
+    }
+    info['accuracy'] = {
+      name: _accuracy(apply, one, batch, inputs)
+      for name, one in networks.items()
+    }
+  return done, info
+
+
+def rescaled(
+  layers: Iterable[Layer], variables: Variables, rows: list[dict[str, Any]]
+) -> Variables:
+  """The network with whole kernels scaled from 'before' to 'after'."""
+  for layer, row in zip(layers, rows, strict=True):
+    own = operators.parameters(layer, variables)
+    if row['after'] == row['before']:
+      continue
+    old = parts.kernel(layer, own)
+    factor = row['after'] / row['before']
+    fresh = parts.with_kernel(layer, own, (old * factor).astype(old.dtype))
+    variables = network.put(layer, variables, fresh)
+  return variables
+
+
+def _row(layer: Layer, found: Clipped) -> dict[str, Any]:
+  return {
+    'path': layer.path,
+    'kind': layer.kind,
+    'before': float(found.before),
+    'after': float(found.sigma),
+    'rounds': int(found.rounds),
+    'factor': float(found.factor),
+  }
+
+
+def _chosen(
+  apply: Callable,
+  variables: Variables,
+  image_shape: tuple[int, ...],
+  layers: Iterable[Layer] | None,
+) -> tuple[Layer, ...]:
+  if layers is None:
+    layers = operators.layers(apply, variables, image_shape)
+  chosen = tuple(layers)
+  errors.check(
+    chosen,
+    'no implicitly linear layer: only modules of flax.linen are found; pass '
+    'layers=',
+  )
+  return chosen
+
+
+def _accuracy(
+  apply: Callable, variables: Variables, batch: Batch, inputs: InputStep | None
+) -> float:
+  """The share of a batch that a network classifies right."""
+  plain = lambda image, stamp=None: image
+  model = models.from_functions(apply, lambda variables, logits: logits)
+  found = metrics.predict(
+    model, inputs or InputStep(plain, plain), variables, batch
+  )
+  return float(np.mean(found == np.asarray(batch.label)))
