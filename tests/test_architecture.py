@@ -25,8 +25,8 @@ LAYERS = [
   'methods',
   'recipes published checks binding shipped scene backdoor stages evaluate',
   'telemetry report',
-  'run corrective forgetting',
-  'shell workdir grid flags usage main repair unlearn __main__',
+  'run corrective forgetting ensemble',
+  'shell workdir grid flags usage main repair unlearn auditing __main__',
 ]
 LEVEL = {
   name: level for level, names in enumerate(LAYERS) for name in names.split()
@@ -78,6 +78,9 @@ IMPORTS = {name: _imports(path) for name, path in MODULES.items()}
 
 
 def _top(name):
+  # `python -m` finds a package's command here, wherever the package lies.
+  if name.endswith('.__main__'):
+    return '__main__'
   return name.split('.')[1]
 
 

@@ -1,0 +1,1 @@
+"""Ensembles whose members do not share adversarial images: LOTOS and TRS."""

@@ -1,0 +1,201 @@
+"""A run on ensembles: trainings, attacks, cells. It continues where it stopped.
+
+A cell is one method at one seed: its training and all that is measured on it.
+Its file is named by what its numbers depend on.
+"""
+
+import functools
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cmu_jax import lipschitz, metrics, rng, train
+from cmu_jax.corrective import cells, originals
+from cmu_jax.ensemble import place as places
+from cmu_jax.ensemble import training, transfer
+from cmu_jax.ensemble.place import Place
+from cmu_jax.types import Info, Variables
+
+
+class Found(NamedTuple):
+  """What a run has so far.
+
+  Attributes:
+    rows: one for each method, seed and threat model.
+    curves: one for each method and seed: means over epochs.
+    done: whether that is all.
+  """
+
+  rows: list[Info]
+  curves: list[Info]
+  done: bool
+
+
+def _trained(place: Place, method: str, seed: int) -> train.Fit:
+  name = places.address(place, method, seed, measured=False)
+  # Surrogates see the images in another order than the ensembles they attack.
+  key = rng.named(seed, 'surrogate' if method == 'surrogate' else 'train')
+  return training.fit(
+    key,
+    place.recipes[method],
+    places.start(place, method, seed),
+    place.dataset.train,
+    place.steps,
+    originals.saving(place.folder, name, place.config.checkpoint_seconds),
+    f'{method}, seed {seed}',
+  )
+
+
+def _per_epoch(place: Place) -> int:
+  size = place.dataset.train.label.shape[0]
+  return max(1, size // min(place.config.train.batch_size, size))
+
+
+def _curve(history: np.ndarray, per_epoch: int) -> Info:
+  """Means over epochs; the last one may be short."""
+  cuts = range(per_epoch, len(history), per_epoch)
+  parts = np.split(history, list(cuts))
+  means = np.asarray([part.mean(axis=0) for part in parts], float)
+  names = {
+    'loss': training.LOSS,
+    'cross_entropy': training.CROSS_ENTROPY,
+    'penalty': training.PENALTY,
+    'train_accuracy': training.ACCURACY,
+  }
+  return {name: means[:, i].round(6).tolist() for name, i in names.items()}
+
+
+def _idle(method: str, seed: int, history: np.ndarray, per_epoch: int) -> int:
+  """Epochs without a penalty, which are said aloud."""
+  if method != 'lotos':
+    return 0
+  idle = training.idle_epochs(history, per_epoch)
+  if idle:
+    print(
+      f'warning: {method}, seed {seed}: the penalty was 0 throughout '
+      f'{len(idle)} epochs, first in epoch {idle[0] + 1}: lower lotos.mal',
+      file=sys.stderr,
+    )
+  return len(idle)
+
+
+def _looks(
+  place: Place, method: str, seed: int, variables: Variables, surrogate: Any
+) -> list[Info]:
+  """A row for each threat model."""
+  config, test = place.config, place.dataset.test
+  group, label = place.recipes[method].members, np.asarray(test.label)
+  size = config.evaluate.batch_size
+  predict = lambda model, own: metrics.predict(
+    model, place.inputs, own, test, size
+  )
+  networks = [group.one(variables, i) for i in range(group.size)]
+  whole = (group.model, variables)
+  before = np.stack([predict(*network) for network in networks])
+  shared = {
+    'test_accuracy': float(np.mean(predict(*whole) == label)),
+    'member_accuracy': float(np.mean(before == label[None])),
+  }
+  rows = []
+  for name in config.threats:
+    found = transfer.weighed(
+      rng.named(seed, 'attack', name),
+      networks,
+      whole,
+      surrogate,
+      test,
+      place.attack,
+      transfer.threat(name, place.inputs, size),
+      predict,
+    )
+    rows.append({'threat': name, **shared, **transfer.finite(found)})
+  return rows
+
+
+def _bound(place: Place, method: str, variables: Variables) -> float | None:
+  """The Lipschitz bound of the first member, of network input."""
+  if not place.config.evaluate.lipschitz:
+    return None
+  model, own = place.recipes[method].members.one(variables, 0)
+  shape = place.inputs.eval(place.dataset.train.image[:1], None).shape[1:]
+  apply = functools.partial(model.apply, own)
+  return lipschitz.bound(rng.named(0), apply, shape).value
+
+
+def _cell(place: Place, method: str, seed: int, surrogate: Any) -> Info:
+  """What a cell's file holds."""
+  began = time.monotonic()
+  fitted = _trained(place, method, seed)
+  history = np.asarray(fitted.history)
+  seconds = time.monotonic() - began
+  per_epoch = _per_epoch(place)
+  shared = {
+    'method': method,
+    'seed': seed,
+    'largest_layer_norm': places.largest_norm(place, method, fitted.variables),
+    'member_lipschitz_bound': _bound(place, method, fitted.variables),
+    'idle_epochs': _idle(method, seed, history, per_epoch),
+    'training_seconds': round(seconds, 2),
+  }
+  looks = _looks(place, method, seed, fitted.variables, surrogate)
+  return {
+    'rows': [{**shared, **row} for row in looks],
+    'curve': {'method': method, 'seed': seed, **_curve(history, per_epoch)},
+    'device': jax.devices()[0].device_kind,
+  }
+
+
+def _surrogates(place: Place) -> Callable[[int], Any]:
+  """The surrogate of a seed: trained once, the last one kept."""
+
+  @functools.lru_cache(maxsize=1)
+  def of(seed: int) -> Any:
+    fitted = _trained(place, 'surrogate', seed)
+    return place.recipes['surrogate'].members.one(fitted.variables, 0)
+
+  return of
+
+
+def run(place: Place, minutes: float | None) -> Found:
+  """Does what is not done yet.
+
+  Args:
+    place: see `place.load`.
+    minutes: after which no further cell is begun; None for no limit.
+  """
+  deadline = None if minutes is None else time.monotonic() + 60 * minutes
+  surrogate = _surrogates(place)
+  config = place.config
+  todo = [(m, s) for s in config.seeds for m in config.methods]
+  found, missing = [], 0
+  for done, (method, seed) in enumerate(todo, start=1):
+    name = places.address(place, method, seed, measured=True)
+    record = cells.read(place.folder, name)
+    if record is None and deadline and time.monotonic() > deadline:
+      missing += 1
+      continue
+    if record is None:
+      record = _cell(place, method, seed, surrogate(seed))
+      cells.write(place.folder, name, record)
+      # The optimiser's state is as large as the network, and done with.
+      trained = places.address(place, method, seed, measured=False)
+      originals.drop(place.folder, trained)
+    found.append(record)
+    rate = record['rows'][0]['t_rate']
+    said = 'none' if rate is None else f'{rate:.3f}'
+    print(
+      f'{done}/{len(todo)} {method}, seed {seed}: T_rate {said}',
+      file=sys.stderr,
+    )
+  if missing:
+    print(
+      f'the time is up with {missing} of {len(todo)} cells to do: the same '
+      'command continues',
+      file=sys.stderr,
+    )
+  rows = [row for record in found for row in record['rows']]
+  return Found(rows, [r['curve'] for r in found], not missing)

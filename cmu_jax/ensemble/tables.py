@@ -1,0 +1,217 @@
+"""Tables of a run on ensembles, as rows of text, off results.json alone."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cmu_jax.report import stats
+
+Results = dict[str, Any]
+
+NAMES = {
+  'plain': 'plain',
+  'clipped': 'clipped',
+  'lotos': 'LOTOS',
+  'trs': 'TRS',
+}
+# Key: heading, and digits.
+METRICS: dict[str, tuple[str, int]] = {
+  'test_accuracy': ('accuracy', 3),
+  'member_accuracy': ('member accuracy', 3),
+  't_rate': ('T_rate', 3),
+  'joint_failure_rate': ('joint failure', 3),
+  'member_robust_accuracy': ('member robust acc.', 3),
+  'robust_accuracy': ('ensemble robust acc.', 3),
+  'black_box_accuracy': ('black-box robust acc.', 3),
+  'untouched_accuracy': ('accuracy without attack', 3),
+}
+NETWORKS: dict[str, tuple[str, int]] = {
+  'largest_layer_norm': ('largest layer norm', 3),
+  'member_lipschitz_bound': ('Lipschitz bound of a member', 2),
+  'idle_epochs': ('idle epochs', 0),
+  'training_seconds': ('training [s]', 1),
+}
+THREATS = {
+  'correct': 'normalisation inside the network (correct)',
+  'paper_compat_clamp': 'as released: clamped after normalisation',
+}
+NONE = '–'
+
+
+class Table(NamedTuple):
+  """A table.
+
+  Attributes:
+    title: above it.
+    head: of its columns.
+    rows: of text.
+    note: below it.
+  """
+
+  title: str
+  head: tuple[str, ...]
+  rows: tuple[tuple[str, ...], ...]
+  note: str
+
+
+def values(
+  results: Results, threat: str, method: str, key: str
+) -> dict[int, float]:
+  """A quantity by seed, leaving out null ones."""
+  return {
+    row['seed']: float(row[key])
+    for row in results['rows']
+    if (row['threat'], row['method']) == (threat, method)
+    and row.get(key) is not None
+  }
+
+
+def methods(results: Results) -> list[str]:
+  """Methods that have rows, in the order of `NAMES`."""
+  there = {row['method'] for row in results['rows']}
+  return [name for name in NAMES if name in there]
+
+
+def threats(results: Results) -> list[str]:
+  """Threat models that have rows."""
+  there = {row['threat'] for row in results['rows']}
+  return [name for name in THREATS if name in there]
+
+
+def _cell(found: dict[int, float], digits: int) -> str:
+  spread = stats.spread(list(found.values()))
+  if spread is None:
+    return NONE
+  text = f'{spread.mean:.{digits}f}'
+  return text if spread.std is None else f'{text} ± {spread.std:.{digits}f}'
+
+
+def _by_method(
+  results: Results, threat: str, columns: dict[str, tuple[str, int]]
+) -> tuple[tuple[str, ...], ...]:
+  return tuple(
+    (
+      NAMES[method],
+      *(
+        _cell(values(results, threat, method, key), digits)
+        for key, (_, digits) in columns.items()
+      ),
+    )
+    for method in methods(results)
+  )
+
+
+def rates(results: Results, threat: str) -> Table:
+  """What attacks of one threat model do to every kind of ensemble."""
+  head = ('ensemble', *(name for name, _ in METRICS.values()))
+  return Table(
+    f'Threat model: {THREATS[threat]}',
+    head,
+    _by_method(results, threat, METRICS),
+    'Mean ± standard deviation over seeds. Robust accuracies are among images '
+    'that were right before; T_rate is over ordered pairs of members, among '
+    'images that both have right and on which the attack on the first works.',
+  )
+
+
+def networks(results: Results) -> Table:
+  """What the networks are like."""
+  head = ('ensemble', *(name for name, _ in NETWORKS.values()))
+  first = threats(results)[0]
+  return Table(
+    'The networks',
+    head,
+    _by_method(results, first, NETWORKS),
+    'Norms are of linear layers, of network input; idle epochs are those in '
+    'which the penalty of LOTOS was 0 throughout.',
+  )
+
+
+class Change(NamedTuple):
+  """A paired difference over seeds.
+
+  Attributes:
+    mean: over the seeds that have both.
+    low: end of the 95 % t-interval; None below two seeds.
+    high: likewise.
+    seeds: how many.
+  """
+
+  mean: float
+  low: float | None
+  high: float | None
+  seeds: int
+
+
+def change(
+  results: Results, threat: str, key: str, before: str, after: str
+) -> Change | None:
+  """How far a quantity differs between two methods, seed by seed."""
+  first = values(results, threat, before, key)
+  second = values(results, threat, after, key)
+  shared = sorted(first.keys() & second.keys())
+  if not shared:
+    return None
+  difference = np.asarray([second[s] - first[s] for s in shared])
+  between = stats.interval(difference)
+  mean, count = float(difference.mean()), len(shared)
+  if between is None:
+    return Change(mean, None, None, count)
+  return Change(mean, between.low, between.high, count)
+
+
+def signed(found: Change | None) -> str:
+  """'−0.120 [−0.200, −0.040]'."""
+  if found is None:
+    return NONE
+  text = f'{found.mean:+.3f}'
+  if found.low is not None and found.high is not None:
+    text += f' [{found.low:+.3f}, {found.high:+.3f}]'
+  return text.replace('-', '−')
+
+
+def changes(results: Results, threat: str) -> Table:
+  """What clipping does, and what the penalty adds to it."""
+  there = methods(results)
+  pairs = [
+    (a, b)
+    for a, b in (('plain', 'clipped'), ('clipped', 'lotos'), ('plain', 'trs'))
+    if a in there and b in there
+  ]
+  keys = (
+    'test_accuracy',
+    't_rate',
+    'joint_failure_rate',
+    'robust_accuracy',
+    'black_box_accuracy',
+  )
+  rows = tuple(
+    (
+      f'{NAMES[b]} − {NAMES[a]}',
+      *(signed(change(results, threat, key, a, b)) for key in keys),
+    )
+    for a, b in pairs
+  )
+  return Table(
+    f'Differences, seed by seed: {THREATS[threat]}',
+    ('difference', *(METRICS[key][0] for key in keys)),
+    rows,
+    "Mean and 95 % interval of Student's t over seeds.",
+  )
+
+
+def all_of(results: Results) -> list[Table]:
+  """Every table of a run; none without rows."""
+  if not results['rows']:
+    return []
+  made = []
+  for threat in threats(results):
+    made += [rates(results, threat), changes(results, threat)]
+  return [*made, networks(results)]
+
+
+def markdown(table: Table) -> str:
+  """A table as Markdown."""
+  lines = [table.head, tuple('---' for _ in table.head), *table.rows]
+  body = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+  return f'### {table.title}\n\n{body}\n\n{table.note}\n'
