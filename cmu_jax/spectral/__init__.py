@@ -13,6 +13,7 @@ from cmu_jax.spectral.operators import (
   subtree,
 )
 from cmu_jax.spectral.power import Spectrum, power_qr, rayleigh
+from cmu_jax.spectral.table import report
 from cmu_jax.spectral.transform import ClipState, clip_spectral_norm
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
   'power_qr',
   'rayleigh',
   'replaced',
+  'report',
   'subtree',
 ]
