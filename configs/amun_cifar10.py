@@ -3,6 +3,8 @@ r"""AMUN and others on random subsets of CIFAR-10, ResNet-18, as published.
 Run:    python -m cmu_jax.main --config=configs/amun_cifar10.py \
           --config.data_dir=DIR --workdir=DIR2
 Half:   ...:fraction=0.5
+Turns:  ...:requests=5             (requests one after another)
+Sets:   ...:ablation               (what AMUN's adversarial set is made of)
 RMIA:   ...:references=128         (as published; trained on half the data each)
 Small:  ...:width=8,epochs=20      (for a CPU)
 Smoke:  ...:smoke --config.data_dir=DIR
@@ -43,6 +45,8 @@ def get_config(arg: str = ''):
   a = configs.parse_arg(
     arg,
     smoke=False,
+    ablation=False,
+    requests=0,
     seeds=(1, 10, 100),
     forget_seeds=(1, 10, 100),
     fraction=0.1,
@@ -66,4 +70,7 @@ def get_config(arg: str = ''):
     edge for i in (1, 2, 3, 4) if (edge := i * a.epochs // 5)
   )
   config.evaluate.mis_points = 2000
+  config.requests = a.requests
+  if a.ablation:
+    settings.ablation(config)
   return settings.shrink(config) if a.smoke else config

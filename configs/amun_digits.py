@@ -3,6 +3,8 @@ r"""AMUN and others on random subsets of the embedded handwritten digits.
 Run:    python -m cmu_jax.main --config=configs/amun_digits.py --workdir=DIR
 Quick:  ...:references=0           (no reference networks: no RMIA)
 Half:   ...:fraction=0.5
+Turns:  ...:requests=5             (requests one after another)
+Sets:   ...:ablation               (what AMUN's adversarial set is made of)
 Smoke:  ...:smoke
 Time:   a few minutes on 2 CPU cores.
 Expect: no published numbers for this dataset. AMUN's Tables 1 and 2 on
@@ -23,6 +25,8 @@ def get_config(arg: str = ''):
   a = configs.parse_arg(
     arg,
     smoke=False,
+    ablation=False,
+    requests=0,
     seeds=(0, 1, 2),
     fraction=0.1,
     references=16,
@@ -41,4 +45,7 @@ def get_config(arg: str = ''):
   config.input.mean, config.input.std = (0.3,), (0.35,)
   config.train.update(epochs=100, batch_size=64, milestones=(50, 75))
   config.unlearn.batch_size = 64
+  config.requests = a.requests
+  if a.ablation:
+    settings.ablation(config)
   return settings.shrink(config) if a.smoke else config

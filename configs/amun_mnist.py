@@ -4,6 +4,8 @@ Run:    python -m cmu_jax.main --config=configs/amun_mnist.py \
           --config.data_dir=DIR --workdir=DIR2
 Pieces: ... --minutes=30           (the same command continues)
 Half:   ...:fraction=0.5
+Turns:  ...:requests=5             (requests one after another)
+Sets:   ...:ablation               (what AMUN's adversarial set is made of)
 Smoke:  ...:smoke --config.data_dir=DIR
 Time:   not measured at full size.
 Expect: no published numbers for this dataset; those of AMUN on CIFAR-10 are
@@ -21,6 +23,8 @@ def get_config(arg: str = ''):
   a = configs.parse_arg(
     arg,
     smoke=False,
+    ablation=False,
+    requests=0,
     seeds=(0, 1, 2),
     forget_seeds=(0, 1, 2),
     fraction=0.1,
@@ -39,4 +43,7 @@ def get_config(arg: str = ''):
   config.input.mean, config.input.std = (0.1307,), (0.3081,)
   config.train.update(epochs=40, milestones=(20, 30))
   config.evaluate.mis_points = 2000
+  config.requests = a.requests
+  if a.ablation:
+    settings.ablation(config)
   return settings.shrink(config) if a.smoke else config

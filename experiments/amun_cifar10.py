@@ -99,7 +99,7 @@ def main() -> int:
   with workdir.locked(folder, '--work'):
     place = places.load(loaded.config, folder)
     done = sweep.run(sweep.begin(place, flags.minutes))
-    found = results.collect(place, done)
+    found = results.collect(place, done, [])
   found['provenance']['command'] = 'python experiments/amun_cifar10.py'
   kept = {
     name: found[name]

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from cmu_jax import config as configs
 from cmu_jax import errors
-from cmu_jax.forgetting import gaps, measure, references, roster
+from cmu_jax.forgetting import (
+  gaps,
+  measure,
+  references,
+  requests,
+  roster,
+  sweep,
+)
 from cmu_jax.forgetting import place as places
 from cmu_jax.forgetting import settings as run_settings
 from cmu_jax.methods import alternating_ascent
@@ -169,6 +176,43 @@ def test_rmia_is_measured_with_references(place):
   assert found['ft_auc_rmia'] == found['rt_auc_rmia'] == 0.5
 
 
+def test_requests_are_disjoint_and_drawn_once():
+  small = config(requests='4', request_share='0.05', methods='ft,amun')
+  found = requests.draw(small, 2, 90)
+  assert found.shape == (4, 4)
+  assert np.unique(found).size == 16
+  np.testing.assert_array_equal(found, requests.draw(small, 2, 90))
+  more = config(requests='5', request_share='0.05', methods='ft,amun')
+  sorted_ = requests.draw(more, 2, 90)[:4]
+  np.testing.assert_array_equal(found, sorted_)
+
+
+def test_requests_one_after_another(place, monkeypatch):
+  """Each begins where the last ended, and is no longer retained after it."""
+  small = config(
+    train_limit='60', test_limit='40', methods='ft,amun', requests='2'
+  )
+  monkeypatch.setattr(requests, 'KINDS', (('ft', 'ft', False),))
+  run = sweep.begin(place._replace(config=small), None)
+  hyper = {'learning_rate': 0.5}
+  found, done = requests.requests(run, {'ft': hyper})
+  assert done
+  told = [(cell.method, row['request']) for cell, row in found]
+  assert told == [('none', 1), ('none', 2), ('ft', 1), ('ft', 2)]
+  trained = place.dataset.train.label.shape[0]
+  index = requests.draw(small, small.forget_seeds[0], trained)
+  gone = measure.groups(place, index[1], index[0])
+  assert not gone.retain[index[0]].any()
+  assert not gone.forget[index[0]].any()
+  assert gone.retain.sum() == trained - index.size
+  kept, _ = requests.requests(run, {'ft': hyper})
+  assert kept == found
+  # What nobody has chosen hyperparameters for waits.
+  waiting, done = requests.requests(run, {})
+  assert not done
+  assert {cell.method for cell, _ in waiting} == {'none'}
+
+
 @pytest.mark.parametrize(
   ('changes', 'said'),
   [
@@ -180,6 +224,8 @@ def test_rmia_is_measured_with_references(place):
     ({'attack': 'all'}, 'unknown config.attack'),
     ({'references': '3'}, 'an even number'),
     ({'runs': '0'}, 'use 1 or more'),
+    ({'requests': '3', 'request_share': '0.4'}, 'something to retain'),
+    ({'requests': '3', 'methods': 'ft,'}, 'needs the method amun'),
     ({'tuning_seeds': '0,7'}, r'share \[0\]'),
     ({'forget_seeds': '-1,'}, r'config\.forget_seeds'),
     ({'seeds': '1,1'}, r'config\.seeds'),
@@ -203,11 +249,11 @@ def test_all_methods_have_the_learning_rates_as_grid():
   small = config()
   sizes = roster.Sizes(30, 10)
   model, inputs = case.network()[0], case.PIXELS
-  for name in roster.DEFAULT:
+  for name in (*roster.DEFAULT, *roster.ABLATION):
     method = roster.make(small, model, inputs, sizes, name)
     rates = [point['learning_rate'] for point in method.grid]
     assert rates == list(small.learning_rates)
-    alone = name.endswith('_alone')
+    alone = name.endswith(('_alone', '_forget'))
     assert alone == ('retain' not in method.needs)
     told = roster.information(name, method)
     assert told == ('weights + D_F' if alone else told)

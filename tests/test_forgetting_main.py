@@ -143,6 +143,19 @@ def test_results_that_cannot_be_shown(done, tmp_path):
       load.results(tmp_path)
 
 
+def test_requests_have_a_table_and_a_figure(done, tmp_path):
+  whole = results(done)
+  row = next(row for row in whole['rows'] if row['method'] == 'ft')
+  turns = [{**row, 'request': i, 'fr_auc': 0.6, 'ft_auc': 0.5} for i in (1, 2)]
+  (tmp_path / 'results.json').write_text(
+    json.dumps({**whole, 'requests': turns})
+  )
+  page = show.show(tmp_path).read_text()
+  assert page.count('<img') == 3
+  table = (tmp_path / 'tables/requests.md').read_text()
+  assert '| ft | 10.00 | 10.00 |' in table
+
+
 def test_a_report_of_nothing_yet(done, tmp_path):
   empty = {**results(done), 'rows': [], 'tuning': [], 'methods': {}}
   (tmp_path / 'results.json').write_text(json.dumps(empty))

@@ -21,6 +21,10 @@ CAPTIONS = {
     'dot a run, a bar the mean. Right of the band more than after retraining '
     'is left; left of it more is gone, which tells them apart as well.'
   ),
+  'requests': (
+    'How much more the attack tells retained from forgotten images than '
+    'forgotten from test images, at each of several requests; means over runs.'
+  ),
 }
 
 
@@ -82,6 +86,25 @@ def attacks(found: Results) -> figure.Figure | None:
   return made
 
 
+def in_turn(found: Results) -> figure.Figure | None:
+  """FR minus FT AUC by request; None without requests."""
+  methods = list(dict.fromkeys(row['method'] for row in found['requests']))
+  if not methods:
+    return None
+  title = 'Requests one after another'
+  made = style.canvas(title, (7.0, 4.0), found['smoke'])
+  ax = made.subplots()
+  for i, method in enumerate(methods):
+    values = tables.by_request(found, method)
+    means = [float(np.mean(one)) for one in values.values()]
+    ax.plot(list(values), means, 'o-', color=style.COLOURS[i], label=method)
+  ax.set_xticks(sorted({row['request'] for row in found['requests']}))
+  ax.set_xlabel('request')
+  ax.set_ylabel('FR AUC − FT AUC [points]')
+  ax.legend()
+  return made
+
+
 def draw(found: Results, label: str) -> Iterator[Drawn]:
   """The figures one by one.
 
@@ -93,5 +116,6 @@ def draw(found: Results, label: str) -> Iterator[Drawn]:
     for name, made in (
       ('gaps', gaps(found, label)),
       ('attacks', attacks(found)),
+      ('requests', in_turn(found)),
     ):
       yield Drawn(name, made)

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from cmu_jax import files, jitting
 from cmu_jax.forgetting import place as places
-from cmu_jax.forgetting import results, show, sweep
+from cmu_jax.forgetting import requests, results, show, sweep
 
 
 def execute(
@@ -27,7 +27,12 @@ def execute(
   """
   with jitting.hasty(config.smoke):
     place = places.load(config, folder)
-    found = sweep.run(sweep.begin(place, minutes))
-    files.write_json(folder / 'results.json', results.collect(place, found))
+    begun = sweep.begin(place, minutes)
+    found = sweep.run(begun)
+    rows, whole = requests.requests(begun, found.chosen)
+    done = found._replace(done=found.done and whole)
+    files.write_json(
+      folder / 'results.json', results.collect(place, done, rows)
+    )
     print(f'report: {show.show(folder)}')
-  return found.done
+  return done.done

@@ -22,6 +22,7 @@ _REQUIRED = {
   'test_size': int,
   'methods': dict,
   'rows': list,
+  'requests': list,
   'tuning': list,
 }
 _ROW = ('method', 'information', 'seed', 'forget_seed', 'run', 'diverged')
@@ -62,7 +63,7 @@ def results(workdir: os.PathLike | str) -> Results:
       isinstance(value.get(name), kind),
       f"{path}: '{name}' is missing or is not a {kind.__name__}; run again",
     )
-  for part in ('rows', 'tuning'):
+  for part in ('rows', 'requests', 'tuning'):
     _check_rows(path, part, value[part])
   return value
 

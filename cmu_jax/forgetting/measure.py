@@ -38,12 +38,18 @@ class Groups(NamedTuple):
   test: Bool[np.ndarray, 'n']
 
 
-def groups(place: Place, forget: Int[np.ndarray, 'm']) -> Groups:
-  """Where D_F, D_R and D_T are in the pool."""
+def groups(
+  place: Place,
+  forget: Int[np.ndarray, 'm'],
+  gone: Int[np.ndarray, '_'] | None = None,
+) -> Groups:
+  """Where D_F, D_R and D_T are in the pool; what is gone is in none."""
   n = place.pool.label.shape[0]
   test = np.arange(n) >= place.dataset.train.label.shape[0]
   known = np.isin(np.arange(n), forget)
-  return Groups(known, ~known & ~test, test)
+  left = ~known & ~test
+  left[[] if gone is None else gone] = False
+  return Groups(known, left, test)
 
 
 def look(place: Place, variables: Variables) -> Float[np.ndarray, 'n k']:
@@ -127,6 +133,7 @@ def values(
   logits: Float[np.ndarray, 'n k'],
   forget: Int[np.ndarray, 'm'],
   references: References | None,
+  gone: Int[np.ndarray, '_'] | None = None,
 ) -> Info:
   """The numbers of a row.
 
@@ -135,6 +142,7 @@ def values(
     logits: of the network on the pool.
     forget: positions of D_F.
     references: for RMIA; None leaves its numbers None.
+    gone: what earlier requests named: no longer retained.
 
   Returns:
     forget_accuracy (UA), retain_accuracy (RA), test_accuracy (TA); ft_auc,
@@ -144,7 +152,7 @@ def values(
   References:
     AMUN, arXiv 2503.00917, section 5.
   """
-  where = groups(place, forget)
+  where = groups(place, forget, gone)
   hit = logits.argmax(axis=1) == np.asarray(place.pool.label)
   confidence = signal(place, 'logit_confidence', logits)
   found = audit.evaluate(

@@ -16,8 +16,9 @@ SCHEMA = 1
 
 def _row(place: Place, cell: Cell, row: Info) -> Info:
   seen = 'nothing: the model as shipped'
-  if cell.method in place.methods:
-    seen = roster.information(cell.method, place.methods[cell.method])
+  name = cell.method.removesuffix('_adaptive')
+  if name in place.methods:
+    seen = roster.information(name, place.methods[name])
   return {
     'method': cell.method,
     'information': seen,
@@ -28,12 +29,15 @@ def _row(place: Place, cell: Cell, row: Info) -> Info:
   }
 
 
-def collect(place: Place, found: Found) -> Info:
+def collect(
+  place: Place, found: Found, requests: list[tuple[Cell, Info]]
+) -> Info:
   """What results.json holds.
 
   Args:
     place: of the run.
     found: as far as it came.
+    requests: (cell, row) of requests that came one after another.
   """
   config: Any = place.config
   size = int(place.dataset.train.label.shape[0])
@@ -54,6 +58,7 @@ def collect(place: Place, found: Found) -> Info:
       for name in found.chosen
     },
     'rows': [_row(place, *each) for each in found.rows],
+    'requests': [_row(place, *each) for each in requests],
     'tuning': [
       _row(place, cell, row) for cell, rows in found.tuning for row in rows
     ],

@@ -1,7 +1,8 @@
 """The methods by name. A new one is a line here.
 
 Names that end in '_alone' do without D_R. All fine-tune for the same epochs
-and have the same grid of learning rates.
+and have the same grid of learning rates. Names that begin with 'set_' are the
+ablation of AMUN, arXiv 2503.00917, figure 1.
 """
 
 import functools
@@ -123,6 +124,31 @@ ENTRIES: dict[str, Entry] = {
   ),
 }
 DEFAULT = tuple(name for name in ENTRIES if name != 'retrain')
+
+# What makes D_A work: other elements in its place, in three kinds of sets.
+_USES = {
+  '': (amun.ALL, _with_adversarial, 'D and'),
+  '_forget': (amun.ALONE, _twice, 'D_F and'),
+  '_alone': (amun.ADVERSARIAL, _forget, 'nothing but'),
+}
+_ELEMENTS = {
+  'adv': '(x_adv, y_adv)',
+  'orig': '(x, y)',
+  'advl': '(x, y_adv)',
+  'rl': '(x, a third label)',
+  'arl': '(x_adv, a third label)',
+  'ars': '(as far in a random direction, y_adv)',
+}
+ABLATION = {
+  f'set_{element}{use}': _tuned(
+    functools.partial(amun.amun, element=element, sets=sets),
+    epoch,
+    f'trains on {says} {what}',
+  )
+  for element, what in _ELEMENTS.items()
+  for use, (sets, epoch, says) in _USES.items()
+}
+ENTRIES |= ABLATION
 
 
 def make(

@@ -49,6 +49,8 @@ def base(name: str) -> ConfigDict:
       forget_seeds=(0, 1, 2),  # of the forget sets that are reported
       tuning_seeds=(100,),  # of those that learning rates are chosen on
       runs=1,  # repetitions of every method on each of them
+      requests=0,  # to forget one after another, with AMUN; 0 for none
+      request_share=0.02,  # of the training set, each
       fraction=0.1,  # of the training set that is to be forgotten
       published_indices=False,  # NumPy's legacy generator draws, as in AMUN
       proxy_fraction=0.0,  # no method here takes a proxy
@@ -98,6 +100,19 @@ def _references(config: ConfigDict) -> None:
     )
 
 
+def _requests(config: ConfigDict) -> None:
+  count, share = config.requests, config.request_share
+  errors.check(
+    count >= 0 and share > 0 and count * share < 1,
+    f'config.requests is {count} of {share} of the training set each; give '
+    'shares above 0 that leave something to retain',
+  )
+  errors.check(
+    not count or 'amun' in config.methods,
+    'config.requests needs the method amun: add it to config.methods',
+  )
+
+
 def check(config: ConfigDict) -> None:
   """Refuses settings that cannot be, whatever the data are.
 
@@ -128,8 +143,17 @@ def check(config: ConfigDict) -> None:
     'more numbers above 0',
   )
   _references(config)
+  _requests(config)
   for part in _TRAININGS:
     recipes.fit_options(config[part], 1, part)
+
+
+def ablation(config: ConfigDict) -> ConfigDict:
+  """The sets of AMUN's ablation at the published rate, which is not tuned."""
+  config.methods = tuple(roster.ABLATION)
+  config.learning_rates = (0.01,)
+  config.unlearn.update(epochs=20, milestones=(5, 10, 15))
+  return config
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
@@ -140,7 +164,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
   config.tuning_seeds = tuple(config.tuning_seeds)[:1]
   config.train_limit = config.train_limit or 1000
   config.test_limit = config.test_limit or 300
-  config.learning_rates = (0.05, 0.001)
+  config.learning_rates = tuple(config.learning_rates)[:2]
   config.references = min(config.references, 4)
   for part in _TRAININGS:
     config[part].epochs, config[part].steps = 0, 20

@@ -108,18 +108,34 @@ def _solved(run: Run, cell: Cell, points: Points) -> list[Info]:
   return rows
 
 
-def _todo(run: Run, cell: Cell, points: Points) -> list[Info] | None:
-  """The rows of a cell: from its file, or computed and kept; None if the time
-  is up."""
-  name = addresses.cell(run.place, cell, points)
+def kept(
+  run: Run, name: str, cell: Cell, compute: Callable[[], list[Info]]
+) -> list[Info] | None:
+  """Rows from their file, or computed and written.
+
+  Args:
+    run: under way.
+    name: the address of the file.
+    cell: told in the file.
+    compute: () -> rows.
+
+  Returns:
+    None if they are not there and the time is up.
+  """
   record = cells.read(run.place.folder, name)
   if record is not None:
     return record['rows']
   if run.deadline is not None and time.monotonic() > run.deadline:
     return None
-  rows = _solved(run, cell, points)
+  rows = compute()
   cells.write(run.place.folder, name, {'cell': cell._asdict(), 'rows': rows})
   return rows
+
+
+def _todo(run: Run, cell: Cell, points: Points) -> list[Info] | None:
+  """The rows of a cell, one a point of a grid; None if the time is up."""
+  name = addresses.cell(run.place, cell, points)
+  return kept(run, name, cell, lambda: _solved(run, cell, points))
 
 
 def begin(place: Place, minutes: float | None) -> Run:
@@ -133,7 +149,8 @@ def _tuning(config: Any) -> list[tuple[int, int]]:
   return [(config.seeds[0], seed) for seed in config.tuning_seeds]
 
 
-def _reported(config: Any) -> list[tuple[int, int]]:
+def reported(config: Any) -> list[tuple[int, int]]:
+  """(seed of the network, seed of the forget set) of all that is shown."""
   return [(s, f) for s in config.seeds for f in config.forget_seeds]
 
 
@@ -198,7 +215,7 @@ def run(begun: Run) -> Found:
   config = begun.place.config
   methods = [*dict.fromkeys(('none', 'retrain', *config.methods))]
   points = [len(_grid(begun.place, method)) for method in methods]
-  pairs = _reported(config)
+  pairs = reported(config)
   total = len(pairs) * sum(len(_runs(config, m)) for m in methods)
   total += len(config.tuning_seeds) * sum(n for n in points if n > 1)
   hypers: dict[str, dict[str, float]] = {}

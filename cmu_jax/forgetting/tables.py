@@ -154,6 +154,36 @@ def audits(found: Results) -> Grid:
   return Grid('Attacks on membership', (over(found), note), head, tuple(rows))
 
 
+def by_request(found: Results, method: str) -> dict[int, list[float]]:
+  """Request -> FR AUC minus FT AUC of each run, in points."""
+  held: dict[int, list[float]] = {}
+  for row in found['requests']:
+    if row['method'] == method:
+      value = 100 * (row['fr_auc'] - row['ft_auc'])
+      held.setdefault(row['request'], []).append(value)
+  return held
+
+
+def in_turn(found: Results) -> Grid:
+  """Requests one after another, by method."""
+  methods = dict.fromkeys(row['method'] for row in found['requests'])
+  held = {method: by_request(found, method) for method in methods}
+  numbers = sorted({i for one in held.values() for i in one})
+  rows = []
+  for method, values in held.items():
+    cells = [stats.spread(values.get(i, [])) for i in numbers]
+    texts = [formats.NONE if c is None else f'{c.mean:.2f}' for c in cells]
+    rows.append((method, *texts))
+  note = (
+    'FR AUC minus FT AUC of the request at hand, in points, mean over runs: '
+    'high where what was just forgotten looks unlike what is retained and like '
+    'test images. amun takes all adversarial images from the original network, '
+    'amun_adaptive from the network as it is by then. Nothing is tuned anew.'
+  )
+  head = ('method', *(f'request {i}' for i in numbers))
+  return Grid('Requests one after another', (note,), head, tuple(rows))
+
+
 def _hyper(found: Results, method: str) -> str:
   chosen = found['methods'][method]['hyper']
   return ' '.join(f'{k}={v:g}' for k, v in chosen.items()) or formats.NONE
@@ -195,7 +225,8 @@ def contents(found: Results) -> dict[str, Grid]:
   made = {
     group.replace(' ', '_'): main(found, group) for group in load.groups(found)
   }
-  return {**made, 'audits': audits(found), 'choices': choices(found)}
+  turns = {'requests': in_turn(found)} if found['requests'] else {}
+  return {**made, **turns, 'audits': audits(found), 'choices': choices(found)}
 
 
 def texts(found: Results) -> dict[str, str]:
