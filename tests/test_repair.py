@@ -12,7 +12,7 @@ from jax import numpy as jnp
 
 from cmu_jax import metrics, models, weights
 from cmu_jax.repair import __main__ as program
-from cmu_jax.repair import repair
+from cmu_jax.repair import Request, repair
 
 MODEL = models.make('fc', 10, (8, 8, 1), width=64)
 MODEL_256 = models.make('fc', 10, (8, 8, 1), width=256)
@@ -132,16 +132,13 @@ def test_label_noise_with_class_names_a_test_folder_and_one_colour_image(
   assert results['class_names'] == names
   measured = results['measured']['after']
   assert 0 <= measured['test_accuracy'] <= 1
-  assert [v is None for v in measured['class_accuracy']] == [
-    i not in (1, 9) for i in range(10)
-  ]
-  # Two dense layers: at most the product of their norms, of pixels over std.
+  unknown = [v is None for v in measured['class_accuracy']]
+  assert unknown == [i not in (1, 9) for i in range(10)]
+  # Two dense layers: the product of their norms, of pixels over std.
   stored = weights.read(tmp_path / 'out/repaired.npz').arrays
-  norms = [np.linalg.norm(x, 2) for x in stored.values() if x.ndim == 2]
-  assert len(norms) == 2
-  assert measured['lipschitz']['value'] == pytest.approx(
-    norms[0] * norms[1] / 0.5, rel=1e-4
-  )
+  first, second = (np.linalg.norm(x, 2) for x in stored.values() if x.ndim == 2)
+  bound = pytest.approx(first * second / 0.5, rel=1e-4)
+  assert measured['lipschitz']['value'] == bound
   assert 'How steep' in (tmp_path / 'out/report.html').read_text()
 
 
@@ -230,8 +227,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 def test_help_and_what_it_names(capsys):
   assert program.main(['--help']) == 0
   told = capsys.readouterr().out
-  from cmu_jax.repair.request import Request
-
   assert all(f'--{field}' in told for field in Request._fields)
 
 
@@ -239,14 +234,13 @@ def test_help_and_what_it_names(capsys):
   'rule', ('safe', pytest.param('published', marks=pytest.mark.slow))
 )
 def test_wrong_labels_are_repaired_or_the_reason_is_told(tmp_path, rule):
-  test, _ = repair_case.make(
-    tmp_path, 'label_noise', seed=1, width=256, steps=2500
-  )
+  noisy = 'label_noise'
+  test, _ = repair_case.make(tmp_path, noisy, seed=1, width=256, steps=2500)
   results = repair(
     weights=str(tmp_path / 'w.npz'),
     model='fc:width=256',
     proxy=str(tmp_path / 'bad'),
-    kind='label_noise',
+    kind=noisy,
     out=str(tmp_path / 'out'),
     learning_rate=1e-3,
     rule=rule,

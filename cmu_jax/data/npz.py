@@ -22,20 +22,32 @@ BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 LAYOUT = 'save it with np.savez(path, images=..., labels=...)'
 
 
-def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """The arrays of the archive that have a meaning here."""
+def arrays(
+  path: pathlib.Path, layout: str, names: tuple[str, ...] | None = None
+) -> dict[str, np.ndarray]:
+  """The arrays of an archive; nothing is ever unpickled.
+
+  Args:
+    path: of the archive.
+    layout: what to do instead, for the error.
+    names: those to read, where they are there; None for all.
+
+  Raises:
+    UserError: it is not there, or not a whole archive of plain arrays.
+  """
   try:
     # Opened here, since np.load leaves the file open if it is cut short.
     with path.open('rb') as file:
       archive = np.load(file, allow_pickle=False)
       if isinstance(archive, np.lib.npyio.NpzFile):
-        return {name: archive[name] for name in NAMES if name in archive}
+        there = archive.files if names is None else names
+        return {name: archive[name] for name in there if name in archive}
   except BROKEN as error:
     raise errors.UserError(
       f'{path} is not a readable .npz of plain arrays '
-      f'({source.reason(error)}); {LAYOUT}'
+      f'({source.reason(error)}); {layout}'
     ) from error
-  raise errors.UserError(f'{path} is one array, not an .npz; {LAYOUT}')
+  raise errors.UserError(f'{path} is one array, not an .npz; {layout}')
 
 
 def _images(where: str, pixels: np.ndarray) -> np.ndarray:
@@ -65,10 +77,10 @@ def _labels(where: str, label: np.ndarray) -> np.ndarray:
   return label.astype(np.int64)
 
 
-def _names(arrays: dict[str, np.ndarray], largest: int) -> tuple[str, ...]:
-  if 'class_names' not in arrays:
+def _names(found: dict[str, np.ndarray], largest: int) -> tuple[str, ...]:
+  if 'class_names' not in found:
     return tuple(str(c) for c in range(largest + 1))
-  names = arrays['class_names']
+  names = found['class_names']
   errors.check(
     names.ndim == 1 and names.dtype.kind == 'U',
     f'class_names is {names.dtype} of shape {names.shape}; '
@@ -78,25 +90,25 @@ def _names(arrays: dict[str, np.ndarray], largest: int) -> tuple[str, ...]:
 
 
 def _build(path: pathlib.Path) -> Arrays:
-  arrays = _read(path)
-  lacking = [name for name in ('images', 'labels') if name not in arrays]
+  found = arrays(path, LAYOUT, NAMES)
+  lacking = [name for name in ('images', 'labels') if name not in found]
   errors.check(not lacking, f"{path} has no '{''.join(lacking[:1])}'; {LAYOUT}")
-  image = _images(f'{path}: images', arrays['images'])
-  label = _labels(f'{path}: labels', arrays['labels'])
+  image = _images(f'{path}: images', found['images'])
+  label = _labels(f'{path}: labels', found['labels'])
   errors.check(
     len(image) == len(label),
     f'{path}: {len(image)} images but {len(label)} labels',
   )
-  names = _names(arrays, int(label.max(initial=0)))
-  tests = 'test_images' in arrays, 'test_labels' in arrays
+  names = _names(found, int(label.max(initial=0)))
+  tests = 'test_images' in found, 'test_labels' in found
   errors.check(
     tests[0] == tests[1],
     f'{path} has only one of test_images and test_labels; add the other',
   )
   if not tests[0]:
     return source.split_off(image, label, names)
-  test_image = _images(f'{path}: test_images', arrays['test_images'])
-  test_label = _labels(f'{path}: test_labels', arrays['test_labels'])
+  test_image = _images(f'{path}: test_images', found['test_images'])
+  test_label = _labels(f'{path}: test_labels', found['test_labels'])
   return Arrays(image, label, test_image, test_label, names)
 
 

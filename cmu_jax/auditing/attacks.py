@@ -1,0 +1,96 @@
+"""The attacks of an audit: from the points to scores of members and others."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from cmu_jax import audit
+from cmu_jax.auditing.points import Points
+from cmu_jax.auditing.request import Request
+
+
+class Scored(NamedTuple):
+  """An attack.
+
+  Attributes:
+    name: in tables.
+    members: its scores of members; higher is more like one.
+    others: of non-members.
+    references: how many reference networks it rests on, or None.
+    note: what to know about this run of it, or ''.
+  """
+
+  name: str
+  members: np.ndarray
+  others: np.ndarray
+  references: int | None
+  note: str = ''
+
+
+def scored(request: Request, points: Points) -> list[Scored]:
+  """Every attack that the points allow, the strongest in general first."""
+  if points.scores is not None:
+    return [Scored('given scores', *points.scores, None)]
+  rows = _with_references(request, points)
+  rows += [
+    (name, _signal(signal, points.logits, points.labels), None, '')
+    for name, signal in (
+      ('confidence', 'logit_confidence'),
+      ('entropy', 'negative_entropy'),
+    )
+  ]
+  member = points.member
+  assert member is not None
+  return [
+    Scored(name, score[member], score[~member], count, note)
+    for name, score, count, note in rows
+  ]
+
+
+def _signal(name: str, logits, labels, **options) -> np.ndarray:
+  found = audit.SIGNALS[name](
+    jnp.asarray(logits), jnp.asarray(labels), **options
+  )
+  return np.asarray(found, np.float64)
+
+
+def _with_references(request: Request, points: Points) -> list[tuple]:
+  """RMIA and LiRA; neither without reference networks."""
+  if points.reference_logits is None:
+    return []
+  assert points.inside is not None and points.member is not None
+  inside, count = points.inside, len(points.inside)
+  others = points.population
+  seen, known = (
+    (
+      _signal('taylor_softmax', x, points.labels, order=request.taylor_order),
+      _signal('logit_confidence', x, points.labels),
+    )
+    for x in (points.logits, points.reference_logits)
+  )
+  found = audit.rmia(
+    seen[0],
+    known[0],
+    inside,
+    ~points.member if others is None else others,
+    gamma=request.gamma,
+    a=request.offline_a,
+  )
+  rows = [
+    ('RMIA', found.score, count, f'{found.tied:.0%} of the scores are equal'),
+    ('RMIA, ratio alone', found.ratio, count, ''),
+  ]
+  online = request.offline_a is None
+  if _spread(inside, online):
+    pooled = audit.lira(
+      seen[1], known[1], inside, variance='pooled', online=online
+    )
+    rows.append(('LiRA', pooled, count, 'variance pooled over points'))
+  return rows
+
+
+def _spread(inside: np.ndarray, online: bool) -> bool:
+  """Whether every point has the two models a side that a variance takes."""
+  with_it = inside.sum(0).min() if online else 2
+  return bool(min((~inside).sum(0).min(), with_it) >= 2)

@@ -1,0 +1,185 @@
+"""The audit of stored scores as a command."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cmu_jax import audit, errors
+from cmu_jax.audit import __main__
+from cmu_jax.auditing import attacks, job, points, request, words
+
+
+def pool(seed=0, n=400, k=4, models=8, shift=1.5):
+  """Points whose logits rise by `shift` where a network was trained on them."""
+  generator = np.random.default_rng(seed)
+  labels = generator.integers(0, k, n)
+  member = generator.random(n) < 0.5
+  inside = np.argsort(generator.random((models, n)), axis=0) < models // 2
+  base = generator.normal(0, 2, (1, n, k))
+  rows = np.concatenate([member[None], inside])
+  logits = base + generator.normal(0, 0.5, (models + 1, n, k))
+  logits[:, np.arange(n), labels] += shift * rows
+  return {
+    'logits': logits[0].astype(np.float32),
+    'labels': labels,
+    'member': member,
+    'reference_logits': logits[1:].astype(np.float32),
+    'inside': inside,
+  }
+
+
+def save(folder, **arrays):
+  path = folder / 'scores.npz'
+  np.savez(path, **arrays)
+  return path
+
+
+def run(path, folder, **changes):
+  asked = request.Request(str(path), str(folder / 'out'), **changes)
+  return job.run(request.checked(asked))
+
+
+def test_references_find_what_confidence_alone_does_not(tmp_path):
+  arrays = pool()
+  found = run(save(tmp_path, **arrays), tmp_path, replicates=200)
+  rows = {row['attack']: row for row in found['rows']}
+  assert list(rows) == [
+    'RMIA',
+    'RMIA, ratio alone',
+    'LiRA',
+    'confidence',
+    'entropy',
+  ]
+  auc = {name: row['auroc']['value'] for name, row in rows.items()}
+  assert auc['RMIA, ratio alone'] > auc['confidence'] + 0.1
+  assert auc['LiRA'] > auc['confidence'] + 0.1
+  assert rows['RMIA']['verdict'] == 'leaks'
+  # The number is that of the library's own call.
+  signal = [
+    np.asarray(
+      audit.taylor_softmax(jnp.asarray(x), jnp.asarray(arrays['labels']))
+    )
+    for x in (arrays['logits'], arrays['reference_logits'])
+  ]
+  direct = audit.rmia(*signal, arrays['inside'], ~arrays['member'])
+  member = arrays['member']
+  expected = audit.auc(direct.score[member], direct.score[~member])
+  assert auc['RMIA'] == pytest.approx(expected, abs=1e-6)
+  written = json.loads((tmp_path / 'out/results.json').read_text())
+  assert written['rows'] == found['rows'] and written['finished']
+  page = (tmp_path / 'out/report.html').read_text()
+  assert 'Members can be told' in page and 'data:image/png' in page
+
+
+def test_scores_of_ones_own(tmp_path):
+  generator = np.random.default_rng(0)
+  mine, rest = generator.normal(1, 1, 500), generator.normal(0, 1, 500)
+  path = save(tmp_path, member_scores=mine, other_scores=rest)
+  found = run(path, tmp_path, replicates=200)
+  (row,) = found['rows']
+  assert row['auroc']['value'] == pytest.approx(audit.auc(mine, rest))
+  assert row['references'] is None and words.verdict(found) == 'leaks'
+
+
+def test_few_points_conclude_nothing_and_many_do(tmp_path):
+  generator = np.random.default_rng(1)
+  for size, expected in ((20, 'cannot conclude'), (4000, 'no leak found')):
+    scores = generator.normal(0, 1, (2, size))
+    folder = tmp_path / str(size)
+    folder.mkdir()
+    path = save(folder, member_scores=scores[0], other_scores=scores[1])
+    assert words.verdict(run(path, folder, replicates=100)) == expected
+
+
+def test_two_references_are_too_few(tmp_path):
+  arrays = pool(models=2)
+  found = run(save(tmp_path, **arrays), tmp_path, replicates=50)
+  rows = {row['attack']: row for row in found['rows']}
+  assert 'LiRA' not in rows
+  assert rows['RMIA']['verdict'] == 'cannot conclude'
+  assert 'too few' in rows['RMIA']['says']
+
+
+def test_offline_needs_no_reference_with_the_point(tmp_path):
+  arrays = pool()
+  without = {**arrays, 'inside': np.zeros_like(arrays['inside'])}
+  read = points.read(str(save(tmp_path, **without)))
+  asked = request.Request('s', 'o', offline_a=0.3)
+  names = [one.name for one in attacks.scored(asked, read)]
+  assert names[:3] == ['RMIA', 'RMIA, ratio alone', 'LiRA']
+
+
+def wrong(name, change):
+  def spoil(arrays):
+    return {**arrays, name: change(arrays[name])}
+
+  return spoil
+
+
+def nan(values):
+  values = values.copy()
+  values.flat[3] = np.nan
+  return values
+
+
+@pytest.mark.parametrize(
+  ('spoil', 'said'),
+  [
+    (wrong('logits', nan), 'logits'),
+    (wrong('reference_logits', nan), 'reference_logits'),
+    (wrong('labels', lambda x: x + 4), 'labels'),
+    (wrong('labels', lambda x: x.astype(float)), 'labels'),
+    (wrong('member', lambda x: x.astype(int)), 'member'),
+    (wrong('member', lambda x: x & False), 'marks 0 of 400'),
+    (wrong('inside', lambda x: x[:, :-1]), 'inside'),
+    (wrong('reference_logits', lambda x: x[:-1]), 'reference_logits'),
+    (lambda a: {k: v for k, v in a.items() if k != 'inside'}, 'no inside'),
+    (lambda a: {k: v for k, v in a.items() if k != 'labels'}, 'no labels'),
+    (lambda a: {**a, 'lables': a['labels']}, "did you mean 'labels'"),
+    (lambda a: {**a, 'population': a['member'] & False}, 'population'),
+    (lambda a: {'member_scores': np.zeros(3)}, 'no other_scores'),
+    (
+      lambda a: {'member_scores': np.zeros(3), 'other_scores': nan(np.ones(4))},
+      'other_scores',
+    ),
+    (
+      lambda a: {'member_scores': np.zeros(0), 'other_scores': np.ones(4)},
+      'member_scores',
+    ),
+  ],
+)
+def test_an_array_that_does_not_fit_is_one_line(tmp_path, capsys, spoil, said):
+  path = save(tmp_path, **spoil(pool()))
+  argv = [f'--scores={path}', f'--out={tmp_path / "out"}']
+  assert __main__.main(argv) == 2
+  lines = capsys.readouterr().err.strip().splitlines()
+  assert len(lines) == 1 and said in lines[0]
+  assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+  ('changes', 'said'),
+  [
+    ({'gamma': 0.5}, '--gamma'),
+    ({'offline_a': 2.0}, '--offline_a'),
+    ({'taylor_order': 5}, '--taylor_order'),
+    ({'replicates': 1}, '--replicates'),
+  ],
+)
+def test_a_setting_that_cannot_be_is_named(changes, said):
+  with pytest.raises(errors.UserError, match=said):
+    request.checked(request.Request('s', 'o', **changes))
+
+
+def test_pickles_and_other_files_are_not_read(tmp_path, capsys):
+  path = tmp_path / 'scores.npz'
+  np.savez(path, member_scores=np.array([{}], object), other_scores=np.ones(3))
+  for content in (None, b'nothing of the kind', b''):
+    if content is not None:
+      path.write_bytes(content)
+    assert __main__.main([f'--scores={path}', f'--out={tmp_path / "o"}']) == 2
+    assert 'not a readable .npz' in capsys.readouterr().err
+  assert __main__.main(['--scores=/no/where.npz', '--out=o']) == 2
+  assert '/no/where.npz' in capsys.readouterr().err
