@@ -11,8 +11,8 @@ import repair_case
 from jax import numpy as jnp
 
 from cmu_jax import metrics, models, weights
-from cmu_jax.repair import __main__ as program
 from cmu_jax.repair import Request, repair
+from cmu_jax.repair import __main__ as program
 
 MODEL = models.make('fc', 10, (8, 8, 1), width=64)
 MODEL_256 = models.make('fc', 10, (8, 8, 1), width=256)
