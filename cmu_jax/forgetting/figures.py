@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from matplotlib import figure
 
+from cmu_jax.forgetting import gaps as distances
 from cmu_jax.forgetting import load, tables
 from cmu_jax.forgetting.load import Results
 from cmu_jax.report import style
@@ -17,8 +18,8 @@ CAPTIONS = {
     'and what that is made of. Retraining itself differs from run to run.'
   ),
   'attacks': (
-    'How well the logit-scaled confidence tells forgotten from test images: a '
-    'dot a run, a bar the mean. Right of the band more than after retraining '
+    'How well the attack of the gap tells forgotten from test images: a dot '
+    'a run, a bar the mean. Right of the band more than after retraining '
     'is left; left of it more is gone, which tells them apart as well.'
   ),
   'requests': (
@@ -64,16 +65,18 @@ def gaps(found: Results, label: str) -> figure.Figure | None:
 
 
 def attacks(found: Results) -> figure.Figure | None:
-  """FT AUC of every run by method; None without any."""
+  """The attack of the gap on every run by method; None without any."""
+  name = found['config']['attack']
+  column = distances.ATTACKS[name]
   values = {
-    m: [100 * r['ft_auc'] for r in load.rows(found, m) if r.get('ft_auc')]
+    m: [100 * r[column] for r in load.rows(found, m) if r.get(column)]
     for m in found['methods']
   }
   values = {m: some for m, some in values.items() if some}
   best = values.get('retrain')
   if not best:
     return None
-  title = 'What is left of the forgotten images, as the confidence shows it'
+  title = 'What is left of the forgotten images, as the attack shows it'
   made, ax = _axes(title, len(values), found['smoke'])
   ax.axvspan(min(best), max(best), color=style.FAINT, label='retrain')
   for i, some in enumerate(values.values()):
@@ -81,7 +84,7 @@ def attacks(found: Results) -> figure.Figure | None:
     mean = float(np.mean(some))
     ax.plot([mean, mean], [i - 0.3, i + 0.3], color=style.INK, lw=2)
   _names(ax, list(values))
-  ax.set_xlabel('FT AUC [points]')
+  ax.set_xlabel(f'{tables.ATTACKS[name]} [points]')
   ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14))
   return made
 

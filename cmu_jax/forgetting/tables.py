@@ -27,7 +27,7 @@ _AUDIT = {
   'rt_auc_rmia': 'RT AUC (RMIA)',
   'rmia_tied': 'tied',
 }
-_ATTACKS = {
+ATTACKS = {
   'confidence': 'FT AUC of the confidence',
   'rmia': 'FT AUC of RMIA',
   'rmia_ratio': 'FT AUC of the ratio of RMIA',
@@ -122,7 +122,7 @@ def main(found: Results, group: str) -> Grid:
     )
     for method in load.groups(found)[group]
   ]
-  attack = _ATTACKS[found['config']['attack']]
+  attack = ATTACKS[found['config']['attack']]
   return Grid(
     f'Forgetting {group}',
     (over(found), COLUMNS, f'{GAPS} The attack of the gap is {attack}.'),
