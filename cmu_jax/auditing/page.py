@@ -59,9 +59,8 @@ def curves(results: dict[str, Any], found: list[Scored]) -> figure.Figure:
       )
     line = np.geomspace(least / 2, 1, 50)
     ax.plot(line, line, color=style.MUTED, ls=(0, (4, 3)), lw=1)
+    style.logarithmic(ax, 'x', 'y')
     ax.set(
-      xscale='log',
-      yscale='log',
       xlim=(least / 2, 1),
       ylim=(least / 2, 1.05),
       xlabel='false positive rate',

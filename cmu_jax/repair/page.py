@@ -52,7 +52,7 @@ def curve(results: dict[str, Any]) -> figure.Figure:
         ls='--',
         label='predictions on ordinary pictures that stay',
       )
-      ax.set_xscale('log')
+      style.logarithmic(ax, 'x')
     elif not poison:
       ax.plot(
         found['alpha'],

@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib import axes, figure
+from matplotlib import axes, figure, ticker
 
 # Okabe and Ito's colours, told apart under the common kinds of colour
 # blindness; the last two extend them to ten classes.
@@ -78,6 +78,20 @@ def canvas(title: str, size: tuple[float, float], smoke: bool) -> figure.Figure:
     color=INK,
   )
   return made
+
+
+def logarithmic(ax: axes.Axes, *names: str) -> None:
+  """Logarithmic axes with plain numbers: powers would need parsed formulas.
+
+  Args:
+    ax: with the axes.
+    *names: 'x', 'y'.
+  """
+  for name in names:
+    ax.set(**{f'{name}scale': 'log'})
+    axis = getattr(ax, f'{name}axis')
+    axis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f'{v:g}'))
+    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def png(made: figure.Figure) -> bytes:
