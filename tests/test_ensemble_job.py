@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from cmu_jax import config as config_lib
 from cmu_jax import errors, main
-from cmu_jax.ensemble import settings, show, tables
+from cmu_jax.ensemble import place, settings, show, sweep, tables
 
 
 def _row(method, seed, **changes):
@@ -143,3 +144,31 @@ def test_a_run_from_the_command_line_and_again(tmp_path, capsys):
   assert 'steps' not in capsys.readouterr().err
   again = json.loads((tmp_path / 'results.json').read_text())
   assert again['rows'] == results['rows']
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cut_in_a_training_goes_on_from_there(tmp_path, capsys):
+  """The numbers are those of a run that nobody stopped."""
+  config = config_lib.load('configs/lotos_digits.py:smoke').config
+  with config.unlocked():
+    config.methods, config.threats = ('plain',), ('correct',)
+    config.train_limit, config.test_limit = 200, 40
+    config.model = {'name': 'fc', 'width': 8, 'dtype': 'float32'}
+    config.evaluate.lipschitz, config.checkpoint_seconds = False, 0.0
+  whole = sweep.run(place.load(config, tmp_path / 'whole'), None)
+  assert whole.done
+  here = place.load(config, tmp_path / 'cut')
+  assert not sweep.run(here, 0.0).done
+  assert not list((tmp_path / 'cut').glob('originals/*'))
+  # A training ends at its first checkpoint past the deadline.
+  with pytest.raises(sweep.TimeIsUp):
+    sweep._trained(here, 'plain', 0, 1e-9)
+  assert list((tmp_path / 'cut').glob('originals/*.npz'))
+  capsys.readouterr()
+  cut = sweep.run(here, None)
+  assert cut.done and 'continues at step' in capsys.readouterr().err
+  drop = lambda rows: [
+    {k: v for k, v in row.items() if k != 'training_seconds'} for row in rows
+  ]
+  assert drop(cut.rows) == drop(whole.rows)
+  assert cut.curves == whole.curves

@@ -36,6 +36,7 @@ _READS = {
   'plain': (),
   'clipped': ('clip',),
   'lotos': ('clip', 'lotos'),
+  'lotos_unclipped': ('clip', 'lotos'),
   'trs': ('trs',),
 }
 
@@ -71,18 +72,20 @@ class Place(NamedTuple):
 def _terms(config: Any, group: Members) -> dict[str, Regulariser]:
   """What each method adds to the loss."""
   apart = regulariser.nothing()
+  penalty = lotos.lotos(
+    group,
+    strength=config.lotos.strength,
+    mal=config.lotos.mal,
+    clip=config.clip.bound,
+    k=config.lotos.vectors,
+    rounds=config.lotos.rounds,
+    normaliser=config.lotos.normaliser,
+  )
   return {
     'plain': apart,
     'clipped': apart,
-    'lotos': lotos.lotos(
-      group,
-      strength=config.lotos.strength,
-      mal=config.lotos.mal,
-      clip=config.clip.bound,
-      k=config.lotos.vectors,
-      rounds=config.lotos.rounds,
-      normaliser=config.lotos.normaliser,
-    ),
+    'lotos': penalty,
+    'lotos_unclipped': penalty,
     'trs': trs.trs(group, tuple(config.input.std), **dict(config.trs)),
   }
 

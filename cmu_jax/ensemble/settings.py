@@ -6,7 +6,8 @@ from ml_collections import ConfigDict, config_dict
 
 from cmu_jax import checks, errors, recipes
 
-METHODS = ('plain', 'clipped', 'lotos', 'trs')
+DEFAULT = ('plain', 'clipped', 'lotos', 'trs')
+METHODS = (*DEFAULT, 'lotos_unclipped')
 THREATS = ('correct', 'paper_compat_clamp')
 _NORMALISERS = ('paper', 'code_compat_norm')
 # Field: the least it can be, and whether that itself will do.
@@ -81,8 +82,9 @@ def base(name: str) -> ConfigDict:
       test_limit=0,
       seeds=(0, 1, 2),
       proxy_fraction=0.0,  # no method here takes a proxy
-      methods=METHODS,  # plain: members on their own; clipped: with bounded
-      # norms; lotos: clipped with the penalty; trs: with its own two terms
+      methods=DEFAULT,  # plain: members on their own; clipped: with bounded
+      # norms; lotos: clipped with the penalty; trs: with its own two terms;
+      # lotos_unclipped: the penalty alone
       members=3,  # N
       model=dict(name='resnet18', width=64, dtype='float32'),
       input=dict(

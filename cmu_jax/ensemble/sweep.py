@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cmu_jax import lipschitz, metrics, rng, train
@@ -35,19 +36,62 @@ class Found(NamedTuple):
   done: bool
 
 
-def _trained(place: Place, method: str, seed: int) -> train.Fit:
+class TimeIsUp(Exception):
+  """Raised after a checkpoint, in the middle of a training."""
+
+
+def _late(deadline: float | None) -> bool:
+  """Whether a moment of the monotonic clock is over."""
+  return deadline is not None and time.monotonic() >= deadline
+
+
+def _saving(
+  place: Place, name: str, deadline: float | None
+) -> train.Checkpoint:
+  """Where a training saves itself; past the deadline it ends there."""
+  kept = originals.saving(place.folder, name, place.config.checkpoint_seconds)
+
+  def save(state: Any, step: int) -> None:
+    kept.save(state, step)
+    if step < place.steps and _late(deadline):
+      raise TimeIsUp
+
+  return kept._replace(save=save)
+
+
+class _Trained(NamedTuple):
+  """An ensemble, and what its training was like, see `training.fit`."""
+
+  variables: Variables
+  history: jax.Array
+
+
+def _trained(
+  place: Place, method: str, seed: int, deadline: float | None
+) -> _Trained:
+  """From its file if it is done; measurements of other attacks read it too."""
   name = places.address(place, method, seed, measured=False)
+  start = places.start(place, method, seed)
+  kept: Any = originals.saving(place.folder, f'whole{name}', 0.0)
+  found = kept.restore(_Trained(start, jnp.zeros((place.steps, 4))))
+  if found is not None:
+    return found[0]
   # Surrogates see the images in another order than the ensembles they attack.
   key = rng.named(seed, 'surrogate' if method == 'surrogate' else 'train')
-  return training.fit(
+  fitted = training.fit(
     key,
     place.recipes[method],
-    places.start(place, method, seed),
+    start,
     place.dataset.train,
     place.steps,
-    originals.saving(place.folder, name, place.config.checkpoint_seconds),
+    _saving(place, name, deadline),
     f'{method}, seed {seed}',
   )
+  done = _Trained(fitted.variables, fitted.history)
+  kept.save(done, 0)
+  # The optimiser's state is as large as the network, and done with.
+  originals.drop(place.folder, name)
+  return done
 
 
 def _per_epoch(place: Place) -> int:
@@ -126,10 +170,12 @@ def _bound(place: Place, method: str, variables: Variables) -> float | None:
   return lipschitz.bound(rng.named(0), apply, shape).value
 
 
-def _cell(place: Place, method: str, seed: int, surrogate: Any) -> Info:
+def _cell(
+  place: Place, method: str, seed: int, surrogate: Any, deadline: float | None
+) -> Info:
   """What a cell's file holds."""
   began = time.monotonic()
-  fitted = _trained(place, method, seed)
+  fitted = _trained(place, method, seed, deadline)
   history = np.asarray(fitted.history)
   seconds = time.monotonic() - began
   per_epoch = _per_epoch(place)
@@ -149,15 +195,37 @@ def _cell(place: Place, method: str, seed: int, surrogate: Any) -> Info:
   }
 
 
-def _surrogates(place: Place) -> Callable[[int], Any]:
+def _surrogates(place: Place, deadline: float | None) -> Callable[[int], Any]:
   """The surrogate of a seed: trained once, the last one kept."""
 
   @functools.lru_cache(maxsize=1)
   def of(seed: int) -> Any:
-    fitted = _trained(place, 'surrogate', seed)
+    fitted = _trained(place, 'surrogate', seed, deadline)
     return place.recipes['surrogate'].members.one(fitted.variables, 0)
 
   return of
+
+
+def _todo(
+  place: Place,
+  method: str,
+  seed: int,
+  surrogate: Callable[[int], Any],
+  deadline: float | None,
+) -> Info | None:
+  """A cell from its file, or done and kept; None if the time is up."""
+  name = places.address(place, method, seed, measured=True)
+  record = cells.read(place.folder, name)
+  if record is not None:
+    return record
+  if _late(deadline):
+    return None
+  try:
+    record = _cell(place, method, seed, surrogate(seed), deadline)
+  except TimeIsUp:
+    return None
+  cells.write(place.folder, name, record)
+  return record
 
 
 def run(place: Place, minutes: float | None) -> Found:
@@ -165,32 +233,26 @@ def run(place: Place, minutes: float | None) -> Found:
 
   Args:
     place: see `place.load`.
-    minutes: after which no further cell is begun; None for no limit.
+    minutes: after which no further cell is begun, and a training that saves
+      itself ends; None for no limit.
   """
   deadline = None if minutes is None else time.monotonic() + 60 * minutes
-  surrogate = _surrogates(place)
+  surrogate = _surrogates(place, deadline)
   config = place.config
   todo = [(m, s) for s in config.seeds for m in config.methods]
-  found, missing = [], 0
-  for done, (method, seed) in enumerate(todo, start=1):
-    name = places.address(place, method, seed, measured=True)
-    record = cells.read(place.folder, name)
-    if record is None and deadline and time.monotonic() > deadline:
-      missing += 1
-      continue
+  found = []
+  for method, seed in todo:
+    record = _todo(place, method, seed, surrogate, deadline)
     if record is None:
-      record = _cell(place, method, seed, surrogate(seed))
-      cells.write(place.folder, name, record)
-      # The optimiser's state is as large as the network, and done with.
-      trained = places.address(place, method, seed, measured=False)
-      originals.drop(place.folder, trained)
+      continue
     found.append(record)
     rate = record['rows'][0]['t_rate']
     said = 'none' if rate is None else f'{rate:.3f}'
     print(
-      f'{done}/{len(todo)} {method}, seed {seed}: T_rate {said}',
+      f'{len(found)}/{len(todo)} {method}, seed {seed}: T_rate {said}',
       file=sys.stderr,
     )
+  missing = len(todo) - len(found)
   if missing:
     print(
       f'the time is up with {missing} of {len(todo)} cells to do: the same '

@@ -12,6 +12,7 @@ NAMES = {
   'plain': 'plain',
   'clipped': 'clipped',
   'lotos': 'LOTOS',
+  'lotos_unclipped': 'LOTOS, not clipped',
   'trs': 'TRS',
 }
 # Key: heading, and digits.
