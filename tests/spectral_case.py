@@ -55,11 +55,10 @@ def sigmas(linear, shape):
 
 
 class Small(nn.Module):
-  """A convolution with BatchNorm behind it, a grouped one, a dense layer."""
+  """A convolution with BatchNorm behind it, and a dense layer."""
 
   @nn.compact
   def __call__(self, x, train=False):
     x = nn.Conv(4, (3, 3), name='first')(x)
     x = nn.relu(nn.BatchNorm(use_running_average=not train, name='norm')(x))
-    x = nn.Conv(6, (3, 3), strides=2, feature_group_count=2, name='second')(x)
-    return nn.Dense(3, name='head')(nn.relu(x).reshape(x.shape[0], -1))
+    return nn.Dense(3, name='head')(x[:, ::2, ::2].reshape(x.shape[0], -1))

@@ -76,14 +76,14 @@ def test_a_second_call_changes_nothing():
     jax.random.key(7), apply, done, SHAPE, BOUND
   )
   assert equal(again, done)
-  assert [row['rounds'] for row in info['layers']] == [0, 0, 0, 0]
+  assert [row['rounds'] for row in info['layers']] == [0, 0, 0]
   assert info['accuracy'] is None
 
 
 def test_untouched_parts_and_the_tree_stay():
   _, variables, done, info = case()
   assert jax.tree.structure(variables) == jax.tree.structure(done)
-  for path in ('first', 'second', 'norm', 'head'):
+  for path in ('first', 'norm', 'head'):
     old, new = variables.params[path], done.params[path]
     assert equal(old['bias'], new['bias'])
     name = 'scale' if path == 'norm' else 'kernel'
@@ -148,6 +148,7 @@ def test_without_rounds_a_kernel_is_rescaled():
   np.testing.assert_allclose(info['layers'][0]['factor'], factor, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_convolution_and_its_batch_norm_as_one_map():
   apply, variables, _, _ = case()
   found = spectral.layers(apply, variables, SHAPE)
@@ -222,7 +223,7 @@ def test_descent_on_a_dense_kernel_has_the_closed_form(rate, rounds):
 def trained():
   """Four noisy steps with the transformation last in a chain."""
   apply, variables, _, _ = case()
-  layers = spectral.layers(apply, variables, SHAPE)
+  layers = spectral.layers(apply, variables, SHAPE)[:2]
   clip = spectral.clip_spectral_norm(layers, 1.0, 2, max_rounds=5)
   tx = optax.chain(optax.identity(), clip)
 
@@ -246,6 +247,7 @@ def test_the_bound_holds_after_every_second_step():
   apply, variables, seen = trained()
   for i, (params, _, _, state) in enumerate(seen):
     true = true_norms(apply, variables._replace(params=params))
+    del true['head']
     sigma = np.asarray(state[-1].sigma)
     if i % 2 == 0:
       assert max(true.values()) <= 1.001
@@ -260,7 +262,7 @@ def test_other_updates_pass_as_they_are():
   seen = trained()[2]
   for i, (_, updates, given, _) in enumerate(seen):
     assert equal(updates, given) == (i % 2 == 1)
-    for path in ('first', 'second', 'head', 'norm'):
+    for path in ('first', 'norm', 'head'):
       assert equal(updates[path]['bias'], given[path]['bias'])
 
 

@@ -18,13 +18,10 @@ from cmu_jax.types import Variables
 SHAPE = (6, 5, 3)
 MASK = jnp.tile(jnp.tri(3)[:, :, None, None], (1, 1, 3, 4))
 LAYERS = {
-  'same': nn.Conv(4, (3, 3)),
-  'strided': nn.Conv(4, [3, 3], strides=2),
   'valid and dilated': nn.Conv(4, (3, 2), padding='VALID', kernel_dilation=2),
   'of rows': nn.Conv(4, 3),
-  'spread': nn.Conv(4, (3, 3), padding=1, input_dilation=2),
-  'circular': nn.Conv(4, (3, 3), padding='CIRCULAR'),
   'grouped': nn.Conv(6, (3, 3), feature_group_count=3),
+  'lists': nn.Conv(4, [3, 3], padding='CIRCULAR', strides=2),
   'masked': nn.Conv(4, (3, 3), mask=MASK),
   'transposed': nn.ConvTranspose(2, (3, 3), strides=(2, 2)),
   'ours': layers.Conv(4, 3, 2, bias_init=nn.initializers.ones),
@@ -34,6 +31,19 @@ LAYERS = {
   ),
   'dense of two axes': nn.DenseGeneral((2, 3), axis=(-2, -1)),
 }
+
+
+@pytest.fixture(autouse=True)
+def _compiled_cheaply():
+  with jitting.hasty(True):
+    yield
+
+
+RARE = ('of rows', 'masked', 'transposed', 'norm alone', 'dense of two axes')
+NAMES = [
+  pytest.param(name, marks=pytest.mark.slow if name in RARE else ())
+  for name in LAYERS
+]
 
 
 def power(linear, shape, **options):
@@ -66,7 +76,7 @@ def facts(name):
   return layer, jax.tree.map(np.asarray, jitting.once(run)(jax.random.key(0)))
 
 
-@pytest.mark.parametrize('name', LAYERS)
+@pytest.mark.parametrize('name', NAMES)
 def test_power_qr_finds_the_largest_singular_values(name):
   layer, seen = facts(name)
   sigma, vector = seen['found']
@@ -79,13 +89,13 @@ def test_power_qr_finds_the_largest_singular_values(name):
   np.testing.assert_allclose(flat @ flat.T, np.eye(3), atol=1e-5)
 
 
-@pytest.mark.parametrize('name', LAYERS)
+@pytest.mark.parametrize('name', NAMES)
 def test_the_map_is_the_layer_without_its_bias(name):
   seen = facts(name)[1]
   np.testing.assert_allclose(seen['image'], seen['away'], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', LAYERS)
+@pytest.mark.parametrize('name', NAMES)
 def test_the_adjoint_is_one_by_both_ways(name):
   seen = facts(name)[1]
   np.testing.assert_allclose(*seen['products'], rtol=1e-4, atol=1e-4)
@@ -119,7 +129,7 @@ def test_a_pointwise_convolution_has_the_norm_of_its_kernel(stride, readoff):
   np.testing.assert_allclose(found.sigma, np.full(4, true), rtol=1e-4)
 
 
-@hypothesis.settings(max_examples=8, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=3, deadline=None, derandomize=True)
 @hypothesis.given(
   side=st.tuples(st.integers(3, 6), st.integers(3, 6)),
   size=st.integers(1, 3),
@@ -145,15 +155,16 @@ def test_any_convolution_against_its_dense_matrix(
 
 
 def test_a_warm_start_goes_on_where_the_last_one_stopped():
-  linear = only(LAYERS['same'], SHAPE)[1]
+  linear = only(LAYERS['ours'], SHAPE)[1]
   whole = power(linear, SHAPE, k=2, iterations=20)
   half = power(linear, SHAPE, k=2, iterations=10)
   rest = power(linear, SHAPE, k=2, iterations=10, start=half.vector)
   np.testing.assert_allclose(whole.sigma, rest.sigma, rtol=1e-5)
 
 
-@pytest.mark.parametrize('k', (1, 3))
-@pytest.mark.parametrize('factor', (0.0, 1e-15, 1e15))
+@pytest.mark.parametrize(
+  ('k', 'factor'), ((1, 0.0), (3, 0.0), (1, 1e15), (3, 1e-15))
+)
 def test_maps_of_any_size_give_finite_values(k, factor):
   linear = lambda x: x * factor * jnp.asarray([1.0, 2, 3])[None, :]
   found = power(linear, (3,), k=k, iterations=50)
@@ -178,8 +189,7 @@ def test_layers_are_found_with_what_they_are():
   assert [(x.path, x.kind, x.shape, x.norm) for x in found] == [
     ('first', 'conv', (6, 5, 3), 'norm'),
     ('norm', 'norm', (6, 5, 4), None),
-    ('second', 'conv', (6, 5, 4), None),
-    ('head', 'dense', (54,), None),
+    ('head', 'dense', (36,), None),
   ]
   (both,) = spectral.joint(found)
   middle = found[1].shape
