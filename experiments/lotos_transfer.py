@@ -52,6 +52,7 @@ def main() -> int:
   parser.add_argument(
     '--radii', type=float, nargs='+', default=[0.05, 0.1, 0.2]
   )
+  parser.add_argument('--methods', nargs='+', default=METHODS)
   parser.add_argument('--set', nargs='*', default=[], help='field=value')
   flags = parser.parse_args()
   spec = 'configs/lotos_digits.py' + (f':{flags.arg}' if flags.arg else '')
@@ -60,7 +61,7 @@ def main() -> int:
     overrides = dict(item.split('=', 1) for item in flags.set)
     config = configs.load(spec, overrides).config
     with config.unlocked():
-      config.methods, config.threats = METHODS, ('correct',)
+      config.methods, config.threats = tuple(flags.methods), ('correct',)
       config.attack.radius, config.evaluate.lipschitz = radius, False
     folder = pathlib.Path(flags.work)
     with workdir.locked(folder, '--work'):
