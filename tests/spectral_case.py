@@ -8,6 +8,8 @@ from jax import numpy as jnp
 from cmu_jax import jitting, spectral
 from cmu_jax.types import Variables
 
+SHAPE = (6, 5, 3)
+
 
 def network(module, shape, seed=0):
   """(apply, variables) of a linen module with float parameters all random."""
@@ -62,3 +64,15 @@ class Small(nn.Module):
     x = nn.Conv(4, (3, 3), name='first')(x)
     x = nn.relu(nn.BatchNorm(use_running_average=not train, name='norm')(x))
     return nn.Dense(3, name='head')(x[:, ::2, ::2].reshape(x.shape[0], -1))
+
+
+def equal(a, b):
+  leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  return all(np.array_equal(x, y) for x, y in leaves)
+
+
+def true_norms(apply, variables):
+  return {
+    layer.path: sigmas(spectral.bound(layer, variables), layer.shape)[0]
+    for layer in spectral.layers(apply, variables, SHAPE)
+  }
