@@ -26,10 +26,10 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 _MODULES = (
-  *('alpha', 'checkpoint', 'config', 'corruption', 'data', 'inputs'),
-  *('losses', 'metrics', 'models', 'optimizers', 'proxy', 'report', 'rng'),
-  *('schedules', 'select', 'splits', 'sweep', 'telemetry', 'train', 'tree'),
-  'triggers',
+  *('alpha', 'attacks', 'audit', 'checkpoint', 'config', 'corruption'),
+  *('data', 'descent', 'inputs', 'lipschitz', 'losses', 'metrics', 'models'),
+  *('optimizers', 'proxy', 'report', 'rng', 'schedules', 'select'),
+  *('spectral', 'splits', 'sweep', 'telemetry', 'train', 'tree', 'triggers'),
 )
 
 __all__ = sorted({*_HOME, *_MODULES, '__version__'})
