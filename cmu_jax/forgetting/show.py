@@ -29,6 +29,9 @@ def show(workdir: os.PathLike | str) -> pathlib.Path:
     'drawing the report', len(figures.CAPTIONS), 'figures'
   ) as a:
     drawn = page.drawings(found, a)
+  for name in figures.CAPTIONS:
+    # One from an earlier report would no longer belong to these results.
+    (workdir / 'figures' / f'{name}.png').unlink(missing_ok=True)
   for one, png in drawn:
     path = workdir / 'figures' / f'{one.name}.png'
     files.write(path, operator.methodcaller('write', png))
