@@ -20,6 +20,9 @@ _NEWER = (
   'salun',
   'l1_sparse',
   'relabel_second',
+  'amun',
+  'amun_no_forget',
+  'boundary_shrink',
   'cf_k',
   'eu_k',
 )
