@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 from jax import numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from cmu_jax import errors, progress, rng
 from cmu_jax.spectral import network, operators, parts, power
@@ -78,10 +78,9 @@ def clip_spectral_norm(
 
   def init(params: PyTree) -> ClipState:
     del params
-    keys = [rng.named(seed, 'start', i) for i in range(len(layers))]
     start = tuple(
-      jax.random.normal(key, layer.shape)
-      for key, layer in zip(keys, layers, strict=True)
+      jax.random.normal(rng.named(seed, 'start', i), layer.shape)
+      for i, layer in enumerate(layers)
     )
     unknown = jnp.full((len(layers),), jnp.inf)
     return ClipState(jnp.zeros((), jnp.int32), unknown, start)
@@ -101,25 +100,50 @@ def clip_spectral_norm(
       jax.random.fold_in(jax.random.key(seed), state.step), 'clip'
     )
 
-    def clip():
-      done, found = network.clipped(key, layers, plain, bound, how)
-      vectors = tuple(one.vector for one in found)
-      return _kernels(layers, done), [one.sigma for one in found], vectors
-
-    def follow():
-      found = network.each(key, layers, plain, _followed, state.vector)
-      vectors = tuple(vector for _, vector in found)
-      return _kernels(layers, plain), [sigma for sigma, _ in found], vectors
-
-    with progress.muted():
-      kernels, sigma, vector = jax.lax.cond(
-        state.step % every == 0, clip, follow
-      )
+    due = state.step % every == 0
+    kernels, sigma, vector = _settled(
+      key, layers, plain, bound, how, state.vector, due
+    )
     updates = _moved(layers, params, updates, plain, kernels)
-    sigma = jnp.stack(sigma).astype(jnp.float32)
     return updates, ClipState(state.step + 1, sigma, vector)
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _settled(
+  key: PRNGKey,
+  layers: tuple[Layer, ...],
+  plain: Variables,
+  bound: float,
+  how: How,
+  vectors: tuple[jax.Array, ...],
+  due: Bool[Array, ''],
+) -> tuple[list[jax.Array], Float[Array, 'layers'], tuple[jax.Array, ...]]:
+  """Kernels, clipped where it is due, their norms and where these are reached.
+
+  Args:
+    key: of fresh starts.
+    layers: all of them.
+    plain: params + update.
+    bound: c.
+    how: rounds of descent.
+    vectors: from the last step.
+    due: whether this step clips.
+  """
+
+  def clip():
+    done, found = network.clipped(key, layers, plain, bound, how)
+    ends = tuple(one.vector for one in found)
+    return _kernels(layers, done), [one.sigma for one in found], ends
+
+  def follow():
+    found = network.each(key, layers, plain, _followed, vectors)
+    ends = tuple(vector for _, vector in found)
+    return _kernels(layers, plain), [sigma for sigma, _ in found], ends
+
+  with progress.muted():
+    kernels, sigma, ends = jax.lax.cond(due, clip, follow)
+  return kernels, jnp.stack(sigma).astype(jnp.float32), ends
 
 
 def _demand(
