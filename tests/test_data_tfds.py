@@ -258,6 +258,7 @@ def test_cifar10_is_whole_and_in_its_published_order():
   assert found.class_names[:2] == ('airplane', 'automobile')
 
 
+@pytest.mark.slow
 def test_mnist_is_whole():
   found = real('mnist', CACHE)
   assert found.train.image.shape == (60000, 28, 28, 1)

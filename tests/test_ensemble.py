@@ -172,6 +172,7 @@ def test_members_without_a_term_train_as_if_alone():
     np.testing.assert_allclose(a[1], b[0], atol=2e-6)
 
 
+@pytest.mark.slow
 def test_mapped_and_vectorised_members_agree():
   made = {}
   for how in ('map', 'vmap'):
@@ -192,6 +193,7 @@ def test_mapped_and_vectorised_members_agree():
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_different_networks_share_their_first_layer_only():
   kinds, layers = zip(*map(ensemble_case.kind, (4, 6)), strict=True)
   firsts = [first for first, _ in layers]

@@ -30,6 +30,7 @@ def test_the_mean_of_probabilities_is_the_ensemble():
   )
 
 
+@pytest.mark.slow
 def test_trs_of_linear_members_in_closed_form():
   """Of one class against another by a linear margin, gradients are known."""
   draw = np.random.default_rng(1)

@@ -73,6 +73,7 @@ def continued(said):
   }
 
 
+@pytest.mark.slow
 def test_killed_twice_and_continued(tmp_path, reference, capfd):
   arguments = small_run.argv(small_run.NOISE, tmp_path / 'w', FIELDS)
   folder = tmp_path / 'w'

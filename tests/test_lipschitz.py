@@ -119,7 +119,7 @@ _OPTIONS = strategies.fixed_dictionaries(
 )
 
 
-@hypothesis.settings(max_examples=4, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=2, deadline=None, derandomize=True)
 @hypothesis.given(strategies.integers(0, 999), _OPTIONS)
 def test_no_pair_of_images_exceeds_the_bound(seed, options):
   apply = _net(seed, {**options, 'pool': options['stride'] == 1})
@@ -137,7 +137,7 @@ def test_no_pair_of_images_exceeds_the_bound(seed, options):
   assert steepest > 0.02 * found.value
 
 
-@hypothesis.settings(max_examples=4, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=2, deadline=None, derandomize=True)
 @hypothesis.given(strategies.integers(0, 999), _OPTIONS)
 def test_a_linear_network_has_the_norm_of_its_matrix(seed, options):
   apply = _net(seed, {**options, 'activation': 'none'})

@@ -5,7 +5,15 @@ import small_run
 from small_run import NOISE, POISON, refused
 
 from cmu_jax import checks, config, errors, main
-from cmu_jax.corrective import settings
+from cmu_jax.corrective import settings as benchmark
+from cmu_jax.ensemble import settings as ensemble
+from cmu_jax.forgetting import settings as forgetting
+
+SETTINGS = {
+  'corrective': benchmark,
+  'ensemble': ensemble,
+  'forgetting': forgetting,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -207,6 +215,7 @@ def test_the_process_itself(tmp_path):
   assert done.stderr.startswith('error: ') and done.stdout == ''
 
 
+@pytest.mark.slow
 def test_a_full_disk_can_be_mended(tmp_path):
   # No file of this process may grow over 20 kB: a checkpoint does.
   fields = {'model.width': 512}
@@ -225,8 +234,7 @@ def test_every_shipped_config_passes():
   for path in files:
     for arg in ('', ':smoke'):
       loaded = config.load(f'{path}{arg}').config
-      benchmark = loaded.task == 'corrective'
-      (settings if benchmark else checks).check(loaded)
+      SETTINGS.get(loaded.task, checks).check(loaded)
 
 
 def test_a_control_without_noise_is_no_mistake():

@@ -171,6 +171,7 @@ def _made_block():
   return params, tangent, image
 
 
+@pytest.mark.slow
 def test_derivatives_of_every_kind():
   params, tangent, image = _made_block()
   f = functools.partial(_separable, image=image)

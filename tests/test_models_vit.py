@@ -124,6 +124,7 @@ def test_bfloat16_is_float32_roughly():
   assert 0 < error < 0.05 * np.abs(expected).max() + 0.02
 
 
+@pytest.mark.slow
 def test_derivatives_of_every_kind():
   model, variables = _made(depth=1)
   image, params = _images(2), variables.params

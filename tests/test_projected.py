@@ -217,6 +217,7 @@ def repaired():
   return found, {**values, 'corrupted': score(poisoned).values}
 
 
+@pytest.mark.slow
 def test_the_trigger_goes_and_its_class_stays():
   found, values = repaired()
   before = values['corrupted']

@@ -230,9 +230,8 @@ def test_help_and_what_it_names(capsys):
   assert all(f'--{field}' in told for field in Request._fields)
 
 
-@pytest.mark.parametrize(
-  'rule', ('safe', pytest.param('published', marks=pytest.mark.slow))
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('rule', ('safe', 'published'))
 def test_wrong_labels_are_repaired_or_the_reason_is_told(tmp_path, rule):
   noisy = 'label_noise'
   test, _ = repair_case.make(tmp_path, noisy, seed=1, width=256, steps=2500)

@@ -110,6 +110,7 @@ def test_a_grid_below_the_kernel_gets_one_line():
     gram.upper_bound(KERNEL, (8, 8), iterations=0)
 
 
+@pytest.mark.slow
 def test_the_report_has_every_layer_and_the_joint_map(capsys):
   apply, variables = network(Small(), (6, 5, 3))
   rows = spectral.report(apply, variables, (6, 5, 3), beneath='no more')
