@@ -43,7 +43,10 @@ def pool(size=48, seed=0):
   return Batch(jnp.asarray(image, jnp.uint8), jnp.asarray(label, jnp.int32))
 
 
-@pytest.fixture(scope='module', params=list(MODELS))
+@pytest.fixture(
+  scope='module',
+  params=['fc', pytest.param('convnet', marks=pytest.mark.slow)],
+)
 def network(request):
   model = MODELS[request.param]
   start = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *SHAPE)))

@@ -120,6 +120,7 @@ def test_killed_again_and_again(tmp_path, config):
   assert small_run.numbers(folder) == small_run.numbers(tmp_path / 'reference')
 
 
+@pytest.mark.slow
 def test_a_truncated_newest_checkpoint(tmp_path, reference, capfd):
   folder = tmp_path / 'w'
   shutil.copytree(reference, folder)
@@ -140,6 +141,7 @@ def test_a_truncated_newest_checkpoint(tmp_path, reference, capfd):
   assert small_run.numbers(folder) == small_run.numbers(reference)
 
 
+@pytest.mark.slow
 def test_a_run_again_changes_nothing(tmp_path, reference, capfd):
   folder = tmp_path / 'w'
   shutil.copytree(reference, folder)
@@ -159,6 +161,7 @@ def test_a_run_again_changes_nothing(tmp_path, reference, capfd):
   assert small_run.numbers(folder) == small_run.numbers(reference)
 
 
+@pytest.mark.slow
 def test_the_event_file_is_never_missing(tmp_path, reference, monkeypatch):
   from cmu_jax import telemetry
 

@@ -119,6 +119,7 @@ _OPTIONS = strategies.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=2, deadline=None, derandomize=True)
 @hypothesis.given(strategies.integers(0, 999), _OPTIONS)
 def test_no_pair_of_images_exceeds_the_bound(seed, options):
@@ -149,6 +150,7 @@ def test_a_linear_network_has_the_norm_of_its_matrix(seed, options):
   assert len(found.parts) == 1
 
 
+@pytest.mark.slow
 def test_estimates_lie_below_and_their_margins_above(monkeypatch):
   apply = _net(
     3, dict(width=3, stride=1, activation='relu', residual=True, pool=False)

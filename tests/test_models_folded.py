@@ -232,11 +232,12 @@ def _nearest(train, train_label, test, test_label):
   return np.mean(votes.sum(1).argmax(1) == test_label)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name,accuracy,width',
   (
     ('mobilenet_v1_025', 0.596, 256),
-    pytest.param('mobilenet_v2', 0.740, 1280, marks=pytest.mark.slow),
+    ('mobilenet_v2', 0.740, 1280),
   ),
 )
 def test_neighbours_of_stored_weights(name, accuracy, width):

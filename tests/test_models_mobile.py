@@ -217,6 +217,7 @@ def test_gradient_inside_a_loop_is_no_grouped_convolution():
   assert groups and set(groups) == {'1'}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', FAMILIES)
 def test_first_layer_is_linear_and_half_precision_keeps_statistics(name):
   options = {'width': 0.1, 'stem': 'cifar'}

@@ -232,6 +232,7 @@ def test_the_trigger_goes_and_its_class_stays():
   assert ours['target_class_accuracy'] >= plain['target_class_accuracy']
 
 
+@pytest.mark.slow
 def test_labels_of_the_pool_change_nothing():
   settings, world, place, poisoned = digits()
   hidden = place.proxy._replace(

@@ -124,7 +124,11 @@ def test_one_compilation_for_all_seeds_and_segments():
 
 
 @pytest.mark.parametrize('how', ['map', 'vmap', 'loop'])
-@pytest.mark.parametrize('model', [MODEL, CONV], ids=['fc', 'convnet'])
+@pytest.mark.parametrize(
+  'model',
+  [MODEL, pytest.param(CONV, marks=pytest.mark.slow)],
+  ids=['fc', 'convnet'],
+)
 def test_stacked_seeds_equal_single_ones(how, model):
   keys = jax.random.split(jax.random.key(1), 2)
   starts = [start(model, seed) for seed in range(2)]
