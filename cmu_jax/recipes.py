@@ -64,6 +64,31 @@ def _corruption() -> ConfigDict:
   )
 
 
+def source() -> dict[str, Any]:
+  """The settings that every run has of where its images come from."""
+  return dict(
+    dataset='digits',  # digits, a TFDS name, folder:PATH, npz:PATH
+    data_dir=config_dict.placeholder(str),  # where TFDS data lie
+    download=False,
+    image_size=0,  # folders: resize to this; 0 keeps one common size
+    train_limit=0,  # keep so many training images, stratified; 0 keeps all
+    test_limit=0,
+  )
+
+
+def pixels(
+  mean: tuple[float, ...] = (0.5,), std: tuple[float, ...] = (0.5,)
+) -> dict[str, Any]:
+  """The settings of the input step, see `inputs.make`."""
+  return dict(
+    mean=mean,  # of pixels in [0, 1], by channel
+    std=std,
+    pad=0,  # zero-padded random crop, in pixels
+    flip=False,
+    resize=0,  # to so many pixels, inside the step; 0 for none
+  )
+
+
 def base(name: str) -> ConfigDict:
   """Every setting of an experiment, with the defaults of the paper."""
   return ConfigDict(
@@ -71,25 +96,14 @@ def base(name: str) -> ConfigDict:
       name=name,
       task='label_noise',  # label_noise, poison
       smoke=False,  # shrunk: every stage runs, nothing is evidence
-      dataset='digits',  # digits, a TFDS name, folder:PATH, npz:PATH
-      data_dir=config_dict.placeholder(str),  # where TFDS data lie
-      download=False,
-      image_size=0,  # folders: resize to this; 0 keeps one common size
-      train_limit=0,  # keep so many training images, stratified; 0 keeps all
-      test_limit=0,
+      **source(),
       seeds=(0, 1, 2),
       noise_rate=0.4,  # eta, the corrupted share
       proxy_fraction=0.02,  # held out of each class before the corruption
       proxy_draws=2,  # S, re-corrupted copies of the proxy
       corruption=_corruption(),
       model=dict(name='fc', width=512, dtype='float32'),
-      input=dict(
-        mean=(0.5,),  # of pixels in [0, 1], by channel
-        std=(0.5,),
-        pad=0,  # zero-padded random crop, in pixels
-        flip=False,
-        resize=0,  # to so many pixels, inside the step; 0 for none
-      ),
+      input=pixels(),
       train=training(),  # the corrupted network and the oracle
       proxy_train=training(),  # CUTS
       finetune=training(),  # the baseline on clean proxy labels

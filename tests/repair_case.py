@@ -46,7 +46,14 @@ def make(folder, kind, seed=0, width=64, steps=500):
     batch_size=128,
     inputs=step,
   ).variables
-  flat = jax.tree_util.tree_flatten_with_path(trained)[0]
+  ship(folder, trained)
+  bad(folder / 'bad', kind, pool, trigger, key)
+  return digits.test, trigger
+
+
+def ship(folder, variables):
+  """Weights and their side file."""
+  flat = jax.tree_util.tree_flatten_with_path(variables)[0]
   arrays = {
     '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path): (
       np.asarray(leaf)
@@ -55,8 +62,6 @@ def make(folder, kind, seed=0, width=64, steps=500):
   }
   weights.write(folder / 'w.npz', weights.Stored(arrays, {}, '.npz'))
   (folder / 'w.npz.json').write_text(json.dumps({'mean': [0.5], 'std': [0.5]}))
-  bad(folder / 'bad', kind, pool, trigger, key)
-  return digits.test, trigger
 
 
 def bad(folder, kind, pool, trigger, key):

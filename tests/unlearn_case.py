@@ -1,24 +1,20 @@
 """A small network with pictures that it was trained on, as files on a disk."""
 
-import json
-
-import jax
 import numpy as np
 import PIL.Image
+import repair_case
 
 from cmu_jax import (
   data,
-  inputs,
   models,
   optimizers,
   rng,
   schedules,
   splits,
   train,
-  weights,
 )
 
-STEP = inputs.make((0.5,), (0.5,))
+STEP = repair_case.STEP
 
 
 def make(folder, forget=60, keep=300, steps=400, width=64):
@@ -37,15 +33,7 @@ def make(folder, forget=60, keep=300, steps=400, width=64):
     batch_size=64,
     inputs=STEP,
   ).variables
-  flat = jax.tree_util.tree_flatten_with_path(trained)[0]
-  arrays = {
-    '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path): (
-      np.asarray(leaf)
-    )
-    for path, leaf in flat
-  }
-  weights.write(folder / 'w.npz', weights.Stored(arrays, {}, '.npz'))
-  (folder / 'w.npz.json').write_text(json.dumps({'mean': [0.5], 'std': [0.5]}))
+  repair_case.ship(folder, trained)
   pictures(folder / 'forget', part, range(forget))
   pictures(folder / 'retain', part, range(forget, forget + keep))
   pictures(folder / 'test', digits.test, range(200))

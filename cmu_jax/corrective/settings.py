@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from cmu_jax import checks, errors, recipes, triggers
 from cmu_jax.corrective import roster
@@ -71,12 +71,7 @@ def base(name: str) -> ConfigDict:
       name=name,
       task='corrective',
       smoke=False,  # shrunk: every stage runs, nothing is evidence
-      dataset='digits',  # digits, a TFDS name, folder:PATH, npz:PATH
-      data_dir=config_dict.placeholder(str),  # where TFDS data lie
-      download=False,
-      image_size=0,  # folders: resize to this; 0 keeps one common size
-      train_limit=0,  # keep so many training images, stratified; 0 keeps all
-      test_limit=0,
+      **recipes.source(),
       seeds=(0, 1, 2),
       validation='train_fifth',  # what selection sees: train_fifth, test_half;
       # test (parity: also what is reported)
@@ -88,13 +83,7 @@ def base(name: str) -> ConfigDict:
       interclass=_interclass(),
       published_indices=False,  # the released poison set and S_f of seed 0
       model=dict(name='resnet9', width=64, dtype='float32'),
-      input=dict(
-        mean=(0.5,),  # of pixels in [0, 1], by channel
-        std=(0.5,),
-        pad=0,  # zero-padded random crop, in pixels
-        flip=False,
-        resize=0,  # to so many pixels, inside the step; 0 for none
-      ),
+      input=recipes.pixels(),
       **_trainings(),
       ssd=dict(
         importance='batch',  # batch (as released), per_sample

@@ -11,17 +11,12 @@ References:
   the linearised network.
 """
 
-import functools
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float
 
-from cmu_jax import jitting, metrics
 from cmu_jax.detection import evidence
-from cmu_jax.types import Batch, InputStep, Model, PRNGKey, Variables
+from cmu_jax.types import Model, Variables
 
 # Where two logits are equal in every direction there is none.
 _TINY = 1e-30
@@ -47,37 +42,11 @@ def steps(
   return -slope / jnp.maximum(size, _TINY)
 
 
-@functools.lru_cache(maxsize=32)
-def _compiled(model: Model, inputs: InputStep, size: int) -> Callable:
-  """A jitted function from a split to its steps, `size` at a time."""
-
-  def look(key, variables, batch):
-    def see(image):
-      found = steps(model, variables, image)
-      return evidence.narrow(key, found.reshape(image.shape[0], -1))
-
-    return metrics.in_blocks(see, inputs, batch, size)
-
-  return jitting.looped(look)
+def _flat(
+  model: Model, variables: Variables, image: Float[jax.Array, 'n h w c']
+) -> Float[jax.Array, 'n d']:
+  return steps(model, variables, image).reshape(image.shape[0], -1)
 
 
-def directions(
-  key: PRNGKey,
-  model: Model,
-  inputs: InputStep,
-  variables: Variables,
-  batch: Batch,
-  batch_size: int = 256,
-) -> Float[np.ndarray, 'n d']:
-  """Steps towards the nearest other class of a split; stamps are painted.
-
-  Args:
-    key: of the projection to 512 numbers, where inputs are larger.
-    model: the network.
-    inputs: raw pixels to network input.
-    variables: its weights.
-    batch: n images.
-    batch_size: images at a time.
-  """
-  size = min(batch_size, batch.label.shape[0])
-  return np.asarray(_compiled(model, inputs, size)(key, variables, batch))
+# Steps towards the nearest other class; a gradient takes more memory.
+directions = evidence.looking(_flat, most=256)

@@ -44,19 +44,21 @@ Look = Callable[..., Float[np.ndarray, 'n d']]
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(model: Model, inputs: InputStep, size: int) -> Callable:
-  """A jitted function from a split to its features, `size` at a time."""
+def _compiled(
+  see: Callable, model: Model, inputs: InputStep, size: int
+) -> Callable:
+  """A jitted function from a split to what is seen, `size` at a time."""
 
   def look(key, variables, batch):
-    def see(image):
-      return narrow(key, model.features(variables, image))
+    def narrowed(image):
+      return _narrow(key, see(model, variables, image))
 
-    return metrics.in_blocks(see, inputs, batch, size)
+    return metrics.in_blocks(narrowed, inputs, batch, size)
 
   return jitting.looped(look)
 
 
-def narrow(
+def _narrow(
   key: PRNGKey, features: Float[jax.Array, 'n d']
 ) -> Float[jax.Array, 'n e']:
   """Random projections, to 512 numbers, of features that are wider."""
@@ -67,26 +69,40 @@ def narrow(
   return features @ (matrix * _WIDEST**-0.5)
 
 
-def features(
-  key: PRNGKey,
-  model: Model,
-  inputs: InputStep,
-  variables: Variables,
-  batch: Batch,
-  batch_size: int = 1024,
-) -> Float[np.ndarray, 'n d']:
-  """Penultimate features of a split, in evaluation mode; stamps are painted.
+def looking(see: Callable[..., jax.Array], most: int = 1024) -> Look:
+  """What is seen of every image of a split; stamps are painted.
 
   Args:
-    key: of the projection to 512 numbers, where features are wider.
-    model: the network.
-    inputs: raw pixels to network input.
-    variables: its weights.
-    batch: n images.
-    batch_size: images at a time.
+    see: (model, variables, network input [b, h, w, c]) -> values [b, d];
+      traceable, and one function for one compilation.
+    most: images at a time, where it is not said.
+
+  Returns:
+    (key, model, inputs, variables, batch, batch_size) -> [n, d]; the key is of
+    the projection to 512 numbers, where there are more.
   """
-  size = min(batch_size, batch.label.shape[0])
-  return np.asarray(_compiled(model, inputs, size)(key, variables, batch))
+
+  def look(
+    key: PRNGKey,
+    model: Model,
+    inputs: InputStep,
+    variables: Variables,
+    batch: Batch,
+    batch_size: int = most,
+  ) -> Float[np.ndarray, 'n d']:
+    size = min(batch_size, batch.label.shape[0])
+    run = _compiled(see, model, inputs, size)
+    return np.asarray(run(key, variables, batch))
+
+  return look
+
+
+def _penultimate(model: Model, variables: Variables, image: jax.Array):
+  return model.features(variables, image)
+
+
+# Penultimate features, in evaluation mode.
+features = looking(_penultimate)
 
 
 def _rows(samples: Samples) -> Int[np.ndarray, 'm']:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from cmu_jax import checks, errors, recipes
 
@@ -74,12 +74,7 @@ def base(name: str) -> ConfigDict:
       name=name,
       task='ensemble',
       smoke=False,  # shrunk: every stage runs, nothing is evidence
-      dataset='digits',  # digits, a TFDS name, folder:PATH, npz:PATH
-      data_dir=config_dict.placeholder(str),  # where TFDS data lie
-      download=False,
-      image_size=0,  # folders: resize to this; 0 keeps one common size
-      train_limit=0,  # keep so many training images, stratified; 0 keeps all
-      test_limit=0,
+      **recipes.source(),
       seeds=(0, 1, 2),
       proxy_fraction=0.0,  # no method here takes a proxy
       methods=DEFAULT,  # plain: members on their own; clipped: with bounded
@@ -87,13 +82,7 @@ def base(name: str) -> ConfigDict:
       # lotos_unclipped: the penalty alone
       members=3,  # N
       model=dict(name='resnet18', width=64, dtype='float32'),
-      input=dict(
-        mean=(0.5,),  # of pixels in [0, 1], by channel
-        std=(0.5,),
-        pad=0,  # zero-padded random crop, in pixels
-        flip=False,
-        resize=0,  # to so many pixels, inside the step; 0 for none
-      ),
+      input=recipes.pixels(),
       **_trainings(),
       attack=dict(
         radius=0.04,  # linf, of pixels in [0, 1]; PGD with a random start

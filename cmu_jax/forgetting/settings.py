@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from cmu_jax import audit, checks, errors, recipes
 from cmu_jax.forgetting import gaps, roster
@@ -39,12 +39,7 @@ def base(name: str) -> ConfigDict:
       name=name,
       task='forgetting',
       smoke=False,  # shrunk: every stage runs, nothing is evidence
-      dataset='digits',  # digits, a TFDS name, folder:PATH, npz:PATH
-      data_dir=config_dict.placeholder(str),  # where TFDS data lie
-      download=False,
-      image_size=0,  # folders: resize to this; 0 keeps one common size
-      train_limit=0,  # keep so many training images, stratified; 0 keeps all
-      test_limit=0,
+      **recipes.source(),
       seeds=(0, 1, 2),  # of the original networks
       forget_seeds=(0, 1, 2),  # of the forget sets that are reported
       tuning_seeds=(100,),  # of those that learning rates are chosen on
@@ -64,13 +59,7 @@ def base(name: str) -> ConfigDict:
         gamma=2.0,
       ),
       model=dict(name='resnet18', width=64, dtype='float32'),
-      input=dict(
-        mean=(0.0,),  # of pixels in [0, 1], by channel
-        std=(1.0,),
-        pad=0,  # zero-padded random crop, in pixels
-        flip=False,
-        resize=0,  # to so many pixels, inside the step; 0 for none
-      ),
+      input=recipes.pixels(mean=(0.0,), std=(1.0,)),
       **_trainings(),
       evaluate=dict(
         batch_size=1024,
