@@ -9,6 +9,15 @@ and returns plain results. Higher scores are more like members throughout.
 
 from cmu_jax.audit.confidence import confidence_attack
 from cmu_jax.audit.lira_scores import lira
+from cmu_jax.audit.mia_nn import (
+  Gap,
+  accuracy_gap,
+  discriminator_accuracy,
+  nearest_class,
+  separability,
+  total_variation,
+  total_variation_gap,
+)
 from cmu_jax.audit.ranks import (
   auc,
   balanced_accuracy,
@@ -34,24 +43,31 @@ __all__ = [
   'SIGNALS',
   'Audit',
   'Estimate',
+  'Gap',
   'Rmia',
   'Ulira',
+  'accuracy_gap',
   'auc',
   'balanced_accuracy',
   'bootstrap',
   'class_level',
   'confidence_attack',
   'detectable',
+  'discriminator_accuracy',
   'evaluate',
   'hanley_mcneil',
   'lira',
   'logit_confidence',
+  'nearest_class',
   'offline',
   'online',
   'rmia',
   'roc',
+  'separability',
   'softmax',
   'taylor_softmax',
+  'total_variation',
+  'total_variation_gap',
   'tpr_at',
   'ulira',
 ]
