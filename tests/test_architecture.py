@@ -21,6 +21,7 @@ LAYERS = [
   'models tree losses schedules optimizers sweep weights',
   'train segment descent checkpoint provenance sensitivity',
   'select safe judge metrics alpha importance detection diagnosis audit',
+  'task_vectors',
   'attacks adversarial_sets spectral lipschitz audit',
   'methods',
   'recipes published checks binding shipped scene backdoor stages evaluate',

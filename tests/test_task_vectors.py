@@ -1,0 +1,300 @@
+"""Task-vector algebra, merges, tangents, and the rule for strengths."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from close import assert_close
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cmu_jax import errors
+from cmu_jax import task_vectors as tv
+
+# Cars on ViT-B/32 in NegMerge's notebook: lambda, forget and control accuracy
+# on validation data, in percent.
+NOTEBOOK = (
+  (0, 59.58, 66.70),
+  (0.25, 50.12, 66.32),
+  (0.5, 40.54, 65.70),
+  (0.75, 33.05, 64.74),
+  (0.85, 28.62, 63.72),
+  (0.9, 25.55, 63.54),
+  (0.95, 24.20, 63.20),
+  (1.0, 22.60, 62.74),
+)
+
+
+def vectors(count, seed=0, size=7):
+  """Vectors on the host: two layers and a counter."""
+  rng = np.random.default_rng(seed)
+  return [
+    {
+      'body': {'kernel': rng.normal(size=(size, 3)).astype(np.float32)},
+      'head': rng.normal(size=size).astype(np.float32),
+      'steps': np.int32(4),
+    }
+    for _ in range(count)
+  ]
+
+
+def flat(tau):
+  return np.concatenate([tau['body']['kernel'].ravel(), tau['head']])
+
+
+def test_a_vector_takes_the_trainable_floats_only():
+  start, end = vectors(2)
+  tau = tv.task_vector(start, end, lambda path, leaf: path[0] == 'head')
+  assert_close(tau['head'], end['head'] - start['head'])
+  assert not tau['body']['kernel'].any() and tau['steps'] == 4
+  whole = tv.task_vector(start, end)
+  assert_close(tv.apply_task_vector(start, whole, 1.0), end)
+  assert_close(tv.apply_task_vector(end, whole, -1.0), start)
+  half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), start['body'])
+  assert tv.apply_task_vector(half, whole['body'], 0.5)['kernel'].dtype == (
+    jnp.bfloat16
+  )
+
+
+def test_products_norms_and_cosines_are_those_of_flat_vectors():
+  taus = vectors(3)
+  rows = np.stack([flat(tau) for tau in taus])
+  stacked = tv.stack(taus)
+  products = rows @ rows.T
+  sizes = np.sqrt(np.diag(products))
+  assert_close(tv.dot(taus[0], taus[1]), products[0, 1])
+  assert_close(tv.norm(taus[2]), sizes[2])
+  assert_close(tv.gram(stacked), products)
+  found = jax.jit(tv.cosine_matrix)(stacked)
+  assert_close(found, products / sizes[:, None] / sizes[None, :])
+  nothing = jax.tree.map(np.zeros_like, taus[0])
+  angles = tv.cosine_matrix(tv.stack([taus[0], nothing]))
+  assert_close(angles, np.array([[1.0, 0.0], [0.0, 0.0]]))
+
+
+def test_a_projection_is_the_least_squares_fit():
+  taus = vectors(4)
+  rows = np.stack([flat(tau) for tau in taus[1:]])
+  expected = np.linalg.lstsq(rows.T, flat(taus[0]), rcond=None)[0]
+  found = jax.jit(tv.projections)(taus[0], tv.stack(taus[1:]))
+  assert_close(found.coefficients, expected, rtol=1e-3)
+  inside = flat(jax.tree.map(np.asarray, found.inside))
+  assert_close(inside, expected @ rows, rtol=1e-3)
+  assert abs(rows @ (flat(taus[0]) - inside)).max() < 1e-4
+  share = (inside @ inside) / (flat(taus[0]) @ flat(taus[0]))
+  assert_close(found.share, share, rtol=1e-3)
+  same = tv.projections(taus[1], tv.stack([taus[1], taus[1]]))
+  assert_close(same.coefficients, np.array([0.5, 0.5]), rtol=1e-3)
+
+
+def test_layers_are_scaled_by_path():
+  (tau,) = vectors(1)
+  found = tv.scale_layers(tau, {'body': 2.0, 'body/kernel': 0.5})
+  assert_close(found['body']['kernel'], tau['body']['kernel'] / 2)
+  assert_close(found['head'], tau['head'])
+  named = tv.scale_layers(tau, lambda path: 3.0 if path == ('head',) else 0.0)
+  assert_close(named['head'], 3 * tau['head'])
+  assert not named['body']['kernel'].any()
+  with pytest.raises(errors.UserError, match="no parameter lies in 'trunk'"):
+    tv.scale_layers(tau, {'trunk': 1.0})
+
+
+@pytest.mark.parametrize('lives', [np.asarray, jnp.asarray])
+def test_the_largest_entries_of_all_leaves_stay(lives):
+  (tau,) = vectors(1)
+  tau = jax.tree.map(lives, tau)
+  found = tv.sparsify(tau, 0.25)
+  sizes = np.abs(flat(tau))
+  kept = flat(found) != 0
+  assert kept.sum() == 7 == int(np.ceil(0.25 * sizes.size))
+  assert sizes[kept].min() > sizes[~kept].max()
+  assert isinstance(found['head'], type(tau['head'])) and found['steps'] == 4
+  assert_close(tv.sparsify(tau, 1.0), tau)
+  with pytest.raises(errors.UserError, match='keep 0'):
+    tv.sparsify(tau, 0.0)
+
+
+def hand(*rows):
+  return [{'w': np.array(row, np.float32)} for row in rows]
+
+
+def test_negmerge_keeps_what_all_agree_on():
+  taus = hand([1, -1, 2, 0, 3], [3, -3, -2, 5, 0], [2, -2, 2, 5, 3])
+  assert tv.negmerge(taus)['w'].tolist() == [2, -2, 0, 0, 0]
+
+
+def test_ties_elects_a_sign_by_magnitude():
+  taus = hand([4, 1, 0, -3], [-1, 2, 0, 3], [2, -1, 0, 0])
+  assert tv.ties(taus, keep=1.0)['w'].tolist() == [3, 1.5, 0, 0]
+  # Of each vector the two largest; of the first one 4 and -3.
+  assert tv.ties(taus, keep=0.5)['w'].tolist() == [3, 2, 0, 0]
+
+
+def test_magmax_takes_the_largest_and_breaks_ties_upwards():
+  taus = hand([1, -4, 2], [-3, 2, -2])
+  assert tv.magmax(taus)['w'].tolist() == [-3, -4, 2]
+  assert tv.magmax(taus[::-1])['w'].tolist() == [-3, -4, 2]
+
+
+MERGES = {
+  'uniform': tv.uniform,
+  'negmerge': tv.negmerge,
+  'ties': lambda taus, count=None: tv.ties(taus, count, 0.5),
+  'magmax': tv.magmax,
+}
+
+
+@pytest.mark.parametrize('name', MERGES)
+def test_merges_pass_once_over_any_stream_in_any_order(name):
+  merge, taus = MERGES[name], vectors(5)
+  expected = merge(taus)
+  assert isinstance(expected['head'], np.ndarray) and expected['steps'] == 4
+  seen = []
+
+  def read(i):
+    seen.append(i)
+    return taus[i]
+
+  assert_close(merge(read, 5), expected)
+  assert seen == list(range(5))
+  assert_close(merge(iter(taus[::-1])), expected)
+  on_device = merge([jax.tree.map(jnp.asarray, tau) for tau in taus])
+  assert isinstance(on_device['head'], jax.Array)
+  assert_close(on_device, expected)
+
+
+def test_one_vector_is_its_own_merge_and_a_stack_agrees():
+  taus = vectors(3)
+  for merge in (tv.uniform, tv.negmerge, tv.magmax):
+    assert_close(merge(taus[:1]), taus[0])
+  assert_close(tv.ties(taus[:1], keep=1.0), taus[0])
+  rows = np.stack([flat(tau) for tau in taus])
+  agree = np.abs(np.sign(rows).sum(0)) == 3
+  assert_close(flat(tv.negmerge(taus)), rows.mean(0) * agree)
+  assert_close(flat(tv.uniform(taus)), rows.mean(0))
+  largest = rows[np.abs(rows).argmax(0), np.arange(rows.shape[1])]
+  assert_close(flat(tv.magmax(taus)), largest)
+
+
+@pytest.mark.parametrize('count', [2, 3, 5, 8])
+def test_noise_agrees_as_often_as_coins_do(count):
+  rng = np.random.default_rng(count)
+  taus = ({'w': rng.normal(size=20000)} for _ in range(count))
+  kept = float((tv.negmerge(taus)['w'] != 0).mean())
+  share = 2.0 ** (1 - count)
+  assert abs(kept - share) < 4 * np.sqrt(share * (1 - share) / 20000)
+
+
+def test_unusable_vectors_are_named():
+  taus = vectors(2)
+  for wrong, message in (
+    (taus[0], 'not one tree'),
+    (lambda i: taus[i], 'give their count'),
+    ([], 'no task vectors'),
+    ([taus[0], vectors(1, size=6)[0]], 'has shape'),
+    ([taus[0], {'head': taus[0]['head']}], 'differ in structure'),
+  ):
+    with pytest.raises(errors.UserError, match=message):
+      tv.uniform(wrong)
+  with pytest.raises(errors.UserError, match="at 'body/kernel'"):
+    tv.task_vector(taus[0], vectors(1, size=6)[0])
+  with pytest.raises(errors.UserError, match='give one or more'):
+    tv.stack([])
+
+
+def test_a_tangent_network_is_the_first_order_and_adds_up():
+  with jax.enable_x64(True):
+    base, one, other = (
+      {'w': jnp.asarray(tau['head'], float), 'n': jnp.asarray(3)}
+      for tau in vectors(3)
+    )
+
+    def fn(params, x):
+      return jnp.tanh(x @ params['w']) * params['n']
+
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(4, 7)))
+    linear = jax.jit(tv.tangent(fn, base))
+    assert_close(linear(base, x), fn(base, x), 1e-12)
+    slope = jax.jacobian(lambda w: fn({**base, 'w': w}, x))(base['w'])
+    expected = fn(base, x) + slope @ (one['w'] - base['w'])
+    assert_close(linear(one, x), expected, 1e-12)
+    both = {**base, 'w': one['w'] + other['w'] - base['w']}
+    added = linear(one, x) + linear(other, x) - linear(base, x)
+    assert_close(linear(both, x), added, 1e-12)
+
+
+def test_the_rule_selects_what_the_notebook_selected():
+  lambdas, forget, control = zip(*NOTEBOOK, strict=True)
+  found = tv.choose(lambdas, forget, control)
+  assert found.chosen == 0.9 and found.position == 5 and found.feasible
+  assert abs(found.threshold - 63.365) < 1e-9
+  # The notebook's own threshold, of a reference of 66.66.
+  assert tv.choose(lambdas, forget, control, 66.6632).chosen == 0.9
+  table = {row[0]: row[1:] for row in NOTEBOOK}
+  asked = []
+
+  def measure(strength):
+    asked.append(strength)
+    return table[strength]
+
+  swept = tv.negation_sweep(measure, lambda strength: strength, lambdas[::-1])
+  assert swept.chosen == 0.9 and asked == list(lambdas)
+  assert swept.control.tolist() == list(control)
+
+
+def test_ties_keep_the_smaller_strength_and_nothing_feasible_is_zero():
+  choose = tv.choose
+  tied = choose([1, 0, 0.5], [0.2, 0.9, 0.2], [0.8, 0.8, 0.8])
+  assert tied.chosen == 0.5 and tied.position == 1
+  # 0.95 * 0.8 is 0.76 up to rounding: it is kept.
+  assert choose([0, 1], [0.9, 0.1], [0.8, 0.76]).chosen == 1
+  assert choose([0, 1], [0.9, 0.1], [0.8, 0.759]).chosen == 0
+  none = choose([0.5, 1], [0.2, 0.1], [0.5, 0.4], reference=0.8)
+  assert none.chosen == 0 and none.position is None and not none.feasible
+  nan = choose([0, 0.5, 1], [0.9, np.nan, 0.1], [0.8, 0.8, np.nan])
+  assert nan.chosen == 0 and nan.position == 0
+  only = choose([0], [0.9], [0.8])
+  assert only.chosen == 0 and only.feasible
+  useless = choose([0, 0.5], [0.3, 0.4], [0.8, 0.8])
+  assert useless.chosen == 0 and useless.position == 0
+
+
+def test_a_sweep_without_zero_asks_for_the_reference():
+  asked = []
+
+  def measure(strength):
+    asked.append(strength)
+    return 1 - strength, 0.9 - 0.1 * strength
+
+  found = tv.negation_sweep(measure, lambda strength: strength, [0.25, 1.0])
+  assert asked == [0.0, 0.25, 1.0]
+  assert found.reference == 0.9 and found.chosen == 0.25
+  assert tv.negation_sweep(measure, lambda s: s).lambdas.size == 21
+  for lambdas, message in (
+    ([], 'no strengths'),
+    ([-0.1, 0], 'is negative'),
+    ([0.5], 'no control accuracy'),
+  ):
+    with pytest.raises(errors.UserError, match=message):
+      tv.choose(lambdas, lambdas, lambdas)
+  with pytest.raises(errors.UserError, match='columns'):
+    tv.choose([0, 1], [0.5], [0.5, 0.5])
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+  st.lists(
+    st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=8
+  )
+)
+def test_nothing_feasible_beats_the_choice(pairs):
+  forget, control = (np.array(x) / 5 for x in zip(*pairs, strict=True))
+  lambdas = np.linspace(0, 1, len(pairs))
+  found = tv.choose(lambdas, forget, control)
+  feasible = control >= 0.95 * control[0] - 1e-9
+  assert feasible[found.position]
+  assert found.forget[found.position] == forget[feasible].min()
+  assert (
+    found.position
+    == np.flatnonzero(feasible & (forget == forget[feasible].min())).min()
+  )
