@@ -16,7 +16,7 @@ from ssd_case import (
 from ssd_case import given as some_given
 
 from cmu_jax import errors, models
-from cmu_jax.methods import sap
+from cmu_jax.methods import activations, sap
 from cmu_jax.models import conv
 
 KEY = jax.random.key(0)
@@ -30,7 +30,7 @@ def test_patches_times_kernels_are_convolutions(size, stride, pad):
   image = jnp.asarray(state.normal(size=(2, 7, 6, 3)), jnp.float32)
   kernel = jnp.asarray(state.normal(size=(size, size, 3, 4)), jnp.float32)
   wanted = conv.stock(image, kernel, (stride,) * 2, ((pad, pad),) * 2)
-  rows = sap.patches(image, size, stride, pad)
+  rows = activations.patches(image, size, stride, pad)
   found = (rows @ kernel.reshape(-1, 4)).reshape(wanted.shape)
   np.testing.assert_allclose(found, wanted, atol=1e-4)
 
@@ -44,7 +44,7 @@ def test_every_layer_of_a_network_shows_its_inputs():
   model, state = MODELS['convnet'], variables('convnet')
 
   def seen(state, x):
-    found = sap.layer_inputs(model, state, x)
+    found = activations.layer_inputs(model, state, x)
     return found, model.stem(state, x), model.apply(state, x)
 
   found, stem, logits = jax.jit(seen)(state, _image())
@@ -62,7 +62,9 @@ def test_all_kernels_of_resnet9_are_seen():
   model = models.make('resnet9', 3, (12, 12, 3), width=1)
   image = jnp.zeros((1, 12, 12, 3))
   state = jax.eval_shape(model.init, KEY, image)
-  found = jax.eval_shape(lambda v: sap.layer_inputs(model, v, image), state)
+  found = jax.eval_shape(
+    lambda v: activations.layer_inputs(model, v, image), state
+  )
   assert len(found) == 9
   for path, rows in found.items():
     leaf = state.params
@@ -72,7 +74,7 @@ def test_all_kernels_of_resnet9_are_seen():
 
 
 def _basis(rows):
-  return sap.decompose(sap.gram(rows, jnp.ones(len(rows))))
+  return activations.decompose(activations.gram(rows, jnp.ones(len(rows))))
 
 
 def _projector(basis, scale):
@@ -115,7 +117,7 @@ def test_the_projector_tends_to_the_identity_on_the_span():
 def test_a_huge_scale_leaves_the_network_on_trusted_samples():
   state, seen = variables(), samples(5)
   model = MODELS['fc']
-  found = sap.bases(model, AUGMENTED, state, seen)
+  found = activations.bases(model, AUGMENTED, state, seen)
   assert set(found) == {('body', 'hidden_0'), ('head',)}
   image = _image(5)
 
@@ -151,8 +153,8 @@ def test_trusted_rows_that_are_not_valid_do_not_matter():
   few = samples(5)
   more = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), few, samples(4))
   more = more._replace(valid=jnp.arange(9) < 5)
-  one = sap.bases(model, AUGMENTED, state, few)
-  two = sap.bases(model, AUGMENTED, state, more)
+  one = activations.bases(model, AUGMENTED, state, few)
+  two = activations.bases(model, AUGMENTED, state, more)
   for path, basis in one.items():
     np.testing.assert_allclose(
       _projector(basis, 30.0), _projector(two[path], 30.0), atol=1e-4
@@ -182,4 +184,4 @@ def test_the_method_is_one_program_and_needs_no_s_f():
 def test_a_network_without_layers_of_its_own_is_refused():
   model, state = linear()
   with pytest.raises(errors.UserError, match='shows no dense layer'):
-    sap.bases(model, AUGMENTED, state, samples(3))
+    activations.bases(model, AUGMENTED, state, samples(3))

@@ -121,6 +121,63 @@ def test_the_rows_of_a_linear_head():
   )
 
 
+def test_a_point_on_the_row_of_the_class_is_the_class():
+  rows = random(4, 6, 9)
+  found = trw.principal(jnp.asarray(rows))
+  points = (3 * (rows - rows.mean(0))) @ np.asarray(found.axes)
+  each = trw.similarities(found.places, jnp.asarray(points), 2, 4)
+  np.testing.assert_allclose(
+    each[2], trw.similarity(found.places, 2, 4), atol=1e-5
+  )
+  np.testing.assert_allclose(np.asarray(each).sum(1), 1, rtol=1e-5)
+  assert (np.asarray(each)[:, 2] == 0).all()
+  # Another class's own row is like that class.
+  nearest = np.asarray(each).argmax(1)[[0, 1, 3, 4, 5]]
+  np.testing.assert_array_equal(nearest, [0, 1, 3, 4, 5])
+  # The places are the rows in these axes.
+  np.testing.assert_allclose(np.asarray(found.places), points / 3, atol=1e-4)
+
+
+def test_noise_moves_the_cosines():
+  places = trw.principal(jnp.asarray(random(5, 4, 7))).places
+  noise = jnp.array([0.3, -0.2, 0.1, 5.0])
+  plain, moved = (
+    np.log(np.asarray(trw.similarity(places, 3, 4, 0.5, n))[:3])
+    for n in (None, noise)
+  )
+  change = moved - plain
+  np.testing.assert_allclose(
+    change - change[0], (np.asarray(noise)[:3] - 0.3) / 0.5, atol=1e-4
+  )
+
+
+def test_what_a_tilt_costs_and_gains():
+  """KL(q | p) = beta E_q s - log Z; E_q s grows by the variance of s."""
+  with jax.enable_x64(True):
+    draws = np.random.default_rng(6)
+    logits, similar = draws.normal(size=(1, 6)), draws.dirichlet(np.ones(6))
+    similar[4] = 0
+
+    def tilt(beta):
+      return trw.tilted(jnp.asarray(logits), 4, jnp.asarray(similar), beta)[0]
+
+    beta, keep = 2.3, np.arange(6) != 4
+    q, plain = np.asarray(tilt(beta)), np.asarray(tilt(0.0))
+    total = np.log(np.sum(plain * np.exp(beta * similar)))
+    assert abs(kl(q, plain) - (beta * (q @ similar) - total)) < 1e-12
+    variance = q @ similar**2 - (q @ similar) ** 2
+    slope = jax.grad(lambda b: tilt(b) @ similar)(beta)
+    assert abs(float(slope) - variance) < 1e-12
+    # Nobody else without class 4 and with that mean similarity is nearer.
+    basis = np.stack([np.ones(5), similar[keep]])
+    step = draws.normal(size=5)
+    step -= np.linalg.pinv(basis) @ (basis @ step)
+    other = q.copy()
+    other[keep] += 0.5 * np.min(q[keep] / np.abs(step)) * step
+    both = kl(other, q) + kl(q, plain)
+    assert abs(kl(other, plain) - both) < 1e-12
+
+
 def samples(seed, count, label):
   image = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 1))
   return descent.whole(
@@ -128,14 +185,17 @@ def samples(seed, count, label):
   )
 
 
-@pytest.mark.parametrize('retain', [True, False])
-def test_one_step_by_hand(retain):
+@pytest.mark.parametrize(
+  ('retain', 'by_sample'), [(False, False), (True, True)]
+)
+def test_one_step_by_hand(retain, by_sample):
   start = MODEL.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
   keep = samples(0, 8, np.arange(8) % 4)
   forget = samples(1, 8, np.full(8, 4))
   method = trw.trw(
     MODEL, STEP, optimizer=optax.sgd(0.5), steps=1, batch_size=8,
-    betas=(2.0,), dimensions=(3,), retain=retain,
+    betas=(2.0,), dimensions=(3,), retain=retain, by_sample=by_sample,
+    noises=(0.5,),
   )  # fmt: skip
   given = Given(keep if retain else None, forget)
   prepared = method.prepare(jax.random.key(1), start, given)
@@ -144,8 +204,12 @@ def test_one_step_by_hand(retain):
   )
   assert info['gradient_evaluations'] == (16 if retain else 8)
   rows = jnp.asarray(start.params['head']['kernel']).T
-  similar = trw.similarity(trw.coordinates(rows), 4, 3)
-  image = STEP.eval(forget.batch.image)
+  image, found_axes = STEP.eval(forget.batch.image), trw.principal(rows)
+  noise = 0.5 * prepared[-1]
+  similar = trw.similarity(found_axes.places, 4, 3, noise=noise)
+  if by_sample:
+    points = MODEL.features(start, image) @ found_axes.axes
+    similar = trw.similarities(found_axes.places, points, 4, 3, noise=noise)
   wanted = trw.tilted(MODEL.apply(start, image), 4, similar, 2.0)
 
   def loss(params):

@@ -12,24 +12,34 @@ the classes that look like it. beta = 0 only renormalises (RWFT).
 """
 
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from cmu_jax import descent
-from cmu_jax.methods import finetuning, objectives
-from cmu_jax.types import Given, InputStep, Method, Model, Samples, Variables
+from cmu_jax import descent, rng
+from cmu_jax.methods import finetuning, logit_mask, objectives
+from cmu_jax.types import Given, InputStep, Method, Model, Variables
 
 BETAS, DIMENSIONS = (10.0, 0.0, 1.0, 3.0, 30.0), (8,)
 _TEMPERATURE = 0.1
 
 
-def coordinates(
-  rows: Float[Array, 'k h'], centre: bool = True
-) -> Float[Array, 'k r']:
+class Principal(NamedTuple):
+  """The last layer in the principal axes of its rows.
+
+  Attributes:
+    places: the rows in these axes, one a class.
+    axes: the axes as columns, in the space of features.
+  """
+
+  places: Float[Array, 'k r']
+  axes: Float[Array, 'h r']
+
+
+def principal(rows: Float[Array, 'k h'], centre: bool = True) -> Principal:
   """The classes' rows of the last layer in their principal axes.
 
   Args:
@@ -37,8 +47,23 @@ def coordinates(
     centre: whether the mean row is taken off first.
   """
   placed = rows - rows.mean(0, keepdims=True) if centre else rows
-  left, size, _ = jnp.linalg.svd(placed, full_matrices=False)
-  return left * size[None, :]
+  left, size, right = jnp.linalg.svd(placed, full_matrices=False)
+  return Principal(left * size[None, :], right.T)
+
+
+def coordinates(
+  rows: Float[Array, 'k h'], centre: bool = True
+) -> Float[Array, 'k r']:
+  """The places of `principal`."""
+  return principal(rows, centre).places
+
+
+def _unit(points: Float[Array, 'n r'], dimension: Any) -> Float[Array, 'n r']:
+  """Directions in the first axes; 0 where there is none."""
+  axis = jnp.arange(points.shape[1])[None, :]
+  kept = jnp.where(axis < dimension, points, 0)
+  size = jnp.sqrt(jnp.sum(kept**2, axis=1, keepdims=True))
+  return kept / jnp.maximum(size, 1e-12)
 
 
 def similarity(
@@ -46,27 +71,54 @@ def similarity(
   forget: Int[Array, ''] | int,
   dimension: Any,
   temperature: float = _TEMPERATURE,
+  noise: Float[Array, 'k'] | None = None,
 ) -> Float[Array, 'k']:
   """How like the class to be forgotten the others are; sums to 1, 0 at f.
 
   Args:
-    places: of `coordinates`.
+    places: of `principal`.
     forget: f.
     dimension: how many principal axes count; may be traced.
     temperature: of the softmax over cosines.
+    noise: added to the cosines; None for none.
   """
-  kept = jnp.where(jnp.arange(places.shape[1])[None, :] < dimension, places, 0)
-  size = jnp.sqrt(jnp.sum(kept**2, axis=1, keepdims=True))
-  unit = kept / jnp.maximum(size, 1e-12)
-  cosine = unit @ unit[forget]
+  point = places[jnp.asarray(forget)[None]]
+  return similarities(places, point, forget, dimension, temperature, noise)[0]
+
+
+def similarities(
+  places: Float[Array, 'k r'],
+  points: Float[Array, 'n r'],
+  forget: Int[Array, ''] | int,
+  dimension: Any,
+  temperature: float = _TEMPERATURE,
+  noise: Float[Array, 'k'] | None = None,
+) -> Float[Array, 'n k']:
+  """How like each point the other classes are; rows sum to 1 and are 0 at f.
+
+  Of the row of f it is `similarity`. Of the features of an image in the same
+  axes it is a similarity of that image: one image of f looks like a truck,
+  another like a ship. This is not in the paper, whose open question it is.
+
+  Args:
+    places: of `principal`.
+    points: in the same axes.
+    forget: f.
+    dimension: how many principal axes count; may be traced.
+    temperature: of the softmax over cosines.
+    noise: added to the cosines, the same for all points; None for none.
+  """
+  cosine = _unit(points, dimension) @ _unit(places, dimension).T
+  moved = cosine if noise is None else cosine + noise[None, :]
   other = jnp.arange(places.shape[0]) != forget
-  return jax.nn.softmax(jnp.where(other, cosine / temperature, -jnp.inf))
+  cold = jnp.where(other[None, :], moved / temperature, -jnp.inf)
+  return jax.nn.softmax(cold)
 
 
 def tilted(
   logits: Float[Array, 'n k'],
   forget: Int[Array, ''] | int,
-  similar: Float[Array, 'k'],
+  similar: Float[Array, 'k'] | Float[Array, '#n k'],
   beta: Any,
 ) -> Float[Array, 'n k']:
   """q*: the answers of theta_o without f, tilted towards classes like it.
@@ -77,7 +129,8 @@ def tilted(
   Args:
     logits: of theta_o.
     forget: f.
-    similar: of `similarity`; adding a constant changes nothing.
+    similar: of `similarity`, or of each image; adding a constant changes
+      nothing.
     beta: strength of the tilt; may be traced.
 
   References:
@@ -85,8 +138,9 @@ def tilted(
     Unlearning, arXiv 2506.20893.
   """
   other = jnp.arange(logits.shape[-1]) != forget
-  wide = logits.astype(jnp.float32) + (beta * similar)[None, :]
-  return jax.nn.softmax(jnp.where(other[None, :], wide, -jnp.inf))
+  wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+  tilt = beta * jnp.broadcast_to(similar, logits.shape)
+  return jax.nn.softmax(jnp.where(other[None, :], wide + tilt, -jnp.inf))
 
 
 def head_rows(
@@ -102,11 +156,6 @@ def head_rows(
   return jax.jacobian(lambda x: model.head(variables, x[None])[0])(features[0])
 
 
-def _class_of(samples: Samples) -> Int[Array, '']:
-  """The class to be forgotten: that of the first row that counts."""
-  return samples.batch.label[jnp.argmax(samples.valid)]
-
-
 def trw(
   model: Model,
   inputs: InputStep,
@@ -117,9 +166,11 @@ def trw(
   betas: tuple[float, ...] = BETAS,
   dimensions: tuple[int, ...] = DIMENSIONS,
   weights: tuple[float, ...] = (1.0,),
+  noises: tuple[float, ...] = (),
   temperature: float = _TEMPERATURE,
   centre: bool = True,
   retain: bool = True,
+  by_sample: bool = False,
 ) -> Method:
   """Unlearns a class; all of S_f must be of it.
 
@@ -136,18 +187,27 @@ def trw(
     betas: the grid of 'beta'; 0 is RWFT.
     dimensions: the grid of 'dimension', principal axes that count.
     weights: the grid of 'forget_weight'.
+    noises: the grid of 'noise', the standard deviation of a Gaussian that is
+      drawn once for each class and added to the cosines; empty for none.
     temperature: of the similarities.
     centre: whether the mean row of the head is taken off.
     retain: whether R is trained on; False for S_f alone.
+    by_sample: whether similarities are those of each image of S_f to the
+      classes instead of those of f.
 
   References:
     arXiv 2506.20893; the default beta is its own.
   """
 
   def term(logits, draw, context, hyper):
-    start, places, forget = context
-    similar = similarity(places, forget, hyper['dimension'], temperature)
-    answer = model.apply(start, draw.image)
+    start, (places, axes), forget, bell = context
+    features = model.features(start, draw.image)
+    points = features @ axes if by_sample else places[forget][None]
+    noise = hyper['noise'] * bell if 'noise' in hyper else None
+    similar = similarities(
+      places, points, forget, hyper['dimension'], temperature, noise
+    )
+    answer = model.head(start, features)
     wanted = tilted(answer, forget, similar, hyper['beta'])
     found = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -hyper['forget_weight'] * jnp.sum(wanted * found, -1).mean()
@@ -161,19 +221,22 @@ def trw(
   recipe = descent.Recipe((phase,), optimizer, inputs)
 
   def prepare(key, variables: Variables, given: Given):
-    del key
     assert given.forget is not None
     image = inputs.eval(given.forget.batch.image[:1], None)
     rows = head_rows(model, variables, model.features(variables, image))
-    return variables, coordinates(rows, centre), _class_of(given.forget)
+    bell = jax.random.normal(rng.named(key, 'noise'), rows.shape[:1])
+    forget = logit_mask.class_of(given.forget)
+    return variables, principal(rows, centre), forget, bell
 
+  points = itertools.product(betas, dimensions, weights, noises or (0.0,))
   return finetuning.fine_tuning(
     recipe,
     steps,
     'tilted reweighting',
     grid=tuple(
       {'beta': float(b), 'dimension': float(d), 'forget_weight': float(w)}
-      for b, d, w in itertools.product(betas, dimensions, weights)
+      | ({'noise': float(s)} if noises else {})
+      for b, d, w, s in points
     ),
     prepare=prepare,
   )
