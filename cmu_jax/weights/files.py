@@ -1,4 +1,4 @@
-"""Weights in `.safetensors`, `.npz` or an Orbax directory; never a pickle."""
+"""Weights as safetensors, npz, msgpack or an Orbax folder; never a pickle."""
 
 import json
 import os
@@ -8,8 +8,10 @@ import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import msgpack
 import numpy as np
 import safetensors
+from flax import serialization
 from safetensors import numpy as safe_numpy
 
 from cmu_jax import errors, files, tree
@@ -17,7 +19,7 @@ from cmu_jax import errors, files, tree
 _PICKLED = ('.pt', '.pth', '.bin', '.ckpt', '.pkl', '.pickle', '.joblib')
 # The names along a path as JAX prints it: .variables.params['body']['kernel']
 _WORDS = re.compile(r'\w+')
-_FORMATS = ('.safetensors', '.npz', 'an Orbax directory')
+_FORMATS = ('.safetensors', '.npz', '.msgpack', 'an Orbax directory')
 
 
 class Stored(NamedTuple):
@@ -26,7 +28,7 @@ class Stored(NamedTuple):
   Attributes:
     arrays: by name as stored; nested names are joined by '/'.
     metadata: texts of a safetensors header, for example; {} elsewhere.
-    suffix: '.safetensors', '.npz' or '' for an Orbax directory.
+    suffix: '.safetensors', '.npz', '.msgpack' or '' for an Orbax directory.
   """
 
   arrays: dict[str, np.ndarray]
@@ -38,8 +40,8 @@ def read(path: os.PathLike | str) -> Stored:
   """Reads weights.
 
   Args:
-    path: a `.safetensors` or `.npz` file, or a directory written by Orbax
-      (a checkpoint of this package included).
+    path: a `.safetensors`, `.npz` or (Flax) `.msgpack` file, or a directory
+      written by Orbax (a checkpoint of this package included).
 
   Raises:
     UserError: the file is missing, a pickle, cut short or of another format;
@@ -57,6 +59,7 @@ def read(path: os.PathLike | str) -> Stored:
   readers: dict[str, Callable[[pathlib.Path], Stored]] = {
     '.safetensors': _read_safetensors,
     '.npz': _read_npz,
+    '.msgpack': _read_msgpack,
     '': _read_orbax,
   }
   if suffix not in readers or (suffix == '' and not path.is_dir()):
@@ -89,6 +92,9 @@ def write(path: os.PathLike | str, stored: Stored) -> None:
   elif stored.suffix == '.npz':
     arrays: dict[str, Any] = {**stored.arrays}
     files.write(path, lambda file: np.savez(file, **arrays))
+  elif stored.suffix == '.msgpack':
+    packed = serialization.msgpack_serialize(_nested(stored.arrays))
+    files.write(path, lambda file: file.write(packed))
   else:
     _write_orbax(path, stored.arrays)
 
@@ -143,6 +149,26 @@ def _read_npz(path: pathlib.Path) -> Stored:
     ) from error
 
 
+def _read_msgpack(path: pathlib.Path) -> Stored:
+  try:
+    loaded = serialization.msgpack_restore(path.read_bytes())
+    found = tree.flat(loaded if isinstance(loaded, dict) else {})
+    arrays = {'/'.join(path): np.asarray(leaf) for path, leaf in found.items()}
+  except (
+    msgpack.exceptions.UnpackException,
+    AttributeError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+  ) as error:
+    raise errors.UserError(
+      f'{path} is no whole msgpack of Flax parameters '
+      f'({_first_line(error)}); copy it again'
+    ) from error
+  return Stored(arrays, {}, '.msgpack')
+
+
 def _read_orbax(path: pathlib.Path) -> Stored:
   # Orbax is slow to import, and most weights are files.
   from orbax.checkpoint import v1 as ocp
@@ -175,20 +201,25 @@ def _of_training(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _write_orbax(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
   from orbax.checkpoint import v1 as ocp
 
+  try:
+    # Orbax writes under a temporary name and renames by itself.
+    ocp.save(path.absolute(), _nested(arrays), overwrite=True)
+  except (OSError, ValueError) as error:
+    raise errors.UserError(
+      f'cannot write {path}: {_first_line(error)}'
+    ) from error
+
+
+def _nested(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+  """Names with '/' as dicts in dicts."""
   nested: dict[str, Any] = {}
   for name, array in arrays.items():
     *parents, last = name.split('/')
     place = nested
     for parent in parents:
       place = place.setdefault(parent, {})
-    place[last] = array
-  try:
-    # Orbax writes under a temporary name and renames by itself.
-    ocp.save(path.absolute(), nested, overwrite=True)
-  except (OSError, ValueError) as error:
-    raise errors.UserError(
-      f'cannot write {path}: {_first_line(error)}'
-    ) from error
+    place[last] = np.asarray(array)
+  return nested
 
 
 def _first_line(error: BaseException) -> str:

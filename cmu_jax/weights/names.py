@@ -3,7 +3,7 @@
 Two conventions are understood, and recognised by the names that are there:
 
 * ours: 'params/body/conv1/kernel' and 'batch_stats/body/norm1/mean', also with
-  dots, and also below a prefix such as 'variables';
+  dots, below a prefix such as 'variables', or without 'params' (Flax ports);
 * PyTorch's state dicts, through the family's `torch_name`, also below a prefix
   such as 'module.' (DataParallel) or '_orig_mod.' (torch.compile). The leaves:
 
@@ -15,10 +15,15 @@ Two conventions are understood, and recognised by the names that are there:
       others                by their whole path  as it is
 
   The head may be called fc, linear, classifier or head. Counters of batches
-  (num_batches_tracked) are kept and otherwise ignored.
+  (num_batches_tracked) and what else is no parameter are kept and otherwise
+  ignored.
+
+A family may know further layouts, also such as stack several leaves in one
+array.
 """
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +42,13 @@ _LEAVES = {
 }
 _HEADS = ('fc', 'linear', 'classifier', 'head', 'heads.head')
 _PREFIXES = ('module.', '_orig_mod.', 'model.', 'state_dict.', 'net.')
-_IGNORED = 'num_batches_tracked'
+_IGNORED = (
+  'num_batches_tracked',
+  'position_ids',
+  'input_resolution',
+  'context_length',
+  'vocab_size',
+)
 _SHOWN = 20
 
 
@@ -46,11 +57,16 @@ class Layout(NamedTuple):
 
   Attributes:
     names: path of a leaf, 'params/body/conv1/kernel', to its stored name.
+      Leaves without one are made from others and are not stored.
     torch: whether kernels are stored as PyTorch has them.
+    thirds: which third of its array a leaf is, by path; others are the whole.
+    plain: kernels that are stored as ours although `torch` is true.
   """
 
   names: dict[str, str]
   torch: bool
+  thirds: Mapping[str, int] = types.MappingProxyType({})
+  plain: frozenset[str] = frozenset()
 
 
 def fit(
@@ -58,6 +74,7 @@ def fit(
   template: Variables,
   torch_name: Callable[[str], str] | None,
   where: str,
+  other: Callable[[list[str]], Layout] | None = None,
 ) -> tuple[Variables, Layout]:
   """The variables of a network from stored arrays.
 
@@ -66,6 +83,7 @@ def fit(
     template: the network's variables, or their jax.ShapeDtypeStructs.
     torch_name: of the network's family, see `models.Family`.
     where: what error messages call the file.
+    other: paths of all leaves to one more layout that the family has.
 
   Returns:
     The variables in float32, and where each leaf was found.
@@ -75,7 +93,7 @@ def fit(
       finite. Every mismatch is one line.
   """
   leaves = _leaves(template)
-  layout = _recognised(arrays, leaves, torch_name)
+  layout = _recognised(arrays, leaves, torch_name, other)
   problems = _problems(arrays, leaves, layout)
   if problems:
     more = len(problems) - _SHOWN
@@ -100,11 +118,16 @@ def put_back(
   """
   result = dict(arrays)
   for path, leaf in _leaves(variables).items():
+    if path not in layout.names:
+      continue
     name = layout.names[path]
-    value = np.asarray(leaf)
-    if layout.torch:
-      value = _to_torch(path, value)
-    result[name] = value.astype(arrays[name].dtype)
+    value = np.transpose(np.asarray(leaf), _axes(path, leaf.ndim, layout))
+    value = value.astype(arrays[name].dtype)
+    if path in layout.thirds:
+      pieces = np.split(result[name], 3)
+      pieces[layout.thirds[path]] = value
+      value = np.concatenate(pieces)
+    result[name] = value
   return result
 
 
@@ -132,6 +155,7 @@ def _recognised(
   arrays: dict[str, np.ndarray],
   leaves: dict[str, Any],
   torch_name: Callable[[str], str] | None,
+  other: Callable[[list[str]], Layout] | None,
 ) -> Layout:
   """The convention under which most leaves are found."""
   options = [
@@ -139,6 +163,8 @@ def _recognised(
     for mark in '/.'
     for prefix in ('', f'variables{mark}')
   ]
+  bare = {path: path.removeprefix('params/') for path in leaves}
+  options.append(Layout(bare, False))
   if torch_name is not None:
     plain = {path: _torch(path, torch_name) for path in leaves}
     for head in (None, *_HEADS):
@@ -148,6 +174,8 @@ def _recognised(
           for path, name in plain.items()
         }
         options.append(Layout(names, True))
+  if other is not None:
+    options.append(other(list(leaves)))
   return max(options, key=lambda o: len(arrays.keys() & set(o.names.values())))
 
 
@@ -161,8 +189,8 @@ def _problems(
   arrays: dict[str, np.ndarray], leaves: dict[str, Any], layout: Layout
 ) -> list[str]:
   """One line for each thing that does not fit."""
-  used = set(layout.names.values())
-  missing = [n for n in layout.names.values() if n not in arrays]
+  used = dict.fromkeys(layout.names.values())
+  missing = [n for n in used if n not in arrays]
   extra = [n for n in arrays if n not in used and not n.endswith(_IGNORED)]
   found = [f"'{n}' is missing; is it another network?" for n in missing]
   found += [f"'{n}' belongs to no part of the network" for n in extra]
@@ -178,33 +206,32 @@ def _problems(
       )
     elif not np.isfinite(array.astype(np.float32)).all():
       found.append(f"'{name}' holds NaN or infinity; the weights are damaged")
-  return found
+  return list(dict.fromkeys(found))
 
 
 def _stored_shape(
   path: str, shape: tuple[int, ...], layout: Layout
 ) -> tuple[int, ...]:
-  order = _axes(path, len(shape)) if layout.torch else range(len(shape))
-  return tuple(shape[axis] for axis in order)
+  found = tuple(shape[axis] for axis in _axes(path, len(shape), layout))
+  if path in layout.thirds:
+    return (3 * found[0], *found[1:])
+  return found
 
 
-def _axes(path: str, rank: int) -> list[int]:
-  """Axes of our leaf in PyTorch's order."""
-  if path.endswith('/kernel') and rank == 4:
+def _axes(path: str, rank: int, layout: Layout) -> list[int]:
+  """Axes of our leaf in the order in which they are stored."""
+  kernel = layout.torch and path.endswith('/kernel')
+  if kernel and rank == 4:
     return [3, 2, 0, 1]
-  if path.endswith('/kernel') and rank == 2:
+  if kernel and rank == 2 and path not in layout.plain:
     return [1, 0]
   return list(range(rank))
 
 
-def _to_torch(path: str, value: np.ndarray) -> np.ndarray:
-  return np.transpose(value, _axes(path, value.ndim))
-
-
 def _ours(path: str, array: np.ndarray, layout: Layout) -> np.ndarray:
-  if not layout.torch:
-    return array
-  return np.transpose(array, np.argsort(_axes(path, array.ndim)))
+  if path in layout.thirds:
+    array = np.split(array, 3)[layout.thirds[path]]
+  return np.transpose(array, np.argsort(_axes(path, array.ndim, layout)))
 
 
 def num_classes(arrays: dict[str, np.ndarray]) -> int:

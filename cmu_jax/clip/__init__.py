@@ -1,0 +1,22 @@
+"""CLIP: two towers, weights of others, words to heads, pictures to pixels.
+
+References:
+  Learning Transferable Visual Models From Natural Language Supervision (arXiv
+  2103.00020, 2021).
+"""
+
+from cmu_jax.clip.loading import Loaded, Towers, bound, load, template, which
+from cmu_jax.clip.sizes import KNOWN, Sizes, Tower, from_config
+
+__all__ = [
+  'KNOWN',
+  'Loaded',
+  'Sizes',
+  'Tower',
+  'Towers',
+  'bound',
+  'from_config',
+  'load',
+  'template',
+  'which',
+]
