@@ -1,0 +1,126 @@
+"""Zero-shot heads: a linear classifier made of sentences, and its file.
+
+Each class is the mean of its unit-length sentences, made unit length again and
+multiplied by exp(logit_scale), as in arXiv 2103.00020, section 3.1.4. Whoever
+has the small .npz needs neither text tower nor tokenizer.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from cmu_jax import errors, files
+from cmu_jax.clip import loading, templates, tokenizer, towers
+from cmu_jax.data import npz
+
+_CHUNK = 64
+_REMEDY = 'make one with cmu_jax.clip.heads.save'
+
+
+class Head(NamedTuple):
+  """A frozen classifier on normalised image embeddings.
+
+  Attributes:
+    kernel: scaled unit columns, one a class, [e, k].
+    class_names: in the order of the columns.
+    templates: the sentences it was made of.
+  """
+
+  kernel: Float[Array, 'e k']
+  class_names: tuple[str, ...]
+  templates: tuple[str, ...]
+
+
+def make(
+  found: loading.Loaded,
+  class_names: Sequence[str],
+  sentences: Sequence[str] = templates.IMAGENET,
+) -> Head:
+  """The head of a CLIP for some classes.
+
+  Args:
+    found: a CLIP with a text tower.
+    class_names: one a class; '_' stands for a space.
+    sentences: each with one '{}' for the name.
+
+  Raises:
+    UserError: no text tower, no '{}', or a tower of another vocabulary.
+  """
+  errors.check(
+    found.has_text,
+    'these weights have no text tower, so that class names cannot be made a '
+    'head; use the whole CLIP, or a head that was saved before (head=FILE.npz)',
+  )
+  for sentence in sentences:
+    errors.check(
+      sentence.count('{}') == 1,
+      f"the sentence '{sentence}' must have {{}} once, for the class name",
+    )
+  errors.check(
+    found.sizes.vocabulary > tokenizer.END,
+    f'this CLIP has {found.sizes.vocabulary} tokens, its tokenizer '
+    f'{tokenizer.END + 1}; make the head with its own tokenizer',
+  )
+  named = templates.words(class_names)
+  texts = [s.replace('{}', name) for name in named for s in sentences]
+  rows = embedded(found, texts).reshape(len(named), len(sentences), -1)
+  columns = towers.unit(towers.unit(rows).mean(1))
+  scale = jnp.exp(found.variables.params['logit_scale'])
+  return Head(scale * columns.T, tuple(class_names), tuple(sentences))
+
+
+def embedded(
+  found: loading.Loaded, texts: Sequence[str]
+) -> Float[Array, 'n e']:
+  """Embeddings of texts, not normalised."""
+  ids = tokenizer.encode(texts, found.sizes.context)
+  # The causal mask makes what follows the end token irrelevant: short rows
+  # cost a fraction of 77 tokens.
+  ids = ids[:, : int((ids != 0).sum(1).max())]
+  missing = -len(ids) % min(_CHUNK, len(ids))
+  ids = np.pad(ids, ((0, missing), (0, 0)), 'edge')
+  chunks = ids.reshape(-1, min(_CHUNK, len(texts)), ids.shape[1])
+  run = jax.jit(loading.bound(found.sizes).text)
+  parts = [run(found.variables, jnp.asarray(chunk)) for chunk in chunks]
+  return jnp.concatenate(parts)[: len(texts)]
+
+
+def save(path: os.PathLike | str, head: Head) -> None:
+  """Writes a head as a small .npz of plain arrays."""
+  files.write(
+    path,
+    lambda file: np.savez(
+      file,
+      kernel=np.asarray(head.kernel, np.float32),
+      class_names=np.array(head.class_names),
+      templates=np.array(head.templates),
+    ),
+  )
+
+
+def read(path: os.PathLike | str) -> Head:
+  """Reads what `save` wrote.
+
+  Raises:
+    UserError: another file.
+  """
+  path = pathlib.Path(path).expanduser()
+  errors.check(path.is_file(), f'the head {path} does not exist')
+  arrays = npz.arrays(path, _REMEDY)
+  errors.check(
+    {'kernel', 'class_names', 'templates'} <= set(arrays)
+    and arrays['kernel'].ndim == 2
+    and arrays['kernel'].shape[1] == len(arrays['class_names']),
+    f'{path} is no head of ours; {_REMEDY}',
+  )
+  return Head(
+    jnp.asarray(arrays['kernel'], jnp.float32),
+    tuple(map(str, arrays['class_names'])),
+    tuple(map(str, arrays['templates'])),
+  )
