@@ -10,10 +10,12 @@ and returns plain results. Higher scores are more like members throughout.
 from cmu_jax.audit.confidence import confidence_attack
 from cmu_jax.audit.lira_scores import lira
 from cmu_jax.audit.mia_nn import (
+  LEAST_RETRAINED,
   Gap,
   accuracy_gap,
   discriminator_accuracy,
   nearest_class,
+  others,
   separability,
   total_variation,
   total_variation_gap,
@@ -35,10 +37,12 @@ from cmu_jax.audit.signals import (
   softmax,
   taylor_softmax,
 )
-from cmu_jax.audit.ulira_scores import Ulira, class_level, ulira
+from cmu_jax.audit.ulira_scores import CLIP, Ulira, class_level, ulira
 from cmu_jax.audit.verdict import Audit, Estimate, evaluate
 
 __all__ = [
+  'CLIP',
+  'LEAST_RETRAINED',
   'PROBABILITIES',
   'SIGNALS',
   'Audit',
@@ -61,6 +65,7 @@ __all__ = [
   'nearest_class',
   'offline',
   'online',
+  'others',
   'rmia',
   'roc',
   'separability',

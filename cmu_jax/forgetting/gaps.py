@@ -49,9 +49,10 @@ def columns(attack: str) -> tuple[str, ...]:
   return (*_SHARED, ATTACKS[attack])
 
 
-def values(rows: Sequence[Row], attack: str) -> Float[np.ndarray, 'r 4']:
-  """Those columns in points, a row a run; diverged runs are left out."""
-  names = columns(attack)
+def values(
+  rows: Sequence[Row], names: Sequence[str]
+) -> Float[np.ndarray, 'r c']:
+  """Columns in points, a row a run; diverged runs are left out."""
   found = [[row[name] for name in names] for row in rows if _whole(row, names)]
   return 100 * np.asarray(found, np.float64).reshape(-1, len(names))
 
@@ -73,7 +74,23 @@ def gap(
   Returns:
     None where all runs of either diverged, or lack the attack.
   """
-  found, best = values(rows, attack), values(retrained, attack)
+  return between(rows, retrained, columns(attack))
+
+
+def between(
+  rows: Sequence[Row], retrained: Sequence[Row], names: Sequence[str]
+) -> Gap | None:
+  """The mean gap of some columns, each a rate.
+
+  Args:
+    rows: of one method.
+    retrained: of Retrain.
+    names: of the columns.
+
+  Returns:
+    None where all runs of either diverged, or lack a column.
+  """
+  found, best = values(rows, names), values(retrained, names)
   if not len(found) or not len(best):
     return None
   away = np.abs(found - best.mean(axis=0)[None, :])
@@ -98,13 +115,17 @@ def choose(
     Its position; a point that diverged anywhere is not chosen unless all did,
     when the last one, the smallest rate, is.
   """
-  gaps = [
-    gap(rows, retrained, attack)
-    if all(not row['diverged'] for row in rows)
-    else None
-    for rows in points
-  ]
-  sound = [i for i, one in enumerate(gaps) if one is not None]
-  if not sound:
-    return len(points) - 1
-  return min(sound, key=lambda i: gaps[i].of_runs)  # type: ignore[union-attr]
+  return nearest(
+    [
+      gap(rows, retrained, attack)
+      if all(not row['diverged'] for row in rows)
+      else None
+      for rows in points
+    ]
+  )
+
+
+def nearest(found: Sequence[Gap | None]) -> int:
+  """The position of the least mean gap; the last one where none is known."""
+  sound = [(one.of_runs, i) for i, one in enumerate(found) if one is not None]
+  return min(sound)[1] if sound else len(found) - 1

@@ -3,6 +3,7 @@
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from cmu_jax import errors, files
@@ -28,10 +29,12 @@ _REQUIRED = {
 _ROW = ('method', 'information', 'seed', 'forget_seed', 'run', 'diverged')
 
 
-def _check_rows(path: pathlib.Path, part: str, rows: list) -> None:
+def _check_rows(
+  path: pathlib.Path, part: str, rows: list, needed: tuple[str, ...]
+) -> None:
   for i, row in enumerate(rows):
     known = set(row) if isinstance(row, dict) else set()
-    absent = [name for name in _ROW if name not in known]
+    absent = [name for name in needed if name not in known]
     errors.check(
       not absent,
       f'{path}: {part}[{i}] has no {", ".join(absent)}; run again to rewrite '
@@ -45,8 +48,19 @@ def _check_rows(path: pathlib.Path, part: str, rows: list) -> None:
       )
 
 
-def results(workdir: os.PathLike | str) -> Results:
-  """The checked contents of results.json in a work folder.
+def read(
+  workdir: os.PathLike | str,
+  task: str,
+  required: dict[str, type],
+  parts: Mapping[str, tuple[str, ...]],
+) -> Results:
+  """The checked contents of the results.json of a task.
+
+  Args:
+    workdir: the work folder.
+    task: the run must be of it, schema 1.
+    required: fields and their types.
+    parts: lists of rows, and what every row of them has.
 
   Raises:
     UserError: it is missing, broken or not that of such a run.
@@ -55,17 +69,27 @@ def results(workdir: os.PathLike | str) -> Results:
   value = files.read_json(path)
   errors.check(
     isinstance(value, dict)
-    and (value.get('task'), value.get('schema')) == ('forgetting', SCHEMA),
-    f'{path} is not of task forgetting, schema {SCHEMA}; run again',
+    and (value.get('task'), value.get('schema')) == (task, SCHEMA),
+    f'{path} is not of task {task}, schema {SCHEMA}; run again',
   )
-  for name, kind in _REQUIRED.items():
+  for name, kind in required.items():
     errors.check(
       isinstance(value.get(name), kind),
       f"{path}: '{name}' is missing or is not a {kind.__name__}; run again",
     )
-  for part in ('rows', 'requests', 'tuning'):
-    _check_rows(path, part, value[part])
+  for part, needed in parts.items():
+    _check_rows(path, part, value[part], needed)
   return value
+
+
+def results(workdir: os.PathLike | str) -> Results:
+  """The checked contents of results.json in a work folder.
+
+  Raises:
+    UserError: it is missing, broken or not that of such a run.
+  """
+  parts = dict.fromkeys(('rows', 'requests', 'tuning'), _ROW)
+  return read(workdir, 'forgetting', _REQUIRED, parts)
 
 
 def rows(found: Results, method: str) -> list[Row]:

@@ -119,8 +119,14 @@ def _relative(
   )
 
 
-def _mis(place: Place, chance: Float[np.ndarray, 'n'], where: Groups) -> float:
-  """The confidence attack on the probability of the label."""
+def mis(place: Place, chance: Float[np.ndarray, 'n'], where: Groups) -> float:
+  """The confidence attack on the probability of the label.
+
+  Args:
+    place: of the run.
+    chance: probability of the label of every point of the pool.
+    where: what was forgotten, members, and points that stand for unseen ones.
+  """
   forget, retain, test = (chance[part] for part in where)
   most = place.config.evaluate.mis_points or None
   return audit.confidence_attack(
@@ -170,6 +176,6 @@ def values(
     'ft_auc_low': found.auroc.low,
     'ft_auc_high': found.auroc.high,
     'ft_tpr_1_percent': None if low is None else low.value,
-    'mis': _mis(place, signal(place, 'softmax', logits), where),
+    'mis': mis(place, signal(place, 'softmax', logits), where),
     **_relative(place, logits, where, references),
   }

@@ -1,8 +1,11 @@
 """report.html of a run: verdict, tables, figures, how to repeat it."""
 
+from collections.abc import Callable, Iterable
+
 from cmu_jax.corrective import page as benchmark
 from cmu_jax.forgetting import figures, tables, verdict
 from cmu_jax.forgetting.load import Results
+from cmu_jax.forgetting.verdict import Verdict
 from cmu_jax.report import page, style, template
 from cmu_jax.report.figures import Drawn
 
@@ -53,37 +56,49 @@ def _setting(found: Results) -> str:
   )
 
 
-def drawings(found: Results, advance) -> Drawings:
+def pictures(drawn: Iterable[Drawn], advance: Callable[[], None]) -> Drawings:
+  """Figures and their PNGs, without those that there was nothing to draw for.
+
+  Args:
+    drawn: the figures, drawn one by one.
+    advance: called after each.
+  """
+  made = []
+  for one in drawn:
+    if one.figure is not None:
+      made.append((one, style.png(one.figure)))
+    advance()
+  return made
+
+
+def drawings(found: Results, advance: Callable[[], None]) -> Drawings:
   """The figures and their PNGs.
 
   Args:
     found: checked contents of results.json.
     advance: called after each figure.
   """
-  made = []
-  for drawn in figures.draw(found, verdict.verdict(found).label):
-    if drawn.figure is not None:
-      made.append((drawn, style.png(drawn.figure)))
-    advance()
-  return made
+  return pictures(figures.draw(found, verdict.verdict(found).label), advance)
 
 
-def render(found: Results, drawn: Drawings) -> str:
-  """The whole page as HTML that needs nothing else.
+def framed(
+  found: Results,
+  said: Verdict,
+  sections: dict[str, str],
+  glossary: dict[str, str],
+) -> str:
+  """A whole page as HTML that needs nothing else.
 
   Args:
     found: checked contents of results.json.
-    drawn: the figures and their PNGs.
+    said: the finding.
+    sections: heading -> HTML.
+    glossary: term -> what it means.
   """
-  said = verdict.verdict(found)
   warning = '<div class="smoke" role="alert">smoke: not evidence</div>'
-  pictures = [
-    page.picture(png, one.name, figures.CAPTIONS[one.name])
-    for one, png in drawn
-  ]
   terms = ''.join(
     f'<dt>{page.escape(term)}</dt><dd>{page.escape(text)}</dd>'
-    for term, text in _GLOSSARY.items()
+    for term, text in glossary.items()
   )
   return template.fill(
     name=page.escape(found['name']),
@@ -93,12 +108,36 @@ def render(found: Results, drawn: Drawings) -> str:
     heading=page.escape(said.label),
     sentences=page.paragraphs(said.sentences),
     sections={
-      'Tables': ''.join(map(benchmark.grid, tables.contents(found).values())),
-      'Figures': '\n'.join(pictures),
-      'What was to be forgotten': _setting(found),
+      **sections,
       'How to read this': f'<dl>{terms}</dl>',
       'How to get the same numbers': page.reproduce(
         found['provenance'], found['config'], list(found['config']['seeds'])
       ),
     },
+  )
+
+
+def shown(drawn: Drawings, captions: dict[str, str]) -> str:
+  """Figures with their captions, as HTML."""
+  return '\n'.join(
+    page.picture(png, one.name, captions[one.name]) for one, png in drawn
+  )
+
+
+def render(found: Results, drawn: Drawings) -> str:
+  """The whole page as HTML that needs nothing else.
+
+  Args:
+    found: checked contents of results.json.
+    drawn: the figures and their PNGs.
+  """
+  return framed(
+    found,
+    verdict.verdict(found),
+    {
+      'Tables': ''.join(map(benchmark.grid, tables.contents(found).values())),
+      'Figures': shown(drawn, figures.CAPTIONS),
+      'What was to be forgotten': _setting(found),
+    },
+    _GLOSSARY,
   )

@@ -77,7 +77,10 @@ def draw(config: ConfigDict, seed: int, size: int) -> Int[np.ndarray, 'm']:
 
 
 def give(
-  train: Batch, forget: Int[np.ndarray, 'm'], needs: tuple[str, ...]
+  train: Batch,
+  forget: Int[np.ndarray, 'm'],
+  needs: tuple[str, ...],
+  capacity: roster.Sizes | None = None,
 ) -> Given:
   """What a method that declared `needs` may see.
 
@@ -85,13 +88,19 @@ def give(
     train: D.
     forget: positions of D_F.
     needs: 'retain' (D_R), 'forget' (D_F), or both.
+    capacity: rows of D_R and D_F, at least as many as there are, so that sets
+      of several sizes share a compilation; None for just as many.
   """
   rest = np.setdiff1d(np.arange(train.label.shape[0]), forget)
+  room = capacity or roster.Sizes(rest.size, forget.size)
   parts: dict[str, Any] = {}
-  for name, rows in (('retain', rest), ('forget', forget)):
+  for name, rows, most in (
+    ('retain', rest, room.retain),
+    ('forget', forget, room.forget),
+  ):
     if name in needs:
       known = name == 'forget'
-      parts[name] = descent.gathered(train, rows, rows.size, known)
+      parts[name] = descent.gathered(train, rows, most, known)
   return Given(**parts)
 
 

@@ -43,7 +43,7 @@ class Entry(NamedTuple):
   Attributes:
     make: (model, inputs, **options of its training) -> Method.
     epoch: Sizes -> how many images an epoch goes through.
-    part: the settings of its training.
+    part: the settings of its training; '' for one that does not train.
     says: what it does, in words.
   """
 
@@ -157,6 +157,7 @@ def make(
   inputs: InputStep,
   sizes: Sizes,
   name: str,
+  entries: dict[str, Entry] = ENTRIES,
 ) -> Method:
   """A method with its grid: one point a learning rate.
 
@@ -165,9 +166,12 @@ def make(
     model: the network.
     inputs: raw pixels to network input.
     sizes: of D_R and D_F.
-    name: a key of `ENTRIES`.
+    name: a key of the entries.
+    entries: of the task.
   """
-  entry = ENTRIES[name]
+  entry = entries[name]
+  if not entry.part:
+    return entry.make(model, inputs)
   images = entry.epoch(sizes)
   options: Info = recipes.fit_options(config[entry.part], images, entry.part)
   options = {**options, 'batch_size': min(options['batch_size'], images)}
@@ -188,6 +192,6 @@ def information(name: str, method: Method) -> str:
   return ' + '.join([*(['weights'] if name != 'retrain' else []), *parts])
 
 
-def says(name: str) -> str:
+def says(name: str, entries: dict[str, Entry] = ENTRIES) -> str:
   """What a method does, in words."""
-  return 'nothing' if name == 'none' else ENTRIES[name].says
+  return 'nothing' if name == 'none' else entries[name].says

@@ -11,7 +11,8 @@ _TRAININGS = ('train', 'unlearn')
 _RATES = (0.1, 0.05, 0.01, 5e-3, 1e-3, 1e-4, 1e-5)
 
 
-def _trainings() -> dict[str, Any]:
+def trainings() -> dict[str, Any]:
+  """Settings of the original and of fine-tunings, with AMUN's defaults."""
   recipe: dict[str, Any] = dict(
     batch_size=128,
     optimizer='sgd',
@@ -60,7 +61,7 @@ def base(name: str) -> ConfigDict:
       ),
       model=dict(name='resnet18', width=64, dtype='float32'),
       input=recipes.pixels(mean=(0.0,), std=(1.0,)),
-      **_trainings(),
+      **trainings(),
       evaluate=dict(
         batch_size=1024,
         replicates=200,  # of the bootstrap

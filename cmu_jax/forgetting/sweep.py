@@ -22,9 +22,10 @@ from cmu_jax.forgetting import place as places
 from cmu_jax.forgetting.addresses import Cell
 from cmu_jax.forgetting.measure import References
 from cmu_jax.forgetting.place import Place
-from cmu_jax.types import Info, Variables
+from cmu_jax.types import Given, Info, Method, PRNGKey, Variables
 
 Points = tuple[dict[str, float], ...]
+NO_COST: Info = {'gradient_evaluations': 0, 'seconds': 0.0}
 
 
 class Run(NamedTuple):
@@ -75,26 +76,35 @@ def _forget(place: Place, seed: int) -> Int[np.ndarray, 'm']:
   return places.draw(place.config, seed, size)
 
 
-def _solved(run: Run, cell: Cell, points: Points) -> list[Info]:
-  """A method at every point of a grid, measured."""
-  place, forget = run.place, _forget(run.place, cell.forget_seed)
-  variables = run.original(cell.seed)
-  seen = lambda found: measure.values(
-    place, measure.look(place, found), forget, run.references
-  )
-  cost = {'gradient_evaluations': 0, 'seconds': 0.0}
-  if cell.method == 'none':
-    return [{'hyper': {}, 'diverged': False, **cost, **seen(variables)}]
-  method = place.methods[cell.method]
-  key = rng.named(0, *map(str, cell))
-  given = places.give(place.dataset.train, forget, method.needs)
+def solved(
+  key: PRNGKey,
+  method: Method,
+  variables: Variables,
+  given: Given,
+  points: Points,
+  seen: Callable[[Variables], Info],
+) -> list[Info]:
+  """A method at every point of a grid, measured.
+
+  Args:
+    key: of what it draws.
+    method: to be run.
+    variables: theta_o.
+    given: what it may see.
+    points: hyperparameters.
+    seen: a network -> its numbers.
+
+  Returns:
+    A row a point: `hyper`, `diverged`, cost, and what was seen. The seconds of
+    each include what all points share.
+  """
   began = time.monotonic()
   prepared = method.prepare(rng.named(key, 'prepare'), variables, given)
   jax.block_until_ready(jax.tree.leaves(prepared))
   shared, rows = time.monotonic() - began, []
   for hyper in points:
     began = time.monotonic()
-    row: Info = {'hyper': hyper, 'diverged': False, **cost}
+    row: Info = {'hyper': hyper, 'diverged': False, **NO_COST}
     try:
       found, info = method.solve(
         rng.named(key, 'solve'), variables, given, prepared, hyper
@@ -108,15 +118,30 @@ def _solved(run: Run, cell: Cell, points: Points) -> list[Info]:
   return rows
 
 
+def _solved(run: Run, cell: Cell, points: Points) -> list[Info]:
+  """A method of the roster at every point of a grid, or doing nothing."""
+  place, forget = run.place, _forget(run.place, cell.forget_seed)
+  variables = run.original(cell.seed)
+  seen = lambda found: measure.values(
+    place, measure.look(place, found), forget, run.references
+  )
+  if cell.method == 'none':
+    return [{'hyper': {}, 'diverged': False, **NO_COST, **seen(variables)}]
+  method = place.methods[cell.method]
+  given = places.give(place.dataset.train, forget, method.needs)
+  key = rng.named(0, *map(str, cell))
+  return solved(key, method, variables, given, points, seen)
+
+
 def kept(
-  run: Run, name: str, cell: Cell, compute: Callable[[], list[Info]]
+  run: Run, name: str, cell: Any, compute: Callable[[], list[Info]]
 ) -> list[Info] | None:
   """Rows from their file, or computed and written.
 
   Args:
     run: under way.
     name: the address of the file.
-    cell: told in the file.
+    cell: a NamedTuple, told in the file.
     compute: () -> rows.
 
   Returns:

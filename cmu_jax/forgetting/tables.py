@@ -229,10 +229,15 @@ def contents(found: Results) -> dict[str, Grid]:
   return {**made, **turns, 'audits': audits(found), 'choices': choices(found)}
 
 
-def texts(found: Results) -> dict[str, str]:
-  """All tables as Markdown files."""
-  banner = '**smoke: not evidence**\n\n' if found['smoke'] else ''
+def files(contents: dict[str, Grid], smoke: bool) -> dict[str, str]:
+  """Tables as Markdown files, by name."""
+  banner = '**smoke: not evidence**\n\n' if smoke else ''
   return {
     f'{name}.md': banner + grids.markdown(grid)
-    for name, grid in contents(found).items()
+    for name, grid in contents.items()
   }
+
+
+def texts(found: Results) -> dict[str, str]:
+  """All tables as Markdown files."""
+  return files(contents(found), found['smoke'])

@@ -43,7 +43,7 @@ def mask(params: PyTree, forget: Int[Array, ''] | int) -> PyTree:
   Raises:
     UserError: there is no such layer, or it has no bias.
   """
-  head = params.get('head') if isinstance(params, Mapping) else None
+  head: Any = params.get('head') if isinstance(params, Mapping) else None
   known = set(head) if isinstance(head, Mapping) else set()
   errors.check(
     {'kernel', 'bias'} <= known,

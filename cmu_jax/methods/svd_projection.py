@@ -122,9 +122,9 @@ def svd_projection(
     key, variables: Variables, given: Any, prepared: Any, hyper: Any
   ) -> tuple[Variables, Info]:
     del key, given
-    params = project(
-      variables.params, *prepared, hyper['alpha_r'], hyper['alpha_f']
-    )
+    retain, forget = prepared
+    scales = hyper['alpha_r'], hyper['alpha_f']
+    params = project(variables.params, retain, forget, *scales)
     return variables._replace(params=params), {'gradient_evaluations': 0}
 
   grid = tuple(
