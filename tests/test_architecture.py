@@ -1,6 +1,7 @@
 """What imports what, how long things are, and what every config has."""
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -59,6 +60,7 @@ CODE = sorted(
 )
 
 
+@functools.cache
 def _tree(path):
   return ast.parse(path.read_text(encoding='utf-8'))
 
@@ -104,11 +106,18 @@ def test_no_module_imports_itself_in_a_circle():
   assert [c for name in MODULES if (c := _cycle(name, [], done))] == []
 
 
-@pytest.mark.parametrize('name', [name for name in MODULES if '.' in name])
-def test_no_module_imports_a_higher_layer(name):
-  assert _top(name) in LEVEL, f'give {_top(name)} a place in LAYERS'
-  level = LEVEL[_top(name)]
-  assert [x for x in IMPORTS[name] if LEVEL[_top(x)] > level] == []
+def test_every_module_has_a_layer():
+  assert {_top(name) for name in MODULES if '.' in name} - set(LEVEL) == set()
+
+
+def test_no_module_imports_a_higher_layer():
+  level = {name: LEVEL[_top(name)] for name in MODULES if '.' in name}
+  assert [
+    f'{name} imports {other}'
+    for name in level
+    for other in IMPORTS[name]
+    if level[other] > level[name]
+  ] == []
 
 
 def _definitions(path):
@@ -116,17 +125,21 @@ def _definitions(path):
   return [node for node in _tree(path).body if isinstance(node, kinds)]
 
 
-@pytest.mark.parametrize('name', MODULES)
-def test_what_is_public_has_a_docstring(name):
-  path = MODULES[name]
-  bare = [
-    node.name
+def test_what_is_public_has_a_docstring():
+  assert [
+    f'{name}.{node.name}'
+    for name, path in MODULES.items()
     for node in _definitions(path)
     if not node.name.startswith('_') and not ast.get_docstring(node)
-  ]
-  assert bare == []
-  if path.stat().st_size:
-    assert ast.get_docstring(_tree(path))
+  ] == []
+
+
+def test_modules_have_docstrings():
+  assert [
+    name
+    for name, path in MODULES.items()
+    if path.stat().st_size and not ast.get_docstring(_tree(path))
+  ] == []
 
 
 def _length(function):
@@ -137,13 +150,18 @@ def _length(function):
   return total - (function.body[0].end_lineno - function.body[0].lineno + 1)
 
 
-@pytest.mark.parametrize('path', CODE, ids=lambda path: path.name)
-def test_files_and_functions_are_short(path):
-  assert len(path.read_text(encoding='utf-8').splitlines()) <= 300
-  functions = (
-    node for node in ast.walk(_tree(path)) if isinstance(node, ast.FunctionDef)
-  )
-  assert [f.name for f in functions if _length(f) > 60] == []
+def test_files_are_short():
+  lines = {path.name: path.read_text('utf-8').count('\n') for path in CODE}
+  assert {name: n for name, n in lines.items() if n > 300} == {}
+
+
+def test_functions_are_short():
+  assert [
+    f'{path.name}: {node.name}'
+    for path in CODE
+    for node in ast.walk(_tree(path))
+    if isinstance(node, ast.FunctionDef) and _length(node) > 60
+  ] == []
 
 
 def _loaded(names):
@@ -159,15 +177,19 @@ def _loaded(names):
   return set(done.stdout.split())
 
 
-@pytest.mark.parametrize('name', MODULES)
-def test_no_module_names_tensorflow_or_torch(name):
-  roots = set()
-  for node in ast.walk(_tree(MODULES[name])):
+def _roots(path):
+  """Packages that a file names in its imports, inside functions too."""
+  for node in ast.walk(_tree(path)):
     if isinstance(node, ast.Import):
-      roots |= {alias.name.split('.')[0] for alias in node.names}
+      yield from (alias.name.split('.')[0] for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-      roots.add((node.module or '').split('.')[0])
-  assert not {'tensorflow', 'torch'} & roots
+      yield (node.module or '').split('.')[0]
+
+
+def test_no_module_names_tensorflow_or_torch():
+  named = {name: set(_roots(path)) for name, path in MODULES.items()}
+  foreign = {'tensorflow', 'torch'}
+  assert [name for name, roots in named.items() if roots & foreign] == []
 
 
 def test_the_package_does_without_tensorflow_and_torch():
