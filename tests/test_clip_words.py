@@ -16,7 +16,12 @@ from cmu_jax.clip import heads, preprocess, templates, tokenizer
 
 ROOT = pathlib.Path(__file__).parents[1]
 # A CLIP that knows every token, and is tiny otherwise.
-SIZES = clip_case.SIZES._replace(vocabulary=49408, context=30, end=49407)
+SIZES = clip_case.SIZES._replace(
+  text=clip_case.SIZES.text._replace(depth=1),
+  vocabulary=49408,
+  context=30,
+  end=49407,
+)
 
 
 @pytest.mark.parametrize(

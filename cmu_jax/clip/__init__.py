@@ -6,7 +6,7 @@ References:
 """
 
 from cmu_jax.clip.loading import Loaded, Towers, bound, load, template, which
-from cmu_jax.clip.sizes import KNOWN, Sizes, Tower, from_config
+from cmu_jax.clip.sizes import KNOWN, Sizes, Tower, beside, from_config
 
 __all__ = [
   'KNOWN',
@@ -14,6 +14,7 @@ __all__ = [
   'Sizes',
   'Tower',
   'Towers',
+  'beside',
   'bound',
   'from_config',
   'load',

@@ -141,7 +141,10 @@ class Pictures(NamedTuple):
 
 
 def pictures_in(
-  root: pathlib.Path, image_size: int | None, channels: int | None
+  root: pathlib.Path,
+  image_size: int | None,
+  channels: int | None,
+  read: pictures.Reader | None = None,
 ) -> Pictures:
   """Reads <root>/<name>/* or, without subfolders, <root>/*.
 
@@ -149,6 +152,8 @@ def pictures_in(
     root: the folder.
     image_size: side to resize to; None for the one size that all have.
     channels: 1 or 3; None for what the images are.
+    read: makes pixels of one size of a file, whatever the other two say; None
+      for the whole picture.
 
   Raises:
     UserError: the folder is missing or empty, or an image is broken or of
@@ -158,9 +163,24 @@ def pictures_in(
     errors.check(root.is_dir(), f'the image folder {root} does not exist')
     names = _subfolders(root) or ['']
     listed = _list(root, names)
-  return Pictures(
-    _decoded(listed.paths, image_size, channels), listed.label, tuple(names)
-  )
+  if read is None:
+    image = _decoded(listed.paths, image_size, channels)
+  else:
+    image = _read(listed.paths, read)
+  return Pictures(image, listed.label, tuple(names))
+
+
+def _read(paths: list[pathlib.Path], read: pictures.Reader) -> np.ndarray:
+  """All images as `read` makes them."""
+  first = read(paths[0])
+  image = np.empty((len(paths), *first.shape), np.uint8)
+
+  def decode(span: range) -> None:
+    for i in span:
+      image[i] = read(paths[i])
+
+  source.in_chunks('decoding images', len(paths), decode)
+  return image
 
 
 def find(rest: str, options: Options) -> Source:

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,10 @@ BROKEN = (
   EOFError,
   PIL.Image.DecompressionBombError,
 )
+
+
+# Reads an image file to uint8 pixels of one size, in a way of its own.
+Reader = Callable[[pathlib.Path], UInt8[np.ndarray, 'h w c']]
 
 
 class Header(NamedTuple):
@@ -101,3 +106,19 @@ def decode(
       return resized(_eight_bit(picture, grey), size)
   except BROKEN as error:
     raise _broken(name, error) from error
+
+
+def opened(
+  path: pathlib.Path,
+  use: Callable[[PIL.Image.Image], UInt8[np.ndarray, 'h w c']],
+) -> UInt8[np.ndarray, 'h w c']:
+  """What `use` makes of the first frame of an image file.
+
+  Raises:
+    UserError: the file is unreadable, cut short or not an image.
+  """
+  try:
+    with PIL.Image.open(path) as picture:
+      return use(picture)
+  except BROKEN as error:
+    raise _broken(str(path), error) from error

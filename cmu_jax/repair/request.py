@@ -15,9 +15,11 @@ arXiv 2511.18660): fine-tunes on the bad samples, subtracts what that changed,
 as far as the samples say it helps. The training data are not needed. Says which
 corruption the samples show, how sure that is, and where it contradicts --kind.
 
-  --weights=FILE       .safetensors, .npz or an Orbax directory; names of ours
-                       or of PyTorch. Pickles (.pt, .pth) are never opened.
-  --model=NAME[:k=v,..]  the network, such as resnet20 or resnet18:stem=imagenet
+  --weights=FILE       .safetensors, .npz, .msgpack or an Orbax directory; names
+                       of ours, of PyTorch or of HF. Pickles are never opened.
+  --model=NAME[:k=v,..]  the network: resnet20, resnet18:stem=imagenet, ...
+                       clip-vit-b32, -b16, -l14, or clip (sizes from config.json
+                       beside FILE): image tower, head of the class names
   --proxy=FOLDER       bad samples that the network was not trained on.
                        label_noise: FOLDER/<the wrong class>/*.png or .jpg;
                        poison: FOLDER/*.png, with the trigger in the picture

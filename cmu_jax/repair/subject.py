@@ -57,7 +57,9 @@ def subject(request: Request) -> Subject:
   bad, target, why = _bad(request, network)
   test = None
   if request.test is not None:
-    test = shipped.labelled(request.test, bad.image, network.class_names)
+    test = shipped.labelled(
+      request.test, bad.image, network.class_names, network.read
+    )
   notes = (*network.notes, *why)
   found = Subject(network, bad, test, target, None, None, notes)
   return _with_trigger(request, found) if target is not None else found
@@ -85,7 +87,9 @@ def _with_trigger(request: Request, found: Subject) -> Subject:
   if request.ordinary is None:
     return found
   network = found.network
-  pictures = shipped.sized(request.ordinary, found.bad.image).image
+  pictures = shipped.sized(
+    request.ordinary, found.bad.image, network.read
+  ).image
   trigger = locate(np.asarray(found.bad.image), pictures)
   batch = Batch(
     jnp.asarray(pictures),

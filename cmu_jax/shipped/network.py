@@ -5,15 +5,17 @@ and from the pictures; what then is still unknown is one line that asks for it.
 """
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cmu_jax import errors, files, inputs, literals, models, weights
+from cmu_jax.clip import preprocess
 from cmu_jax.data import folder
-from cmu_jax.shipped import classes
+from cmu_jax.data.pictures import Reader
+from cmu_jax.shipped import classes, zero_shot
 from cmu_jax.types import Batch, InputStep, Model, Variables
 from cmu_jax.weights import files as weight_files
 from cmu_jax.weights import names
@@ -37,6 +39,9 @@ class Shipped(NamedTuple):
     target: as said by flag or side file, or None.
     notes: what was inferred, in words.
     side: the fields of the weights' side file, {} without one.
+    read: how it wants pictures read; None for whole ones.
+    beside: (folder) -> None, writes what the weights need beside them; None
+      where that is nothing.
   """
 
   model: Model
@@ -51,6 +56,8 @@ class Shipped(NamedTuple):
   target: Any
   notes: tuple[str, ...]
   side: dict[str, Any]
+  read: Reader | None = None
+  beside: Callable[[pathlib.Path], None] | None = None
 
 
 def load(path: str, model: str, root: str, said: Mapping[str, Any]) -> Shipped:
@@ -59,7 +66,8 @@ def load(path: str, model: str, root: str, said: Mapping[str, Any]) -> Shipped:
   Args:
     path: `.safetensors`, `.npz` or an Orbax directory; FILE.json beside it may
       say what `said` does not.
-    model: name of a network, with options: 'resnet18:stem=imagenet'.
+    model: name of a network, with options: 'resnet18:stem=imagenet', or of a
+      CLIP, whose head is made of class names: 'clip-vit-b16'.
     root: folder of pictures, in class folders or not.
     said: 'mean', 'std', 'image_size', 'class_names' and 'target' as the user
       gave them; None is inferred.
@@ -67,12 +75,15 @@ def load(path: str, model: str, root: str, said: Mapping[str, Any]) -> Shipped:
   Raises:
     UserError: what is missing, malformed or unknown, a mistake a line.
   """
+  family, options = _model(model)
+  if family in zero_shot.NAMES:
+    return _of_words(path, family, options, root, said)
   stored = weights.read(path)
   side = weight_files.side_file(path)
-  known = _known(path, said, side)
+  known = _known(path, said, side, {})
   count = names.num_classes(stored.arrays)
   network, variables, layout, pictures = _fitting(
-    path, model, root, known, stored, count
+    path, family, options, root, known, stored, count
   )
   mean, std = tuple(known['mean']), tuple(known['std'])
   named, note = classes.class_names(known['class_names'], count, pictures.names)
@@ -92,23 +103,62 @@ def load(path: str, model: str, root: str, said: Mapping[str, Any]) -> Shipped:
   )
 
 
-def labelled(root: str, image: Any, named: tuple[str, ...]) -> Batch:
+def _of_words(
+  path: str,
+  family: str,
+  options: Mapping[str, Any],
+  root: str,
+  said: Mapping[str, Any],
+) -> Shipped:
+  """A CLIP with a head of class names, and the pictures as it wants them."""
+  side = weight_files.side_file(path)
+  usual = {'mean': preprocess.MEAN, 'std': preprocess.STD}
+  known = _known(path, said, side, usual)
+  sizes = zero_shot.sizes(path, family, options)
+  zero_shot.side_of(sizes, known['image_size'])
+  read = zero_shot.reader(sizes)
+  pictures = folder.pictures_in(pathlib.Path(root).expanduser(), None, 3, read)
+  named, notes = zero_shot.named(known['class_names'], pictures.names, options)
+  made = zero_shot.classifier(path, family, named, options)
+  mean, std = tuple(known['mean']), tuple(known['std'])
+  return Shipped(
+    made.model,
+    made.variables,
+    made.found.stored,
+    made.layout,
+    inputs.make(mean, std),
+    pictures,
+    named,
+    mean,
+    std,
+    known['target'],
+    (*notes, *made.notes),
+    side,
+    read,
+    lambda out: zero_shot.write_beside(made, path, out),
+  )
+
+
+def labelled(
+  root: str, image: Any, named: tuple[str, ...], read: Reader | None = None
+) -> Batch:
   """Pictures of a folder of class folders, in the size of given ones.
 
   Args:
     root: the folder.
     image: raw pixels, [n, h, w, c].
     named: the classes in the order of the network's outputs.
+    read: how the network wants pictures read, `Shipped.read`.
 
   Raises:
     UserError: an unknown class folder, or pictures that do not fit.
   """
-  pictures = sized(root, image)
+  pictures = sized(root, image, read)
   label = classes.labels(root, pictures, named)
   return Batch(jnp.asarray(pictures.image), jnp.asarray(label))
 
 
-def sized(root: str, image: Any) -> folder.Pictures:
+def sized(root: str, image: Any, read: Reader | None = None) -> folder.Pictures:
   """Pictures of a folder in the size and colours of given ones, [n, h, w, c].
 
   Raises:
@@ -119,6 +169,7 @@ def sized(root: str, image: Any) -> folder.Pictures:
     pathlib.Path(root).expanduser(),
     height if height == width else None,
     channels,
+    read,
   )
   errors.check(
     found.image.shape[1:] == tuple(image.shape[1:]),
@@ -137,6 +188,8 @@ def write(one: Shipped, after: Variables, out: pathlib.Path, stem: str) -> str:
   arrays = weights.put_back(after, one.stored.arrays, one.layout)
   name = f'{stem}{one.stored.suffix}'
   weights.write(out / name, one.stored._replace(arrays=arrays))
+  if one.beside is not None:
+    one.beside(out)
   if one.side:
     files.write_json(out / f'{name}.json', one.side)
   return name
@@ -144,7 +197,8 @@ def write(one: Shipped, after: Variables, out: pathlib.Path, stem: str) -> str:
 
 def _fitting(
   path: str,
-  text: str,
+  family: str,
+  options: Mapping[str, Any],
   root: str,
   known: Mapping[str, Any],
   stored: weights.Stored,
@@ -155,7 +209,6 @@ def _fitting(
   With one mean for all channels it is not said whether pictures are grey: the
   weights decide, after what the pictures are themselves.
   """
-  family, options = _model(text)
   grey_or_rgb = (None, 1, 3) if len(known['mean']) == 1 else (3,)
   refused: list[errors.UserError] = []
   for channels in grey_or_rgb:
@@ -182,13 +235,17 @@ def _fitting(
 
 
 def _known(
-  path: str, said: Mapping[str, Any], side: Mapping[str, Any]
+  path: str,
+  said: Mapping[str, Any],
+  side: Mapping[str, Any],
+  usual: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """What flags and side file say; flags come first."""
+  """What flags, side file and else the network's custom say, in this order."""
   for name in side:
     if name not in (*_SIDE, 'model', 'notes'):
       raise errors.unknown('field of the side file', name, _SIDE)
   known = {k: side.get(k) if said.get(k) is None else said[k] for k in _SIDE}
+  known = {k: usual.get(k) if v is None else v for k, v in known.items()}
   errors.check(
     known['mean'] is not None and known['std'] is not None,
     'how the network normalises its pictures is not known: give --mean and '
@@ -209,6 +266,6 @@ def _model(text: str) -> tuple[str, dict[str, Any]]:
       f"--model option '{item}' needs a value: write {key}=VALUE",
     )
     options[key.strip()] = literals.free(value.strip())
-  if name not in models.REGISTRY:
-    raise errors.unknown('--model', name, models.REGISTRY)
+  if name not in (known := (*models.REGISTRY, *zero_shot.NAMES)):
+    raise errors.unknown('--model', name, known)
   return name, options

@@ -70,7 +70,9 @@ def _subject(request: Request) -> Subject:
     f'{len(np.unique(label))}; keep one class folder, or use --method=amun',
   )
   retain, test = (
-    None if root is None else shipped.labelled(root, image, network.class_names)
+    None
+    if root is None
+    else shipped.labelled(root, image, network.class_names, network.read)
     for root in (request.retain, request.test)
   )
   return Subject(network, forget, retain, test)
