@@ -86,16 +86,29 @@ def _train_step(
   return TrainState(Variables(params, stats), opt_state, history)
 
 
-def _run_segment(
+def run(
   recipe: Recipe,
   key: PRNGKey,
   state: TrainState,
   batch: Batch,
   start: Any,
   stop: Any,
+  rows: Int[Array, 'm'] | None = None,
 ) -> TrainState:
-  """Steps [start, stop) on the device."""
-  size, count = batch.label.shape[0], recipe.batch_size
+  """Steps [start, stop) on the device.
+
+  Args:
+    recipe: the static part.
+    key: of sample order and augmentation.
+    state: before step `start`.
+    batch: n raw images and labels.
+    start: the first step; may be traced.
+    stop: the step after the last one; may be traced.
+    rows: which images are trained on, at least a batch of them; None for all.
+      Networks with rows of their own share one copy of the images.
+  """
+  trained_on = batch.label if rows is None else rows
+  size, count = trained_on.shape[0], recipe.batch_size
   order_key, augment_key = rng.named(key, 'order'), rng.named(key, 'augment')
 
   def body(step, carry):
@@ -111,6 +124,7 @@ def _run_segment(
     )
     offset = first - epoch * size
     positions = jax.lax.dynamic_slice(orders.reshape(-1), (offset,), (count,))
+    positions = positions if rows is None else rows[positions]
     state = _train_step(recipe, augment_key, step, state, batch, positions)
     return state, orders
 
@@ -125,7 +139,7 @@ def compiled(recipe: Recipe, how: str | None) -> Callable:
   Cached by the identity of the recipe's functions, so seeds and stages that
   share them share one compilation.
   """
-  single = functools.partial(_run_segment, recipe)
+  single = functools.partial(run, recipe)
 
   def stacked(key, state, batch, start, stop):
     member = lambda k, s, b: single(k, s, b, start, stop)

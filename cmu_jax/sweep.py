@@ -6,18 +6,42 @@ runs 4 to 7 times slower than one member after another, so a grid is a
 a `vmap` in chunks that bound the memory.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 How = Literal['map', 'vmap', 'loop']
 
 
-def strategy() -> How:
-  """'map' on a CPU, 'vmap' on accelerators."""
-  return 'map' if jax.default_backend() == 'cpu' else 'vmap'
+def strategy(params: PyTree | None = None) -> How:
+  """'map' on a CPU, 'vmap' on accelerators.
+
+  Args:
+    params: of one member that is trained; None if it is not known. Networks of
+      matrices alone are stacked on a CPU too: measured in
+      experiments/bench_shadow.py.
+  """
+  if jax.default_backend() != 'cpu':
+    return 'vmap'
+  if params is None:
+    return 'map'
+  kernels = (leaf.ndim > 2 for leaf in jax.tree.leaves(params))
+  return 'map' if any(kernels) else 'vmap'
+
+
+def cores() -> int:
+  """How many threads may train at a time: the cores of a CPU, else one."""
+  if jax.default_backend() != 'cpu':
+    return 1
+  return (
+    len(os.sched_getaffinity(0))
+    if hasattr(os, 'sched_getaffinity')
+    else (os.cpu_count() or 1)
+  )
 
 
 def over(

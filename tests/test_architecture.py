@@ -27,7 +27,7 @@ LAYERS = [
   'methods',
   'recipes published checks binding shipped scene backdoor stages evaluate',
   'telemetry report',
-  'run corrective forgetting ensemble',
+  'run corrective forgetting class_unlearning ensemble shadow',
   'shell workdir grid flags usage main repair unlearn auditing __main__',
 ]
 LEVEL = {
@@ -40,6 +40,7 @@ LIGHT = [
   'cmu_jax.main',
   'cmu_jax.corrective.show',
   'cmu_jax.forgetting.show',
+  'cmu_jax.class_unlearning.show',
 ]
 
 

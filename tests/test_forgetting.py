@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmu_jax import config as configs
-from cmu_jax import errors
+from cmu_jax import errors, shadow
 from cmu_jax.forgetting import (
   gaps,
   measure,
-  references,
   requests,
   roster,
   sweep,
@@ -72,19 +71,6 @@ def test_methods_see_what_they_declare_and_nothing_twice():
   assert found.retain.valid.all()
   alone = places.give(train, forget, ('forget',))
   assert alone.retain is None
-
-
-@pytest.mark.parametrize(('models', 'size'), [(2, 10), (8, 31)])
-def test_every_point_is_in_half_of_the_references(models, size):
-  index = references.halves(models, size)
-  assert index.shape == (models, size // 2)
-  inside = references.membership(index, size)
-  assert (inside.sum(axis=1) == size // 2).all()
-  for first in range(0, models, 2):
-    assert not (inside[first] & inside[first + 1]).any()
-  if size % 2 == 0:
-    assert (inside.sum(axis=0) == models // 2).all()
-  assert len({tuple(row) for row in index}) == models
 
 
 def row(ua, ra, ta, auc, diverged=False):
@@ -167,7 +153,7 @@ def test_rmia_is_measured_with_references(place):
   forget = np.arange(0, 40, 5)
   logits = np.random.default_rng(1).normal(0, 2, (size, 10))
   logits = logits.astype(np.float32)
-  inside = references.membership(references.halves(6, size), size)
+  inside = shadow.membership(jax.random.key(0), 6, size)
   probability = measure.signal(place, 'taylor_softmax', logits)[None, :]
   known = measure.References(np.repeat(probability, 6, axis=0), inside)
   found = measure.values(place, logits, forget, known)

@@ -93,7 +93,7 @@ def test_a_run_that_lost_some_files_ends_as_one_that_was_not_stopped(
   for path in sorted(folder.glob('cells/*.json'))[::2]:
     path.unlink()
   shutil.rmtree(folder / 'originals')
-  shutil.rmtree(folder / 'references')
+  shutil.rmtree(folder / 'shadow')
   assert main.main(argv(folder)) == 0
   assert numbers(folder) == numbers(done)
 

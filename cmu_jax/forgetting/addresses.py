@@ -7,7 +7,7 @@ from cmu_jax.forgetting import roster
 from cmu_jax.forgetting.place import Place
 from cmu_jax.types import Info
 
-_VERSION = 1
+_VERSION = 2
 _NETWORK = (
   'dataset',
   'image_size',

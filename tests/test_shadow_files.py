@@ -1,0 +1,121 @@
+"""Shadow models that are stopped, go on, and lie in files; several devices."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import shadow_case as case
+
+from cmu_jax import errors, shadow, train
+from cmu_jax.corrective import originals
+
+HERE = pathlib.Path(__file__).parent
+
+
+def plan(folder, **options):
+  """Groups of four; every segment is saved."""
+  return shadow.Plan(group=4, folder=folder, seconds=0.0, **options)
+
+
+def same(found, wanted):
+  assert found.statistics.keys() == wanted.statistics.keys()
+  for signal, values in wanted.statistics.items():
+    np.testing.assert_array_equal(found.statistics[signal], values)
+
+
+def stop_after(monkeypatch, count):
+  """Ends the process, as far as it can tell, after so many saved states."""
+  left = [count]
+  saving = originals.saving
+
+  def counted(*args):
+    checkpoint = saving(*args)
+
+    def save(state, step):
+      checkpoint.save(state, step)
+      left[0] -= 1
+      if not left[0]:
+        raise KeyboardInterrupt
+
+    return checkpoint._replace(save=save)
+
+  monkeypatch.setattr(originals, 'saving', counted)
+
+
+@pytest.mark.parametrize('count', [2, 7])
+def test_stopped_in_the_middle_of_a_group(tmp_path, monkeypatch, count):
+  whole = case.trained(k=6)
+  with monkeypatch.context() as patch:
+    patch.setattr(train, '_SEGMENT_SECONDS', 0.0)  # A step a segment.
+    stop_after(patch, count)
+    with pytest.raises(KeyboardInterrupt):
+      case.trained(k=6, plan=plan(tmp_path))
+  states = list((tmp_path / 'originals').iterdir())
+  assert len(states) == 1
+  same(case.trained(k=6, plan=plan(tmp_path)), whole)
+  assert list((tmp_path / 'originals').iterdir()) == []
+  assert len(list((tmp_path / 'shadow').iterdir())) == 2
+
+
+def test_what_is_done_is_read(tmp_path, monkeypatch):
+  first = case.trained(k=6, plan=plan(tmp_path), weights=True)
+  monkeypatch.setattr(train, 'drive', None)
+  again = case.trained(k=6, plan=plan(tmp_path), weights=True)
+  same(again, first)
+  for one, other in zip(
+    jax.tree.leaves(again.variables),
+    jax.tree.leaves(first.variables),
+    strict=True,
+  ):
+    assert one.shape[0] == 6
+    np.testing.assert_array_equal(one, other)
+
+
+def test_other_models_have_other_files(tmp_path):
+  case.trained(k=4, plan=plan(tmp_path))
+  case.trained(k=4, plan=plan(tmp_path, address='another network'))
+  case.trained(k=4, plan=plan(tmp_path), signals={})
+  names = {path.name for path in (tmp_path / 'shadow').iterdir()}
+  assert len(names) == 3
+
+
+def test_a_broken_file_is_named(tmp_path):
+  case.trained(k=4, plan=plan(tmp_path))
+  (path,) = (tmp_path / 'shadow').iterdir()
+  path.write_bytes(path.read_bytes()[:100])
+  with pytest.raises(errors.UserError, match=f'{path.name}.*remove it'):
+    case.trained(k=4, plan=plan(tmp_path))
+
+
+TWO_DEVICES = """
+import jax, numpy as np, shadow_case as case
+from cmu_jax import shadow
+assert len(jax.devices()) == 2
+both = case.trained(k=6, weights=True)
+one = case.trained(k=6, plan=shadow.Plan(devices=tuple(jax.devices()[:1])))
+for signal, values in one.statistics.items():
+  np.testing.assert_allclose(both.statistics[signal], values, atol=1e-5)
+assert jax.tree.leaves(both.variables)[0].shape[0] == 6
+print('agree')
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_share_the_models():
+  environment = {
+    **os.environ,
+    'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+    'PYTHONPATH': f'{HERE}{os.pathsep}{HERE.parent}',
+  }
+  done = subprocess.run(
+    [sys.executable, '-c', TWO_DEVICES],
+    capture_output=True,
+    text=True,
+    env=environment,
+    check=False,
+  )
+  assert done.stdout.strip() == 'agree', done.stderr
