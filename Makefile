@@ -1,5 +1,6 @@
-# make run | test | lint | lock | clean. Everything is set up on first use; it
-# takes Python 3.11 to 3.13, make and git. make run ARGS='--config.seeds=0,1'
+# make run | test | lint | lock | notebooks | clean. Everything is set up on first
+# use; it takes Python 3.11 to 3.13, make and git.
+# make run ARGS='--config.seeds=0,1'
 PYTHON ?=
 VENV ?= .venv
 CONFIG ?= configs/cuts_digits.py
@@ -12,7 +13,7 @@ PYTHONS := $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python)
 FITS := import sys, venv, ensurepip; \
   sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
-.PHONY: run test lint lock clean setup
+.PHONY: run test lint lock notebooks clean setup
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -30,6 +31,10 @@ lock: $(READY)
 	@$(RUN) pip install --quiet uv
 	@$(RUN) uv pip compile --quiet --universal --python-version 3.11 \
 	  --extra dev --no-header --upgrade pyproject.toml -o requirements.lock
+
+# The text is the source; the notebooks beside it are for Colab.
+notebooks: $(READY)
+	@$(RUN) jupytext --quiet --update --to ipynb notebooks/*.py
 
 clean:
 	rm -rf $(VENV) build dist .cache .pytest_cache .mypy_cache .ruff_cache \

@@ -11,27 +11,33 @@ from rich import progress as rich_progress
 _muted = contextvars.ContextVar('muted', default=False)
 
 
+def _left(total: int, done: int, units: int, seconds: float) -> str:
+  """An estimate at the rate of so many units in so many seconds."""
+  if not units:
+    return 'estimating'
+  return f'about {seconds / units * (total - done):.0f} s left'
+
+
 def _plain(title: str, total: int, unit: str, start: int) -> Callable:
   """One line every five seconds, for logs and pipes."""
-  began = last = time.monotonic()
-  done = start
+  began = last = since = time.monotonic()
+  done = origin = start
 
   def advance(count: int = 1, note: str = '') -> None:
-    nonlocal last, done
-    done += count
+    nonlocal last, done, since, origin
     now = time.monotonic()
+    if done == start and 20 * count < total:
+      # The first of many steps compiles: it says nothing about the others.
+      since, origin = now, start + count
+    done += count
     if now - last < 5 and done < total:
       return
     if done >= total and now - began < 5:
       return
     last = now
-    left = (now - began) / max(done - start, 1) * (total - done)
-    print(
-      f'{title}: {done}/{total} {unit}, {now - began:.0f} s, '
-      f'about {left:.0f} s left {note}'.rstrip(),
-      file=sys.stderr,
-      flush=True,
-    )
+    left = _left(total, done, done - origin, now - since)
+    said = f'{title}: {done}/{total} {unit}, {now - began:.0f} s, {left} {note}'
+    print(said.rstrip(), file=sys.stderr, flush=True)
 
   return advance
 

@@ -5,7 +5,7 @@ operation must leave alone are zero, so an edit is one `tree_map`. Nothing here
 knows a model class: dictionaries, NNX states and Equinox modules all work.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -82,7 +82,7 @@ def mean(stacked: Tree) -> Tree:
   return jax.tree.map(lambda x: jnp.mean(x, axis=0), stacked)
 
 
-def stack(trees: list[Tree]) -> Tree:
+def stack(trees: Sequence[Tree]) -> Tree:
   """Trees of one structure, stacked along a new leading axis."""
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
