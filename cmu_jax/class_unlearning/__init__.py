@@ -1,0 +1,1 @@
+"""Forgetting one class: what of it is left, beside retraining without it."""

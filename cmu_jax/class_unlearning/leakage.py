@@ -1,0 +1,74 @@
+"""U-LiRA of a class: unlearned networks against retrained ones, by image.
+
+Unlearned networks are those of the run's own seeds, retrained ones those of its
+noise floor: few of both, and all were treated by the very method under audit.
+"""
+
+from collections import defaultdict
+
+import numpy as np
+
+from cmu_jax import audit
+from cmu_jax.audit import ulira_scores
+from cmu_jax.class_unlearning import measure
+from cmu_jax.class_unlearning.sweep import Found
+from cmu_jax.forgetting.place import Place
+from cmu_jax.types import Info
+
+STATISTICS = ('own', 'nearest')
+
+
+def _row(
+  forgotten: int, method: str, name: str, first: np.ndarray, second: np.ndarray
+) -> Info:
+  """One attack: AUC and balanced accuracy over held-out networks."""
+  found = audit.class_level(first, second)
+  sides = found.forgotten, found.unseen
+  return {
+    'forget_class': forgotten,
+    'method': method,
+    'statistic': name,
+    'ulira_auc': audit.auc(*sides),
+    'ulira_accuracy': audit.balanced_accuracy(*sides),
+    'unlearned': len(first),
+    'retrained': len(second),
+  }
+
+
+def _control(forgotten: int, name: str, best: np.ndarray) -> list[Info]:
+  """Some retrained networks against the others: what chance looks like."""
+  half = len(best) // 2
+  if half < ulira_scores.LEAST:
+    return []
+  return [_row(forgotten, 'retrain', name, best[:half], best[half:])]
+
+
+def rows(place: Place, found: Found) -> list[Info]:
+  """U-LiRA of every class and method with three networks or more.
+
+  Args:
+    place: of the run.
+    found: as far as it came.
+
+  Returns:
+    ulira_auc and ulira_accuracy (balanced) by class, method and statistic: the
+    confidence in the class itself ('own'), or in its nearest class.
+  """
+  held: dict[tuple[int, str], list[Info]] = defaultdict(list)
+  for cell, row in found.rows:
+    if 'statistics' in row:
+      held[cell.forget_class, cell.method].append(row['statistics'])
+  made: list[Info] = []
+  for forgotten in place.config.forget_classes:
+    if forgotten not in found.retrained:
+      continue
+    answers = found.retrained[forgotten].logits
+    known = measure.reference(place, answers, forgotten, False)
+    best = measure.statistics(place, answers, known)
+    for name in STATISTICS:
+      made += _control(forgotten, name, best[name])
+      for (number, method), some in held.items():
+        if number == forgotten and len(some) >= ulira_scores.LEAST:
+          own = np.array([one[name] for one in some])
+          made.append(_row(forgotten, method, name, own, best[name]))
+  return made

@@ -1,0 +1,91 @@
+"""The methods of a run that forgets classes. A new one is a line here.
+
+What also forgets random subsets is taken from there. D_F is all of one class.
+"""
+
+import functools
+
+from ml_collections import ConfigDict
+
+from cmu_jax.forgetting import roster
+from cmu_jax.forgetting.roster import Entry, Sizes
+from cmu_jax.methods import logit_mask, scrub_original, svd_projection, trw
+from cmu_jax.types import InputStep, Method, Model
+
+_SHARED = ('retrain', 'ft', 'rl', 'ga', 'salun', 'bs', 'l1')
+# Not a method of its own: TRW at its chosen point, with noise.
+NOISY = 'trw_noisy'
+
+
+def _retain(sizes: Sizes) -> int:
+  return sizes.retain
+
+
+def entries(
+  betas: tuple[float, ...] = trw.BETAS,
+  dimensions: tuple[int, ...] = trw.DIMENSIONS,
+) -> dict[str, Entry]:
+  """All methods by name.
+
+  Args:
+    betas: the grid of TRW.
+    dimensions: likewise.
+  """
+  tilted = functools.partial(trw.trw, betas=betas, dimensions=dimensions)
+  make = lambda factory, says: Entry(factory, _retain, 'unlearn', says)
+  return {
+    **{name: roster.ENTRIES[name] for name in _SHARED},
+    'svd': Entry(
+      svd_projection.svd_projection,
+      _retain,
+      '',
+      'projects kernels off what only the class uses',
+    ),
+    'scrub': make(
+      functools.partial(scrub_original.scrub_original, alphas=(0.5, 0.001)),
+      'away from the original on the class, towards it elsewhere',
+    ),
+    'mask': Entry(
+      logit_mask.logit_mask, _retain, '', 'forbids the answer, nothing else'
+    ),
+    'rwft': make(
+      functools.partial(trw.trw, betas=(0.0,), dimensions=dimensions[:1]),
+      "teaches the original's answers, renormalised without the class",
+    ),
+    'trw': make(tilted, 'rwft tilted towards classes like it'),
+    'trw_sample': make(
+      functools.partial(tilted, by_sample=True),
+      'trw by what each image is like',
+    ),
+    NOISY: make(
+      functools.partial(tilted, noises=(0.0,)), 'trw with noisy similarities'
+    ),
+  }
+
+
+KNOWN = tuple(n for n in entries() if n not in ('retrain', NOISY))
+DEFAULT = KNOWN
+
+
+def make(
+  config: ConfigDict,
+  model: Model,
+  inputs: InputStep,
+  sizes: Sizes,
+) -> dict[str, Method]:
+  """Every method that a run needs, by name.
+
+  Args:
+    config: of the run.
+    model: the network.
+    inputs: raw pixels to network input.
+    sizes: of D_R and D_F, of an average class: epochs are alike for all.
+  """
+  known = entries(tuple(config.betas), tuple(config.dimensions))
+  names = dict.fromkeys(
+    ('retrain', *config.methods, *((NOISY,) if config.noises else ()))
+  )
+  return {
+    name: roster.make(config, model, inputs, sizes, name, known)
+    for name in names
+  }
