@@ -27,7 +27,7 @@ CAPTIONS = {
     'networks, a thin line a class, a bold one their mean.'
   ),
 }
-_SHOWN = ('retrain', 'mask', 'rwft', 'trw', 'trw_sample', 'ft', 'rl')
+_SHOWN = ('retrain', 'mask', 'rwft', 'trw', 'trw_sample', 'scrub', 'l1', 'rl')
 
 
 def _names(ax: axes.Axes, names: list[str]) -> None:
