@@ -1,0 +1,86 @@
+"""What bench_shadow trains, and our side of it."""
+
+import functools
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cmu_jax import data as data_lib
+from cmu_jax import inputs, models, optimizers, progress, schedules, shadow
+from cmu_jax.types import Batch
+
+
+class Case(NamedTuple):
+  """A network, its training, and how many times PyTorch's speed is aimed at."""
+
+  model: str
+  options: dict[str, int]
+  side: int
+  batch: int
+  steps: int
+  goal: float
+
+
+CASES = {
+  'mlp32': Case('fc', {'width': 32, 'depth': 2}, 8, 64, 400, 5),
+  'mlp128': Case('fc', {'width': 128, 'depth': 2}, 8, 64, 400, 2),
+  'mlp784': Case('fc', {'width': 128, 'depth': 2}, 28, 256, 100, 1),
+}
+GPU = {'convnet': Case('convnet', {'width': 1}, 28, 128, 400, 8)}
+ALL = {**CASES, **GPU}
+RATE = 0.05
+
+
+@functools.cache
+def data(side: int) -> Batch:
+  """The digits, `side` pixels wide; raw pixels 0 to 255."""
+  dataset = data_lib.load('digits')
+  image = jnp.concatenate([dataset.train.image, dataset.test.image])
+  label = jnp.concatenate([dataset.train.label, dataset.test.label])
+  if side != image.shape[1]:
+    shape = (len(label), side, side, 1)
+    wide = jax.image.resize(image.astype(jnp.float32), shape, 'bilinear')
+    image = jnp.clip(jnp.round(wide), 0, 255).astype(jnp.uint8)
+  return Batch(image, label)
+
+
+@functools.cache
+def recipe(case_name: str) -> tuple[Any, shadow.Fit]:
+  """The network and its training; one object each: they compile once."""
+  case = ALL[case_name]
+  model = models.make(case.model, 10, (case.side, case.side, 1), **case.options)
+  step = inputs.make((0.3,), (0.35,))
+  optimizer = optimizers.sgd(schedules.constant(RATE))
+  return model, shadow.Fit(step, optimizer, case.steps, case.batch)
+
+
+def ours(
+  name: str, inside: np.ndarray, seed: int, **plan: Any
+) -> tuple[float, np.ndarray]:
+  """Seconds, and which point each model gets right, [k, n]."""
+  model, fit = recipe(name)
+  batch = data(ALL[name].side)
+  began = time.perf_counter()
+  with progress.muted():
+    found = shadow.train(
+      jax.random.key(seed),
+      model,
+      batch,
+      inside,
+      fit,
+      signals={'hit': _hit},
+      plan=shadow.Plan(**plan),
+    )
+  return time.perf_counter() - began, found.statistics['hit'].astype(bool)
+
+
+def _hit(logits: jax.Array, label: jax.Array) -> jax.Array:
+  return jnp.argmax(logits, axis=-1) == label
+
+
+def unseen(hits: np.ndarray, inside: np.ndarray) -> np.ndarray:
+  """Accuracy of each model on the points that it was not trained on."""
+  return np.array([h[~i].mean() for h, i in zip(hits, inside, strict=True)])
