@@ -37,7 +37,7 @@ def save(folder, **arrays):
 
 
 def run(path, folder, **changes):
-  asked = request.Request(str(path), str(folder / 'out'), **changes)
+  asked = request.Request(str(folder / 'out'), str(path), **changes)
   return job.run(request.checked(asked))
 
 
@@ -106,7 +106,7 @@ def test_offline_needs_no_reference_with_the_point(tmp_path):
   arrays = pool()
   without = {**arrays, 'inside': np.zeros_like(arrays['inside'])}
   read = points.read(str(save(tmp_path, **without)))
-  asked = request.Request('s', 'o', offline_a=0.3)
+  asked = request.Request('o', 's', offline_a=0.3)
   names = [one.name for one in attacks.scored(asked, read)]
   assert names[:3] == ['RMIA', 'RMIA, ratio alone', 'LiRA']
 
@@ -170,7 +170,7 @@ def test_an_array_that_does_not_fit_is_one_line(tmp_path, capsys, spoil, said):
 )
 def test_a_setting_that_cannot_be_is_named(changes, said):
   with pytest.raises(errors.UserError, match=said):
-    request.checked(request.Request('s', 'o', **changes))
+    request.checked(request.Request('o', 's', **changes))
 
 
 def test_pickles_and_other_files_are_not_read(tmp_path, capsys):

@@ -1,5 +1,7 @@
 """Shadow models: membership, one by one or together, groups, memory."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,7 +115,7 @@ def test_together_as_one_by_one_in_double_precision(how):
   with jax.enable_x64(True):
     batch, model = case.data(), _double()
     inside = shadow.membership(case.KEY, 4, 31)
-    plan = shadow.Plan(how=how, threads=1)
+    plan = shadow.Plan(how=how)
     found = shadow.train(
       case.KEY, model, batch, inside, case.fit(), weights=True, plan=plan
     )
@@ -231,3 +233,17 @@ def test_memory_decides_the_group(monkeypatch):
     '4 to 7 of 10',
     '8 to 9 of 10',
   ]
+
+
+def test_the_time_is_predicted():
+  inside = shadow.membership(case.KEY, 10, 31)
+  arguments = (case.KEY, case.model(), case.data(), inside, case.fit(2000))
+  plan = shadow.Plan(threads=1, group=4)
+  told = shadow.predicted(*arguments, plan)
+  began = time.monotonic()
+  shadow.train(*arguments, signals={}, plan=plan)
+  taken = time.monotonic() - began
+  assert told < 3 * taken
+  assert taken < 3 * told + 1
+  one = shadow.predicted(*arguments[:4], case.fit(1), plan)
+  assert one < told

@@ -42,8 +42,9 @@ def scored(request: Request, points: Points) -> list[Scored]:
   ]
   member = points.member
   assert member is not None
+  others = ~member if points.judged is None else ~member & points.judged
   return [
-    Scored(name, score[member], score[~member], count, note)
+    Scored(name, score[member], score[others], count, note)
     for name, score, count, note in rows
   ]
 
@@ -57,18 +58,17 @@ def _signal(name: str, logits, labels, **options) -> np.ndarray:
 
 def _with_references(request: Request, points: Points) -> list[tuple]:
   """RMIA and LiRA; neither without reference networks."""
-  if points.reference_logits is None:
+  if points.inside is None:
     return []
-  assert points.inside is not None and points.member is not None
+  assert points.member is not None
   inside, count = points.inside, len(points.inside)
   others = points.population
-  seen, known = (
-    (
-      _signal('taylor_softmax', x, points.labels, order=request.taylor_order),
-      _signal('logit_confidence', x, points.labels),
-    )
-    for x in (points.logits, points.reference_logits)
-  )
+  order = {'order': request.taylor_order}
+  seen = [
+    _signal('taylor_softmax', points.logits, points.labels, **order),
+    _signal('logit_confidence', points.logits, points.labels),
+  ]
+  known = _known(request, points)
   found = audit.rmia(
     seen[0],
     known[0],
@@ -88,6 +88,18 @@ def _with_references(request: Request, points: Points) -> list[tuple]:
     )
     rows.append(('LiRA', pooled, count, 'variance pooled over points'))
   return rows
+
+
+def _known(request: Request, points: Points) -> list[np.ndarray]:
+  """Both signals of the references, [K, n] each."""
+  if points.known is not None:
+    names = ('taylor_softmax', 'logit_confidence')
+    return [points.known[name].astype(np.float64) for name in names]
+  order = {'order': request.taylor_order}
+  return [
+    _signal('taylor_softmax', points.reference_logits, points.labels, **order),
+    _signal('logit_confidence', points.reference_logits, points.labels),
+  ]
 
 
 def _spread(inside: np.ndarray, online: bool) -> bool:

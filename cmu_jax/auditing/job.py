@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from cmu_jax import audit, files, provenance, rng, workdir
-from cmu_jax.auditing import attacks, page, points
+from cmu_jax.auditing import attacks, page, points, trained
 from cmu_jax.auditing.request import Request
 from cmu_jax.types import Info
 
@@ -15,16 +15,35 @@ def run(request: Request) -> Info:
   """Audits and writes results, figure and report.
 
   Raises:
-    UserError: bad settings or arrays; nothing is written then.
+    UserError: bad settings, arrays, weights or pictures; nothing is written
+      then.
   """
-  read = points.read(request.scores)
-  found = attacks.scored(request, read)
+  out = pathlib.Path(request.out).expanduser()
+  if request.weights:
+    asked = trained.subject(request)
+    settings = trained.settings(request, asked)
+    with workdir.opened(out, settings, '--out'):
+      found = attacks.scored(request, trained.points(request, asked, out))
+      return _written(request, found, settings, out)
+  assert request.scores is not None
+  found = attacks.scored(request, points.read(request.scores))
   settings = {
     **request._asdict(),
     'scores_sha256': provenance.digest(
       *(x for one in found for x in (one.members, one.others))
     ),
   }
+  with workdir.opened(out, settings, '--out'):
+    return _written(request, found, settings, out)
+
+
+def _written(
+  request: Request,
+  found: list[attacks.Scored],
+  settings: Info,
+  out: pathlib.Path,
+) -> Info:
+  """The numbers of all attacks, written with their report."""
   key = rng.named(request.seed, 'audit')
   rows = [_row(rng.named(key, one.name), one, request) for one in found]
   results = {
@@ -34,11 +53,9 @@ def run(request: Request) -> Info:
     'settings': settings,
     'rows': rows,
   }
-  out = pathlib.Path(request.out).expanduser()
-  with workdir.opened(out, settings, '--out'):
-    files.write_json(out / 'results.json', {**results, 'finished': False})
-    page.build(results, found, out)
-    files.write_json(out / 'results.json', results)
+  files.write_json(out / 'results.json', {**results, 'finished': False})
+  page.build(results, found, out)
+  files.write_json(out / 'results.json', results)
   return results
 
 

@@ -72,7 +72,7 @@ def curves(results: dict[str, Any], found: list[Scored]) -> figure.Figure:
 
 def _page(results: dict[str, Any], png: bytes, title: str) -> str:
   return template.fill(
-    name='Audit of ' + page.escape(results['settings']['scores']),
+    name='Audit of ' + page.escape(words.subject(results)),
     label=page.escape(words.heading(results)),
     banner='',
     tone=_TONES[words.verdict(results)],

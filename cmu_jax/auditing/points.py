@@ -25,6 +25,8 @@ class Points(NamedTuple):
     reference_logits: [K, n, k].
     inside: which reference was trained on which point, [K, n].
     population: RMIA's z, [n].
+    known: signals of the references, [K, n] each, in place of their logits.
+    judged: which points are audited, [n]; None for all.
   """
 
   scores: tuple[np.ndarray, np.ndarray] | None = None
@@ -34,6 +36,8 @@ class Points(NamedTuple):
   reference_logits: np.ndarray | None = None
   inside: np.ndarray | None = None
   population: np.ndarray | None = None
+  known: dict[str, np.ndarray] | None = None
+  judged: np.ndarray | None = None
 
 
 def read(path: str) -> Points:
@@ -136,4 +140,11 @@ def _checked(path: str, found: dict[str, np.ndarray]) -> Points:
     errors.check(
       found['population'].any(), f'population in {path} marks no point'
     )
-  return Points(None, *(found.get(name) for name in Points._fields[1:]))
+  return Points(
+    logits=logits,
+    labels=labels,
+    member=found['member'],
+    reference_logits=found.get('reference_logits'),
+    inside=found.get('inside'),
+    population=found.get('population'),
+  )

@@ -16,6 +16,12 @@ def verdict(results: dict[str, Any]) -> str:
   return next(name for name in order if name in found)
 
 
+def subject(results: dict[str, Any]) -> str:
+  """The file that was audited."""
+  settings = results['settings']
+  return settings['scores'] or settings['weights']
+
+
 def heading(results: dict[str, Any]) -> str:
   """The outcome as one line."""
   return _HEADINGS[verdict(results)]
@@ -40,6 +46,12 @@ def sure(results: dict[str, Any]) -> list[str]:
     'wider. Members and non-members must be of one kind: where they differ by '
     'date or source, the attack finds that.',
   ]
+  if results['settings']['weights']:
+    said.append(
+      'References were trained with the recipe that was given. If the network '
+      'was trained in another way, they are no measure of what it would say of '
+      'a picture that it has not seen, and the attacks are weaker.'
+    )
   if count > 1:
     said.append(
       f'{count} attacks were tried, and each interval is for one: of twenty '

@@ -89,8 +89,9 @@ def _names(found: dict[str, np.ndarray], largest: int) -> tuple[str, ...]:
   return tuple(names.tolist())
 
 
-def _build(path: pathlib.Path) -> Arrays:
-  found = arrays(path, LAYOUT, NAMES)
+def _pair(
+  path: pathlib.Path, found: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
   lacking = [name for name in ('images', 'labels') if name not in found]
   errors.check(not lacking, f"{path} has no '{''.join(lacking[:1])}'; {LAYOUT}")
   image = _images(f'{path}: images', found['images'])
@@ -99,6 +100,21 @@ def _build(path: pathlib.Path) -> Arrays:
     len(image) == len(label),
     f'{path}: {len(image)} images but {len(label)} labels',
   )
+  return image, label
+
+
+def pictures(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+  """`images`, uint8 [n, h, w, c], and `labels`, [n], of an archive.
+
+  Raises:
+    UserError: it is not there, or an array is missing or malformed.
+  """
+  return _pair(path, arrays(path, LAYOUT, NAMES))
+
+
+def _build(path: pathlib.Path) -> Arrays:
+  found = arrays(path, LAYOUT, NAMES)
+  image, label = _pair(path, found)
   names = _names(found, int(label.max(initial=0)))
   tests = 'test_images' in found, 'test_labels' in found
   errors.check(

@@ -11,7 +11,7 @@ there remain the statistics at n points, unless its weights are asked for.
 
 from cmu_jax.shadow.contract import SIGNALS, Fit, Plan, Shadows, Unlearn
 from cmu_jax.shadow.halves import membership
-from cmu_jax.shadow.training import train
+from cmu_jax.shadow.training import predicted, train
 
 __all__ = [
   'SIGNALS',
@@ -20,5 +20,6 @@ __all__ = [
   'Shadows',
   'Unlearn',
   'membership',
+  'predicted',
   'train',
 ]

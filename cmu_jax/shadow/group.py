@@ -1,5 +1,7 @@
 """One group of shadow models: trained, made to forget, looked at."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +13,7 @@ from cmu_jax import jitting, progress, rng, segment, sweep, train, tree
 from cmu_jax.corrective import originals
 from cmu_jax.shadow import groups, program
 from cmu_jax.shadow.contract import Fit, Plan, Unlearn
-from cmu_jax.types import Batch, Model, PRNGKey, Variables
+from cmu_jax.types import Batch, InputStep, Model, PRNGKey, Variables
 
 
 class Job(NamedTuple):
@@ -35,19 +37,52 @@ class Job(NamedTuple):
   weights: bool
 
 
+@functools.lru_cache(maxsize=16)
+def _first(model: Model, inputs: InputStep) -> Callable:
+  """(key, numbers, image[:1]) -> keys of the trainings and first weights."""
+
+  def draw(key, numbers, image):
+    seen = inputs.eval(image, None)
+
+    def one(number):
+      own = jax.random.fold_in(key, number)
+      first = model.init(rng.named(own, 'init'), seen)
+      return rng.named(own, 'train'), first
+
+    return jax.vmap(one)(numbers)
+
+  return jitting.once(draw)
+
+
 def _start(job: Job, numbers: range, size: int) -> tuple[Any, Variables]:
   """Keys of the trainings and first weights, a model each."""
-  image = job.fit.inputs.eval(job.data.image[:1], None)
-  draw = lambda key: job.model.init(rng.named(key, 'init'), image)
-  keys = groups.keys(rng.named(job.key, 'model'), numbers, size)
-  return (
-    jax.vmap(lambda key: rng.named(key, 'train'))(keys),
-    jitting.once(jax.vmap(draw))(keys),
-  )
+  index = groups.padded(np.arange(numbers.start, numbers.stop), size)
+  key = rng.named(job.key, 'model')
+  draw = _first(job.model, job.fit.inputs)
+  return draw(key, index, job.data.image[:1])
 
 
-def _trained(job: Job, numbers: range, name: str) -> Variables:
-  """The trained models of a group, stacked on the device, padding last."""
+class Begun(NamedTuple):
+  """A group before its first step.
+
+  Attributes:
+    state: of all its models, padding last.
+    run: (state, start, stop) -> state, compiled; donates its state.
+    size: models with padding.
+  """
+
+  state: segment.TrainState
+  run: Callable
+  size: int
+
+
+def begun(job: Job, numbers: range) -> Begun:
+  """A group that is ready to be trained.
+
+  Args:
+    job: all that it needs.
+    numbers: of its models.
+  """
   size = -(-len(numbers) // job.block) * job.block
   keys, start = _start(job, numbers, size)
   rows = groups.padded(job.rows[numbers.start : numbers.stop], size)
@@ -59,20 +94,29 @@ def _trained(job: Job, numbers: range, name: str) -> Variables:
     job.threads,
   )
   keys, rows = program.placed((keys, jnp.asarray(rows)), job.devices)
-  plan = job.plan
-  last = numbers.stop - 1
+  placed = lambda state: program.placed(state, job.devices)
+  return Begun(
+    state,
+    lambda state, start, stop: run(
+      keys, placed(state), rows, job.data, start, stop
+    ),
+    size,
+  )
+
+
+def _trained(job: Job, numbers: range, name: str) -> Variables:
+  """The trained models of a group, stacked on the device, padding last."""
+  one, plan = begun(job, numbers), job.plan
   saved = (
     originals.saving(plan.folder, name, plan.seconds) if plan.folder else None
   )
   return train.drive(
-    lambda state, first, stop: run(
-      keys, program.placed(state, job.devices), rows, job.data, first, stop
-    ),
-    state,
+    one.run,
+    one.state,
     job.fit.steps,
-    size * job.recipe.batch_size,
+    one.size * job.recipe.batch_size,
     saved,
-    f'{plan.title} {numbers[0]} to {last} of {len(job.rows)}',
+    f'{plan.title} {numbers[0]} to {numbers[-1]} of {len(job.rows)}',
   ).variables
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -97,9 +96,3 @@ def held(count: int, most: int, block: int) -> int:
   blocks = -(-count // block)
   number = -(-blocks // (most // block))
   return -(-blocks // number) * block
-
-
-def keys(key: jax.Array, numbers: range, size: int) -> jax.Array:
-  """A key for each model, by its number, [size]."""
-  index = padded(np.arange(numbers.start, numbers.stop), size)
-  return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(index))

@@ -1,11 +1,21 @@
 """Which shadow model is trained on which point."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from cmu_jax import errors, rng
+from cmu_jax import errors, jitting, rng
 from cmu_jax.types import PRNGKey
+
+
+@functools.lru_cache(maxsize=8)
+def _orders(n: int) -> Callable:
+  """(key, numbers [m]) -> a random order of n points for each, [m, n]."""
+  draw = lambda key, i: jax.random.permutation(jax.random.fold_in(key, i), n)
+  return jitting.once(jax.vmap(draw, (None, 0)))
 
 
 def membership(key: PRNGKey, k: int, n: int) -> Bool[np.ndarray, 'k n']:
@@ -33,10 +43,10 @@ def membership(key: PRNGKey, k: int, n: int) -> Bool[np.ndarray, 'k n']:
     'number',
   )
   errors.check(n >= 2, f'{n} points cannot be shared by two models; give more')
-  draw = lambda i: np.asarray(jax.random.permutation(rng.named(key, i), n))
-  first = np.zeros((k // 2, n), bool)
-  for i in range(k // 2):
-    first[i, draw(i)[: (n + i % 2) // 2]] = True
+  order = _orders(n)(key, np.arange(k // 2))
+  rank = np.argsort(np.asarray(order), axis=1)
+  most = (n + np.arange(k // 2) % 2) // 2
+  first = rank < most[:, None]
   return np.stack([first, ~first], axis=1).reshape(k, n)
 
 
@@ -69,7 +79,7 @@ def rows(
     lacking = most - own.size
     if not lacking:
       return own
-    again = jax.random.choice(rng.named(key, number), own.size, (lacking,))
-    return np.sort(np.concatenate([own, own[np.asarray(again)]]))
+    bits = np.asarray(jax.random.bits(rng.named(key, number), (lacking,)))
+    return np.sort(np.concatenate([own, own[bits % own.size]]))
 
   return np.stack([one(i) for i in range(len(inside))]).astype(np.int32)

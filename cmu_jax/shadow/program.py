@@ -64,6 +64,8 @@ def in_blocks(run: Callable, split: int, block: int, threads: int) -> Callable:
     threads: how many blocks are under way at a time.
   """
 
+  compiled: list[bool] = []
+
   def call(*args: Any) -> Any:
     count = jax.tree.leaves(args[0])[0].shape[0] // block
     if count == 1:
@@ -71,10 +73,16 @@ def in_blocks(run: Callable, split: int, block: int, threads: int) -> Callable:
 
     def one(i: int) -> Any:
       own = jax.tree.map(lambda x: x[i * block : (i + 1) * block], args[:split])
-      return jax.block_until_ready(run(*own, *args[split:]))
+      with jax.enable_x64(wide):
+        return jax.block_until_ready(run(*own, *args[split:]))
 
+    # A new thread has the global settings, not those of the caller's block.
+    wide = jax.config.read('jax_enable_x64')
+    # Threads that meet a new program would compile it once each.
+    found = [] if compiled else [one(0)]
+    compiled.append(True)
     with futures.ThreadPoolExecutor(threads) as pool:
-      found = list(pool.map(one, range(count)))
+      found += pool.map(one, range(len(found), count))
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
 
   return call

@@ -1,5 +1,6 @@
 """Shadow models: K trainings from one call, of which only statistics remain."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from cmu_jax import (
 from cmu_jax.corrective import originals
 from cmu_jax.shadow import groups, memory
 from cmu_jax.shadow.contract import PLAN, SIGNALS, Fit, Plan, Shadows, Unlearn
-from cmu_jax.shadow.group import Job, group
+from cmu_jax.shadow.group import Begun, Job, begun, group
 from cmu_jax.shadow.halves import rows as rows_of
 from cmu_jax.types import Batch, Model, PRNGKey
 
@@ -28,6 +29,8 @@ from cmu_jax.types import Batch, Model, PRNGKey
 _STACKED = 4
 # The same for an accelerator; fewer if there are not so many.
 _MOST_STACKED = 64
+# Of trial steps: a start costs as much as many of them.
+_PROBE_SECONDS = 1.0
 
 
 def _job(
@@ -195,3 +198,60 @@ def train(
     groups.part(found, 'unlearned') or None,
     groups.restored(found, template) if weights else None,
   )
+
+
+def _rate(one: Begun, steps: int) -> float:
+  """Seconds a step once it is compiled."""
+  state, done, count = one.run(one.state, 0, 1), 1, 1
+  while True:
+    # Further steps than the training has would not fit its history.
+    count = min(count, max(steps - done, 1))
+    start = min(done, steps - 1)
+    began = time.monotonic()
+    state = jax.block_until_ready(one.run(state, start, start + count))
+    seconds = time.monotonic() - began
+    done += count
+    if seconds > _PROBE_SECONDS or done >= steps:
+      return seconds / count
+    count *= 4
+
+
+def predicted(
+  key: PRNGKey,
+  model: Model,
+  data: Batch,
+  membership: Bool[np.ndarray, '_ _'],
+  fit: Fit,
+  plan: Plan = PLAN,
+) -> float:
+  """Seconds that `train` will take with these arguments, compilation apart.
+
+  Trains the first group for about a second and throws it away. What it compiles
+  stays compiled, so that `train` begins at once.
+
+  Args:
+    key: as for `train`.
+    model: likewise.
+    data: likewise.
+    membership: likewise.
+    fit: likewise.
+    plan: likewise.
+
+  Raises:
+    UserError: as `train`.
+  """
+  job = _job(
+    key,
+    model,
+    data,
+    np.asarray(membership, bool),
+    fit,
+    plan,
+    forget=None,
+    unlearn=None,
+    signals=(),
+    weights=False,
+  )
+  count, step = len(job.rows), _held(job)
+  rate = _rate(begun(job, range(min(step, count))), fit.steps)
+  return rate * fit.steps * -(-count // step)

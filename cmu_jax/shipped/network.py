@@ -16,6 +16,7 @@ from cmu_jax.clip import preprocess
 from cmu_jax.data import folder
 from cmu_jax.data.pictures import Reader
 from cmu_jax.shipped import classes, zero_shot
+from cmu_jax.shipped import pictures as pictures_lib
 from cmu_jax.types import Batch, InputStep, Model, Variables
 from cmu_jax.weights import files as weight_files
 from cmu_jax.weights import names
@@ -165,11 +166,8 @@ def sized(root: str, image: Any, read: Reader | None = None) -> folder.Pictures:
     UserError: pictures of another shape.
   """
   height, width, channels = image.shape[1:]
-  found = folder.pictures_in(
-    pathlib.Path(root).expanduser(),
-    height if height == width else None,
-    channels,
-    read,
+  found = pictures_lib.read(
+    root, height if height == width else None, channels, read
   )
   errors.check(
     found.image.shape[1:] == tuple(image.shape[1:]),
@@ -212,9 +210,7 @@ def _fitting(
   grey_or_rgb = (None, 1, 3) if len(known['mean']) == 1 else (3,)
   refused: list[errors.UserError] = []
   for channels in grey_or_rgb:
-    pictures = folder.pictures_in(
-      pathlib.Path(root).expanduser(), known['image_size'], channels
-    )
+    pictures = pictures_lib.read(root, known['image_size'], channels)
     shape = pictures.image.shape[1:]
     model = models.make(family, count, shape, **options)
     template = jax.eval_shape(
