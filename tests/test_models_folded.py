@@ -15,6 +15,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from cmu_jax import errors, models
+from cmu_jax.methods import activations
 from cmu_jax.models import folded, folded_spec
 
 DATA = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
@@ -105,6 +106,29 @@ def test_a_small_network_computes_its_layers(tmp_path):
   assert stats == {}
   assert models.parameter_count(variables) == sum(
     array.size for array in arrays.values()
+  )
+
+
+def test_what_a_folded_convolution_sees_times_its_kernel_is_its_output(
+  tmp_path,
+):
+  spec = _small()
+  paths = _saved(tmp_path, spec, _arrays(spec))
+  model, variables = folded.from_spec(*paths)
+  rng = np.random.default_rng(2)
+  image = jnp.asarray(rng.standard_normal((2, 6, 6, 3), np.float32))
+
+  def seen(variables, image):
+    found = activations.layer_inputs(model, variables, image)
+    return found, model.stem(variables, image)
+
+  found, stem = torch_twin.quick(seen, variables, image)
+  # A depthwise convolution is no product with one matrix.
+  assert set(found) == {('body', 'c0'), ('body', 'c1'), ('head',)}
+  first = variables.params['body']['c0']
+  product = found['body', 'c0'] @ first['kernel'].reshape(-1, 4)
+  assert_close(
+    product.reshape(stem.shape), stem - first['bias'][None, None, None, :], 1e-5
   )
 
 

@@ -30,7 +30,7 @@ def test_patches_times_kernels_are_convolutions(size, stride, pad):
   image = jnp.asarray(state.normal(size=(2, 7, 6, 3)), jnp.float32)
   kernel = jnp.asarray(state.normal(size=(size, size, 3, 4)), jnp.float32)
   wanted = conv.stock(image, kernel, (stride,) * 2, ((pad, pad),) * 2)
-  rows = activations.patches(image, size, stride, pad)
+  rows = activations.patches(image, size, stride, ((pad, pad), (pad, pad)))
   found = (rows @ kernel.reshape(-1, 4)).reshape(wanted.shape)
   np.testing.assert_allclose(found, wanted, atol=1e-4)
 

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from cmu_jax import errors, folds, importance, jitting
-from cmu_jax.models import layers
+from cmu_jax.models import folded, layers
 from cmu_jax.types import InputStep, Model, Samples, Variables
 
 Path = tuple[str, ...]
@@ -39,7 +39,10 @@ class Basis(NamedTuple):
 
 
 def patches(
-  image: Float[Array, 'n h w c'], size: int, stride: int, pad: int
+  image: Float[Array, 'n h w c'],
+  size: int,
+  stride: int,
+  pad: tuple[tuple[int, int], tuple[int, int]],
 ) -> Float[Array, 'n p i']:
   """What a convolution multiplies by its kernel reshaped to [in, out].
 
@@ -47,9 +50,9 @@ def patches(
     image: its input.
     size: height and width of the kernel.
     stride: step along both axes.
-    pad: zeros on each side.
+    pad: zeros above and below, left and right.
   """
-  wide = jnp.pad(image, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  wide = jnp.pad(image, ((0, 0), *pad, (0, 0)))
   rows, columns = ((n - size) // stride + 1 for n in wide.shape[1:3])
   taps = [
     wide[
@@ -69,7 +72,12 @@ def _inputs_of(module: nn.Module, x: jax.Array) -> Float[Array, 'n p i'] | None:
     return x.reshape(len(x), -1, x.shape[-1])
   if isinstance(module, layers.Conv):
     pad = module.size // 2 if module.padding is None else module.padding
-    return patches(x, module.size, module.stride, pad)
+    return patches(x, module.size, module.stride, ((pad, pad), (pad, pad)))
+  if isinstance(module, folded.Folded) and module.layer.kind == 'conv':
+    size, stride = module.layer.shape[-1], module.layer.stride
+    window = (size, size), (stride, stride)
+    above, left = jax.lax.padtype_to_pads(x.shape[1:3], *window, 'SAME')
+    return patches(x, size, stride, (above, left))
   return None
 
 
