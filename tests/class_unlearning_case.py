@@ -65,7 +65,7 @@ def results(classes=(1, 3, 8), seeds=(0, 1, 2), far=None, **changes):
     row(m, c, s, far[m] + small()) for m in far for c in classes for s in seeds
   ]
   noise = [
-    row('trw_noisy', c, s, far['trw'] + b * level + small(),
+    row('trw', c, s, far['trw'] + b * level + small(),
         hyper={'beta': b, 'noise': level})
     for b in (1.0, 10.0) for level in (0.0, 0.1, 1.0)
     for c in classes for s in seeds

@@ -221,7 +221,14 @@ def test_every_method_has_what_it_is_tried_with():
   assert set(small.methods) <= set(known)
   for name in roster.KNOWN:
     assert known[name].says
-  assert roster.NOISY not in roster.KNOWN
+
+
+def test_rwft_is_trw_without_a_tilt(tmp_path):
+  made = places.load(case.config(), tmp_path).methods
+  assert made['rwft'].solve is made['trw'].solve
+  assert {point['beta'] for point in made['rwft'].grid} == {0.0}
+  rates = [point['learning_rate'] for point in made['rwft'].grid]
+  assert rates == list(case.config().learning_rates)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,6 @@ from cmu_jax.methods import logit_mask, scrub_original, svd_projection, trw
 from cmu_jax.types import InputStep, Method, Model
 
 _SHARED = ('retrain', 'ft', 'rl', 'ga', 'salun', 'bs', 'l1')
-# Not a method of its own: TRW at its chosen point, with noise.
-NOISY = 'trw_noisy'
 
 
 def _retain(sizes: Sizes) -> int:
@@ -31,7 +29,9 @@ def entries(
     betas: the grid of TRW.
     dimensions: likewise.
   """
-  tilted = functools.partial(trw.trw, betas=betas, dimensions=dimensions)
+  tilted = functools.partial(
+    trw.trw, betas=betas, dimensions=dimensions, noises=(0.0,)
+  )
   make = lambda factory, says: Entry(factory, _retain, 'unlearn', says)
   return {
     **{name: roster.ENTRIES[name] for name in _SHARED},
@@ -49,7 +49,7 @@ def entries(
       logit_mask.logit_mask, _retain, '', 'forbids the answer, nothing else'
     ),
     'rwft': make(
-      functools.partial(trw.trw, betas=(0.0,), dimensions=dimensions[:1]),
+      functools.partial(tilted, betas=(0.0,), dimensions=dimensions[:1]),
       "teaches the original's answers, renormalised without the class",
     ),
     'trw': make(tilted, 'rwft tilted towards classes like it'),
@@ -57,13 +57,10 @@ def entries(
       functools.partial(tilted, by_sample=True),
       'trw by what each image is like',
     ),
-    NOISY: make(
-      functools.partial(tilted, noises=(0.0,)), 'trw with noisy similarities'
-    ),
   }
 
 
-KNOWN = tuple(n for n in entries() if n not in ('retrain', NOISY))
+KNOWN = tuple(name for name in entries() if name != 'retrain')
 DEFAULT = KNOWN
 
 
@@ -82,10 +79,11 @@ def make(
     sizes: of D_R and D_F, of an average class: epochs are alike for all.
   """
   known = entries(tuple(config.betas), tuple(config.dimensions))
-  names = dict.fromkeys(
-    ('retrain', *config.methods, *((NOISY,) if config.noises else ()))
-  )
-  return {
+  made = {
     name: roster.make(config, model, inputs, sizes, name, known)
-    for name in names
+    for name in dict.fromkeys(('retrain', *config.methods))
   }
+  if {'trw', 'rwft'} <= set(made):
+    # beta is traced: one compilation serves both.
+    made['rwft'] = made['trw']._replace(grid=made['rwft'].grid)
+  return made

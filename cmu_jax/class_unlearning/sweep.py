@@ -18,7 +18,6 @@ from cmu_jax.class_unlearning import (
   measure,
   nearness,
   retrained,
-  roster,
 )
 from cmu_jax.class_unlearning import place as places
 from cmu_jax.class_unlearning.addresses import Cell
@@ -195,7 +194,7 @@ def _reported(
       rows += retrained.tagged(cell, found or [])
       advance(note=f'{method}, seed {seed}, class {forgotten}')
     if run.place.config.noises and 'trw' in hypers:
-      cell = Cell(seed, forgotten, roster.NOISY)
+      cell = Cell(seed, forgotten, 'trw')
       more = _noisy(run, cell, hypers['trw'], known)
       done = done and more is not None
       noise += more or []

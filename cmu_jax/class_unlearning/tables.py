@@ -200,7 +200,9 @@ def choices(found: Results) -> Grid:
   """What each method does, and what was chosen for it."""
   lines = []
   for method, facts in found['methods'].items():
-    chosen = ' '.join(f'{k}={v:g}' for k, v in facts['hyper'].items())
+    chosen = ' '.join(
+      f'{k}={v:g}' for k, v in facts['hyper'].items() if k != 'noise'
+    )
     tried = [row for row in found['tuning'] if row['method'] == method]
     points = {tuple(row['hyper'].items()) for row in tried}
     gone = load.diverged(found, method)
