@@ -19,6 +19,7 @@ from cmu_jax.task_vectors.algebra import (
   stack,
   task_vector,
 )
+from cmu_jax.task_vectors.diversify import FineTuneConfig, diversify
 from cmu_jax.task_vectors.merges import (
   magmax,
   negmerge,
@@ -30,12 +31,14 @@ from cmu_jax.task_vectors.negation import SweepResult, choose, negation_sweep
 from cmu_jax.task_vectors.tangent import tangent
 
 __all__ = [
+  'FineTuneConfig',
   'Projection',
   'SweepResult',
   'apply_task_vector',
   'choose',
   'combined',
   'cosine_matrix',
+  'diversify',
   'dot',
   'gram',
   'magmax',

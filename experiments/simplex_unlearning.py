@@ -1,0 +1,105 @@
+r"""Does the mean over a simplex of networks unlearn better than their soup?
+
+A cell is a seed: a small vision transformer learns all classes; task vectors
+come from fine-tuning it on two of them in different ways; subtracting them
+forgets the two. Q in {2, 3, 5, 8} of the vectors span a simplex. Every method
+gets its lambda on validation images alone (the lowest accuracy on the forgotten
+classes that keeps 95 % of the accuracy on the others; ties keep the smaller
+one), and is then looked at once on the test images.
+
+The primary comparison, declared before the first run: cubature2 on
+probabilities minus the centroid at Q = 3, forget accuracy on the test images at
+the lambda that each of them chose, paired over the seeds, 95 % interval of
+Student's t. It unlearns better if the whole interval is below 0 and the same
+interval of the control accuracy reaches 0 or more. All else is secondary.
+
+At equal cost: `vertices` (the ordinary ensemble of the Q networks), `sampled`
+(Q networks drawn from the simplex) and `cubature2` all take Q forward passes;
+centroid, NegMerge, TIES and MagMax are one network each. `single` is the mean
+over Q single vectors, each with its own lambda; `single_best` the one of them
+that validation prefers.
+
+  python experiments/simplex_unlearning.py --minutes 12
+  python experiments/simplex_unlearning.py --dataset mnist --data_dir DIR
+"""
+
+import argparse
+import pathlib
+import shlex
+import sys
+import time
+import warnings
+
+import simplex_unlearning_cell as judge
+import simplex_unlearning_world as worlds
+from simplex_unlearning_show import figure, markdown, summary
+
+from cmu_jax import files, progress, provenance, simplex
+
+
+def report(flags, cells) -> dict:
+  """What is kept: how it was made, every cell, and the table."""
+  words, arguments = [], iter(sys.argv[1:])
+  for word in arguments:
+    hidden = word in {'--data_dir', '--source', '--out'}
+    words += [word, 'PATH'] if hidden else [word]
+    _ = next(arguments) if hidden else None
+  setting = {
+    **worlds.SETTINGS[flags.dataset],
+    'lambdas': judge.LAMBDAS.tolist(),
+    'configs': [list(one) for one in worlds.CONFIGS],
+    'smoke': flags.smoke,
+  }
+  made = provenance.provenance(setting)
+  return {
+    'command': shlex.join(
+      ['python', 'experiments/simplex_unlearning.py', *words]
+    ),
+    'commit': made['commit'],
+    'versions': made['versions'],
+    'device': made['device'],
+    'dataset': flags.dataset,
+    'config': setting,
+    'summary': summary(cells),
+    'by_seed': cells,
+  }
+
+
+def main() -> None:
+  """Runs the seeds that are missing and fit the time; table and figure."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument(
+    '--dataset', default='digits', choices=tuple(worlds.SETTINGS)
+  )
+  parser.add_argument('--source', default='', help='other images: npz:FILE')
+  parser.add_argument('--data_dir', default='')
+  parser.add_argument('--seeds', default='0,1,2,3,4')
+  parser.add_argument('--minutes', type=float, default=12)
+  parser.add_argument('--out', default='')
+  parser.add_argument('--smoke', action='store_true')
+  flags = parser.parse_args()
+  suffix = '_smoke' if flags.smoke else ''
+  default = f'results/simplex_{flags.dataset}{suffix}.json'
+  path, began = pathlib.Path(flags.out or default), time.monotonic()
+  cells = files.read_json(path)['by_seed'] if path.is_file() else {}
+  seeds = ['0', '1'] if flags.smoke else flags.seeds.split(',')
+  place = worlds.world(flags)
+  # Wide simplices are what is measured here; the table says how wide.
+  warnings.simplefilter('ignore', simplex.SimplexWarning)
+  with progress.bar('seeds', len(seeds), unit='seeds') as advance:
+    for seed in seeds:
+      late = time.monotonic() - began > 60 * flags.minutes
+      if seed not in cells and not late:
+        with progress.muted():
+          cells[seed] = judge.cell(flags, place, int(seed), timed=not cells)
+        files.write_json(path, report(flags, cells))
+      advance()
+  print(markdown(files.read_json(path)))
+  files.write_text(
+    path.with_suffix('.md'), markdown(files.read_json(path)) + '\n'
+  )
+  figure(files.read_json(path), path.with_suffix('.png'))
+
+
+if __name__ == '__main__':
+  main()
