@@ -51,6 +51,17 @@ def looped(
 
 
 @contextlib.contextmanager
+def careful() -> Iterator[None]:
+  """Compiles with all optimisations inside the block, also where `hasty` is."""
+  before = jax.config.read('jax_disable_most_optimizations')
+  jax.config.update('jax_disable_most_optimizations', False)
+  try:
+    yield
+  finally:
+    jax.config.update('jax_disable_most_optimizations', before)
+
+
+@contextlib.contextmanager
 def hasty(wanted: bool) -> Iterator[None]:
   """Compiles everything cheaply inside the block, for smoke runs on a CPU."""
   before = jax.config.read('jax_disable_most_optimizations')

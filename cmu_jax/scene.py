@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from cmu_jax import (
   binding,
   checks,
+  clip_start,
   corruption,
   corruption_record,
   errors,
@@ -92,7 +93,10 @@ def stage(config: ConfigDict) -> Stage:
   arguments = corruption.of_kind(config.corruption.kind).arguments(
     config.corruption, Known(loaded.shipped, dataset.class_names, trigger)
   )
-  model = binding.network(config.model, dataset, pixels)
+  if clip_start.asked(config):
+    model = clip_start.network(config, loaded)
+  else:
+    model = binding.network(config.model, dataset, pixels)
   return Stage(dataset, model, pixels, trigger, loaded.position, arguments)
 
 

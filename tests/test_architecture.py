@@ -25,7 +25,8 @@ LAYERS = [
   'task_vectors simplex',
   'attacks adversarial_sets spectral lipschitz audit',
   'methods',
-  'recipes published checks binding shipped scene backdoor stages evaluate',
+  'recipes published checks binding shipped scene backdoor stages evaluate'
+  ' small_clip clip_start',
   'telemetry report',
   'run corrective forgetting class_unlearning ensemble shadow',
   'shell workdir grid flags usage main repair unlearn auditing __main__',

@@ -90,6 +90,11 @@ def test_a_head_is_the_mean_of_unit_sentences_and_its_file_gives_it_back(
   assert back[1:] == (names, sentences)
   assert np.array_equal(back.kernel, head.kernel)
   assert (tmp_path / 'head.npz').stat().st_size < 3000
+  kept = lambda: heads.kept(tmp_path / 'heads', _found(), names, sentences)
+  assert np.array_equal(kept().kernel, head.kernel)
+  (one,) = (tmp_path / 'heads').iterdir()
+  heads.save(one, head._replace(kernel=2 * head.kernel))
+  assert np.array_equal(kept().kernel, 2 * head.kernel)  # read, not made
 
 
 def test_what_cannot_make_a_head_is_one_line(tmp_path):

@@ -5,7 +5,15 @@ References:
   2103.00020, 2021).
 """
 
-from cmu_jax.clip.loading import Loaded, Towers, bound, load, template, which
+from cmu_jax.clip.loading import (
+  Loaded,
+  Towers,
+  bound,
+  load,
+  named,
+  template,
+  which,
+)
 from cmu_jax.clip.sizes import KNOWN, Sizes, Tower, beside, from_config
 
 __all__ = [
@@ -18,6 +26,7 @@ __all__ = [
   'bound',
   'from_config',
   'load',
+  'named',
   'template',
   'which',
 ]

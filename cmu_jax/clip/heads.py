@@ -5,6 +5,8 @@ multiplied by exp(logit_scale), as in arXiv 2103.00020, section 3.1.4. Whoever
 has the small .npz needs neither text tower nor tokenizer.
 """
 
+import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cmu_jax import errors, files
+from cmu_jax import errors, files, tree
 from cmu_jax.clip import loading, templates, tokenizer, towers
 from cmu_jax.data import npz
 
@@ -73,6 +75,30 @@ def make(
   columns = towers.unit(towers.unit(rows).mean(1))
   scale = jnp.exp(found.variables.params['logit_scale'])
   return Head(scale * columns.T, tuple(class_names), tuple(sentences))
+
+
+def kept(
+  folder: os.PathLike | str,
+  found: loading.Loaded,
+  class_names: Sequence[str],
+  sentences: Sequence[str] = templates.IMAGENET,
+) -> Head:
+  """The head that `make` gives, from a file in `folder` if it is there.
+
+  The file's name is a digest of the text tower and of all sentences.
+  """
+  digest = hashlib.sha256(
+    json.dumps([list(class_names), list(sentences)]).encode()
+  )
+  for path, leaf in tree.flat(found.variables.params).items():
+    if path[0] not in ('vision_model', 'visual_projection'):
+      digest.update(np.ascontiguousarray(leaf).data)
+  file = pathlib.Path(folder) / f'{digest.hexdigest()[:24]}.npz'
+  if file.is_file():
+    return read(file)
+  head = make(found, class_names, sentences)
+  save(file, head)
+  return head
 
 
 def embedded(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cmu_jax import errors, weights
 from cmu_jax.clip import names, towers
@@ -121,6 +122,18 @@ def load(path: os.PathLike | str, name: str = ANY, **changes: Any) -> Loaded:
     names.openai,
   )
   return Loaded(sizes, variables, stored, layout)
+
+
+def named(variables: Variables) -> tuple[weights.Stored, Layout]:
+  """Variables under the names of HF's PyTorch files, and where they are.
+
+  `weights.write(path, stored)` with a `.safetensors` path makes a file of it
+  that `load` reads, given a config.json from `sizes.config`.
+  """
+  layout = Layout(weights.names.torch_names(variables, names.torch_name), True)
+  leaves = dict.fromkeys(layout.names.values(), np.zeros((), np.float32))
+  arrays = weights.put_back(variables, leaves, layout)
+  return weights.Stored(arrays, {}, '.safetensors'), layout
 
 
 def which(path: os.PathLike | str, name: str = ANY, **changes: Any) -> Sizes:

@@ -186,3 +186,31 @@ def _tower(part: Mapping[str, Any], default: Tower, where: str) -> Tower:
     activation=part.get('hidden_act', 'quick_gelu'),
     epsilon=part.get('layer_norm_eps', 1e-5),
   )
+
+
+def config(sizes: Sizes) -> dict[str, Any]:
+  """The config.json from which `from_config` reads these sizes."""
+
+  def tower(one: Tower) -> dict[str, Any]:
+    return {
+      **{name: getattr(one, field) for field, name in _TOWER.items()},
+      'hidden_act': one.activation,
+      'layer_norm_eps': one.epsilon,
+    }
+
+  return {
+    'model_type': 'clip',
+    'projection_dim': sizes.embed,
+    'vision_config': {
+      **tower(sizes.vision),
+      'image_size': sizes.image_size,
+      'patch_size': sizes.patch,
+      'num_channels': sizes.channels,
+    },
+    'text_config': {
+      **tower(sizes.text),
+      'vocab_size': sizes.vocabulary,
+      'max_position_embeddings': sizes.context,
+      'eos_token_id': sizes.end,
+    },
+  }

@@ -34,7 +34,8 @@ what it still knows of them.
 
   --weights=FILE       .safetensors, .npz or an Orbax directory; names of ours
                        or of PyTorch. Pickles (.pt, .pth) are never opened.
-  --model=NAME[:k=v,..]  the network, such as resnet20 or resnet18:stem=imagenet
+  --model=NAME[:k=v,..]  the network: resnet20, resnet18:stem=imagenet, ...,
+                       or a CLIP: clip-vit-b16, see cmu_jax.repair --help
   --forget=FOLDER      training pictures to forget, FOLDER/<class>/*.png or .jpg
                        with the class that they were trained with
   --out=DIR            where the new weights, the numbers and the report go
