@@ -11,7 +11,13 @@ from cmu_jax import config as config_lib
 from cmu_jax import errors, grid, shell, usage, workdir
 
 # Tasks of many cells: the package of that name has a `job`.
-_SWEEPS = ('corrective', 'forgetting', 'class_unlearning', 'ensemble')
+_SWEEPS = (
+  'corrective',
+  'forgetting',
+  'class_unlearning',
+  'ensemble',
+  'negation',
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

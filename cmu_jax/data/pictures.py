@@ -109,16 +109,23 @@ def decode(
 
 
 def opened(
-  path: pathlib.Path,
+  file: pathlib.Path | bytes,
   use: Callable[[PIL.Image.Image], UInt8[np.ndarray, 'h w c']],
+  name: str = '',
 ) -> UInt8[np.ndarray, 'h w c']:
-  """What `use` makes of the first frame of an image file.
+  """What `use` makes of the first frame of an image file or of its bytes.
+
+  Args:
+    file: a path, or the encoded bytes.
+    use: makes pixels of a picture.
+    name: what error messages call it; a path speaks for itself.
 
   Raises:
     UserError: the file is unreadable, cut short or not an image.
   """
   try:
-    with PIL.Image.open(path) as picture:
+    opening = io.BytesIO(file) if isinstance(file, bytes) else file
+    with PIL.Image.open(opening) as picture:
       return use(picture)
   except BROKEN as error:
-    raise _broken(str(path), error) from error
+    raise _broken(name or str(file), error) from error

@@ -23,7 +23,7 @@ BROKEN = (OSError, ValueError, KeyError, AttributeError, json_format.Error)
 VERSION = re.compile(r'\d+\.\d+\.\d+')
 
 
-class _Keys(NamedTuple):
+class Keys(NamedTuple):
   """The features that are read, and how images come out of a row."""
 
   image: str
@@ -106,7 +106,7 @@ def _fetch(name: str, base: pathlib.Path) -> None:
     ) from error
 
 
-def _locate(name: str, options: Options) -> pathlib.Path:
+def locate(name: str, options: Options) -> pathlib.Path:
   """The folder of the newest prepared version, or of the one asked for."""
   base = _base(options)
   plain, _, version = name.partition(':')
@@ -120,7 +120,7 @@ def _locate(name: str, options: Options) -> pathlib.Path:
   return there[wanted]
 
 
-def _open(name: str, folder: pathlib.Path) -> Any:
+def opened(name: str, folder: pathlib.Path) -> Any:
   """The read-only builder of a prepared set."""
   try:
     builder = _tfds().builder_from_directory(folder)
@@ -138,7 +138,7 @@ def _open(name: str, folder: pathlib.Path) -> Any:
   return builder
 
 
-def _keys(name: str, builder: Any) -> _Keys:
+def keys_of(name: str, builder: Any) -> Keys:
   """Which features are the image and the label."""
   features = builder.info.features
   pair = builder.info.supervised_keys
@@ -155,7 +155,7 @@ def _keys(name: str, builder: Any) -> _Keys:
     f'{", ".join(named)}); use one with uint8 images and class labels',
   )
   ordered = isinstance(named.get('id'), kinds.Text)
-  return _Keys(image, label, ordered, named[image].shape)
+  return Keys(image, label, ordered, named[image].shape)
 
 
 def _pixels(value: Any, row: str, grey: bool, size: tuple[int, int]):
@@ -166,7 +166,7 @@ def _pixels(value: Any, row: str, grey: bool, size: tuple[int, int]):
 
 
 def _split(
-  where: str, rows: Any, keys: _Keys, size: tuple[int, int]
+  where: str, rows: Any, keys: Keys, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
   """Decodes a split, in the order of `id` where there is one."""
   total, grey = len(rows), keys.shape[-1] == 1
@@ -195,7 +195,7 @@ def _split(
   return image[order], label[order]
 
 
-def _size(name: str, keys: _Keys, image_size: int | None) -> tuple[int, int]:
+def _size(name: str, keys: Keys, image_size: int | None) -> tuple[int, int]:
   height, width = keys.shape[:2]
   if image_size:
     return image_size, image_size
@@ -206,7 +206,7 @@ def _size(name: str, keys: _Keys, image_size: int | None) -> tuple[int, int]:
   return height, width
 
 
-def _rows(builder: Any, split: str, keys: _Keys) -> Any:
+def rows_of(builder: Any, split: str, keys: Keys) -> Any:
   """The stored rows of a split, images still encoded."""
   kinds = _tfds()
   coded = isinstance(builder.info.features[keys.image], kinds.features.Image)
@@ -221,7 +221,7 @@ def _rows(builder: Any, split: str, keys: _Keys) -> Any:
 
 
 def _build(
-  name: str, builder: Any, keys: _Keys, size: tuple[int, int]
+  name: str, builder: Any, keys: Keys, size: tuple[int, int]
 ) -> Arrays:
   info = builder.info
   test = next((s for s in TEST_SPLITS if s in info.splits), None)
@@ -230,7 +230,7 @@ def _build(
       f"'{name}' has no train and test split (found: {', '.join(info.splits)})"
     )
   read = lambda split: _split(
-    f'{name}, {split} split', _rows(builder, split, keys), keys, size
+    f'{name}, {split} split', rows_of(builder, split, keys), keys, size
   )
   class_names = tuple(info.features[keys.label].names)
   return Arrays(*read('train'), *read(test), class_names)
@@ -249,9 +249,9 @@ def find(rest: str, options: Options) -> Source:
   """
   errors.check(rest, "'tfds' needs a name; write 'tfds:NAME'")
   with source.readable(_base(options)):
-    folder = _locate(rest, options)
-  builder = _open(rest, folder)
-  keys = _keys(rest, builder)
+    folder = locate(rest, options)
+  builder = opened(rest, folder)
+  keys = keys_of(rest, builder)
   size = _size(rest, keys, options.image_size)
   with source.readable(folder):
     paths = sorted(path for path in folder.iterdir() if path.is_file())

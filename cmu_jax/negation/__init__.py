@@ -1,0 +1,1 @@
+"""A CLIP made to forget data sets by negated task vectors: a whole run."""

@@ -1,0 +1,150 @@
+"""A small CLIP trained on class names as captions, in resumable pieces.
+
+Writes model.safetensors and config.json, which `--model=clip` of repair and
+unlearn and `config.model.weights` of configs/cuts_clip_cifar10.py read, and a
+small JSON with its zero-shot accuracy on test images. It uses an accelerator
+where JAX finds one; the same command, with the same --work, continues.
+
+  python experiments/pretrain_small_clip.py --data_dir DIR --dataset cifar100 \
+    --width 256 --depth 6 --patch 4 --steps 20000 --minutes 9 --work /tmp/clip
+"""
+
+import argparse
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax.numpy as jnp
+
+from cmu_jax import (
+  clip,
+  data,
+  errors,
+  files,
+  inputs,
+  provenance,
+  rng,
+  small_clip,
+  train,
+  weights,
+  workdir,
+)
+from cmu_jax import config as configs
+from cmu_jax.clip import preprocess, templates
+from cmu_jax.clip import sizes as sizing
+from cmu_jax.corrective import originals
+from cmu_jax.types import Batch
+
+_SECONDS = 60.0
+
+
+class TimeIsUp(Exception):
+  """Raised after a checkpoint, in the middle of the training."""
+
+
+def captioned(dataset: Any, batch: Batch) -> small_clip.Captioned:
+  """Images in three channels with one sentence a class."""
+  image = batch.image
+  if image.shape[-1] == 1:
+    image = jnp.repeat(image, 3, axis=-1)
+  sentences = templates.of(dataset.name)[:1]
+  return small_clip.Captioned(
+    batch._replace(image=image), dataset.class_names, sentences
+  )
+
+
+def saving(folder: pathlib.Path, flags: Any) -> train.Checkpoint:
+  """Where the training saves itself; past the deadline it ends there."""
+  deadline = time.monotonic() + 60 * flags.minutes
+  wanted = {k: v for k, v in vars(flags).items() if k not in ('minutes', 'out')}
+  wanted.pop('work')
+  name = configs.fingerprint(wanted)
+  seconds = min(_SECONDS, 30 * flags.minutes)
+  kept = originals.saving(folder, name, seconds)
+
+  def save(state: Any, step: int) -> None:
+    kept.save(state, step)
+    if step < flags.steps and time.monotonic() + seconds > deadline:
+      raise TimeIsUp
+
+  return kept._replace(save=save)
+
+
+def parsed() -> argparse.Namespace:
+  """The command line."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--data_dir')
+  parser.add_argument('--dataset', default='cifar10')
+  parser.add_argument('--width', type=int, default=128)
+  parser.add_argument('--depth', type=int, default=4)
+  parser.add_argument('--patch', type=int, default=4)
+  parser.add_argument('--steps', type=int, default=5000)
+  parser.add_argument('--learning_rate', type=float, default=1e-3)
+  parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--minutes', type=float, default=9.0)
+  parser.add_argument('--work', default='runs/pretrain_small_clip')
+  parser.add_argument('--out', default='')
+  return parser.parse_args()
+
+
+def main() -> int:
+  """Continues the training; writes the CLIP once it is done."""
+  flags = parsed()
+  folder = pathlib.Path(flags.work)
+  found = data.load(flags.dataset, data_dir=flags.data_dir)
+  side = int(found.train.image.shape[1])
+  of = small_clip.sizes(side, flags.patch, flags.width, flags.depth)
+  began = time.monotonic()
+  with workdir.locked(folder, '--work'):
+    try:
+      one = small_clip.fit(
+        rng.named(flags.seed, 'small_clip'),
+        of,
+        captioned(found, found.train),
+        inputs.make(preprocess.MEAN, preprocess.STD, pad=2, flip=True),
+        steps=flags.steps,
+        learning_rate=flags.learning_rate,
+        checkpoint=saving(folder, flags),
+      )
+    except TimeIsUp:
+      print('the time is up: the same command continues', file=sys.stderr)
+      return 0
+    plain = inputs.make(preprocess.MEAN, preprocess.STD)
+    seen = captioned(found, found.test)
+    reached = small_clip.good_enough(one, seen, plain)
+    write(folder, one, flags, reached, time.monotonic() - began)
+  print(f'zero-shot accuracy {reached:.1%}: {folder / "model.safetensors"}')
+  return 0
+
+
+def write(
+  folder: pathlib.Path,
+  one: clip.Loaded,
+  flags: Any,
+  reached: float,
+  seconds: float,
+) -> None:
+  """Weights, config.json and the record."""
+  weights.write(folder / 'model.safetensors', one.stored)
+  files.write_json(folder / 'config.json', sizing.config(one.sizes))
+  settings = {k: v for k, v in vars(flags).items() if k != 'data_dir'}
+  record = {
+    'schema': 1,
+    'provenance': provenance.provenance(settings),
+    'settings': settings,
+    'test_accuracy': reached,
+    'seconds_here': round(seconds, 1),
+  }
+  out = pathlib.Path(flags.out or flags.work)
+  files.write_json(out / f'pretrain_small_clip_{flags.dataset}.json', record)
+
+
+if __name__ == '__main__':
+  try:
+    sys.exit(main())
+  except errors.UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
