@@ -98,6 +98,7 @@ def base(name: str) -> ConfigDict:
       smoke=False,  # shrunk: every stage runs, nothing is evidence
       **source(),
       seeds=(0, 1, 2),
+      audit='',  # rmia: are the wrong labels still in the networks?
       noise_rate=0.4,  # eta, the corrupted share
       proxy_fraction=0.02,  # held out of each class before the corruption
       proxy_draws=2,  # S, re-corrupted copies of the proxy

@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from cmu_jax import (
   jitting,
   metrics,
   provenance,
+  recovery,
   report,
   rng,
   scene,
@@ -80,6 +81,7 @@ def _experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
   record = provenance.provenance(config)
   where = stages.kept(config, workdir)
   world = scene.stage(config)
+  recovery.check(config, world.dataset.num_classes)
   seeds = tuple(config.seeds)
   places = [scene.scene(config, world, seed) for seed in seeds]
   files.write_json(workdir / 'config.json', config_lib.plain(config))
@@ -116,6 +118,7 @@ def _experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
       score,
       mix.variables,
       oracle.variables,
+      recovery.auditor(config, world, place, fits['oracle'], len(found)),
       first=not found,
     )
     found.append(outcome)
@@ -149,6 +152,7 @@ def _one_seed(
   score: Any,
   corrupted: Variables,
   oracle: Variables,
+  audited: Callable[[Variables], Info],
   first: bool,
 ) -> Info:
   """Repairs and evaluates one seed."""
@@ -161,6 +165,7 @@ def _one_seed(
     'oracle': stages.Repair(oracle, 'all training data, clean labels', {}),
   }
   scores = {name: score(r.variables) for name, r in everything.items()}
+  leaks = {name: audited(r.variables) for name, r in everything.items()}
   columns, best = evaluate.along(config, score, corrupted, info)
   scores['cuts_best_alpha'] = best['score']
   everything['cuts_best_alpha'] = stages.Repair(
@@ -173,7 +178,10 @@ def _one_seed(
   path = evaluate.feature_path(config, world, corrupted, info) if first else {}
   return {
     'seed': seed,
-    'rows': [_row(name, seed, everything[name], scores) for name in everything],
+    'rows': [
+      _row(name, seed, everything[name], scores) | leaks.get(name, {})
+      for name in everything
+    ],
     'per_class': [
       {
         'method': name,

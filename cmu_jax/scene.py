@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
 from cmu_jax import (
@@ -65,6 +66,7 @@ class Scene(NamedTuple):
     proxy: what CUTS sees.
     clean_proxy: the same images with true labels, for fine-tuning.
     record: a small manifest that reproduces the corruption.
+    truth: labels of `train` before the corruption, for metrics only.
   """
 
   key: PRNGKey
@@ -73,6 +75,7 @@ class Scene(NamedTuple):
   proxy: Proxy
   clean_proxy: Batch
   record: Info
+  truth: Int[Array, 'n']
 
 
 def stage(config: ConfigDict) -> Stage:
@@ -197,4 +200,5 @@ def scene(config: ConfigDict, world: Stage, seed: int) -> Scene:
     _arguments(config, world, held),
   )
   clean = splits.take(seen, jnp.flatnonzero(~drawn.mask))
-  return Scene(key, corruption.apply(drawn, seen), clean, *proxies, record)
+  corrupted = corruption.apply(drawn, seen)
+  return Scene(key, corrupted, clean, *proxies, record, seen.label)

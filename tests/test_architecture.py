@@ -27,7 +27,7 @@ LAYERS = [
   'methods',
   'recipes published checks binding shipped scene backdoor stages evaluate'
   ' small_clip clip_start',
-  'telemetry report',
+  'telemetry report recovery',
   'run corrective forgetting class_unlearning ensemble shadow negation',
   'shell workdir grid flags usage main repair unlearn auditing __main__',
 ]

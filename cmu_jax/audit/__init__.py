@@ -8,6 +8,7 @@ and returns plain results. Higher scores are more like members throughout.
 """
 
 from cmu_jax.audit.confidence import confidence_attack
+from cmu_jax.audit.label_recovery import Recovery, label_recovery, other_wrong
 from cmu_jax.audit.lira_scores import lira
 from cmu_jax.audit.mia_nn import (
   LEAST_RETRAINED,
@@ -48,6 +49,7 @@ __all__ = [
   'Audit',
   'Estimate',
   'Gap',
+  'Recovery',
   'Rmia',
   'Ulira',
   'accuracy_gap',
@@ -60,11 +62,13 @@ __all__ = [
   'discriminator_accuracy',
   'evaluate',
   'hanley_mcneil',
+  'label_recovery',
   'lira',
   'logit_confidence',
   'nearest_class',
   'offline',
   'online',
+  'other_wrong',
   'others',
   'rmia',
   'roc',

@@ -103,6 +103,8 @@ def address(config: ConfigDict, summed: str, cell: Cell) -> str:
       'fraction': cell.fraction,
       'method': cell.method,
       'settings': roster.settings_of(config, cell.method),
+      # Cells of runs without an audit keep their names.
+      **({'audit': config.audit} if config.audit else {}),
     }
   )
 

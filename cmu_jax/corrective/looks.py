@@ -117,6 +117,13 @@ METRICS = {
     'Accuracy on the manipulated training images, against true labels.',
     'rate',
   ),
+  'label_recovery': Metric(
+    'label recovery on S_m',
+    'Share of manipulated training images whose wrong label scores above '
+    'another wrong one: 0.5 is chance. No references; rewod at 1, which never '
+    'saw these labels, is what nothing to be found looks like.',
+    'rate',
+  ),
   'forget_changed': Metric(
     'changed on S_f',
     'Share of the identified samples that are given another class than before.',

@@ -5,6 +5,7 @@ the trigger, the validation images, and S_m as it lies in the training set, not
 augmented. Everything else is counted from them, on true labels.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from cmu_jax import metrics, splits
+from cmu_jax import audit, metrics, rng, splits
 from cmu_jax.corrective import problem as problems
 from cmu_jax.corrective.world import Scene, World
 from cmu_jax.types import Batch, Info, InputStep, Model, Variables
@@ -28,12 +29,22 @@ class Look(NamedTuple):
     triggered: on the same with the trigger; None without one.
     validation: on the validation images.
     manipulated: on S_m, in ascending order.
+    recovered: of S_m under wrong labels, whether its label scores above another
+      wrong one: 1, 0, or .5 of a tie. None where that is not asked.
   """
 
   plain: Any
   triggered: Any
   validation: Any
   manipulated: Any
+  recovered: Any = None
+
+
+class Offer(NamedTuple):
+  """Images of S_m, and two wrong labels of each: its own, and another."""
+
+  batch: Batch
+  other: Int[np.ndarray, 'n']
 
 
 def sets(one: World, scene: Scene) -> Look:
@@ -48,7 +59,25 @@ def sets(one: World, scene: Scene) -> Look:
     triggered,
     scene.problem.validation,
     splits.take(scene.problem.train, where),
+    _offer(one, scene, where) if one.audit else None,
   )
+
+
+def _offer(
+  one: World, scene: Scene, where: Int[np.ndarray, 'm']
+) -> Offer | None:
+  """What an audit asks; None where no label of S_m is wrong."""
+  label, truth = np.asarray(scene.problem.train.label), scene.problem.truth
+  wrong = where[label[where] != truth[where]]
+  if not wrong.size:
+    return None
+  other = audit.other_wrong(
+    rng.named(scene.key, 'audit'),
+    label[wrong],
+    truth[wrong],
+    one.dataset.num_classes,
+  )
+  return Offer(splits.take(scene.problem.train, wrong), other)
 
 
 def looker(
@@ -62,8 +91,24 @@ def looker(
     size = min(batch_size, batch.label.shape[0])
     return metrics.predictor(model, inputs, size)(variables, batch)
 
+  def guess(variables: Variables, offer: Offer | None):
+    if offer is None:
+      return None
+    size = min(batch_size, offer.batch.label.shape[0])
+    see = functools.partial(model.apply, variables)
+    logits = metrics.in_blocks(see, inputs, offer.batch, size)
+    own, other = (
+      jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
+      for label in (offer.batch.label, offer.other)
+    )
+    return (jnp.sign(own - other) + 1) / 2
+
   return lambda variables, images: Look(
-    *(predict(variables, batch) for batch in images)
+    predict(variables, images.plain),
+    predict(variables, images.triggered),
+    predict(variables, images.validation),
+    predict(variables, images.manipulated),
+    guess(variables, images.recovered),
   )
 
 
@@ -91,6 +136,12 @@ def _on_test(one: World, label: Int[np.ndarray, 'n'], seen: Look) -> Info:
   }
 
 
+def _recovered(seen: Look) -> Info:
+  if seen.recovered is None:
+    return {}
+  return {'label_recovery': float(np.mean(seen.recovered))}
+
+
 def values(
   one: World, scene: Scene, seen: Look, before: Look, fraction: float
 ) -> Info:
@@ -108,7 +159,9 @@ def values(
     clean_label_accuracy_sm, validation_accuracy, forget_changed (the share of
     S_f predicted otherwise than before), forget_unlearned (otherwise than
     labelled), score (the benchmark's rule: mean of validation accuracy and
-    forget_changed) and collapsed (validation accuracy fell by over 5 points).
+    forget_changed) and collapsed (validation accuracy fell by over 5 points);
+    with an audit label_recovery, the share of wrong labels of S_m that score
+    above another wrong one.
 
   References:
     Corrective Machine Unlearning, arXiv 2402.14015, sections 4 and 5.
@@ -130,4 +183,5 @@ def values(
     'collapsed': bool(
       accuracy < np.mean(before.validation == right) - COLLAPSE
     ),
+    **_recovered(seen),
   }

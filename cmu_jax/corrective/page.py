@@ -158,6 +158,28 @@ def _problems(results: Results) -> str:
   return page.paragraphs(sentences)
 
 
+def _audited(results: Results) -> dict[str, str]:
+  """What an audit of the wrong labels found; nothing without one."""
+  if all(row.get('label_recovery') is None for row in results['rows']):
+    return {}
+  view = summary.view(results)
+  found = [
+    tables.fractions(view, problem, 'label_recovery', 'paper')
+    for problem in view.problems
+  ]
+  limits = (
+    'An attacker who has a manipulated training image and the network takes '
+    'the likelier of two wrong labels: the one that was trained on, or another '
+    'one. A method whose share is well above that of rewod at 1 answers '
+    'rightly and still holds the wrong labels. A share near it shows that this '
+    'attack finds nothing on average; a stronger one, with reference networks, '
+    'may. A confusion of two classes is also the likelier mistake of a network '
+    'that never saw it.'
+  )
+  heading = 'Are the wrong labels still in there?'
+  return {heading: page.paragraphs([limits]) + ''.join(map(grid, found))}
+
+
 def _figure(drawn: Drawn, png: bytes) -> str:
   made = drawn.figure
   title = ' '.join(made.get_suptitle().split()) if made else drawn.name
@@ -211,6 +233,7 @@ def render(results: Results, drawn: Drawings) -> str:
       'Pick a chart': _chart(results),
       'Tables': _tables(results),
       'Figures': '\n'.join(_figure(*pair) for pair in drawn),
+      **_audited(results),
       'What was manipulated': _problems(results),
       'How to read this': _glossary(),
       'How to get the same numbers': page.reproduce(

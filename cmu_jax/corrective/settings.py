@@ -73,6 +73,7 @@ def base(name: str) -> ConfigDict:
       smoke=False,  # shrunk: every stage runs, nothing is evidence
       **recipes.source(),
       seeds=(0, 1, 2),
+      audit='',  # rmia: are the wrong labels of S_m still in the networks?
       validation='train_fifth',  # what selection sees: train_fifth, test_half;
       # test (parity: also what is reported)
       proxy_fraction=0.0,  # held out for methods that need a proxy

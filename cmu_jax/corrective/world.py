@@ -19,6 +19,7 @@ from cmu_jax import (
   corruption,
   errors,
   proxy,
+  recovery,
   rng,
   splits,
 )
@@ -48,6 +49,7 @@ class World(NamedTuple):
     trigger: the backdoor, or None.
     pair: the confused classes, or None.
     target: the class that poison becomes, or None.
+    audit: whether S_m's wrong labels are asked after.
   """
 
   manipulation: str
@@ -57,6 +59,7 @@ class World(NamedTuple):
   trigger: Trigger | None
   pair: tuple[int, int] | None
   target: int | None
+  audit: bool = False
 
 
 class Scene(NamedTuple):
@@ -91,7 +94,9 @@ def world(config: ConfigDict, dataset: Dataset, manipulation: str) -> World:
     pair = (first, second)
   step = binding.pixels(config.input, dataset, trigger)
   model = binding.network(config.model, dataset, step)
-  return World(manipulation, dataset, model, step, trigger, pair, target)
+  asked = bool(config.audit)
+  recovery.check(config, dataset.num_classes)
+  return World(manipulation, dataset, model, step, trigger, pair, target, asked)
 
 
 def _validation(

@@ -37,6 +37,7 @@ METRICS = {
   'recovery_percent': 'recovery [%]',
   'attack_success_rate': 'attack success',
   'target_class_accuracy': 'target class acc.',
+  'label_recovery_rate': 'label recovery',
 }
 
 

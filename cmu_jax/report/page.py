@@ -178,6 +178,13 @@ def reproduce(
   )
 
 
+def _audited(results: Results) -> dict[str, str]:
+  """A section on what an audit found; none without an audit."""
+  told = words.audited(results)
+  heading = 'Are the wrong labels still in there?'
+  return {heading: paragraphs(told)} if told else {}
+
+
 def _glossary() -> str:
   terms = ''.join(
     f'<dt>{escape(term)}</dt><dd>{escape(text)}</dd>'
@@ -213,6 +220,7 @@ def render(
       'What was wrong': paragraphs(words.wrong(results)),
       'What was done': paragraphs(words.done(results)),
       'How sure this is': _sure(results, found),
+      **_audited(results),
       'How to get the same numbers': reproduce(
         results['provenance'],
         results['config'],

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import numpy as np
+
+from cmu_jax.report import names, stats
 from cmu_jax.report.load import Results
 
 GLOSSARY = {
@@ -19,6 +22,10 @@ GLOSSARY = {
   'CUTS': (
     'Corrective unlearning in task space (arXiv 2511.18660): repair by '
     'subtracting a task vector, without the training data.'
+  ),
+  'label recovery': (
+    'How often the wrong label that an image was trained under is told from '
+    'another wrong one, by the network alone: 0.5 is chance, 1 is always.'
   ),
   'oracle': (
     'The same network trained without the corrupted samples. Nobody who needs '
@@ -134,4 +141,38 @@ def done(results: Results) -> list[str]:
     'It took the alpha with the highest score J on the proxy images. J is high '
     'when an image and its nearest neighbours in feature space are given the '
     'same class while all classes are still predicted. It uses no labels.',
+  ]
+
+
+def audited(results: Results) -> list[str]:
+  """Whether wrong labels are still in there, and what that can show."""
+  column, task = 'label_recovery_rate', results['task']
+  means = {
+    method: float(np.mean(list(values.values())))
+    for method in names.ordered(row['method'] for row in results['rows'])
+    if (values := stats.by_seed(results, method, column))
+  }
+  if not means:
+    return []
+  told = ', '.join(
+    f'{value:.3f} after {names.method(method, task).label}'
+    for method, value in means.items()
+    if method in ('cuts', 'cuts_safe', 'finetune_clean_proxy')
+  )
+  first = means.get('corrupted')
+  best = means.get('oracle')
+  return [
+    'An attacker who has an image that was trained on under a wrong label, and '
+    'the network, is offered that label and another wrong one. How often the '
+    'right guess scores higher (0.5 is chance): '
+    + (f'{first:.3f} before the repair, ' if first is not None else '')
+    + told
+    + (f', {best:.3f} in the oracle, which never saw them' if best else '')
+    + '.',
+    'A repair whose number is well above that of the oracle answers rightly '
+    'and still holds the wrong labels. A number near it shows that this '
+    'attack (RMIA, arXiv 2312.03262, with the oracles of the other seeds for '
+    'references) finds nothing on average over these images: not that nothing '
+    'is left, and nothing about single images. With one seed there are no '
+    'references, and a network that never saw the labels may be above chance.',
   ]

@@ -1,0 +1,90 @@
+"""The benchmark's audit of wrong labels: what is offered, counted and shown."""
+
+import corrective_fakes
+import jax
+import numpy as np
+import pytest
+import small_sweep
+from jax import numpy as jnp
+
+from cmu_jax import binding
+from cmu_jax.corrective import cells, load, measure, page, tables
+from cmu_jax.corrective import problem as problems
+from cmu_jax.corrective import world as worlds
+from cmu_jax.types import Model, Variables
+
+
+def scene_of(kind, **changes):
+  config = small_sweep.config(**changes)
+  dataset = binding.load(config).dataset
+  one = worlds.world(config, dataset, kind)
+  return one, worlds.scene(config, one, config[kind].sizes[0], 0)
+
+
+@pytest.mark.parametrize('kind', ['poison', 'interclass'])
+def test_two_wrong_labels_are_offered_of_each_image(kind):
+  one, scene = scene_of(kind, audit='rmia')
+  offer = measure.sets(one, scene).recovered
+  where = np.flatnonzero(problems.manipulated(scene.problem))
+  label = np.asarray(scene.problem.train.label)[where]
+  truth = scene.problem.truth[where]
+  wrong = label != truth
+  np.testing.assert_array_equal(offer.batch.label, label[wrong])
+  assert (offer.other != label[wrong]).all()
+  assert (offer.other != truth[wrong]).all()
+  if kind == 'poison':
+    # What already was of the target class has no wrong label.
+    assert wrong.sum() < where.size
+    assert np.asarray(offer.batch.stamp).all()
+  silent = scene_of(kind)[0]
+  assert measure.sets(silent, scene).recovered is None
+
+
+def told(strength):
+  """A network that scores the target class by so much above all others."""
+  apply = lambda variables, image: (
+    variables.params * jnp.eye(10)[jnp.zeros(len(image), int)]
+  )
+  return Model(None, apply, None, None, None), Variables(strength, {})
+
+
+def test_shares_of_labels_that_score_higher():
+  """Poison is labelled 0: a network that always says so knows all of it."""
+  one, scene = scene_of('poison', audit='rmia')
+  images = measure.sets(one, scene)
+  model, _ = told(0.0)
+  look = jax.jit(measure.looker(model, one.inputs, 8))
+  before = look(told(0.0)[1], images)
+  for strength, share in ((5.0, 1.0), (0.0, 0.5), (-5.0, 0.0)):
+    found = look(told(strength)[1], images)
+    host = measure.Look(*(None if x is None else np.asarray(x) for x in found))
+    first = measure.Look(
+      *(None if x is None else np.asarray(x) for x in before)
+    )
+    row = measure.values(one, scene, host, first, 1.0)
+    assert row['label_recovery'] == share
+
+
+def test_only_runs_with_an_audit_have_other_addresses():
+  cell = cells.Cell(cells.Case('poison', 20, 0), 0.5, 'cf')
+  plain, audited = small_sweep.config(), small_sweep.config(audit='rmia')
+  first, second = (cells.address(c, 'sum', cell) for c in (plain, audited))
+  assert first != second
+  case = [cells.case_address(c, 'sum', cell.case) for c in (plain, audited)]
+  # The original network is the same one.
+  assert case[0] == case[1]
+
+
+def test_it_shows_in_tables_and_on_the_page(tmp_path):
+  run = corrective_fakes.mixed()
+  before = page.render(run, [])
+  assert 'Are the wrong labels still in there?' not in before
+  for row in run['rows']:
+    row['label_recovery'] = 0.75
+  corrective_fakes.save(tmp_path, run)
+  found = load.results(tmp_path)
+  names = [n for n in tables.contents(found) if n.endswith('_label_recovery')]
+  assert names
+  text = page.render(found, [])
+  assert 'Are the wrong labels still in there?' in text
+  assert 'a stronger one, with reference networks' in text
