@@ -82,7 +82,7 @@ def diversify(
     UserError: no way at all, an unknown input step, a training that diverged.
   """
   errors.check(configs, 'there is no way to fine-tune; give one or more')
-  taus = []
+  taus: list[PyTree] = []
   for one in configs:
     if one.augment not in inputs:
       raise errors.unknown('augmentation', one.augment, inputs)
