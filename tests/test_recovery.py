@@ -111,6 +111,6 @@ def test_a_run_with_an_audit(tmp_path, monkeypatch):
   found = small_run.run(small_run.NOISE, tmp_path, fields)
   audited = {r['method'] for r in found['rows'] if 'label_recovery_rate' in r}
   assert {'corrupted', 'cuts', 'oracle'} <= audited
-  assert 'label recovery' in (tmp_path / 'tables/methods.md').read_text()
+  assert 'label recovery' in (tmp_path / 'tables/results.md').read_text()
   page = report.build(tmp_path).read_text()
   assert 'Are the wrong labels still in there?' in page
