@@ -48,3 +48,10 @@ def test_what_was_forgotten_is_less_sure(scope):
   assert scope['told']['adversarial_share'] == 1
   assert sure(scope['forgotten']) < sure(scope['clipped'])
   assert 0 <= float(scope['fooled'].success.mean()) <= 1
+
+
+def test_the_mean_over_a_simplex_forgets_a_digit(scope):
+  swept, before, after = scope['swept'], scope['before'], scope['after']
+  assert swept.feasible and swept.chosen > 0
+  assert after[0] < before[0] - 0.2
+  assert after[1] > 0.9 * before[1]

@@ -8,8 +8,9 @@ from close import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import errors
+from cmu_jax import errors, inputs, models
 from cmu_jax import task_vectors as tv
+from cmu_jax.types import Batch
 
 # Cars on ViT-B/32 in NegMerge's notebook: lambda, forget and control accuracy
 # on validation data, in percent.
@@ -221,6 +222,27 @@ def test_a_tangent_network_is_the_first_order_and_adds_up():
     both = {**base, 'w': one['w'] + other['w'] - base['w']}
     added = linear(one, x) + linear(other, x) - linear(base, x)
     assert_close(linear(both, x), added, 1e-12)
+
+
+def test_vectors_of_several_ways_are_apart_and_spare_the_head():
+  pixels = inputs.make((0.5,), (0.5,))
+  model = models.make('fc', 3, (2, 2, 1), width=4)
+  image = jnp.asarray(np.arange(24).reshape(6, 2, 2, 1), jnp.uint8)
+  batch = Batch(image, jnp.array([0, 0, 0, 1, 1, 1], jnp.int32))
+  start = model.init(jax.random.key(0), pixels.eval(image))
+  one = tv.FineTuneConfig(lr=1e-2, epochs=2, seed=1)
+  ways = [one, one, one._replace(label_smoothing=0.3)]
+  run = lambda ways: tv.diversify(
+    model, start, batch, ways, {'none': pixels}, batch_size=2, frozen=('head',)
+  )
+  taus = run(ways)
+  assert_close(taus[0], taus[1])
+  cosines = tv.cosine_matrix(tv.stack(taus))
+  assert cosines[0, 1] > 0.9999 > cosines[0, 2] > 0
+  heads = jax.tree.leaves([tau['head'] for tau in taus])
+  assert not any(leaf.any() for leaf in heads)
+  with pytest.raises(errors.UserError, match="augmentation 'crops'"):
+    run([one._replace(augment='crops')])
 
 
 def test_the_rule_selects_what_the_notebook_selected():
