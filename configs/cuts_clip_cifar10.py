@@ -5,7 +5,7 @@ Run:    python -m cmu_jax.main --config=configs/cuts_clip_cifar10.py:noise=0.4 \
 Other:  ...:model=clip-vit-b32 --config.model.width=768; `clip` with a
         config.json beside the weights; kind=asymmetric
 Smoke:  ...:smoke --config.data_dir=DIR    (no weights: trains a small CLIP)
-Time:   a GPU; the smoke run takes about a minute on 2 CPU cores.
+Time:   a GPU; the smoke run takes about 100 seconds of one CPU core.
 Expect: arXiv 2511.18660, CLIP ViT-B/16, 2 % proxy, one seed, accuracy in %:
           noise          10     20     40     60     80
           corrupted      96.9   93.5   76.2   51.9   22.7

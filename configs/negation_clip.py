@@ -7,7 +7,7 @@ Run:    python -m cmu_jax.main --config=configs/negation_clip.py \
 Some:   ...:forget=mnist+svhn_cropped,limit=5000
 Smoke:  ...:smoke --config.data_dir=DIR    (no weights: a small CLIP forgets
         MNIST, CIFAR-10 is the control)
-Time:   hours on a GPU; the smoke run about a minute on 2 CPU cores.
+Time:   hours on a GPU; the smoke run about 85 seconds of one CPU core.
 Expect: ViT-B/32, averages over the eight sets, forget / control accuracy in %:
           before                          48.1 / 63.3
           a task vector (2212.04089)      24.0 / 60.9

@@ -10,11 +10,12 @@ from jax import numpy as jnp
 from cmu_jax import clip, weights
 from cmu_jax.clip import names
 
-# Nothing is a power of two, and no two sizes are the same.
+# Nothing is a power of two, no two sizes are the same, and 17 pixels are three
+# patches and something left over.
 SIZES = clip.Sizes(
   clip.Tower(24, 2, 3, 40, 'quick_gelu', 1e-5),
   clip.Tower(20, 3, 5, 36, 'gelu', 1e-4),
-  image_size=15,
+  image_size=17,
   patch=5,
   embed=14,
   vocabulary=101,
@@ -29,7 +30,7 @@ CONFIG = {
     'num_hidden_layers': 2,
     'num_attention_heads': 3,
     'intermediate_size': 40,
-    'image_size': 15,
+    'image_size': 17,
     'patch_size': 5,
   },
   'text_config': {

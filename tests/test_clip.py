@@ -137,7 +137,7 @@ def _vision(**changes):
 
 CONFIGS = {
   'heads': (_vision(num_attention_heads=5), '5 heads do not divide width 24'),
-  'patch': (_vision(patch_size=4), 'patches of 4 pixels'),
+  'patch': (_vision(patch_size=18), 'patches of 18 pixels are larger'),
   'activation': (_vision(hidden_act='quickgelu'), "did you mean 'quick_gelu'"),
   'text': (_vision(hidden_size='24'), "width of the vision tower is '24'"),
   'zero': (_vision(num_hidden_layers=0), 'depth of the vision tower is 0'),
@@ -175,6 +175,15 @@ def test_which_clip_it_is_and_who_decides(tmp_path):
     clip.which(path, 'clip-vit-b32')
 
 
+def test_the_config_of_an_image_tower_alone(tmp_path):
+  alone = clip_case.CONFIG['vision_config'] | {'projection_dim': 14}
+  config = {**alone, 'model_type': 'clip_vision_model'}
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  found = sizing.from_config(tmp_path / 'config.json')
+  assert found.vision == clip_case.SIZES.vision
+  assert (found.image_size, found.embed) == (17, 14)
+
+
 def test_a_config_of_2022_says_it_twice(tmp_path):
   config = {
     'projection_dim': 768,
@@ -199,7 +208,7 @@ def test_a_broken_msgpack_is_one_line(tmp_path):
 
 def _inputs(n=3):
   rng = np.random.default_rng(5)
-  image = rng.standard_normal((n, 15, 15, 3)).astype(np.float32)
+  image = rng.standard_normal((n, 17, 17, 3)).astype(np.float32)
   ids = rng.integers(0, 99, (n, 11))
   for row, end in zip(ids, (4, 10, 7), strict=True):
     row[end:] = 100

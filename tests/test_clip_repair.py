@@ -60,7 +60,7 @@ def shipped(tmp_path_factory):
   for name in NAMES:
     (folder / 'bad' / name).mkdir(parents=True)
     for i in range(4):
-      pixels = rng.integers(0, 256, (20, 17 + i, 3), np.uint8)
+      pixels = rng.integers(0, 256, (20, 19 + i, 3), np.uint8)
       PIL.Image.fromarray(pixels).save(folder / 'bad' / name / f'{i}.png')
   return path
 
@@ -68,7 +68,7 @@ def shipped(tmp_path_factory):
 def _pictures(folder):
   found = sorted((folder / 'bad').rglob('*.png'))
   opened = [PIL.Image.open(path) for path in found]
-  return np.stack([preprocess.pixels(picture, 15) for picture in opened])
+  return np.stack([preprocess.pixels(picture, 17) for picture in opened])
 
 
 def flags(path, out, **changes):
@@ -91,7 +91,7 @@ def test_the_head_is_frozen_and_the_tower_is_what_methods_edit():
   assert set(start.params) == {'vision_model', 'visual_projection'}
   eligible = tree.eligible(start)
   assert all(eligible(path, x) for path, x in tree.flat(start.params).items())
-  image = jnp.asarray(preprocess.normalised(np.zeros((2, 15, 15, 3), np.uint8)))
+  image = jnp.asarray(preprocess.normalised(np.zeros((2, 17, 17, 3), np.uint8)))
 
   @jax.jit
   def look(v, x):
@@ -150,7 +150,7 @@ MISTAKES = {
     lambda p: {'kind': 'poison', 'proxy': _pics(p, 'plain')},
     'give --classes=A,B',
   ),
-  'size': (lambda p: {'image_size': 224}, 'this CLIP sees 15 pixels'),
+  'size': (lambda p: {'image_size': 224}, 'this CLIP sees 17 pixels'),
   'name': (lambda p: {'model': 'clip-vit-b61'}, "did you mean 'clip-vit-b16'"),
   'another size': (lambda p: {'model': 'clip-vit-b32'}, '--model=clip'),
   'option': (lambda p: {'model': 'clip:haed=x'}, "did you mean 'head'"),

@@ -75,6 +75,7 @@ KNOWN: dict[str, Sizes] = {
     Tower(1024, 24, 16, 4096), Tower(768, 12, 12, 3072), patch=14, embed=768
   ),
 }
+_TYPES = ('clip', 'clip_vision_model')
 # Names in a config.json and, where it is silent, the values of its format.
 _TOWER = {
   'width': 'hidden_size',
@@ -89,17 +90,20 @@ def from_config(path: os.PathLike | str) -> Sizes:
   """The sizes that a config.json of a CLIP says.
 
   Args:
-    path: JSON with `text_config`, `vision_config` and `projection_dim`.
+    path: JSON with `text_config`, `vision_config` and `projection_dim`, or
+      that of an image tower alone (clip_vision_model).
 
   Raises:
     UserError: no such JSON, or sizes that cannot be.
   """
   stored = files.read_json(path)
   errors.check(
-    isinstance(stored, dict) and stored.get('model_type', 'clip') == 'clip',
+    isinstance(stored, dict) and stored.get('model_type', 'clip') in _TYPES,
     f'{path} is no config of a CLIP; take the config.json that belongs to the '
     'weights',
   )
+  if stored.get('model_type') == _TYPES[1]:
+    stored = {**stored, 'vision_config': stored}
   parts = {
     part: _part(stored, part, path) for part in ('vision_config', 'text_config')
   }
@@ -150,8 +154,8 @@ def checked(sizes: Sizes, where: str) -> Sizes:
     f'{where}: eos_token_id is {sizes.end!r}; it must be a number',
   )
   errors.check(
-    sizes.image_size % sizes.patch == 0,
-    f'{where}: patches of {sizes.patch} pixels do not fill pictures of '
+    sizes.image_size >= sizes.patch,
+    f'{where}: patches of {sizes.patch} pixels are larger than pictures of '
     f'{sizes.image_size}; correct one of them',
   )
   return sizes

@@ -33,8 +33,10 @@ class PatchEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n t d']:
-    n, h, w, c = image.shape
-    p = self.size
+    p, (n, _, _, c) = self.size, image.shape
+    # What is left over of a patch at the right and at the bottom is not seen.
+    h, w = (side // p * p for side in image.shape[1:3])
+    image = image[:, :h, :w]
     init = nn.initializers.normal(0.02)
     kernel = self.param('kernel', init, (p, p, c, self.features))
     cut = image.astype(self.dtype).reshape(n, h // p, p, w // p, p, c)
