@@ -31,6 +31,7 @@ from cmu_jax.types import Variables
 
 STEPS = 3000  # of the training; 300 show that everything runs
 SEEDS = 3
+POINTS = 21  # of each coefficient, in the map at the end
 
 # %% [markdown]
 # ## Three corrupted networks, trained together
@@ -147,7 +148,7 @@ def at(hidden, head):
   return accuracy(None, logits)
 
 
-axis = jnp.linspace(0, 2, 21)
+axis = jnp.linspace(0, 2, POINTS)
 grid = jax.jit(jax.vmap(jax.vmap(at, (None, 0)), (0, None)))(axis, axis)
 plt.figure(figsize=(4.5, 3.6))
 plt.contourf(np.asarray(axis), np.asarray(axis), np.asarray(grid), 20)

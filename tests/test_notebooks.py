@@ -11,7 +11,7 @@ jupytext = pytest.importorskip('jupytext', reason='jupytext is not installed')
 FOLDER = pathlib.Path(__file__).parents[1] / 'notebooks'
 TEXTS = sorted(FOLDER.glob('*.py'))
 # Enough for every cell to run, not for its numbers to mean anything.
-SMALL = {'STEPS': 40, 'SEEDS': 2, 'REFERENCES': 4}
+SMALL = {'STEPS': 40, 'SEEDS': 2, 'POINTS': 3, 'REFERENCES': 4}
 
 
 def _cells(text):
