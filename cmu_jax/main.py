@@ -16,6 +16,7 @@ _SWEEPS = (
   'forgetting',
   'class_unlearning',
   'ensemble',
+  'membership',
   'negation',
 )
 

@@ -123,7 +123,7 @@ def scaling(name: str, count: int, group: int) -> dict[str, Any]:
 def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
   """Time and peak memory against K, a line a case and group size."""
   with style.settings():
-    made = style.canvas('Shadow models: time and memory', (10, 4.2), False)
+    made = style.canvas('Shadow models: time and memory', (10.0, 4.2), False)
     axes = made.subplots(1, 2)
     kinds = dict.fromkeys((row['case'], row['group']) for row in rows)
     for kind, colour in zip(kinds, style.COLOURS, strict=False):

@@ -28,7 +28,7 @@ LAYERS = [
   'recipes published checks binding shipped scene backdoor stages evaluate'
   ' small_clip clip_start',
   'telemetry report recovery',
-  'run corrective forgetting class_unlearning ensemble shadow negation',
+  'run corrective forgetting class_unlearning ensemble shadow membership negation',
   'shell workdir grid flags usage main repair unlearn auditing __main__',
 ]
 LEVEL = {

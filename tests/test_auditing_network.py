@@ -82,6 +82,7 @@ def test_a_network_is_audited(shipped, tmp_path, capsys):
   assert {p: p.stat().st_mtime_ns for p in (out / 'shadow').iterdir()} == before
 
 
+@pytest.mark.slow
 def test_further_pictures_are_neither(shipped, tmp_path):
   further = data.load('digits').test
   unlearn_case.pictures(tmp_path / 'more', further, range(100, 150))

@@ -46,7 +46,7 @@ def stop_after(monkeypatch, count):
   monkeypatch.setattr(originals, 'saving', counted)
 
 
-@pytest.mark.parametrize('count', [2, 7])
+@pytest.mark.parametrize('count', [2, pytest.param(7, marks=pytest.mark.slow)])
 def test_stopped_in_the_middle_of_a_group(tmp_path, monkeypatch, count):
   whole = case.trained(k=6)
   with monkeypatch.context() as patch:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int, Shaped
 
 from cmu_jax import audit, losses, segment, sweep
 from cmu_jax.types import InputStep, PRNGKey, Variables
@@ -81,8 +81,8 @@ class Shadows(NamedTuple):
   """
 
   inside: Bool[np.ndarray, 'k n']
-  statistics: dict[str, Float[np.ndarray, 'k n']]
-  unlearned: dict[str, Float[np.ndarray, 'k n']] | None
+  statistics: dict[str, Shaped[np.ndarray, 'k n']]
+  unlearned: dict[str, Shaped[np.ndarray, 'k n']] | None
   variables: Variables | None
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int, Shaped
 
 from cmu_jax import jitting, progress, rng, segment, sweep, train, tree
 from cmu_jax.corrective import originals
@@ -122,7 +122,7 @@ def _trained(job: Job, numbers: range, name: str) -> Variables:
 
 def _looked(
   job: Job, stacked: Variables
-) -> dict[str, Float[np.ndarray, 'k n']]:
+) -> dict[str, Shaped[np.ndarray, 'k n']]:
   count = job.data.label.shape[0]
   see = program.in_blocks(
     program.statistics(

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree, Shaped
 
 from cmu_jax import jitting, segment, sweep
 from cmu_jax.types import Batch, InputStep, Model, Variables
@@ -130,7 +130,7 @@ def statistics(
     devices: likewise.
   """
 
-  def look(variables: Variables, batch: Batch) -> dict[str, Float[Array, 'n']]:
+  def look(variables: Variables, batch: Batch) -> dict[str, Shaped[Array, 'n']]:
     count = batch.label.shape[0]
     blocks = -(-count // size)
     rows = jnp.minimum(jnp.arange(blocks * size), count - 1)

@@ -1,0 +1,1 @@
+"""Audits of membership: RMIA and U-LiRA with references of their own."""

@@ -1,0 +1,129 @@
+"""results.json of an audit, put together from its scores."""
+
+from typing import Any
+
+import numpy as np
+
+from cmu_jax import audit, provenance, rng
+from cmu_jax import config as config_lib
+from cmu_jax.forgetting import roster
+from cmu_jax.membership.place import Place
+from cmu_jax.membership.sweep import Audited
+from cmu_jax.types import Info
+
+SCHEMA = 1
+# Points of a ROC curve that are kept for the figure.
+_CURVE = 100
+SAYS = {
+  'none': 'the network as it was trained',
+  'retrain': 'trained anew on D_R',
+}
+
+
+def _accuracies(one: Audited) -> Info:
+  """UA, RA and TA: a value a network."""
+  hits = np.asarray(one.statistics['hit'], float)
+  names = {'forget': 'forget', 'retain': 'retain', 'unseen': 'test'}
+  return {
+    f'{name}_accuracy': [
+      float(row[where].mean())
+      for row, where in zip(hits, one.groups[group], strict=True)
+    ]
+    for group, name in names.items()
+  }
+
+
+def _curve(positive: np.ndarray, negative: np.ndarray) -> list[list[float]]:
+  """False and true positive rates at rates that are even on a log axis."""
+  curve = audit.roc(positive, negative)
+  least = 1 / negative.size
+  wanted = np.geomspace(least, 1, _CURVE)
+  at = np.searchsorted(curve.fpr, wanted, side='right') - 1
+  return [
+    [round(float(a), 5), round(float(b), 5)]
+    for a, b in zip(wanted, curve.tpr[at], strict=True)
+  ]
+
+
+def row(place: Place, one: Audited) -> Info:
+  """The numbers of one attack on one method."""
+  options, scored = place.config.evaluate, one.scored
+  positive = np.concatenate(scored.positive)
+  negative = np.concatenate(scored.negative)
+  name = f'{one.method} {one.points} {scored.attack} {one.adaptive}'
+  found = audit.evaluate(
+    rng.named(0, 'bootstrap', name),
+    positive,
+    negative,
+    references=place.config.references,
+    replicates=options.replicates,
+    confidence=options.confidence,
+  )
+  plain = {
+    key: value._asdict() if isinstance(value, audit.Estimate) else value
+    for key, value in found._asdict().items()
+  }
+  return {
+    'method': one.method,
+    'points': one.points,
+    'attack': scored.attack,
+    'adaptive': one.adaptive,
+    **_accuracies(one),
+    **plain,
+    'by_network': [float(area) for area in scored.areas],
+    'curve': _curve(positive, negative),
+  }
+
+
+def sanity(rows: list[Info]) -> Info:
+  """What must hold of an attack that works, by attack.
+
+  Args:
+    rows: of the results.
+
+  Returns:
+    Whether the interval of networks that never saw the points contains .5, and
+    whether that of networks as they were trained lies above it.
+  """
+  held: dict[str, dict[str, Info]] = {}
+  for each in rows:
+    if each['points'] == 'forget':
+      held.setdefault(each['attack'], {}).setdefault(each['method'], each)
+  found = {}
+  for attack, by in held.items():
+    if {'none', 'retrain'} <= by.keys():
+      auc = by['retrain']['auroc']
+      found[attack] = {
+        'retrain_contains_half': auc['low'] <= 0.5 <= auc['high'],
+        'original_above_half': by['none']['auroc']['low'] > 0.5,
+      }
+  return found
+
+
+def collect(place: Place, found: list[Audited], done: bool) -> Info:
+  """What results.json holds.
+
+  Args:
+    place: of the run.
+    found: as far as it came.
+    done: whether that is all.
+  """
+  config: Any = place.config
+  rows = [row(place, one) for one in found]
+  methods = dict.fromkeys(one.method for one in found)
+  size = int(place.pool.label.shape[0])
+  return {
+    'schema': SCHEMA,
+    'name': config.name,
+    'task': 'membership',
+    'smoke': config.smoke,
+    'finished': done,
+    'provenance': provenance.provenance(config),
+    'config': config_lib.plain(config),
+    'pool_size': size,
+    'methods': {
+      name: SAYS.get(name) or roster.ENTRIES[name].says for name in methods
+    },
+    'sanity': sanity(rows),
+    'rows': rows,
+  }

@@ -1,0 +1,87 @@
+"""What an audit showed, in plain words."""
+
+from typing import Any, NamedTuple
+
+from cmu_jax.membership import tables
+
+Results = dict[str, Any]
+
+
+class Verdict(NamedTuple):
+  """What an audit showed.
+
+  Attributes:
+    label: the finding in one line.
+    tone: 'good', 'bad' or 'flat'.
+    sentences: what it rests on.
+  """
+
+  label: str
+  tone: str
+  sentences: tuple[str, ...]
+
+
+def _sane(found: Results) -> tuple[bool, list[str]]:
+  """Whether any attack works as it should, and what each does."""
+  level = f'{found["config"]["evaluate"]["confidence"]:.0%}'
+  said, works = [], False
+  for attack, checks in found['sanity'].items():
+    finds = checks['original_above_half']
+    fair = checks['retrain_contains_half']
+    works |= finds and fair
+    said.append(
+      f'{attack}: before unlearning it '
+      + ('finds the points' if finds else 'does not find the points')
+      + f' at {level}, and of networks that never saw them it '
+      + ('claims nothing.' if fair else 'claims something, which is wrong.')
+    )
+  return works, said
+
+
+def _method(found: Results, method: str) -> tuple[bool, list[str]]:
+  """Whether an attack finds what a method forgot, and the numbers."""
+  rows = [
+    row
+    for row in found['rows']
+    if row['method'] == method and row['points'] == 'forget'
+  ]
+  told = [
+    f'{method}, {tables.attack(row)}: AUC {row["auroc"]["value"]:.3f} '
+    f'[{row["auroc"]["low"]:.3f}, {row["auroc"]["high"]:.3f}], '
+    f'{row["verdict"]}.'
+    for row in rows
+  ]
+  return any(row['verdict'] == 'leaks' for row in rows), told
+
+
+def verdict(found: Results) -> Verdict:
+  """What an audit showed.
+
+  Args:
+    found: contents of results.json.
+  """
+  works, sentences = _sane(found)
+  leaks = []
+  for method in found['methods']:
+    if method not in ('none', 'retrain'):
+      leak, told = _method(found, method)
+      sentences += told
+      leaks += [method] if leak else []
+  sentences.append(
+    'An attack that fails shows that this attack fails, with so many '
+    'references, on average over these points. Networks share the pool, so '
+    'that pooled scores are not independent and intervals are somewhat narrow.'
+  )
+  if not found['finished']:
+    sentences.append('The run is not finished: the same command continues it.')
+  if not works:
+    return Verdict(
+      'Cannot conclude: no attack tells members and is fair to retraining',
+      'flat',
+      tuple(sentences),
+    )
+  if leaks:
+    label = f'Forgotten points can be told from unseen ones: {", ".join(leaks)}'
+    return Verdict(label, 'bad', tuple(sentences))
+  label = 'No attack tells forgotten points from unseen ones'
+  return Verdict(label, 'good', tuple(sentences))

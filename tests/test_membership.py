@@ -1,0 +1,229 @@
+"""Audits of methods: who forgets what, attacks by their definition, a run."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cmu_jax import audit, errors, main, shadow
+from cmu_jax import config as configs
+from cmu_jax.membership import attacks, results, tables, verdict
+from cmu_jax.membership import place as places
+from cmu_jax.membership import settings as audit_settings
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@settings(max_examples=8, deadline=None)
+@given(k=st.integers(1, 4), seed=st.integers(0, 9), count=st.integers(0, 10))
+def test_each_network_forgets_as_many_of_its_own(k, seed, count):
+  key = jax.random.key(seed)
+  inside = shadow.membership(key, 2 * k, 20)
+  found = places.forget(key, inside, count)
+  assert (found.sum(axis=1) == count).all()
+  assert not (found & ~inside).any()
+
+
+def world(leak, seed=0, k=16, n=600, s=3):
+  """Statistics of networks in which a point trained on stands out by `leak`."""
+  generator = np.random.default_rng(seed)
+  inside = shadow.membership(jax.random.key(seed), k, n)
+  target = generator.random((s, n)) < 0.5
+  base = generator.normal(0, 2, (1, n))
+
+  def said(member):
+    logit = base + leak * member + generator.normal(0, 0.5, member.shape)
+    return {
+      'softmax': 1 / (1 + np.exp(-logit)),
+      'logit_confidence': logit,
+    }
+
+  groups = attacks.Targets(said(target), target, ~target)
+  return groups, said(inside), inside
+
+
+def test_relative_attacks_are_those_of_the_library_network_by_network():
+  targets, references, inside = world(1.0)
+  found = {
+    one.attack: one
+    for one in attacks.relative(targets, references, inside, 'softmax', 2.0)
+  }
+  assert list(found) == ['RMIA', 'RMIA, ratio alone', 'LiRA']
+  for row in range(3):
+    own = audit.rmia(
+      targets.statistics['softmax'][row],
+      references['softmax'],
+      inside,
+      targets.negative[row],
+      gamma=2.0,
+    )
+    np.testing.assert_array_equal(
+      found['RMIA'].positive[row], own.score[targets.positive[row]]
+    )
+    np.testing.assert_array_equal(
+      found['RMIA, ratio alone'].negative[row], own.ratio[targets.negative[row]]
+    )
+
+
+@pytest.mark.parametrize('a', [None, 0.3])
+def test_attacks_find_a_leak_and_claim_nothing_without_one(a):
+  for leak, low, high in ((1.0, 0.65, 1.0), (0.0, 0.45, 0.55)):
+    targets, references, inside = world(leak)
+    for one in attacks.relative(targets, references, inside, 'softmax', 1.0, a):
+      area = audit.auc(
+        np.concatenate(one.positive), np.concatenate(one.negative)
+      )
+      assert low < area < high
+
+
+def test_two_references_allow_no_lira():
+  targets, references, inside = world(1.0, k=2)
+  found = attacks.relative(targets, references, inside, 'softmax', 2.0)
+  assert [one.attack for one in found] == ['RMIA', 'RMIA, ratio alone']
+
+
+def run(folder, config, *more):
+  spec = f'{ROOT}/configs/{config}'
+  return main.main([f'--config={spec}', f'--workdir={folder}', *more])
+
+
+RMIA = 'rmia_digits.py:smoke,width=8'
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('membership') / 'w'
+  assert run(folder, RMIA) == 0
+  return folder
+
+
+@pytest.mark.slow
+def test_what_a_run_leaves(done):
+  found = json.loads((done / 'results.json').read_text())
+  assert found['finished'] and found['smoke']
+  assert list(found['methods']) == ['none', 'retrain', 'amun']
+  rows, half = found['rows'], found['pool_size'] // 2
+  kinds = {(r['method'], r['adaptive']) for r in rows}
+  assert kinds == {
+    ('none', False),
+    ('retrain', False),
+    ('amun', False),
+    ('amun', True),
+  }
+  for row in rows:
+    forgotten = round(0.1 * half)
+    size = forgotten if row['points'] == 'forget' else half - forgotten
+    assert row['positives'] == 2 * size
+    assert row['negatives'] == 2 * half
+    assert row['references'] == 4
+    assert len(row['by_network']) == len(row['test_accuracy']) == 2
+  assert set(found['sanity']) == {'RMIA', 'RMIA, ratio alone', 'LiRA'}
+  names = {path.name for path in (done / 'tables').iterdir()}
+  assert names == {'forgotten.md', 'retained.md', 'accuracy.md'}
+  assert 'smoke: not evidence' in (done / 'tables/forgotten.md').read_text()
+  page = (done / 'report.html').read_text()
+  assert 'RMIA, ratio alone, adaptive' in page
+  assert 'http' not in page
+  # Neither networks nor optimiser states are kept.
+  assert not list((done / 'originals').iterdir())
+
+
+@pytest.mark.slow
+def test_the_same_command_trains_nothing_again(done, monkeypatch):
+  before = (done / 'results.json').read_text()
+  monkeypatch.setattr('cmu_jax.train.drive', None)
+  assert run(done, RMIA) == 0
+  after = json.loads((done / 'results.json').read_text())
+  assert after['rows'] == json.loads(before)['rows']
+
+
+@pytest.mark.slow
+def test_the_time_is_up(done, capfd):
+  assert run(done, RMIA, '--minutes=0.000001') == 0
+  assert 'the same command continues' in capfd.readouterr().err
+  found = json.loads((done / 'results.json').read_text())
+  assert not found['finished']
+  assert list(found['methods']) == ['none']
+  assert verdict.verdict(found).label.startswith('Cannot conclude')
+
+
+@pytest.mark.slow
+def test_per_example_audit(tmp_path):
+  assert run(tmp_path / 'w', 'ulira_digits.py:smoke,width=8') == 0
+  found = json.loads((tmp_path / 'w/results.json').read_text())
+  assert {row['attack'] for row in found['rows']} == {'U-LiRA'}
+  assert {row['method'] for row in found['rows']} == {'none', 'retrain', 'amun'}
+
+
+def shown(none, retrain, amun, level='leaks'):
+  """The parts of results.json that a verdict reads; areas with their bounds."""
+  areas = {'none': none, 'retrain': retrain, 'amun': amun}
+  rows = [
+    {
+      'method': method,
+      'points': 'forget',
+      'attack': 'LiRA',
+      'adaptive': False,
+      'auroc': dict(zip(('low', 'value', 'high'), area, strict=True)),
+      'verdict': level,
+    }
+    for method, area in areas.items()
+  ]
+  return {
+    'rows': rows,
+    'sanity': results.sanity(rows),
+    'methods': dict.fromkeys(areas, ''),
+    'finished': True,
+    'config': {'evaluate': {'confidence': 0.99}},
+  }
+
+
+FOUND, CHANCE = (0.6, 0.7, 0.8), (0.45, 0.5, 0.55)
+
+
+@pytest.mark.parametrize(
+  ('none', 'retrain', 'level', 'label', 'tone'),
+  [
+    (FOUND, CHANCE, 'leaks', 'can be told from unseen ones: amun', 'bad'),
+    (FOUND, CHANCE, 'no leak found', 'No attack tells', 'good'),
+    (FOUND, FOUND, 'leaks', 'Cannot conclude', 'flat'),
+    (CHANCE, CHANCE, 'no leak found', 'Cannot conclude', 'flat'),
+  ],
+)
+def test_a_verdict_rests_on_attacks_that_work(
+  none, retrain, level, label, tone
+):
+  said = verdict.verdict(shown(none, retrain, FOUND, level))
+  assert label in said.label
+  assert said.tone == tone
+
+
+def test_names_of_attacks():
+  row = {'attack': 'LiRA', 'adaptive': True}
+  assert tables.attack(row) == 'LiRA, adaptive'
+  assert tables.attack({**row, 'attack': 'U-LiRA'}) == 'U-LiRA'
+
+
+@pytest.mark.parametrize(
+  ('changes', 'said'),
+  [
+    ({'references': '3'}, 'an even number'),
+    ({'attack': 'rmai'}, "did you mean 'rmia'"),
+    ({'methods': 'retrain,'}, 'methods'),
+    ({'learning_rates': '0.1,0.01'}, 'an audit tunes nothing'),
+    ({'fraction': '1.0'}, 'config.fraction'),
+    ({'rmia.gamma': '0.5'}, 'config.rmia.gamma'),
+    ({'rmia.offline_a': '2.0'}, 'config.rmia.offline_a'),
+    ({'evaluate.confidence': '1.0'}, 'config.evaluate.confidence'),
+    ({'evaluate.replicates': '1'}, 'config.evaluate.replicates'),
+    ({'memory': '0.0'}, 'config.memory'),
+  ],
+)
+def test_settings_that_cannot_be(changes, said):
+  config = configs.load(f'{ROOT}/configs/{RMIA}', changes).config
+  with pytest.raises(errors.UserError, match=said):
+    audit_settings.check(config)
