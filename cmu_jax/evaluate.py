@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from sklearn import decomposition
 
 from cmu_jax import metrics, scene, stages
+from cmu_jax.methods import cuts_simplex
 from cmu_jax.types import Info, Variables
 
 TESTED = ('test_accuracy', 'target_class_accuracy', 'attack_success_rate')
@@ -31,10 +32,10 @@ class Score(NamedTuple):
   values: Info
 
 
-def scorer(
-  config: ConfigDict, world: scene.Stage
-) -> Callable[[Variables], Score]:
-  """A function from a network to its score; compiled once for all of them.
+def scorer(config: ConfigDict, world: scene.Stage) -> Callable[..., Score]:
+  """(variables, members=None) -> score; compiled once for all networks.
+
+  Where there are members the score is that of the mean of their probabilities.
 
   Poison: the attack success rate is measured on a triggered *test* set, over
   the images that are not of the target class.
@@ -45,11 +46,15 @@ def scorer(
   poisoned = config.task == 'poison'
   stamped = test._replace(stamp=jnp.ones(test.label.shape, bool))
 
-  def predict(variables, batch):
-    return metrics.predict(world.model, world.inputs, variables, batch, size)
+  def score(variables: Variables, members: Variables | None = None) -> Score:
+    single = members is None
+    model = world.model if single else cuts_simplex.pooled(world.model)
+    shown = variables if single else members
 
-  def score(variables: Variables) -> Score:
-    counts = metrics.confusion(label, predict(variables, test), classes)
+    def predict(batch):
+      return metrics.predict(model, world.inputs, shown, batch, size)
+
+    counts = metrics.confusion(label, predict(test), classes)
     values: Info = {
       'test_accuracy': metrics.accuracy(counts),
       'target_class_accuracy': None,
@@ -57,7 +62,7 @@ def scorer(
       'triggered_accuracy': None,
     }
     if poisoned:
-      hit = predict(variables, stamped)
+      hit = predict(stamped)
       values['target_class_accuracy'] = metrics.class_accuracy(counts)[target]
       values['attack_success_rate'] = metrics.attack_success(label, hit, target)
       values['triggered_accuracy'] = float(np.mean(hit == label))
@@ -68,7 +73,7 @@ def scorer(
 
 def along(
   config: ConfigDict,
-  score: Callable[[Variables], Score],
+  score: Callable[..., Score],
   corrupted: Variables,
   info: Info,
 ) -> tuple[Info, Info]:

@@ -164,8 +164,9 @@ def _one_seed(
     **found,
     'oracle': stages.Repair(oracle, 'all training data, clean labels', {}),
   }
-  scores = {name: score(r.variables) for name, r in everything.items()}
-  leaks = {name: audited(r.variables) for name, r in everything.items()}
+  scores = {n: score(r.variables, r.members) for n, r in everything.items()}
+  single = {n: r for n, r in everything.items() if r.members is None}
+  leaks = {n: audited(r.variables) for n, r in single.items()}
   columns, best = evaluate.along(config, score, corrupted, info)
   scores['cuts_best_alpha'] = best['score']
   everything['cuts_best_alpha'] = stages.Repair(

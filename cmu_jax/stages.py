@@ -21,7 +21,7 @@ from cmu_jax import (
   tree,
 )
 from cmu_jax import config as configs
-from cmu_jax.methods import cuts, cuts_safe
+from cmu_jax.methods import cuts, cuts_safe, cuts_simplex
 from cmu_jax.types import Batch, Info, PRNGKey, Variables
 
 _edit = jax.jit(tree.edit)
@@ -34,11 +34,14 @@ class Repair(NamedTuple):
     variables: the network.
     information: what the method could see, in words.
     facts: what goes into the row besides accuracies: alpha, selected.
+    members: networks along a leading axis whose probabilities are averaged, if
+      that is the answer; `variables` is then the network in their middle.
   """
 
   variables: Variables
   information: str
   facts: Info
+  members: Variables | None = None
 
 
 class Kept(NamedTuple):
@@ -196,7 +199,7 @@ def _by_cuts(
   where: Kept,
   seed: int,
 ) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:
-  """CUTS with the published and with the safe alpha."""
+  """CUTS with the published and with the safe alpha, and as a simplex."""
   unlearn = cuts.cuts(
     world.model,
     world.inputs,
@@ -225,6 +228,10 @@ def _by_cuts(
     )
     for name, facts in rules.items()
   }
+  if place.proxy.label.shape[0] > 1:  # One vector spans nothing else than CUTS.
+    tuned = info['fit'].variables
+    members = cuts_simplex.members(corrupted, tuned, info['alpha'])
+    found['cuts_simplex'] = found['cuts']._replace(members=members)
   return found, info, fits
 
 

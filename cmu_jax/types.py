@@ -203,6 +203,8 @@ class Method(NamedTuple):
     grid: hyperparameters by name, one dict a point; the first is the default.
     elementwise: whether `solve` is cheap and traceable, so that a whole grid
       may be one program.
+    model: what the repaired `Variables` are of, where that is not the network
+      itself: several that answer together, stacked. None for the network.
   """
 
   needs: tuple[str, ...]
@@ -210,6 +212,7 @@ class Method(NamedTuple):
   solve: Callable[..., tuple[Variables, Info]]
   grid: tuple[dict[str, float], ...] = ({},)
   elementwise: bool = False
+  model: Model | None = None
 
 
 @runtime_checkable

@@ -22,6 +22,7 @@ NAMES = [
   'sap',
   'gradient_ascent',
   'cuts',
+  'cuts_simplex',
   'fine_pruning',
   'bn_recalibration',
 ]

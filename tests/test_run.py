@@ -19,6 +19,7 @@ METHODS = [
   'corrupted',
   'cuts',
   'cuts_safe',
+  'cuts_simplex',
   'random_vector',
   'random_vector_uniform',
   *BACKDOOR,
@@ -30,8 +31,10 @@ METHODS = [
 
 def methods(results):
   """Rows in their order; some repairs are for backdoors only."""
-  poison = results['task'] == 'poison'
-  return [name for name in METHODS if poison or name not in BACKDOOR]
+  absent = set() if results['task'] == 'poison' else set(BACKDOOR)
+  if results['config']['proxy_draws'] == 1:
+    absent.add('cuts_simplex')
+  return [name for name in METHODS if name not in absent]
 
 
 POISON_ONLY = {

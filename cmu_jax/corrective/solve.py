@@ -49,10 +49,15 @@ def _looking(model: Model, inputs: InputStep, batch_size: int) -> Callable:
 
 
 def look(
-  one: World, images: Look, variables: Variables, batch_size: int
+  one: World,
+  images: Look,
+  variables: Variables,
+  batch_size: int,
+  model: Model | None = None,
 ) -> Look:
-  """Predictions of one network, on the host."""
-  return _host(_looking(one.model, one.inputs, batch_size)(variables, images))
+  """Predictions of one network, or of another model, on the host."""
+  seen = _looking(model or one.model, one.inputs, batch_size)
+  return _host(seen(variables, images))
 
 
 @functools.lru_cache(maxsize=32)
@@ -94,7 +99,11 @@ def _at_once(
   }
   weight = sum(x.nbytes for x in jax.tree.leaves(variables))
   run = _whole_grid(
-    method.solve, one.model, one.inputs, batch_size, sweep.members(weight)
+    method.solve,
+    method.model or one.model,
+    one.inputs,
+    batch_size,
+    sweep.members(weight),
   )
   looks, cost = run(key, variables, given, prepared, hypers, images)
   stacked, counts = _host(looks), np.asarray(cost)
@@ -123,7 +132,7 @@ def _one_by_one(
     began = time.monotonic()
     try:
       edited, info = method.solve(key, variables, given, prepared, hyper)
-      seen = look(one, images, edited, batch_size)
+      seen = look(one, images, edited, batch_size, method.model)
     except train.Diverged as error:
       seen, info = None, {'gradient_evaluations': None, 'why': str(error)}
     found.append((seen, {**info, 'seconds': time.monotonic() - began}))

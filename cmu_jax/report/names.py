@@ -20,6 +20,7 @@ _FIRST = {
   'corrupted': Method('do nothing'),
   'cuts': Method('CUTS'),
   'cuts_safe': Method('CUTS, safe alpha', 'may leave the model as it is'),
+  'cuts_simplex': Method('CUTS, simplex', 'mean of one network a proxy draw'),
   'cuts_best_alpha': Method('CUTS, best alpha', 'diagnostic: uses test labels'),
   'random_vector': Method('random vector', 'control'),
   'random_vector_uniform': Method('random vector, uniform', 'control'),
