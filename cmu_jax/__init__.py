@@ -29,8 +29,8 @@ _MODULES = (
   *('alpha', 'attacks', 'audit', 'checkpoint', 'config', 'corruption'),
   *('data', 'descent', 'inputs', 'lipschitz', 'losses', 'metrics', 'models'),
   *('optimizers', 'proxy', 'report', 'rng', 'schedules', 'select'),
-  *('simplex', 'spectral', 'splits', 'sweep', 'task_vectors', 'telemetry'),
-  *('train', 'tree', 'triggers'),
+  *('shadow', 'simplex', 'spectral', 'splits', 'sweep', 'task_vectors'),
+  *('telemetry', 'train', 'tree', 'triggers'),
 )
 
 __all__ = sorted({*_HOME, *_MODULES, '__version__'})

@@ -23,6 +23,7 @@ from cmu_jax import (
   errors,
   files,
   inputs,
+  originals,
   provenance,
   rng,
   small_clip,
@@ -33,7 +34,6 @@ from cmu_jax import (
 from cmu_jax import config as configs
 from cmu_jax.clip import preprocess, templates
 from cmu_jax.clip import sizes as sizing
-from cmu_jax.corrective import originals
 from cmu_jax.types import Batch
 
 _SECONDS = 60.0

@@ -20,15 +20,15 @@ LAYERS = [
   'config manifest',
   'class_maps splits triggers corruption corruption_record proxy data inputs',
   'models tree losses schedules optimizers sweep weights clip',
-  'train segment descent checkpoint provenance sensitivity',
+  'train segment descent checkpoint originals provenance sensitivity',
   'select safe judge metrics alpha importance detection diagnosis audit',
-  'task_vectors simplex',
-  'attacks adversarial_sets spectral lipschitz audit',
+  'task_vectors simplex shadow',
+  'attacks adversarial_sets spectral lipschitz',
   'methods',
   'recipes published checks binding shipped scene backdoor stages evaluate'
   ' small_clip clip_start',
   'telemetry report recovery',
-  'run corrective forgetting class_unlearning ensemble shadow membership negation',
+  'run corrective forgetting class_unlearning ensemble membership negation',
   'shell workdir grid flags usage main repair unlearn auditing __main__',
 ]
 LEVEL = {

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import shadow_case as case
 
-from cmu_jax import errors, shadow, train
-from cmu_jax.corrective import originals
+from cmu_jax import errors, originals, shadow, train
 
 HERE = pathlib.Path(__file__).parent
 

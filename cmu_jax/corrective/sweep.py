@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from cmu_jax import binding, jitting, recipes, rng, train
+from cmu_jax import binding, jitting, originals, recipes, rng, train
 from cmu_jax.corrective import (
   cells,
   live,
   measure,
-  originals,
   roster,
   selection,
   settings,

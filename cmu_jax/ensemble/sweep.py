@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax import lipschitz, metrics, rng, train
-from cmu_jax.corrective import cells, originals
+from cmu_jax import lipschitz, metrics, originals, rng, train
+from cmu_jax.corrective import cells
 from cmu_jax.ensemble import place as places
 from cmu_jax.ensemble import training, transfer
 from cmu_jax.ensemble.place import Place

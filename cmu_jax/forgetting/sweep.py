@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from cmu_jax import jitting, progress, recipes, rng, train
-from cmu_jax.corrective import cells, originals
+from cmu_jax import jitting, originals, progress, recipes, rng, train
+from cmu_jax.corrective import cells
 from cmu_jax.forgetting import addresses, gaps, measure, references
 from cmu_jax.forgetting import place as places
 from cmu_jax.forgetting.addresses import Cell

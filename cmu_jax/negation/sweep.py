@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from cmu_jax import config as config_lib
-from cmu_jax import metrics, provenance, rng, task_vectors, train
-from cmu_jax.corrective import cells, originals
+from cmu_jax import metrics, originals, provenance, rng, task_vectors, train
+from cmu_jax.corrective import cells
 from cmu_jax.negation import place as places
 from cmu_jax.negation.place import Place, Task
 from cmu_jax.types import Batch, Info, Variables

@@ -9,8 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from cmu_jax import jitting, progress, rng, segment, sweep, train, tree
-from cmu_jax.corrective import originals
+from cmu_jax import (
+  jitting,
+  originals,
+  progress,
+  rng,
+  segment,
+  sweep,
+  train,
+  tree,
+)
 from cmu_jax.shadow import groups, program
 from cmu_jax.shadow.contract import Fit, Plan, Unlearn
 from cmu_jax.types import Batch, InputStep, Model, PRNGKey, Variables

@@ -12,12 +12,12 @@ from cmu_jax import (
   audit,
   config,
   errors,
+  originals,
   provenance,
   rng,
   segment,
   sweep,
 )
-from cmu_jax.corrective import originals
 from cmu_jax.shadow import groups, memory
 from cmu_jax.shadow.contract import PLAN, SIGNALS, Fit, Plan, Shadows, Unlearn
 from cmu_jax.shadow.group import Begun, Job, begun, group
