@@ -5,14 +5,20 @@ import small_run
 from small_run import NOISE, POISON, refused
 
 from cmu_jax import checks, config, errors, main
+from cmu_jax.class_unlearning import settings as class_unlearning
 from cmu_jax.corrective import settings as benchmark
 from cmu_jax.ensemble import settings as ensemble
 from cmu_jax.forgetting import settings as forgetting
+from cmu_jax.membership import settings as membership
+from cmu_jax.negation import settings as negation
 
 SETTINGS = {
+  'class_unlearning': class_unlearning,
   'corrective': benchmark,
   'ensemble': ensemble,
   'forgetting': forgetting,
+  'membership': membership,
+  'negation': negation,
 }
 
 
