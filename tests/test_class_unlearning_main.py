@@ -18,6 +18,7 @@ FIELDS = {
   'seeds': '0,1,2',
   'forget_classes': '1,8',
   'learning_rates': '0.1,',
+  'evaluate.folds': '3',
 }
 
 pytestmark = pytest.mark.slow

@@ -164,8 +164,11 @@ def verdict(found: Results) -> Verdict:
     found: checked contents of results.json.
   """
   known = {audit: _known(found, audit) for audit in AUDITS}
+  more = 'The run is not finished: the same command continues it.'
+  pending = () if found['finished'] else (more,)
   if not all(known.values()):
-    return Verdict('No verdict yet', False, ('Nothing can be compared yet.',))
+    said = ('Nothing can be compared yet.', *pending)
+    return Verdict('No verdict yet', False, said)
   passed = [
     m
     for m in known['tv']
@@ -189,9 +192,8 @@ def verdict(found: Results) -> Verdict:
     f'{len(found["config"]["forget_classes"])} classes: not told apart is not '
     'the same as alike.',
     LIMITS,
+    *pending,
   ]
-  if not found['finished']:
-    sentences.append('The run is not finished: the same command continues it.')
   good = bool(passed) and found['finished'] and not found['smoke']
   return Verdict(label, good, tuple(s for s in sentences if s))
 
