@@ -43,7 +43,9 @@ class Folded(nn.Module):
   def __call__(self, x: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 d']:
     outer, inner, high, wide = self.layer.shape
     shape = (high, wide, inner, outer)
-    kernel = self.param('kernel', layers.kaiming_fan_out, shape)
+    # Nothing normalises the signal afterwards. Of a depthwise convolution the
+    # outputs are no measure: each comes from the few pixels of one channel.
+    kernel = self.param('kernel', layers.kaiming_fan_in, shape)
     bias = self.param('bias', nn.initializers.zeros, (outer,))
     x, stride = x.astype(self.dtype), self.layer.stride
     if self.layer.kind == 'depthwise':
