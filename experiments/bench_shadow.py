@@ -21,6 +21,7 @@ import json
 import pathlib
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -33,7 +34,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from cmu_jax import errors, files, progress, shadow
+from cmu_jax import errors, files, progress, provenance, shadow
 from cmu_jax.report import style
 
 K = 32
@@ -100,6 +101,19 @@ def measure(name: str, repeats: int, device: str) -> dict[str, Any]:
   }
 
 
+def _peak_mib() -> float:
+  """The most memory that this process has held.
+
+  Not of `getrusage` where Linux says it better: that figure is inherited from
+  the process that started this one.
+  """
+  status = pathlib.Path('/proc/self/status')
+  if not status.exists():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+  facts = dict(line.split(':', 1) for line in status.read_text().splitlines())
+  return int(facts['VmHWM'].split()[0]) / 1024
+
+
 def _one(name: str, count: int, group: int) -> dict[str, float]:
   """Seconds and peak memory of K models, in this process."""
   size = len(posed.data(posed.ALL[name].side).label)
@@ -108,8 +122,7 @@ def _one(name: str, count: int, group: int) -> dict[str, float]:
   steady = statistics.median(
     posed.ours(name, inside, i, group=group)[0] for i in (1, 2, 3)
   )
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return {'first': first, 'steady': steady, 'peak_mib': peak / 1024}
+  return {'first': first, 'steady': steady, 'peak_mib': _peak_mib()}
 
 
 def scaling(name: str, count: int, group: int) -> dict[str, Any]:
@@ -193,7 +206,8 @@ def _run(options: argparse.Namespace) -> int:
     'device': jax.devices()[0].device_kind,
     'jax': jax.__version__,
     'python': platform.python_version(),
-    'command': sys.argv,
+    'command': shlex.join(['python', *sys.argv]),
+    'commit': provenance.commit(pathlib.Path(__file__).resolve().parents[1]),
   }
   until = time.monotonic() + 60 * options.minutes
   work = [
