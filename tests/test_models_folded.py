@@ -148,30 +148,6 @@ def test_another_head_keeps_the_body(tmp_path):
   assert shapes[0] == shapes[1]
 
 
-def test_random_weights_keep_the_signal_through_many_depthwise_layers(tmp_path):
-  pairs = []
-  for i in range(8):
-    pairs.append(_layer('depthwise', f'd{i}', f'p{i}', f'q{i}', [32, 1, 3, 3]))
-    pairs.append(_layer('conv', f'c{i}', f'q{i}', f'p{i + 1}', [32, 32, 1, 1]))
-  steps = [
-    _layer('conv', 'first', 'x', 'p0', [32, 3, 3, 3]),
-    *pairs,
-    _layer('global_average_pool', None, 'p8', 'f'),
-    _layer('conv', 'last', 'f', 'y', [5, 32, 1, 1], relu6=False),
-  ]
-  spec = {'input_size': 6, 'feature': 'f', 'logits': 'y', 'layers': steps}
-  path = tmp_path / 'net.json'
-  path.write_text(json.dumps(spec))
-  model = models.bind(folded.network(folded_spec.read(path)))
-  image = jax.random.normal(jax.random.key(0), (4, 6, 6, 3))
-
-  def seen(image):
-    return model.features(model.init(jax.random.key(1), image), image)
-
-  # Fan-out weights leave less than a millionth of it.
-  assert 0.01 < float(jnp.std(torch_twin.quick(seen, image))) < 6
-
-
 def _change(index, **entries):
   def change(spec, arrays):
     spec['layers'][index] |= entries
