@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from cmu_jax import config as config_lib
-from cmu_jax import errors, grid, shell, usage, workdir
+from cmu_jax import errors, files, grid, shell, usage, workdir
 
-# Tasks of many cells: the package of that name has a `job`.
+# Tasks of many cells: the package of that name has `job.run` and `show.show`.
 _SWEEPS = (
   'corrective',
   'forgetting',
@@ -64,16 +64,29 @@ def _benchmark(
     flags.distributed is None or task == 'corrective',
     '--distributed is for the benchmark, corrective_*.py; leave it out',
   )
-  workers = importlib.import_module('cmu_jax.corrective.workers')
   if flags.distributed is not None:
-    workers.join(flags.distributed)
-  job = importlib.import_module(f'cmu_jax.{task}.job')
-  on_device = importlib.import_module('cmu_jax.run').on_device
-  with on_device(), contextlib.ExitStack() as held:
-    if workers.chief():
-      held.enter_context(workdir.locked(folder))
-    job.execute(loaded.config, folder, flags.minutes)
+    importlib.import_module('cmu_jax.corrective.workers').join(
+      flags.distributed
+    )
+  _sweep(loaded.config, folder, flags.minutes)
   return 0
+
+
+def _sweep(config: Any, folder: pathlib.Path, minutes: float | None) -> None:
+  """Cells, then results.json, tables, figures and the page."""
+  package = f'cmu_jax.{config.task}'
+  job = importlib.import_module(f'{package}.job')
+  show = importlib.import_module(f'{package}.show').show
+  chief = importlib.import_module('cmu_jax.corrective.workers').chief()
+  on_device = importlib.import_module('cmu_jax.run').on_device
+  hasty = importlib.import_module('cmu_jax.jitting').hasty
+  with on_device(), hasty(config.smoke), contextlib.ExitStack() as held:
+    if chief:
+      held.enter_context(workdir.locked(folder))
+    results = job.run(config, folder, minutes)
+    if chief:
+      files.write_json(folder / 'results.json', results)
+      print(f'report: {show(folder)}')
 
 
 if __name__ == '__main__':

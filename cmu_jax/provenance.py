@@ -14,6 +14,8 @@ import numpy as np
 
 from cmu_jax import config as config_lib
 
+# Of results.json.
+SCHEMA = 1
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -35,6 +37,27 @@ def provenance(config: Any) -> dict[str, Any]:
     'command': shlex.join(['python', *sys.orig_argv[1:]]),
     'versions': {'python': platform.python_version(), **versions},
     'device': f'{device.platform}: {device.device_kind}',
+  }
+
+
+def header(config: Any, finished: bool) -> dict[str, Any]:
+  """What the results.json of every run begins with.
+
+  Args:
+    config: of the run.
+    finished: whether the numbers that follow are all.
+
+  Returns:
+    schema, name, task, smoke, finished, provenance and config.
+  """
+  return {
+    'schema': SCHEMA,
+    'name': config.name,
+    'task': config.task,
+    'smoke': config.smoke,
+    'finished': finished,
+    'provenance': provenance(config),
+    'config': config_lib.plain(config),
   }
 
 

@@ -18,7 +18,7 @@ def test_what_is_told_from_retraining():
   assert verdict.told(RESULTS, 'mask', 'tv')
   assert verdict.told(RESULTS, 'trw', 'tv') is False
   found = verdict.verdict(RESULTS)
-  assert found.good
+  assert found.tone == 'good'
   assert found.label == 'Neither MIA-NN nor TV tells trw from retraining'
   text = ' '.join(found.sentences)
   assert 'the nearest to retraining are trw' in text
@@ -34,7 +34,7 @@ def test_what_is_told_from_retraining():
 def test_a_run_in_which_every_method_is_told_apart():
   found = verdict.verdict(case.results(far={'trw': 20.0}))
   assert found.label == 'An audit tells every method from retraining'
-  assert not found.good
+  assert found.tone == 'flat'
   assert 'the tilt harms' in ' '.join(found.sentences)
 
 
@@ -48,13 +48,13 @@ def test_an_audit_that_misses_what_was_not_done_is_no_evidence():
 def test_one_class_says_nothing():
   found = verdict.verdict(case.results(classes=(1,)))
   assert 'One class' in found.label
-  assert not found.good
+  assert found.tone == 'flat'
 
 
 @pytest.mark.parametrize('change', [{'smoke': True}, {'finished': False}])
 def test_what_is_no_evidence_is_not_good(change):
   found = verdict.verdict(case.results(**change))
-  assert not found.good
+  assert found.tone == 'flat'
   unfinished = 'not finished' in ' '.join(found.sentences)
   assert unfinished == ('finished' in change)
 

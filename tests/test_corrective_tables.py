@@ -13,14 +13,13 @@ from cmu_jax.corrective import (
   curves,
   figures,
   formats,
-  grids,
   headline,
   scatter,
   summary,
   tables,
 )
 from cmu_jax.corrective.summary import Cell, Line
-from cmu_jax.report import style
+from cmu_jax.report import grids, style
 
 POISON, CONFUSED = fakes.PROBLEMS
 MANY = (*fakes.PAPER, *(f'method_{i}' for i in range(12)))
@@ -97,7 +96,7 @@ def test_hyperparameters_are_given_for_each_seed_where_they_differ():
     'alpha=1 gamma=0.1; alpha=1e+06 gamma=0.5',
     'alpha=1 gamma=0.1',
   )
-  assert rows[2][1] == formats.NONE
+  assert rows[2][1] == grids.NONE
 
 
 def test_latex_prints_names_as_they_are():
@@ -212,5 +211,5 @@ def test_numbers_as_texts():
   assert formats.mean_std(cell, absolute=True) == '91.00 ± 1.41*'
   assert formats.mean_std(Cell({0: -8.94}, 1, 0, 0, 1), False) == '−8.94‡'
   assert formats.count(1234567.0) == '1 234 567'
-  assert formats.time(90.0, minutes=True) == '1.50'
+  assert grids.time(90.0, minutes=True) == '1.50'
   assert grids.markdown_text('a_b|<x>') == 'a\\_b\\|&lt;x>'

@@ -38,7 +38,7 @@ def _results(**changes):
     'smoke': False,
     'finished': True,
     'provenance': {'command': 'python', 'versions': {}},
-    'config': {},
+    'config': {'seeds': [0, 1, 2]},
     'class_names': ['a', 'b'],
     'rows': rows,
     'curves': [{**curve, 'seed': seed} for seed in (0, 1, 2)],
@@ -57,9 +57,10 @@ def test_the_page_says_what_the_penalty_did(tmp_path):
   assert 'interval over seeds holds 0' not in page
   assert page.count('<img') == 2
   assert (tmp_path / 'figures' / 'transfer.png').stat().st_size > 10_000
-  table = (tmp_path / 'tables' / 'summary.md').read_text()
-  assert '| LOTOS | 0.500 ± 0.000 |' in table
-  assert '−0.300 [−0.300, −0.300]' in table
+  rates = (tmp_path / 'tables' / 'rates_correct.md').read_text()
+  assert '| LOTOS | 0.500 ± 0.000 |' in rates
+  changes = (tmp_path / 'tables' / 'differences_correct.md').read_text()
+  assert '−0.300 \\[−0.300, −0.300\\]' in changes
 
 
 def test_a_difference_that_may_be_none_is_called_so():
@@ -82,13 +83,13 @@ def test_what_is_missing_is_a_dash_and_not_a_zero(tmp_path):
   assert 'not finished' in page
   assert (
     '| plain | 0.500 | 0.500 | – |'
-    in (tmp_path / 'tables' / 'summary.md').read_text()
+    in (tmp_path / 'tables' / 'rates_correct.md').read_text()
   )
   assert 'No cell is done yet' in _shown(tmp_path, _results(rows=[], curves=[]))
 
 
 def test_results_of_another_task_are_refused(tmp_path):
-  with pytest.raises(errors.UserError, match='not of a run on ensembles'):
+  with pytest.raises(errors.UserError, match='not of task ensemble'):
     _shown(tmp_path, _results(task='corrective'))
 
 

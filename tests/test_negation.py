@@ -13,7 +13,7 @@ from jax import numpy as jnp
 from cmu_jax import clip, config, errors, inputs, recipes, small_clip
 from cmu_jax.clip import heads, preprocess, sizes
 from cmu_jax.models import zero_shot
-from cmu_jax.negation import job, settings, show, sweep
+from cmu_jax.negation import job, settings, show, sweep, tables, verdict
 from cmu_jax.negation.place import Place, Task
 from cmu_jax.negation.sets import Set
 from cmu_jax.types import Batch
@@ -127,17 +127,18 @@ def _results(**changes):
   rows = [row, {**row, 'seed': 1, 'forget_accuracy': 0.3}]
   rows.append({**row, 'method': 'negmerge', 'seed': None, 'strength': 1.0})
   rows += [{**r, 'forget_set': 'dtd', 'forget_accuracy': 0.1} for r in rows]
-  return {'rows': rows, **changes}
+  return {'rows': rows, 'control': 'cifar10', 'finished': True, **changes}
 
 
 def test_tables_are_means_over_seeds_and_sets():
-  table = {row[:2]: row[2:] for row in show.table(_results())}
+  table = {row[:2]: row[2:] for row in tables.lines(_results())}
   assert table['mnist', 'a task vector'][3] == '0.250'
   assert table['mean of 2', 'a task vector'][3] == '0.175'
   assert table['mean of 2', 'NegMerge'][3] == '0.150'
-  said = show.verdict(_results())
+  said = verdict.verdict(_results()).label
   assert 'NegMerge' in said and '50.0% to 15.0%' in said and '95.0%' in said
-  assert show.verdict({'rows': []}) == 'No cell is done yet'
+  nothing = {**_results(), 'rows': []}
+  assert verdict.verdict(nothing).label == 'No cell is done yet'
 
 
 def _task(found, names, colours, seed):

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib import axes, figure
 
 from cmu_jax.class_unlearning import load, verdict
-from cmu_jax.forgetting.load import Results
 from cmu_jax.report import style
 from cmu_jax.report.figures import Drawn
+from cmu_jax.report.rows import Results
 
 _AXES = {'mia_nn_gap': 'MIA-NN gap [points]', 'tv': 'TV × 100'}
 CAPTIONS = {

@@ -6,26 +6,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from cmu_jax.forgetting import load
-from cmu_jax.forgetting.load import Results
+from cmu_jax.report import rows as lists
 from cmu_jax.report import stats
+from cmu_jax.report.rows import Results
 
 Row = load.Row
 
 _REQUIRED = {
-  'name': str,
-  'smoke': bool,
-  'finished': bool,
-  'provenance': dict,
-  'config': dict,
   'class_names': list,
   'train_size': int,
   'test_size': int,
   'unseen_images': dict,
   'methods': dict,
-  'rows': list,
-  'noise': list,
-  'tuning': list,
-  'ulira': list,
 }
 _ROW = ('method', 'information', 'seed', 'forget_class', 'diverged')
 _ULIRA = ('method', 'forget_class', 'statistic', 'ulira_auc')
@@ -38,7 +30,7 @@ def results(workdir: os.PathLike | str) -> Results:
     UserError: it is missing, broken or not that of such a run.
   """
   parts = {**dict.fromkeys(('rows', 'noise', 'tuning'), _ROW), 'ulira': _ULIRA}
-  return load.read(workdir, 'class_unlearning', _REQUIRED, parts)
+  return lists.read(workdir, 'class_unlearning', _REQUIRED, parts)
 
 
 def rows(found: Results, method: str) -> list[Row]:

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from cmu_jax import config as config_lib
 from cmu_jax import provenance
 from cmu_jax.class_unlearning import leakage, roster
 from cmu_jax.class_unlearning.addresses import Cell
@@ -12,8 +11,6 @@ from cmu_jax.class_unlearning.sweep import Found
 from cmu_jax.forgetting import roster as subsets
 from cmu_jax.forgetting.place import Place
 from cmu_jax.types import Info
-
-SCHEMA = 1
 
 
 def _row(place: Place, cell: Cell, row: Info) -> Info:
@@ -41,13 +38,7 @@ def collect(place: Place, found: Found) -> Info:
   hypers: dict[str, dict[str, float]] = {'retrain': {}, **found.chosen}
   names = ['none', 'retrain', *config.methods]
   return {
-    'schema': SCHEMA,
-    'name': config.name,
-    'task': 'class_unlearning',
-    'smoke': config.smoke,
-    'finished': found.done,
-    'provenance': provenance.provenance(config),
-    'config': config_lib.plain(config),
+    **provenance.header(config, found.done),
     'class_names': list(place.dataset.class_names),
     'train_size': int(place.dataset.train.label.shape[0]),
     'test_size': int(place.dataset.test.label.shape[0]),

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 
 from cmu_jax.class_unlearning import load
 from cmu_jax.class_unlearning.load import Row
-from cmu_jax.corrective import formats
-from cmu_jax.corrective.grids import Grid
-from cmu_jax.forgetting import tables
-from cmu_jax.forgetting.load import Results
-from cmu_jax.report import stats
+from cmu_jax.report import grids, stats
+from cmu_jax.report.grids import Grid
+from cmu_jax.report.rows import Results
 
 # Column -> heading; in points.
 _MAIN = {
@@ -47,7 +45,7 @@ def _spread(rows: Sequence[Row], column: str) -> str:
   values = [100 * row[column] for row in rows if row.get(column) is not None]
   spread = stats.spread(values)
   if spread is None:
-    return formats.NONE
+    return grids.NONE
   std = '' if spread.std is None else f' ± {spread.std:.2f}'
   return f'{spread.mean:.2f}{std}'
 
@@ -61,7 +59,7 @@ def times(found: Results, method: str, column: str) -> float | None:
 
 def _times(found: Results, method: str, column: str) -> str:
   value = times(found, method, column)
-  return formats.NONE if value is None else f'{value:.1f}'
+  return grids.NONE if value is None else f'{value:.1f}'
 
 
 def ulira(found: Results, method: str, statistic: str) -> list[Row]:
@@ -104,7 +102,7 @@ def main(found: Results) -> Grid:
         _times(found, method, 'mia_nn_gap'),
         _spread(rows, 'tv'),
         _times(found, method, 'tv'),
-        formats.time(seconds.mean if seconds else None, False),
+        grids.time(seconds.mean if seconds else None, False),
         rows[0]['information'] if rows else '',
       )
     )
@@ -142,7 +140,7 @@ def classes(found: Results) -> Grid:
   for method in found['methods']:
     held = load.by_class(load.rows(found, method), 'tv')
     cells = [
-      f'{100 * held[c]:.1f}' if c in held else formats.NONE for c in numbers
+      f'{100 * held[c]:.1f}' if c in held else grids.NONE for c in numbers
     ]
     lines.append((method, *cells))
   head = tuple(f'{names[c]} → {nearest.get(c, "?")}' for c in numbers)
@@ -206,7 +204,7 @@ def choices(found: Results) -> Grid:
     tried = [row for row in found['tuning'] if row['method'] == method]
     points = {tuple(row['hyper'].items()) for row in tried}
     gone = load.diverged(found, method)
-    line = method, str(len(points) or 1), str(gone), chosen or formats.NONE
+    line = method, str(len(points) or 1), str(gone), chosen or grids.NONE
     lines.append((*line, facts['says']))
   note = (
     'Chosen by the least mean of |ΔACC_r|, |ΔACC_f| and TV to retrained '
@@ -226,8 +224,3 @@ def contents(found: Results) -> dict[str, Grid]:
   if tilted is not None:
     made['tilt'] = tilted
   return {**made, 'more': more(found), 'choices': choices(found)}
-
-
-def texts(found: Results) -> dict[str, str]:
-  """All tables as Markdown files."""
-  return tables.files(contents(found), found['smoke'])

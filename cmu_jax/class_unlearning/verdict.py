@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 from cmu_jax.class_unlearning import load
-from cmu_jax.forgetting.load import Results
-from cmu_jax.forgetting.verdict import Verdict
 from cmu_jax.report import stats
+from cmu_jax.report.frame import UNFINISHED, Verdict
+from cmu_jax.report.rows import Results
 
 AUDITS = {'mia_nn_gap': 'MIA-NN', 'tv': 'TV'}
 # TRW beside its own special cases.
@@ -164,11 +164,10 @@ def verdict(found: Results) -> Verdict:
     found: checked contents of results.json.
   """
   known = {audit: _known(found, audit) for audit in AUDITS}
-  more = 'The run is not finished: the same command continues it.'
-  pending = () if found['finished'] else (more,)
+  pending = () if found['finished'] else (UNFINISHED,)
   if not all(known.values()):
     said = ('Nothing can be compared yet.', *pending)
-    return Verdict('No verdict yet', False, said)
+    return Verdict('No verdict yet', 'flat', said)
   passed = [
     m
     for m in known['tv']
@@ -194,8 +193,9 @@ def verdict(found: Results) -> Verdict:
     LIMITS,
     *pending,
   ]
-  good = bool(passed) and found['finished'] and not found['smoke']
-  return Verdict(label, good, tuple(s for s in sentences if s))
+  evidence = found['finished'] and not found['smoke']
+  tone = 'good' if passed and evidence else 'flat'
+  return Verdict(label, tone, tuple(s for s in sentences if s))
 
 
 def floor(found: Results, audit: str) -> float | None:

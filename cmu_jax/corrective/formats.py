@@ -6,6 +6,7 @@ from cmu_jax.corrective import summary
 from cmu_jax.corrective.headline import Alpha
 from cmu_jax.corrective.load import Row
 from cmu_jax.corrective.summary import Cell
+from cmu_jax.report.grids import NONE
 
 _MARKS = {
   '†': 'diverged in at least one run, which the mean leaves out',
@@ -15,7 +16,6 @@ _MARKS = {
   ),
   '*': 'at least one run is missing, which the mean leaves out',
 }
-NONE = '–'
 
 
 def marks(cell: Cell) -> str:
@@ -65,13 +65,6 @@ def mean_std(cell: Cell, absolute: bool) -> str:
 def count(value: float | None) -> str:
   """Thousands apart, a dash for None."""
   return NONE if value is None else f'{value:,.0f}'.replace(',', ' ')
-
-
-def time(value: float | None, minutes: bool) -> str:
-  """Seconds, or minutes, with two decimals; a dash for None."""
-  if value is None:
-    return NONE
-  return f'{value / 60:.2f}' if minutes else f'{value:.2f}'
 
 
 def alpha(found: Alpha) -> str:

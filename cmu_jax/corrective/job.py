@@ -1,33 +1,29 @@
-"""The sweep as a command runs it: cells, results.json, tables, report."""
+"""What `main` calls for a sweep of the benchmark, config to results."""
 
 import pathlib
 
 from ml_collections import ConfigDict
 
-from cmu_jax import files, jitting
-from cmu_jax.corrective import results, show, sweep, workers
+from cmu_jax.corrective import results, sweep
+from cmu_jax.types import Info
 
 
-def execute(
+def run(
   config: ConfigDict, folder: pathlib.Path, minutes: float | None = None
-) -> bool:
-  """Runs or continues a sweep.
+) -> Info:
+  """Runs or continues a sweep of the benchmark.
 
   Args:
     config: see `settings.base`.
-    folder: where originals, cells, results and the report go.
+    folder: where originals and cells go.
     minutes: after which no further cell is begun; None for no limit.
 
   Returns:
-    Whether the sweep is finished.
+    What results.json holds, as far as the run came.
 
   Raises:
     UserError: bad data or settings, a full disk, too little memory.
   """
-  with jitting.hasty(config.smoke):
-    place = sweep.load(config, folder)
-    done = sweep.run(place, minutes)
-    if workers.chief():
-      files.write_json(folder / 'results.json', results.collect(place, done))
-      print(f'report: {show.show(folder)}')
-  return done
+  place = sweep.load(config, folder)
+  done = sweep.run(place, minutes)
+  return results.collect(place, done)

@@ -11,15 +11,13 @@ from cmu_jax.corrective import (
   template,
   verdict,
 )
-from cmu_jax.corrective.grids import Grid
 from cmu_jax.corrective.load import Results
 from cmu_jax.corrective.outcomes import Outcome
 from cmu_jax.corrective.verdict import Verdict
-from cmu_jax.report import page, style
+from cmu_jax.report import grids, page
 from cmu_jax.report import template as frame
 from cmu_jax.report.figures import Drawn
-
-Drawings = list[tuple[Drawn, bytes]]
+from cmu_jax.report.grids import Grid
 
 _GLOSSARY = {
   'S_tr, S_m, S_f': (
@@ -67,26 +65,6 @@ _GLOSSARY = {
 }
 
 
-def grid(found: Grid) -> str:
-  """A table as HTML, with its title and notes."""
-  numbers = range(1, len(found.head) - found.wide)
-  kinds = ['number' if i in numbers else '' for i in range(len(found.head))]
-  last = len(found.head) - found.wide
-  kinds = kinds[:last] + ['seen'] * found.wide
-  rows = [
-    '<tr>'
-    + ''.join(
-      f'<td class="{kind}">{page.escape(text)}</td>'
-      for kind, text in zip(kinds, row, strict=True)
-    )
-    + '</tr>'
-    for row in found.rows
-  ]
-  head = list(zip(kinds, found.head, strict=True))
-  notes = ''.join(f'<p class="soft">{page.escape(n)}</p>' for n in found.notes)
-  return f'<h3>{page.escape(found.title)}</h3>{page.table(head, rows)}{notes}'
-
-
 def _outcome(one: Outcome, seeds: int) -> str:
   """One problem of the verdict: its levels, and who reaches the bar."""
   items = [
@@ -115,10 +93,10 @@ def _chart(results: Results) -> str:
   )
 
 
-def _more(title: str, grids: list[Grid]) -> str:
-  if not grids:
+def _more(title: str, tables: list[Grid]) -> str:
+  if not tables:
     return ''
-  body = ''.join(map(grid, grids))
+  body = ''.join(map(grids.html, tables))
   return f'<details><summary>{page.escape(title)}</summary>{body}</details>'
 
 
@@ -140,7 +118,7 @@ def _tables(results: Results) -> str:
     for rule in summary.SELECTIONS
   ]
   return (
-    ''.join(map(grid, made['paper']))
+    ''.join(map(grids.html, made['paper']))
     + _more('The same, chosen in hindsight (oracle)', made['oracle'])
     + _more('Chosen hyperparameters', chosen)
     + '<p class="soft">Every metric, in Markdown and LaTeX: the folder tables '
@@ -177,7 +155,7 @@ def _audited(results: Results) -> dict[str, str]:
     'that never saw it.'
   )
   heading = 'Are the wrong labels still in there?'
-  return {heading: page.paragraphs([limits]) + ''.join(map(grid, found))}
+  return {heading: page.paragraphs([limits]) + ''.join(map(grids.html, found))}
 
 
 def _figure(drawn: Drawn, png: bytes) -> str:
@@ -186,30 +164,7 @@ def _figure(drawn: Drawn, png: bytes) -> str:
   return page.picture(png, title, figures.caption(drawn.name))
 
 
-def _glossary() -> str:
-  terms = ''.join(
-    f'<dt>{page.escape(term)}</dt><dd>{page.escape(text)}</dd>'
-    for term, text in _GLOSSARY.items()
-  )
-  return f'<dl>{terms}</dl>'
-
-
-def drawings(results: Results, advance) -> Drawings:
-  """The figures and their PNGs.
-
-  Args:
-    results: checked contents of results.json.
-    advance: called after each figure.
-  """
-  made = []
-  for drawn in figures.draw(results):
-    if drawn.figure is not None:
-      made.append((drawn, style.png(drawn.figure)))
-    advance()
-  return made
-
-
-def render(results: Results, drawn: Drawings) -> str:
+def render(results: Results, drawn: list[tuple[Drawn, bytes]]) -> str:
   """The whole page as HTML that needs nothing else.
 
   Args:
@@ -218,10 +173,7 @@ def render(results: Results, drawn: Drawings) -> str:
   """
   found = verdict.verdict(results)
   seeds = summary.view(results).seeds
-  banner = ''.join(
-    f'<div class="smoke" role="alert">{page.escape(line)}</div>'
-    for line in tables.warnings(results)
-  )
+  banner = ''.join(map(page.warning, tables.warnings(results)))
   return frame.fill(
     name=page.escape(results['name']),
     label=page.escape(found.label),
@@ -235,7 +187,7 @@ def render(results: Results, drawn: Drawings) -> str:
       'Figures': '\n'.join(_figure(*pair) for pair in drawn),
       **_audited(results),
       'What was manipulated': _problems(results),
-      'How to read this': _glossary(),
+      'How to read this': page.terms(_GLOSSARY),
       'How to get the same numbers': page.reproduce(
         results['provenance'], results['config'], list(seeds)
       ),

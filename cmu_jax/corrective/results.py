@@ -2,14 +2,12 @@
 
 from typing import Any
 
-from cmu_jax import config as config_lib
 from cmu_jax import provenance
 from cmu_jax.corrective import cells, selection
 from cmu_jax.corrective.cells import Case
 from cmu_jax.corrective.sweep import Stage
 from cmu_jax.types import Info
 
-SCHEMA = 1
 _SHARED = ('manipulation', 'manipulation_size', 'seed', 'identified_fraction')
 
 
@@ -107,13 +105,7 @@ def collect(place: Stage, done: bool) -> Info:
     found['points'] += [{**named, **point} for point in record['points']]
     found['importance'] += _histogram(record)
   return {
-    'schema': SCHEMA,
-    'name': config.name,
-    'task': 'corrective',
-    'smoke': config.smoke,
-    'finished': done,
-    'provenance': provenance.provenance(config),
-    'config': config_lib.plain(config),
+    **provenance.header(config, done),
     'class_names': list(next(iter(place.worlds.values())).dataset.class_names),
     'problems': list(problems.values()),
     **found,

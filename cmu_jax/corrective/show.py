@@ -4,24 +4,12 @@ Tables, figures and one page; the same file always gives the same report, also
 while the sweep is not finished.
 """
 
-import operator
 import os
 import pathlib
 
 from cmu_jax import files, progress
 from cmu_jax.corrective import figures, load, page, tables
-from cmu_jax.corrective.page import Drawings
-
-
-def _write_figures(folder: pathlib.Path, drawn: Drawings) -> None:
-  names = {one.name for one, _ in drawn}
-  for one, png in drawn:
-    path = folder / f'{one.name}.png'
-    files.write(path, operator.methodcaller('write', png))
-  # One from an earlier report would no longer belong to these results.
-  for path in folder.glob('*.png'):
-    if figures.ours(path.stem) and path.stem not in names:
-      path.unlink()
+from cmu_jax.report import frame
 
 
 def show(workdir: os.PathLike | str) -> pathlib.Path:
@@ -43,8 +31,11 @@ def show(workdir: os.PathLike | str) -> pathlib.Path:
     files.write_text(workdir / 'tables' / name, text)
   total = len(figures.names(results))
   with progress.bar('drawing the report', total, 'figures') as advance:
-    drawn = page.drawings(results, advance)
-  _write_figures(workdir / 'figures', drawn)
+    drawn = frame.drawings(figures.draw(results), advance)
+  # Of earlier results there may have been others.
+  stems = {path.stem for path in (workdir / 'figures').glob('*.png')}
+  stale = filter(figures.ours, stems)
+  frame.write_figures(workdir / 'figures', drawn, list(stale))
   html = workdir / 'report.html'
   files.write_text(html, page.render(results, drawn))
   return html

@@ -6,10 +6,11 @@ from collections.abc import Callable
 import rich.console
 import rich.markup
 
-from cmu_jax.corrective import formats, grids, headline, looks, summary
-from cmu_jax.corrective.grids import Grid
+from cmu_jax.corrective import formats, headline, looks, summary
 from cmu_jax.corrective.load import Results
 from cmu_jax.corrective.summary import Line, Problem, View
+from cmu_jax.report import grids
+from cmu_jax.report.grids import Grid
 
 _SEEN = 'what it could see'
 # More columns than these leave no room for intervals in a terminal.
@@ -107,7 +108,7 @@ def cost(view: View, selection: str) -> Grid:
   unit = 'minutes' if minutes else 'seconds'
 
   def cells(method: str) -> list[str]:
-    texts = [formats.time(found[method, key][0], minutes) for key in times]
+    texts = [grids.time(found[method, key][0], minutes) for key in times]
     texts += [formats.count(found[method, key][0]) for key in counts]
     stars = [found[method, key][1] for key in (*times, *counts)]
     return [text + star for text, star in zip(texts, stars, strict=True)]

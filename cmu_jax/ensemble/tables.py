@@ -1,12 +1,12 @@
 """Tables of a run on ensembles, as rows of text, off results.json alone."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from cmu_jax.report import stats
-
-Results = dict[str, Any]
+from cmu_jax.report import grids, stats
+from cmu_jax.report.grids import Grid
+from cmu_jax.report.rows import Results
 
 NAMES = {
   'plain': 'plain',
@@ -36,23 +36,6 @@ THREATS = {
   'correct': 'normalisation inside the network (correct)',
   'paper_compat_clamp': 'as released: clamped after normalisation',
 }
-NONE = '–'
-
-
-class Table(NamedTuple):
-  """A table.
-
-  Attributes:
-    title: above it.
-    head: of its columns.
-    rows: of text.
-    note: below it.
-  """
-
-  title: str
-  head: tuple[str, ...]
-  rows: tuple[tuple[str, ...], ...]
-  note: str
 
 
 def values(
@@ -82,7 +65,7 @@ def threats(results: Results) -> list[str]:
 def _cell(found: dict[int, float], digits: int) -> str:
   spread = stats.spread(list(found.values()))
   if spread is None:
-    return NONE
+    return grids.NONE
   text = f'{spread.mean:.{digits}f}'
   return text if spread.std is None else f'{text} ± {spread.std:.{digits}f}'
 
@@ -102,30 +85,28 @@ def _by_method(
   )
 
 
-def rates(results: Results, threat: str) -> Table:
+def rates(results: Results, threat: str) -> Grid:
   """What attacks of one threat model do to every kind of ensemble."""
   head = ('ensemble', *(name for name, _ in METRICS.values()))
-  return Table(
-    f'Threat model: {THREATS[threat]}',
-    head,
-    _by_method(results, threat, METRICS),
+  note = (
     'Mean ± standard deviation over seeds. Robust accuracies are among images '
     'that were right before; T_rate is over ordered pairs of members, among '
-    'images that both have right and on which the attack on the first works.',
+    'images that both have right and on which the attack on the first works.'
   )
+  title = f'Threat model: {THREATS[threat]}'
+  return Grid(title, (note,), head, _by_method(results, threat, METRICS))
 
 
-def networks(results: Results) -> Table:
+def networks(results: Results) -> Grid:
   """What the networks are like."""
   head = ('ensemble', *(name for name, _ in NETWORKS.values()))
   first = threats(results)[0]
-  return Table(
-    'The networks',
-    head,
-    _by_method(results, first, NETWORKS),
+  note = (
     'Norms are of linear layers, of network input; idle epochs are those in '
-    'which the penalty of LOTOS was 0 throughout.',
+    'which the penalty of LOTOS was 0 throughout.'
   )
+  rows = _by_method(results, first, NETWORKS)
+  return Grid('The networks', (note,), head, rows)
 
 
 class Change(NamedTuple):
@@ -164,14 +145,14 @@ def change(
 def signed(found: Change | None) -> str:
   """'−0.120 [−0.200, −0.040]'."""
   if found is None:
-    return NONE
+    return grids.NONE
   text = f'{found.mean:+.3f}'
   if found.low is not None and found.high is not None:
     text += f' [{found.low:+.3f}, {found.high:+.3f}]'
   return text.replace('-', '−')
 
 
-def changes(results: Results, threat: str) -> Table:
+def changes(results: Results, threat: str) -> Grid:
   """What clipping does, and what the penalty adds to it."""
   there = methods(results)
   pairs = [
@@ -193,26 +174,20 @@ def changes(results: Results, threat: str) -> Table:
     )
     for a, b in pairs
   )
-  return Table(
+  return Grid(
     f'Differences, seed by seed: {THREATS[threat]}',
+    ("Mean and 95 % interval of Student's t over seeds.",),
     ('difference', *(METRICS[key][0] for key in keys)),
     rows,
-    "Mean and 95 % interval of Student's t over seeds.",
   )
 
 
-def all_of(results: Results) -> list[Table]:
-  """Every table of a run; none without rows."""
+def contents(results: Results) -> dict[str, Grid]:
+  """All tables: name of the file, without its ending -> its table."""
   if not results['rows']:
-    return []
-  made = []
+    return {}
+  made = {}
   for threat in threats(results):
-    made += [rates(results, threat), changes(results, threat)]
-  return [*made, networks(results)]
-
-
-def markdown(table: Table) -> str:
-  """A table as Markdown."""
-  lines = [table.head, tuple('---' for _ in table.head), *table.rows]
-  body = '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
-  return f'### {table.title}\n\n{body}\n\n{table.note}\n'
+    made[f'rates_{threat}'] = rates(results, threat)
+    made[f'differences_{threat}'] = changes(results, threat)
+  return {**made, 'networks': networks(results)}

@@ -7,9 +7,9 @@ from matplotlib import figure
 
 from cmu_jax.forgetting import gaps as distances
 from cmu_jax.forgetting import load, tables
-from cmu_jax.forgetting.load import Results
 from cmu_jax.report import style
 from cmu_jax.report.figures import Drawn
+from cmu_jax.report.rows import Results
 
 _PARTS = ('UA', 'RA', 'TA', 'attack')
 CAPTIONS = {

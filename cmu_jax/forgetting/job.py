@@ -1,38 +1,33 @@
-"""A run as a command: cells, results.json, tables, report."""
+"""What `main` calls for a run on random forget sets, config to results."""
 
 import pathlib
 
 from ml_collections import ConfigDict
 
-from cmu_jax import files, jitting
 from cmu_jax.forgetting import place as places
-from cmu_jax.forgetting import requests, results, show, sweep
+from cmu_jax.forgetting import requests, results, sweep
+from cmu_jax.types import Info
 
 
-def execute(
+def run(
   config: ConfigDict, folder: pathlib.Path, minutes: float | None = None
-) -> bool:
+) -> Info:
   """Runs or continues a run on random forget sets.
 
   Args:
     config: see `settings.base`.
-    folder: where networks, cells, results and the report go.
+    folder: where networks and cells go.
     minutes: after which no further cell is begun; None for no limit.
 
   Returns:
-    Whether it is finished.
+    What results.json holds, as far as the run came.
 
   Raises:
     UserError: bad data or settings, a full disk, too little memory.
   """
-  with jitting.hasty(config.smoke):
-    place = places.load(config, folder)
-    begun = sweep.begin(place, minutes)
-    found = sweep.run(begun)
-    rows, whole = requests.requests(begun, found.chosen)
-    done = found._replace(done=found.done and whole)
-    files.write_json(
-      folder / 'results.json', results.collect(place, done, rows)
-    )
-    print(f'report: {show.show(folder)}')
-  return done.done
+  place = places.load(config, folder)
+  begun = sweep.begin(place, minutes)
+  found = sweep.run(begun)
+  rows, whole = requests.requests(begun, found.chosen)
+  done = found._replace(done=found.done and whole)
+  return results.collect(place, done, rows)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from cmu_jax import config as config_lib
 from cmu_jax import provenance
 from cmu_jax.forgetting import place as places
 from cmu_jax.forgetting import roster
@@ -10,8 +9,6 @@ from cmu_jax.forgetting.addresses import Cell
 from cmu_jax.forgetting.place import Place
 from cmu_jax.forgetting.sweep import Found
 from cmu_jax.types import Info
-
-SCHEMA = 1
 
 
 def _row(place: Place, cell: Cell, row: Info) -> Info:
@@ -42,13 +39,7 @@ def collect(
   config: Any = place.config
   size = int(place.dataset.train.label.shape[0])
   return {
-    'schema': SCHEMA,
-    'name': config.name,
-    'task': 'forgetting',
-    'smoke': config.smoke,
-    'finished': found.done,
-    'provenance': provenance.provenance(config),
-    'config': config_lib.plain(config),
+    **provenance.header(config, found.done),
     'class_names': list(place.dataset.class_names),
     'train_size': size,
     'test_size': int(place.dataset.test.label.shape[0]),

@@ -1,10 +1,9 @@
 """What a run measured, as tables in the layout of AMUN's Tables 1 and 2."""
 
-from cmu_jax.corrective import formats, grids
-from cmu_jax.corrective.grids import Grid
 from cmu_jax.forgetting import gaps, load
-from cmu_jax.forgetting.load import Results
-from cmu_jax.report import stats
+from cmu_jax.report import grids, stats
+from cmu_jax.report.grids import Grid
+from cmu_jax.report.rows import Results
 
 # Column -> heading; in points.
 _MAIN = {
@@ -58,7 +57,7 @@ def _spread(found: Results, method: str, column: str) -> str:
   ]
   spread = stats.spread(values)
   if spread is None:
-    return formats.NONE
+    return grids.NONE
   std = '' if spread.std is None else f' ± {spread.std:.2f}'
   return f'{spread.mean:.2f}{std}'
 
@@ -73,7 +72,7 @@ def gap(found: Results, method: str) -> gaps.Gap | None:
 def _gap_cells(found: Results, method: str) -> tuple[str, str]:
   one = gap(found, method)
   if one is None:
-    return formats.NONE, formats.NONE
+    return grids.NONE, grids.NONE
   std = '' if one.std is None else f' ± {one.std:.2f}'
   return f'{one.of_means:.2f}', f'{one.of_runs:.2f}{std}'
 
@@ -172,7 +171,7 @@ def in_turn(found: Results) -> Grid:
   rows = []
   for method, values in held.items():
     cells = [stats.spread(values.get(i, [])) for i in numbers]
-    texts = [formats.NONE if c is None else f'{c.mean:.2f}' for c in cells]
+    texts = [grids.NONE if c is None else f'{c.mean:.2f}' for c in cells]
     rows.append((method, *texts))
   note = (
     'FR AUC minus FT AUC of the request at hand, in points, mean over runs: '
@@ -186,7 +185,7 @@ def in_turn(found: Results) -> Grid:
 
 def _hyper(found: Results, method: str) -> str:
   chosen = found['methods'][method]['hyper']
-  return ' '.join(f'{k}={v:g}' for k, v in chosen.items()) or formats.NONE
+  return ' '.join(f'{k}={v:g}' for k, v in chosen.items()) or grids.NONE
 
 
 def choices(found: Results) -> Grid:
@@ -202,7 +201,7 @@ def choices(found: Results) -> Grid:
         method,
         _hyper(found, method),
         str(len(tried) or 1),
-        formats.time(seconds.mean if seconds else None, False),
+        grids.time(seconds.mean if seconds else None, False),
         str(diverged),
         facts['says'],
       )
@@ -227,17 +226,3 @@ def contents(found: Results) -> dict[str, Grid]:
   }
   turns = {'requests': in_turn(found)} if found['requests'] else {}
   return {**made, **turns, 'audits': audits(found), 'choices': choices(found)}
-
-
-def files(contents: dict[str, Grid], smoke: bool) -> dict[str, str]:
-  """Tables as Markdown files, by name."""
-  banner = '**smoke: not evidence**\n\n' if smoke else ''
-  return {
-    f'{name}.md': banner + grids.markdown(grid)
-    for name, grid in contents.items()
-  }
-
-
-def texts(found: Results) -> dict[str, str]:
-  """All tables as Markdown files."""
-  return files(contents(found), found['smoke'])

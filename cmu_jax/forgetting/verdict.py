@@ -5,22 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cmu_jax.forgetting import gaps, load, tables
-from cmu_jax.forgetting.load import Results
 from cmu_jax.report import stats
-
-
-class Verdict(NamedTuple):
-  """What a run showed.
-
-  Attributes:
-    label: the finding in one line.
-    good: whether a method is nearer to retraining than doing nothing.
-    sentences: the finding for each kind of access, and how far to trust it.
-  """
-
-  label: str
-  good: bool
-  sentences: tuple[str, ...]
+from cmu_jax.report.frame import UNFINISHED, Verdict
+from cmu_jax.report.rows import Results
 
 
 class Best(NamedTuple):
@@ -107,7 +94,7 @@ def verdict(found: Results) -> Verdict:
   judged = {group: best(found, group) for group in load.groups(found)}
   known = {group: one for group, one in judged.items() if one is not None}
   if not known:
-    return Verdict('No verdict yet', False, ('Nothing can be compared yet.',))
+    return Verdict('No verdict yet', 'flat', ('Nothing can be compared yet.',))
   sure = [one for one in known.values() if one.gain and one.gain.low > 0]
   named = ' and '.join(f'{one.method} ({g})' for g, one in known.items())
   label = (
@@ -122,6 +109,7 @@ def verdict(found: Results) -> Verdict:
     'the test images, so that runs are not independent.'
   )
   if not found['finished']:
-    sentences.append('The run is not finished: the same command continues it.')
-  good = bool(sure) and found['finished'] and not found['smoke']
-  return Verdict(label, good, tuple(s for s in sentences if s))
+    sentences.append(UNFINISHED)
+  evidence = found['finished'] and not found['smoke']
+  tone = 'good' if sure and evidence else 'flat'
+  return Verdict(label, tone, tuple(s for s in sentences if s))

@@ -1,35 +1,30 @@
-"""An audit as a command: networks, scores, results.json, tables, report."""
+"""What `main` calls for an audit, config to results."""
 
 import pathlib
 
 from ml_collections import ConfigDict
 
-from cmu_jax import files, jitting
 from cmu_jax.membership import place as places
-from cmu_jax.membership import results, show, sweep
+from cmu_jax.membership import results, sweep
+from cmu_jax.types import Info
 
 
-def execute(
+def run(
   config: ConfigDict, folder: pathlib.Path, minutes: float | None = None
-) -> bool:
+) -> Info:
   """Runs or continues an audit.
 
   Args:
     config: see `settings.base`.
-    folder: where networks' statistics, results and the report go.
+    folder: where networks' statistics go.
     minutes: after which no further method is begun; None for no limit.
 
   Returns:
-    Whether it is finished.
+    What results.json holds, as far as the run came.
 
   Raises:
     UserError: bad data or settings, a full disk, too little memory.
   """
-  with jitting.hasty(config.smoke):
-    place = places.load(config, folder)
-    found, done = sweep.run(place, minutes)
-    files.write_json(
-      folder / 'results.json', results.collect(place, found, done)
-    )
-    print(f'report: {show.show(folder)}')
-  return done
+  place = places.load(config, folder)
+  found, done = sweep.run(place, minutes)
+  return results.collect(place, found, done)

@@ -5,13 +5,11 @@ from typing import Any
 import numpy as np
 
 from cmu_jax import audit, provenance, rng
-from cmu_jax import config as config_lib
 from cmu_jax.forgetting import roster
 from cmu_jax.membership.place import Place
 from cmu_jax.membership.sweep import Audited
 from cmu_jax.types import Info
 
-SCHEMA = 1
 # Points of a ROC curve that are kept for the figure.
 _CURVE = 100
 SAYS = {
@@ -113,13 +111,7 @@ def collect(place: Place, found: list[Audited], done: bool) -> Info:
   methods = dict.fromkeys(one.method for one in found)
   size = int(place.pool.label.shape[0])
   return {
-    'schema': SCHEMA,
-    'name': config.name,
-    'task': 'membership',
-    'smoke': config.smoke,
-    'finished': done,
-    'provenance': provenance.provenance(config),
-    'config': config_lib.plain(config),
+    **provenance.header(config, done),
     'pool_size': size,
     'methods': {
       name: SAYS.get(name) or roster.ENTRIES[name].says for name in methods

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from cmu_jax.corrective import formats, grids
-from cmu_jax.corrective.grids import Grid
-from cmu_jax.report import stats
+from cmu_jax.report import grids, stats
+from cmu_jax.report.grids import Grid
 
 Results = dict[str, Any]
 Row = dict[str, Any]
@@ -38,7 +37,7 @@ def _estimate(value: dict[str, float] | None) -> str:
 def _mean(values: list[float]) -> str:
   found = stats.spread(values)
   if found is None:
-    return formats.NONE
+    return grids.NONE
   if len(values) < 2:
     return f'{100 * found.mean:.2f}'
   return f'{100 * found.mean:.2f} ± {100 * (found.std or 0):.2f}'
@@ -92,12 +91,3 @@ def contents(found: Results) -> dict[str, Grid]:
   if any(row['points'] == 'retain' for row in found['rows']):
     made['retained'] = _attacks(found, 'retain')
   return {**made, 'accuracy': _accuracy(found)}
-
-
-def texts(found: Results) -> dict[str, str]:
-  """All tables as Markdown files."""
-  banner = '**smoke: not evidence**\n\n' if found['smoke'] else ''
-  return {
-    f'{name}.md': banner + grids.markdown(grid)
-    for name, grid in contents(found).items()
-  }

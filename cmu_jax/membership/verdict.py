@@ -1,24 +1,8 @@
 """What an audit showed, in plain words."""
 
-from typing import Any, NamedTuple
-
 from cmu_jax.membership import tables
-
-Results = dict[str, Any]
-
-
-class Verdict(NamedTuple):
-  """What an audit showed.
-
-  Attributes:
-    label: the finding in one line.
-    tone: 'good', 'bad' or 'flat'.
-    sentences: what it rests on.
-  """
-
-  label: str
-  tone: str
-  sentences: tuple[str, ...]
+from cmu_jax.report.frame import UNFINISHED, Verdict
+from cmu_jax.report.rows import Results
 
 
 def _sane(found: Results) -> tuple[bool, list[str]]:
@@ -73,7 +57,7 @@ def verdict(found: Results) -> Verdict:
     'that pooled scores are not independent and intervals are somewhat narrow.'
   )
   if not found['finished']:
-    sentences.append('The run is not finished: the same command continues it.')
+    sentences.append(UNFINISHED)
   if not works:
     return Verdict(
       'Cannot conclude: no attack tells members and is fair to retraining',

@@ -1,31 +1,22 @@
-"""A run on negation as a command runs it: cells, results.json, report."""
+"""What `main` calls for a run on negation, config to results."""
 
 import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from cmu_jax import config as config_lib
-from cmu_jax import files, jitting, provenance
+from cmu_jax import provenance
 from cmu_jax.negation import place as places
-from cmu_jax.negation import show, sweep
+from cmu_jax.negation import sweep
 from cmu_jax.negation.place import Place
 from cmu_jax.types import Info
-
-SCHEMA = 1
 
 
 def collect(place: Place, found: sweep.Found) -> Info:
   """What results.json holds."""
   config: Any = place.config
   return {
-    'schema': SCHEMA,
-    'name': config.name,
-    'task': 'negation',
-    'smoke': config.smoke,
-    'finished': found.done,
-    'provenance': provenance.provenance(config),
-    'config': config_lib.plain(config),
+    **provenance.header(config, found.done),
     'control': place.control.data.name,
     'sizes': {
       one.data.name: [
@@ -39,25 +30,21 @@ def collect(place: Place, found: sweep.Found) -> Info:
   }
 
 
-def execute(
+def run(
   config: ConfigDict, folder: pathlib.Path, minutes: float | None = None
-) -> bool:
+) -> Info:
   """Runs or continues a run on negation.
 
   Args:
     config: see `settings.base`.
-    folder: where fine-tunings, cells, results and the report go.
+    folder: where fine-tunings and cells go.
     minutes: after which no further cell is begun; None for no limit.
 
   Returns:
-    Whether it is finished.
+    What results.json holds, as far as the run came.
 
   Raises:
-    UserError: bad data, weights or settings, a full disk.
+    UserError: bad data or settings, a full disk, too little memory.
   """
-  with jitting.hasty(config.smoke):
-    place = places.load(config, folder)
-    found = sweep.run(place, minutes)
-    files.write_json(folder / 'results.json', collect(place, found))
-    print(f'report: {show.show(folder)}')
-  return found.done
+  place = places.load(config, folder)
+  return collect(place, sweep.run(place, minutes))

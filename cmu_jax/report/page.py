@@ -43,6 +43,25 @@ def paragraphs(sentences: tuple[str, ...] | list[str]) -> str:
   return '\n'.join(f'<p>{escape(sentence)}</p>' for sentence in sentences)
 
 
+def terms(glossary: dict[str, str]) -> str:
+  """Terms and what they mean; nothing where there are none."""
+  listed = ''.join(
+    f'<dt>{escape(term)}</dt><dd>{escape(text)}</dd>'
+    for term, text in glossary.items()
+  )
+  return f'<dl>{listed}</dl>' if listed else ''
+
+
+def warning(text: str) -> str:
+  """A line above the page that nobody overlooks."""
+  return f'<div class="smoke" role="alert">{escape(text)}</div>'
+
+
+def banner(smoke: bool) -> str:
+  """The warning of a smoke run; nothing above others."""
+  return warning('smoke: not evidence') if smoke else ''
+
+
 def table(head: list[tuple[str, str]], rows: list[str], kind: str = '') -> str:
   """A table that scrolls sideways where the screen is too narrow.
 
@@ -185,14 +204,6 @@ def _audited(results: Results) -> dict[str, str]:
   return {heading: paragraphs(told)} if told else {}
 
 
-def _glossary() -> str:
-  terms = ''.join(
-    f'<dt>{escape(term)}</dt><dd>{escape(text)}</dd>'
-    for term, text in words.GLOSSARY.items()
-  )
-  return f'<dl>{terms}</dl>'
-
-
 def render(
   results: Results,
   found: Verdict,
@@ -205,11 +216,10 @@ def render(
     found: its verdict.
     drawn: the figures and their PNGs; None for one that was left out.
   """
-  smoke = '<div class="smoke" role="alert">smoke: not evidence</div>'
   return template.fill(
     name=escape(results['name']),
     label=escape(found.label),
-    banner=smoke if results['smoke'] else '',
+    banner=banner(results['smoke']),
     tone='flat' if results['smoke'] else _TONES.get(found.label, 'flat'),
     heading=escape(found.label[0].upper() + found.label[1:]),
     sentences=paragraphs(found.sentences),
@@ -226,6 +236,6 @@ def render(
         results['config'],
         sorted({row['seed'] for row in results['rows']}),
       ),
-      'Words used here': _glossary(),
+      'Words used here': terms(words.GLOSSARY),
     },
   )

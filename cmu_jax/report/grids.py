@@ -1,10 +1,16 @@
-"""A table of texts, and its forms: Markdown, LaTeX, terminal."""
+"""A table of texts, and its forms: Markdown, LaTeX, HTML, terminal."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import rich.box
 import rich.markup
 import rich.table
+
+from cmu_jax.report import page
+
+# Where a number does not apply.
+NONE = '–'
 
 
 class Grid(NamedTuple):
@@ -23,6 +29,13 @@ class Grid(NamedTuple):
   head: tuple[str, ...]
   rows: tuple[tuple[str, ...], ...]
   wide: int = 0
+
+
+def time(value: float | None, minutes: bool) -> str:
+  """Seconds, or minutes, with two decimals; a dash for None."""
+  if value is None:
+    return NONE
+  return f'{value / 60:.2f}' if minutes else f'{value:.2f}'
 
 
 # Every character that LaTeX would take for a command, or its usual fonts lack.
@@ -109,6 +122,39 @@ def latex(grid: Grid) -> str:
       '',
     ]
   )
+
+
+def html(found: Grid) -> str:
+  """The grid with its title above it and its notes below."""
+  numbers = range(1, len(found.head) - found.wide)
+  kinds = ['number' if i in numbers else '' for i in range(len(found.head))]
+  last = len(found.head) - found.wide
+  kinds = kinds[:last] + ['seen'] * found.wide
+  rows = [
+    '<tr>'
+    + ''.join(
+      f'<td class="{kind}">{page.escape(text)}</td>'
+      for kind, text in zip(kinds, row, strict=True)
+    )
+    + '</tr>'
+    for row in found.rows
+  ]
+  head = list(zip(kinds, found.head, strict=True))
+  notes = ''.join(f'<p class="soft">{page.escape(n)}</p>' for n in found.notes)
+  return f'<h3>{page.escape(found.title)}</h3>{page.table(head, rows)}{notes}'
+
+
+def files(contents: Mapping[str, Grid], smoke: bool) -> dict[str, str]:
+  """Tables as Markdown files, by name.
+
+  Args:
+    contents: name of a file, without its ending -> its table.
+    smoke: whether they are no evidence, which each of them then says.
+  """
+  banner = '**smoke: not evidence**\n\n' if smoke else ''
+  return {
+    f'{name}.md': banner + markdown(grid) for name, grid in contents.items()
+  }
 
 
 def terminal(grid: Grid, prose: bool = True) -> rich.table.Table:
