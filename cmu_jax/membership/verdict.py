@@ -22,20 +22,21 @@ def _sane(found: Results) -> tuple[bool, list[str]]:
   return works, said
 
 
-def _method(found: Results, method: str) -> tuple[bool, list[str]]:
-  """Whether an attack finds what a method forgot, and the numbers."""
+def _method(found: Results, method: str) -> tuple[bool, str]:
+  """Whether an attack finds what a method forgot, and the strongest one."""
   rows = [
     row
     for row in found['rows']
     if row['method'] == method and row['points'] == 'forget'
   ]
-  told = [
-    f'{method}, {tables.attack(row)}: AUC {row["auroc"]["value"]:.3f} '
-    f'[{row["auroc"]["low"]:.3f}, {row["auroc"]["high"]:.3f}], '
-    f'{row["verdict"]}.'
-    for row in rows
-  ]
-  return any(row['verdict'] == 'leaks' for row in rows), told
+  leaks = sum(row['verdict'] == 'leaks' for row in rows)
+  worst = max(rows, key=lambda row: row['auroc']['value'])
+  auc = worst['auroc']
+  return leaks > 0, (
+    f'{method}: {leaks} of {len(rows)} attacks find what it forgot. The '
+    f'strongest is {tables.attack(worst)}, AUC {auc["value"]:.3f} '
+    f'[{auc["low"]:.3f}, {auc["high"]:.3f}]: {worst["verdict"]}.'
+  )
 
 
 def verdict(found: Results) -> Verdict:
@@ -49,7 +50,7 @@ def verdict(found: Results) -> Verdict:
   for method in found['methods']:
     if method not in ('none', 'retrain'):
       leak, told = _method(found, method)
-      sentences += told
+      sentences.append(told)
       leaks += [method] if leak else []
   sentences.append(
     'An attack that fails shows that this attack fails, with so many '
