@@ -20,7 +20,7 @@ LAYERS = [
   'config manifest',
   'class_maps splits triggers corruption corruption_record proxy data inputs',
   'models tree losses schedules optimizers sweep weights clip',
-  'train segment descent checkpoint originals provenance sensitivity',
+  'train segment descent checkpoint originals records provenance sensitivity',
   'select safe judge metrics alpha importance detection diagnosis audit',
   'task_vectors simplex shadow',
   'attacks adversarial_sets spectral lipschitz',

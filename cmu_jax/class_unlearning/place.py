@@ -13,10 +13,9 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from cmu_jax import binding, errors, rng, splits
+from cmu_jax import binding, errors, records, rng, splits
 from cmu_jax import config as config_lib
 from cmu_jax.class_unlearning import roster, settings
-from cmu_jax.corrective import cells
 from cmu_jax.forgetting import place as subsets
 from cmu_jax.forgetting.place import Place
 from cmu_jax.forgetting.roster import Sizes
@@ -92,7 +91,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
     jnp.concatenate([part.label for part in (kept, whole.test, held)]),
   )
   summed = config_lib.fingerprint(
-    {'data': cells.data_sum(whole), 'validation': config.validation}
+    {'data': records.data_sum(whole), 'validation': config.validation}
   )
   return Place(config, folder, dataset, pool, model, inputs, methods, summed)
 

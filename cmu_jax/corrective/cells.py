@@ -5,17 +5,12 @@ grid. Its address is a digest of everything that decides its numbers: a killed
 sweep finds what is done, a changed config recomputes what it changes.
 """
 
-import hashlib
-import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from cmu_jax import config as config_lib
-from cmu_jax import errors, files
 from cmu_jax.corrective import roster
-from cmu_jax.types import Dataset, Info
 
 _VERSION = 1
 _PROBLEM = (
@@ -47,15 +42,6 @@ class Cell(NamedTuple):
   case: Case
   fraction: float
   method: str
-
-
-def data_sum(dataset: Dataset) -> str:
-  """SHA-256 of all images and labels: two folders of one name may differ."""
-  digest = hashlib.sha256()
-  for batch in (dataset.train, dataset.test):
-    digest.update(np.ascontiguousarray(batch.image).data)
-    digest.update(np.ascontiguousarray(batch.label).data)
-  return digest.hexdigest()
 
 
 def cases(config: ConfigDict) -> list[Case]:
@@ -107,25 +93,3 @@ def address(config: ConfigDict, summed: str, cell: Cell) -> str:
       **({'audit': config.audit} if config.audit else {}),
     }
   )
-
-
-def _path(folder: pathlib.Path, name: str) -> pathlib.Path:
-  return folder / 'cells' / f'{name[:24]}.json'
-
-
-def read(folder: pathlib.Path, name: str) -> Info | None:
-  """What a cell found, or None if it is still to be done."""
-  path = _path(folder, name)
-  if not path.exists():
-    return None
-  record: Any = files.read_json(path)
-  errors.check(
-    isinstance(record, dict) and record.get('address') == name,
-    f'{path} is not a cell of this sweep: remove it',
-  )
-  return record
-
-
-def write(folder: pathlib.Path, name: str, record: Info) -> None:
-  """Keeps what a cell found."""
-  files.write_json(_path(folder, name), {'address': name, **record})

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cmu_jax import provenance
+from cmu_jax import provenance, records
 from cmu_jax.corrective import cells, selection
 from cmu_jax.corrective.cells import Case
 from cmu_jax.corrective.sweep import Stage
@@ -91,7 +91,7 @@ def collect(place: Stage, done: bool) -> Info:
   seen: set[Case] = set()
   for cell in cells.cells(config):
     name = cells.address(config, place.summed, cell)
-    record = cells.read(place.folder, name)
+    record = records.read(place.folder, name)
     if record is None:
       continue
     case = cell.case

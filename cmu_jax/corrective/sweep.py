@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from cmu_jax import binding, jitting, originals, recipes, rng, train
+from cmu_jax import (
+  binding,
+  jitting,
+  originals,
+  recipes,
+  records,
+  rng,
+  train,
+)
 from cmu_jax.corrective import (
   cells,
   live,
@@ -70,7 +78,7 @@ def stage(config: ConfigDict, folder: pathlib.Path, dataset: Dataset) -> Stage:
     size = first.problem.truth.size
     for name in dict.fromkeys(('rewod', *config.methods)):
       methods[kind, name] = roster.ENTRIES[name].make(config, one, size)
-  return Stage(config, folder, made, cells.data_sum(dataset), methods)
+  return Stage(config, folder, made, records.data_sum(dataset), methods)
 
 
 def original(place: Stage, case: Case, scene: Scene) -> Variables:
@@ -180,7 +188,7 @@ def run(place: Stage, minutes: float | None = None) -> bool:
   )
   todo = cells.cells(config)
   names = {cell: cells.address(config, place.summed, cell) for cell in todo}
-  absent = {c for c in todo if cells.read(place.folder, names[c]) is None}
+  absent = {c for c in todo if records.read(place.folder, names[c]) is None}
   waiting = {cell.case for cell in absent}
   start = _starting(place)
 
@@ -195,9 +203,9 @@ def run(place: Stage, minutes: float | None = None) -> bool:
       return
     if cell in absent:
       begun, began = start(cell.case), time.monotonic()
-      cells.write(place.folder, names[cell], _solve(place, cell, begun))
+      records.write(place.folder, names[cell], _solve(place, cell, begun))
       clock.spent[cell.method] = time.monotonic() - began
-    record = cells.read(place.folder, names[cell])
+    record = records.read(place.folder, names[cell])
     points = record['points'] if record else []
     best = selection.paper(points)
     note(cell, None if best is None else points[best], cell in absent)
@@ -207,7 +215,7 @@ def run(place: Stage, minutes: float | None = None) -> bool:
   with live.display(len(todo), _columns(config)) as note:
     workers.spread(todo, work)
   workers.wait('cells')
-  left = [c for c in todo if cells.read(place.folder, names[c]) is None]
+  left = [c for c in todo if records.read(place.folder, names[c]) is None]
   if left:
     print(
       f'the time is up with {len(left)} of {len(todo)} cells to do: the same '

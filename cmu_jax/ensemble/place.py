@@ -8,10 +8,17 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from cmu_jax import attacks, binding, jitting, recipes, rng, spectral
+from cmu_jax import (
+  attacks,
+  binding,
+  jitting,
+  recipes,
+  records,
+  rng,
+  spectral,
+)
 from cmu_jax import config as config_lib
 from cmu_jax.attacks import Attack
-from cmu_jax.corrective import cells
 from cmu_jax.ensemble import lotos, members, regulariser, settings, trs
 from cmu_jax.ensemble.members import Members
 from cmu_jax.ensemble.regulariser import Regulariser
@@ -141,7 +148,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
     config,
     folder,
     dataset,
-    cells.data_sum(dataset),
+    records.data_sum(dataset),
     inputs,
     model,
     layers,

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax import lipschitz, metrics, originals, rng, train
-from cmu_jax.corrective import cells
+from cmu_jax import lipschitz, metrics, originals, records, rng, train
 from cmu_jax.ensemble import place as places
 from cmu_jax.ensemble import training, transfer
 from cmu_jax.ensemble.place import Place
@@ -215,7 +214,7 @@ def _todo(
 ) -> Info | None:
   """A cell from its file, or done and kept; None if the time is up."""
   name = places.address(place, method, seed, measured=True)
-  record = cells.read(place.folder, name)
+  record = records.read(place.folder, name)
   if record is not None:
     return record
   if _late(deadline):
@@ -224,7 +223,7 @@ def _todo(
     record = _cell(place, method, seed, surrogate(seed), deadline)
   except TimeIsUp:
     return None
-  cells.write(place.folder, name, record)
+  records.write(place.folder, name, record)
   return record
 
 

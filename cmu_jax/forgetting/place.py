@@ -14,8 +14,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from cmu_jax import binding, corruption, descent, errors, rng
-from cmu_jax.corrective import cells
+from cmu_jax import binding, corruption, descent, errors, records, rng
 from cmu_jax.forgetting import roster, settings
 from cmu_jax.types import Batch, Dataset, Given, InputStep, Method, Model
 
@@ -125,5 +124,5 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
     jnp.concatenate([dataset.train.image, dataset.test.image]),
     jnp.concatenate([dataset.train.label, dataset.test.label]),
   )
-  summed = cells.data_sum(dataset)
+  summed = records.data_sum(dataset)
   return Place(config, folder, dataset, pool, model, inputs, methods, summed)

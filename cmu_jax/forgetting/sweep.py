@@ -15,8 +15,15 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from cmu_jax import jitting, originals, progress, recipes, rng, train
-from cmu_jax.corrective import cells
+from cmu_jax import (
+  jitting,
+  originals,
+  progress,
+  recipes,
+  records,
+  rng,
+  train,
+)
 from cmu_jax.forgetting import addresses, gaps, measure, references
 from cmu_jax.forgetting import place as places
 from cmu_jax.forgetting.addresses import Cell
@@ -147,13 +154,13 @@ def kept(
   Returns:
     None if they are not there and the time is up.
   """
-  record = cells.read(run.place.folder, name)
+  record = records.read(run.place.folder, name)
   if record is not None:
     return record['rows']
   if run.deadline is not None and time.monotonic() > run.deadline:
     return None
   rows = compute()
-  cells.write(run.place.folder, name, {'cell': cell._asdict(), 'rows': rows})
+  records.write(run.place.folder, name, {'cell': cell._asdict(), 'rows': rows})
   return rows
 
 

@@ -14,8 +14,15 @@ import numpy as np
 from jaxtyping import PyTree
 
 from cmu_jax import config as config_lib
-from cmu_jax import metrics, originals, provenance, rng, task_vectors, train
-from cmu_jax.corrective import cells
+from cmu_jax import (
+  metrics,
+  originals,
+  provenance,
+  records,
+  rng,
+  task_vectors,
+  train,
+)
 from cmu_jax.negation import place as places
 from cmu_jax.negation.place import Place, Task
 from cmu_jax.types import Batch, Info, Variables
@@ -197,25 +204,25 @@ def run(place: Place, minutes: float | None) -> Found:
     minutes: after which no further cell is begun; None for no limit.
   """
   deadline = None if minutes is None else time.monotonic() + 60 * minutes
-  cells_, records = todo(place.config), []
-  for cell in cells_:
+  cells, found = todo(place.config), []
+  for cell in cells:
     name = _address(place, cell)
-    record = cells.read(place.folder, name)
+    record = records.read(place.folder, name)
     if record is None and deadline is not None and time.monotonic() > deadline:
       continue
     if record is None:
       record = _cell(place, cell)
-      cells.write(place.folder, name, record)
-    records.append(record)
+      records.write(place.folder, name, record)
+    found.append(record)
     row = record['row']
     print(
-      f'{len(records)}/{len(cells_)} {row["forget_set"]}, {row["method"]}: '
+      f'{len(found)}/{len(cells)} {row["forget_set"]}, {row["method"]}: '
       f'{row["forget_accuracy_before"]:.3f} -> {row["forget_accuracy"]:.3f}, '
       f'control {row["control_accuracy_before"]:.3f} -> '
       f'{row["control_accuracy"]:.3f}',
       file=sys.stderr,
     )
-  done = len(records) == len(cells_)
+  done = len(found) == len(cells)
   if not done:
     print('the time is up: the same command continues', file=sys.stderr)
-  return Found([r['row'] for r in records], [r['curve'] for r in records], done)
+  return Found([r['row'] for r in found], [r['curve'] for r in found], done)
