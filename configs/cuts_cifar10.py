@@ -5,7 +5,7 @@ Run:    python -m cmu_jax.main --config=configs/cuts_cifar10.py:noise=0.4 \
 Paper:  ...:paper            (224x224 images and the 7x7 stem, as published)
 Small:  ...:model=resnet9,width=16,epochs=20      (for a CPU)
 Smoke:  ...:smoke --config.data_dir=DIR
-Time:   days on 2 CPU cores at full size; see results/ for GPU times.
+Time:   days on 2 CPU cores at full size; not yet timed on a GPU.
 Expect: arXiv 2511.18660, ResNet-18 from scratch at 224x224, one seed, in %:
           noise          10     20     40     60     80     asymmetric 40
           corrupted      83.4   77.9   60.0   38.8   16.6   74.5

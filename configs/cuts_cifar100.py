@@ -6,7 +6,7 @@ Paper:  ...:paper            (224x224 images and the 7x7 stem, as published)
 Small:  ...:model=resnet9,width=16,epochs=20      (for a CPU)
 Smoke:  ...:smoke --config.data_dir=DIR
 Subset: a part with 80 images a class needs --config.proxy_fraction=0.1.
-Time:   days on 2 CPU cores at full size; see results/ for GPU times.
+Time:   days on 2 CPU cores at full size; not yet timed on a GPU.
 Expect: arXiv 2511.18660, ResNet-18 from scratch at 224x224, one seed, in %:
           noise          10     20     40     60     80     asymmetric 40
           corrupted      61.0   52.6   38.3   20.5    6.7   41.5

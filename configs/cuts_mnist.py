@@ -4,8 +4,8 @@ Run:    python -m cmu_jax.main --config=configs/cuts_mnist.py:noise=0.4 \
           --config.data_dir=DIR
 Narrow: ...:width=1024,epochs=60       (minutes on a CPU)
 Smoke:  ...:smoke --config.data_dir=DIR
-Time:   the paper's width takes about 2 minutes a seed on one H200, hours on
-        2 CPU cores; width 1024 and 60 epochs about 6 minutes for 3 seeds there.
+Time:   the paper's width takes hours on 2 CPU cores and is not yet timed on a
+        GPU; width 1024 and 60 epochs about 6 minutes for 3 seeds.
 Expect: arXiv 2511.18660, FC1, one seed, accuracy in %:
           noise          20     40     60     80
           corrupted      92.9   79.7   56.2   26.3

@@ -3,9 +3,9 @@ r"""CUTS against a BadNets trigger on the digits: published rule, harm shown.
 Run:    python -m cmu_jax.main --config=configs/cuts_poison_digits.py
 Smoke:  ...:smoke
 Time:   about a minute on 2 CPU cores.
-Expect: no published recipe for MLPs. A trial drove the attack success to 0 by
-        deleting the target class (1.00 -> 0.00, accuracy .975 -> .86): see it
-        in the report.
+Expect: no published recipe for MLPs. Ours, 3 seeds: attack success .997 -> .017
+        by deleting the target class (1.00 -> .21, accuracy .980 -> .897);
+        projected distillation .014 with class 1.00 and accuracy .981.
 
 The rule takes the smallest alpha whose attack success on the triggered proxy
 rounds to .01 or less; where none qualifies the model is left as it is.

@@ -133,9 +133,8 @@ def results(
       'commit': 'edbb61c0a1b2c3d4',
       'config_hash': '9f2c1ab04d',
       'command': 'python -m cmu_jax.main --config=configs/made_up.py --sweep',
-      'versions': {'jax': '0.10.2', 'numpy': '2.3.0'},
+      'versions': {'python': '3.11.7', 'jax': '0.10.2'},
       'device': 'cpu: Example CPU',
-      'python': '3.11.7',
     },
     'config': {
       'dataset': 'digits',

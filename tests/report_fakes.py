@@ -15,9 +15,8 @@ def provenance() -> dict[str, Any]:
     'commit': 'edbb61c0a1b2c3d4',
     'config_hash': '9f2c1ab04d',
     'command': 'python -m cmu_jax.main --config configs/cuts_digits.py',
-    'versions': {'jax': '0.10.2', 'flax': '0.12.8', 'numpy': '2.3.0'},
+    'versions': {'python': '3.11.7', 'jax': '0.10.2', 'flax': '0.12.8'},
     'device': 'cpu: Example CPU',
-    'python': '3.11.7',
   }
 
 

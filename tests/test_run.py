@@ -90,6 +90,7 @@ def test_every_artefact_is_there(finished):
   assert settings == results['config']
   made_by = results['provenance']
   assert made_by['config_hash'] == config.fingerprint(settings)
+  assert page.count('not recorded') == (made_by['commit'] is None)
 
 
 def test_the_manifest_draws_the_same_corruption(finished):

@@ -179,7 +179,6 @@ def reproduce(
     'seeds': ', '.join(map(str, seeds)),
     'configuration': known.get('config_hash'),
     'commit': known.get('commit'),
-    'Python': known.get('python'),
     'versions': ', '.join(f'{k} {v}' for k, v in versions.items()),
     'device': known.get('device'),
   }
