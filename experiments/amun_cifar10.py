@@ -14,14 +14,10 @@ is one network (45 MB for ResNet-18 of width 64) and a few small files.
 """
 
 import argparse
-import pathlib
-import sys
-import time
 
-from cmu_jax import config as configs
-from cmu_jax import errors, files, workdir
-from cmu_jax.forgetting import gaps, results, sweep
-from cmu_jax.forgetting import place as places
+import pieces
+
+from cmu_jax.forgetting import gaps
 
 CONFIG = 'configs/amun_cifar10.py'
 METHODS = 'ft,rl,salun,amun,amun_salun,amun_alone'
@@ -42,7 +38,9 @@ PUBLISHED = {
 }
 
 
-def overrides(given: list[str], rate: float, methods: str) -> dict[str, str]:
+def overrides(
+  given: dict[str, str], rate: float, methods: str
+) -> dict[str, str]:
   """The fields that make it a piece, and those of the command line."""
   fixed = {
     'seeds': '1,',
@@ -54,7 +52,7 @@ def overrides(given: list[str], rate: float, methods: str) -> dict[str, str]:
     # Weights are kept when a training ends, not while it lasts.
     'checkpoint_seconds': '1e9',
   }
-  return {**fixed, **dict(item.split('=', 1) for item in given)}
+  return {**fixed, **given}
 
 
 def beside(rows: list[dict]) -> list[dict]:
@@ -75,51 +73,27 @@ def beside(rows: list[dict]) -> list[dict]:
 
 
 def _flags() -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('--minutes', type=float, default=9.0)
-  parser.add_argument('--epochs', type=int, default=30)
-  parser.add_argument('--rate', type=float, default=0.01)
-  parser.add_argument('--methods', default=METHODS)
-  parser.add_argument('--work', default='runs/amun_cifar10')
-  parser.add_argument('--out', default='results')
-  parser.add_argument('--set', nargs='*', default=[], help='field=value')
-  return parser.parse_args()
+  made = pieces.parser(__doc__ or '', 'runs/amun_cifar10')
+  made.add_argument('--epochs', type=int, default=30)
+  made.add_argument('--rate', type=float, default=0.01)
+  made.add_argument('--methods', default=METHODS)
+  return made.parse_args()
 
 
-def main() -> int:
+def main() -> None:
   """Continues the run and writes what there is."""
-  flags, began = _flags(), time.monotonic()
-  loaded = configs.load(
+  flags = _flags()
+  pieces.run(
     f'{CONFIG}:epochs={flags.epochs}',
-    overrides(flags.set, flags.rate, flags.methods),
-  )
-  folder = pathlib.Path(flags.work)
-  with workdir.locked(folder, '--work'):
-    place = places.load(loaded.config, folder)
-    done = sweep.run(sweep.begin(place, flags.minutes))
-    found = results.collect(place, done, [])
-  found['provenance']['command'] = 'python experiments/amun_cifar10.py'
-  kept = {
-    name: found[name]
-    for name in ('schema', 'name', 'task', 'finished', 'provenance', 'rows')
-  }
-  files.write_json(
-    pathlib.Path(flags.out) / 'amun_cifar10_short.json',
-    {
+    overrides(pieces.given(flags), flags.rate, flags.methods),
+    flags,
+    'amun_cifar10_short',
+    lambda rows: {
       'says': SAYS.format(epochs=flags.epochs, rate=flags.rate),
-      **kept,
-      'beside': beside(found['rows']),
-      'seconds_here': round(time.monotonic() - began, 1),
+      'beside': beside(rows),
     },
   )
-  return 0
 
 
 if __name__ == '__main__':
-  try:
-    sys.exit(main())
-  except errors.UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  pieces.exits(main)

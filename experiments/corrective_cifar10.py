@@ -8,14 +8,7 @@ the same --work, continues; a fresh machine starts over unless --work travels.
     --out $OUT --set dataset=npz:/tmp/cifar10.npz --arg parity,seeds=0
 """
 
-import argparse
-import pathlib
-import sys
-import time
-
-from cmu_jax import config as configs
-from cmu_jax import errors, files, workdir
-from cmu_jax.corrective import results, sweep
+import pieces
 
 CONFIG = 'configs/corrective_cifar10.py'
 # Of poison, 500 images, seed 0: the logged value and how far ours may be.
@@ -54,47 +47,19 @@ def anchors(rows: list[dict]) -> list[dict]:
   return found
 
 
-def main() -> int:
+def main() -> None:
   """Continues the sweep and writes what there is."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('--minutes', type=float, default=9.0)
-  parser.add_argument('--work', default='runs/corrective_cifar10')
-  parser.add_argument('--out', default='results')
-  parser.add_argument('--arg', default='', help='of the config')
-  parser.add_argument('--set', nargs='*', default=[], help='field=value')
-  flags = parser.parse_args()
-  began = time.monotonic()
+  made = pieces.parser(__doc__ or '', 'runs/corrective_cifar10')
+  made.add_argument('--arg', default='', help='of the config')
+  flags = made.parse_args()
   spec = f'{CONFIG}:{flags.arg}' if flags.arg else CONFIG
-  overrides = dict(item.split('=', 1) for item in flags.set)
-  loaded = configs.load(spec, overrides)
-  folder = pathlib.Path(flags.work)
-  with workdir.locked(folder, '--work'):
-    place = sweep.load(loaded.config, folder)
-    done = sweep.run(place, flags.minutes)
-    found = results.collect(place, done)
-  found['provenance']['command'] = (
-    f'python experiments/corrective_cifar10.py --arg {flags.arg}'
+  pieces.run(
+    spec,
+    pieces.given(flags),
+    flags,
+    extra=lambda rows: {'anchors': anchors(rows)},
   )
-  kept = {
-    name: found[name]
-    for name in ('schema', 'name', 'task', 'finished', 'provenance', 'rows')
-  }
-  files.write_json(
-    pathlib.Path(flags.out) / f'{loaded.name}.json',
-    {
-      **kept,
-      'anchors': anchors(found['rows']),
-      'seconds_here': round(time.monotonic() - began, 1),
-    },
-  )
-  return 0
 
 
 if __name__ == '__main__':
-  try:
-    sys.exit(main())
-  except errors.UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  pieces.exits(main)

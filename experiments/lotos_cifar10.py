@@ -9,14 +9,7 @@ unless --work travels.
     --out $OUT --set dataset=npz:/tmp/cifar10.npz --arg seeds=0,epochs=20
 """
 
-import argparse
-import pathlib
-import sys
-import time
-
-from cmu_jax import config as configs
-from cmu_jax import errors, files, workdir
-from cmu_jax.ensemble import job, place, sweep
+import pieces
 
 CONFIG = 'configs/lotos_cifar10.py'
 # Black-box robust accuracy of the ensemble, PGD-50 at 0.04, 121 epochs: of the
@@ -40,44 +33,19 @@ def beside(rows: list[dict]) -> list[dict]:
   ]
 
 
-def main() -> int:
+def main() -> None:
   """Continues the run and writes what there is."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('--minutes', type=float, default=9.0)
-  parser.add_argument('--work', default='runs/lotos_cifar10')
-  parser.add_argument('--out', default='results')
-  parser.add_argument('--arg', default='', help='of the config')
-  parser.add_argument('--set', nargs='*', default=[], help='field=value')
-  flags = parser.parse_args()
-  began = time.monotonic()
+  made = pieces.parser(__doc__ or '', 'runs/lotos_cifar10')
+  made.add_argument('--arg', default='', help='of the config')
+  flags = made.parse_args()
   spec = f'{CONFIG}:{flags.arg}' if flags.arg else CONFIG
-  overrides = dict(item.split('=', 1) for item in flags.set)
-  loaded = configs.load(spec, overrides)
-  folder = pathlib.Path(flags.work)
-  with workdir.locked(folder, '--work'):
-    here = place.load(loaded.config, folder)
-    found = job.collect(here, sweep.run(here, flags.minutes))
-  found['provenance']['command'] = (
-    f'python experiments/lotos_cifar10.py --arg {flags.arg}'
+  pieces.run(
+    spec,
+    pieces.given(flags),
+    flags,
+    extra=lambda rows: {'published': beside(rows)},
   )
-  found['config'].pop('data_dir')
-  names = ('schema', 'name', 'task', 'smoke', 'finished', 'provenance', 'rows')
-  files.write_json(
-    pathlib.Path(flags.out) / f'{loaded.name}.json',
-    {
-      **{name: found[name] for name in names},
-      'published': beside(found['rows']),
-      'seconds_here': round(time.monotonic() - began, 1),
-    },
-  )
-  return 0
 
 
 if __name__ == '__main__':
-  try:
-    sys.exit(main())
-  except errors.UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  pieces.exits(main)
