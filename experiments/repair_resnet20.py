@@ -96,7 +96,7 @@ def repaired(
   kind: str,
   out: str,
   flags: argparse.Namespace,
-  ordinary: str | None,
+  **more: str,
 ) -> tuple[Variables, float | None, float]:
   """The repair of the files in a folder: network, alpha, seconds."""
   began = time.monotonic()
@@ -107,7 +107,7 @@ def repaired(
     kind=kind,
     out=str(folder / out),
     steps=flags.repair_steps,
-    **({'ordinary': ordinary} if ordinary else {}),
+    **more,
   )
   after = weights.read(folder / out / results['weights']).arrays
   fixed = weights.fit(after, TEMPLATE, NAMES, 'repaired')[0]
@@ -140,6 +140,41 @@ def score(variables: Variables, test: Batch, kind: str) -> dict[str, Any]:
   return found
 
 
+def repairs(
+  key: jax.Array,
+  kind: str,
+  broken: Variables,
+  pool: Batch,
+  ordinary: Batch,
+  flags: argparse.Namespace,
+) -> dict[str, tuple[Variables, float | None, float]]:
+  """All repairs of a network, each through files."""
+  stored = weights.read(flags.weights)
+  layout = weights.fit(stored.arrays, TEMPLATE, NAMES, 'weights')[1]
+  with tempfile.TemporaryDirectory() as name:
+    folder = pathlib.Path(name)
+    arrays = weights.put_back(broken, stored.arrays, layout)
+    weights.write(folder / 'w.npz', stored._replace(arrays=arrays))
+    side = {'mean': MEAN, 'std': STD}
+    files.write_json(folder / 'w.npz.json', side)
+    bad_samples(rng.named(key, 'b'), kind, pool, folder / 'bad')
+    made = {'repair': repaired(folder, kind, 'out', flags)}
+    if kind == 'poison':
+      pictures(
+        np.asarray(ordinary.image),
+        [''] * ordinary.label.shape[0],
+        folder / 'ordinary',
+      )
+      made['repair_ordinary'] = repaired(
+        folder, kind, 'out2', flags, ordinary=str(folder / 'ordinary')
+      )
+    else:
+      made['repair_published'] = repaired(
+        folder, kind, 'out2', flags, rule='published'
+      )
+  return made
+
+
 def cell(kind: str, seed: int, flags: argparse.Namespace) -> list[dict]:
   """All rows of one kind and seed."""
   key = rng.named(seed, 'repair_resnet20', kind)
@@ -152,7 +187,7 @@ def cell(kind: str, seed: int, flags: argparse.Namespace) -> list[dict]:
   )
   test = splits.take(cifar.test, np.arange(flags.test))
   stored = weights.read(flags.weights)
-  start, layout = weights.fit(stored.arrays, TEMPLATE, NAMES, 'weights')
+  start, _ = weights.fit(stored.arrays, TEMPLATE, NAMES, 'weights')
   broken = corrupted(rng.named(key, 'c'), kind, part, start, flags.steps)
   # Pictures without the trigger, of which nothing else is known.
   ordinary, _ = splits.hold_out(
@@ -169,23 +204,7 @@ def cell(kind: str, seed: int, flags: argparse.Namespace) -> list[dict]:
     inputs=STEP,
     title='fine-tuning on clean labels',
   ).variables
-  with tempfile.TemporaryDirectory() as name:
-    folder = pathlib.Path(name)
-    arrays = weights.put_back(broken, stored.arrays, layout)
-    weights.write(folder / 'w.npz', stored._replace(arrays=arrays))
-    side = {'mean': MEAN, 'std': STD}
-    files.write_json(folder / 'w.npz.json', side)
-    bad_samples(rng.named(key, 'b'), kind, pool, folder / 'bad')
-    made = {'repair': repaired(folder, kind, 'out', flags, None)}
-    if kind == 'poison':
-      pictures(
-        np.asarray(ordinary.image),
-        [''] * ordinary.label.shape[0],
-        folder / 'ordinary',
-      )
-      made['repair_ordinary'] = repaired(
-        folder, kind, 'out2', flags, str(folder / 'ordinary')
-      )
+  made = repairs(key, kind, broken, pool, ordinary, flags)
   every = {
     'as_shipped': start,
     'corrupted': broken,

@@ -83,3 +83,27 @@ def triggered(test: Batch, trigger) -> Batch:
   image = np.array(test.image)
   image[:, np.asarray(trigger.mask)] = 255
   return test._replace(image=jax.numpy.asarray(image))
+
+
+def flags(folder, **changes):
+  """The command line of a repair; None leaves a flag out."""
+  values = {
+    'weights': folder / 'w.npz',
+    'model': 'fc:width=64',
+    'proxy': folder / 'bad',
+    'kind': 'poison',
+    'out': folder / 'out',
+    'steps': 200,
+    'learning_rate': 3e-4,
+    **changes,
+  }
+  return [f'--{k}={v}' for k, v in values.items() if v is not None]
+
+
+def pictures(folder, named, mode='L', size=(8, 8)):
+  """So many pictures in folders of these names."""
+  for name, count in named.items():
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+      PIL.Image.new(mode, size, i * 9).save(folder / name / f'{i}.png')
+  return folder

@@ -81,6 +81,13 @@ def test_what_was_learnt_is_told_from_chance(kind, share, learnt):
   assert found.family == kind  # the samples show it all the same
 
 
+@pytest.mark.parametrize('kind', ('asymmetric', 'interclass', 'transition'))
+def test_many_samples_do_not_take_errors_of_the_network_for_structure(kind):
+  # Where the truth is guessed wrongly the wrong label is still one of few.
+  found = diagnosis.diagnose(KEY, *samples(kind, 3000, error=0.3), halves=20)
+  assert found.family == kind and found.confidence > 0.95
+
+
 def test_under_symmetric_noise_the_errors_are_counted():
   probability, label = samples('symmetric', 2000, learnt=0.0, error=0.5)
   record = diagnosis.diagnose(KEY, probability, label, halves=60).record

@@ -24,20 +24,6 @@ def poisoned(tmp_path_factory):
   return folder, repair_case.make(folder, 'poison')
 
 
-def flags(folder, **changes):
-  values = {
-    'weights': folder / 'w.npz',
-    'model': 'fc:width=64',
-    'proxy': folder / 'bad',
-    'kind': 'poison',
-    'out': folder / 'out',
-    'steps': 200,
-    'learning_rate': 3e-4,
-    **changes,
-  }
-  return [f'--{k}={v}' for k, v in values.items() if v is not None]
-
-
 def variables(path, model=MODEL):
   template = jax.eval_shape(
     model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1))
@@ -52,7 +38,7 @@ def rate(found, batch, target=0):
 
 def test_the_trigger_stops_working_and_everything_is_written(poisoned, capsys):
   folder, (test, trigger) = poisoned
-  assert program.main(flags(folder)) == 0
+  assert program.main(repair_case.flags(folder)) == 0
   told = capsys.readouterr().out
   assert 'sent to the target class' in told and 'report.html' in told
   results = json.loads((folder / 'out/results.json').read_text())
@@ -73,10 +59,10 @@ def test_the_trigger_stops_working_and_everything_is_written(poisoned, capsys):
 
 def test_the_same_call_again_gives_the_same_weights(poisoned):
   folder, _ = poisoned
-  assert program.main(flags(folder)) == 0
+  assert program.main(repair_case.flags(folder)) == 0
   before = (folder / 'out/repaired.npz').read_bytes()
   (folder / 'out/repaired.npz').unlink()
-  assert program.main(flags(folder)) == 0
+  assert program.main(repair_case.flags(folder)) == 0
   assert (folder / 'out/repaired.npz').read_bytes() == before
 
 
@@ -98,12 +84,23 @@ def test_where_no_alpha_helps_the_weights_stay_as_they_were(poisoned, tmp_path):
   assert 'Left as it was' in (tmp_path / 'out/report.html').read_text()
 
 
-def _pictures(folder, named, mode='L', size=(8, 8)):
-  for name, count in named.items():
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-      PIL.Image.new(mode, size, i * 9).save(folder / name / f'{i}.png')
-  return folder
+def test_a_network_that_the_trigger_does_not_move_stays_as_it_is(
+  poisoned, tmp_path
+):
+  folder, (test, _) = poisoned
+  clean = _ordinary(tmp_path, test)
+  other = {'target': '7', 'steps': 20, 'proxy': str(clean)}
+  wrong = [p for p in clean.iterdir() if int(test.label[int(p.stem)]) == 7]
+  for path in wrong:
+    path.unlink()
+  given = {'weights': str(folder / 'w.npz'), 'model': 'fc:width=64', **other}
+  told = [
+    repair(kind='poison', out=str(tmp_path / rule), rule=rule, **given)
+    for rule in ('safe', 'published')
+  ]
+  assert [one['repaired'] for one in told] == [False, True]
+  page = (tmp_path / 'safe/report.html').read_text()
+  assert 'not sent to the target class as it is' in page
 
 
 def test_label_noise_with_class_names_a_test_folder_and_one_colour_image(
@@ -111,9 +108,9 @@ def test_label_noise_with_class_names_a_test_folder_and_one_colour_image(
 ):
   folder, _ = poisoned
   names = [f'class{i}' for i in range(10)]
-  bad = _pictures(tmp_path / 'bad', {n: 3 for n in names})
+  bad = repair_case.pictures(tmp_path / 'bad', {n: 3 for n in names})
   PIL.Image.new('L', (8, 8), 77).convert('P').save(bad / 'class3' / 'p.png')
-  test = _pictures(tmp_path / 'test', {'class1': 2, 'class9': 2})
+  test = repair_case.pictures(tmp_path / 'test', {'class1': 2, 'class9': 2})
   shutil.copy(folder / 'w.npz', tmp_path)
   results = repair(
     weights=str(tmp_path / 'w.npz'),
@@ -142,86 +139,13 @@ def test_label_noise_with_class_names_a_test_folder_and_one_colour_image(
   assert 'How steep' in (tmp_path / 'out/report.html').read_text()
 
 
-def _broken(folder, tmp_path):
-  bad = _pictures(tmp_path / 'bad', {'': 3})
-  (bad / 'x.png').write_bytes(b'not a picture')
-  return {'proxy': bad}
-
-
-def _two_sizes(folder, tmp_path):
-  bad = _pictures(tmp_path / 'bad', {'': 3})
-  PIL.Image.new('L', (9, 9)).save(bad / 'x.png')
-  return {'proxy': bad}
-
-
-def _no_side_file(folder, tmp_path):
-  shutil.copy(folder / 'w.npz', tmp_path / 'alone.npz')
-  return {'weights': tmp_path / 'alone.npz'}
-
-
-def _wrong_class(folder, tmp_path):
-  names = {f'class{i}': 2 for i in range(9)} | {'clas9': 2}
-  classes = ','.join(f'class{i}' for i in range(10))
-  bad = _pictures(tmp_path / 'bad', names)
-  return {'proxy': bad, 'kind': 'label_noise', 'classes': classes}
-
-
-def _few(folder, tmp_path):
-  bad = _pictures(tmp_path / 'bad', {'3': 5})
-  return {'proxy': bad, 'kind': 'label_noise'}
-
-
-def _other_out(folder, tmp_path):
-  shutil.copytree(folder / 'out', tmp_path / 'out')
-  return {'out': tmp_path / 'out', 'steps': 7}
-
-
-MISTAKES = {
-  'unknown flag': (lambda f, t: {'prox': 'x'}, "did you mean '--proxy'"),
-  'no weights': (lambda f, t: {'weights': t / 'no.npz'}, 'do not exist'),
-  'missing flag': (lambda f, t: {'proxy': None}, '--proxy missing'),
-  'kind': (lambda f, t: {'kind': 'poisson'}, "did you mean 'poison'"),
-  'model': (lambda f, t: {'model': 'resnet200'}, 'resnet20'),
-  'other model': (lambda f, t: {'model': 'fc:width=32'}, 'the network has'),
-  'option': (lambda f, t: {'model': 'fc:widht=64'}, "'width'"),
-  'no folder': (lambda f, t: {'proxy': t / 'no'}, 'does not exist'),
-  'empty folder': (lambda f, t: {'proxy': t}, 'has no .jpg'),
-  'broken picture': (_broken, 'x.png'),
-  'sizes': (_two_sizes, 'image_size'),
-  'no normalisation': (_no_side_file, '--mean'),
-  'mean alone': (lambda f, t: {'mean': '0.5'}, 'give both'),
-  'mean text': (lambda f, t: {'mean': 'a', 'std': '1'}, '--mean'),
-  'steps': (lambda f, t: {'steps': 0}, '--steps is 0'),
-  'target': (lambda f, t: {'target': 'frog'}, "--target 'frog'"),
-  'classes': (lambda f, t: {'classes': 'a,b'}, '10 outputs'),
-  'wrong class name': (_wrong_class, "did you mean 'class9'"),
-  'no class folders': (
-    lambda f, t: {'kind': 'label_noise'},
-    'has no class folders',
-  ),
-  'few': (_few, 'too few'),
-  'unwritable': (lambda f, t: {'out': '/proc/no'}, '--out'),
-  'another request': (_other_out, 'another --out'),
-}
-
-
-@pytest.mark.parametrize('name', MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(
-  poisoned, tmp_path, capsys, name
-):
+def test_a_folder_of_another_request_is_left_alone(poisoned, tmp_path, capsys):
   folder, _ = poisoned
-  change, words = MISTAKES[name]
-  out = {'out': tmp_path / 'out'}
-  assert program.main(flags(folder, **{**out, **change(folder, tmp_path)})) == 2
-  told = [
-    line
-    for line in capsys.readouterr().err.splitlines()
-    if not line.startswith('proxy fine-tuning')
-  ]
-  assert words in told[0] and told[0].startswith('error: ')
-  assert len(told) <= 4  # one a mistake: three layers differ in width
-  if name not in ('other model',):
-    assert len(told) == 1
+  shutil.copytree(folder / 'out', tmp_path / 'out')
+  assert (
+    program.main(repair_case.flags(folder, out=tmp_path / 'out', steps=7)) == 2
+  )
+  assert 'another --out' in capsys.readouterr().err
 
 
 def test_help_and_what_it_names(capsys):

@@ -1,8 +1,10 @@
 """Weights from files: formats, names, mismatches, a network of someone else."""
 
+import io
 import json
 import pathlib
 import struct
+import zipfile
 
 import jax
 import numpy as np
@@ -29,7 +31,7 @@ def variables():
   """A small ResNet-20 whose leaves all differ."""
   leaves, structure = jax.tree.flatten(template())
   rng = np.random.default_rng(0)
-  drawn = [jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in leaves]
+  drawn = [jnp.asarray(rng.random(x.shape), jnp.float32) for x in leaves]
   return jax.tree.unflatten(structure, drawn)
 
 
@@ -126,6 +128,10 @@ def _without(arrays, name):
     (lambda a: {**a, 'layer9.weight': a['bn1.weight']}, 'no part of'),
     (lambda a: {**a, 'bn1.bias': a['bn1.bias'] * np.nan}, 'holds NaN'),
     (lambda a: {**a, 'bn1.bias': np.zeros(3)}, r'has shape \(3,\).* \(16,\)'),
+    (
+      lambda a: {**a, 'bn1.running_var': np.full(16, -1.0)},
+      'negative variance',
+    ),
   ),
 )
 def test_a_mismatch_is_one_line_that_names_it(stored, change, words):
@@ -155,12 +161,37 @@ def test_a_pickle_is_never_opened(tmp_path):
     weights.read(archive)
 
 
+def _tensor(kind, size):
+  """A safetensors file of so many numbers of a type of one byte."""
+  fields = {'dtype': kind, 'shape': [size], 'data_offsets': [0, size]}
+  header = json.dumps({'a': fields}).encode()
+  return struct.pack('<Q', len(header)) + header + bytes(size)
+
+
+def _archive(name, content):
+  file = io.BytesIO()
+  with zipfile.ZipFile(file, 'w') as archive:
+    archive.writestr(name, content)
+  return file.getvalue()
+
+
+def _claims(count):
+  """The header of an array of which nothing follows."""
+  file = io.BytesIO()
+  fields = {'descr': '<f8', 'fortran_order': False, 'shape': (count,)}
+  np.lib.format.write_array_header_1_0(file, fields)
+  return file.getvalue()
+
+
 @pytest.mark.parametrize(
   'name,content',
   (
     ('w.safetensors', struct.pack('<Q', 10 * 2**30) + b'{}'),
     ('w.safetensors', b''),
     ('w.safetensors', struct.pack('<Q', 4) + b'null'),
+    ('w.safetensors', _tensor('F8_E4M3', 2)),
+    ('w.npz', _archive('torch/data.pkl', b'not an array')),
+    ('w.npz', _archive('a.npy', _claims(10**11))),
     ('w.npz', b'PK\x03\x04 cut short'),
     ('w.npz', b''),
     ('w.onnx', b'what'),
@@ -218,3 +249,10 @@ def test_resnet20_of_someone_else_reaches_its_accuracy(images, low, high):
   batch = Batch(image, jnp.asarray(label, jnp.int32))
   hit = metrics.predict(MODEL, step, read, batch, 500) == label
   assert low <= hit.mean() <= high
+
+
+@pytest.mark.parametrize('outputs', (0, 1))
+def test_a_head_of_fewer_than_two_outputs_is_no_classifier(outputs):
+  arrays = {'fc.weight': np.zeros((outputs, 4), np.float32)}
+  with pytest.raises(errors.UserError, match=f'has {outputs} output'):
+    names.num_classes(arrays)

@@ -28,15 +28,20 @@ def _subfolders(root: pathlib.Path) -> list[str]:
   return sorted(name for name in found if not name.startswith('.'))
 
 
-def _pictures(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The visible image files in `folder`, sorted by name."""
+def _visible(folder: pathlib.Path) -> list[str]:
+  """The names of the visible image files in `folder`, sorted."""
   with os.scandir(folder) as entries:
     names = [entry.name for entry in entries if entry.is_file()]
-  kept = sorted(
+  return sorted(
     name
     for name in names
     if name.lower().endswith(pictures.SUFFIXES) and not name.startswith('.')
   )
+
+
+def _pictures(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The visible image files in `folder`, sorted by name; at least one."""
+  kept = _visible(folder)
   errors.check(
     kept,
     f'the class folder {folder} has no {", ".join(pictures.SUFFIXES)} image; '
@@ -156,18 +161,24 @@ def pictures_in(
       for the whole picture.
 
   Raises:
-    UserError: the folder is missing or empty, or an image is broken or of
-      another size than the first.
+    UserError: the folder is missing or empty, has pictures both in it and in
+      its folders, or an image is broken or of another size than the first.
   """
   with source.readable(root):
     errors.check(root.is_dir(), f'the image folder {root} does not exist')
-    names = _subfolders(root) or ['']
-    listed = _list(root, names)
+    names = _subfolders(root)
+    loose = _visible(root) if names else []
+    errors.check(
+      not loose,
+      f'{root} holds {len(loose)} pictures beside class folders such as '
+      f"'{names[0] if names else ''}'; move the one or the other elsewhere",
+    )
+    listed = _list(root, names or [''])
   if read is None:
     image = _decoded(listed.paths, image_size, channels)
   else:
     image = _read(listed.paths, read)
-  return Pictures(image, listed.label, tuple(names))
+  return Pictures(image, listed.label, tuple(names) or ('',))
 
 
 def _read(paths: list[pathlib.Path], read: pictures.Reader) -> np.ndarray:

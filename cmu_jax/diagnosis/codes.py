@@ -10,7 +10,7 @@ References:
 """
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import special
 
 from cmu_jax.diagnosis.counts import Tally
@@ -37,27 +37,51 @@ def _ways(classes: int, chosen: int) -> float:
   return float(special.gammaln(classes + 1) - both.sum())
 
 
-def _inside(
-  cells: Int[np.ndarray, 'b m'], total: Int[np.ndarray, 'b'], size: int
+def _scattered(
+  rest: Int[np.ndarray, 'b k k'], free: Bool[np.ndarray, '#b k k']
 ) -> Float[np.ndarray, 'b']:
-  """Nats of a table most of which is in a few cells, the rest being even.
+  """Nats of what lies outside of a structure, the shortest of three codes.
 
-  Infinite where it is not most.
+  Even over the free cells; by column, then even; or by column, then by weights
+  that the rows have in all columns. For where the truth is guessed wrongly, the
+  wrong label stays one of those that the structure gives, and the guess one of
+  those that the network confuses.
+  """
+  rows, columns = rest.sum(-1), rest.sum(-2)
+  total, classes = columns.sum(-1), rest.shape[-1]
+  even = total * np.log(np.maximum(free.sum((-1, -2)), 1))
+  within = (columns * np.log(np.maximum(free.sum(-2), 1))).sum(-1)
+  reach = (free * columns[..., None, :]).sum(-1)
+  weight = (rows + 0.5) / (reach + 1)
+  size = np.log((free * weight[..., None]).sum(-2) + 1e-300)
+  weighed = (columns * size).sum(-1) - (rows * np.log(weight)).sum(-1)
+  weighed += (classes - 1) / 2 * np.log(np.maximum(total, 1))
+  by_column = _mixture(columns, classes) + np.minimum(within, weighed)
+  return np.minimum(even, by_column) + np.log(3)
+
+
+def _inside(
+  cells: Int[np.ndarray, 'b m'],
+  moved: Int[np.ndarray, 'b k k'],
+  mask: Bool[np.ndarray, 'b k k'],
+) -> Float[np.ndarray, 'b']:
+  """Nats of a table most of which is in a few cells; infinite where it is not.
 
   Args:
     cells: the counts of those cells.
-    total: the images of the table.
-    size: the cells of the table.
+    moved: the table.
+    mask: where those cells are.
   """
-  within = cells.sum(-1)
-  split = np.stack([within, total - within], -1)
-  elsewhere = np.log(max(size - cells.shape[-1], 1))
+  rest = np.where(mask, 0, moved)
+  within, outside = cells.sum(-1), rest.sum((-1, -2))
+  split = np.stack([within, outside], -1)
+  free = ~mask & ~np.eye(moved.shape[-1], dtype=bool)
   nats = (
     _mixture(split, 2)
     + _mixture(cells, cells.shape[-1])
-    + (total - within) * elsewhere
+    + _scattered(rest, free)
   )
-  return np.where(2 * within > total, nats, np.inf)
+  return np.where(within > outside, nats, np.inf)
 
 
 def pair_of(moved: Int[np.ndarray, 'b k k']) -> Int[np.ndarray, 'b 2']:
@@ -73,14 +97,18 @@ def map_of(
 ) -> tuple[Float[np.ndarray, 'b'], Int[np.ndarray, 'b']]:
   """Nats of the best class map, and of how many classes it is."""
   classes = moved.shape[-1]
-  size, total = classes * (classes - 1), moved.sum((-1, -2))
-  best = np.sort(moved.max(-1), axis=-1)[..., ::-1]
+  best, to = moved.max(-1), moved.argmax(-1)
+  order = np.argsort(-best, axis=-1, kind='stable')
+  rank = np.argsort(order, axis=-1)
+  ordered = np.take_along_axis(best, order, -1)
+  hot = to[..., None] == np.arange(classes)
+  most = max(int((best > 0).sum(-1).max()), 1)
   found = [
-    _inside(best[..., :s], total, size)
+    _inside(ordered[..., :s], moved, hot & (rank < s)[..., None])
     + np.log(classes)
     + _ways(classes, s)
     + s * np.log(classes - 1)
-    for s in range(1, max(int((best > 0).sum(-1).max()), 1) + 1)
+    for s in range(1, most + 1)
   ]
   nats = np.stack(found, -1)
   return nats.min(-1), nats.argmin(-1) + 1
@@ -114,20 +142,25 @@ def code_lengths(counts: Tally) -> Float[np.ndarray, 'b f']:
   """Nats that each of FAMILIES needs for the tables."""
   moved = counts.moved
   classes = moved.shape[-1]
-  size, total = classes * (classes - 1), moved.sum((-1, -2))
+  total = moved.sum((-1, -2))
   even = total * np.log(classes)
   rows = np.minimum(even, _mixture(moved.sum(-1), classes)) + np.log(2)
   agreed = np.trace(counts.predicted, axis1=-2, axis2=-1)
   pair, target = pair_of(moved), moved.sum(-2).argmax(-1)
   both = np.stack([_cell(moved, pair), _cell(moved, pair[..., ::-1])], -1)
+  every = np.arange(classes)
+  first, second = (every == end[..., None] for end in np.moveaxis(pair, -1, 0))
+  crossed = first[..., None] & second[..., None, :]
   column = np.take_along_axis(moved, target[..., None, None], -1)[..., 0]
+  hit = np.broadcast_to(every == target[..., None, None], moved.shape)
   lengths = {
     'symmetric': rows
     + total * np.log(classes - 1)
     + _excess(agreed, total, classes),
     'asymmetric': map_of(moved)[0],
-    'interclass': _inside(both, total, size) + _ways(classes, 2),
-    'one_target': _inside(column, total, size) + np.log(classes),
+    'interclass': _inside(both, moved, crossed | np.swapaxes(crossed, -1, -2))
+    + _ways(classes, 2),
+    'one_target': _inside(column, moved, hit) + np.log(classes),
     'transition': rows + _mixture(moved, classes - 1).sum(-1),
   }
   return np.stack([lengths[name] for name in FAMILIES], -1)

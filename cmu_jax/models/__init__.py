@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +34,7 @@ __all__ = [
   'held',
   'make',
   'parameter_count',
+  'variants',
 ]
 
 
@@ -85,6 +86,7 @@ REGISTRY: dict[str, Family] = {
 }
 
 _DTYPES = ('float32', 'bfloat16')
+_STEMS = ('cifar', 'imagenet')
 
 
 def make(
@@ -141,6 +143,29 @@ def frozen(name: str, last: int, **options: Any) -> tuple[str, ...]:
   )
   first = 0 if last == -1 else len(found) - last
   return tuple(path for layer in found[:first] for path in layer)
+
+
+def variants(
+  name: str, options: Mapping[str, Any]
+) -> list[tuple[dict[str, Any], tuple[str, ...]]]:
+  """The options of a network, then with other stems if none was given.
+
+  Args:
+    name: a key of REGISTRY.
+    options: those of `make`.
+
+  Returns:
+    Options, each with a note that says what was added to them, if anything.
+  """
+  known = inspect.signature(REGISTRY[name].make).parameters
+  found: list[tuple[dict[str, Any], tuple[str, ...]]] = [(dict(options), ())]
+  if 'stem' in known and 'stem' not in options:
+    others = [stem for stem in _STEMS if stem != known['stem'].default]
+    found += [
+      ({**options, 'stem': stem}, (f"The weights are for stem='{stem}'.",))
+      for stem in others
+    ]
+  return found
 
 
 def parameter_count(variables: Variables) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from cmu_jax import (
   checkpoint,
   inputs,
+  metrics,
   optimizers,
   proxy,
   rng,
@@ -133,6 +134,8 @@ def _cuts(
     selection=rule,
   )
   record: Info | None = None
+  if request.rule == 'safe' and asked.target is not None:
+    choice = _unless_disarmed(asked, rule, choice)
   if request.rule == 'safe' and asked.target is None:
     found, _ = cuts_safe.judged(
       rng.named(key, 'safe'),
@@ -150,6 +153,25 @@ def _cuts(
   after = tree.edit(asked.network.variables.params, tau, choice.alpha)
   variables = Variables(after, asked.network.variables.batch_stats)
   return Edit('cuts', variables, choice, curve, record)
+
+
+def _unless_disarmed(
+  asked: Subject, rule: cuts.Selection, choice: select.Choice
+) -> select.Choice:
+  """The choice, or none where the trigger does not work as it is.
+
+  The published grid begins above 0: it would edit such a network, too.
+  """
+  seen = metrics.predict(
+    asked.network.model,
+    asked.network.inputs,
+    asked.network.variables,
+    asked.bad,
+    256,
+  )
+  rate = np.array([np.mean(seen == rule.target)])
+  before = select.smallest_below(np.zeros(1), rate, rule.threshold)
+  return select.Choice(0.0, None, False) if before.selected else choice
 
 
 def _proxy(key: jax.Array, request: Request, asked: Subject) -> Proxy:

@@ -43,7 +43,8 @@ Choices:
   --rule=safe|published  label_noise: safe (the default) chooses alpha on
                        samples that its vector did not see, and leaves the model
                        as it is unless they carry the step; published is the
-                       paper's. poison: safe uses --ordinary, if given
+                       paper's. poison: safe uses --ordinary, if given, and
+                       leaves a network alone that the trigger does not move
   --test=FOLDER        ordinary pictures by class: measured before and after,
                        never used to choose anything
   --lipschitz=true     also bound how fast the outputs can change with the

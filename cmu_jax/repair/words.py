@@ -60,7 +60,7 @@ def _why(results: dict[str, Any]) -> str:
       'No alpha stopped the located trigger while 98 % of the predictions on '
       'ordinary pictures stayed'
       if projected
-      else 'No alpha freed the bad samples from the trigger'
+      else _armed(results['measured']['before']['bad_label_rate'])
       if poison
       else _doubt(results['safe'])
     )
@@ -80,6 +80,13 @@ def _why(results: dict[str, Any]) -> str:
     f'The task vector of the {results["samples"]} bad samples was subtracted '
     f'with alpha = {results["alpha"]:.2f}; {rule}.'
   )
+
+
+def _armed(rate: float) -> str:
+  """Why a network, backdoored or not, was left alone."""
+  if round(rate, 2) <= 0.01:
+    return 'The samples are not sent to the target class as it is'
+  return 'No alpha freed the bad samples from the trigger'
 
 
 def _doubt(safe: dict[str, Any] | None) -> str:

@@ -17,11 +17,9 @@ from cmu_jax.data import folder
 from cmu_jax.data.pictures import Reader
 from cmu_jax.shipped import classes, zero_shot
 from cmu_jax.shipped import pictures as pictures_lib
+from cmu_jax.shipped import side as side_lib
 from cmu_jax.types import Batch, InputStep, Model, Variables
-from cmu_jax.weights import files as weight_files
 from cmu_jax.weights import names
-
-_SIDE = ('mean', 'std', 'image_size', 'class_names', 'target')
 
 
 class Shipped(NamedTuple):
@@ -80,10 +78,10 @@ def load(path: str, model: str, root: str, said: Mapping[str, Any]) -> Shipped:
   if family in zero_shot.NAMES:
     return _of_words(path, family, options, root, said)
   stored = weights.read(path)
-  side = weight_files.side_file(path)
+  side = side_lib.read(path)
   known = _known(path, said, side, {})
   count = names.num_classes(stored.arrays)
-  network, variables, layout, pictures = _fitting(
+  network, variables, layout, pictures, fits = _fitting(
     path, family, options, root, known, stored, count
   )
   mean, std = tuple(known['mean']), tuple(known['std'])
@@ -99,7 +97,7 @@ def load(path: str, model: str, root: str, said: Mapping[str, Any]) -> Shipped:
     mean,
     std,
     known['target'],
-    note,
+    (*fits, *note),
     side,
   )
 
@@ -112,7 +110,7 @@ def _of_words(
   said: Mapping[str, Any],
 ) -> Shipped:
   """A CLIP with a head of class names, and the pictures as it wants them."""
-  side = weight_files.side_file(path)
+  side = side_lib.read(path)
   usual = {'mean': preprocess.MEAN, 'std': preprocess.STD}
   known = _known(path, said, side, usual)
   sizes = zero_shot.sizes(path, family, options)
@@ -201,32 +199,34 @@ def _fitting(
   known: Mapping[str, Any],
   stored: weights.Stored,
   count: int,
-) -> tuple[Model, Variables, names.Layout, folder.Pictures]:
+) -> tuple[Model, Variables, names.Layout, folder.Pictures, tuple[str, ...]]:
   """The network and the pictures in the colours that its weights are for.
 
   With one mean for all channels it is not said whether pictures are grey: the
-  weights decide, after what the pictures are themselves.
+  weights decide, after what the pictures are themselves. They decide about the
+  stem, too, where it was not given. The last of the results are notes.
   """
   grey_or_rgb = (None, 1, 3) if len(known['mean']) == 1 else (3,)
   refused: list[errors.UserError] = []
   for channels in grey_or_rgb:
     pictures = pictures_lib.read(root, known['image_size'], channels)
     shape = pictures.image.shape[1:]
-    model = models.make(family, count, shape, **options)
-    template = jax.eval_shape(
-      model.init, jax.random.key(0), jnp.zeros((1, *shape))
-    )
-    try:
-      fitted = weights.fit(
-        stored.arrays,
-        template,
-        models.REGISTRY[family].torch_name,
-        pathlib.Path(path).name,
-      )
-    except errors.UserError as error:
-      refused.append(error)
-    else:
-      return model, *fitted, pictures
+    for given, note in models.variants(family, options):
+      try:
+        model = models.make(family, count, shape, **given)
+        template = jax.eval_shape(
+          model.init, jax.random.key(0), jnp.zeros((1, *shape))
+        )
+        fitted = weights.fit(
+          stored.arrays,
+          template,
+          models.REGISTRY[family].torch_name,
+          pathlib.Path(path).name,
+        )
+      except errors.UserError as error:
+        refused.append(error)
+      else:
+        return model, *fitted, pictures, note
   raise refused[0]
 
 
@@ -237,10 +237,9 @@ def _known(
   usual: Mapping[str, Any],
 ) -> dict[str, Any]:
   """What flags, side file and else the network's custom say, in this order."""
-  for name in side:
-    if name not in (*_SIDE, 'model', 'notes'):
-      raise errors.unknown('field of the side file', name, _SIDE)
-  known = {k: side.get(k) if said.get(k) is None else said[k] for k in _SIDE}
+  known = {
+    k: side.get(k) if said.get(k) is None else said[k] for k in side_lib.FIELDS
+  }
   known = {k: usual.get(k) if v is None else v for k, v in known.items()}
   errors.check(
     known['mean'] is not None and known['std'] is not None,

@@ -124,6 +124,11 @@ def _read_safetensors(path: pathlib.Path) -> Stored:
     with safetensors.safe_open(path, framework='numpy') as opened:
       arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
       return Stored(arrays, dict(opened.metadata() or {}), '.safetensors')
+  except AttributeError as error:  # a number type that NumPy has not
+    raise errors.UserError(
+      f'{path} holds numbers of a type that is not known here '
+      f'({_first_line(error)}); save them as float32'
+    ) from error
   except (safetensors.SafetensorError, OSError, TypeError) as error:
     raise errors.UserError(
       f'{path} is not a whole safetensors file ({_first_line(error)}); save or '
@@ -134,10 +139,11 @@ def _read_safetensors(path: pathlib.Path) -> Stored:
 def _read_npz(path: pathlib.Path) -> Stored:
   try:
     with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
-      return Stored({n: archive[n] for n in archive.files}, {}, '.npz')
+      found = {name: archive[name] for name in archive.files}
   except (
     AttributeError,  # a lone .npy array is no archive
     EOFError,
+    MemoryError,  # a header may claim any size
     OSError,
     TypeError,
     ValueError,
@@ -147,6 +153,13 @@ def _read_npz(path: pathlib.Path) -> Stored:
       f'{path} is not a whole .npz archive of plain arrays '
       f'({_first_line(error)}); save it again with numpy.savez'
     ) from error
+  for name, value in found.items():
+    errors.check(
+      isinstance(value, np.ndarray),
+      f"{path}: '{name}' in it is no array; a file of torch.save is converted "
+      'by safetensors.torch.save_file, others by numpy.savez',
+    )
+  return Stored(found, {}, '.npz')
 
 
 def _read_msgpack(path: pathlib.Path) -> Stored:

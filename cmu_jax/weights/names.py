@@ -206,6 +206,8 @@ def _problems(
       )
     elif not np.isfinite(array.astype(np.float32)).all():
       found.append(f"'{name}' holds NaN or infinity; the weights are damaged")
+    elif path.endswith('/var') and (array < 0).any():
+      found.append(f"'{name}' holds a negative variance; it is damaged")
   return list(dict.fromkeys(found))
 
 
@@ -238,14 +240,20 @@ def num_classes(arrays: dict[str, np.ndarray]) -> int:
   """The number of outputs, from the shape of the head.
 
   Raises:
-    UserError: no head is found.
+    UserError: no head is found, or one of fewer than two outputs.
   """
   for name, array in arrays.items():
     module, _, leaf = name.replace('/', '.').rpartition('.')
     if array.ndim == 2 and any(
       module == head or module.endswith('.' + head) for head in _HEADS
     ):
-      return int(array.shape[0 if leaf == 'weight' else 1])
+      count = int(array.shape[0 if leaf == 'weight' else 1])
+      errors.check(
+        count >= 2,
+        f"the head '{name}' has {count} output{'' if count == 1 else 's'}; a "
+        'classifier has one for each of at least 2 classes',
+      )
+      return count
   raise errors.UserError(
     'the weights hold no head, a matrix called '
     f'{", ".join(f"{head}.weight" for head in _HEADS)} or head/kernel; is it a '

@@ -1,0 +1,79 @@
+"""What is inferred about somebody's weights: the stem, and the side file."""
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+from jax import numpy as jnp
+
+from cmu_jax import errors, models, shipped, weights
+from cmu_jax.shipped import side
+from cmu_jax.weights import names
+
+SAID = dict.fromkeys(side.FIELDS) | {'mean': (0.5,), 'std': (0.5,)}
+
+
+def _stored(path, stem):
+  """A narrow ResNet-18 under PyTorch's names, all zero."""
+  model = models.make('resnet18', 3, (16, 16, 3), width=2, stem=stem)
+  template = jax.eval_shape(
+    model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3))
+  )
+  zero = jax.tree.map(lambda x: jnp.zeros(x.shape), template)
+  table = names.torch_names(template, models.REGISTRY['resnet18'].torch_name)
+  leaves = zip(table.items(), jax.tree.leaves(zero), strict=True)
+  arrays = {name: np.zeros(_shape(p, x.shape)) for (p, name), x in leaves}
+  weights.write(path, weights.Stored(arrays, {}, '.npz'))
+
+
+def _shape(path, shape):
+  if path.endswith('kernel'):
+    return tuple(shape[i] for i in ((3, 2, 0, 1) if len(shape) > 2 else (1, 0)))
+  return shape
+
+
+@pytest.mark.parametrize('stem', ('cifar', 'imagenet'))
+def test_the_stem_is_read_off_the_weights(tmp_path, stem):
+  _stored(tmp_path / 'w.npz', stem)
+  PIL.Image.new('RGB', (16, 16)).save(tmp_path / 'a.png')
+  place = str(tmp_path / 'w.npz'), 'resnet18:width=2', str(tmp_path)
+  found = shipped.load(*place, SAID)
+  kernel = found.variables.params['body']['conv1']['kernel']
+  assert kernel.shape[:2] == ((3, 3) if stem == 'cifar' else (7, 7))
+  assert any("stem='imagenet'" in note for note in found.notes) == (
+    stem == 'imagenet'
+  )
+  other = {'cifar': 'imagenet', 'imagenet': 'cifar'}[stem]
+  with pytest.raises(errors.UserError, match=r'conv1\.weight'):
+    shipped.load(place[0], f'{place[1]},stem={other}', place[2], SAID)
+
+
+def test_a_side_file_may_give_one_number_for_all_channels():
+  given = {'mean': 0.5, 'std': 1, 'target': 2, 'class_names': ['a', 3]}
+  found = side.checked({**given, 'image_size': None, 'notes': 'x'}, 'w.npz')
+  assert found == {
+    **given,
+    'mean': [0.5],
+    'std': [1],
+    'image_size': None,
+    'notes': 'x',
+  }
+
+
+@pytest.mark.parametrize(
+  'field,value',
+  (
+    ('mean', 'x'),
+    ('mean', []),
+    ('mean', [0.5, None]),
+    ('std', True),
+    ('image_size', 0),
+    ('image_size', 32.0),
+    ('class_names', 5),
+    ('class_names', [['a']]),
+    ('target', [0]),
+  ),
+)
+def test_a_field_of_another_kind_is_one_line(field, value):
+  with pytest.raises(errors.UserError, match=f"'{field}' in the side file"):
+    side.checked({field: value}, 'w.npz')
