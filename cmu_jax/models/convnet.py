@@ -11,7 +11,7 @@ from cmu_jax import errors
 from cmu_jax.models import classifier, conv, layers
 
 
-class Body(nn.Module):
+class Body(layers.Stemmed):
   """Three stride-2 3x3 convolutions with BatchNorm and ReLU, then the mean.
 
   Attributes:
@@ -32,11 +32,6 @@ class Body(nn.Module):
       for c in self.channels
     ]
     self.norms = [layers.NORMS[self.norm]() for _ in self.channels]
-
-  def __call__(
-    self, image: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    return self.trunk(self.stem(image), train)
 
   def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 d']:
     """The first convolution; it has no bias."""

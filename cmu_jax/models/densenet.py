@@ -66,7 +66,7 @@ class Transition(nn.Module):
     return mean_pool(self.conv(nn.relu(self.norm(x, train))))
 
 
-class Body(nn.Module):
+class Body(layers.Stemmed):
   """The stem, dense blocks with transitions between them, and the mean.
 
   Attributes:
@@ -102,11 +102,6 @@ class Body(nn.Module):
         transitions.append(Transition(channels, self.layer, name=name))
     self.blocks, self.transitions = blocks, transitions
     self.norm5 = layers.BatchNorm()
-
-  def __call__(
-    self, image: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    return self.trunk(self.stem(image), train)
 
   def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 d']:
     """The first convolution; it has no bias."""

@@ -10,7 +10,7 @@ from cmu_jax import errors
 from cmu_jax.models import classifier, layers
 
 
-class Body(nn.Module):
+class Body(layers.Stemmed):
   """`depth` dense layers of `width` units, ReLU after each.
 
   Attributes:
@@ -27,11 +27,6 @@ class Body(nn.Module):
     self.hidden = [
       layers.Dense(self.width, dtype=self.dtype) for _ in range(self.depth)
     ]
-
-  def __call__(
-    self, image: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    return self.trunk(self.stem(image), train)
 
   def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n d']:
     """The first dense layer with its bias, before the ReLU."""

@@ -56,7 +56,7 @@ class Folded(nn.Module):
     return y + bias.astype(self.dtype)[None, None, None, :]
 
 
-class Body(nn.Module):
+class Body(layers.Stemmed):
   """The layers up to the features.
 
   Attributes:
@@ -75,11 +75,6 @@ class Body(nn.Module):
       for layer in self.steps
       if layer.name
     ]
-
-  def __call__(
-    self, image: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    return self.trunk(self.stem(image), train)
 
   def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 d']:
     """The first convolution with its bias."""

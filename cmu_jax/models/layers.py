@@ -35,6 +35,20 @@ def bias_fan_in(fan_in: int) -> Initializer:
   return init
 
 
+class Stemmed(nn.Module):
+  """An image's way to its features in two parts, which subclasses have.
+
+  `stem` is the first linear layer, (n, h, w, c) -> its output, and `trunk` the
+  rest, (that, train) -> (n, d): along a line in parameter space the stem of
+  fixed images is computed once.
+  """
+
+  def __call__(
+    self, image: Float[Array, 'n h w c'], train: bool
+  ) -> Float[Array, 'n d']:
+    return self.trunk(self.stem(image), train)
+
+
 class Dense(nn.Module):
   """x W + b with PyTorch's default initialisation.
 

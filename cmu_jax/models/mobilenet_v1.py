@@ -51,7 +51,7 @@ class Block(nn.Module):
     return mobile.relu6(self.norm2(self.pointwise(x), train))
 
 
-class Body(nn.Module):
+class Body(layers.Stemmed):
   """A 3x3 convolution, 13 blocks and the mean over the image.
 
   Attributes:
@@ -86,11 +86,6 @@ class Body(nn.Module):
       for stage, (features, stride, count) in enumerate(_STAGES)
       for index in range(count)
     ]
-
-  def __call__(
-    self, image: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    return self.trunk(self.stem(image), train)
 
   def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 d']:
     """The first convolution; it has no bias."""

@@ -78,7 +78,7 @@ class Block(nn.Module):
     return x + y if same else y
 
 
-class Body(nn.Module):
+class Body(layers.Stemmed):
   """A 3x3 convolution, 17 blocks, a 1x1 convolution and the mean.
 
   Attributes:
@@ -125,11 +125,6 @@ class Body(nn.Module):
     ]
     self.conv2 = layer(mobile.channels(1280, max(1.0, self.width)), 1, 1)
     self.norm2 = layers.BatchNorm()
-
-  def __call__(
-    self, image: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    return self.trunk(self.stem(image), train)
 
   def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 d']:
     """The first convolution; it has no bias."""

@@ -87,7 +87,7 @@ class Block(nn.Module):
     return nn.relu((x + y) / 2 if self.halve else x + y)
 
 
-class Body(nn.Module):
+class Body(layers.Stemmed):
   """The stem, four stages of blocks, and the mean over the image.
 
   Attributes:
@@ -140,11 +140,6 @@ class Body(nn.Module):
       project and self.halve_projections,
       name=f'stage{stage + 1}_block{index + 1}',
     )
-
-  def __call__(
-    self, image: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    return self.trunk(self.stem(image), train)
 
   def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 d']:
     """The first convolution; it has no bias."""

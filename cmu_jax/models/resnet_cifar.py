@@ -57,7 +57,7 @@ class Block(nn.Module):
     return nn.relu(x + y)
 
 
-class Body(nn.Module):
+class Body(layers.Stemmed):
   """A 3x3 convolution, three stages of `blocks` blocks, the mean.
 
   Attributes:
@@ -91,11 +91,6 @@ class Body(nn.Module):
       for stage in range(3)
       for index in range(self.blocks)
     ]
-
-  def __call__(
-    self, image: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    return self.trunk(self.stem(image), train)
 
   def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n h w d']:
     """The first convolution; it has no bias."""

@@ -31,7 +31,7 @@ _dense = functools.partial(
 )
 
 
-class Body(nn.Module):
+class Body(layers.Stemmed):
   """Five stages of 3x3 convolutions with max-pooling after each.
 
   Modules are called features_0, features_1 and so on and classifier_0 and
@@ -80,11 +80,6 @@ class Body(nn.Module):
     if not self.batch_norm:
       return [convolution]
     return [convolution, layers.BatchNorm(name=f'features_{place + 1}')]
-
-  def __call__(
-    self, image: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    return self.trunk(self.stem(image), train)
 
   def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n h w d']:
     """The first convolution with its bias."""

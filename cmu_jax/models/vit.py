@@ -9,7 +9,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from cmu_jax import errors
-from cmu_jax.models import classifier
+from cmu_jax.models import classifier, layers
 
 _BLOCK = {
   'ln_1': 'ln_1',
@@ -106,7 +106,7 @@ def attention(qkv: Float[Array, 'n t e'], heads: int) -> Float[Array, 'n t d']:
   return mixed.reshape(n, t, width)
 
 
-class Body(nn.Module):
+class Body(layers.Stemmed):
   """Patches, a class token, positions, blocks; the token is the feature.
 
   Attributes:
@@ -139,11 +139,6 @@ class Body(nn.Module):
       for index in range(self.depth)
     ]
     self.ln = layer_norm('ln')
-
-  def __call__(
-    self, image: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    return self.trunk(self.stem(image), train)
 
   def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n t d']:
     """The projection of the patches with its bias."""

@@ -67,7 +67,7 @@ class Block(nn.Module):
     return self.shortcut(active) + y
 
 
-class Body(nn.Module):
+class Body(layers.Stemmed):
   """A 3x3 convolution, three stages of blocks, and the mean over the image.
 
   Attributes:
@@ -98,11 +98,6 @@ class Body(nn.Module):
     ]
     if not self.corrective:
       self.norm = layers.BatchNorm()
-
-  def __call__(
-    self, image: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    return self.trunk(self.stem(image), train)
 
   def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n h w d']:
     """The first convolution, with its bias where it has one."""
