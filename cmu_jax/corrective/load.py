@@ -1,14 +1,14 @@
 """Reads the results.json of a sweep, and refuses what cannot be shown."""
 
-import math
 import os
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
 from cmu_jax import errors, files
+from cmu_jax.report import rows as lists
+from cmu_jax.report.rows import Results
 
-Results = dict[str, Any]
 Row = dict[str, Any]
 
 SCHEMA = 1
@@ -43,23 +43,6 @@ _KEYS = {
   'problems': _PROBLEM,
   'rows': (*_POINT, 'selection'),
 }
-
-
-def _check_fields(path: pathlib.Path, part: str, entries: list) -> None:
-  for i, entry in enumerate(entries):
-    known = set(entry) if isinstance(entry, dict) else set()
-    absent = [name for name in _FIELDS[part] if name not in known]
-    errors.check(
-      not absent,
-      f'{path}: {part}[{i}] has no {", ".join(absent)}; run again to rewrite '
-      'it',
-    )
-    for key, value in entry.items():
-      errors.check(
-        not isinstance(value, float) or math.isfinite(value),
-        f'{path}: {part}[{i}].{key} is not finite; write null where a number '
-        'does not apply',
-      )
 
 
 def _check_twice(path: pathlib.Path, part: str, entries: list) -> None:
@@ -127,7 +110,7 @@ def check(value: Any, path: os.PathLike | str = 'results.json') -> Results:
       'to rewrite it',
     )
   for part in _FIELDS:
-    _check_fields(path, part, value[part])
+    lists.check(path, part, value[part], _FIELDS[part])
   for part in _KEYS:
     _check_twice(path, part, value[part])
   _check_known(path, value)
