@@ -53,6 +53,11 @@ def run(
     return 2
 
 
+def script(main: Callable[[], Any]) -> NoReturn:
+  """Runs a script that reads its flags itself, with the exit codes of `run`."""
+  sys.exit(run(lambda _: main(), None))
+
+
 def set_up() -> None:
   """Environment for JAX, which the user's own settings override."""
   # Without any accelerator plug-in JAX would still look for a TPU, and say so.

@@ -17,6 +17,7 @@ import argparse
 
 import pieces
 
+from cmu_jax import shell
 from cmu_jax.forgetting import gaps
 
 CONFIG = 'configs/amun_cifar10.py'
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  pieces.exits(main)
+  shell.script(main)

@@ -48,6 +48,7 @@ from cmu_jax import (
   rng,
   schedules,
   select,
+  shell,
   splits,
   train,
 )
@@ -288,8 +289,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  try:
-    sys.exit(main())
-  except errors.UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  shell.script(main)

@@ -34,7 +34,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from cmu_jax import errors, files, progress, provenance, shadow
+from cmu_jax import errors, files, progress, provenance, shadow, shell
 from cmu_jax.report import style
 
 K = 32
@@ -252,4 +252,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  shell.script(main)

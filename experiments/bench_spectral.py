@@ -30,7 +30,7 @@ import rich.table
 from bench_spectral_layers import Group, groups, reference, upper
 from jax import numpy as jnp
 
-from cmu_jax import errors, files, jitting, progress, spectral, sweep
+from cmu_jax import errors, files, jitting, progress, shell, spectral, sweep
 
 ACCURACY = 1e-3
 DENSE = 8192
@@ -257,4 +257,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  shell.script(main)

@@ -37,7 +37,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from cmu_jax import descent, errors, files, importance, models, rng
+from cmu_jax import descent, errors, files, importance, models, rng, shell
 from cmu_jax.methods import ssd
 
 
@@ -242,8 +242,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  try:
-    sys.exit(main())
-  except errors.UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  shell.script(main)

@@ -28,6 +28,7 @@ from cmu_jax import (
   schedules,
   segment,
   select,
+  shell,
   train,
   tree,
 )
@@ -125,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  shell.script(main)

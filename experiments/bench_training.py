@@ -25,7 +25,7 @@ import rich.console
 import rich.table
 from jax import numpy as jnp
 
-from cmu_jax import errors, files, jitting, models, progress
+from cmu_jax import errors, files, jitting, models, progress, shell
 from cmu_jax.types import Variables
 
 
@@ -250,4 +250,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  shell.script(main)

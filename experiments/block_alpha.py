@@ -29,6 +29,7 @@ from cmu_jax import (
   safe,
   scene,
   select,
+  shell,
   stages,
   train,
 )
@@ -219,4 +220,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  shell.script(main)

@@ -10,6 +10,8 @@ the same --work, continues; a fresh machine starts over unless --work travels.
 
 import pieces
 
+from cmu_jax import shell
+
 CONFIG = 'configs/corrective_cifar10.py'
 # Of poison, 500 images, seed 0: the logged value and how far ours may be.
 ANCHORS = (
@@ -62,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  pieces.exits(main)
+  shell.script(main)

@@ -11,12 +11,11 @@ open in between. Nothing is tuned to make a claim come out.
 import argparse
 import json
 import pathlib
-import sys
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cmu_jax import errors, files
+from cmu_jax import files, shell
 from cmu_jax.corrective import load
 from cmu_jax.report import stats
 
@@ -189,7 +188,7 @@ def judged(results: dict, claim: Claim) -> dict[str, Any]:
   }
 
 
-def main() -> int:
+def main() -> None:
   """Prints a line a claim and writes them all."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -220,12 +219,7 @@ def main() -> int:
     )
   else:
     print(json.dumps({'claims': len(lines)}))
-  return 0
 
 
 if __name__ == '__main__':
-  try:
-    sys.exit(main())
-  except errors.UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  shell.script(main)

@@ -11,12 +11,11 @@ the gold standard U*, and RewoD with a tenth identified below .9 of it.
 import argparse
 import json
 import pathlib
-import sys
 import tempfile
 
 import numpy as np
 
-from cmu_jax import binding, errors, files, provenance, rng
+from cmu_jax import binding, files, provenance, rng, shell
 from cmu_jax import config as configs
 from cmu_jax.corrective import cells, measure, solve, sweep
 from cmu_jax.corrective import world as worlds
@@ -84,7 +83,7 @@ def row(flags: argparse.Namespace, pair: str, share: float) -> dict:
   }
 
 
-def main() -> int:
+def main() -> None:
   """Prints a line a pair and share, and writes them all."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -110,12 +109,7 @@ def main() -> int:
         'evaluated_on': 'validation data',
       }
       files.write_json(flags.out, {'about': about, 'rows': rows})
-  return 0
 
 
 if __name__ == '__main__':
-  try:
-    sys.exit(main())
-  except errors.UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  shell.script(main)

@@ -34,6 +34,7 @@ from cmu_jax import (
   proxy,
   rng,
   schedules,
+  shell,
   splits,
   train,
   triggers,
@@ -248,4 +249,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  shell.script(main)

@@ -11,6 +11,8 @@ unless --work travels.
 
 import pieces
 
+from cmu_jax import shell
+
 CONFIG = 'configs/lotos_cifar10.py'
 # Black-box robust accuracy of the ensemble, PGD-50 at 0.04, 121 epochs: of the
 # released threat model, in the authors' rebuttal.
@@ -48,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  pieces.exits(main)
+  shell.script(main)

@@ -8,10 +8,9 @@ by the cells of configs/lotos_digits.py: trainings are shared between radii.
 
 import argparse
 import pathlib
-import sys
 
 from cmu_jax import config as configs
-from cmu_jax import errors, files, workdir
+from cmu_jax import files, shell, workdir
 from cmu_jax.ensemble import job, place, sweep, tables
 
 METHODS = ('plain', 'clipped', 'lotos_unclipped', 'lotos')
@@ -41,7 +40,7 @@ def differences(results: dict) -> list[dict]:
   return found
 
 
-def main() -> int:
+def main() -> None:
   """Runs all radii and writes one small JSON."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -73,12 +72,7 @@ def main() -> int:
   kept['provenance']['command'] = 'python experiments/lotos_transfer.py'
   path = pathlib.Path(flags.out) / 'lotos_transfer.json'
   files.write_json(path, {**kept, 'radii': parts})
-  return 0
 
 
 if __name__ == '__main__':
-  try:
-    sys.exit(main())
-  except errors.UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  shell.script(main)

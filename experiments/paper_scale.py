@@ -14,7 +14,7 @@ import pathlib
 import time
 
 from cmu_jax import config as configs
-from cmu_jax import files, run, workdir
+from cmu_jax import files, run, shell, workdir
 
 
 def main() -> None:
@@ -47,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  shell.script(main)

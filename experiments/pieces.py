@@ -14,12 +14,11 @@ rmia_*, ulira_*, lotos_*, negation_*.
 import argparse
 import importlib
 import pathlib
-import sys
 import time
 from collections.abc import Callable
 
 from cmu_jax import config as configs
-from cmu_jax import errors, files, jitting, workdir
+from cmu_jax import errors, files, jitting, shell, workdir
 from cmu_jax.types import Info
 
 _KEPT = (
@@ -96,15 +95,6 @@ def run(
   return path
 
 
-def exits(main: Callable[[], object]) -> None:
-  """Runs a script; a user's mistake is one line and exit code 2."""
-  try:
-    main()
-  except errors.UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
-
-
 def main() -> None:
   """Continues the run of a config."""
   made = parser(__doc__ or '', 'runs/pieces')
@@ -114,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  exits(main)
+  shell.script(main)

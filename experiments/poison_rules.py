@@ -28,6 +28,7 @@ from cmu_jax import (
   recipes,
   rng,
   scene,
+  shell,
   train,
 )
 from cmu_jax import config as configs
@@ -289,4 +290,4 @@ def main():
 
 
 if __name__ == '__main__':
-  main()
+  shell.script(main)

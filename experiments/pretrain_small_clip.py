@@ -20,12 +20,12 @@ import jax.numpy as jnp
 from cmu_jax import (
   clip,
   data,
-  errors,
   files,
   inputs,
   originals,
   provenance,
   rng,
+  shell,
   small_clip,
   train,
   weights,
@@ -143,8 +143,4 @@ def write(
 
 
 if __name__ == '__main__':
-  try:
-    sys.exit(main())
-  except errors.UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  shell.script(main)

@@ -42,6 +42,7 @@ from cmu_jax import (
   provenance,
   rng,
   scene,
+  shell,
   stages,
   train,
 )
@@ -262,8 +263,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  try:
-    sys.exit(main())
-  except errors.UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  shell.script(main)

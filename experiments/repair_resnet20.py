@@ -27,7 +27,6 @@ from jax import numpy as jnp
 from cmu_jax import (
   corruption,
   data,
-  errors,
   files,
   inputs,
   metrics,
@@ -37,6 +36,7 @@ from cmu_jax import (
   repair,
   rng,
   schedules,
+  shell,
   splits,
   train,
   triggers,
@@ -276,8 +276,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  try:
-    sys.exit(main())
-  except errors.UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  shell.script(main)

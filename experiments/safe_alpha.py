@@ -30,6 +30,7 @@ from cmu_jax import (
   recipes,
   rng,
   scene,
+  shell,
   stages,
   train,
 )
@@ -207,4 +208,4 @@ def report(flags: argparse.Namespace, config, cells: dict) -> dict:
 
 
 if __name__ == '__main__':
-  main()
+  shell.script(main)

@@ -34,7 +34,7 @@ import simplex_unlearning_cell as judge
 import simplex_unlearning_world as worlds
 from simplex_unlearning_show import figure, markdown, summary
 
-from cmu_jax import files, progress, provenance, simplex
+from cmu_jax import files, progress, provenance, shell, simplex
 
 
 def report(flags, cells) -> dict:
@@ -102,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  shell.script(main)
