@@ -1,6 +1,7 @@
 """From settings to what all seeds share: data, trigger, input step, network."""
 
 import math
+import os
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,10 @@ from ml_collections import ConfigDict
 
 from cmu_jax import data, errors, inputs, models, rng, splits, triggers
 from cmu_jax.types import Batch, Dataset, InputStep, Model, Trigger
+
+# Weights as they were and as they are, gradient, momentum: the least that a
+# training holds.
+_COPIES = 4
 
 
 class Loaded(NamedTuple):
@@ -122,8 +127,32 @@ def pixels(
   )
 
 
+def _check_size(model: Model, seen: tuple[int, ...]) -> None:
+  """Refuses a network that cannot be trained in the memory of this machine.
+
+  Asked for too much, XLA may wait for ever and Linux may end the process.
+  """
+  image = jax.ShapeDtypeStruct((1, *seen), np.float32)
+  shapes = jax.eval_shape(model.init, rng.named(0), image)
+  needed = _COPIES * sum(
+    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes)
+  )
+  room = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  errors.check(
+    jax.default_backend() != 'cpu' or needed <= room,
+    f'the network of config.model takes at least {needed / 2**30:,.0f} GiB in '
+    f'training, this machine has {room / 2**30:,.0f}: lower config.model.width',
+  )
+
+
 def network(settings: ConfigDict, dataset: Dataset, step: InputStep) -> Model:
-  """The network of config.model for what the input step makes of images."""
+  """The network of config.model for what the input step makes of images.
+
+  Raises:
+    UserError: settings that no network has, or one that memory cannot hold.
+  """
   seen = step.eval(dataset.train.image[:1], None).shape[1:]
   options = dict(settings)
-  return models.make(options.pop('name'), dataset.num_classes, seen, **options)
+  made = models.make(options.pop('name'), dataset.num_classes, seen, **options)
+  _check_size(made, seen)
+  return made
