@@ -33,6 +33,8 @@ _AT_LEAST = {
   'select.replicates': 2,
   'checkpoint_seconds': 0,
 }
+# Beyond these nothing gets better, and memory runs out.
+_AT_MOST = {'proxy_draws': 1000, 'select.replicates': 100_000}
 _SHARES = ('select.class_share', 'select.threshold')
 
 
@@ -48,6 +50,11 @@ def _ranges(config: ConfigDict) -> None:
     value = _value(config, field)
     errors.check(
       value >= least, f'config.{field} is {value}; it must be at least {least}'
+    )
+  for field, most in _AT_MOST.items():
+    value = _value(config, field)
+    errors.check(
+      value <= most, f'config.{field} is {value}; it must be at most {most}'
     )
   for field in _SHARES:
     value = _value(config, field)
