@@ -7,6 +7,7 @@ Everything here takes arrays of scores or of statistics, whatever made them,
 and returns plain results. Higher scores are more like members throughout.
 """
 
+from cmu_jax.audit.clusters import Clusters, clustered
 from cmu_jax.audit.confidence import confidence_attack
 from cmu_jax.audit.label_recovery import Recovery, label_recovery, other_wrong
 from cmu_jax.audit.lira_scores import lira
@@ -47,6 +48,7 @@ __all__ = [
   'PROBABILITIES',
   'SIGNALS',
   'Audit',
+  'Clusters',
   'Estimate',
   'Gap',
   'Recovery',
@@ -57,6 +59,7 @@ __all__ = [
   'balanced_accuracy',
   'bootstrap',
   'class_level',
+  'clustered',
   'confidence_attack',
   'detectable',
   'discriminator_accuracy',

@@ -53,7 +53,7 @@ class Statistics(NamedTuple):
   tpr_01_percent: Float[np.ndarray, '*b']
 
 
-class _Places(NamedTuple):
+class Places(NamedTuple):
   """Where each score lies among the different ones, the highest first."""
 
   positive: Int[np.ndarray, 'p']
@@ -72,10 +72,15 @@ def _checked(name: str, scores: Scores) -> Float[np.ndarray, '_']:
   return np.asarray(scores, np.float64)
 
 
-def _places(positive: Scores, negative: Scores) -> _Places:
+def places(positive: Scores, negative: Scores) -> Places:
+  """Where each score lies among all of them.
+
+  Raises:
+    UserError: a side is empty or has NaN.
+  """
   both = [_checked('member', positive), _checked('non-member', negative)]
   values, place = np.unique(-np.concatenate(both), return_inverse=True)
-  return _Places(place[: positive.size], place[positive.size :], values.size)
+  return Places(place[: positive.size], place[positive.size :], values.size)
 
 
 def _curve(
@@ -114,8 +119,8 @@ def roc(positive: Scores, negative: Scores) -> Curve:
   Raises:
     UserError: a side is empty or has NaN.
   """
-  places = _places(positive, negative)
-  found = _curve(places.positive[None], places.negative[None], places.total)
+  at = places(positive, negative)
+  found = _curve(at.positive[None], at.negative[None], at.total)
   return Curve(found.fpr[0], found.tpr[0])
 
 
@@ -144,7 +149,8 @@ def bootstrap(
   """The statistics of resamples, members and non-members each drawn anew.
 
   The resamples know the sampling of points, not of target or reference
-  models: an interval over trainings comes from trainings.
+  models: an interval over trainings comes from trainings. Scores that share a
+  network or a point are not independent: see `clusters.clustered`.
 
   Args:
     key: of the resamples.
@@ -152,15 +158,15 @@ def bootstrap(
     negative: scores of non-members.
     replicates: how many.
   """
-  places = _places(positive, negative)
+  at = places(positive, negative)
 
   def block(start: int) -> Statistics:
     draw = lambda name, side: side[
       _resamples(rng.named(key, name, start), side.size)
     ]
-    members = draw('positive', places.positive)
-    others = draw('negative', places.negative)
-    return read(_curve(members, others, places.total))
+    members = draw('positive', at.positive)
+    others = draw('negative', at.negative)
+    return read(_curve(members, others, at.total))
 
   blocks = [block(start) for start in range(0, replicates, _BLOCK)]
   return Statistics(

@@ -62,8 +62,23 @@ def _checked(
   return np.asarray(references, np.float64)
 
 
+def _outside(
+  inside: lira_scores.Marks, outside: lira_scores.Marks | None
+) -> Bool[np.ndarray, 'k n']:
+  if outside is None:
+    return ~inside
+  errors.check(
+    outside.shape == inside.shape and not (inside & outside).any(),
+    f'models with a point are marked in shape {inside.shape}, those without in '
+    f'{outside.shape}: mark no model as both',
+  )
+  return outside
+
+
 def online(
-  references: lira_scores.Table, inside: lira_scores.Marks
+  references: lira_scores.Table,
+  inside: lira_scores.Marks,
+  outside: lira_scores.Marks | None = None,
 ) -> Float[np.ndarray, 'n']:
   """p(x) = (mean over models with x + mean over models without) / 2.
 
@@ -73,17 +88,30 @@ def online(
     references: probability of each point's label under each reference model,
       [k, n].
     inside: which model was trained on which point.
+    outside: which was not; None for all others. What is neither plays no part
+      for the point.
+
+  Raises:
+    UserError: a point without any model.
   """
   values = _checked(references, inside)
-  within, without = _mean(values, inside), _mean(values, ~inside)
+  outer = _outside(inside, outside)
+  within, without = _mean(values, inside), _mean(values, outer)
+  alone = np.isnan(within) & np.isnan(without)
+  errors.check(
+    not alone.any(),
+    f'{int(alone.sum())} points, the first {int(alone.argmax())}, have no '
+    'reference at all; train more',
+  )
   both = (within + without) / 2
-  return np.where(np.isnan(both), values.mean(axis=0), both)
+  return np.where(np.isnan(both), np.fmax(within, without), both)
 
 
 def offline(
   references: lira_scores.Table,
   inside: lira_scores.Marks,
   a: float = 0.3,
+  outside: lira_scores.Marks | None = None,
 ) -> Float[np.ndarray, 'n']:
   """p(x) = ((1 + a) p_out + 1 - a) / 2, of models without x alone.
 
@@ -94,12 +122,13 @@ def offline(
     references: as for `online`.
     inside: likewise; such models are left out.
     a: 0 to 1; .3 is published for CIFAR-10.
+    outside: as for `online`.
 
   Raises:
     UserError: a point is in every reference's training set.
   """
   errors.check(0 <= a <= 1, f'a is {a}; it must lie from 0 to 1')
-  without = _mean(_checked(references, inside), ~inside)
+  without = _mean(_checked(references, inside), _outside(inside, outside))
   alone = np.isnan(without)
   errors.check(
     not alone.any(),
@@ -148,6 +177,7 @@ def rmia(
   *,
   gamma: float = 2.0,
   a: float | None = None,
+  outside: lira_scores.Marks | None = None,
 ) -> Rmia:
   """Scores every point of a pool.
 
@@ -165,6 +195,7 @@ def rmia(
       the target.
     gamma: by which a point must exceed another one.
     a: of the offline attack; None for the online one.
+    outside: which reference was not trained on which point, as for `online`.
   """
   errors.check(
     np.isfinite(target).all() and target.shape == references.shape[1:],
@@ -177,7 +208,9 @@ def rmia(
     f'points, of {target.size}; mark some of them',
   )
   mean = (
-    online(references, inside) if a is None else offline(references, inside, a)
+    online(references, inside, outside)
+    if a is None
+    else offline(references, inside, a, outside)
   )
   ratio = np.maximum(target, _LEAST) / np.maximum(mean, _LEAST)
   own = population if population.all() else None

@@ -40,12 +40,16 @@ class Ulira(NamedTuple):
       pair of models, one of a kind. All are of the same points: their spread
       is over trainings only.
     models: how many models took part.
+    members: where `forgotten` are, models by points, in the order of rows.
+    others: where `unseen` are, likewise.
   """
 
   forgotten: Float[np.ndarray, 'p']
   unseen: Float[np.ndarray, 'q']
   by_model: Float[np.ndarray, 'k']
   models: int
+  members: Bool[np.ndarray, '_ _']
+  others: Bool[np.ndarray, '_ _']
 
 
 def held(where: Bool[np.ndarray, 'k n']) -> Int[np.ndarray, 'k n']:
@@ -131,8 +135,9 @@ def ulira(
   )
   score = lira_scores.log_ratio(clipped, *sides)
   members, others = forgotten & enough[None, :], unseen & enough[None, :]
+  by_model = _by_model(score, members, others)
   return Ulira(
-    score[members], score[others], _by_model(score, members, others), len(score)
+    score[members], score[others], by_model, len(score), members, others
   )
 
 

@@ -1,11 +1,14 @@
 """An audit of scores: numbers, their intervals, and what may be concluded."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from cmu_jax import errors
+from cmu_jax.audit import clusters as clusters_lib
 from cmu_jax.audit import ranks
+from cmu_jax.audit.clusters import Clusters
 from cmu_jax.types import PRNGKey
 
 # A leak that is smaller than this AUC may go unnoticed without a word.
@@ -15,7 +18,7 @@ LEAST_REFERENCES = 4
 
 
 class Estimate(NamedTuple):
-  """A number with the percentile interval of a bootstrap over points."""
+  """A number with the percentile interval of a bootstrap."""
 
   value: float
   low: float
@@ -111,6 +114,7 @@ def evaluate(
   negative: ranks.Scores,
   *,
   references: int | None = None,
+  clusters: Sequence[Clusters] = (),
   replicates: int = 1000,
   confidence: float = 0.95,
   tolerated: float = TOLERATED,
@@ -122,6 +126,8 @@ def evaluate(
     positive: scores of members; higher is more like a member.
     negative: scores of non-members.
     references: how many reference models the scores rest on, if any.
+    clusters: what scores share, which is then drawn as a whole; () takes each
+      score for independent of the others.
     replicates: bootstrap resamples.
     confidence: of the intervals, between 0 and 1.
     tolerated: the AUC up to which a leak may go unnoticed before the answer is
@@ -135,7 +141,11 @@ def evaluate(
   )
   errors.check(replicates >= 2, f'{replicates} replicates; use 2 or more')
   point = ranks.read(ranks.roc(positive, negative))
-  drawn = ranks.bootstrap(key, positive, negative, replicates)
+  drawn = (
+    clusters_lib.clustered(key, positive, negative, clusters, replicates)
+    if clusters
+    else ranks.bootstrap(key, positive, negative, replicates)
+  )
   auroc, accuracy, *low = _estimates(point, drawn, confidence)
   # No threshold of too few non-members has such a rate.
   first, second = (

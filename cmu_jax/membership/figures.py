@@ -25,8 +25,11 @@ def roc(found: Results, label: str) -> figure.Figure | None:
   None without any.
   """
   last: dict[str, Any] = {}
+  known = {row['attack'] for row in found['rows']}
+  # RMIA is steps of its ratio; where there is U-LiRA it is what was asked for.
+  drawn = known & {'U-LiRA'} or known - {'RMIA'}
   for row in found['rows']:
-    finer = row['points'] == 'forget' and row['attack'] != 'RMIA'
+    finer = row['points'] == 'forget' and row['attack'] in drawn
     # Results that were kept for their numbers are without curves.
     if finer and row.get('curve'):
       last[f'{row["method"]}, {tables.attack(row)}'] = row

@@ -6,6 +6,8 @@ import numpy as np
 
 from cmu_jax import audit, provenance, rng
 from cmu_jax.forgetting import roster
+from cmu_jax.membership import settings, tables
+from cmu_jax.membership.attacks import Scored
 from cmu_jax.membership.place import Place
 from cmu_jax.membership.sweep import Audited
 from cmu_jax.types import Info
@@ -43,20 +45,41 @@ def _curve(positive: np.ndarray, negative: np.ndarray) -> list[list[float]]:
   ]
 
 
+def clusters(scored: Scored) -> dict[str, audit.Clusters]:
+  """What scores share: the network that they are of, and the point."""
+  sides = [np.nonzero(marks) for marks in (scored.members, scored.others)]
+  return {
+    name: audit.Clusters(*(side[axis] for side in sides))
+    for axis, name in enumerate(settings.CLUSTERS)
+  }
+
+
 def row(place: Place, one: Audited) -> Info:
-  """The numbers of one attack on one method."""
+  """The numbers of one attack on one method.
+
+  The AUC of forgotten points also has the intervals of every other way to draw
+  resamples: of scores, of networks, of points, of both.
+  """
   options, scored = place.config.evaluate, one.scored
   positive = np.concatenate(scored.positive)
   negative = np.concatenate(scored.negative)
   name = f'{one.method} {one.points} {scored.attack} {one.adaptive}'
-  found = audit.evaluate(
-    rng.named(0, 'bootstrap', name),
-    positive,
-    negative,
-    references=place.config.references,
-    replicates=options.replicates,
-    confidence=options.confidence,
-  )
+  shared = clusters(scored)
+
+  def judged(ways: tuple[str, ...]) -> audit.Audit:
+    return audit.evaluate(
+      rng.named(0, 'bootstrap', name),
+      positive,
+      negative,
+      references=scored.references,
+      clusters=[shared[way] for way in ways],
+      replicates=options.replicates,
+      confidence=options.confidence,
+    )
+
+  found = judged(tuple(options.clusters))
+  ways = ((), ('networks',), ('points',), settings.CLUSTERS)
+  asked = ways if one.points == 'forget' else ()
   plain = {
     key: value._asdict() if isinstance(value, audit.Estimate) else value
     for key, value in found._asdict().items()
@@ -68,6 +91,9 @@ def row(place: Place, one: Audited) -> Info:
     'adaptive': one.adaptive,
     **_accuracies(one),
     **plain,
+    'intervals': {
+      ' and '.join(way) or 'scores': judged(way).auroc[1:] for way in asked
+    },
     'by_network': [float(area) for area in scored.areas],
     'curve': _curve(positive, negative),
   }
@@ -86,12 +112,12 @@ def sanity(rows: list[Info]) -> Info:
   held: dict[str, dict[str, Info]] = {}
   for each in rows:
     if each['points'] == 'forget':
-      held.setdefault(each['attack'], {}).setdefault(each['method'], each)
+      held.setdefault(tables.attack(each), {}).setdefault(each['method'], each)
   found = {}
-  for attack, by in held.items():
+  for name, by in held.items():
     if {'none', 'retrain'} <= by.keys():
       auc = by['retrain']['auroc']
-      found[attack] = {
+      found[name] = {
         'retrain_contains_half': auc['low'] <= 0.5 <= auc['high'],
         'original_above_half': by['none']['auroc']['low'] > 0.5,
       }

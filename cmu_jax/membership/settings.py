@@ -10,6 +10,8 @@ from cmu_jax.forgetting import roster
 ATTACKS = ('rmia', 'ulira')
 # What needs no fine-tuning, and is what the others are compared with.
 CONTROLS = ('none', 'retrain')
+# What scores share, and the bootstrap draws as a whole.
+CLUSTERS = ('networks', 'points')
 
 
 def _trainings() -> dict[str, Any]:
@@ -52,7 +54,7 @@ def base(name: str, attack: str) -> ConfigDict:
       fraction=0.1,  # of a network's training set that it is to forget
       methods=('amun', 'ft'),  # of forgetting/roster, besides none and retrain
       learning_rates=(0.01,),  # the one of unlearning: nothing is tuned here
-      adaptive=True,  # rmia: also with references that were unlearned too
+      adaptive=True,  # RMIA also with references that were unlearned too
       rmia=dict(
         signal='taylor_softmax',  # or softmax
         gamma=2.0,
@@ -65,6 +67,7 @@ def base(name: str, attack: str) -> ConfigDict:
         batch_size=1024,
         replicates=1000,  # of the bootstrap
         confidence=0.99,  # of its intervals
+        clusters=('networks', 'points'),  # drawn whole; () for single scores
       ),
       checkpoint_seconds=20.0,  # at most so much of a training is lost
     )
@@ -121,6 +124,8 @@ def check(config: ConfigDict) -> None:
   known = [name for name in roster.ENTRIES if name != 'retrain']
   if config.methods:
     checks.names('methods', config.methods, known)
+  if config.evaluate.clusters:
+    checks.names('evaluate.clusters', config.evaluate.clusters, CLUSTERS)
   errors.check(
     len(config.learning_rates) == 1 and config.learning_rates[0] > 0,
     f'config.learning_rates is {tuple(config.learning_rates)}; give one number '

@@ -11,7 +11,13 @@ from jaxtyping import Bool
 from cmu_jax import rng, shadow
 from cmu_jax.membership import attacks
 from cmu_jax.membership import place as places
-from cmu_jax.membership.attacks import Scored, Statistics, Targets
+from cmu_jax.membership.attacks import (
+  Known,
+  Options,
+  Scored,
+  Statistics,
+  Targets,
+)
 from cmu_jax.membership.place import Place
 
 
@@ -101,21 +107,49 @@ def rmia(place: Place) -> Iterator[list[Audited]]:
         rows += [
           Audited(method, points, adaptive, found, groups, scored)
           for scored in attacks.relative(
-            targets, references, known.inside, options.signal, options.gamma, a
+            targets,
+            Known(references, known.inside),
+            Options(options.signal, options.gamma, a),
           )
         ]
     yield rows
 
 
 def ulira(place: Place) -> Iterator[list[Audited]]:
-  """Every method on K networks, each of which forgets points of its own."""
+  """Every method on K networks, each of which forgets points of its own.
+
+  U-LiRA, and what the other attacks make of the same networks and points, with
+  the others of the K as references: as they were trained, and adaptive, once
+  the method is done with them. The adaptive one compares with networks that
+  forgot the point and with those that never saw it, as U-LiRA does.
+  """
   world = _references(place)
+  groups, rmia = world.groups, place.config.rmia
+  options = Options(rmia.signal, rmia.gamma)
+  plain: Statistics | None = None
   for method in _methods(place):
     found = _statistics(place, world, 'references', method)
-    scored = attacks.per_example(
-      found['logit_confidence'], world.forget, ~world.inside
-    )
-    yield [Audited(method, 'forget', True, found, world.groups, scored)]
+    plain = found if plain is None else plain
+    targets = Targets(found, groups['forget'], groups['unseen'])
+    made = [
+      (
+        True,
+        [
+          attacks.per_example(
+            found['logit_confidence'], groups['forget'], groups['unseen']
+          )
+        ],
+      ),
+      (False, attacks.among(targets, Known(plain, world.inside), options)),
+    ]
+    if place.config.adaptive:
+      known = Known(found, groups['forget'], groups['unseen'])
+      made.append((True, attacks.among(targets, known, options)))
+    yield [
+      Audited(method, 'forget', adaptive, found, groups, scored)
+      for adaptive, several in made
+      for scored in several
+    ]
 
 
 def run(place: Place, minutes: float | None) -> tuple[list[Audited], bool]:

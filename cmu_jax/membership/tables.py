@@ -27,6 +27,14 @@ def attack(row: Row) -> str:
   return f'{row["attack"]}, adaptive' if known else row['attack']
 
 
+def drawn(found: Results) -> str:
+  """What the bootstrap draws as a whole, in words."""
+  ways = found['config']['evaluate'].get('clusters') or ()
+  if not ways:
+    return 'each score taken for independent of the others'
+  return f'whole {" and ".join(ways)} drawn'
+
+
 def _estimate(value: dict[str, float] | None) -> str:
   if value is None:
     return 'too few points'
@@ -53,8 +61,8 @@ def _attacks(found: Results, points: str) -> Grid:
   counts = rows[0] if rows else {'positives': 0, 'negatives': 0}
   note = (
     f'In points. {seen}. {counts["positives"]} and {counts["negatives"]} '
-    f'scores, pooled; in brackets {confidence:.0%} intervals over scores. '
-    'By network: mean and standard deviation of the AUC.'
+    f'scores, pooled; in brackets {confidence:.0%} intervals, '
+    f'{drawn(found)}. By network: mean and standard deviation of the AUC.'
   )
   texts = [
     (
@@ -68,6 +76,33 @@ def _attacks(found: Results, points: str) -> Grid:
   head = ('method', 'attack', *_NUMBERS.values(), 'AUC by network')
   title = 'Forgotten or unseen' if points == 'forget' else 'Retained or unseen'
   return Grid(title, (note,), head, tuple(texts))
+
+
+def _intervals(found: Results) -> Grid | None:
+  """The AUC of forgotten points with an interval for each way to draw."""
+  rows = [row for row in found['rows'] if row.get('intervals')]
+  if not rows:
+    return None
+  ways = tuple(rows[0]['intervals'])
+  note = (
+    f'AUC of D_F, {found["config"]["evaluate"]["confidence"]:.0%} intervals by '
+    'what the bootstrap draws. Scores of a network share its training, scores '
+    'of a point its references: drawn one by one they make intervals too '
+    f'narrow. The tables above and the verdict have {drawn(found)}; few '
+    'networks make an interval over networks alone somewhat narrow.'
+  )
+  texts = [
+    (
+      row['method'],
+      attack(row),
+      f'{100 * row["auroc"]["value"]:.2f}',
+      *(f'[{100 * low:.2f}, {100 * high:.2f}]' for low, high in sides),
+    )
+    for row in rows
+    if (sides := row['intervals'].values())
+  ]
+  head = ('method', 'attack', 'AUC', *(f'over {way}' for way in ways))
+  return Grid('What the intervals rest on', (note,), head, tuple(texts))
 
 
 def _accuracy(found: Results) -> Grid:
@@ -90,4 +125,6 @@ def contents(found: Results) -> dict[str, Grid]:
   made = {'forgotten': _attacks(found, 'forget')}
   if any(row['points'] == 'retain' for row in found['rows']):
     made['retained'] = _attacks(found, 'retain')
-  return {**made, 'accuracy': _accuracy(found)}
+  made['accuracy'] = _accuracy(found)
+  wide = _intervals(found)
+  return made if wide is None else {**made, 'intervals': wide}

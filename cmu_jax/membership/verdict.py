@@ -54,8 +54,8 @@ def verdict(found: Results) -> Verdict:
       leaks += [method] if leak else []
   sentences.append(
     'An attack that fails shows that this attack fails, with so many '
-    'references, on average over these points. Networks share the pool, so '
-    'that pooled scores are not independent and intervals are somewhat narrow.'
+    'references, on average over these points. Networks share a pool, and '
+    f'points their references: intervals have {tables.drawn(found)}.'
   )
   if not found['finished']:
     sentences.append(UNFINISHED)
