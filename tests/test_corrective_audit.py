@@ -8,7 +8,7 @@ import small_sweep
 from jax import numpy as jnp
 
 from cmu_jax import binding
-from cmu_jax.corrective import cells, load, measure, page, tables
+from cmu_jax.corrective import cells, load, measure, page, references, tables
 from cmu_jax.corrective import problem as problems
 from cmu_jax.corrective import world as worlds
 from cmu_jax.types import Model, Variables
@@ -65,6 +65,50 @@ def test_shares_of_labels_that_score_higher():
     assert row['label_recovery'] == share
 
 
+def test_a_label_counts_for_more_than_references_make_of_it():
+  """Networks that say the target class anyway make it no evidence."""
+  one, scene = scene_of('poison', audit='rmia')
+  count = measure.sets(one, scene).recovered.other.size
+  model, variables = told(5.0)
+  look = jax.jit(measure.looker(model, one.inputs, 8))
+  for expected, share in ((4.0, 1.0), (5.0, 0.5), (6.0, 0.0)):
+    beside = scene._replace(expected=np.full(count, expected, np.float32))
+    seen = look(variables, measure.sets(one, beside)).recovered
+    assert float(np.mean(seen)) == share
+
+
+def test_references_never_saw_the_manipulated_images(tmp_path, monkeypatch):
+  config = small_sweep.config(audit='rmia', references=2)
+  one, scene = scene_of('interclass', audit='rmia', references=2)
+  seen = []
+  real = references.shadow.train
+
+  def watched(key, model, data, inside, fit, **rest):
+    seen.append(inside)
+    return real(key, model, data, inside, fit, **rest)
+
+  monkeypatch.setattr(references.shadow, 'train', watched)
+  found = references.compared(config, tmp_path, one, scene, 'here')
+  assert not seen[0][:, problems.manipulated(scene.problem)].any()
+  assert seen[0][:, ~problems.manipulated(scene.problem)].all()
+  offer = measure.sets(one, found).recovered
+  assert found.expected.shape == offer.other.shape
+  assert np.ptp(found.expected) > 0
+  # The same files give the same numbers.
+  monkeypatch.setattr('cmu_jax.train.drive', None)
+  again = references.compared(config, tmp_path, one, scene, 'here')
+  np.testing.assert_array_equal(found.expected, again.expected)
+
+
+def test_without_references_nothing_is_trained(tmp_path):
+  config = small_sweep.config(audit='rmia', references=0)
+  one, scene = scene_of('interclass', audit='rmia')
+  assert references.compared(config, tmp_path, one, scene, '') is scene
+  silent, scene = scene_of('interclass')
+  config = small_sweep.config(references=2)
+  assert references.compared(config, tmp_path, silent, scene, '') is scene
+
+
 def test_only_runs_with_an_audit_have_other_addresses():
   cell = cells.Cell(cells.Case('poison', 20, 0), 0.5, 'cf')
   plain, audited = small_sweep.config(), small_sweep.config(audit='rmia')
@@ -87,4 +131,6 @@ def test_it_shows_in_tables_and_on_the_page(tmp_path):
   assert names
   text = page.render(found, [])
   assert 'Are the wrong labels still in there?' in text
-  assert 'a stronger one, with reference networks' in text
+  assert 'without references' in text
+  found['config']['references'] = 4
+  assert 'than 4 networks trained without' in page.render(found, [])

@@ -118,3 +118,20 @@ def test_what_cannot_be_audited(truth, classes, said):
   given = np.array([0, 1])
   with pytest.raises(errors.UserError, match=said):
     audit.other_wrong(KEY, given, np.array(truth), classes)
+
+
+def test_one_more_reference_is_right_half_of_the_time():
+  """Even where the given label is by far the likelier mistake."""
+  generator = np.random.default_rng(4)
+  given, other = np.full(4000, 1), np.full(4000, 2)
+  logits = generator.normal(0, 0.7, (9, 4000, 5)) + np.array([9, 4, 0, 0, 0])
+  expected = audit.expected_advantage(logits[1:], given, other)
+  said = logits[0][:, 1] - logits[0][:, 2]
+  assert np.mean(said > 0) > 0.99
+  assert np.mean(said > expected) == pytest.approx(0.5, abs=0.03)
+  exact = np.exp(logits[1:]) / np.exp(logits[1:]).sum(-1, keepdims=True)
+  np.testing.assert_allclose(
+    expected,
+    np.log(exact[:, :, 1].mean(0) / exact[:, :, 2].mean(0)),
+    rtol=1e-4,
+  )

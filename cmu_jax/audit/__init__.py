@@ -9,7 +9,12 @@ and returns plain results. Higher scores are more like members throughout.
 
 from cmu_jax.audit.clusters import Clusters, clustered
 from cmu_jax.audit.confidence import confidence_attack
-from cmu_jax.audit.label_recovery import Recovery, label_recovery, other_wrong
+from cmu_jax.audit.label_recovery import (
+  Recovery,
+  expected_advantage,
+  label_recovery,
+  other_wrong,
+)
 from cmu_jax.audit.lira_scores import lira
 from cmu_jax.audit.mia_nn import (
   LEAST_RETRAINED,
@@ -64,6 +69,7 @@ __all__ = [
   'detectable',
   'discriminator_accuracy',
   'evaluate',
+  'expected_advantage',
   'hanley_mcneil',
   'label_recovery',
   'lira',

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, Num
+from jaxtyping import Float, Int, Num
 from scipy import stats
 
 from cmu_jax import errors, rng
@@ -104,6 +104,38 @@ def _interval(rate: float, count: int) -> tuple[float, float]:
   return max(min(centre - half, rate), 0.0), min(max(centre + half, rate), 1.0)
 
 
+def expected_advantage(
+  references: Num[np.ndarray, 'r n k'],
+  given: Int[np.ndarray, 'n'],
+  other: Int[np.ndarray, 'n'],
+  a: float = 1.0,
+) -> Float[np.ndarray, 'n']:
+  """log p(x, given) - log p(x, other), by networks that saw neither label.
+
+  A network under audit knows the given label if the difference of its two
+  logits is above this.
+
+  Args:
+    references: logits of the images.
+    given: wrong labels that were trained on.
+    other: wrong labels that were not.
+    a: of RMIA offline. With 1 the references alone are compared with, so that
+      one more of them would be right about half of the time even where one of
+      the labels is the likelier mistake.
+  """
+  first, second = (
+    _expected(_probability(references, label), a) for label in (given, other)
+  )
+  return np.log(first) - np.log(second)
+
+
+def _expected(
+  without: Float[np.ndarray, 'r n'], a: float
+) -> Float[np.ndarray, 'n']:
+  mean = rmia_scores.offline(without, np.zeros(without.shape, bool), a)
+  return np.maximum(mean, _LEAST)
+
+
 def label_recovery(
   key: PRNGKey,
   logits: Num[np.ndarray, 'n k'],
@@ -134,9 +166,8 @@ def label_recovery(
     seen = _probability(logits, label)
     if references is None:
       return seen
-    without = _probability(references, label)
-    mean = rmia_scores.offline(without, np.zeros(without.shape, bool), a)
-    return np.maximum(seen, _LEAST) / np.maximum(mean, _LEAST)
+    mean = _expected(_probability(references, label), a)
+    return np.maximum(seen, _LEAST) / mean
 
   first, second = ratio(given), ratio(other)
   rate = float(np.mean((first > second) + 0.5 * (first == second)))

@@ -81,6 +81,12 @@ def case_address(config: ConfigDict, summed: str, case: Case) -> str:
   )
 
 
+def _audit(config: ConfigDict) -> dict[str, Any]:
+  if not config.audit:
+    return {}
+  return {'audit': config.audit, 'references': config.references}
+
+
 def address(config: ConfigDict, summed: str, cell: Cell) -> str:
   """What a cell depends on."""
   return config_lib.fingerprint(
@@ -90,6 +96,6 @@ def address(config: ConfigDict, summed: str, cell: Cell) -> str:
       'method': cell.method,
       'settings': roster.settings_of(config, cell.method),
       # Cells of runs without an audit keep their names.
-      **({'audit': config.audit} if config.audit else {}),
+      **_audit(config),
     }
   )

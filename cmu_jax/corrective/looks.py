@@ -120,8 +120,8 @@ METRICS = {
   'label_recovery': Metric(
     'label recovery on S_m',
     'Share of manipulated training images whose wrong label scores above '
-    'another wrong one: 0.5 is chance. No references; rewod at 1, which never '
-    'saw these labels, is what nothing to be found looks like.',
+    'another wrong one, beside networks that saw neither: 0.5 is chance, and '
+    'rewod at 1, which never saw these labels, should be there.',
     'rate',
   ),
   'forget_changed': Metric(

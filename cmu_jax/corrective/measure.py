@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from cmu_jax import audit, metrics, rng, splits
 from cmu_jax.corrective import problem as problems
@@ -30,7 +30,8 @@ class Look(NamedTuple):
     validation: on the validation images.
     manipulated: on S_m, in ascending order.
     recovered: of S_m under wrong labels, whether its label scores above another
-      wrong one: 1, 0, or .5 of a tie. None where that is not asked.
+      wrong one, beside networks that saw neither: 1, 0, or .5 of a tie. None
+      where that is not asked.
   """
 
   plain: Any
@@ -41,10 +42,18 @@ class Look(NamedTuple):
 
 
 class Offer(NamedTuple):
-  """Images of S_m, and two wrong labels of each: its own, and another."""
+  """Images of S_m, and two wrong labels of each: its own, and another.
+
+  Attributes:
+    batch: the images, under their own wrong labels.
+    other: the other labels.
+    expected: how far the logit of the first is above that of the second in
+      networks that saw neither; 0 without such networks.
+  """
 
   batch: Batch
   other: Int[np.ndarray, 'n']
+  expected: Float[np.ndarray, 'n']
 
 
 def sets(one: World, scene: Scene) -> Look:
@@ -77,7 +86,10 @@ def _offer(
     truth[wrong],
     one.dataset.num_classes,
   )
-  return Offer(splits.take(scene.problem.train, wrong), other)
+  expected = scene.expected
+  if expected is None:
+    expected = np.zeros(wrong.size, np.float32)
+  return Offer(splits.take(scene.problem.train, wrong), other, expected)
 
 
 def looker(
@@ -101,7 +113,7 @@ def looker(
       jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
       for label in (offer.batch.label, offer.other)
     )
-    return (jnp.sign(own - other) + 1) / 2
+    return (jnp.sign(own - other - offer.expected) + 1) / 2
 
   return lambda variables, images: Look(
     predict(variables, images.plain),
@@ -161,7 +173,7 @@ def values(
     labelled), score (the benchmark's rule: mean of validation accuracy and
     forget_changed) and collapsed (validation accuracy fell by over 5 points);
     with an audit label_recovery, the share of wrong labels of S_m that score
-    above another wrong one.
+    above another wrong one, beside networks that saw neither.
 
   References:
     Corrective Machine Unlearning, arXiv 2402.14015, sections 4 and 5.

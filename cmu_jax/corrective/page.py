@@ -136,6 +136,21 @@ def _problems(results: Results) -> str:
   return page.paragraphs(sentences)
 
 
+def _references(results: Results) -> str:
+  """What the attacker compares with."""
+  count = results['config'].get('references', 0)
+  if not count:
+    return (
+      'It takes the likelier one, without references: a confusion of two '
+      'classes is also the likelier mistake of a network that never saw it.'
+    )
+  return (
+    f'It takes the one that is likelier than {count} networks trained without '
+    'the manipulated images hold it to be, for a confusion of two classes is '
+    'also the likelier mistake of a network that never saw it.'
+  )
+
+
 def _audited(results: Results) -> dict[str, str]:
   """What an audit of the wrong labels found; nothing without one."""
   if all(row.get('label_recovery') is None for row in results['rows']):
@@ -147,12 +162,10 @@ def _audited(results: Results) -> dict[str, str]:
   ]
   limits = (
     'An attacker who has a manipulated training image and the network takes '
-    'the likelier of two wrong labels: the one that was trained on, or another '
-    'one. A method whose share is well above that of rewod at 1 answers '
-    'rightly and still holds the wrong labels. A share near it shows that this '
-    'attack finds nothing on average; a stronger one, with reference networks, '
-    'may. A confusion of two classes is also the likelier mistake of a network '
-    'that never saw it.'
+    'one of two wrong labels: the one that was trained on, or another one. A '
+    'method whose share is well above that of rewod at 1 answers rightly and '
+    'still holds the wrong labels. A share near it shows that this attack '
+    'finds nothing on average; a stronger one may. ' + _references(results)
   )
   heading = 'Are the wrong labels still in there?'
   return {heading: page.paragraphs([limits]) + ''.join(map(grids.html, found))}

@@ -74,6 +74,7 @@ def base(name: str) -> ConfigDict:
       **recipes.source(),
       seeds=(0, 1, 2),
       audit='',  # rmia: are the wrong labels of S_m still in the networks?
+      references=4,  # of an audit: networks without S_m; 0 for none
       validation='train_fifth',  # what selection sees: train_fifth, test_half;
       # test (parity: also what is reported)
       proxy_fraction=0.0,  # held out for methods that need a proxy
@@ -140,6 +141,11 @@ def check(config: ConfigDict) -> None:
     'badt_reduction', config.badt_reduction, ('elementmean', 'batchmean')
   )
   _fractions(tuple(config.identified_fractions))
+  errors.check(
+    config.references >= 0,
+    f'config.references is {config.references}; give a number of networks, or '
+    '0 for none',
+  )
   for kind in config.manipulations:
     _sizes(kind, tuple(config[kind].sizes))
     if kind == 'interclass':
@@ -173,6 +179,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
   config.train_limit = config.train_limit or 2000
   config.test_limit = config.test_limit or 500
   config.identified_fractions = (0.5, 1.0)
+  config.references = min(config.references, 2)
   for part in _TRAININGS:
     config[part].epochs, config[part].steps = 0, 20
   for kind in config.manipulations:

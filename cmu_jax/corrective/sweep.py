@@ -23,6 +23,7 @@ from cmu_jax.corrective import (
   cells,
   live,
   measure,
+  references,
   roster,
   selection,
   settings,
@@ -115,6 +116,8 @@ def _starting(place: Stage) -> Callable[[Case], Start]:
     if name in held:
       return held[name]
     one, scene = place.worlds[case.manipulation], scene_of(place, case)
+    name_of = cells.case_address(place.config, place.summed, case)
+    scene = references.compared(place.config, place.folder, one, scene, name_of)
     trained = original(place, case, scene)
     size = place.config.evaluate.batch_size
     before = solve.look(one, measure.sets(one, scene), trained, size)

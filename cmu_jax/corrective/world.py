@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from cmu_jax import (
@@ -69,11 +69,14 @@ class Scene(NamedTuple):
     key: of this seed.
     problem: what the methods work on.
     reported: test images with true labels; nothing is chosen on them.
+    expected: what networks that never saw S_m make of two wrong labels of each
+      of its images, see `references`; None without them.
   """
 
   key: PRNGKey
   problem: Problem
   reported: Batch
+  expected: Float[np.ndarray, 'm'] | None = None
 
 
 def world(config: ConfigDict, dataset: Dataset, manipulation: str) -> World:
