@@ -82,6 +82,33 @@ def test_other_models_have_other_files(tmp_path):
   assert len(names) == 3
 
 
+def test_methods_start_from_the_same_models(tmp_path, monkeypatch):
+  inside = shadow.membership(case.KEY, 6, 31)
+  forget = inside & (np.arange(31) < 9)[None, :]
+
+  def method(scale):
+    halved = lambda key, variables, rest, gone: jax.tree.map(
+      lambda x: x * scale, variables
+    )
+    return {'forget': forget, 'unlearn': halved}
+
+  alone = case.trained(k=6, **method(0.5))
+  first = case.trained(k=6, plan=plan(tmp_path, method='a'), **method(0.5))
+  monkeypatch.setattr(train, 'drive', None)
+  other = case.trained(k=6, plan=plan(tmp_path, method='b'), **method(2.0))
+  again = case.trained(k=6, plan=plan(tmp_path, method='a'), **method(9.0))
+  plain = case.trained(k=6, plan=plan(tmp_path), weights=True)
+  for found in (first, other, again, plain):
+    same(found, alone)
+  for name, values in alone.unlearned.items():
+    np.testing.assert_array_equal(first.unlearned[name], values)
+    np.testing.assert_array_equal(again.unlearned[name], values)
+    assert (other.unlearned[name] != values).any()
+  assert first.variables is None
+  # Two groups, as trained and for each of two methods.
+  assert len(list((tmp_path / 'shadow').iterdir())) == 6
+
+
 def test_a_broken_file_is_named(tmp_path):
   case.trained(k=4, plan=plan(tmp_path))
   (path,) = (tmp_path / 'shadow').iterdir()

@@ -120,6 +120,7 @@ def train(
   inside: Bool[np.ndarray, 'k n'],
   forget: Bool[np.ndarray, 'k n'] | None = None,
   method: str = '',
+  kept: bool = False,
 ) -> shadow.Shadows:
   """Trains networks, and has them forget.
 
@@ -129,6 +130,7 @@ def train(
     inside: which of them is trained on which point.
     forget: what each forgets; with `method`.
     method: a name of the roster; '' for none.
+    kept: whether methods are to start from them.
   """
   config = place.config
   rows = int(inside.sum(axis=1).max())
@@ -147,13 +149,15 @@ def train(
       'hit': hit,
     },
     forget=forget,
+    weights=kept,
     unlearn=unlearner(place, method) if method else None,
     plan=shadow.Plan(
       group=config.group,
       budget=int(config.memory * 2**30),
       seconds=config.checkpoint_seconds,
       folder=place.folder,
-      address=_address(place, method),
+      address=_address(place, ''),
+      method=_address(place, method) if method else '',
       images=config.evaluate.batch_size,
       title=f'{name}, then {method}' if method else name,
     ),

@@ -59,10 +59,11 @@ class _World(NamedTuple):
 def _statistics(place: Place, world: _World, name: str, method: str):
   """What networks say once the method is done with them."""
   if method == 'none':
-    return places.train(place, name, world.inside).statistics
+    kept = bool(place.config.methods)
+    return places.train(place, name, world.inside, kept=kept).statistics
   if method == 'retrain':
-    kept = world.inside & ~world.forget
-    return places.train(place, f'{name}, retrained', kept).statistics
+    rest = world.inside & ~world.forget
+    return places.train(place, f'{name}, retrained', rest).statistics
   found = places.train(place, name, world.inside, world.forget, method)
   assert found.unlearned is not None
   return found.unlearned

@@ -50,6 +50,7 @@ class Plan(NamedTuple):
     folder: where groups are kept; None for nowhere.
     address: of everything that the models depend on besides key, data and
       membership: two trainings of one folder must not share it.
+    method: likewise, of what the models depend on once they have forgotten.
     images: of a model in memory at once when it is looked at.
     title: what progress and errors call the models.
   """
@@ -62,6 +63,7 @@ class Plan(NamedTuple):
   seconds: float = 20.0
   folder: pathlib.Path | None = None
   address: str = ''
+  method: str = ''
   images: int = 1024
   title: str = 'shadow models'
 

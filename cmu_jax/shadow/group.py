@@ -163,13 +163,12 @@ def _unlearned(job: Job, numbers: range, stacked: Variables) -> Variables:
         job.unlearn(key, tree.index(stacked, place), rest, np.flatnonzero(gone))
       )
       advance()
-  size = jax.tree.leaves(stacked)[0].shape[0]
-  found += found[-1:] * (size - len(found))
+  found += found[-1:] * (-len(found) % job.block)
   return tree.stack(found)
 
 
-def group(job: Job, numbers: range, name: str) -> groups.Arrays:
-  """Trains a group, has it forget, and looks at it.
+def trained(job: Job, numbers: range, name: str) -> groups.Arrays:
+  """Trains a group, and looks at it.
 
   Args:
     job: all that it needs.
@@ -182,7 +181,21 @@ def group(job: Job, numbers: range, name: str) -> groups.Arrays:
   count = len(numbers)
   stacked = _trained(job, numbers, name)
   arrays = groups.flat(_looked(job, stacked), 'trained', count)
-  if job.unlearn is not None:
-    stacked = _unlearned(job, numbers, stacked)
-    arrays |= groups.flat(_looked(job, stacked), 'unlearned', count)
+  return arrays | (groups.weights(stacked, count) if job.weights else {})
+
+
+def forgotten(job: Job, numbers: range, models: Variables) -> groups.Arrays:
+  """Has a group forget, and looks at it.
+
+  Args:
+    job: all that it needs.
+    numbers: of its models.
+    models: as trained, stacked.
+
+  Returns:
+    What is kept of it, by names within a file.
+  """
+  count = len(numbers)
+  stacked = _unlearned(job, numbers, jax.tree.map(jnp.asarray, models))
+  arrays = groups.flat(_looked(job, stacked), 'unlearned', count)
   return arrays | (groups.weights(stacked, count) if job.weights else {})

@@ -72,6 +72,15 @@ def weights(variables: PyTree, count: int) -> Arrays:
   }
 
 
+def statistics(arrays: Arrays) -> Arrays:
+  """All but the weights."""
+  return {
+    key: value
+    for key, value in arrays.items()
+    if not key.startswith(f'{_WEIGHTS}/')
+  }
+
+
 def restored(groups: list[Arrays], template: PyTree) -> PyTree:
   """The weights of all groups, stacked, in the structure of one model."""
   found = part(groups, _WEIGHTS)

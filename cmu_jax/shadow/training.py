@@ -20,7 +20,7 @@ from cmu_jax import (
 )
 from cmu_jax.shadow import groups, memory
 from cmu_jax.shadow.contract import PLAN, SIGNALS, Fit, Plan, Shadows, Unlearn
-from cmu_jax.shadow.group import Begun, Job, begun, group
+from cmu_jax.shadow.group import Begun, Job, begun, forgotten, trained
 from cmu_jax.shadow.halves import rows as rows_of
 from cmu_jax.types import Batch, Model, PRNGKey
 
@@ -98,6 +98,7 @@ def _name(job: Job, numbers: range) -> str:
   return config.fingerprint(
     {
       'address': job.plan.address,
+      **({'method': job.plan.method} if job.unlearn else {}),
       'key': provenance.digest(jax.random.key_data(job.key)),
       'data': provenance.digest(job.data.image, job.data.label),
       'membership': provenance.digest(job.rows[part], *forget),
@@ -110,16 +111,35 @@ def _name(job: Job, numbers: range) -> str:
   )
 
 
-def _run(job: Job, numbers: range) -> groups.Arrays:
+def _trained(job: Job, numbers: range) -> groups.Arrays:
+  """A group as trained, from its file if it is done."""
   name, folder = _name(job, numbers), job.plan.folder
   where = folder and groups.path(folder, name)
   # A state has the padding too.
   state = config.fingerprint([name, job.block])
-  found = groups.kept(where, lambda: group(job, numbers, state))
+  found = groups.kept(where, lambda: trained(job, numbers, state))
   if folder:
     # The optimiser's state is several times the models, and done with.
     originals.drop(folder, state)
   return found
+
+
+def _run(job: Job, numbers: range) -> groups.Arrays:
+  """A group as trained and, where it is to forget, once it has."""
+  if job.unlearn is None:
+    return _trained(job, numbers)
+  # Whatever forgets starts from the same models: they are trained once.
+  first = job._replace(forget=None, unlearn=None, weights=True)
+  found = _trained(first, numbers)
+  folder = job.plan.folder
+  where = folder and groups.path(folder, _name(job, numbers))
+  template = memory.start(job.model, job.fit.inputs, job.data)
+
+  def compute() -> groups.Arrays:
+    return forgotten(job, numbers, groups.restored([found], template))
+
+  more = groups.kept(where, compute)
+  return (found if job.weights else groups.statistics(found)) | more
 
 
 def train(
@@ -151,7 +171,8 @@ def train(
     signals: what is kept of each point: names and functions of (logits, label).
     forget: which of its points each model is to forget; with `unlearn`.
     unlearn: (key, variables, points kept, points to forget) -> variables;
-      called for each model once it is trained.
+      called for each model once it is trained. With a folder the trained
+      models are kept there: another method starts from the same ones.
     weights: whether the models themselves are kept too, on the host.
     plan: memory, files, devices.
 
