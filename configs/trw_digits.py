@@ -35,12 +35,13 @@ def get_config(arg: str = ''):
     seeds=(0, 1, 2, 3, 4),
     classes=(1, 3, 4, 5, 8),
     retrained=6,
+    shadows=16,
     width=256,
     epochs=60,
   )
   config = settings.base('trw_digits')
   config.seeds, config.retrained = a.seeds, a.retrained
-  config.forget_classes = a.classes
+  config.forget_classes, config.shadows = a.classes, a.shadows
   config.model = dict(name='fc', width=a.width, dtype='float32')
   config.input.mean, config.input.std = (0.3,), (0.35,)
   config.train.update(

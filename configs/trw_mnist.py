@@ -23,6 +23,7 @@ def get_config(arg: str = ''):
     seeds=(0, 1, 2),
     classes=(1, 3, 4, 5, 8),
     retrained=6,
+    shadows=0,
     width=256,
     epochs=20,
     limit=10000,
@@ -31,6 +32,7 @@ def get_config(arg: str = ''):
   config.dataset = 'mnist'
   config.seeds, config.retrained = a.seeds, a.retrained
   config.forget_classes, config.train_limit = a.classes, a.limit
+  config.shadows = a.shadows
   config.model = dict(name='fc', width=a.width, dtype='float32')
   config.input.mean, config.input.std = (0.1307,), (0.3081,)
   config.train.update(

@@ -12,6 +12,7 @@ from cmu_jax.class_unlearning import (
   retrained,
   roster,
   settings,
+  shadows,
 )
 from cmu_jax.class_unlearning import place as places
 from cmu_jax.class_unlearning.addresses import Cell
@@ -162,7 +163,7 @@ def found_of(place, known, methods):
       told = measure.statistics(place, one, reference)
       rows.append((Cell(seed, F, method), {'statistics': told}))
   outputs = retrained.Outputs(logits, np.ones(len(logits)), np.ones(3))
-  return Found(rows, [], [], {F: outputs}, {}, True)
+  return Found(rows, [], [], {F: outputs}, {}, True, {})
 
 
 def test_ulira_tells_what_masks_the_class_and_not_what_is_retrained(place):
@@ -188,6 +189,31 @@ def test_ulira_tells_what_masks_the_class_and_not_what_is_retrained(place):
   assert found['retrain', 'own']['unlearned'] == 3
   few = found_of(place, known, {'mask': masked[:2]})
   assert {row['method'] for row in leakage.rows(place, few)} == {'retrain'}
+
+
+def test_shadow_models_take_the_place_of_the_runs_own(place):
+  logits = np.stack([answers(place, NEAR, i, share=0.7) for i in range(6)])
+  known = measure.reference(place, logits, F, False), logits
+  run = found_of(place, known, {'mask': [logits[0]] * 3})
+  place = place._replace(config=case.config(forget_classes=f'{F},'))
+  draws = np.random.default_rng(0)
+  drawn = lambda shift: dict.fromkeys(
+    measure.STATISTICS, draws.normal(shift, 1, (8, 90))
+  )
+  told = shadows.Told({'ft': drawn(3.0), 'none': drawn(0.0)}, drawn(0.0))
+  rows = leakage.rows(place, run._replace(shadows={F: told}))
+  found = {row['method']: row for row in rows if row['statistic'] == 'nearest'}
+  assert set(found) == {'retrain', 'ft', 'none'}
+  assert (found['ft']['unlearned'], found['ft']['retrained']) == (8, 8)
+  assert found['ft']['ulira_auc'] == pytest.approx(
+    audit.class_level(
+      told.unlearned['ft']['own'], told.retrained['own']
+    ).by_model.mean(),
+    abs=0.02,
+  )
+  assert found['ft']['ulira_auc'] > 0.95
+  for method in ('none', 'retrain'):
+    assert abs(found[method]['ulira_auc'] - 0.5) < 0.12
 
 
 def row(number, acc, tv, diverged=False):
@@ -235,6 +261,7 @@ def test_rwft_is_trw_without_a_tilt(tmp_path):
   ('changes', 'said'),
   [
     ({'retrained': '2'}, r'config\.retrained is 2; the noise floor needs 3'),
+    ({'shadows': '2'}, r'config\.shadows is 2; U-LiRA needs 3'),
     ({'tuning_classes': '1,'}, r'share \[1\]'),
     ({'forget_classes': '1,1'}, r'config\.forget_classes'),
     ({'validation': '0'}, r'config\.validation is 0'),

@@ -60,7 +60,11 @@ def test_what_a_run_leaves(done):
   assert told == {(m, c, s) for m in methods for c in (1, 8) for s in range(3)}
   assert {row['forget_class'] for row in found['tuning']} <= {0}
   assert len(found['noise']) == 2 * 3 * 2 * 2
+  # Three retrained networks are too few to be set beside each other.
   assert len(found['ulira']) == 2 * 2 * 3
+  # Of shadow models: as many of either kind.
+  told = {(r['unlearned'], r['retrained']) for r in found['ulira']}
+  assert told == {(3, 3)}
   assert 'statistics' not in found['rows'][-1]
   assert 'smoke: not evidence' in (done / 'report.html').read_text()
 

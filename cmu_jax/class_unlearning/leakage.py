@@ -1,7 +1,7 @@
 """U-LiRA of a class: unlearned networks against retrained ones, by image.
 
-Unlearned networks are those of the run's own seeds, retrained ones those of its
-noise floor: few of both, and all were treated by the very method under audit.
+Both are shadow models where a run has them. Else unlearned networks are those
+of its own seeds and retrained ones those of its noise floor: few of both.
 """
 
 from collections import defaultdict
@@ -11,11 +11,10 @@ import numpy as np
 from cmu_jax import audit
 from cmu_jax.audit import ulira_scores
 from cmu_jax.class_unlearning import measure
+from cmu_jax.class_unlearning.shadows import Told
 from cmu_jax.class_unlearning.sweep import Found
 from cmu_jax.forgetting.place import Place
 from cmu_jax.types import Info
-
-STATISTICS = ('own', 'nearest')
 
 
 def _row(
@@ -43,6 +42,22 @@ def _control(forgotten: int, name: str, best: np.ndarray) -> list[Info]:
   return [_row(forgotten, 'retrain', name, best[:half], best[half:])]
 
 
+def _of_the_run(place: Place, found: Found, forgotten: int) -> Told:
+  """The statistics of the networks that the run reports on."""
+  held: dict[str, list[Info]] = defaultdict(list)
+  for cell, row in found.rows:
+    if 'statistics' in row and cell.forget_class == forgotten:
+      held[cell.method].append(row['statistics'])
+  answers = found.retrained[forgotten].logits
+  known = measure.reference(place, answers, forgotten, False)
+  stacked = {
+    method: {name: np.array([one[name] for one in some]) for name in some[0]}
+    for method, some in held.items()
+    if len(some) >= ulira_scores.LEAST
+  }
+  return Told(stacked, measure.statistics(place, answers, known))
+
+
 def rows(place: Place, found: Found) -> list[Info]:
   """U-LiRA of every class and method with three networks or more.
 
@@ -54,21 +69,15 @@ def rows(place: Place, found: Found) -> list[Info]:
     ulira_auc and ulira_accuracy (balanced) by class, method and statistic: the
     confidence in the class itself ('own'), or in its nearest class.
   """
-  held: dict[tuple[int, str], list[Info]] = defaultdict(list)
-  for cell, row in found.rows:
-    if 'statistics' in row:
-      held[cell.forget_class, cell.method].append(row['statistics'])
   made: list[Info] = []
   for forgotten in place.config.forget_classes:
     if forgotten not in found.retrained:
       continue
-    answers = found.retrained[forgotten].logits
-    known = measure.reference(place, answers, forgotten, False)
-    best = measure.statistics(place, answers, known)
-    for name in STATISTICS:
-      made += _control(forgotten, name, best[name])
-      for (number, method), some in held.items():
-        if number == forgotten and len(some) >= ulira_scores.LEAST:
-          own = np.array([one[name] for one in some])
-          made.append(_row(forgotten, method, name, own, best[name]))
+    told = found.shadows.get(forgotten) or _of_the_run(place, found, forgotten)
+    for name in measure.STATISTICS:
+      made += _control(forgotten, name, told.retrained[name])
+      made += [
+        _row(forgotten, method, name, own[name], told.retrained[name])
+        for method, own in told.unlearned.items()
+      ]
   return made

@@ -16,6 +16,9 @@ from cmu_jax.forgetting import measure
 from cmu_jax.forgetting.place import Place
 from cmu_jax.types import Info
 
+# What U-LiRA looks at, see `statistics`.
+STATISTICS = ('own', 'nearest')
+
 
 class Groups(NamedTuple):
   """Where in the pool is what, for one class.

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from cmu_jax import audit, checks, errors, recipes
+from cmu_jax.audit import ulira_scores
 from cmu_jax.class_unlearning import roster
 from cmu_jax.forgetting import settings as forgetting
 
@@ -25,6 +26,7 @@ def base(name: str) -> ConfigDict:
       seeds=(0, 1, 2),  # of the original networks
       forget_classes=(1, 4, 8),  # each is forgotten by itself, and reported
       tuning_classes=(0, 7),  # hyperparameters are chosen on these
+      shadows=0,  # of U-LiRA, and as many without the class; 0: the run's own
       retrained=3,  # networks without the class, each: 6 for a control
       validation=0.15,  # of each class, held out: choices are made on it
       proxy_fraction=0.0,  # no method here takes a proxy
@@ -60,6 +62,11 @@ def _classes(config: ConfigDict) -> None:
     config.retrained >= audit.LEAST_RETRAINED,
     f'config.retrained is {config.retrained}; the noise floor needs '
     f'{audit.LEAST_RETRAINED} or more',
+  )
+  errors.check(
+    config.shadows == 0 or config.shadows >= ulira_scores.LEAST,
+    f'config.shadows is {config.shadows}; U-LiRA needs {ulira_scores.LEAST} '
+    "networks of a kind, or 0 for the run's own",
   )
 
 
@@ -117,6 +124,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
   config.forget_classes = tuple(config.forget_classes)[:1]
   config.tuning_classes = tuple(config.tuning_classes)[:1]
   config.retrained = audit.LEAST_RETRAINED
+  config.shadows = min(config.shadows, ulira_scores.LEAST)
   config.train_limit = config.train_limit or 1000
   config.test_limit = config.test_limit or 300
   config.learning_rates = tuple(config.learning_rates)[:2]

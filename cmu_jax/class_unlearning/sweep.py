@@ -18,6 +18,7 @@ from cmu_jax.class_unlearning import (
   measure,
   nearness,
   retrained,
+  shadows,
 )
 from cmu_jax.class_unlearning import place as places
 from cmu_jax.class_unlearning.addresses import Cell
@@ -40,6 +41,7 @@ class Found(NamedTuple):
     retrained: class -> answers of the networks retrained without it.
     chosen: method -> its hyperparameters, as far as they are known.
     done: whether that is all.
+    shadows: class -> what U-LiRA looks at, where there are shadow models.
   """
 
   rows: list[tuple[Cell, Info]]
@@ -48,6 +50,7 @@ class Found(NamedTuple):
   retrained: dict[int, Outputs]
   chosen: dict[str, dict[str, float]]
   done: bool
+  shadows: dict[int, shadows.Told]
 
 
 def begin(place: Place, minutes: float | None) -> Run:
@@ -208,9 +211,13 @@ def run(begun: Run) -> Found:
   grids = [len(_grid(place, method)) for method in config.methods]
   total = len(config.tuning_classes) * sum(n for n in grids if n > 1)
   cells = len(config.forget_classes) * len(config.seeds)
-  total += cells * (1 + len(grids))
+  total += (cells + len(config.forget_classes) * config.shadows) * (
+    1 + len(grids)
+  )
   rows: list[tuple[Cell, Info]] = []
   noise: list[tuple[Cell, Info]] = []
+  told: dict[int, shadows.Told] = {}
+  original = None if retrained.late(begun) else shadows.begin(place)
   with (
     progress.bar('class unlearning', total, 'trainings') as advance,
     progress.muted(),
@@ -225,6 +232,10 @@ def run(begun: Run) -> Found:
       rows += retrained.rows(place, forgotten, answers, known)
       more, noisy, whole = _reported(begun, forgotten, known, hypers, advance)
       rows, noise, done = rows + more, noise + noisy, done and whole
+      if original is not None:
+        seen = shadows.told(begun, known, hypers, original, advance)
+        told |= {} if seen is None else {forgotten: seen}
+      done = done and (not config.shadows or forgotten in told)
   if not done:
     print('the time is up: the same command continues', file=sys.stderr)
-  return Found(rows, tuning, noise, found, hypers, done)
+  return Found(rows, tuning, noise, found, hypers, done, told)

@@ -81,7 +81,20 @@ def over(found: Results) -> str:
   return (
     f'Mean ± sample standard deviation over {classes} classes, each forgotten '
     f'by itself, of {seeds} networks; retrain: {config["retrained"]} networks '
-    f'without each class{missing}.'
+    f'without each class{missing}.' + _networks(found)
+  )
+
+
+def _networks(found: Results) -> str:
+  """What U-LiRA rests on."""
+  rows = [row for row in found['ulira'] if row['method'] != 'retrain']
+  if not rows:
+    return ''
+  few, known = min(r['unlearned'] for r in rows), rows[0]['retrained']
+  kind = 'shadow models' if found['config'].get('shadows') else "the run's own"
+  return (
+    f' U-LiRA: {few} networks that forgot a class and {known} that never saw '
+    f'it, {kind}, each held out in turn.'
   )
 
 
