@@ -197,6 +197,22 @@ def test_what_an_audit_concludes():
   assert verdict(*scores(2.0, 400), references=4) == 'leaks'
 
 
+@pytest.mark.parametrize(
+  ('positive', 'negative', 'verdict'),
+  [
+    ([2.0, 3.0], [1.0], 'cannot conclude'),  # one in three by chance
+    ([1.0], [2.0], 'cannot conclude'),
+    ([3.0, 4.0, 5.0], [0.0, 1.0, 2.0], 'cannot conclude'),  # one in ten
+    ([4.0, 5.0, 6.0, 7.0], [0.0, 1.0, 2.0, 3.0], 'leaks'),  # one in 35
+    ([0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0], 'leaks'),
+    ([1.0] * 9, [0.0] * 9, 'leaks'),
+  ],
+)
+def test_few_points_that_are_parted_by_chance(positive, negative, verdict):
+  found = audit.evaluate(KEY, array(positive), array(negative), replicates=50)
+  assert found.verdict == verdict
+
+
 def test_low_rates_need_enough_non_members():
   positive, negative = scores(0.5, 999)
   found = audit.evaluate(KEY, positive, negative, replicates=20)

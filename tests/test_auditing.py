@@ -134,6 +134,11 @@ def nan(values):
     (wrong('member', lambda x: x.astype(int)), 'member'),
     (wrong('member', lambda x: x & False), 'marks 0 of 400'),
     (wrong('inside', lambda x: x[:, :-1]), 'inside'),
+    (wrong('inside', lambda x: x[0]), 'a row for each reference'),
+    (
+      lambda a: {**a, 'member_scores': np.ones(3), 'other_scores': np.ones(3)},
+      'scores and logits',
+    ),
     (wrong('reference_logits', lambda x: x[:-1]), 'reference_logits'),
     (lambda a: {k: v for k, v in a.items() if k != 'inside'}, 'no inside'),
     (lambda a: {k: v for k, v in a.items() if k != 'labels'}, 'no labels'),
@@ -180,6 +185,8 @@ def test_pickles_and_other_files_are_not_read(tmp_path, capsys):
     if content is not None:
       path.write_bytes(content)
     assert __main__.main([f'--scores={path}', f'--out={tmp_path / "o"}']) == 2
-    assert 'not a readable .npz' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'not a readable .npz' in said
+    assert 'unsafely' not in said
   assert __main__.main(['--scores=/no/where.npz', '--out=o']) == 2
   assert '/no/where.npz' in capsys.readouterr().err

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from cmu_jax import errors
 from cmu_jax.audit import clusters as clusters_lib
@@ -58,11 +59,17 @@ class Audit(NamedTuple):
   says: str
 
 
+def _chance(positive: ranks.Scores, negative: ranks.Scores) -> float:
+  """How likely shuffled labels part the scores as far; exact for few."""
+  return float(stats.mannwhitneyu(positive, negative).pvalue)
+
+
 def _conclusion(
   auroc: Estimate,
   detectable: float | None,
   references: int | None,
   tolerated: float,
+  by_chance: bool,
 ) -> tuple[str, str]:
   """The verdict, and a sentence that says what it rests on."""
   found = f'AUC {auroc.value:.3f}, interval {auroc.low:.3f} to {auroc.high:.3f}'
@@ -71,6 +78,12 @@ def _conclusion(
       'cannot conclude',
       f'Cannot conclude: {references} reference models are too few; train '
       f'{LEAST_REFERENCES} or more.',
+    )
+  if by_chance:
+    return (
+      'cannot conclude',
+      f'Cannot conclude: so few points are parted like this by chance, too '
+      f'(AUC {auroc.value:.3f}); audit more points.',
     )
   if auroc.low > 0.5:
     return (
@@ -153,7 +166,12 @@ def evaluate(
     for found, rate in zip(low, ranks.RATES, strict=True)
   )
   detectable = ranks.detectable(positive.size, negative.size)
-  verdict, says = _conclusion(auroc, detectable, references, tolerated)
+  # Resamples of few scores that are parted cannot but be parted, too.
+  parted = auroc.low > 0.5 or auroc.high < 0.5
+  by_chance = parted and _chance(positive, negative) >= 1 - confidence
+  verdict, says = _conclusion(
+    auroc, detectable, references, tolerated, by_chance
+  )
   return Audit(
     positives=positive.size,
     negatives=negative.size,

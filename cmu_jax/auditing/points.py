@@ -55,6 +55,12 @@ def read(path: str) -> Points:
       raise errors.unknown(f'array in {path}', name, _NAMES)
   if any(name in found for name in _SCORES):
     _need(path, found, _SCORES)
+    more = [name for name in found if name not in _SCORES]
+    errors.check(
+      not more,
+      f'{path} has scores and {", ".join(more)}: it is not clear which to '
+      'audit; leave out one of them',
+    )
     first, second = (_scores(path, n, found[n]) for n in _SCORES)
     return Points((first, second))
   _need(path, found, _TARGET)
@@ -132,6 +138,11 @@ def _checked(path: str, found: dict[str, np.ndarray]) -> Points:
   )
   if 'inside' in found:
     models = found['inside'].shape[:1]
+    errors.check(
+      found['inside'].ndim == 2,
+      f'inside in {path} has shape {found["inside"].shape}; booleans [K, '
+      f'{count}] are needed, a row for each reference',
+    )
     _marks(path, 'inside', found['inside'], (*models, count))
     shape = (*models, count, classes)
     _logits(path, 'reference_logits', found['reference_logits'], shape)

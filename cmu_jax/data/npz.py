@@ -22,6 +22,12 @@ BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 LAYOUT = 'save it with np.savez(path, images=..., labels=...)'
 
 
+def _reason(error: BaseException) -> str:
+  """What is wrong; NumPy takes any stranger for a pickle, and advises it."""
+  said = source.reason(error)
+  return 'it is no archive' if 'load it unsafely' in said else said
+
+
 def arrays(
   path: pathlib.Path, layout: str, names: tuple[str, ...] | None = None
 ) -> dict[str, np.ndarray]:
@@ -45,7 +51,7 @@ def arrays(
   except BROKEN as error:
     raise errors.UserError(
       f'{path} is not a readable .npz of plain arrays '
-      f'({source.reason(error)}); {layout}'
+      f'({_reason(error)}); {layout}'
     ) from error
   raise errors.UserError(f'{path} is one array, not an .npz; {layout}')
 
