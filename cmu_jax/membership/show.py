@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from cmu_jax.membership import figures, tables, verdict
+from cmu_jax.membership import figures, tables, verdict, words
 from cmu_jax.report import frame, page, rows
 from cmu_jax.report.rows import Results
 
@@ -31,6 +31,7 @@ def _sections(found: Results) -> dict[str, str]:
   )
   return {
     'What was audited': page.paragraphs([said]),
+    'What this can and cannot show': page.paragraphs(words.limits(found)),
   }
 
 
