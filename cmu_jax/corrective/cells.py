@@ -5,7 +5,7 @@ grid. Its address is a digest of everything that decides its numbers: a killed
 sweep finds what is done, a changed config recomputes what it changes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 

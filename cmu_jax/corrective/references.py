@@ -62,6 +62,7 @@ def compared(
       title=f'references, {one.manipulation}',
     ),
   )
+  assert found.variables is not None
   size = config.evaluate.batch_size
   logits = np.stack(
     [
