@@ -23,8 +23,8 @@ from cmu_jax import errors, rng
 from cmu_jax.audit import ranks
 from cmu_jax.types import PRNGKey
 
-# Weights of resamples that are held at once, which bounds the memory.
-_AT_ONCE = 2**22
+# Weights of resamples that are held at once: what a cache takes.
+_AT_ONCE = 2**18
 
 
 class Clusters(NamedTuple):
