@@ -13,7 +13,10 @@ Expect: no published numbers for this dataset. Ours (results/ulira_digits.json),
 
 Sixteen networks, each of a random half of all images, of which it forgets
 half: a point is forgotten by four of them and unseen by eight. Each network is
-held out in turn from the Gaussians that score it.
+held out in turn from the Gaussians that score it. RMIA and LiRA attack the same
+networks and points, with the others as references: as they were trained and,
+adaptive, once they have forgotten. The intervals above are of single scores;
+runs made since then draw whole networks and points.
 """
 
 from cmu_jax import config as configs

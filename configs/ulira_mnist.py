@@ -10,7 +10,9 @@ Expect: no published numbers for this dataset. Members are found before
 
 Sixteen networks, each of a random half of 10,000 images, of which it forgets
 half: a point is forgotten by four of them and unseen by eight. Each network is
-held out in turn from the Gaussians that score it.
+held out in turn from the Gaussians that score it. RMIA and LiRA attack the same
+networks and points, with the others as references: as they were trained and,
+adaptive, once they have forgotten.
 """
 
 from cmu_jax import config as configs
