@@ -32,7 +32,9 @@ def test_relative_attacks_are_those_of_the_library_network_by_network():
   found = {
     one.attack: one
     for one in attacks.relative(
-      targets, attacks.Known(references, inside), attacks.Options('softmax', 2)
+      targets,
+      attacks.Known(references, inside),
+      attacks.Options('softmax', 2.0),
     )
   }
   assert list(found) == ['RMIA', 'RMIA, ratio alone', 'LiRA']
@@ -58,7 +60,7 @@ def test_attacks_find_a_leak_and_claim_nothing_without_one(a):
     targets, references, inside = world(leak)
     known, options = (
       attacks.Known(references, inside),
-      attacks.Options('softmax', 1, a),
+      attacks.Options('softmax', 1.0, a),
     )
     for one in attacks.relative(targets, known, options):
       area = audit.auc(

@@ -5,7 +5,8 @@ networks share its references and how hard it is. A bootstrap that draws scores
 one by one takes all of them for news and is too narrow. Here whole clusters are
 drawn, and a score counts as often as its cluster was. With two ways to cluster,
 networks and points, a score counts by the product (the pigeonhole bootstrap),
-which errs on the wide side.
+which errs on the wide side where there are many of both. A handful of networks
+makes every interval over them somewhat narrow.
 
 References:
   The pigeonhole bootstrap, arXiv 0712.1111; Bootstrapping data arrays of
