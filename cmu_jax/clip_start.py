@@ -17,7 +17,7 @@ from cmu_jax.clip import heads, preprocess, templates
 from cmu_jax.models import zero_shot
 from cmu_jax.types import Batch, Model, PRNGKey, Variables
 
-NAMES = (*clip.KNOWN, 'clip')
+NAMES = (*clip.KNOWN, *clip.ANY)
 _SENTENCES = templates.CIFAR[:1]
 
 
@@ -44,6 +44,7 @@ def settings(name: str, width: int = 768) -> dict[str, Any]:
     name=name,
     width=width,  # of the image tower
     weights='',  # model.safetensors, flax_model.msgpack or an .npz
+    weights_sha256='',  # of their content; found out where it is empty
     dtype='float32',  # float32, bfloat16
   )
 

@@ -141,7 +141,15 @@ CONFIGS = {
   'activation': (_vision(hidden_act='quickgelu'), "did you mean 'quick_gelu'"),
   'text': (_vision(hidden_size='24'), "width of the vision tower is '24'"),
   'zero': (_vision(num_hidden_layers=0), 'depth of the vision tower is 0'),
-  'siglip': ({'model_type': 'siglip'}, 'no config of a CLIP'),
+  'other': ({'model_type': 'siglip2'}, 'no config of a CLIP or SigLIP'),
+  'headless': (
+    {'model_type': 'siglip', 'vision_config': {'vision_use_head': False}},
+    'vision_use_head is false',
+  ),
+  'widths': (
+    {'model_type': 'siglip', 'text_config': {'projection_size': 12}},
+    'texts of 12 numbers and pictures of 768 cannot be compared',
+  ),
   'list': ([1], 'no config of a CLIP'),
   'part': ({'vision_config': [1]}, 'vision_config is no JSON object'),
 }

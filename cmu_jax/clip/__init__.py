@@ -6,6 +6,7 @@ References:
 """
 
 from cmu_jax.clip.loading import (
+  ANY,
   Loaded,
   Towers,
   bound,
@@ -17,6 +18,7 @@ from cmu_jax.clip.loading import (
 from cmu_jax.clip.sizes import KNOWN, Sizes, Tower, beside, from_config
 
 __all__ = [
+  'ANY',
   'KNOWN',
   'Loaded',
   'Sizes',

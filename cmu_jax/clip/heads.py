@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from cmu_jax import errors, files, tree
 from cmu_jax.clip import loading, templates, tokenizer, towers
@@ -65,16 +65,57 @@ def make(
       f"the sentence '{sentence}' must have {{}} once, for the class name",
     )
   errors.check(
-    found.sizes.vocabulary > tokenizer.END,
-    f'this CLIP has {found.sizes.vocabulary} tokens, its tokenizer '
-    f'{tokenizer.END + 1}; make the head with its own tokenizer',
+    found.sizes.kind == 'clip' and found.sizes.vocabulary > tokenizer.END,
+    f'these weights ({found.sizes.kind}, {found.sizes.vocabulary} tokens) have '
+    f"another tokenizer than CLIP's {tokenizer.END + 1}: make the head with "
+    'theirs (cmu_jax.clip.heads.of_tokens), save it and give head=FILE.npz',
   )
   named = templates.words(class_names)
   texts = [s.replace('{}', name) for name in named for s in sentences]
   rows = embedded(found, texts).reshape(len(named), len(sentences), -1)
-  columns = towers.unit(towers.unit(rows).mean(1))
-  scale = jnp.exp(found.variables.params['logit_scale'])
-  return Head(scale * columns.T, tuple(class_names), tuple(sentences))
+  return Head(_columns(found, rows), tuple(class_names), tuple(sentences))
+
+
+def of_tokens(
+  found: loading.Loaded,
+  ids: Int[np.ndarray, 'k s t'],
+  class_names: Sequence[str],
+  sentences: Sequence[str],
+) -> Head:
+  """The head of weights that have a tokenizer of their own, such as SigLIP's.
+
+  Args:
+    found: a CLIP or SigLIP with a text tower.
+    ids: of every class in every sentence, as that tokenizer makes and fills
+      them up.
+    class_names: k of them.
+    sentences: s of them.
+
+  Raises:
+    UserError: no text tower, or ids that it does not have.
+  """
+  errors.check(found.has_text, 'these weights have no text tower')
+  sizes, shape = found.sizes, (len(class_names), len(sentences))
+  errors.check(
+    ids.shape[:2] == shape and ids.shape[2] <= sizes.context,
+    f'ids have shape {ids.shape}; give [{shape[0]}, {shape[1]}, up to '
+    f'{sizes.context}]: classes, sentences, tokens',
+  )
+  errors.check(
+    ids.min() >= 0 and ids.max() < sizes.vocabulary,
+    f'ids go from {ids.min()} to {ids.max()}; these weights know 0 to '
+    f'{sizes.vocabulary - 1}: take their own tokenizer',
+  )
+  run = jax.jit(loading.bound(sizes).text)
+  rows = jnp.stack([run(found.variables, jnp.asarray(one)) for one in ids])
+  return Head(_columns(found, rows), tuple(class_names), tuple(sentences))
+
+
+def _columns(
+  found: loading.Loaded, rows: Float[Array, 'k s e']
+) -> Float[Array, 'e k']:
+  scale = jnp.exp(found.variables.params['logit_scale']).reshape(())
+  return scale * towers.unit(towers.unit(rows).mean(1)).T
 
 
 def kept(

@@ -10,14 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmu_jax import errors, weights
-from cmu_jax.clip import names, towers
+from cmu_jax.clip import names, siglip, towers
 from cmu_jax.clip import sizes as sizing
 from cmu_jax.clip.sizes import Sizes
 from cmu_jax.types import Variables
 from cmu_jax.weights.names import Layout
 
-ANY = 'clip'
-_TEXT = ('text_model', 'text_projection', 'logit_scale')
+# Names that leave the sizes to config.json.
+ANY = ('clip', 'siglip')
+_TEXT = ('text_model', 'text_projection', 'logit_scale', 'logit_bias')
+_SCALARS = ('logit_scale', 'logit_bias')
+_MODULES: dict[str, Callable[..., Any]] = {
+  'clip': towers.Clip,
+  'siglip': siglip.Siglip,
+}
 # What a config.json may say otherwise than the name of a model.
 _FREE = ('image_size', 'end')
 
@@ -65,7 +71,7 @@ def bound(sizes: Sizes, dtype: str = 'float32') -> Towers:
     sizes: of the network.
     dtype: 'float32' or 'bfloat16', what the products are computed in.
   """
-  module = towers.Clip(sizes, jnp.dtype(dtype))
+  module = _MODULES[sizes.kind](sizes, jnp.dtype(dtype))
 
   def method(name: str) -> Callable[..., Any]:
     def call(variables: Variables, *arrays: Any) -> Any:
@@ -88,14 +94,15 @@ def template(sizes: Sizes) -> Variables:
   return jax.eval_shape(bound(sizes).init, jax.random.key(0))
 
 
-def load(path: os.PathLike | str, name: str = ANY, **changes: Any) -> Loaded:
-  """Reads the weights of a CLIP.
+def load(path: os.PathLike | str, name: str = ANY[0], **changes: Any) -> Loaded:
+  """Reads the weights of a CLIP or SigLIP.
 
   Args:
     path: HF's `model.safetensors` or `flax_model.msgpack`, OpenAI's state dict
       as an .npz, or what this package wrote; in half precision, too.
-    name: of a published size, or 'clip' for what config.json beside the
-      weights says. That file counts for activations, too, where it is there.
+    name: of a published size, or 'clip' or 'siglip' for what config.json
+      beside the weights says. That file counts for activations, too, where it
+      is there.
     **changes: sizes that differ, such as image_size=336.
 
   Raises:
@@ -108,18 +115,20 @@ def load(path: os.PathLike | str, name: str = ANY, **changes: Any) -> Loaded:
   if not any('text_model' in n or 'token_emb' in n for n in stored.arrays):
     kept = {k: v for k, v in shapes.params.items() if k not in _TEXT}
     shapes = Variables(kept, {})
-  # A scalar may be stored as an array of one number.
+  # A scalar may be stored as an array of one number, and the other way round.
+  shape = () if sizes.kind == 'clip' else (1,)
+  scalar = lambda n: n.rpartition('/')[2] in _SCALARS
   arrays = {
-    n: x.reshape(()) if n.rpartition('/')[2] == 'logit_scale' else x
+    n: x.reshape(shape) if scalar(n) else x
     for n, x in stored.arrays.items()
-    if n.rpartition('/')[2] != 'logit_scale' or x.size == 1
+    if not scalar(n) or x.size == 1
   }
   variables, layout = weights.fit(
     arrays,
     shapes,
     names.torch_name,
     pathlib.Path(path).name,
-    names.openai,
+    names.openai if sizes.kind == 'clip' else None,
   )
   return Loaded(sizes, variables, stored, layout)
 
@@ -136,14 +145,14 @@ def named(variables: Variables) -> tuple[weights.Stored, Layout]:
   return weights.Stored(arrays, {}, '.safetensors'), layout
 
 
-def which(path: os.PathLike | str, name: str = ANY, **changes: Any) -> Sizes:
+def which(path: os.PathLike | str, name: str = ANY[0], **changes: Any) -> Sizes:
   """The sizes that a name and config.json beside the weights say.
 
   Raises:
     UserError: an unknown name, no config.json where one is needed, or one that
       contradicts the name.
   """
-  known = {**sizing.KNOWN, ANY: None}
+  known = {**sizing.KNOWN, **dict.fromkeys(ANY)}
   if name not in known:
     raise errors.unknown('CLIP', name, known)
   named, beside = known[name], sizing.beside(path)
@@ -177,6 +186,6 @@ def _agree(named: Sizes, found: Sizes, where: str, name: str) -> None:
     a, b = getattr(like, field), getattr(named, field)
     errors.check(
       a == b,
-      f'{where} says {field} {a}, {name} has {b}: use --model={ANY} to go by '
-      'the file',
+      f'{where} says {field} {a}, {name} has {b}: use --model={found.kind} to '
+      'go by the file',
     )

@@ -51,6 +51,8 @@ def torch_name(module: str) -> str:
   name = module.strip('/').replace('/', '.')
   if name.endswith('_embedding.embedding'):
     return f'{name.removesuffix(".embedding")}.weight'
+  if name.endswith('attention.in_proj'):
+    return f'{name}_'
   return name
 
 

@@ -31,6 +31,26 @@ def pixels(
   return np.array(cut.convert('RGB'))
 
 
+def squeezed(
+  picture: PIL.Image.Image, side: int = 224
+) -> UInt8[np.ndarray, 'side side 3']:
+  """A whole picture made square, as SigLIP sees it.
+
+  Args:
+    picture: of any mode and size.
+    side: of the result.
+  """
+  bicubic = PIL.Image.Resampling.BICUBIC
+  return np.array(picture.convert('RGB').resize((side, side), bicubic))
+
+
+def normalisation(
+  kind: str,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Mean and deviation that 'clip' or 'siglip' was trained with."""
+  return (MEAN, STD) if kind == 'clip' else ((0.5,) * 3, (0.5,) * 3)
+
+
 def normalised(
   image: UInt8[np.ndarray, '*b h w 3'],
 ) -> Float[np.ndarray, '*b h w 3']:

@@ -53,7 +53,8 @@ class Sizes(NamedTuple):
     vocabulary: tokens there are.
     context: tokens of a text, start and end included.
     end: number of the token at which a text is read off; 2 stands for the
-      largest number in the text.
+      largest number in the text. SigLIP reads the last token.
+    kind: 'clip' or 'siglip'.
   """
 
   vision: Tower
@@ -65,17 +66,27 @@ class Sizes(NamedTuple):
   vocabulary: int = 49408
   context: int = 77
   end: int = 49407
+  kind: str = 'clip'
 
 
 _BASE, _TEXT = Tower(768, 12, 12, 3072), Tower(512, 12, 8, 2048)
+_SIGLIP = Tower(768, 12, 12, 3072, 'gelu_pytorch_tanh', 1e-6)
 KNOWN: dict[str, Sizes] = {
   'clip-vit-b32': Sizes(_BASE, _TEXT, patch=32),
   'clip-vit-b16': Sizes(_BASE, _TEXT, patch=16),
   'clip-vit-l14': Sizes(
     Tower(1024, 24, 16, 4096), Tower(768, 12, 12, 3072), patch=14, embed=768
   ),
+  'siglip-vit-b16': Sizes(
+    _SIGLIP, _SIGLIP, embed=768, vocabulary=32000, context=64, kind='siglip'
+  ),
 }
-_TYPES = ('clip', 'clip_vision_model')
+_TYPES = {
+  'clip': 'clip',
+  'clip_vision_model': 'clip',
+  'siglip': 'siglip',
+  'siglip_vision_model': 'siglip',
+}
 # Names in a config.json and, where it is silent, the values of its format.
 _TOWER = {
   'width': 'hidden_size',
@@ -83,7 +94,11 @@ _TOWER = {
   'heads': 'num_attention_heads',
   'inner': 'intermediate_size',
 }
-_DEFAULTS = {'vision': KNOWN['clip-vit-b32'].vision, 'text': _TEXT}
+# HF leaves out of a config.json what is as in these.
+_DEFAULTS = {
+  'clip': KNOWN['clip-vit-b32'],
+  'siglip': KNOWN['siglip-vit-b16'],
+}
 
 
 def from_config(path: os.PathLike | str) -> Sizes:
@@ -97,27 +112,37 @@ def from_config(path: os.PathLike | str) -> Sizes:
     UserError: no such JSON, or sizes that cannot be.
   """
   stored = files.read_json(path)
+  named = stored.get('model_type', 'clip') if isinstance(stored, dict) else ''
   errors.check(
-    isinstance(stored, dict) and stored.get('model_type', 'clip') in _TYPES,
-    f'{path} is no config of a CLIP; take the config.json that belongs to the '
-    'weights',
+    named in _TYPES,
+    f'{path} is no config of a CLIP or SigLIP; take the config.json that '
+    'belongs to the weights',
   )
-  if stored.get('model_type') == _TYPES[1]:
+  kind = _TYPES[named]
+  if named.endswith('_vision_model'):
     stored = {**stored, 'vision_config': stored}
   parts = {
     part: _part(stored, part, path) for part in ('vision_config', 'text_config')
   }
   vision, text = parts['vision_config'], parts['text_config']
+  usual = _DEFAULTS[kind]
+  errors.check(
+    vision.get('vision_use_head', True),
+    f'{path}: vision_use_head is false; an image tower without a head gives no '
+    'embedding of a picture, take one that has it',
+  )
+  seen, read = _tower(vision, usual.vision), _tower(text, usual.text)
   found = Sizes(
-    _tower(vision, _DEFAULTS['vision'], f'{path}: vision_config'),
-    _tower(text, _DEFAULTS['text'], f'{path}: text_config'),
-    image_size=vision.get('image_size', 224),
-    patch=vision.get('patch_size', 32),
-    embed=stored.get('projection_dim', 512),
-    channels=vision.get('num_channels', 3),
-    vocabulary=text.get('vocab_size', 49408),
-    context=text.get('max_position_embeddings', 77),
-    end=text.get('eos_token_id', 49407),
+    seen,
+    read,
+    image_size=vision.get('image_size', usual.image_size),
+    patch=vision.get('patch_size', usual.patch),
+    embed=_embed(kind, stored, text, seen, read),
+    channels=vision.get('num_channels', usual.channels),
+    vocabulary=text.get('vocab_size', usual.vocabulary),
+    context=text.get('max_position_embeddings', usual.context),
+    end=text.get('eos_token_id', usual.end),
+    kind=kind,
   )
   return checked(found, str(path))
 
@@ -147,11 +172,16 @@ def checked(sizes: Sizes, where: str) -> Sizes:
         f'hidden_act in {where}', str(tower.activation), ACTIVATIONS
       )
   for name, value in sizes._asdict().items():
-    if name not in ('vision', 'text', 'end'):
+    if name not in ('vision', 'text', 'end', 'kind'):
       _positive(f'{where}: {name}', value, name)
   errors.check(
     isinstance(sizes.end, int),
     f'{where}: eos_token_id is {sizes.end!r}; it must be a number',
+  )
+  errors.check(
+    sizes.kind == 'clip' or sizes.embed == sizes.vision.width,
+    f'{where}: texts of {sizes.embed} numbers and pictures of '
+    f'{sizes.vision.width} cannot be compared; correct projection_size',
   )
   errors.check(
     sizes.image_size >= sizes.patch,
@@ -180,15 +210,25 @@ def _part(stored: Mapping, name: str, path: Any) -> Mapping[str, Any]:
   return {**parts[0], **parts[1]}
 
 
-def _tower(part: Mapping[str, Any], default: Tower, where: str) -> Tower:
+def _embed(
+  kind: str, stored: Mapping, text: Mapping, seen: Tower, read: Tower
+) -> Any:
+  """The width of the common space; SigLIP's image tower projects nothing."""
+  if kind == 'clip':
+    return stored.get('projection_dim', 512)
+  alone = 'text_config' not in stored
+  return seen.width if alone else text.get('projection_size', read.width)
+
+
+def _tower(part: Mapping[str, Any], default: Tower) -> Tower:
   given = {
     field: part.get(name, getattr(default, field))
     for field, name in _TOWER.items()
   }
   return Tower(
     **given,
-    activation=part.get('hidden_act', 'quick_gelu'),
-    epsilon=part.get('layer_norm_eps', 1e-5),
+    activation=part.get('hidden_act', default.activation),
+    epsilon=part.get('layer_norm_eps', default.epsilon),
   )
 
 
@@ -202,8 +242,9 @@ def config(sizes: Sizes) -> dict[str, Any]:
       'layer_norm_eps': one.epsilon,
     }
 
+  text = {'projection_size': sizes.embed} if sizes.kind == 'siglip' else {}
   return {
-    'model_type': 'clip',
+    'model_type': sizes.kind,
     'projection_dim': sizes.embed,
     'vision_config': {
       **tower(sizes.vision),
@@ -212,6 +253,7 @@ def config(sizes: Sizes) -> dict[str, Any]:
       'num_channels': sizes.channels,
     },
     'text_config': {
+      **text,
       **tower(sizes.text),
       'vocab_size': sizes.vocabulary,
       'max_position_embeddings': sizes.context,

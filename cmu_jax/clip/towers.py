@@ -19,17 +19,19 @@ _SCALE = math.log(1 / 0.07)
 
 
 class PatchEmbedding(nn.Module):
-  """A convolution without bias whose stride is its size, as one product.
+  """A convolution whose stride is its size, as one product.
 
   Attributes:
     features: output channels.
     size: side of a patch.
     dtype: what is computed in.
+    biased: whether a bias is added; CLIP has none.
   """
 
   features: int
   size: int
   dtype: Any
+  biased: bool = False
 
   @nn.compact
   def __call__(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n t d']:
@@ -41,7 +43,11 @@ class PatchEmbedding(nn.Module):
     kernel = self.param('kernel', init, (p, p, c, self.features))
     cut = image.astype(self.dtype).reshape(n, h // p, p, w // p, p, c)
     rows = jnp.transpose(cut, (0, 1, 3, 2, 4, 5)).reshape(n, -1, p * p * c)
-    return rows @ kernel.reshape(p * p * c, -1).astype(self.dtype)
+    y = rows @ kernel.reshape(p * p * c, -1).astype(self.dtype)
+    if not self.biased:
+      return y
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    return y + bias.astype(self.dtype)[None, None, :]
 
 
 class VisionEmbeddings(nn.Module):

@@ -12,6 +12,7 @@ from cmu_jax.models import (
   classifier,
   convnet,
   densenet,
+  dinov2,
   fc,
   mobilenet_v1,
   mobilenet_v2,
@@ -47,11 +48,14 @@ class Family(NamedTuple):
       state dict, 'conv1'; None where no PyTorch network has these modules.
     layers: (**options) -> the modules of each layer, from first to last; None
       where training the last layers alone is not provided for.
+    options: path of a config.json beside weights -> options of `make`; None
+      where such weights have none.
   """
 
   make: Callable[..., classifier.Classifier]
   torch_name: Callable[[str], str] | None = None
   layers: Callable[..., tuple[tuple[str, ...], ...]] | None = None
+  options: Callable[[Any], dict[str, Any]] | None = None
 
 
 REGISTRY: dict[str, Family] = {
@@ -74,6 +78,7 @@ REGISTRY: dict[str, Family] = {
   'densenet121': Family(densenet.densenet121, densenet.torch_name),
   'mobilenet_v1': Family(mobilenet_v1.mobilenet_v1, mobilenet_v1.torch_name),
   'mobilenet_v2': Family(mobilenet_v2.mobilenet_v2, mobilenet_v2.torch_name),
+  'dinov2': Family(dinov2.dinov2, dinov2.torch_name, options=dinov2.options),
   'vit_b_16': Family(vit.vit_b_16, vit.torch_name),
   'vit_s_16': Family(vit.vit_s_16, vit.torch_name),
   'vit_tiny': Family(vit.vit_tiny, vit.torch_name),

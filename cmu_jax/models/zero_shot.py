@@ -12,13 +12,17 @@ from flax import linen as nn
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from cmu_jax.clip import towers
+from cmu_jax.clip import siglip, towers
 from cmu_jax.clip.sizes import Sizes
 from cmu_jax.models import classifier
 from cmu_jax.types import Model, Variables
 
 # What of a CLIP the classifier keeps.
 TOWER = ('vision_model', 'visual_projection')
+_TOWERS: dict[str, Any] = {
+  'clip': towers.VisionModel,
+  'siglip': siglip.VisionModel,
+}
 
 
 class Words(nn.Module):
@@ -38,7 +42,7 @@ class Words(nn.Module):
 
 
 class ZeroShot(nn.Module):
-  """Parameters {'vision_model', 'visual_projection'}; statistics {'head'}.
+  """Parameters of TOWER (SigLIP has no projection); statistics {'head'}.
 
   Pictures of another size are resized to the tower's by bicubic interpolation;
   penultimate features are embeddings, not of unit length.
@@ -54,10 +58,12 @@ class ZeroShot(nn.Module):
   dtype: Any
 
   def setup(self) -> None:
-    self.vision_model = towers.VisionModel(self.sizes, self.dtype)
-    self.visual_projection = towers.projection(
-      self.sizes.embed, self.sizes.vision.width
-    )
+    tower = _TOWERS[self.sizes.kind]
+    self.vision_model = tower(self.sizes, self.dtype)
+    if self.sizes.kind == 'clip':
+      self.visual_projection = towers.projection(
+        self.sizes.embed, self.sizes.vision.width
+      )
     self.head = Words(self.classes)
 
   def __call__(
@@ -82,7 +88,8 @@ class ZeroShot(nn.Module):
 
   def trunk(self, x: Float[Array, 'n t d']) -> Float[Array, 'n e']:
     """From patches to embeddings."""
-    return self.visual_projection(self.vision_model.trunk(x))
+    found = self.vision_model.trunk(x)
+    return self.visual_projection(found) if self.sizes.kind == 'clip' else found
 
   def logits(self, x: Float[Array, 'n e']) -> Float[Array, 'n k']:
     """The head alone."""
@@ -107,5 +114,5 @@ def variables(found: Variables, kernel: Float[Array, 'e k']) -> Variables:
     found: all variables of the CLIP.
     kernel: scaled unit columns, see `clip.heads.make`.
   """
-  kept = {name: found.params[name] for name in TOWER}
+  kept = {name: found.params[name] for name in TOWER if name in found.params}
   return Variables(kept, {'head': {'kernel': kernel}})

@@ -19,7 +19,8 @@ corruption the samples show, how sure that is, and where it contradicts --kind.
                        of ours, of PyTorch or of HF. Pickles are never opened.
   --model=NAME[:k=v,..]  the network: resnet20, resnet18:stem=imagenet, ...
                        clip-vit-b32, -b16, -l14, or clip (sizes from config.json
-                       beside FILE): image tower, head of the class names
+                       beside FILE): image tower, head of the class names;
+                       siglip-vit-b16, siglip: with head=FILE.npz; dinov2
   --proxy=FOLDER       bad samples that the network was not trained on.
                        label_noise: FOLDER/<the wrong class>/*.png or .jpg;
                        poison: FOLDER/*.png, with the trigger in the picture

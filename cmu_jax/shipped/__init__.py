@@ -1,10 +1,13 @@
 """A network as somebody shipped it: files in, everything bound, files out."""
 
+from cmu_jax.shipped.bodies import Body, body
 from cmu_jax.shipped.classes import class_names, labels
 from cmu_jax.shipped.network import Shipped, labelled, load, sized, write
 
 __all__ = [
+  'Body',
   'Shipped',
+  'body',
   'class_names',
   'labelled',
   'labels',

@@ -4,6 +4,7 @@ What the user did not say is read from the weights' side file, from the weights
 and from the pictures; what then is still unknown is one line that asks for it.
 """
 
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cmu_jax import errors, files, inputs, literals, models, weights
+from cmu_jax import clip, errors, files, inputs, literals, models, weights
 from cmu_jax.clip import preprocess
 from cmu_jax.data import folder
 from cmu_jax.data.pictures import Reader
@@ -77,6 +78,8 @@ def load(path: str, model: str, root: str, said: Mapping[str, Any]) -> Shipped:
   family, options = _model(model)
   if family in zero_shot.NAMES:
     return _of_words(path, family, options, root, said)
+  beside = _beside(path, family)
+  options = {**beside, **options}
   stored = weights.read(path)
   side = side_lib.read(path)
   known = _known(path, said, side, {})
@@ -99,7 +102,20 @@ def load(path: str, model: str, root: str, said: Mapping[str, Any]) -> Shipped:
     known['target'],
     (*fits, *note),
     side,
+    beside=functools.partial(_config_too, path) if beside else None,
   )
+
+
+def _beside(path: str, family: str) -> dict[str, Any]:
+  """Options that a config.json beside the weights says."""
+  read, file = models.REGISTRY[family].options, clip.beside(path)
+  return {} if read is None or file is None else read(file)
+
+
+def _config_too(path: str, out: pathlib.Path) -> None:
+  """Puts the config.json of weights beside what becomes of them."""
+  text = (pathlib.Path(path).parent / 'config.json').read_text('utf-8')
+  files.write_text(out / 'config.json', text)
 
 
 def _of_words(
@@ -111,9 +127,11 @@ def _of_words(
 ) -> Shipped:
   """A CLIP with a head of class names, and the pictures as it wants them."""
   side = side_lib.read(path)
-  usual = {'mean': preprocess.MEAN, 'std': preprocess.STD}
-  known = _known(path, said, side, usual)
   sizes = zero_shot.sizes(path, family, options)
+  usual = zip(
+    ('mean', 'std'), preprocess.normalisation(sizes.kind), strict=True
+  )
+  known = _known(path, said, side, dict(usual))
   zero_shot.side_of(sizes, known['image_size'])
   read = zero_shot.reader(sizes)
   pictures = folder.pictures_in(pathlib.Path(root).expanduser(), None, 3, read)

@@ -15,7 +15,7 @@ from cmu_jax.models import zero_shot
 from cmu_jax.types import Model, Variables
 from cmu_jax.weights.names import Layout
 
-NAMES = (*clip.KNOWN, 'clip')
+NAMES = (*clip.KNOWN, *clip.ANY)
 _OPTIONS = ('head', 'sentences', 'image_size', 'dtype')
 
 
@@ -138,8 +138,9 @@ def side_of(found: clip.Sizes, said: Any) -> None:
 
 
 def reader(found: clip.Sizes) -> pictures.Reader:
-  """Reads a picture as CLIP sees it: uint8 [side, side, 3]."""
-  cut = functools.partial(preprocess.pixels, side=found.image_size)
+  """Reads a picture as the tower sees it: uint8 [side, side, 3]."""
+  how = preprocess.squeezed if found.kind == 'siglip' else preprocess.pixels
+  cut = functools.partial(how, side=found.image_size)
   return functools.partial(pictures.opened, use=cut)
 
 

@@ -19,6 +19,8 @@ from cmu_jax import errors, files, tree
 _PICKLED = ('.pt', '.pth', '.bin', '.ckpt', '.pkl', '.pickle', '.joblib')
 # The names along a path as JAX prints it: .variables.params['body']['kernel']
 _WORDS = re.compile(r'\w+')
+# HF's list of which array is in which file.
+_INDEX = '.safetensors.index.json'
 _FORMATS = ('.safetensors', '.npz', '.msgpack', 'an Orbax directory')
 
 
@@ -40,7 +42,8 @@ def read(path: os.PathLike | str) -> Stored:
   """Reads weights.
 
   Args:
-    path: a `.safetensors`, `.npz` or (Flax) `.msgpack` file, or a directory
+    path: a `.safetensors`, `.npz` or (Flax) `.msgpack` file, the
+      `.safetensors.index.json` of weights in several files, or a directory
       written by Orbax (a checkpoint of this package included).
 
   Raises:
@@ -48,7 +51,9 @@ def read(path: os.PathLike | str) -> Stored:
       an array is no array of numbers.
   """
   path = pathlib.Path(path).expanduser()
-  errors.check(path.exists(), f'the weights {path} do not exist')
+  index = path.with_name(f'{path.name}.index.json')
+  hint = f'; they are in several files, give {index}' if index.is_file() else ''
+  errors.check(path.exists(), f'the weights {path} do not exist{hint}')
   suffix = '' if path.is_dir() else path.suffix.lower()
   if suffix in _PICKLED:
     raise errors.UserError(
@@ -62,6 +67,8 @@ def read(path: os.PathLike | str) -> Stored:
     '.msgpack': _read_msgpack,
     '': _read_orbax,
   }
+  if path.name.endswith(_INDEX):
+    suffix, readers = _INDEX, {_INDEX: _read_shards}
   if suffix not in readers or (suffix == '' and not path.is_dir()):
     raise errors.UserError(
       f'{path} is in no format known here; give {", ".join(_FORMATS)}'
@@ -134,6 +141,31 @@ def _read_safetensors(path: pathlib.Path) -> Stored:
       f'{path} is not a whole safetensors file ({_first_line(error)}); save or '
       'copy it again'
     ) from error
+
+
+def _read_shards(path: pathlib.Path) -> Stored:
+  """Weights in several safetensors files, by their index."""
+  index = files.read_json(path)
+  table = index.get('weight_map') if isinstance(index, dict) else None
+  errors.check(
+    isinstance(table, dict) and table,
+    f'{path} is no index of weights: it has no weight_map; copy it again',
+  )
+  assert isinstance(table, dict)
+  found: dict[str, np.ndarray] = {}
+  for name in dict.fromkeys(table.values()):
+    part = path.parent / pathlib.Path(str(name)).name
+    errors.check(
+      part.is_file(), f'{path} names {part.name}, which is not there'
+    )
+    found |= _read_safetensors(part).arrays
+  missing = [name for name in table if name not in found]
+  errors.check(
+    not missing,
+    f"{path} names '{''.join(missing[:1])}', which its files do not hold; take "
+    'files that belong together',
+  )
+  return Stored(found, {}, '.safetensors')
 
 
 def _read_npz(path: pathlib.Path) -> Stored:

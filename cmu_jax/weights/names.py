@@ -40,14 +40,17 @@ _LEAVES = {
   'mean': 'running_mean',
   'var': 'running_var',
 }
-_HEADS = ('fc', 'linear', 'classifier', 'head', 'heads.head')
+HEADS = ('fc', 'linear', 'classifier', 'head', 'heads.head')
 _PREFIXES = ('module.', '_orig_mod.', 'model.', 'state_dict.', 'net.')
+# Prefixes of the body alone: the head beside it has none.
+_BODIES = ('dinov2.', 'dinov2_with_registers.')
 _IGNORED = (
   'num_batches_tracked',
   'position_ids',
   'input_resolution',
   'context_length',
   'vocab_size',
+  'mask_token',
 )
 _SHOWN = 20
 
@@ -167,16 +170,21 @@ def _recognised(
   options.append(Layout(bare, False))
   if torch_name is not None:
     plain = {path: _torch(path, torch_name) for path in leaves}
-    for head in (None, *_HEADS):
-      for prefix in ('', *_PREFIXES):
+    for head in (None, *HEADS):
+      for prefix in ('', *_PREFIXES, *_BODIES):
         names = {
-          path: prefix + _renamed_head(path, name, head)
+          path: ('' if _bare(path, prefix) else prefix)
+          + _renamed_head(path, name, head)
           for path, name in plain.items()
         }
         options.append(Layout(names, True))
   if other is not None:
     options.append(other(list(leaves)))
   return max(options, key=lambda o: len(arrays.keys() & set(o.names.values())))
+
+
+def _bare(path: str, prefix: str) -> bool:
+  return prefix in _BODIES and path.startswith('params/head/')
 
 
 def _renamed_head(path: str, name: str, head: str | None) -> str:
@@ -245,7 +253,7 @@ def num_classes(arrays: dict[str, np.ndarray]) -> int:
   for name, array in arrays.items():
     module, _, leaf = name.replace('/', '.').rpartition('.')
     if array.ndim == 2 and any(
-      module == head or module.endswith('.' + head) for head in _HEADS
+      module == head or module.endswith('.' + head) for head in HEADS
     ):
       count = int(array.shape[0 if leaf == 'weight' else 1])
       errors.check(
@@ -256,6 +264,6 @@ def num_classes(arrays: dict[str, np.ndarray]) -> int:
       return count
   raise errors.UserError(
     'the weights hold no head, a matrix called '
-    f'{", ".join(f"{head}.weight" for head in _HEADS)} or head/kernel; is it a '
+    f'{", ".join(f"{head}.weight" for head in HEADS)} or head/kernel; is it a '
     'classifier?'
   )

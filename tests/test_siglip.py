@@ -1,0 +1,236 @@
+"""SigLIP from HF's files: parity, sizes, heads of ids, repair from files."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+import torch_twin
+from jax import numpy as jnp
+
+from cmu_jax import clip, errors, models, weights
+from cmu_jax.clip import heads, preprocess
+from cmu_jax.clip import sizes as sizing
+from cmu_jax.models import zero_shot
+from cmu_jax.repair import __main__ as program
+
+_ACTIVATION = 'gelu_pytorch_tanh'
+SIZES = clip.Sizes(
+  clip.Tower(24, 1, 3, 40, _ACTIVATION, 1e-6),
+  clip.Tower(20, 2, 5, 36, _ACTIVATION, 1e-6),
+  image_size=17,
+  patch=5,
+  embed=24,
+  vocabulary=101,
+  context=7,
+  kind='siglip',
+)
+CONFIG = {
+  'model_type': 'siglip',
+  'vision_config': {
+    'hidden_size': 24,
+    'num_hidden_layers': 1,
+    'num_attention_heads': 3,
+    'intermediate_size': 40,
+    'image_size': 17,
+    'patch_size': 5,
+  },
+  'text_config': {
+    'hidden_size': 20,
+    'num_hidden_layers': 2,
+    'num_attention_heads': 5,
+    'intermediate_size': 36,
+    'vocab_size': 101,
+    'max_position_embeddings': 7,
+    'projection_size': 24,
+  },
+}
+NAMES = ('cat', 'dog', 'owl')
+
+
+@functools.cache
+def _variables():
+  leaves, structure = jax.tree.flatten(clip.template(SIZES))
+  rng = np.random.default_rng(3)
+  draw = lambda x: jnp.asarray(rng.uniform(-0.3, 0.3, x.shape), jnp.float32)
+  return jax.tree.unflatten(structure, [draw(x) for x in leaves])
+
+
+@functools.cache
+def _arrays():
+  return clip.named(_variables())[0].arrays
+
+
+def _ship(folder, arrays=None, config=CONFIG):
+  path = folder / 'model.safetensors'
+  found = _arrays() if arrays is None else arrays
+  weights.write(path, weights.Stored(dict(found), {}, '.safetensors'))
+  (folder / 'config.json').write_text(json.dumps(config))
+  return path
+
+
+def _ids(classes=3, sentences=2):
+  rng = np.random.default_rng(5)
+  return rng.integers(0, 101, (classes, sentences, 7))
+
+
+def test_parameter_count_and_sparse_config_of_the_published_size(tmp_path):
+  known = clip.KNOWN['siglip-vit-b16']
+  assert models.parameter_count(clip.template(known)) == 203_155_970
+  # What is published leaves out all that is HF's default.
+  sparse = {'model_type': 'siglip', 'vision_config': {'image_size': 384}}
+  (tmp_path / 'config.json').write_text(json.dumps(sparse))
+  found = sizing.from_config(tmp_path / 'config.json')
+  assert found == known._replace(image_size=384)
+
+
+def test_weights_load_under_their_names_and_go_back(tmp_path):
+  path = _ship(tmp_path)
+  for name in ('siglip', 'clip'):
+    found = clip.load(path, name)
+    assert found.sizes == SIZES and found.has_text
+  assert {
+    'logit_bias',
+    'text_model.head.bias',
+    'vision_model.embeddings.patch_embedding.bias',
+    'vision_model.head.attention.in_proj_weight',
+    'vision_model.head.probe',
+  } <= set(_arrays())
+  for a, b in zip(
+    jax.tree.leaves(found.variables), jax.tree.leaves(_variables()), strict=True
+  ):
+    assert np.array_equal(a, b)
+  back = weights.put_back(found.variables, found.stored.arrays, found.layout)
+  for name, array in _arrays().items():
+    assert np.array_equal(back[name], array)
+    assert back[name].shape == array.shape
+  (tmp_path / 'config.json').write_text(json.dumps(sizing.config(SIZES)))
+  assert clip.which(path) == SIZES
+
+
+IN_PROJ = 'vision_model.head.attention.in_proj_weight'
+CHANGES = {
+  'missing': (lambda a: a.pop(IN_PROJ), f"'{IN_PROJ}' is missing"),
+  'extra': (
+    lambda a: a.update(lora=np.zeros(2, np.float32)),
+    "'lora' belongs to no part",
+  ),
+  'shape': (
+    lambda a: a.update({IN_PROJ: np.zeros((72, 23), np.float32)}),
+    'has shape (72, 23), the network has (72, 24)',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', CHANGES)
+def test_what_does_not_fit_is_one_line(tmp_path, name):
+  change, words = CHANGES[name]
+  arrays = dict(_arrays())
+  change(arrays)
+  with pytest.raises(errors.UserError) as caught:
+    clip.load(_ship(tmp_path, arrays))
+  assert words in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_a_clip_is_no_siglip(tmp_path):
+  with pytest.raises(errors.UserError, match=r'says (kind|vision)'):
+    clip.load(_ship(tmp_path), 'clip-vit-b16')
+
+
+@pytest.mark.slow  # importing them takes as long as all the others
+@pytest.mark.filterwarnings('ignore')  # what importing transformers raises
+def test_towers_are_those_of_transformers(tmp_path):
+  torch = pytest.importorskip('torch', reason='needs [bench]')
+  torch_twin.torchvision()  # which transformers imports
+  transformers = pytest.importorskip('transformers', reason='needs [bench]')
+  with torch.no_grad():
+    network = transformers.SiglipModel(
+      transformers.SiglipConfig(
+        text_config=CONFIG['text_config'], vision_config=CONFIG['vision_config']
+      )
+    ).eval()
+    for parameter in network.parameters():
+      parameter.uniform_(-0.3, 0.3)
+    network.save_pretrained(tmp_path)
+    found = clip.load(tmp_path / 'model.safetensors', 'siglip')
+    image = np.random.default_rng(1).standard_normal((3, 17, 17, 3), np.float32)
+    ids = _ids()[0]
+    theirs = network(
+      pixel_values=torch.tensor(image.transpose(0, 3, 1, 2).copy()),
+      input_ids=torch.tensor(ids),
+    )
+  assert found.sizes == SIZES
+  ours = clip.bound(found.sizes)
+  compare = jax.jit(
+    lambda v, x, t: (ours.image(v, x), ours.text(v, t), ours.logits(v, x, t))
+  )
+  seen, said, logits = compare(found.variables, image, jnp.asarray(ids))
+  unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+  assert np.abs(unit(seen) - theirs.image_embeds.numpy()).max() <= 1e-5
+  assert np.abs(unit(said) - theirs.text_embeds.numpy()).max() <= 1e-5
+  assert np.abs(logits - theirs.logits_per_image.numpy()).max() <= 1e-5
+
+
+def test_a_head_of_ids_ranks_classes_as_the_towers_do():
+  found = clip.Loaded(SIZES, _variables(), None, None)
+  ids = _ids(sentences=1)
+  head = heads.of_tokens(found, ids, NAMES, ('{}',))
+  image = np.random.default_rng(2).standard_normal((2, 17, 17, 3), np.float32)
+  whole = torch_twin.quick(
+    clip.bound(SIZES).logits, _variables(), image, jnp.asarray(ids[:, 0])
+  )
+  both = zero_shot.variables(_variables(), head.kernel)
+  got = torch_twin.quick(zero_shot.model(SIZES, 3).apply, both, image)
+  bias = _variables().params['logit_bias']
+  assert np.abs(got + bias[None] - whole).max() < 1e-4
+
+
+def test_heads_ask_for_the_right_tokens():
+  found = clip.Loaded(SIZES, _variables(), None, None)
+  with pytest.raises(errors.UserError, match='of_tokens') as caught:
+    heads.make(found, NAMES)
+  assert '\n' not in str(caught.value)
+  with pytest.raises(errors.UserError, match='0 to 100: take their own'):
+    heads.of_tokens(found, _ids() + 1, NAMES, ('{}', 'a {}'))
+  with pytest.raises(errors.UserError, match=r'give \[3, 1, up to 7\]'):
+    heads.of_tokens(found, _ids(), NAMES, ('{}',))
+
+
+def test_pictures_are_squeezed_whole():
+  pixels = np.zeros((10, 30, 3), np.uint8)
+  pixels[:, :15] = 255
+  picture = PIL.Image.fromarray(pixels)
+  seen = preprocess.squeezed(picture, 6)
+  assert seen.shape == (6, 6, 3)
+  assert seen[:, 0].min() == 255 and seen[:, -1].max() == 0
+
+
+@pytest.mark.slow  # a whole program
+def test_repair_of_a_siglip_with_a_head_of_its_own(tmp_path, capsys):
+  path, rng = _ship(tmp_path), np.random.default_rng(0)
+  head = heads.Head(
+    jnp.asarray(rng.standard_normal((24, 3)), jnp.float32), NAMES, ('{}',)
+  )
+  heads.save(tmp_path / 'head.npz', head)
+  for name in NAMES:
+    (tmp_path / 'bad' / name).mkdir(parents=True)
+    for i in range(4):
+      pixels = rng.integers(0, 256, (20, 19 + i, 3), np.uint8)
+      PIL.Image.fromarray(pixels).save(tmp_path / 'bad' / name / f'{i}.png')
+  flags = {
+    'weights': path,
+    'model': f'siglip:head={tmp_path / "head.npz"}',
+    'proxy': tmp_path / 'bad',
+    'kind': 'label_noise',
+    'out': tmp_path / 'out',
+    'rule': 'published',
+    'steps': 4,
+  }
+  words = [f'--{k}={v}' for k, v in flags.items()]
+  assert program.main(words) == 0, capsys.readouterr().err
+  again = clip.load(tmp_path / 'out' / 'repaired.safetensors', 'siglip')
+  assert again.sizes == SIZES
+  text = lambda v: v.params['text_model']['head']['kernel']
+  assert np.array_equal(text(again.variables), text(_variables()))
