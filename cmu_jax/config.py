@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from cmu_jax import errors, literals
+from cmu_jax import errors, files, literals
 
 
 class Loaded(NamedTuple):
@@ -98,12 +98,34 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> Loaded:
   )
   for field, text in (overrides or {}).items():
     _override(config, field, text)
+  _pin_weights(config)
   plain(config)
   stem = pathlib.Path(path).stem
   name = re.sub(r'[^\w.,=+-]+', '_', f'{stem}-{arg}' if arg else stem)
   doc = inspect.cleandoc(module.__doc__ or '')
   sweep = getattr(module, 'sweep', None)
   return Loaded(config.lock(), name, doc, path, arg, sweep)
+
+
+def _pin_weights(config: ml_collections.ConfigDict) -> None:
+  """Puts the content of `model.weights` among the settings.
+
+  Other weights at the same path are then another run; so is another config.json
+  beside them, which says what network they are of.
+  """
+  model = config.get('model')
+  pinned = isinstance(model, ml_collections.ConfigDict)
+  if not pinned or not model.get('weights') or 'weights_sha256' not in model:
+    return
+  path = pathlib.Path(model.weights).expanduser()
+  found = files.digest(path, path.parent / 'config.json')
+  errors.check(
+    model.weights_sha256 in ('', found),
+    f'config.model.weights_sha256 is {model.weights_sha256}, but the content '
+    f'of {path} gives {found}; leave it out, or take the weights that it was '
+    'written for',
+  )
+  model.weights_sha256 = found
 
 
 def plain(config: Any, where: str = 'config') -> Any:

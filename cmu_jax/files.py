@@ -1,6 +1,7 @@
 """Files written whole: a temporary name in the same folder, then a rename."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -61,6 +62,30 @@ def write(path: os.PathLike | str, save: Callable[[IO[bytes]], Any]) -> None:
   """Calls save(file) on a temporary binary file, then renames it to path."""
   with replacing(path) as temporary, temporary.open('wb') as file:
     save(file)
+
+
+def digest(*paths: os.PathLike | str) -> str:
+  """SHA-256 of the names and bytes of files, and of all files in folders.
+
+  Args:
+    *paths: one that does not exist counts as nothing.
+
+  Raises:
+    UserError: a file cannot be read.
+  """
+  total = hashlib.sha256()
+  for path in map(pathlib.Path, paths):
+    inside = sorted(p for p in path.rglob('*') if p.is_file())
+    for file in [path] if path.is_file() else inside:
+      try:
+        with file.open('rb') as opened:
+          content = hashlib.file_digest(opened, 'sha256').hexdigest()
+      except OSError as error:
+        raise errors.UserError(
+          f'cannot read {file}: {error.strerror}; check its permissions'
+        ) from error
+      total.update(f'{file.relative_to(path)} {content}\n'.encode())
+  return total.hexdigest()
 
 
 def write_text(path: os.PathLike | str, text: str) -> None:

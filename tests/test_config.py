@@ -243,6 +243,33 @@ def test_fingerprint():
   assert config.fingerprint({'a': 1}).startswith('015abd7f5cc57a2d')
 
 
+WEIGHTS = """
+import ml_collections
+def get_config(arg=''):
+  model = {'name': 'clip', 'weights': '', 'weights_sha256': ''}
+  return ml_collections.ConfigDict({'model': model})
+"""
+
+
+def test_weights_count_by_their_content(tmp_path):
+  file, weights = tmp_path / 'a.py', tmp_path / 'w' / 'model.safetensors'
+  file.write_text(WEIGHTS)
+  weights.parent.mkdir()
+  weights.write_bytes(b'one')
+  given = {'model.weights': str(weights)}
+  load = lambda **more: config.load(str(file), {**given, **more}).config
+  none, first = config.load(str(file)).config, load()
+  assert none.model.weights_sha256 == ''
+  assert config.fingerprint(load()) == config.fingerprint(first)
+  weights.write_bytes(b'two')
+  second = load()
+  (weights.parent / 'config.json').write_text('{}')
+  prints = {config.fingerprint(c) for c in (none, first, second, load())}
+  assert len(prints) == 4
+  old = {'model.weights_sha256': first.model.weights_sha256}
+  assert 'leave it out' in _refused(load, **old)
+
+
 def test_cells(path):
   cells = config.cells(config.load(f'{path}:n=5'))
   assert cells == {
