@@ -60,7 +60,11 @@ def _pooled(blocks: PyTree, weight: Float[Array, 'b']) -> PyTree:
   """
   named = tree.flat(blocks)
   share = weight / weight.sum()
-  average = lambda x: jnp.tensordot(share, x, 1).astype(x.dtype)
+
+  def average(x):
+    # What no block moved, a head kept among the statistics, stays bit for bit.
+    still = jnp.all(x == x[:1], 0)
+    return jnp.where(still, x[0], jnp.tensordot(share, x, 1).astype(x.dtype))
 
   def pool(path, leaf):
     names = tree.path_names(path)
