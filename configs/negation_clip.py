@@ -13,8 +13,8 @@ Expect: ViT-B/32, averages over the eight sets, forget / control accuracy in %:
           a task vector (2212.04089)      24.0 / 60.9
           their mean (2410.05583)         22.5 / 60.6
           NegMerge (2410.05583, 30 vectors) 20.8 / 60.4
-        Theirs are merges of vectors of other augmentations and more of them;
-        here they differ by their seed alone.
+        Theirs are merges of 30 vectors of other augmentations; here each
+        seed takes another way of config.ways (rate, length, decay, crop).
 
 The sets lie in data_dir in array_record form. Small square images stay as they
 are and are resized in the network; others are read as CLIP was trained.

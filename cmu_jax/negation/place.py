@@ -1,5 +1,6 @@
 """What all cells of a run share: the CLIP, the data sets, how it is trained."""
 
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -77,15 +78,26 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
 
 
 def optimiser(
-  config: ConfigDict, position: int, size: int
+  config: ConfigDict, position: int, size: int, seed: int
 ) -> tuple[optax.GradientTransformation, dict[str, Any]]:
   """The fine-tuning of the set at a position: optimiser, steps, batch size."""
-  part = settings.training(config, position)
+  part = settings.training(config, position, seed)
   options = recipes.fit_options(part, size, 'train')
   made = options.pop('optimizer')
   if config.clip_norm:
     made = optax.chain(optax.clip_by_global_norm(config.clip_norm), made)
   return made, options
+
+
+def augmented(config: ConfigDict, seed: int) -> InputStep:
+  """The input step of a fine-tuning."""
+  return _padded(settings.padding(config, seed))
+
+
+@functools.cache
+def _padded(pad: int) -> InputStep:
+  """One object for each padding, so that seeds share compilations."""
+  return inputs.make(preprocess.MEAN, preprocess.STD, pad=pad)
 
 
 def _names(config: ConfigDict) -> tuple[str, ...]:

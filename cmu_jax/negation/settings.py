@@ -18,6 +18,17 @@ FORGET: dict[str, int] = {
   'sun397': 14,
   'svhn_cropped': 4,
 }
+# Ways to fine-tune: by what rate and length are multiplied, weight decay,
+# pixels of zero padding before a random crop. Seed s takes the way s modulo
+# their number, so that vectors, and merges of them, differ by more than chance.
+WAYS: tuple[tuple[float, float, float, int], ...] = (
+  (1.0, 1.0, 0.1, 0),
+  (0.5, 1.5, 0.1, 2),
+  (2.0, 0.5, 0.0, 2),
+  (1.0, 0.5, 0.0, 0),
+  (0.5, 1.0, 0.0, 2),
+  (2.0, 1.0, 0.1, 0),
+)
 _AT_LEAST = {
   'validation.most': 1,
   'train_limit': 0,
@@ -43,7 +54,7 @@ def base(name: str) -> ConfigDict:
       task='negation',
       smoke=False,  # shrunk: every stage runs, nothing is evidence
       **{**found, 'dataset': 'imagenet2012'},  # the control set
-      seeds=(0, 1, 2),  # fine-tunings of each set; merges are over them
+      seeds=(0, 1, 2),  # fine-tunings of each set, see `ways`; merges of all
       proxy_fraction=0.0,  # no method here takes a proxy
       forget=tuple(FORGET),  # TFDS names
       methods=METHODS,  # task_vector: of each seed; uniform, negmerge: of all
@@ -58,6 +69,7 @@ def base(name: str) -> ConfigDict:
         epochs=10,
         warmup=1,
       ),
+      ways=WAYS,  # factors of rate and length, decay, padding; () for `train`
       clip_norm=1.0,  # of the gradient, 0 for none
       validation=dict(
         share=0.1,  # of each training split, held out for the choice
@@ -108,16 +120,41 @@ def check(config: Any) -> None:
     f'config.epochs has {len(config.epochs)} numbers for '
     f'{len(config.forget)} data sets; give one each, or () for train.epochs',
   )
+  for way in config.ways:
+    errors.check(
+      len(way) == 4 and min(way[:2]) > 0 and min(way[2:]) >= 0,
+      f'config.ways has {way}: give the factors of learning rate and length '
+      '(above 0), weight decay and pixels of padding',
+    )
   for position in range(len(config.forget)):
-    recipes.fit_options(training(config, position), 10**4, 'train')
+    for seed in range(max(1, len(config.ways))):
+      found = training(config, position, seed)
+      recipes.fit_options(found, 10**4, 'train')
 
 
-def training(config: Any, position: int) -> ConfigDict:
-  """How long the set at a position is trained on, and how."""
+def training(config: Any, position: int, seed: int) -> ConfigDict:
+  """How long the set at a position is trained on with a seed, and how."""
   found = ConfigDict(config.train)
   if config.epochs:
     found.update(epochs=config.epochs[position], steps=0)
+  if config.ways:
+    rate, length, decay, _ = config.ways[seed % len(config.ways)]
+    found.update(
+      learning_rate=rate * found.learning_rate,
+      weight_decay=float(decay),
+      epochs=_longer(found.epochs, length),
+      steps=_longer(found.steps, length),
+    )
   return found
+
+
+def padding(config: Any, seed: int) -> int:
+  """Pixels of zeros around what is cropped at random; 0 leaves it whole."""
+  return int(config.ways[seed % len(config.ways)][3]) if config.ways else 0
+
+
+def _longer(count: int, factor: float) -> int:
+  return max(1, round(factor * count)) if count else 0
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
@@ -134,4 +171,5 @@ def shrink(config: ConfigDict) -> ConfigDict:
     steps=40, batch_size=64, learning_rate=3e-4, weight_decay=0.1
   )
   config.lambdas = 6
+  config.ways = ()  # each would be compiled for itself
   return config

@@ -7,6 +7,7 @@ on; a fine-tuning keeps its own.
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ from cmu_jax.negation import place as places
 from cmu_jax.negation.place import Place, Task
 from cmu_jax.types import Batch, Info, Variables
 
-_VERSION = 1
+_VERSION = 2
 _MERGES = {
   'uniform': task_vectors.uniform,
   'negmerge': task_vectors.negmerge,
@@ -74,8 +75,8 @@ def todo(config: Any) -> list[Cell]:
   return found
 
 
-def _trained_by(place: Place, position: int) -> Info:
-  """What a fine-tuning depends on, besides its seed."""
+def _trained_by(place: Place, position: int, seeds: Sequence[int]) -> Info:
+  """What fine-tunings depend on, besides their draws."""
   config: Any = place.config
   task = place.tasks[position]
   train_set: Any = task.data.train
@@ -84,9 +85,15 @@ def _trained_by(place: Place, position: int) -> Info:
     'start': place.summed,
     'data': provenance.digest(*train_set[:2]),
     'head': provenance.digest(*jax.tree.leaves(task.start.batch_stats)),
-    'train': config_lib.plain(
-      places.settings.training(config, position), 'train'
-    ),
+    'train': [
+      [
+        config_lib.plain(
+          places.settings.training(config, position, s), 'train'
+        ),
+        places.settings.padding(config, s),
+      ]
+      for s in seeds
+    ],
     'clip_norm': config.clip_norm,
     'dtype': config.model.dtype,
   }
@@ -99,7 +106,7 @@ def _address(place: Place, cell: Cell) -> str:
   seeds = config.seeds if cell.seed is None else (cell.seed,)
   return config_lib.fingerprint(
     {
-      **_trained_by(place, cell.position),
+      **_trained_by(place, cell.position, seeds),
       'seen': provenance.digest(*images),
       'method': cell.method,
       'seeds': tuple(seeds),
@@ -113,15 +120,18 @@ def tuned(place: Place, position: int, seed: int) -> Variables:
   """The network fine-tuned on a set, from its file if that is there."""
   config, task = place.config, place.tasks[position]
   batch: Any = task.data.train
-  name = config_lib.fingerprint({**_trained_by(place, position), 'seed': seed})
-  optimizer, options = places.optimiser(config, position, batch.label.shape[0])
+  name = config_lib.fingerprint(
+    {**_trained_by(place, position, (seed,)), 'seed': seed}
+  )
+  size = batch.label.shape[0]
+  optimizer, options = places.optimiser(config, position, size, seed)
   fitted = train.fit(
     rng.named(seed, 'tune', task.data.name),
     task.model,
     task.start,
     batch,
     optimizer=optimizer,
-    inputs=place.inputs,
+    inputs=places.augmented(config, seed),
     checkpoint=originals.saving(place.folder, name, config.checkpoint_seconds),
     title=f'{task.data.name}, seed {seed}',
     **options,
