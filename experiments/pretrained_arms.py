@@ -1,4 +1,4 @@
-"""The three networks of pretrained_vs_scratch.py, and how they are trained."""
+"""The networks of pretrained_vs_scratch.py, and how they are trained."""
 
 import functools
 import pathlib
@@ -10,6 +10,7 @@ import optax
 from jax import numpy as jnp
 
 from cmu_jax import (
+  errors,
   jitting,
   metrics,
   models,
@@ -20,12 +21,15 @@ from cmu_jax import (
   splits,
   train,
 )
-from cmu_jax.models import folded, folded_spec
-from cmu_jax.types import Batch, Model, Variables
+from cmu_jax.models import classifier, conv, folded, folded_spec
+from cmu_jax.types import Batch, InputStep, Model, Variables
 
-ARMS = ('pretrained', 'folded_scratch', 'norm_scratch')
+ARMS = ('pretrained', 'folded_scratch', 'norm_scratch', 'random_below')
+# Of these only what comes after --cut is trained, if that is given.
+CUT = ('pretrained', 'random_below')
 RATES = (3e-4, 1e-3, 3e-3)
 BATCH = 64
+AS_IT_IS = InputStep(lambda key, image, stamp: image, lambda image, _: image)
 
 
 class Arm(NamedTuple):
@@ -36,31 +40,93 @@ class Arm(NamedTuple):
     start: key -> variables.
     rate: learning rate of AdamW.
     epochs: of the training on CIFAR-10.
+    below: key -> function of normalised images that stays as it is; None where
+      the whole network is trained.
   """
 
   model: Model
   start: Any
   rate: float = 0.0
   epochs: int = 0
+  below: Any = None
 
 
-def arm(name: str, folder: pathlib.Path, side: int) -> Arm:
-  """One of the three networks, untuned."""
+@functools.cache
+def arm(name: str, folder: pathlib.Path, side: int, cut: str) -> Arm:
+  """One of the networks, untuned."""
   image = jnp.zeros((1, side, side, 3))
   if name == 'norm_scratch':
     model = models.make('mobilenet_v1', 10, (side, side, 3), width=0.25)
     return Arm(model, lambda key: jitting.once(model.init)(key, image))
-  spec = folder / 'mobilenet_v1_025_imagenet.spec.json'
-  _, stored = folded.from_spec(spec, folder / 'mobilenet_v1_025_imagenet.npz')
-  model = models.bind(folded.network(folded_spec.read(spec), 10))
+  path = folder / 'mobilenet_v1_025_imagenet.spec.json'
+  spec = folded_spec.read(path)
+  _, stored = folded.from_spec(path, folder / 'mobilenet_v1_025_imagenet.npz')
+  if cut and name in CUT:
+    return _cut(name, spec, stored, side, cut)
+  model = models.bind(folded.network(spec, 10))
 
   def start(key: jax.Array) -> Variables:
     drawn = jitting.once(model.init)(key, image)
-    if name == 'folded_scratch':
+    if name != 'pretrained':
       return drawn
     return drawn._replace(params=drawn.params | {'body': stored.params['body']})
 
   return Arm(model, start)
+
+
+def _cut(
+  name: str, spec: folded_spec.Spec, stored: Variables, side: int, cut: str
+) -> Arm:
+  """The layers from `cut` on as a network, and those before it."""
+  names = [layer.name for layer in spec.body]
+  errors.check(cut in names, f'--cut {cut} is no layer; give one of {names}')
+  at, real = names.index(cut), name == 'pretrained'
+  part = lambda steps: folded.Body(steps, jnp.float32, conv.convolve)
+  lower, upper = part(spec.body[:at]), part(spec.body[at:])
+  model = models.bind(classifier.Classifier(upper, 10))
+  image = jnp.zeros((1, side, side, 3))
+
+  def below(key: jax.Array) -> Any:
+    drawn = jitting.once(lower.init)(key, image, False)['params']
+    params = {n: stored.params['body'][n] for n in drawn} if real else drawn
+    return lambda x: lower.apply({'params': params}, x, False)
+
+  def start(key: jax.Array) -> Variables:
+    seen = jax.eval_shape(below(key), image)
+    drawn = jitting.once(model.init)(key, jnp.zeros(seen.shape))
+    if not real:
+      return drawn
+    body = {n: stored.params['body'][n] for n in drawn.params['body']}
+    return drawn._replace(params=drawn.params | {'body': body})
+
+  return Arm(model, start, below=below)
+
+
+def lowered(
+  one: Arm, world: scene.Stage, place: scene.Scene
+) -> tuple[scene.Stage, scene.Scene]:
+  """The same data as the trained layers see them: computed once, and kept."""
+  if one.below is None:
+    return world, place
+  run = one.below(rng.named(place.key, 'below'))
+  step = jax.jit(lambda raw: run(world.inputs.eval(raw, None)))
+
+  def seen(batch: Any) -> Any:
+    raw, size = batch.image, 200
+    parts = [step(raw[at : at + size]) for at in range(0, len(raw), size)]
+    return batch._replace(image=jnp.concatenate(parts))
+
+  whole = world.dataset
+  return world._replace(
+    dataset=whole._replace(test=seen(whole.test)),
+    model=one.model,
+    inputs=AS_IT_IS,
+  ), place._replace(
+    train=seen(place.train),
+    clean=seen(place.clean),
+    proxy=seen(place.proxy),
+    clean_proxy=seen(place.clean_proxy),
+  )
 
 
 @functools.cache

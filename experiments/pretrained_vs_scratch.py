@@ -3,13 +3,17 @@ r"""Is it the pre-training that CUTS needs? ImageNet weights against none.
 Three MobileNetV1-0.25 on a part of CIFAR-10 with wrong labels: with ImageNet
 weights (BatchNorm folded into the convolutions), the same folded network from
 random weights, and one with BatchNorm from random weights. Images, wrong
-labels and proxies of a seed are the same for all three. Learning rate and
+labels and proxies of a seed are the same for all. With --cut=LAYER the
+pre-trained one keeps all layers before it and trains the rest on features that
+are computed once, without augmentation; `random_below` does the same with
+random weights. Learning rate and
 epochs of each are those of its best accuracy on validation images when it is
 trained on clean labels, with a seed of its own; proxies and clean proxies are
 fine-tuned at that rate. Nothing is chosen by test labels but `cuts_best_alpha`.
 
   python experiments/pretrained_vs_scratch.py --weights=DIR --data_dir=DIR \
     --out=pretrained.json --minutes=60
+  ... --side=96 --cut=L23_dw --scratch_side=32        a CPU, in 40 minutes
   ... --noise=human --labels_file=cifar10n.npz      labels that people gave
   ... --noise=0.2,0.4,0.6 --side=128 --images=45000 --epochs=5,10,20,40   a GPU
 
@@ -54,7 +58,9 @@ TUNING_SEED = 1000
 SCALES = (1e3, 1e4, 3e4, 1e5, 3e5, 1e6)
 
 
-def settings(flags: argparse.Namespace, noise: str, seed: int) -> ConfigDict:
+def settings(
+  flags: argparse.Namespace, noise: str, seed: int, side: int
+) -> ConfigDict:
   """The config whose data, noise and proxy a cell takes."""
   kind = 'human' if noise == 'human' else 'symmetric'
   rate = 0.4 if noise == 'human' else float(noise)
@@ -64,7 +70,7 @@ def settings(flags: argparse.Namespace, noise: str, seed: int) -> ConfigDict:
     'train_limit': str(flags.images),
     'test_limit': str(flags.test),
     'proxy_fraction': '0.1',
-    'input.resize': str(flags.side),
+    'input.resize': str(side),
     'input.mean': '(0.5,0.5,0.5)',
     'input.std': '(0.5,0.5,0.5)',
   }
@@ -164,9 +170,11 @@ def _flags() -> argparse.Namespace:
   parser.add_argument('--data_dir', required=True, help='of TFDS')
   parser.add_argument('--labels_file', default='', help='CIFAR-10N as .npz')
   parser.add_argument('--noise', default='0.4', help='rates, or human')
-  parser.add_argument('--arms', default=','.join(arms.ARMS))
+  parser.add_argument('--arms', default=','.join(arms.ARMS[:3]))
   parser.add_argument('--seeds', default='0,1,2')
   parser.add_argument('--side', type=int, default=64, help='pixels')
+  parser.add_argument('--cut', default='', help='first layer that is trained')
+  parser.add_argument('--scratch_side', type=int, default=0, help='0: --side')
   parser.add_argument('--images', type=int, default=2000)
   parser.add_argument('--test', type=int, default=2000)
   parser.add_argument('--epochs', default='5,10,20', help='to choose from')
@@ -187,7 +195,10 @@ class Kept(NamedTuple):
 def load(flags: argparse.Namespace) -> Kept:
   """What earlier runs left, of the same settings."""
   path = pathlib.Path(flags.out)
-  names = ('side', 'images', 'test', 'epochs', 'tau_epochs')
+  names = (
+    *('side', 'cut', 'scratch_side'),
+    *('images', 'test', 'epochs', 'tau_epochs'),
+  )
   asked = {name: getattr(flags, name) for name in names}
   if not path.exists():
     return Kept(asked, {}, [])
@@ -204,7 +215,10 @@ def save(flags: argparse.Namespace, kept: Kept) -> None:
   """Everything so far, with where it comes from."""
   about = {
     'command': 'python experiments/pretrained_vs_scratch.py --weights=DIR '
-    f'--data_dir=DIR --noise={flags.noise} --seeds={flags.seeds} --out=FILE',
+    f'--data_dir=DIR --noise={flags.noise} --seeds={flags.seeds} '
+    f'--arms={flags.arms} --side={flags.side} --cut={flags.cut} '
+    f'--scratch_side={flags.scratch_side} --images={flags.images} '
+    f'--epochs={flags.epochs} --out=FILE',
     'commit': provenance.commit(pathlib.Path(__file__).resolve().parents[1]),
     'device': jax.devices()[0].device_kind,
   }
@@ -220,19 +234,22 @@ def work(
   flags: argparse.Namespace, kept: Kept, noise: str, seed: int, name: str
 ) -> None:
   """One cell, after the choice of its arm's recipe if it is the first."""
-  one = arms.arm(name, pathlib.Path(flags.weights), flags.side)
-  if name not in kept.recipes:
-    config = settings(flags, '0.4', TUNING_SEED)
+  side = flags.side if name in arms.CUT else flags.scratch_side or flags.side
+  one = arms.arm(name, pathlib.Path(flags.weights), side, flags.cut)
+
+  def seen(noise: str, seed: int) -> tuple[scene.Stage, scene.Scene]:
+    config = settings(flags, noise, seed, side)
     world = scene.stage(config)
-    place = scene.scene(config, world, TUNING_SEED)
+    return arms.lowered(one, world, scene.scene(config, world, seed))
+
+  if name not in kept.recipes:
+    world, place = seen('0.4', TUNING_SEED)
     epochs = tuple(map(int, flags.epochs.split(',')))
     kept.recipes[name] = arms.tuned(one, world, place, epochs)
     save(flags, kept)
   recipe = kept.recipes[name]
   one = one._replace(rate=recipe['rate'], epochs=recipe['epochs'])
-  config = settings(flags, noise, seed)
-  world = scene.stage(config)
-  place = scene.scene(config, world, seed)
+  world, place = seen(noise, seed)
   about = {'noise': noise, 'seed': seed, 'arm': name}
   kept.rows.extend(about | r for r in cell(one, world, place, flags.tau_epochs))
   save(flags, kept)

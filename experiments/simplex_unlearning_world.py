@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmu_jax import (
+  clip,
   data,
   inputs,
   models,
@@ -18,8 +19,10 @@ from cmu_jax import (
   train,
 )
 from cmu_jax import task_vectors as tv
+from cmu_jax.clip import heads, preprocess, templates
+from cmu_jax.models import zero_shot
 from cmu_jax.task_vectors import FineTuneConfig
-from cmu_jax.types import Batch
+from cmu_jax.types import Batch, Dataset, InputStep, Model, Variables
 
 CONFIGS = (
   FineTuneConfig(1e-3, 0.0, 4, 0.0, 'none', 1),
@@ -31,43 +34,98 @@ CONFIGS = (
   FineTuneConfig(1e-3, 0.01, 2, 0.05, 'none', 7),
   FineTuneConfig(3e-3, 0.0, 2, 0.1, 'crop', 8),
 )
-# Network, images and epochs of a data set; None: all images.
+# Network, epochs, and images for training and validation and for test (None:
+# all); validation takes a quarter of the first, or `held`.
 SETTINGS = {
-  'digits': {'patch': 4, 'width': 32, 'depth': 2, 'epochs': 40, 'limit': None},
-  'mnist': {'patch': 7, 'width': 64, 'depth': 2, 'epochs': 10, 'limit': 10000},
+  'digits': {
+    'patch': 4, 'width': 32, 'depth': 2, 'epochs': 40, 'limit': None,
+    'test': None, 'held': 0.25, 'piece': 360,
+  },
+  'mnist': {
+    'patch': 7, 'width': 32, 'depth': 2, 'epochs': 15, 'limit': 8000,
+    'test': 2000, 'held': 0.125, 'piece': 1000,
+  },
   'cifar10': {
     'patch': 4, 'width': 96, 'depth': 4, 'epochs': 30, 'limit': 20000,
+    'test': 2000, 'held': 0.1, 'piece': 1000,
   },
 }  # fmt: skip
 
 
 class Sets(NamedTuple):
-  """Images by purpose, and the network input of all of them."""
+  """Images by purpose, and their network input in pieces of one size."""
 
   val: Batch
   test: Batch
-  image: Any
+  val_image: Any
+  test_image: Any
 
 
-def world(flags):
+class Place(NamedTuple):
+  """What all seeds share; `start` is None where a network is trained here."""
+
+  found: Dataset
+  model: Model
+  steps: dict[str, InputStep]
+  epochs: int
+  start: Variables | None
+
+
+def world(flags) -> Place:
   """Data, network and input steps, shared by all seeds."""
   chosen = SETTINGS[flags.dataset]
   source = flags.source or flags.dataset
   found = data.load(source, data_dir=flags.data_dir or None)
   some = lambda batch, n: splits.take(batch, np.arange(len(batch.label))[:n])
   limit = 400 if flags.smoke else chosen['limit']
+  found = found._replace(
+    train=some(found.train, limit), test=some(found.test, chosen['test'])
+  )
   shape = found.train.image.shape[1:]
-  pixels = {'mean': (0.3,) * shape[2], 'std': (0.35,) * shape[2]}
+  epochs = 2 if flags.smoke else chosen['epochs']
+  if flags.weights:
+    return shipped(flags, found, epochs)
   model = models.make(
     'vit_tiny', found.num_classes, shape,
     patch=chosen['patch'], width=chosen['width'], depth=chosen['depth'],
     heads=4,
   )  # fmt: skip
-  steps = {'none': inputs.make(**pixels), 'crop': inputs.make(**pixels, pad=1)}
-  epochs = 2 if flags.smoke else chosen['epochs']
-  return found._replace(
-    train=some(found.train, limit), test=some(found.test, 2000)
-  ), model, steps, epochs  # fmt: skip
+  pixels = {'mean': (0.3,) * shape[2], 'std': (0.35,) * shape[2]}
+  return Place(found, model, input_steps(**pixels), epochs, None)
+
+
+def input_steps(mean, std) -> dict[str, InputStep]:
+  """Input steps by the names that the ways to fine-tune use."""
+  make = functools.partial(inputs.make, mean, std)
+  return {'none': make(), 'crop': make(pad=1)}
+
+
+def shipped(flags, found: Dataset, epochs: int) -> Place:
+  """A CLIP of somebody's, its head made of the class names."""
+  clip_ = clip.load(flags.weights, flags.model)
+  names = found.class_names
+  head = heads.make(clip_, names, templates.of(flags.dataset))
+  both = zero_shot.variables(clip_.variables, head.kernel)
+  base = zero_shot.model(clip_.sizes, len(names))
+  grey = lambda x: jnp.repeat(x, 3, -1) if x.shape[-1] == 1 else x
+  colour = lambda batch: batch._replace(image=grey(batch.image))
+  # The head is no parameter: what is averaged are image towers.
+  whole = lambda v: v._replace(batch_stats=both.batch_stats)
+  model = base._replace(apply=lambda v, x: base.apply(whole(v), x))
+  return Place(
+    found._replace(train=colour(found.train), test=colour(found.test)),
+    model,
+    input_steps(*preprocess.normalisation(clip_.sizes.kind)),
+    epochs,
+    both,
+  )
+
+
+def pieces(image, chosen):
+  """Images in pieces of one size, so that one compilation serves them all."""
+  size = chosen['piece']
+  fill = [(0, -len(image) % size)] + [(0, 0)] * (image.ndim - 1)
+  return jnp.pad(image, fill, 'edge').reshape(-1, size, *image.shape[1:])
 
 
 @functools.lru_cache(maxsize=4)
@@ -76,21 +134,16 @@ def recipe(steps):
   return optimizers.adamw(schedules.warmup_cosine(2e-3, steps // 20, 0, steps))
 
 
-def vectors(flags, place, seed):
-  """What a seed starts from: the network, task vectors, images by purpose."""
-  found, model, steps, epochs = place
-  classes = found.num_classes
-  forget = np.array([seed % 5, seed % 5 + 5])
-  held, kept = splits.hold_out(
-    rng.named(seed, 'validation'), found.train, 0.25, classes
+def trained(place: Place, kept: Batch, seed: int) -> Variables:
+  """A small vision transformer that knows all classes."""
+  steps = place.steps
+  start = jax.jit(place.model.init)(
+    rng.named(seed, 'init'), steps['none'].eval(kept.image[:1], None)
   )
-  start = jax.jit(model.init)(
-    rng.named(seed, 'init'), steps['none'].eval(found.train.image[:1], None)
-  )
-  count = epochs * train.steps_per_epoch(len(kept.label), 64)
-  fitted = train.fit(
+  count = place.epochs * train.steps_per_epoch(len(kept.label), 64)
+  return train.fit(
     rng.named(seed, 'train'),
-    model,
+    place.model,
     start,
     kept,
     optimizer=recipe(count),
@@ -98,20 +151,31 @@ def vectors(flags, place, seed):
     batch_size=64,
     inputs=steps['crop'],
     title=f'seed {seed}',
+  ).variables
+
+
+def vectors(flags, place, seed):
+  """What a seed starts from: the network, task vectors, images by purpose."""
+  found, model, steps = place.found, place.model, place.steps
+  classes, chosen = found.num_classes, SETTINGS[flags.dataset]
+  forget = np.array([seed % 5, seed % 5 + 5])
+  held, kept = splits.hold_out(
+    rng.named(seed, 'validation'), found.train, chosen['held'], classes
   )
+  before = place.start or trained(place, kept, seed)
   gone = np.flatnonzero(np.isin(np.asarray(kept.label), forget))
   configs = [
-    one._replace(seed=100 * seed + one.seed)
+    one._replace(seed=100 * seed + one.seed, lr=flags.rate * one.lr)
     for one in (CONFIGS[:3] if flags.smoke else CONFIGS)
   ]
   taus = tv.diversify(
     model,
-    fitted.variables,
+    before,
     splits.take(kept, gone),
     configs,
     steps,
     frozen=('head',),
   )
-  image = jnp.concatenate([held.image, found.test.image])
-  sets = Sets(held, found.test, steps['none'].eval(image, None))
-  return fitted.variables.params, taus, sets, forget
+  cut = lambda batch: pieces(steps['none'].eval(batch.image, None), chosen)
+  sets = Sets(held, found.test, cut(held), cut(found.test))
+  return before.params, taus, sets, forget
