@@ -43,7 +43,7 @@ SETTINGS = {
   },
   'mnist': {
     'patch': 7, 'width': 32, 'depth': 2, 'epochs': 15, 'limit': 8000,
-    'test': 2000, 'held': 0.125, 'piece': 1000,
+    'test': 2000, 'held': 0.0625, 'piece': 500,
   },
   'cifar10': {
     'patch': 4, 'width': 96, 'depth': 4, 'epochs': 30, 'limit': 20000,
