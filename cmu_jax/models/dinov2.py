@@ -12,7 +12,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from cmu_jax import errors, files
-from cmu_jax.models import classifier, positions, vit
+from cmu_jax.models import classifier, layers, positions, vit
 
 _BLOCK = {
   'norm1': 'norm1',
@@ -91,7 +91,7 @@ class Block(nn.Module):
     return x + scaled('scale2', y)
 
 
-class Body(nn.Module):
+class Body(layers.Stemmed):
   """Patches, tokens, positions, blocks; features are token and mean patch.
 
   Attributes:
@@ -131,11 +131,6 @@ class Body(nn.Module):
       for index in range(self.depth)
     ]
     self.layernorm = vit.layer_norm('layernorm')
-
-  def __call__(
-    self, image: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d2']:
-    return self.trunk(self.stem(image), train)
 
   def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n t d']:
     """The projection of the patches with its bias."""
