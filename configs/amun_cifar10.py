@@ -5,6 +5,8 @@ Run:    python -m cmu_jax.main --config=configs/amun_cifar10.py \
 Half:   ...:fraction=0.5
 Turns:  ...:requests=5             (requests one after another)
 Sets:   ...:ablation               (what AMUN's adversarial set is made of)
+Makes:  ...:variants               (FFGSM or another network's adversarial set;
+        RL and SalUn with labels drawn at every access)
 RMIA:   ...:references=128         (as published; trained on half the data each)
 Small:  ...:width=8,epochs=20      (for a CPU)
 Smoke:  ...:smoke --config.data_dir=DIR
@@ -33,8 +35,9 @@ Expect: arXiv 2503.00917 (ICML 2025), Tables 1 and 2, in %, FT AUC by RMIA of
         that RL, BS and SalUn without D_R are as good as doing nothing. At 50 %
         the published gaps do not follow from the columns beside them.
 
-RL and SalUn draw as many of D_F as of D_R in every step, where AMUN shuffles
-both together, and keep the random labels that were drawn first.
+RL and SalUn draw as many of D_F as of D_R in every step and keep the random
+labels that were drawn first; `rl_redrawn` and `salun_redrawn`, of ...:variants,
+shuffle both together and draw at every access, as the published rows do.
 """
 
 from cmu_jax import config as configs
@@ -46,6 +49,7 @@ def get_config(arg: str = ''):
     arg,
     smoke=False,
     ablation=False,
+    variants=False,
     requests=0,
     seeds=(1, 10, 100),
     forget_seeds=(1, 10, 100),
@@ -73,4 +77,6 @@ def get_config(arg: str = ''):
   config.requests = a.requests
   if a.ablation:
     settings.ablation(config)
+  if a.variants:
+    settings.variants(config)
   return settings.shrink(config) if a.smoke else config

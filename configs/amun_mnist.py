@@ -6,6 +6,8 @@ Pieces: ... --minutes=30           (the same command continues)
 Half:   ...:fraction=0.5
 Turns:  ...:requests=5             (requests one after another)
 Sets:   ...:ablation               (what AMUN's adversarial set is made of)
+Makes:  ...:variants               (FFGSM or another network's adversarial set;
+        RL and SalUn with labels drawn at every access)
 Smoke:  ...:smoke --config.data_dir=DIR
 Time:   not measured at full size.
 Expect: no published numbers for this dataset; those of AMUN on CIFAR-10 are
@@ -24,6 +26,7 @@ def get_config(arg: str = ''):
     arg,
     smoke=False,
     ablation=False,
+    variants=False,
     requests=0,
     seeds=(0, 1, 2),
     forget_seeds=(0, 1, 2),
@@ -46,4 +49,6 @@ def get_config(arg: str = ''):
   config.requests = a.requests
   if a.ablation:
     settings.ablation(config)
+  if a.variants:
+    settings.variants(config)
   return settings.shrink(config) if a.smoke else config

@@ -53,6 +53,15 @@ def trained(place: Place, name: str) -> str:
   )
 
 
+def donor(place: Place, at: Cell) -> int | None:
+  """The seed of the network on which a transferred D_A is made, or None."""
+  known = roster.ENTRIES.get(at.method)
+  if known is None or not known.transferred:
+    return None
+  seeds = tuple(place.config.seeds)
+  return seeds[(seeds.index(at.seed) + 1) % len(seeds)]
+
+
 def cell(place: Place, at: Cell, points: Any) -> str:
   """What a cell depends on.
 
@@ -62,9 +71,13 @@ def cell(place: Place, at: Cell, points: Any) -> str:
     points: the hyperparameters that it tries.
   """
   config = place.config
-  known = roster.ENTRIES.get(at.method)
+  known, other = roster.ENTRIES.get(at.method), donor(place, at)
+  source = (
+    {} if other is None else {'donor': trained(place, f'original {other}')}
+  )
   return config_lib.fingerprint(
     {
+      **source,
       'network': trained(place, f'original {at.seed}'),
       'cell': at._asdict(),
       'training': config[known.part] if known else None,

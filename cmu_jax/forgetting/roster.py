@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from cmu_jax import recipes
+from cmu_jax import attacks, recipes
 from cmu_jax.methods import (
   alternating_ascent,
   amun,
@@ -20,6 +20,7 @@ from cmu_jax.methods import (
   gradient_ascent,
   l1_sparse,
   random_label,
+  redrawn_label,
   rewod,
   salun,
 )
@@ -45,12 +46,14 @@ class Entry(NamedTuple):
     epoch: Sizes -> how many images an epoch goes through.
     part: the settings of its training; '' for one that does not train.
     says: what it does, in words.
+    transferred: whether it is prepared on the network of another seed.
   """
 
   make: Callable[..., Method]
   epoch: Callable[[Sizes], int]
   part: str
   says: str
+  transferred: bool = False
 
 
 def _retain(sizes: Sizes) -> int:
@@ -125,6 +128,37 @@ ENTRIES: dict[str, Entry] = {
 }
 DEFAULT = tuple(name for name in ENTRIES if name != 'retrain')
 
+# RL and SalUn with labels drawn at every access, as AMUN's tables have them.
+_redrawn = redrawn_label.redrawn_label
+_redrawn_salun = functools.partial(_redrawn, share=SHARE)
+PARITY = {
+  f'{name}_redrawn{end}': _tuned(
+    make if retain else functools.partial(make, retain=False),
+    _whole if retain else _forget,
+    f'{name}{end}, labels drawn at every access, one pass over the union',
+  )
+  for name, make in (('rl', _redrawn), ('salun', _redrawn_salun))
+  for end, retain in (('', True), ('_alone', False))
+}
+# Other ways to D_A: along one FGSM direction, and of another network.
+_march = functools.partial(amun.amun, attack=attacks.march(0.04))
+VARIANTS = {
+  'amun_ffgsm': _tuned(_march, _with_adversarial, 'amun, D_A by FFGSM'),
+  'amun_ffgsm_alone': _tuned(
+    functools.partial(_march, sets=amun.ALONE),
+    _twice,
+    'amun without D_R, D_A by FFGSM',
+  ),
+  'amun_transferred': _tuned(
+    amun.amun, _with_adversarial, 'amun, D_A of the network of another seed'
+  )._replace(transferred=True),
+  'amun_transferred_alone': _tuned(
+    amun.amun_forget,
+    _twice,
+    'amun without D_R, D_A of the network of another seed',
+  )._replace(transferred=True),
+}
+
 # What makes D_A work: other elements in its place, in three kinds of sets.
 _USES = {
   '': (amun.ALL, _with_adversarial, 'D and'),
@@ -148,7 +182,7 @@ ABLATION = {
   for element, what in _ELEMENTS.items()
   for use, (sets, epoch, says) in _USES.items()
 }
-ENTRIES |= ABLATION
+ENTRIES |= {**PARITY, **VARIANTS, **ABLATION}
 
 
 def make(

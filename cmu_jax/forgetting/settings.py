@@ -103,6 +103,15 @@ def _requests(config: ConfigDict) -> None:
   )
 
 
+def _transferred(config: ConfigDict) -> None:
+  names = [n for n in config.methods if roster.ENTRIES[n].transferred]
+  errors.check(
+    not names or len(config.seeds) > 1,
+    f'method {names[:1]} needs the network of another seed: give config.seeds '
+    'two or more',
+  )
+
+
 def check(config: ConfigDict) -> None:
   """Refuses settings that cannot be, whatever the data are.
 
@@ -125,6 +134,7 @@ def check(config: ConfigDict) -> None:
   checks.statistics(tuple(config.input.mean), tuple(config.input.std))
   checks.model(config.model)
   checks.names('methods', config.methods, roster.ENTRIES)
+  _transferred(config)
   checks.names('attack', config.attack, gaps.ATTACKS)
   checks.names('rmia.signal', config.rmia.signal, audit.PROBABILITIES)
   errors.check(
@@ -146,10 +156,20 @@ def ablation(config: ConfigDict) -> ConfigDict:
   return config
 
 
+def variants(config: ConfigDict) -> ConfigDict:
+  """Other makes of AMUN's adversarial set, and its own RL and SalUn."""
+  config.methods = (
+    'rl', 'salun', 'amun', 'rl_alone', 'salun_alone', 'amun_alone',
+    *roster.PARITY, *roster.VARIANTS,
+  )  # fmt: skip
+  return config
+
+
 def shrink(config: ConfigDict) -> ConfigDict:
   """A smoke run: one network and forget set, few steps, every stage."""
   config.smoke = True
-  config.seeds = tuple(config.seeds)[:1]
+  others = set(roster.VARIANTS) & set(config.methods)
+  config.seeds = tuple(config.seeds)[: 2 if others else 1]
   config.forget_seeds = tuple(config.forget_seeds)[:1]
   config.tuning_seeds = tuple(config.tuning_seeds)[:1]
   config.train_limit = config.train_limit or 1000

@@ -90,6 +90,7 @@ def solved(
   given: Given,
   points: Points,
   seen: Callable[[Variables], Info],
+  source: Variables | None = None,
 ) -> list[Info]:
   """A method at every point of a grid, measured.
 
@@ -100,13 +101,15 @@ def solved(
     given: what it may see.
     points: hyperparameters.
     seen: a network -> its numbers.
+    source: the network that the method is prepared on; None for theta_o.
 
   Returns:
     A row a point: `hyper`, `diverged`, cost, and what was seen. The seconds of
     each include what all points share.
   """
   began = time.monotonic()
-  prepared = method.prepare(rng.named(key, 'prepare'), variables, given)
+  base = variables if source is None else source
+  prepared = method.prepare(rng.named(key, 'prepare'), base, given)
   jax.block_until_ready(jax.tree.leaves(prepared))
   shared, rows = time.monotonic() - began, []
   for hyper in points:
@@ -136,8 +139,9 @@ def _solved(run: Run, cell: Cell, points: Points) -> list[Info]:
     return [{'hyper': {}, 'diverged': False, **NO_COST, **seen(variables)}]
   method = place.methods[cell.method]
   given = places.give(place.dataset.train, forget, method.needs)
-  key = rng.named(0, *map(str, cell))
-  return solved(key, method, variables, given, points, seen)
+  key, other = rng.named(0, *map(str, cell)), addresses.donor(place, cell)
+  source = None if other is None else run.original(other)
+  return solved(key, method, variables, given, points, seen, source)
 
 
 def kept(
