@@ -264,6 +264,7 @@ def descend(
   context: Any = None,
   hyper: Any = None,
   title: str = 'unlearning',
+  checkpoint: train.Checkpoint | None = None,
 ) -> tuple[Variables, int]:
   """Fine-tunes a network on streams of samples.
 
@@ -276,6 +277,7 @@ def descend(
     context: a pytree of arrays for the objectives, such as a teacher.
     hyper: numbers for the objectives; 'learning_rate' multiplies all steps.
     title: what the progress bar and errors call this.
+    checkpoint: where to save and from where to continue; None for neither.
 
   Returns:
     The last iterate, and how many gradients of single images it took.
@@ -295,6 +297,7 @@ def descend(
     train.initial(recipe.optimizer, variables, len(phases)),
     len(phases),
     max(sizes),
-    title=title,
+    checkpoint,
+    title,
   )
   return fitted.variables, int(np.asarray(sizes)[phases].sum())

@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 import unlearn_case
 
-from cmu_jax import descent, errors, models, weights
+from cmu_jax import descent, errors, models, train, weights
 from cmu_jax.types import Batch, Given
-from cmu_jax.unlearn import METHODS, Request, __main__, catalogue, evidence
+from cmu_jax.unlearn import (
+  METHODS,
+  Request,
+  __main__,
+  catalogue,
+  evidence,
+  job,
+)
 from cmu_jax.unlearn import unlearn as call
 from cmu_jax.unlearn.request import checked
 
@@ -90,6 +97,34 @@ def test_the_same_command_gives_the_same_weights(case, tmp_path):
     paths.append(tmp_path / name / found['weights'])
   first, second = (weights.read(str(path)).arrays for path in paths)
   assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_a_call_that_was_stopped_goes_on(case, tmp_path, monkeypatch, capsys):
+  asked = {'method': 'gradient_ascent', 'epochs': 6, 'batch_size': 20}
+  whole = call(**request(case, out=str(tmp_path / 'a'), **asked))
+  check, calls = train._check_finite, []
+
+  def stop(*args):
+    check(*args)
+    calls.append(args)
+    if len(calls) == 3:
+      raise KeyboardInterrupt
+
+  monkeypatch.setattr(job, '_SECONDS', 0.0)
+  monkeypatch.setattr(train, '_check_finite', stop)
+  with pytest.raises(KeyboardInterrupt):
+    call(**request(case, out=str(tmp_path / 'b'), **asked))
+  assert list((tmp_path / 'b' / 'originals').iterdir())
+  capsys.readouterr()
+  found = call(**request(case, out=str(tmp_path / 'b'), **asked))
+  assert 'continues at step' in capsys.readouterr().err
+  assert found['measured'] == whole['measured']
+  first, second = (
+    weights.read(str(tmp_path / name / found['weights'])).arrays
+    for name in ('a', 'b')
+  )
+  assert all((first[name] == second[name]).all() for name in first)
+  assert not list((tmp_path / 'b' / 'originals').iterdir())
 
 
 def test_evidence_is_that_of_the_logits():

@@ -156,8 +156,8 @@ def amun(
 def _telling(solve: Callable) -> Callable:
   """`solve`, whose info has the facts of D_A."""
 
-  def run(key, variables, given, prepared: Prepared, hyper):
-    found, info = solve(key, variables, given, prepared, hyper)
+  def run(key, variables, given, prepared: Prepared, hyper, **options):
+    found, info = solve(key, variables, given, prepared, hyper, **options)
     return found, {**info, **{k: float(v) for k, v in prepared.facts.items()}}
 
   return run

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cmu_jax import descent, rng
+from cmu_jax import descent, rng, train
 from cmu_jax.types import (
   Given,
   Info,
@@ -47,7 +47,7 @@ def fine_tuning(
   prepare: Callable[..., Any] = lambda key, variables, given: None,
   start: Callable[..., Start] | None = None,
 ) -> Method:
-  """A method that fine-tunes.
+  """A method that fine-tunes; its `solve` takes a `checkpoint` besides.
 
   Args:
     recipe: phases, optimiser and input step.
@@ -73,6 +73,7 @@ def fine_tuning(
     given: Given,
     prepared: Any,
     hyper: Mapping[str, Any],
+    checkpoint: train.Checkpoint | None = None,
   ) -> tuple[Variables, Info]:
     begin = (start or plain)(key, variables, given, prepared)
     found, cost = descent.descend(
@@ -84,6 +85,7 @@ def fine_tuning(
       context=begin.context,
       hyper=dict(hyper),
       title=title,
+      checkpoint=checkpoint,
     )
     return found, {'gradient_evaluations': cost + begin.spent}
 

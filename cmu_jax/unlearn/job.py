@@ -6,11 +6,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from cmu_jax import config as config_lib
 from cmu_jax import (
   descent,
   errors,
   files,
   metrics,
+  originals,
   provenance,
   rng,
   shipped,
@@ -22,6 +24,8 @@ from cmu_jax.unlearn import catalogue, evidence, page
 from cmu_jax.unlearn.request import Request
 
 SCHEMA = 1
+# At most so much of a training is lost.
+_SECONDS = 20.0
 
 
 class Subject(NamedTuple):
@@ -42,6 +46,8 @@ class Subject(NamedTuple):
 
 def run(request: Request) -> Info:
   """Unlearns and writes weights, results, figure and report.
+
+  Continues where an earlier call with the same request was stopped.
 
   Raises:
     UserError: bad settings, weights or pictures; nothing is written then.
@@ -109,12 +115,14 @@ def _unlearned(
   key = rng.named(request.seed, 'unlearn')
   method = catalogue.method(request, network.model, network.inputs, given)
   prepared = method.prepare(rng.named(key, 'prepare'), network.variables, given)
+  name = config_lib.fingerprint(settings)
   after, info = method.solve(
     rng.named(key, 'solve'),
     network.variables,
     given,
     prepared,
     method.grid[0],
+    **_continued(request, out, name),
   )
   results = {
     'schema': SCHEMA,
@@ -139,7 +147,15 @@ def _unlearned(
     },
   }
   _write(network, after, results, out)
+  originals.drop(out, name)
   return results
+
+
+def _continued(request: Request, out: pathlib.Path, name: str) -> Info:
+  """Where a method that trains saves its state; SSD is done at once."""
+  if request.method == 'ssd':
+    return {}
+  return {'checkpoint': originals.saving(out, name, _SECONDS)}
 
 
 def _measured(asked: Subject, variables: Variables) -> Info:
