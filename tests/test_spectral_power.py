@@ -253,3 +253,30 @@ def test_parameters_elsewhere_get_one_line():
   apply = lambda v, x: module.apply({'params': v.params}, x)
   with pytest.raises(errors.UserError, match='cannot be measured'):
     spectral.layers(apply, Variables(made['params'], {}), (4, 3))
+
+
+def _inside_loops(jaxpr, looped=False):
+  """Names of the operations in the bodies of a program's loops."""
+  for eqn in jaxpr.eqns:
+    if looped:
+      yield eqn.primitive.name
+    inside = looped or eqn.primitive.name in ('while', 'scan')
+    for value in jax.tree.leaves(
+      list(eqn.params.values()), is_leaf=lambda x: hasattr(x, 'eqns')
+    ):
+      inner = getattr(value, 'jaxpr', value)
+      if hasattr(inner, 'eqns'):
+        yield from _inside_loops(inner, inside)
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('method', ['power_qr', 'lanczos'])
+def test_kernels_are_turned_round_before_the_loop(method, stride):
+  layer, linear = only(nn.Conv(4, (3, 3), strides=stride), SHAPE)
+  run = getattr(spectral, method)
+  made = jax.make_jaxpr(lambda key: run(key, linear, layer.shape))(
+    jax.random.key(0)
+  )
+  names = set(_inside_loops(made.jaxpr))
+  assert any('conv' in name for name in names)
+  assert 'rev' not in names

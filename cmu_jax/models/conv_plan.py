@@ -7,6 +7,7 @@ such a case as ordinary convolutions with the same result up to rounding.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -66,8 +67,7 @@ def planned(lhs: Images, rhs: Kernels, window: Window) -> Output:
   out = jax.eval_shape(lambda x, w: direct(x, w, window), lhs, rhs).shape
   if 0 in (*lhs.shape, *rhs.shape, *out):
     return direct(lhs, rhs, window)
-  plain = window.strides == window.rhs_dilation == (1, 1)
-  if plain and window.lhs_dilation != (1, 1):
+  if phased(window):
     return by_phase(lhs, rhs, window)
   kernel_area, image_area = rhs.shape[0] * rhs.shape[1], out[1] * out[2]
   if kernel_area > 1 and kernel_area >= image_area:
@@ -77,6 +77,12 @@ def planned(lhs: Images, rhs: Kernels, window: Window) -> Output:
   if several > 1 and window.lhs_dilation == window.rhs_dilation == (1, 1):
     return by_columns(lhs, rhs, window, several)
   return direct(lhs, rhs, window)
+
+
+def phased(window: Window) -> bool:
+  """Whether only the image is dilated, so that `by_phase` does."""
+  plain = window.strides == window.rhs_dilation == (1, 1)
+  return plain and window.lhs_dilation != (1, 1)
 
 
 def _columns(channels: int, width: int, features: int) -> int:
@@ -134,11 +140,22 @@ def by_block(lhs: Images, rhs: Kernels, window: Window, block: int) -> Output:
   return lax.scan(add, rest, parts)[0]
 
 
-def by_phase(lhs: Images, rhs: Kernels, window: Window) -> Output:
+def by_phase(
+  lhs: Images,
+  rhs: Kernels,
+  window: Window,
+  convolve: Callable[[Images, Kernels, Window], Output] = direct,
+) -> Output:
   """A dilated image without its zeros: one small kernel for each phase.
 
   With dilation a, output m = a M + r meets only the taps t = a d + low - r;
   the a phases r become channels and are then laid side by side.
+
+  Args:
+    lhs: images.
+    rhs: kernels.
+    window: one that is `phased`.
+    convolve: what convolves the images, not dilated, with the small kernel.
   """
   dilation = window.lhs_dilation
   sizes, pads, taps = [], [], []
@@ -154,9 +171,8 @@ def by_phase(lhs: Images, rhs: Kernels, window: Window) -> Output:
     tap = a * np.arange(first, last + 1)[:, None] + low - np.arange(a)[None, :]
     taps.append(np.where((tap >= 0) & (tap < span), tap, span))
   small = _phase_kernel(rhs, taps)
-  y = direct(
-    lhs, small, Window((1, 1), (pads[0], pads[1]), precision=window.precision)
-  )
+  plain = Window((1, 1), (pads[0], pads[1]), precision=window.precision)
+  y = convolve(lhs, small, plain)
   (rows, high_rows), (columns, high_columns) = sizes
   y = y.reshape(len(y), high_rows, high_columns, *dilation, rhs.shape[3])
   y = jnp.transpose(y, (0, 1, 3, 2, 4, 5)).reshape(

@@ -21,6 +21,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from cmu_jax import errors
+from cmu_jax.spectral import power
 from cmu_jax.spectral.power import Operator
 from cmu_jax.types import PRNGKey
 
@@ -72,9 +73,8 @@ def lanczos(
   flat = start.reshape(size)
   first = flat / jnp.linalg.norm(flat)
 
-  def square(v):
-    image, pull = jax.vjp(linear, v.reshape(1, *shape))
-    return pull(image)[0].reshape(size)
+  product = power.squared(linear, start.reshape(1, *shape))
+  square = lambda v: product(v.reshape(1, *shape)).reshape(size)
 
   def advance(i, held):
     basis, diagonal, beside = held
@@ -94,7 +94,7 @@ def lanczos(
   held = jax.lax.fori_loop(0, steps, advance, (basis, empty, empty))
   best = _ritz(held[1], held[2]) @ held[0][:steps]
   vector = best / jnp.linalg.norm(best)
-  return _judged(linear, square, vector.reshape(shape))
+  return _judged(linear, vector.reshape(shape))
 
 
 def norm(
@@ -148,9 +148,9 @@ def _ritz(
   return jnp.linalg.eigh(jnp.diag(diagonal) + upper + upper.T)[1][:, -1]
 
 
-def _judged(linear, square, vector: jax.Array) -> Norm:
-  sigma = jnp.linalg.norm(linear(vector[None]))
-  flat = vector.reshape(-1)
+def _judged(linear, vector: jax.Array) -> Norm:
+  image, pull = jax.vjp(linear, vector[None])
+  sigma = jnp.linalg.norm(image)
   safe = jnp.where(sigma > 0, sigma, 1)
-  residual = jnp.linalg.norm(square(flat) / safe - sigma * flat) / safe
-  return Norm(sigma, vector, residual)
+  wide = pull(image / safe)[0][0]
+  return Norm(sigma, vector, jnp.linalg.norm(wide - sigma * vector) / safe)

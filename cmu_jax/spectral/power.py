@@ -73,10 +73,11 @@ def power_qr(
   if start is None:
     start = jax.random.normal(key, (k, *shape))
   first = _orthonormal(start.reshape(k, -1))[0]
+  square = squared(linear, start)
 
   def advance(_, held):
-    image, pull = jax.vjp(linear, held[0].reshape(k, *shape))
-    return _orthonormal(pull(image)[0].reshape(k, -1) + shift * held[0])
+    wide = square(held[0].reshape(k, *shape)).reshape(k, -1)
+    return _orthonormal(wide + shift * held[0])
 
   begin = (first, jnp.zeros((k,), first.dtype))
   vector, diagonal = jax.lax.fori_loop(0, iterations, advance, begin)
@@ -84,6 +85,25 @@ def power_qr(
     sigma = jnp.sqrt(jnp.maximum(diagonal - shift, 0))
     return Spectrum(sigma, vector.reshape(k, *shape))
   return rayleigh(linear, vector.reshape(k, *shape))
+
+
+def squared(linear: Operator, like: Float[Array, 'k ...']) -> Operator:
+  """x -> M^T M x, for loops.
+
+  What does not depend on x, such as a kernel turned round for M^T, is computed
+  here once: compilers leave it in the loop, where it costs as much as a product
+  if the kernel is larger than the image.
+
+  Args:
+    linear: x [k, *shape] -> M x, bound to its parameters.
+    like: an array of the shape and type of x.
+  """
+
+  def square(x: jax.Array) -> jax.Array:
+    image, pull = jax.vjp(linear, x)
+    return pull(image)[0]
+
+  return jax.linearize(square, like)[1]
 
 
 def rayleigh(linear: Operator, vector: Float[Array, 'k ...']) -> Spectrum:
