@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from cmu_jax import errors, inputs, models, rng
+from cmu_jax import errors, inputs, models, rng, running_statistics
 from cmu_jax.methods import bn_recalibration, fine_pruning
 from cmu_jax.models import layers
 from cmu_jax.types import Batch, Given, Model, Variables
@@ -130,7 +130,7 @@ def test_statistics_are_the_mean_and_variance_of_all_images(
 ):
   model, batch = _normalising(momentum), clean(50)
   variables = start(model)
-  found = bn_recalibration.recalibrated(
+  found = running_statistics.recalibrated(
     rng.named(1), model, STEP, variables, batch, batch_size
   )
   pixels = (np.asarray(batch.image, np.float64) / 255 - 0.4) / 0.3
@@ -181,7 +181,7 @@ def test_statistics_that_never_move_stay_bit_for_bit():
   head = jnp.asarray(np.random.default_rng(0).normal(size=(9, 4)), jnp.float32)
   kept = {'head': {'kernel': head, 'mean': head[0], 'var': head[1] ** 2}}
   variables = Variables({'w': jnp.ones(1)}, kept)
-  found = bn_recalibration.recalibrated(
+  found = running_statistics.recalibrated(
     rng.named(1), frozen(), STEP, variables, clean(), 7
   )
   jax.tree.map(np.testing.assert_array_equal, found.batch_stats, kept)

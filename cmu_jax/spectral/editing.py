@@ -6,11 +6,16 @@ from typing import Any
 import numpy as np
 
 from cmu_jax import errors, metrics, models
-from cmu_jax.spectral import network, operators, parts
+from cmu_jax.spectral import network, operators, parts, statistics
 from cmu_jax.spectral.clipping import Clipped
 from cmu_jax.spectral.operators import Layer
 from cmu_jax.spectral.parts import How
 from cmu_jax.types import Batch, Info, InputStep, Model, PRNGKey, Variables
+
+# Network input as it is.
+_AS_IS = InputStep(
+  lambda key, image, stamp=None: image, lambda image, stamp=None: image
+)
 
 
 def clip_weights(
@@ -28,6 +33,7 @@ def clip_weights(
   rate: float | None = 0.35,
   batch: Batch | None = None,
   inputs: InputStep | None = None,
+  images: Batch | None = None,
 ) -> tuple[Variables, Info]:
   """Trained weights with the norm of every layer at most `bound`.
 
@@ -40,9 +46,11 @@ def clip_weights(
   * layers within the bound keep their values, bit by bit;
   * the tree and its types stay as they are.
 
-  Biases and running statistics are left alone. What is measured from are
-  Lanczos runs of a residual of tolerance / 10, which find more than 2,000
-  iterations of the power method do.
+  Biases are left alone, and so are running statistics unless `images` are
+  given: if anything was clipped, these become the statistics of the clipped
+  network on them, and what then rises above the bound is lowered again. What
+  is measured from are Lanczos runs of a residual of tolerance / 10, which find
+  more than 2,000 iterations of the power method do.
 
   Args:
     key: draws the starts.
@@ -60,16 +68,19 @@ def clip_weights(
     rate: of the steps; see `parts.How`.
     batch: images with labels for the accuracies; None for none.
     inputs: raw pixels to network input; None where the batch has that already.
+    images: ordinary images for new running statistics, labels unused; None to
+      leave these as they are.
 
   Returns:
     The network, and 'layers': a row for each with path, kind, 'before',
     'after', 'rounds' and 'factor' (of a final rescaling); 'accuracy', with a
     batch: 'before', 'after' and 'rescaled', that of kernels merely scaled to
-    the same norms, the baseline to beat; else None.
+    the same norms, the baseline to beat, and with images 'reestimated' and
+    'rescaled_reestimated', both with new running statistics; else None.
 
   Raises:
     UserError: no layer, or settings out of range, or a layer whose norm does
-      not follow its kernel.
+      not follow its kernel, or images for what is not a Model.
   """
   how = How(directions, steps, rate, 5, max_rounds, tolerance)
   parts.check(bound, how)
@@ -83,17 +94,21 @@ def clip_weights(
       f'layer {row["path"]!r} stays at {row["after"]:.4g}: its norm does not '
       'follow its kernel; leave it out of layers',
     )
+  made = {'before': variables, 'after': done}
+  made['rescaled'] = rescaled(chosen, variables, rows)
+  if images is not None:
+    renewed = _renewal(key, model, inputs, chosen, images, _changed(rows))
+    clip = statistics.clipping(key, bound, how)
+    scale = statistics.scaling(key, bound, how)
+    made['reestimated'] = renewed(done, clip)
+    made['rescaled_reestimated'] = renewed(made['rescaled'], scale)
+    done = made['reestimated']
+    rows = _remeasured(key, chosen, done, rows)
   info: Info = {'bound': bound, 'tolerance': tolerance, 'layers': rows}
   info['accuracy'] = None
   if batch is not None:
-    networks = {
-      'before': variables,
-      'after': done,
-      'rescaled': rescaled(chosen, variables, rows),
-    }
     info['accuracy'] = {
-      name: _accuracy(apply, one, batch, inputs)
-      for name, one in networks.items()
+      name: _accuracy(apply, one, batch, inputs) for name, one in made.items()
     }
   return done, info
 
@@ -103,14 +118,54 @@ def rescaled(
 ) -> Variables:
   """The network with whole kernels scaled from 'before' to 'after'."""
   for layer, row in zip(layers, rows, strict=True):
-    own = operators.parameters(layer, variables)
-    if row['after'] == row['before']:
-      continue
-    old = parts.kernel(layer, own)
-    factor = row['after'] / row['before']
-    fresh = parts.with_kernel(layer, own, (old * factor).astype(old.dtype))
-    variables = network.put(layer, variables, fresh)
+    if row['after'] != row['before']:
+      factor = row['after'] / row['before']
+      variables = statistics.scaled(layer, variables, factor)
   return variables
+
+
+def _renewal(
+  key: PRNGKey,
+  model: Any,
+  inputs: InputStep | None,
+  layers: tuple[Layer, ...],
+  images: Batch,
+  wanted: bool,
+) -> Callable[[Variables, statistics.Lower], Variables]:
+  """(variables, lower) -> `statistics.reestimated`, or variables as they are.
+
+  Raises:
+    UserError: not a Model, so that nobody knows how to train it.
+  """
+  errors.check(
+    isinstance(model, Model),
+    'clip_weights: images for running statistics need a Model, such as '
+    'models.make gives; a function does not say how they are updated',
+  )
+  if not wanted:
+    return lambda variables, lower: variables
+  return lambda variables, lower: statistics.reestimated(
+    key, model, inputs or _AS_IS, variables, layers, images, lower
+  )
+
+
+def _changed(rows: list[dict[str, Any]]) -> bool:
+  return any(row['after'] != row['before'] for row in rows)
+
+
+def _remeasured(
+  key: PRNGKey,
+  layers: tuple[Layer, ...],
+  variables: Variables,
+  rows: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+  """The rows with the norms of what depends on running statistics anew."""
+  moving = [i for i, x in enumerate(layers) if x.kind in statistics.MOVING]
+  found = network.norms(key, [layers[i] for i in moving], variables)
+  after = dict(zip(moving, (float(x.sigma) for x in found), strict=True))
+  return [
+    {**row, 'after': after.get(i, row['after'])} for i, row in enumerate(rows)
+  ]
 
 
 def _row(layer: Layer, found: Clipped) -> dict[str, Any]:
@@ -145,9 +200,6 @@ def _accuracy(
   apply: Callable, variables: Variables, batch: Batch, inputs: InputStep | None
 ) -> float:
   """The share of a batch that a network classifies right."""
-  plain = lambda image, stamp=None: image
   model = models.from_functions(apply, lambda variables, logits: logits)
-  found = metrics.predict(
-    model, inputs or InputStep(plain, plain), variables, batch
-  )
+  found = metrics.predict(model, inputs or _AS_IS, variables, batch)
   return float(np.mean(found == np.asarray(batch.label)))

@@ -10,84 +10,65 @@ width W_out of the output is load-bearing: with the plain sum the authors' step
 of .35 diverges.
 """
 
-import math
 from typing import Any
 
 import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from cmu_jax.spectral import krylov, parts, power
+from cmu_jax.spectral import parts, power
 from cmu_jax.spectral.operators import Layer
 from cmu_jax.spectral.parts import How
-from cmu_jax.types import PRNGKey
 
 
 def descended(
-  key: PRNGKey,
   layer: Layer,
   own: dict[str, Any],
   bound: Float[Array, ''] | float,
-  vector: Float[Array, '...'],
+  value: jax.Array,
+  vector: Float[Array, 'k ...'],
+  most: Int[Array, ''],
   how: How,
-) -> tuple[jax.Array, Int[Array, '']]:
-  """Rounds of descent until a fresh start finds no norm above the bound.
+) -> tuple[jax.Array, Float[Array, 'k ...'], Int[Array, '']]:
+  """Rounds of descent until the directions that they follow are at the bound.
 
   Args:
-    key: draws further directions and the fresh starts.
     layer: which.
     own: its parameters.
     bound: c.
-    vector: where the layer's norm is reached.
+    value: the kernel, in float32 or wider.
+    vector: directions to go on from, one of them where the norm is reached.
+    most: rounds.
     how: settings.
 
   Returns:
-    The kernel, in float32 or wider, and how many rounds it took.
+    The kernel, the directions, and how many rounds it took.
   """
   full = jax.tree.map(parts.wide, own)
   run = lambda w, x: layer.linear(parts.with_kernel(layer, full, w), x)
   goal = bound * parts.slack(how)
 
-  def refreshed(w, vector, i):
-    """Directions from the last ones and, once those are low, a fresh start."""
-    warm = power.power_qr(
-      key,
+  def body(held):
+    w, vector, _, i = held
+    found = power.power_qr(
+      jax.random.key(0),  # a start is given, so that nothing is drawn
       lambda x: run(w, x),
       layer.shape,
       k=len(vector),
       iterations=how.refresh,
       start=vector,
     )
-    fresh = lambda: parts.measure(
-      jax.random.fold_in(key, i),
-      layer,
-      parts.with_kernel(layer, full, w),
-      how.audit,
-      how.tolerance / 10,
-    )
-    last = krylov.Norm(
-      warm.sigma[-1], warm.vector[-1], jnp.zeros_like(warm.sigma[0])
-    )
-    found = jax.lax.cond(warm.sigma[0] <= goal, fresh, lambda: last)
-    vector = warm.vector.at[-1].set(found.vector)
-    return warm.sigma.at[-1].set(found.sigma), vector
-
-  def body(held):
-    w, _, vector, i = held
-    sigma, vector = refreshed(w, vector, i)
-    high = jnp.max(sigma) > goal
-    lower = lambda: steps(run, w, vector, jnp.minimum(bound / sigma, 1), how)
-    return jax.lax.cond(high, lower, lambda: w), high, vector, i + high
+    high = found.sigma[0] > goal
+    scale = jnp.minimum(bound / found.sigma, 1)
+    lower = lambda: steps(run, w, found.vector, scale, how)
+    return jax.lax.cond(high, lower, lambda: w), found.vector, high, i + high
 
   def unfinished(held):
-    return held[1] & (held[3] < how.rounds)
+    return held[2] & (held[3] < most)
 
-  k = min(how.directions, math.prod(layer.shape))
-  start = jax.random.normal(key, (k, *layer.shape), vector.dtype)
-  w, none = parts.kernel(layer, full), jnp.zeros((), jnp.int32)
-  begin = (w, jnp.asarray(True), start.at[0].set(vector), none)
-  w, _, _, rounds = jax.lax.while_loop(unfinished, body, begin)
-  return w, rounds
+  begin = (value, vector, jnp.asarray(True), jnp.zeros((), jnp.int32))
+  w, vector, _, rounds = jax.lax.while_loop(unfinished, body, begin)
+  return w, vector, rounds
 
 
 def objective(
