@@ -58,12 +58,22 @@ def project(delta: Image, radius: Radius, norm: str) -> Image:
   return delta * jnp.minimum(1.0, each * by_image(inverse))
 
 
+def _rounding(norm: str, shape: tuple[int, ...]) -> float:
+  """How far float32 pixels in [0, 1] together can be from their sum."""
+  pixel = 2.0**-24
+  return pixel if norm == 'linf' else pixel * math.sqrt(math.prod(shape))
+
+
 def inside(image: Image, moved: Image, radius: Radius, norm: str) -> Image:
   """`moved` put back into the ball about `image`, then into [0, 1].
 
-  Clipping to [0, 1] comes last: as `image` lies in there, it only shortens.
+  The ball is narrowed by what rounding can add, so that the result is inside of
+  it to the last digit. Clipping to [0, 1] comes last: as `image` lies in there,
+  it only shortens.
   """
-  return jnp.clip(image + project(moved - image, radius, norm), 0.0, 1.0)
+  slack = _rounding(norm, image.shape[1:])
+  inner = jnp.maximum(jnp.asarray(radius) * (1 - 2.0**-21) - slack, 0.0)
+  return jnp.clip(image + project(moved - image, inner, norm), 0.0, 1.0)
 
 
 def direction(gradient: Image, norm: str) -> Image:
