@@ -277,7 +277,7 @@ def descend(
     context: a pytree of arrays for the objectives, such as a teacher.
     hyper: numbers for the objectives; 'learning_rate' multiplies all steps.
     title: what the progress bar and errors call this.
-    checkpoint: where to save and from where to continue; None for neither.
+    checkpoint: where to save and to continue from, or None.
 
   Returns:
     The last iterate, and how many gradients of single images it took.
@@ -288,16 +288,10 @@ def descend(
   phases = np.zeros(steps, int) if isinstance(steps, int) else steps
   chosen = plan(phases)
   sizes = [sum(size for _, size in phase.streams) for phase in recipe.phases]
-  numbers = jax.tree.map(jnp.float32, hyper)
-  run = _compiled(recipe)
-  fitted = train.drive(
-    lambda state, start, stop: run(
-      key, state, dict(streams), chosen, context, numbers, start, stop
-    ),
-    train.initial(recipe.optimizer, variables, len(phases)),
-    len(phases),
-    max(sizes),
-    checkpoint,
-    title,
+  run, numbers = _compiled(recipe), jax.tree.map(jnp.float32, hyper)
+  go = lambda state, start, stop: run(
+    key, state, dict(streams), chosen, context, numbers, start, stop
   )
+  begin = train.initial(recipe.optimizer, variables, len(phases))
+  fitted = train.drive(go, begin, len(phases), max(sizes), checkpoint, title)
   return fitted.variables, int(np.asarray(sizes)[phases].sum())

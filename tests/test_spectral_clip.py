@@ -19,7 +19,7 @@ from spectral_case import (
 from cmu_jax import errors, jitting, spectral
 from cmu_jax.models import conv
 from cmu_jax.spectral import lowering
-from cmu_jax.types import Batch, Model, Variables
+from cmu_jax.types import Batch, Variables
 
 BOUND = 0.8
 
@@ -91,70 +91,6 @@ def test_accuracies_are_reported_next_to_those_of_rescaling():
   accuracy = case()[3]['accuracy']
   assert accuracy['before'] == 1
   assert set(accuracy) == {'before', 'after', 'rescaled'}
-
-
-@functools.cache
-def restated():
-  """The small network as a Model, clipped with new running statistics."""
-  apply, variables, _, _ = case()
-  module = Small()
-
-  def update(variables, image):
-    logits, held = module.apply(
-      variables._asdict(), image, train=True, mutable=['batch_stats']
-    )
-    return logits, held['batch_stats']
-
-  whole = lambda variables, image: image
-  model = Model(lambda key, image: variables, apply, update, apply, whole)
-  image = 2 + jax.random.normal(jax.random.key(1), (40, *SHAPE))
-  label = jnp.argmax(apply(variables, image), 1).astype(jnp.int32)
-  images = Batch(image, label)
-  done, info = spectral.clip_weights(
-    jax.random.key(0),
-    model,
-    variables,
-    SHAPE,
-    BOUND,
-    batch=images,
-    images=images,
-  )
-  return model, images, done, info
-
-
-def test_new_statistics_are_of_the_clipped_network_and_within_the_bound():
-  apply, _, plain, _ = case()
-  model, images, done, info = restated()
-  assert max(true_norms(apply, done).values()) <= BOUND * 1.001
-  first = done.params['first']
-  assert equal(first, plain.params['first'])
-  seen = jax.lax.conv_general_dilated(
-    images.image, first['kernel'], (1, 1), 'SAME',
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-  ) + first['bias'][None, None, None]  # fmt: skip
-  found = done.batch_stats['norm']
-  np.testing.assert_allclose(found['mean'], seen.mean((0, 1, 2)), rtol=1e-3)
-  np.testing.assert_allclose(found['var'], seen.var((0, 1, 2)), rtol=1e-3)
-  after = {row['path']: row['after'] for row in info['layers']}
-  np.testing.assert_allclose(
-    after['norm'], true_norms(apply, done)['norm'], rtol=1e-4
-  )
-  assert set(info['accuracy']) == {
-    'before', 'after', 'rescaled', 'reestimated', 'rescaled_reestimated'
-  }  # fmt: skip
-  again, _ = spectral.clip_weights(
-    jax.random.key(3), model, done, SHAPE, BOUND, images=images
-  )
-  assert equal(again, done)
-
-
-def test_new_statistics_need_to_know_how_they_are_updated():
-  apply, variables, _, _ = case()
-  with pytest.raises(errors.UserError, match='Model'):
-    spectral.clip_weights(
-      jax.random.key(0), apply, variables, SHAPE, BOUND,
-      images=restated()[1],
-    )  # fmt: skip
 
 
 def test_batch_norm_is_cut_where_it_was_above():
