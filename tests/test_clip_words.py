@@ -105,7 +105,7 @@ def test_what_cannot_make_a_head_is_one_line(tmp_path):
   calls = (
     (lambda: heads.make(visual, ['a']), 'no text tower'),
     (lambda: heads.make(_found(), ['a'], ['a photo']), "'a photo' must have"),
-    (lambda: heads.make(_found(clip_case.SIZES), ['a']), 'has 101 tokens'),
+    (lambda: heads.make(_found(clip_case.SIZES), ['a']), 'clip, 101 tokens'),
     (lambda: heads.read(tmp_path / 'x.npz'), 'no head of ours'),
     (lambda: heads.read(tmp_path / 'no.npz'), 'does not exist'),
   )
