@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from cmu_jax import jitting, rng, segment, splits, train
+from cmu_jax import best_epoch, jitting, rng, segment, splits, train
 from cmu_jax.types import Batch, InputStep, PRNGKey, Samples, Variables
 
 
@@ -132,11 +132,6 @@ def join(first: Samples, second: Samples) -> Samples:
       for x in (first, second)
     )
   return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
-
-
-def batch_of(samples: Samples, batch_size: int) -> int:
-  """Samples a step: at most as many rows as there are."""
-  return min(batch_size, samples.valid.shape[0])
 
 
 def _orders(key: PRNGKey, valid: Bool[Array, 'n'], epoch: Any) -> _Orders:
@@ -264,6 +259,7 @@ def descend(
   context: Any = None,
   hyper: Any = None,
   title: str = 'unlearning',
+  watch: tuple[best_epoch.Keep, Batch] | None = None,
   checkpoint: train.Checkpoint | None = None,
 ) -> tuple[Variables, int]:
   """Fine-tunes a network on streams of samples.
@@ -277,10 +273,11 @@ def descend(
     context: a pytree of arrays for the objectives, such as a teacher.
     hyper: numbers for the objectives; 'learning_rate' multiplies all steps.
     title: what the progress bar and errors call this.
+    watch: as in `train.fit`.
     checkpoint: where to save and to continue from, or None.
 
   Returns:
-    The last iterate, and how many gradients of single images it took.
+    The network, and how many gradients of single images it took.
 
   Raises:
     Diverged: the loss is not finite; names the first such step.
@@ -293,5 +290,6 @@ def descend(
     key, state, dict(streams), chosen, context, numbers, start, stop
   )
   begin = train.initial(recipe.optimizer, variables, len(phases))
-  fitted = train.drive(go, begin, len(phases), max(sizes), checkpoint, title)
+  driven = train.watching(go, begin, len(phases), watch)
+  fitted = train.drive(*driven, len(phases), max(sizes), checkpoint, title)
   return fitted.variables, int(np.asarray(sizes)[phases].sum())

@@ -61,6 +61,19 @@ class Measure(NamedTuple):
   augment: bool = True
 
 
+class Request(NamedTuple):
+  """Which importances a dampening method compares.
+
+  Attributes:
+    measure: which importance.
+    denominator: what S_f is compared with: 'retain', S_tr without S_f, or
+      'full', all of S_tr.
+  """
+
+  measure: Measure
+  denominator: str
+
+
 class Pair(NamedTuple):
   """What dampening methods compare.
 

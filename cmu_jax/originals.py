@@ -34,17 +34,19 @@ def _read(path: pathlib.Path, template: PyTree) -> tuple[PyTree, int] | None:
     )
   except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
     raise errors.UserError(
-      f'cannot read {path}: {error}; remove it to train that network again'
+      f'cannot read {path}: {error}; remove it to make it again'
     ) from error
   errors.check(
-    same, f'{path} is not of this network: remove it to train it again'
+    same, f'{path} is not of this network: remove it to make it again'
   )
   values = [jnp.asarray(found[name]) for name in wanted]
   return jax.tree.unflatten(jax.tree.structure(template), values), step
 
 
-def _path(folder: pathlib.Path, name: str) -> pathlib.Path:
-  return folder / 'originals' / f'{name[:24]}.npz'
+def _path(
+  folder: pathlib.Path, name: str, kind: str = 'originals'
+) -> pathlib.Path:
+  return folder / kind / f'{name[:24]}.npz'
 
 
 def drop(folder: pathlib.Path, name: str) -> None:
@@ -52,15 +54,18 @@ def drop(folder: pathlib.Path, name: str) -> None:
   _path(folder, name).unlink(missing_ok=True)
 
 
-def saving(folder: pathlib.Path, name: str, seconds: float) -> train.Checkpoint:
-  """Keeps a training in folder/originals/<name>.npz.
+def saving(
+  folder: pathlib.Path, name: str, seconds: float, kind: str = 'originals'
+) -> train.Checkpoint:
+  """Keeps a training, or another pytree, in folder/originals/<name>.npz.
 
   Args:
     folder: the sweep's.
     name: a digest of everything that the training depends on.
     seconds: how much work may be lost at most.
+    kind: the folder in it.
   """
-  path = _path(folder, name)
+  path = _path(folder, name, kind)
 
   def save(state: PyTree, step: int) -> None:
     arrays: dict[str, Any] = {

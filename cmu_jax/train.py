@@ -16,7 +16,16 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from cmu_jax import errors, jitting, losses, progress, segment, sweep, tree
+from cmu_jax import (
+  best_epoch,
+  errors,
+  jitting,
+  losses,
+  progress,
+  segment,
+  sweep,
+  tree,
+)
 from cmu_jax.types import Batch, InputStep, Model, Variables
 
 _SEGMENT_SECONDS = 2.0
@@ -30,7 +39,7 @@ class Fit(NamedTuple):
   """The result of a training.
 
   Attributes:
-    variables: the last iterate.
+    variables: the last iterate, or the best epoch where that is kept.
     history: loss and accuracy of every step, [t, 2].
     images_per_second: throughput of this process; None if nothing was run.
   """
@@ -49,8 +58,8 @@ class Checkpoint(NamedTuple):
     seconds: how much work may be lost at most.
   """
 
-  restore: Callable[[segment.TrainState], tuple[segment.TrainState, int] | None]
-  save: Callable[[segment.TrainState, int], Any]
+  restore: Callable[[Any], tuple[Any, int] | None]
+  save: Callable[[Any, int], Any]
   seconds: float = 30.0
 
 
@@ -93,7 +102,7 @@ def initial(
 
 def drive(
   run: Callable,
-  state: segment.TrainState,
+  state: segment.TrainState | best_epoch.Watched,
   steps: int,
   images_per_step: int,
   checkpoint: Checkpoint | None = None,
@@ -154,6 +163,7 @@ def fit(
   how: sweep.How | None = None,
   checkpoint: Checkpoint | None = None,
   title: str = 'train',
+  watch: tuple[best_epoch.Keep, Batch] | None = None,
 ) -> Fit:
   """Trains a network on a device-resident split.
 
@@ -171,6 +181,8 @@ def fit(
       `sweep.over` ('map', 'vmap' or 'loop').
     checkpoint: where to save and from where to continue.
     title: what the progress bar and errors call this training.
+    watch: how to find the best epoch, and on which images, to return that one;
+      None for the last iterate. Of one network only.
 
   Returns:
     The last iterate, the loss and accuracy of each step, the throughput.
@@ -205,14 +217,35 @@ def fit(
     segment.Recipe(model, loss, optimizer, inputs, count), how
   )
   members = batch.label.shape[0] if stacked else 1
+  bound = lambda state, start, stop: run(key, state, batch, start, stop)
+  state = initial(optimizer, variables, steps, stacked)
   return drive(
-    lambda state, start, stop: run(key, state, batch, start, stop),
-    initial(optimizer, variables, steps, stacked),
+    *watching(bound, state, steps, watch),
     steps,
     count * members,
     checkpoint,
     title,
   )
+
+
+def watching(
+  run: Callable,
+  state: segment.TrainState,
+  steps: int,
+  watch: tuple[best_epoch.Keep, Batch] | None,
+) -> tuple[Callable, segment.TrainState | best_epoch.Watched]:
+  """What to drive, so that the best epoch is kept if that is asked for.
+
+  Args:
+    run: (state, start, stop) -> state.
+    state: before step 0.
+    steps: how many.
+    watch: how to find the best epoch, and on which images; None for neither.
+  """
+  if watch is None:
+    return run, state
+  keep, images = watch
+  return best_epoch.watched(run, keep, images, steps), best_epoch.begin(state)
 
 
 def _fit_one_by_one(

@@ -205,6 +205,9 @@ class Method(NamedTuple):
       may be one program.
     model: what the repaired `Variables` are of, where that is not the network
       itself: several that answer together, stacked. None for the network.
+    importances: the `importance.Request` of a method that starts from the
+      importances of S_f and of the rest. Who has them hands them to `prepare`
+      as a fourth argument; None for methods without.
   """
 
   needs: tuple[str, ...]
@@ -213,6 +216,7 @@ class Method(NamedTuple):
   grid: tuple[dict[str, float], ...] = ({},)
   elementwise: bool = False
   model: Model | None = None
+  importances: Any = None
 
 
 @runtime_checkable

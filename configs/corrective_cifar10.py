@@ -33,7 +33,7 @@ def get_config(arg: str = ''):
   config.dataset = 'cifar10'
   config.seeds = a.seeds
   config.validation = 'test' if a.parity else 'test_half'
-  config.published_indices = a.parity
+  config.published_indices = config.best_epoch = a.parity
   config.interclass.choice = 'first' if a.parity else 'random'
   config.identified_fractions = tuple(i / 10 for i in range(1, 11))
   config.poison.sizes = (500,)

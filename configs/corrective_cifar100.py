@@ -34,7 +34,7 @@ def get_config(arg: str = ''):
   config.dataset = 'cifar100'
   config.seeds = a.seeds
   config.validation = 'test' if a.parity else 'test_half'
-  config.published_indices = a.parity
+  config.published_indices = config.best_epoch = a.parity
   config.interclass.choice = 'first' if a.parity else 'random'
   config.interclass.pair = '47:53' if a.parity else 'cifar100'
   config.identified_fractions = tuple(i / 10 for i in range(1, 11))

@@ -17,7 +17,7 @@ import numpy as np
 
 from cmu_jax import binding, files, provenance, rng, shell
 from cmu_jax import config as configs
-from cmu_jax.corrective import cells, measure, solve, sweep
+from cmu_jax.corrective import cells, measure, solve, stage
 from cmu_jax.corrective import world as worlds
 
 BELOW_NONE, BELOW_REWOD = 0.8, 0.9
@@ -47,13 +47,13 @@ def row(flags: argparse.Namespace, pair: str, share: float) -> dict:
   config, dataset = _config(flags, pair, share)
   found: dict[str, list[float]] = {'none': [], 'rewod_0.1': [], 'gold': []}
   with tempfile.TemporaryDirectory() as name:
-    place = sweep.stage(config, pathlib.Path(name), dataset)
+    place = stage.bind(config, pathlib.Path(name), dataset)
     one, size = place.worlds['interclass'], config.interclass.sizes[0]
     for seed in config.seeds:
       case = cells.Case('interclass', size, seed)
-      scene = sweep.scene_of(place, case)
+      scene = stage.scene_of(place, case)
       scene = scene._replace(reported=scene.problem.validation)
-      start = sweep.original(place, case, scene)
+      start = stage.original(place, case, scene)
       images = measure.sets(one, scene)
       batch = config.evaluate.batch_size
       before = solve.look(one, images, start, batch)

@@ -19,10 +19,11 @@ LAYERS = [
   'errors types files rng progress folds literals jitting compilations',
   'config manifest',
   'class_maps splits triggers corruption corruption_record proxy data inputs',
-  'models tree losses schedules optimizers sweep weights clip'
+  'models tree losses metrics schedules optimizers sweep weights clip'
   ' running_statistics',
-  'train segment descent checkpoint originals records provenance sensitivity',
-  'select safe judge metrics alpha importance detection diagnosis audit',
+  'train best_epoch segment descent checkpoint originals records'
+  ' provenance sensitivity',
+  'select safe judge alpha importance detection diagnosis audit',
   'task_vectors simplex shadow',
   'attacks adversarial_sets spectral lipschitz',
   'methods',

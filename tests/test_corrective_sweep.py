@@ -22,6 +22,7 @@ from cmu_jax.corrective import (
   selection,
   settings,
   solve,
+  stage,
   sweep,
   workers,
 )
@@ -33,7 +34,7 @@ TIMES = {'seconds', 'grid_seconds'}
 
 
 def _place(folder, **changes):
-  return sweep.load(small_sweep.config(**changes), folder)
+  return stage.load(small_sweep.config(**changes), folder)
 
 
 def _numbers(place):
@@ -117,7 +118,7 @@ def test_addresses_depend_on_data_and_settings_alone(swept):
 def test_the_numbers_are_those_of_a_recount(swept):
   case = cells.Case('poison', 20, 0)
   one = swept.worlds['poison']
-  scene = sweep.scene_of(swept, case)
+  scene = stage.scene_of(swept, case)
   label = np.asarray(scene.reported.label)
   where = np.flatnonzero(problems.manipulated(scene.problem))
   generator = np.random.default_rng(0)
@@ -161,7 +162,7 @@ def test_the_numbers_are_those_of_a_recount(swept):
 @pytest.mark.parametrize('name', ['ssd', 'cuts_simplex'])
 def test_a_grid_at_once_is_its_points_one_by_one(swept, name):
   one = swept.worlds['poison']
-  scene = sweep.scene_of(swept, cells.Case('poison', 20, 0))
+  scene = stage.scene_of(swept, cells.Case('poison', 20, 0))
   image = one.inputs.eval(scene.reported.image[:1], None)
   start = one.model.init(jax.random.key(0), image)
   before = solve.look(one, measure.sets(one, scene), start, 64)
@@ -215,11 +216,11 @@ def test_every_item_has_exactly_one_worker():
 _CODE = """
 import sys, pathlib
 from tests import small_sweep
-from cmu_jax.corrective import sweep, workers
+from cmu_jax.corrective import stage, sweep, workers
 if len(sys.argv) > 2:
   workers.join(sys.argv[2])
 changes = small_sweep.SPREAD
-place = sweep.load(small_sweep.config(**changes), pathlib.Path(sys.argv[1]))
+place = stage.load(small_sweep.config(**changes), pathlib.Path(sys.argv[1]))
 assert sweep.run(place)
 """
 

@@ -77,6 +77,8 @@ def case_address(config: ConfigDict, summed: str, case: Case) -> str:
       'case': case._asdict(),
       'manipulation': settings,
       **{name: config[name] for name in _PROBLEM},
+      # Sweeps that keep the last iterate keep their names.
+      **({'best_epoch': True} if config.best_epoch else {}),
     }
   )
 

@@ -4,7 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from cmu_jax.corrective import results, sweep
+from cmu_jax.corrective import results, stage, sweep
 from cmu_jax.types import Info
 
 
@@ -24,6 +24,6 @@ def run(
   Raises:
     UserError: bad data or settings, a full disk, too little memory.
   """
-  place = sweep.load(config, folder)
+  place = stage.load(config, folder)
   done = sweep.run(place, minutes)
   return results.collect(place, done)

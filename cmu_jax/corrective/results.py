@@ -5,7 +5,7 @@ from typing import Any
 from cmu_jax import provenance, records
 from cmu_jax.corrective import cells, selection
 from cmu_jax.corrective.cells import Case
-from cmu_jax.corrective.sweep import Stage
+from cmu_jax.corrective.stage import Stage
 from cmu_jax.types import Info
 
 _SHARED = ('manipulation', 'manipulation_size', 'seed', 'identified_fraction')
@@ -16,10 +16,21 @@ def _where(case: Case, fraction: float | None, method: str) -> Info:
   return {**dict(zip(_SHARED, values, strict=True)), 'method': method}
 
 
-def _rows(case: Case, record: Info, retain: float | None) -> list[Info]:
-  """One row a selection rule."""
+def _rows(
+  case: Case, record: Info, retain: float | None, prepared: bool
+) -> list[Info]:
+  """One row a selection rule.
+
+  Args:
+    case: the problem.
+    record: of the cell.
+    retain: Acc_retain of the original network.
+    prepared: whether all gradients go into what the points share, which a grid
+      pays for once.
+  """
   points = record['points']
   cost = [point['gradient_evaluations'] for point in points]
+  spent = [c for c in cost if c is not None]
   rows = []
   for rule in selection.RULES:
     best = selection.choose(rule, points, retain)
@@ -30,7 +41,9 @@ def _rows(case: Case, record: Info, retain: float | None) -> list[Info]:
         'selection': rule,
         'hyper_points': len(points),
         **points[0 if best is None else best],
-        'grid_gradient_evaluations': sum(c for c in cost if c is not None),
+        'grid_gradient_evaluations': (
+          max(spent, default=0) if prepared else sum(spent)
+        ),
         'grid_seconds': record['seconds'],
       }
     )
@@ -100,7 +113,8 @@ def collect(place: Stage, done: bool) -> Info:
       found['rows'] += _none(case, record['before'])
     problems[case[:2]] = _problem(place, case, record['train_size'])
     retain = record['before']['acc_retain']
-    found['rows'] += _rows(case, record, retain)
+    method = place.methods[case.manipulation, cell.method]
+    found['rows'] += _rows(case, record, retain, method.elementwise)
     named = _where(case, cell.fraction, cell.method)
     found['points'] += [{**named, **point} for point in record['points']]
     found['importance'] += _histogram(record)

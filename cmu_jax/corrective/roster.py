@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from cmu_jax import detection, models, recipes
+from cmu_jax import best_epoch, detection, models, recipes, train
 from cmu_jax.corrective.world import World
 from cmu_jax.methods import (
   amun,
@@ -66,6 +66,26 @@ def _options(config: ConfigDict, part: str, size: int) -> Info:
   return {**found, 'batch_size': min(found['batch_size'], size)}
 
 
+def _ending(config: ConfigDict, one: World, part: str, size: int) -> Info:
+  """Where a training ends: at its best epoch, if that is asked for."""
+  if not config.best_epoch:
+    return {}
+  epoch = train.steps_per_epoch(size, config[part].batch_size)
+  batch = config.evaluate.batch_size
+  return {'keep': best_epoch.Keep(one.model, one.inputs, epoch, batch)}
+
+
+def _epochs(factory: Callable[..., Method], part: str = 'unlearn') -> Entry:
+  """As `_tuned`, of a method whose published code keeps the best epoch."""
+
+  def make(config: ConfigDict, one: World, size: int) -> Method:
+    ending = _ending(config, one, part, size)
+    fitted = _options(config, part, size)
+    return factory(one.model, one.inputs, **fitted, **ending)
+
+  return Entry(make, (part,))
+
+
 def _tuned(factory: Callable[..., Method], part: str = 'unlearn') -> Entry:
   """A method whose only settings are those of one training."""
 
@@ -83,6 +103,7 @@ def _partial(factory: Callable[..., Method]) -> Entry:
     name = options.pop('name')
     frozen = models.frozen(name, config.layers, **options)
     fitted = _options(config, 'unlearn', size)
+    fitted |= _ending(config, one, 'unlearn', size)
     return factory(one.model, one.inputs, frozen=frozen, **fitted)
 
   return Entry(make, ('unlearn', 'layers'))
@@ -113,12 +134,14 @@ def _sap(config: ConfigDict, one: World, size: int) -> Method:
 
 def _badt(config: ConfigDict, one: World, size: int) -> Method:
   fitted = _options(config, 'unlearn', size)
+  fitted |= _ending(config, one, 'unlearn', size)
   reduction = config.badt_reduction
   return badt.badt(one.model, one.inputs, reduction=reduction, **fitted)
 
 
 def _scrub(config: ConfigDict, one: World, size: int) -> Method:
   fitted = _options(config, 'scrub', size)
+  fitted |= _ending(config, one, 'scrub', size)
   ascent = config.scrub_ascent_steps
   return scrub.scrub(one.model, one.inputs, msteps=ascent, **fitted)
 
@@ -159,8 +182,8 @@ def _bn_recalibration(config: ConfigDict, one: World, size: int) -> Method:
 
 
 ENTRIES: dict[str, Entry] = {
-  'rewod': _tuned(rewod.rewod, 'train'),
-  'cf': _tuned(cf.cf),
+  'rewod': _epochs(rewod.rewod, 'train'),
+  'cf': _epochs(cf.cf),
   'ssd': _dampening(ssd.ssd),
   'badt': Entry(_badt, ('unlearn', 'badt_reduction')),
   'scrub': Entry(_scrub, ('scrub', 'scrub_ascent_steps')),

@@ -77,6 +77,8 @@ def base(name: str) -> ConfigDict:
       references=4,  # of an audit: networks without S_m; 0 for none
       validation='train_fifth',  # what selection sees: train_fifth, test_half;
       # test (parity: also what is reported)
+      best_epoch=False,  # keep the epoch that is best on validation images, as
+      # the released code does (on the test split); else the last iterate
       proxy_fraction=0.0,  # held out for methods that need a proxy
       identified_fractions=(0.1, 0.5, 0.8, 1.0),
       methods=PAPER,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmu_jax import importance, jitting, rng, sweep, train
-from cmu_jax.corrective import measure
+from cmu_jax.corrective import importances, measure
 from cmu_jax.corrective import problem as problems
 from cmu_jax.corrective.measure import Look
 from cmu_jax.corrective.world import Scene, World
@@ -169,6 +169,7 @@ def cell(
   before: Look,
   fraction: float,
   batch_size: int,
+  measured: importances.Kept | None = None,
 ) -> tuple[list[Info], Info | None]:
   """Every point of a method's grid, measured.
 
@@ -181,6 +182,8 @@ def cell(
     before: its predictions.
     fraction: |S_f| / |S_m|.
     batch_size: images a prediction step.
+    measured: the importances that the method asks for; None where it asks for
+      none, or is to take them itself.
 
   Returns:
     For each point: hyper, the numbers of `measure.values` (None where the
@@ -190,9 +193,12 @@ def cell(
   began = time.monotonic()
   given = problems.give(scene.problem, fraction, method.needs)
   images = measure.sets(one, scene)
-  prepared = method.prepare(rng.named(key, 'prepare'), original, given)
+  known = () if measured is None else (measured.pair,)
+  prepared = method.prepare(rng.named(key, 'prepare'), original, given, *known)
   jax.block_until_ready(jax.tree.leaves(prepared))
   shared = time.monotonic() - began
+  # A repair pays for its importances, whichever cell took them.
+  shared += 0.0 if measured is None else float(measured.seconds)
   every = _at_once if method.elementwise else _one_by_one
   found = every(
     rng.named(key, 'solve'),

@@ -1,6 +1,5 @@
 """A sweep: originals, cells, results. It continues where it was stopped."""
 
-import pathlib
 import sys
 import threading
 import time
@@ -10,50 +9,24 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from cmu_jax import (
-  binding,
-  jitting,
-  originals,
-  recipes,
-  records,
-  rng,
-  train,
-)
+from cmu_jax import importance, records, rng
 from cmu_jax.corrective import (
   cells,
+  importances,
   live,
   measure,
   references,
   roster,
   selection,
-  settings,
   solve,
+  stage,
   workers,
 )
-from cmu_jax.corrective import world as worlds
 from cmu_jax.corrective.cells import Case, Cell
 from cmu_jax.corrective.measure import Look
-from cmu_jax.corrective.world import Scene, World
-from cmu_jax.types import Dataset, Info, Method, Variables
-
-
-class Stage(NamedTuple):
-  """What all cells share, and where they are kept.
-
-  Attributes:
-    config: every setting.
-    folder: the work folder.
-    worlds: by manipulation.
-    summed: digest of the data.
-    methods: by manipulation and name; the same objects for all seeds, so that
-      they compile once.
-  """
-
-  config: ConfigDict
-  folder: pathlib.Path
-  worlds: dict[str, World]
-  summed: str
-  methods: dict[tuple[str, str], Method]
+from cmu_jax.corrective.stage import Stage
+from cmu_jax.corrective.world import Scene
+from cmu_jax.types import Info, Variables
 
 
 class Start(NamedTuple):
@@ -62,48 +35,6 @@ class Start(NamedTuple):
   scene: Scene
   original: Variables
   before: Look
-
-
-def stage(config: ConfigDict, folder: pathlib.Path, dataset: Dataset) -> Stage:
-  """Binds everything once.
-
-  Raises:
-    UserError: settings that do not fit the data.
-  """
-  made = {
-    kind: worlds.world(config, dataset, kind) for kind in config.manipulations
-  }
-  methods = {}
-  for kind, one in made.items():
-    first = worlds.scene(config, one, config[kind].sizes[0], config.seeds[0])
-    size = first.problem.truth.size
-    for name in dict.fromkeys(('rewod', *config.methods)):
-      methods[kind, name] = roster.ENTRIES[name].make(config, one, size)
-  return Stage(config, folder, made, records.data_sum(dataset), methods)
-
-
-def original(place: Stage, case: Case, scene: Scene) -> Variables:
-  """The network as trained on S_tr, from its checkpoint if it is done."""
-  config, one = place.config, place.worlds[case.manipulation]
-  name = cells.case_address(config, place.summed, case)
-  image = one.inputs.eval(scene.reported.image[:1], None)
-  batch = scene.problem.train
-  return train.fit(
-    rng.named(scene.key, 'train'),
-    one.model,
-    jitting.once(one.model.init)(rng.named(scene.key, 'init'), image),
-    batch,
-    inputs=one.inputs,
-    checkpoint=originals.saving(place.folder, name, config.checkpoint_seconds),
-    title=f'original, {case.manipulation} {case.size}, seed {case.seed}',
-    **recipes.fit_options(config.train, batch.label.shape[0], 'train'),
-  ).variables
-
-
-def scene_of(place: Stage, case: Case) -> Scene:
-  """What a case works on."""
-  one = place.worlds[case.manipulation]
-  return worlds.scene(place.config, one, case.size, case.seed)
 
 
 def _starting(place: Stage) -> Callable[[Case], Start]:
@@ -115,10 +46,10 @@ def _starting(place: Stage) -> Callable[[Case], Start]:
     name = (case, threading.get_ident())
     if name in held:
       return held[name]
-    one, scene = place.worlds[case.manipulation], scene_of(place, case)
+    one, scene = place.worlds[case.manipulation], stage.scene_of(place, case)
     name_of = cells.case_address(place.config, place.summed, case)
     scene = references.compared(place.config, place.folder, one, scene, name_of)
-    trained = original(place, case, scene)
+    trained = stage.original(place, case, scene)
     size = place.config.evaluate.batch_size
     before = solve.look(one, measure.sets(one, scene), trained, size)
     with lock:
@@ -131,9 +62,43 @@ def _starting(place: Stage) -> Callable[[Case], Start]:
   return start
 
 
+def _measured(
+  place: Stage, cell: Cell, begun: Start
+) -> importances.Kept | None:
+  """The importances that a cell's method asks for, taken or read."""
+  request = _request(place, cell)
+  if request is None:
+    return None
+  return importances.kept(
+    place.config,
+    place.folder,
+    place.summed,
+    cell,
+    request,
+    begun.scene,
+    begun.original,
+  )
+
+
+def _request(place: Stage, cell: Cell) -> importance.Request | None:
+  return place.methods[cell.case.manipulation, cell.method].importances
+
+
+def _to_measure(place: Stage, absent: list[Cell]) -> list[Cell]:
+  """One cell for each file of importances that the absent ones want."""
+  first: dict[str, Cell] = {}
+  for cell in absent:
+    request = _request(place, cell)
+    if request is not None:
+      name = importances.address(place.config, place.summed, cell, request)
+      first.setdefault(name, cell)
+  return list(first.values())
+
+
 def _solve(place: Stage, cell: Cell, begun: Start) -> Info:
   """What a cell's file holds."""
   kind = cell.case.manipulation
+  measured = _measured(place, cell, begun)
   started = time.monotonic()
   points, histogram = solve.cell(
     rng.named(begun.scene.key, 'method', cell.method),
@@ -144,7 +109,10 @@ def _solve(place: Stage, cell: Cell, begun: Start) -> Info:
     begun.before,
     cell.fraction,
     place.config.evaluate.batch_size,
+    measured,
   )
+  spent = time.monotonic() - started
+  spent += 0.0 if measured is None else float(measured.seconds)
   untouched = measure.values(
     place.worlds[kind], begun.scene, begun.before, begun.before, 1.0
   )
@@ -157,7 +125,7 @@ def _solve(place: Stage, cell: Cell, begun: Start) -> Info:
     'information': roster.information(place.methods[kind, cell.method]),
     'points': points,
     'importance': histogram if cell.method == 'ssd' else None,
-    'seconds': round(time.monotonic() - started, 3),
+    'seconds': round(spent, 3),
     'device': jax.devices()[0].device_kind,
   }
 
@@ -179,7 +147,7 @@ def run(place: Stage, minutes: float | None = None) -> bool:
   """Does what is not done yet.
 
   Args:
-    place: see `stage`.
+    place: see `stage.bind`.
     minutes: after which no further cell is begun; None for no limit.
 
   Returns:
@@ -201,6 +169,12 @@ def run(place: Stage, minutes: float | None = None) -> bool:
       start(case)
       clock.spent['original'] = time.monotonic() - began
 
+  def look(cell: Cell) -> None:
+    if clock.allows('importances'):
+      began = time.monotonic()
+      _measured(place, cell, start(cell.case))
+      clock.spent['importances'] = time.monotonic() - began
+
   def work(cell: Cell) -> None:
     if cell in absent and not clock.allows(cell.method):
       return
@@ -215,6 +189,8 @@ def run(place: Stage, minutes: float | None = None) -> bool:
 
   workers.spread(cells.cases(config), begin)
   workers.wait('originals')
+  workers.spread(_to_measure(place, [c for c in todo if c in absent]), look)
+  workers.wait('importances')
   with live.display(len(todo), _columns(config)) as note:
     workers.spread(todo, work)
   workers.wait('cells')
@@ -230,13 +206,3 @@ def run(place: Stage, minutes: float | None = None) -> bool:
 
 def _columns(config: ConfigDict) -> list[float]:
   return sorted({*map(float, config.identified_fractions), 1.0})
-
-
-def load(config: ConfigDict, folder: pathlib.Path) -> Stage:
-  """Checks the settings, loads the data and binds everything.
-
-  Raises:
-    UserError: bad data or settings, in one line.
-  """
-  settings.check(config)
-  return stage(config, folder, binding.load(config).dataset)

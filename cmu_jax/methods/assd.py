@@ -92,8 +92,11 @@ def assd(
   """
   measure = importance.Measure(model, inputs, kind, batch_size, augment)
 
-  def prepare(key, variables: Variables, given: Any) -> Prepared:
-    pair = ssd.importances(key, measure, variables, given, denominator)
+  def prepare(
+    key, variables: Variables, given: Any, pair: importance.Pair | None = None
+  ) -> Prepared:
+    if pair is None:
+      pair = ssd.importances(key, measure, variables, given, denominator)
     return Prepared(pair, percentile(ratios(pair), share_of(given)))
 
   def solve(
@@ -108,4 +111,9 @@ def assd(
       'threshold': float(prepared.threshold),
     }
 
-  return Method(('retain', 'forget'), prepare, solve)
+  return Method(
+    ('retain', 'forget'),
+    prepare,
+    solve,
+    importances=importance.Request(measure, denominator),
+  )

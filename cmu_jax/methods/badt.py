@@ -10,7 +10,7 @@ theta_rand is newly initialised, its running statistics too.
 import jax.numpy as jnp
 import optax
 
-from cmu_jax import descent, errors
+from cmu_jax import best_epoch, descent, errors
 from cmu_jax.methods import finetuning, objectives
 from cmu_jax.methods.objectives import Objective
 from cmu_jax.types import InputStep, Method, Model
@@ -48,6 +48,7 @@ def badt(
   steps: int,
   batch_size: int,
   reduction: str = 'elementmean',
+  keep: best_epoch.Keep | None = None,
 ) -> Method:
   """Unlearns S_f towards a network that knows nothing.
 
@@ -59,6 +60,7 @@ def badt(
     batch_size: of the distillation.
     reduction: 'elementmean' divides by samples and classes, as the released
       codes do; 'batchmean', the divergence itself, by samples alone.
+    keep: to end at the best epoch, see `finetuning.fine_tuning`.
 
   Raises:
     UserError: an unknown reduction.
@@ -90,4 +92,5 @@ def badt(
     needs=('retain', 'forget'),
     prepare=prepare,
     start=start,
+    keep=keep,
   )

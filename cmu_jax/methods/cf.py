@@ -5,7 +5,7 @@ theta_u = Finetune(theta_o, S_tr \ S_f)
 
 import optax
 
-from cmu_jax import descent
+from cmu_jax import best_epoch, descent
 from cmu_jax.methods import finetuning, objectives
 from cmu_jax.types import InputStep, Method, Model
 
@@ -17,6 +17,7 @@ def cf(
   optimizer: optax.GradientTransformation,
   steps: int,
   batch_size: int,
+  keep: best_epoch.Keep | None = None,
 ) -> Method:
   """Keeps training on what is left.
 
@@ -26,6 +27,7 @@ def cf(
     optimizer: of the fine-tuning, schedule included.
     steps: of the fine-tuning.
     batch_size: of the fine-tuning.
+    keep: to end at the best epoch, see `finetuning.fine_tuning`.
 
   References:
     Corrective Machine Unlearning, arXiv 2402.14015, section 3.2: 1000 steps.
@@ -34,4 +36,6 @@ def cf(
     objectives.cross_entropy(model), (('retain', batch_size),)
   )
   recipe = descent.Recipe((phase,), optimizer, inputs)
-  return finetuning.fine_tuning(recipe, steps, 'fine-tuning without S_f')
+  return finetuning.fine_tuning(
+    recipe, steps, 'fine-tuning without S_f', keep=keep
+  )

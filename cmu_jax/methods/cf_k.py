@@ -7,7 +7,7 @@ their BatchNorm in evaluation mode. `models.frozen` says what they are.
 
 import optax
 
-from cmu_jax import descent, errors, models, optimizers, tree
+from cmu_jax import best_epoch, descent, errors, models, optimizers, tree
 from cmu_jax.methods import finetuning, objectives
 from cmu_jax.types import InputStep, Method, Model, Variables
 
@@ -53,6 +53,7 @@ def cf_k(
   optimizer: optax.GradientTransformation,
   steps: int,
   batch_size: int,
+  keep: best_epoch.Keep | None = None,
 ) -> Method:
   """Keeps training the last layers on what is left.
 
@@ -63,6 +64,7 @@ def cf_k(
     optimizer: of the fine-tuning, schedule included.
     steps: of the fine-tuning.
     batch_size: of the fine-tuning.
+    keep: to end at the best epoch, see `finetuning.fine_tuning`.
 
   Raises:
     UserError: when called, if the network has no such modules or no others.
@@ -82,4 +84,5 @@ def cf_k(
     steps,
     'fine-tuning the last layers without S_f',
     start=start,
+    keep=keep,
   )

@@ -9,7 +9,7 @@ layers trained this is RewoD.
 import jax
 import optax
 
-from cmu_jax import tree
+from cmu_jax import best_epoch, tree
 from cmu_jax.methods import cf_k, finetuning
 from cmu_jax.types import InputStep, Method, Model, Variables
 
@@ -34,6 +34,7 @@ def eu_k(
   optimizer: optax.GradientTransformation,
   steps: int,
   batch_size: int,
+  keep: best_epoch.Keep | None = None,
 ) -> Method:
   """Retrains the last layers without S_f.
 
@@ -44,6 +45,7 @@ def eu_k(
     optimizer: of the retraining, schedule included.
     steps: of the retraining; the benchmark takes 1000 (CIFAR-100: 1500).
     batch_size: of the retraining.
+    keep: to end at the best epoch, see `finetuning.fine_tuning`.
 
   Raises:
     UserError: when called, if the network has no such modules or no others.
@@ -65,4 +67,5 @@ def eu_k(
     steps,
     'retraining the last layers without S_f',
     start=start,
+    keep=keep,
   )

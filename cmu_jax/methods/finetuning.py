@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cmu_jax import descent, rng, train
+from cmu_jax import best_epoch, descent, rng, train
 from cmu_jax.types import (
   Given,
   Info,
@@ -46,6 +46,7 @@ def fine_tuning(
   needs: tuple[str, ...] | None = None,
   prepare: Callable[..., Any] = lambda key, variables, given: None,
   start: Callable[..., Start] | None = None,
+  keep: best_epoch.Keep | None = None,
 ) -> Method:
   """A method that fine-tunes; its `solve` takes a `checkpoint` besides.
 
@@ -58,6 +59,8 @@ def fine_tuning(
     prepare: as in `types.Method`.
     start: (key, variables, given, prepared) -> Start; None to start at theta_o
       on the given parts, with what was prepared as context.
+    keep: to return the epoch that is best on validation images, which the
+      method then needs; None for the last iterate.
   """
   names = {name for phase in recipe.phases for name, _ in phase.streams}
   parts = tuple(sorted(names)) if needs is None else needs
@@ -76,6 +79,10 @@ def fine_tuning(
     checkpoint: train.Checkpoint | None = None,
   ) -> tuple[Variables, Info]:
     begin = (start or plain)(key, variables, given, prepared)
+    watch = None
+    if keep is not None:
+      assert given.validation is not None
+      watch = keep, given.validation
     found, cost = descent.descend(
       key,
       recipe,
@@ -85,11 +92,13 @@ def fine_tuning(
       context=begin.context,
       hyper=dict(hyper),
       title=title,
+      watch=watch,
       checkpoint=checkpoint,
     )
     return found, {'gradient_evaluations': cost + begin.spent}
 
-  return Method(parts, prepare, solve, grid)
+  seen = parts if keep is None else (*parts, 'validation')
+  return Method(seen, prepare, solve, grid)
 
 
 def points(

@@ -165,8 +165,11 @@ def potion(
   """
   measure = importance.Measure(model, inputs, 'xlf', batch_size, augment)
 
-  def prepare(key, variables: Variables, given: Any) -> Search:
-    pair = ssd.importances(key, measure, variables, given, denominator)
+  def prepare(
+    key, variables: Variables, given: Any, pair: importance.Pair | None = None
+  ) -> Search:
+    if pair is None:
+      pair = ssd.importances(key, measure, variables, given, denominator)
     return search(model, inputs, variables, given, pair, min(rhos), tries)
 
   def solve(
@@ -185,4 +188,11 @@ def potion(
     }
 
   grid = tuple({'potion_rho': rho} for rho in rhos)
-  return Method(('retain', 'forget'), prepare, solve, grid, True)
+  return Method(
+    ('retain', 'forget'),
+    prepare,
+    solve,
+    grid,
+    True,
+    importances=importance.Request(measure, denominator),
+  )

@@ -8,7 +8,7 @@ of 1 it is the gold standard of the benchmark.
 
 import optax
 
-from cmu_jax import descent
+from cmu_jax import best_epoch, descent
 from cmu_jax.methods import finetuning, objectives
 from cmu_jax.types import InputStep, Method, Model
 
@@ -20,6 +20,7 @@ def rewod(
   optimizer: optax.GradientTransformation,
   steps: int,
   batch_size: int,
+  keep: best_epoch.Keep | None = None,
 ) -> Method:
   """Retrains without S_f.
 
@@ -29,6 +30,7 @@ def rewod(
     optimizer: of the original training.
     steps: of the original training.
     batch_size: of the original training.
+    keep: to end at the best epoch, see `finetuning.fine_tuning`.
 
   References:
     Corrective Machine Unlearning, arXiv 2402.14015, section 3.2.
@@ -44,5 +46,5 @@ def rewod(
     return finetuning.Start(fresh, {'retain': given.retain}, steps)
 
   return finetuning.fine_tuning(
-    recipe, steps, 'retraining without S_f', start=start
+    recipe, steps, 'retraining without S_f', start=start, keep=keep
   )

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Int
 
-from cmu_jax import descent
+from cmu_jax import best_epoch, descent
 from cmu_jax.methods import finetuning, objectives
 from cmu_jax.methods.objectives import Objective
 from cmu_jax.types import InputStep, Method, Model
@@ -93,6 +93,7 @@ def scrub(
   msteps: int = 100,
   temperature: float = 4.0,
   alphas: tuple[float, ...] = ALPHAS,
+  keep: best_epoch.Keep | None = None,
 ) -> Method:
   """SCRUB as released with the benchmark.
 
@@ -108,6 +109,7 @@ def scrub(
     temperature: T.
     alphas: the grid of 'scrub_alpha', the weight of KD; 0.1, if in it, is the
       default, else the first one.
+    keep: to end at the best epoch, see `finetuning.fine_tuning`.
 
   References:
     Corrective Machine Unlearning, arXiv 2402.14015, sections 3.2 and A.2.
@@ -142,4 +144,5 @@ def scrub(
     grid=finetuning.points('scrub_alpha', tuple(values)),
     prepare=finetuning.teacher,
     start=start,
+    keep=keep,
   )

@@ -194,7 +194,11 @@ def ssd(
   """
   measure = importance.Measure(model, inputs, kind, batch_size, augment)
 
-  def prepare(key, variables: Variables, given: Any) -> importance.Pair:
+  def prepare(
+    key, variables: Variables, given: Any, pair: importance.Pair | None = None
+  ) -> importance.Pair:
+    if pair is not None:
+      return pair
     return importances(key, measure, variables, given, denominator)
 
   def solve(
@@ -213,4 +217,11 @@ def ssd(
     }
 
   points = default_grid() if grid is None else grid
-  return Method(('retain', 'forget'), prepare, solve, points, True)
+  return Method(
+    ('retain', 'forget'),
+    prepare,
+    solve,
+    points,
+    True,
+    importances=importance.Request(measure, denominator),
+  )

@@ -1,0 +1,152 @@
+"""Importances of a sweep: taken once, shared by methods and fractions."""
+
+import jax
+import numpy as np
+import pytest
+import small_sweep
+from ssd_case import assert_close
+
+from cmu_jax import errors, jitting, rng
+from cmu_jax.corrective import cells, importances, results, stage, sweep
+from cmu_jax.corrective import problem as problems
+
+CHANGES = {
+  'manipulations': ('interclass',),
+  'methods': ('ssd', 'assd', 'potion'),
+  'model__width': 5,
+  'input__pad': 0,
+}
+CASE = cells.Case('interclass', 30, 0)
+
+
+def _place(folder, **changes):
+  return stage.load(small_sweep.config(**{**CHANGES, **changes}), folder)
+
+
+def _files(folder):
+  paths = (folder / 'importances').glob('*.npz')
+  return {path.name: path.stat().st_mtime_ns for path in paths}
+
+
+@pytest.fixture(scope='module')
+def swept(tmp_path_factory):
+  with jitting.hasty(True):
+    place = _place(tmp_path_factory.mktemp('importances'))
+    assert sweep.run(place)
+    yield place
+
+
+def test_ssd_and_assd_share_a_file_a_fraction_and_potion_has_its_own(swept):
+  assert len(_files(swept.folder)) == 2 * 2
+
+
+def test_a_grid_pays_for_its_importances_once(swept):
+  rows = results.collect(swept, True)['rows']
+  for row in rows:
+    if row['method'] in ('ssd', 'potion'):
+      assert row['hyper_points'] > 1
+      spent = row['grid_gradient_evaluations']
+      assert spent == row['gradient_evaluations'] > 0
+
+
+def _begun(place):
+  scene = stage.scene_of(place, CASE)
+  return scene, stage.original(place, CASE, scene)
+
+
+def test_a_sweep_finds_what_ssd_finds_by_itself(swept):
+  scene, original = _begun(swept)
+  method = swept.methods['interclass', 'ssd']
+  cell = cells.Cell(CASE, 0.5, 'ssd')
+  found = importances.kept(
+    swept.config,
+    swept.folder,
+    swept.summed,
+    cell,
+    method.importances,
+    scene,
+    original,
+  )
+  key = rng.named(scene.key, 'method', 'ssd', 'prepare')
+  given = problems.give(scene.problem, 0.5, method.needs)
+  alone = method.prepare(key, original, given)
+  assert_close(found.pair.forget, alone.forget)
+  assert_close(found.pair.retain, alone.retain)
+  assert int(found.pair.cost) == int(alone.cost)
+  assert float(found.seconds) > 0
+
+
+def test_cells_that_are_lost_take_no_importances_again(swept):
+  before = _files(swept.folder)
+  for path in (swept.folder / 'cells').glob('*.json'):
+    path.unlink()
+  assert sweep.run(_place(swept.folder))
+  assert _files(swept.folder) == before
+
+
+def test_a_broken_file_is_an_error_in_one_line(swept, tmp_path):
+  scene, original = _begun(swept)
+  request = swept.methods['interclass', 'ssd'].importances
+  cell = cells.Cell(CASE, 0.5, 'ssd')
+  name = importances.address(swept.config, swept.summed, cell, request)
+  (tmp_path / 'importances').mkdir()
+  (tmp_path / 'importances' / f'{name[:24]}.npz').write_bytes(b'no archive')
+  with pytest.raises(errors.UserError, match='remove it to make it again'):
+    importances.kept(
+      swept.config, tmp_path, swept.summed, cell, request, scene, original
+    )
+
+
+@pytest.mark.parametrize('denominator', ['retain', 'full'])
+def test_per_sample_ones_of_all_fractions_are_one_pass(swept, denominator):
+  scene, original = _begun(swept)
+  ssd = swept.methods['interclass', 'ssd'].importances
+  measure = ssd.measure._replace(kind='per_sample')
+  request = ssd._replace(measure=measure, denominator=denominator)
+  shares = (0.5, 1.0)
+  found = importances.take(request, scene, original, shares)
+  assert int(found.cost) == scene.problem.truth.size
+  grad = jax.jit(jax.vmap(_squared(swept, original)))
+  batch = scene.problem.train
+  every = grad(batch.image, batch.label)
+  for at, share in enumerate(shares):
+    known = problems.identified(scene.problem, share)
+    kept = ~known if denominator == 'retain' else np.ones_like(known)
+    for tree, rows in ((found.forget, known), (found.retain, kept)):
+      assert_close(
+        jax.tree.map(lambda x, at=at: x[at], tree),
+        jax.tree.map(lambda x, r=rows: np.asarray(x)[r].mean(0), every),
+      )
+
+
+def _squared(place, original):
+  """Squared gradients of one sample, written out."""
+  one = place.worlds['interclass']
+
+  def squared(image, label):
+    def loss(params):
+      x = one.inputs.eval(image[None], None)
+      logits = one.model.apply(original._replace(params=params), x)
+      return -jax.nn.log_softmax(logits)[0, label]
+
+    return jax.tree.map(lambda g: g * g, jax.grad(loss)(original.params))
+
+  return squared
+
+
+def test_files_depend_on_what_importances_depend_on_alone(swept):
+  ssd = swept.methods['interclass', 'ssd'].importances
+  cell = cells.Cell(CASE, 0.5, 'ssd')
+  name = lambda config, request: importances.address(
+    config, swept.summed, cell, request
+  )
+  one = name(swept.config, ssd)
+  assert name(small_sweep.config(**CHANGES, unlearn__steps=3), ssd) == one
+  others = [
+    ssd._replace(denominator='full'),
+    ssd._replace(measure=ssd.measure._replace(batch_size=9)),
+    ssd._replace(measure=ssd.measure._replace(kind='per_sample')),
+  ]
+  assert len({one, *(name(swept.config, r) for r in others)}) == 4
+  wider = small_sweep.config(**{**CHANGES, 'model__width': 6})
+  assert name(wider, ssd) != one
