@@ -80,7 +80,10 @@ def test_cf_that_keeps_its_best_epoch_is_the_best_of_its_own_cuts():
   method = cf.cf(model, PLAIN, keep=_keep(), **options)
   assert method.needs == ('retain', 'validation')
   images = _images()
-  seen = Given(retain=given().retain, validation=images)
+  retain = given().retain
+  # The input step here has no trigger to stamp with.
+  kept = Batch(retain.image, retain.label)
+  seen = Given(retain=kept, validation=images)
   found, info = method.solve(rng.named(1), start, seen, None, {})
   assert info['gradient_evaluations'] == STEPS * 8
   # The same stream of batches, stopped after each epoch.

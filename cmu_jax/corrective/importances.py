@@ -90,7 +90,7 @@ def _nested(
   part = (counts / problem.rank.size).astype(np.float32)
 
   def whole(kept: jax.Array, bad: jax.Array) -> jax.Array:
-    mine = part.reshape(-1, *(1,) * (kept.ndim - 1))
+    mine = jnp.asarray(part.reshape(-1, *(1,) * (kept.ndim - 1)))
     return (1 - mine) * kept + mine * bad
 
   return found._replace(retain=jax.tree.map(whole, found.retain, found.forget))

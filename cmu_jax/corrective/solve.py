@@ -212,7 +212,7 @@ def cell(
   )
   points = []
   for hyper, (seen, info) in zip(method.grid, found, strict=True):
-    measured = (
+    values = (
       {**_DIVERGED, 'collapsed': False, 'diverged': True, 'why': info['why']}
       if seen is None
       else {
@@ -225,7 +225,7 @@ def cell(
       {
         'hyper': dict(hyper),
         'facts': jax.tree.map(_plain, facts),
-        **measured,
+        **values,
         'gradient_evaluations': info['gradient_evaluations'],
         'seconds': round(shared + info['seconds'], 3),
       }
