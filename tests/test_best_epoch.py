@@ -82,7 +82,8 @@ def test_cf_that_keeps_its_best_epoch_is_the_best_of_its_own_cuts():
   images = _images()
   retain = given().retain
   # The input step here has no trigger to stamp with.
-  kept = Batch(retain.image, retain.label)
+  plain = Batch(retain.batch.image, retain.batch.label)
+  kept = retain._replace(batch=plain)
   seen = Given(retain=kept, validation=images)
   found, info = method.solve(rng.named(1), start, seen, None, {})
   assert info['gradient_evaluations'] == STEPS * 8

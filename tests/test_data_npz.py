@@ -87,6 +87,10 @@ ARRAYS = {
   },
   'outside 0': {'labels': LABELS * 3, 'class_names': np.array(['a', 'b'])},
   'class_names is int64': {'class_names': np.arange(2)},
+  'test split: no image': {
+    'images': IMAGES[:2],
+    'labels': np.array([0, 1]),
+  },
   'only one of test_images and test_labels': {'test_images': IMAGES},
   'but test images': {
     'test_images': data_fakes.pictures(4, (9, 9, 3)),

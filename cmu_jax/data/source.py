@@ -145,6 +145,10 @@ def _check_split(name: str, split: str, image, label, classes) -> None:
     label.shape == image.shape[:1],
     f'{where}: {image.shape[0]} images but {label.size} labels',
   )
+  errors.check(
+    label.size > 0,
+    f'{where}: no image; give 5 or more a class, or images of its own',
+  )
   wrong = (label < 0) | (label >= len(classes))
   errors.check(
     not wrong.any(),
