@@ -10,8 +10,7 @@ of the network in evaluation mode:
   lfssd       (1/B) sum_b |k_b|      label-free (LFSSD)
 
 Batches are consecutive pieces of a shuffled order; a last, smaller one weighs
-as much as the others. Only sums over samples are additive: `nested` gets the
-importances of every identified fraction from one pass over the training set.
+as much as the others. Only sums over samples are additive.
 
 References:
   Selective Synaptic Dampening, arXiv 2308.07707, section 3.
@@ -25,11 +24,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from cmu_jax import errors, folds, jitting, losses, rng, sweep, tree
+from cmu_jax import errors, folds, jitting, losses, rng, sweep
 from cmu_jax.types import Batch, InputStep, Model, PRNGKey, Samples, Variables
 
 KINDS = ('batch', 'per_sample', 'xlf', 'lfssd')
@@ -259,55 +257,3 @@ def importance(
   """
   total, count = sums(key, measure, variables, samples, title)
   return _mean(total, count)
-
-
-def nested(
-  key: PRNGKey,
-  measure: Measure,
-  variables: Variables,
-  batch: Batch,
-  rank: Int[np.ndarray, 'n'],
-  counts: Int[np.ndarray, 'f'],
-) -> Pair:
-  """Per-sample importances for every identified fraction, from one pass.
-
-  Args:
-    key: of augmentation.
-    measure: of kind 'per_sample'.
-    variables: the original network.
-    batch: S_tr.
-    rank: place of each sample in the order of identification; -1 outside S_m.
-    counts: |S_f| of each fraction, rising.
-
-  Returns:
-    A pair whose leaves have a leading axis f: for S_f prefix sums over the
-    order of identification, and what is left, each over its samples.
-
-  Raises:
-    UserError: another kind; squared batch means do not add up.
-  """
-  errors.check(
-    measure.kind == 'per_sample',
-    f"importances '{measure.kind}' are not additive; use kind 'per_sample'",
-  )
-  found = np.searchsorted(counts, rank, side='right')
-  part = np.where(rank < 0, counts.size, found)
-  nothing, parts = jnp.zeros(rank.shape, bool), []
-  for position in range(counts.size + 1):
-    title = f'importances (part {position + 1} of {counts.size + 1})'
-    samples = Samples(batch, nothing, jnp.asarray(part == position))
-    parts.append(sums(key, measure, variables, samples, title)[0])
-  forget, retain = _prefixes(tree.stack(parts))
-  share = lambda x, n: x / np.maximum(n, 1).reshape(-1, *(1,) * (x.ndim - 1))
-  return Pair(
-    jax.tree.map(lambda x: share(x, rank.size - counts), retain),
-    jax.tree.map(lambda x: share(x, counts), forget),
-    jnp.int32(rank.size),
-  )
-
-
-def _prefixes(parts: PyTree) -> tuple[PyTree, PyTree]:
-  """For every split of the leading axis, sums before and from it on."""
-  before = jax.tree.map(lambda x: jnp.cumsum(x[:-1], axis=0), parts)
-  after = jax.tree.map(lambda x: jnp.cumsum(x[:0:-1], axis=0)[::-1], parts)
-  return before, after

@@ -10,6 +10,7 @@ import numpy as np
 from cmu_jax import (
   data,
   importance,
+  importance_fractions,
   inputs,
   models,
   optimizers,
@@ -143,7 +144,7 @@ def per_sample(setup: Setup) -> Callable[[], Any]:
   )
 
   def run():
-    pair = importance.nested(
+    pair = importance_fractions.nested(
       KEY,
       measure,
       setup.variables,

@@ -23,7 +23,8 @@ LAYERS = [
   ' running_statistics',
   'train best_epoch segment descent checkpoint originals records'
   ' provenance sensitivity',
-  'select safe judge alpha importance detection diagnosis audit',
+  'select safe judge alpha importance importance_fractions detection'
+  ' diagnosis audit',
   'task_vectors simplex shadow',
   'attacks adversarial_sets spectral lipschitz',
   'methods',

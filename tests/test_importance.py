@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from ssd_case import AUGMENTED, MODELS, assert_close, batch, samples, variables
 
-from cmu_jax import errors, importance, jitting, losses, rng
+from cmu_jax import (
+  errors,
+  importance,
+  importance_fractions,
+  jitting,
+  losses,
+  rng,
+)
 from cmu_jax.types import Batch, Samples
 
 KEY = jax.random.key(7)
@@ -146,7 +153,7 @@ def test_one_pass_serves_all_fractions():
   rank[state_of.permutation(size)[:bad]] = state_of.permutation(bad)
   counts = np.array([2, 5, 9])
   whole = batch(size)
-  pair = importance.nested(KEY, measure, state, whole, rank, counts)
+  pair = importance_fractions.nested(KEY, measure, state, whole, rank, counts)
   assert int(pair.cost) == size
   for position, count in enumerate(counts):
     known = (rank >= 0) & (rank < count)
@@ -159,7 +166,7 @@ def test_one_pass_serves_all_fractions():
 
 def test_squared_batch_means_are_not_nested():
   with pytest.raises(errors.UserError, match='not additive'):
-    importance.nested(
+    importance_fractions.nested(
       KEY,
       _measure('batch'),
       variables(),

@@ -4,7 +4,7 @@ SSD and its kin compare importances of S_f with those of the rest. They depend
 on the original network and on who is identified, not on the method, nor on its
 grid: a file, named by all that they do depend on, serves every cell. Squared
 batch means take a pass over S_tr for each identified fraction; per-sample ones
-add up, so that a single pass serves all fractions (`importance.nested`).
+add up, so that a single pass serves all fractions (`importance_fractions.nested`).
 """
 
 import time
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 from ml_collections import ConfigDict
 
 from cmu_jax import config as config_lib
-from cmu_jax import importance, originals, rng, tree
+from cmu_jax import importance_fractions, originals, rng, tree
 from cmu_jax.corrective import cells
 from cmu_jax.corrective import problem as problems
 from cmu_jax.corrective.cells import Cell
@@ -82,7 +82,7 @@ def _nested(
   """Per-sample importances at all fractions, from one pass."""
   problem = scene.problem
   counts = np.array([problems.identified_count(problem, x) for x in shares])
-  found = importance.nested(
+  found = importance_fractions.nested(
     key, request.measure, original, problem.train, problem.rank, counts
   )
   if request.denominator == 'retain':
