@@ -4,7 +4,7 @@ SSD and its kin compare importances of S_f with those of the rest. They depend
 on the original network and on who is identified, not on the method, nor on its
 grid: a file, named by all that they do depend on, serves every cell. Squared
 batch means take a pass over S_tr for each identified fraction; per-sample ones
-add up, so that a single pass serves all fractions (`importance_fractions.nested`).
+add up, so that one pass serves all (`importance_fractions.nested`).
 """
 
 import time
