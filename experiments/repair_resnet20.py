@@ -100,13 +100,14 @@ def repaired(
 ) -> tuple[Variables, float | None, float]:
   """The repair of the files in a folder: network, alpha, seconds."""
   began = time.monotonic()
+  asked = {} if flags.repair_steps is None else {'steps': flags.repair_steps}
   results = repair.repair(
     weights=str(folder / 'w.npz'),
     model='resnet20',
     proxy=str(folder / 'bad'),
     kind=kind,
     out=str(folder / out),
-    steps=flags.repair_steps,
+    **asked,
     **more,
   )
   after = weights.read(folder / out / results['weights']).arrays
@@ -199,7 +200,7 @@ def cell(kind: str, seed: int, flags: argparse.Namespace) -> list[dict]:
     broken,
     pool,
     optimizer=optimizers.adamw(schedules.constant(1e-4)),
-    steps=flags.repair_steps,
+    steps=flags.repair_steps or 200,
     batch_size=128,
     inputs=STEP,
     title='fine-tuning on clean labels',
@@ -238,7 +239,9 @@ def _flags() -> argparse.Namespace:
   parser.add_argument('--part', type=int, default=4000)
   parser.add_argument('--samples', type=int, default=500)
   parser.add_argument('--steps', type=int, default=300)
-  parser.add_argument('--repair_steps', type=int, default=200)
+  parser.add_argument(
+    '--repair_steps', type=int, help='default: those of repair'
+  )
   parser.add_argument('--test', type=int, default=10_000, help='test images')
   parser.add_argument('--minutes', type=float, default=30.0)
   parser.add_argument('--out', required=True)

@@ -38,6 +38,7 @@ def results(diagnosis, kind='label_noise', **changes):
     'alpha': 0.5,
     'samples': 60,
     'safe': None,
+    'fine_tuning': {'steps': 200, 'learnt': 0.5},
     'class_names': NAMES,
     'notes': [],
     'measured': {'before': measured, 'after': measured},
@@ -107,6 +108,10 @@ def test_a_map_of_many_classes_is_cut_short():
     (
       results(found('unclear', labels_look_right=True, agreement=0.9)),
       'gives 90% of the samples the class of their folder',
+    ),
+    (
+      results(None, fine_tuning={'steps': 90, 'learnt': 1.0}),
+      '90 steps of fine-tuning learnt 100% of the wrong labels by heart',
     ),
     (results(found()), None),
     (results(None), None),

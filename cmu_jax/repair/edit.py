@@ -1,5 +1,6 @@
 """The edit itself: which method, by what is known, and its outcome."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, PyTree
 
 from cmu_jax import (
   checkpoint,
@@ -27,6 +29,8 @@ from cmu_jax.repair.subject import Subject
 from cmu_jax.types import Info, Proxy, Variables
 
 _FOLDS = 2
+# A vector of labels learnt by heart is about these images, not the corruption.
+_STEPS, _LEARNT = 200, 0.5
 
 
 class Edit(NamedTuple):
@@ -38,6 +42,8 @@ class Edit(NamedTuple):
     choice: alpha; 0 leaves the model as it is.
     curve: what alpha was chosen from, by name.
     safe: the evidence of `judge`, or None.
+    steps: of the fine-tuning.
+    learnt: the share of the bad samples' labels in its last pass, or None.
   """
 
   method: str
@@ -45,6 +51,8 @@ class Edit(NamedTuple):
   choice: select.Choice
   curve: dict[str, np.ndarray]
   safe: Info | None
+  steps: int
+  learnt: float | None
 
 
 def edit(
@@ -62,7 +70,7 @@ def edit(
   rate = schedules.constant(settings['learning_rate'])
   tuning: Info = {
     'optimizer': optimizers.adamw(rate),
-    'steps': request.steps,
+    'steps': request.steps or _STEPS,
     'batch_size': request.batch_size,
   }
   text = json.dumps(settings, sort_keys=True, default=list)
@@ -103,7 +111,8 @@ def _projected(
     **tuning,
   )(key, asked.network.variables, pool)
   choice = select.Choice(info['alpha'], info['position'], info['selected'])
-  return Edit('projected', repaired, choice, info['curve'], None)
+  steps = tuning['steps']
+  return Edit('projected', repaired, choice, info['curve'], None, steps, None)
 
 
 def _cuts(
@@ -111,15 +120,7 @@ def _cuts(
 ) -> Edit:
   """The published method; under label noise with a choice out of fold."""
   samples = _proxy(rng.named(key, 'proxy'), request, asked)
-  tau, _ = cuts.direction(
-    rng.named(key, 'tune'),
-    asked.network.model,
-    asked.network.variables,
-    samples,
-    inputs=asked.network.inputs,
-    checkpoint=saving('samples'),
-    **tuning,
-  )
+  tau, tuning, learnt = _vector(key, request, asked, samples, saving, tuning)
   rule = (
     cuts.Selection(kind='label_noise')
     if asked.target is None
@@ -152,7 +153,51 @@ def _cuts(
     choice, record = found.choice, found.record
   after = tree.edit(asked.network.variables.params, tau, choice.alpha)
   variables = Variables(after, asked.network.variables.batch_stats)
-  return Edit('cuts', variables, choice, curve, record)
+  return Edit('cuts', variables, choice, curve, record, tuning['steps'], learnt)
+
+
+def _vector(
+  key: jax.Array,
+  request: Request,
+  asked: Subject,
+  samples: Proxy,
+  saving: Any,
+  tuning: Info,
+) -> tuple[PyTree, Info, float]:
+  """The task vector, with how it was tuned and what share was learnt."""
+  tune = functools.partial(
+    cuts.direction,
+    rng.named(key, 'tune'),
+    asked.network.model,
+    asked.network.variables,
+    samples,
+    inputs=asked.network.inputs,
+  )
+  tau, fitted = tune(checkpoint=saving('samples'), **tuning)
+  hits = np.asarray(fitted.history)[..., 1].mean(0)
+  window = train.steps_per_epoch(samples.label.shape[1], request.batch_size)
+  if request.steps is None and asked.target is None:
+    tuning = {**tuning, 'steps': enough(hits, window)}
+    if tuning['steps'] < len(hits):
+      tau, fitted = tune(checkpoint=saving('shorter'), **tuning)
+      hits = np.asarray(fitted.history)[..., 1].mean(0)
+  return tau, tuning, float(hits[-window:].mean())
+
+
+def enough(
+  hits: Float[np.ndarray, 't'], window: int, share: float = _LEARNT
+) -> int:
+  """After how many steps a share of the labels was learnt; all if never.
+
+  Args:
+    hits: the accuracy on each step's batch.
+    window: steps of one pass over the samples, over which it is averaged.
+    share: of the labels.
+  """
+  sums = np.cumsum(np.append(0.0, hits))
+  passed = (sums[window:] - sums[:-window]) / window
+  reached = np.flatnonzero(passed >= share)
+  return int(reached[0]) + window if reached.size else len(hits)
 
 
 def _unless_disarmed(

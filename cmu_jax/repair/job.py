@@ -72,6 +72,7 @@ def _repaired(
     'samples': int(asked.bad.label.shape[0]),
     **_chosen(done.choice, done.curve),
     'safe': done.safe,
+    'fine_tuning': {'steps': done.steps, 'learnt': done.learnt},
     'diagnosis': _diagnosed(request, asked),
     'measured': {
       'before': _measured(request, asked, asked.network.variables),

@@ -50,7 +50,9 @@ Choices:
                        never used to choose anything
   --lipschitz=true     also bound how fast the outputs can change with the
                        picture, before and after: a minute for a ResNet-20
-  --steps=N --learning_rate=X --batch_size=N --seed=N   of the fine-tuning
+  --steps=N --learning_rate=X --batch_size=N --seed=N   of the fine-tuning;
+                       steps: at most 200, under label noise until half of the
+                       wrong labels are learnt
 
 example:
   python -m cmu_jax.repair --weights=resnet20.npz --model=resnet20 \\
@@ -78,7 +80,8 @@ class Request(NamedTuple):
     rule: 'safe' or 'published', how alpha is chosen under label noise.
     test: folder of ordinary pictures by class.
     lipschitz: whether the network's Lipschitz constant is bounded too.
-    steps: of the fine-tuning.
+    steps: of the fine-tuning; None for 200 or, under label noise, for as many
+      as it takes to learn half of the wrong labels, if these are fewer.
     learning_rate: of AdamW, constant; None for 5e-4 (label noise) or 1e-4.
     batch_size: of the fine-tuning.
     seed: of everything random.
@@ -99,7 +102,7 @@ class Request(NamedTuple):
   rule: str = 'safe'
   test: str | None = None
   lipschitz: bool = False
-  steps: int = 200
+  steps: int | None = None
   learning_rate: float | None = None
   batch_size: int = 128
   seed: int = 0

@@ -30,7 +30,12 @@ def harmed(results: dict[str, Any]) -> tuple[verdict.Harm, ...]:
 
 def outcome(results: dict[str, Any]) -> list[str]:
   """What happened, the most important first."""
-  said = [_why(results), _bad(results), *finding.warnings(results)]
+  said = [
+    _why(results),
+    _bad(results),
+    *_by_heart(results),
+    *finding.warnings(results),
+  ]
   before, after = results['measured']['before'], results['measured']['after']
   if before['test_accuracy'] is None:
     said.append(
@@ -99,6 +104,18 @@ def _doubt(safe: dict[str, Any] | None) -> str:
     f'A step of alpha = {safe["alpha_hat"]:.2f} looked best, but samples that '
     'its vector did not see do not carry it clearly enough'
   )
+
+
+def _by_heart(results: dict[str, Any]) -> list[str]:
+  """A warning where the task vector knows its images rather than the noise."""
+  steps, learnt = (results['fine_tuning'][k] for k in ('steps', 'learnt'))
+  if results['kind'] == 'poison' or learnt < 0.9:
+    return []
+  return [
+    f'Warning: {steps} steps of fine-tuning learnt {learnt:.0%} of the wrong '
+    'labels by heart; a vector of fewer --steps, half of them learnt, is more '
+    'about the corruption.'
+  ]
 
 
 def _bad(results: dict[str, Any]) -> str:
