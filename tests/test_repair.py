@@ -84,6 +84,7 @@ def test_where_no_alpha_helps_the_weights_stay_as_they_were(poisoned, tmp_path):
   assert 'Left as it was' in (tmp_path / 'out/report.html').read_text()
 
 
+@pytest.mark.slow
 def test_a_network_that_the_trigger_does_not_move_stays_as_it_is(
   poisoned, tmp_path
 ):

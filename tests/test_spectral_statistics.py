@@ -55,6 +55,7 @@ def restated():
   return model, images, done, info
 
 
+@pytest.mark.slow
 def test_new_statistics_are_of_the_clipped_network_and_within_the_bound():
   apply, _ = case()
   model, images, done, info = restated()

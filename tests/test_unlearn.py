@@ -99,6 +99,7 @@ def test_the_same_command_gives_the_same_weights(case, tmp_path):
   assert all((first[name] == second[name]).all() for name in first)
 
 
+@pytest.mark.slow
 def test_a_call_that_was_stopped_goes_on(case, tmp_path, monkeypatch, capsys):
   asked = {'method': 'gradient_ascent', 'epochs': 6, 'batch_size': 20}
   whole = call(**request(case, out=str(tmp_path / 'a'), **asked))
