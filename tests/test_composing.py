@@ -7,6 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+# A page of documentation as it stands: CI runs it in a step of its own.
+pytestmark = pytest.mark.slow
+
 TEXT = (pathlib.Path(__file__).parents[1] / 'docs/composing.md').read_text()
 BLOCKS = re.findall(r'```python\n(.*?)```', TEXT, re.S)
 

@@ -10,6 +10,9 @@ from cmu_jax import errors, jitting, rng
 from cmu_jax.corrective import cells, importances, results, stage, sweep
 from cmu_jax.corrective import problem as problems
 
+# Whole sweeps: CI runs them in a step of their own.
+pytestmark = pytest.mark.slow
+
 CHANGES = {
   'manipulations': ('interclass',),
   'methods': ('ssd', 'assd', 'potion'),

@@ -101,7 +101,9 @@ def _v2_twin():
   'name,twin,family',
   (
     ('mobilenet_v1', _v1_twin, mobilenet_v1),
-    ('mobilenet_v2', _v2_twin, mobilenet_v2),
+    pytest.param(
+      'mobilenet_v2', _v2_twin, mobilenet_v2, marks=pytest.mark.slow
+    ),
   ),
 )
 def test_logits_are_those_of_pytorch(name, twin, family):

@@ -27,6 +27,7 @@ def _small(cell):
   return '\n'.join(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('text', TEXTS, ids=lambda path: path.stem)
 def test_every_cell_runs(text):
   matplotlib.use('Agg')

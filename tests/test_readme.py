@@ -18,6 +18,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 def test_the_library_example_runs(capsys):
   code = re.search(r'```python\n(.*?)```', TEXT, re.S)
   assert code is not None

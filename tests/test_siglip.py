@@ -76,6 +76,7 @@ def _ids(classes=3, sentences=2):
   return rng.integers(0, 101, (classes, sentences, 7))
 
 
+@pytest.mark.slow
 def test_parameter_count_and_sparse_config_of_the_published_size(tmp_path):
   known = clip.KNOWN['siglip-vit-b16']
   assert models.parameter_count(clip.template(known)) == 203_155_970
