@@ -95,7 +95,11 @@ def pair_of(moved: Int[np.ndarray, 'b k k']) -> Int[np.ndarray, 'b 2']:
 def map_of(
   moved: Int[np.ndarray, 'b k k'],
 ) -> tuple[Float[np.ndarray, 'b'], Int[np.ndarray, 'b']]:
-  """Nats of the best class map, and of how many classes it is."""
+  """Nats of the best class map, and of how many classes it is.
+
+  Of equal counts the first is taken: with a handful of images the length may
+  depend a little on the order of the classes.
+  """
   classes = moved.shape[-1]
   best, to = moved.max(-1), moved.argmax(-1)
   order = np.argsort(-best, axis=-1, kind='stable')
