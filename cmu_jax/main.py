@@ -34,6 +34,8 @@ def _run(argv: Sequence[str]) -> int:
   if flags.help or loaded is None:
     print(usage.text(pathlib.Path('configs'), loaded))
     return 0
+  if loaded.config.get('smoke'):
+    shell.compile_quickly()
   folder = pathlib.Path(flags.workdir or f'runs/{loaded.name}').expanduser()
   if loaded.config.get('task') in _SWEEPS:
     return _benchmark(loaded, folder, flags)

@@ -261,7 +261,7 @@ def shrink(config: ConfigDict, **changes: Any) -> ConfigDict:
   config.evaluate.path_images = 200
   for part in (config.train, config.proxy_train, config.finetune):
     part.epochs, part.steps, part.schedule = 0, 40, 'constant'
-    part.batch_size = min(part.batch_size, 128)
+    part.batch_size = min(part.batch_size, 32)
   config.update_from_flattened_dict(
     {name.replace('__', '.'): value for name, value in changes.items()}
   )
