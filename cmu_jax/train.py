@@ -23,6 +23,7 @@ from cmu_jax import (
   losses,
   progress,
   segment,
+  stopping,
   sweep,
   tree,
 )
@@ -40,7 +41,7 @@ class Fit(NamedTuple):
 
   Attributes:
     variables: the last iterate, or the best epoch where that is kept.
-    history: loss and accuracy of every step, [t, 2].
+    history: loss and accuracy of every step that was made, [t, 2].
     images_per_second: throughput of this process; None if nothing was run.
   """
 
@@ -107,6 +108,7 @@ def drive(
   images_per_step: int,
   checkpoint: Checkpoint | None = None,
   title: str = 'train',
+  until: stopping.Until | None = None,
 ) -> Fit:
   """Runs segments until `steps`, with progress, checks and checkpoints.
 
@@ -117,6 +119,7 @@ def drive(
     images_per_step: for the throughput.
     checkpoint: where to save and from where to continue.
     title: what the progress bar and errors call this training.
+    until: when to end before that; None for never.
 
   Raises:
     Diverged: the loss is not finite; names the first such step.
@@ -127,9 +130,11 @@ def drive(
     print(f'{title}: continues at step {start} of {steps}', file=sys.stderr)
   step, length, busy, timed = start, 1, 0.0, 0
   saved = time.monotonic()
+  over = stopping.reached(until, state.history, step)
   with progress.bar(title, steps, start=start) as advance:
-    while step < steps:
-      stop, began = min(steps, step + length), time.monotonic()
+    while step < steps and not over:
+      stop = stopping.next_look(until, step, min(steps, step + length))
+      began = time.monotonic()
       state = run(state, step, stop)
       _check_finite(np.asarray(state.history)[..., step:stop, :], step, title)
       seconds = time.monotonic() - began
@@ -140,13 +145,14 @@ def drive(
       length = int(
         np.clip(_SEGMENT_SECONDS / (seconds / (stop - step)), 1, 8 * length)
       )
-      step = stop
+      step, over = stop, stopping.reached(until, state.history, stop)
       due = time.monotonic() - saved > checkpoint.seconds if checkpoint else 0
-      if checkpoint and (due or step == steps):
+      if checkpoint and (due or over or step == steps):
         checkpoint.save(state, step)
         saved = time.monotonic()
   throughput = images_per_step * timed / busy if timed else None
-  return Fit(state.variables, state.history, throughput)
+  history = state.history[..., :step, :] if over else state.history
+  return Fit(state.variables, history, throughput)
 
 
 def fit(
@@ -164,6 +170,7 @@ def fit(
   checkpoint: Checkpoint | None = None,
   title: str = 'train',
   watch: tuple[best_epoch.Keep, Batch] | None = None,
+  until: stopping.Until | None = None,
 ) -> Fit:
   """Trains a network on a device-resident split.
 
@@ -183,6 +190,7 @@ def fit(
     title: what the progress bar and errors call this training.
     watch: how to find the best epoch, and on which images, to return that one;
       None for the last iterate. Of one network only.
+    until: when to end before the last step; not with `how` 'loop'.
 
   Returns:
     The last iterate, the loss and accuracy of each step, the throughput.
@@ -225,6 +233,7 @@ def fit(
     count * members,
     checkpoint,
     title,
+    until,
   )
 
 

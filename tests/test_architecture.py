@@ -21,7 +21,7 @@ LAYERS = [
   'class_maps splits triggers corruption corruption_record proxy data inputs',
   'models tree losses metrics schedules optimizers sweep weights clip'
   ' running_statistics',
-  'train best_epoch segment descent checkpoint originals records'
+  'train best_epoch stopping segment descent checkpoint originals records'
   ' provenance sensitivity',
   'select safe judge alpha importance importance_fractions detection'
   ' diagnosis audit',

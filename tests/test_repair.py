@@ -11,7 +11,7 @@ import repair_case
 from jax import numpy as jnp
 
 from cmu_jax import metrics, models, weights
-from cmu_jax.repair import Request, edit, repair
+from cmu_jax.repair import Request, repair
 from cmu_jax.repair import __main__ as program
 
 MODEL = models.make('fc', 10, (8, 8, 1), width=64)
@@ -186,7 +186,7 @@ def test_wrong_labels_are_repaired_or_the_reason_is_told(tmp_path, rule):
   # This seed is a clear case; others are close enough to be left alone.
   assert accuracy[1] > accuracy[0] + 0.05
   tuned = results['fine_tuning']
-  assert tuned['steps'] < 200 and 0.5 <= tuned['learnt'] < 0.7
+  assert tuned['steps'] < 200 and 0.5 <= tuned['learnt'] < 0.8
   page = (tmp_path / 'out/report.html').read_text()
   assert ('did not see' in page) == (rule == 'safe')
   assert 'spread evenly over the classes' in page
@@ -225,12 +225,3 @@ def test_with_ordinary_pictures_the_trigger_goes_and_the_class_stays(
   kept = np.asarray(seen.label) == 0
   hit = metrics.predict(MODEL, repair_case.STEP, after, seen) == 0
   assert hit[kept].mean() > 0.9
-
-
-def test_fine_tuning_ends_when_half_of_the_labels_are_learnt_in_one_pass():
-  hits = np.array([0.0, 0.9, 0.0, 0.5, 0.8, 0.3, 1.0])
-  assert edit.enough(hits, 1) == 2
-  assert edit.enough(hits, 2) == 5
-  assert edit.enough(hits, 3) == 6
-  assert edit.enough(hits, 7, share=0.9) == 7
-  assert edit.enough(np.ones(4), 2) == 2

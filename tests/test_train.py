@@ -14,6 +14,7 @@ from cmu_jax import (
   models,
   optimizers,
   schedules,
+  stopping,
   train,
   tree,
 )
@@ -231,3 +232,41 @@ def test_weight_decay_mask_spares_biases():
 )
 def test_steps_per_epoch_counts_the_last_partial_batch(size, batch, expected):
   assert train.steps_per_epoch(size, batch) == expected
+
+
+def _learnt(history):
+  return history[..., -4:, 1].mean() >= 0.9
+
+
+@pytest.mark.parametrize('how', [None, 'map'])
+def test_ends_at_the_first_look_that_has_seen_enough(monkeypatch, how):
+  stack = lambda x: x if how is None else jnp.stack([x, x])
+  options = {
+    'variables': jax.tree.map(stack, start()),
+    'batch': jax.tree.map(stack, data()),
+    'key': jax.random.split(jax.random.key(5), 2) if how else jax.random.key(5),
+    'how': how,
+  }
+  whole = np.asarray(run(steps=120, **options).history)
+  enough = next(s for s in range(5, 121, 5) if _learnt(whole[..., :s, :]))
+  assert 5 < enough < 120
+  short = run(steps=enough, **options)
+  # However long a segment takes: one step each, or as long as may be.
+  for seconds in (0.0, 1e6):
+    monkeypatch.setattr(train, '_SEGMENT_SECONDS', seconds)
+    ended = run(steps=120, until=stopping.Until(5, _learnt), **options)
+    assert ended.history.shape == whole[..., :enough, :].shape
+    chex.assert_trees_all_equal(ended.variables, short.variables)
+
+
+def test_a_training_that_ended_early_is_not_continued(tmp_path):
+  saving = train.Checkpoint(
+    lambda like: checkpoint.restore(tmp_path, like, 'f'),
+    lambda state, step: checkpoint.save(tmp_path, step, state, 'f'),
+  )
+  options = dict(until=stopping.Until(5, _learnt), checkpoint=saving)
+  first = run(steps=120, **options)
+  again = run(steps=120, **options)
+  assert again.images_per_second is None  # Nothing was run.
+  chex.assert_trees_all_equal(again.variables, first.variables)
+  chex.assert_trees_all_equal(again.history, first.history)

@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Float, PyTree
 
 from cmu_jax import alpha as alpha_search
-from cmu_jax import jitting, select, sweep, train, tree
+from cmu_jax import jitting, select, stopping, sweep, train, tree
 from cmu_jax import proxy as proxies
 from cmu_jax.types import (
   Info,
@@ -91,7 +91,8 @@ def fine_tuned(
     inputs: raw pixels to network input.
     how: how the s fine-tunings are driven; None for the backend's best.
     title: what the progress bar calls it.
-    **options: optimizer, steps, batch_size and checkpoint of `train.fit`.
+    **options: optimizer, steps, batch_size, checkpoint and until of
+      `train.fit`.
 
   Returns:
     The fit, stacked over the draws.
@@ -126,6 +127,7 @@ def direction(
   frozen: tuple[str, ...] = (),
   how: sweep.How | None = None,
   checkpoint: train.Checkpoint | None = None,
+  until: stopping.Until | None = None,
 ) -> tuple[PyTree, train.Fit]:
   """The corruption task vector tau, from s re-corrupted proxies at once.
 
@@ -141,6 +143,7 @@ def direction(
     frozen: top-level parameter names that tau leaves out.
     how: how the s fine-tunings are driven; None for the backend's best.
     checkpoint: where to save and from where to continue.
+    until: when to end before the last step.
 
   Returns:
     tau, zero on BatchNorm and frozen parameters, and the fit itself.
@@ -156,6 +159,7 @@ def direction(
     batch_size=batch_size,
     how=how,
     checkpoint=checkpoint,
+    until=until,
   )
   eligible = tree.eligible(variables, frozen)
   average = lambda start, ends: tree.task_vector(

@@ -1,6 +1,5 @@
 """The edit itself: which method, by what is known, and its outcome."""
 
-import functools
 import hashlib
 import json
 import pathlib
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import PyTree
 
 from cmu_jax import (
   checkpoint,
@@ -20,6 +19,7 @@ from cmu_jax import (
   rng,
   schedules,
   select,
+  stopping,
   train,
   tree,
 )
@@ -165,39 +165,21 @@ def _vector(
   tuning: Info,
 ) -> tuple[PyTree, Info, float]:
   """The task vector, with how it was tuned and what share was learnt."""
-  tune = functools.partial(
-    cuts.direction,
+  window = train.steps_per_epoch(samples.label.shape[1], request.batch_size)
+  learnt = lambda history: float(history[..., -window:, 1].mean())
+  half = stopping.Until(window, lambda history: learnt(history) >= _LEARNT)
+  tau, fitted = cuts.direction(
     rng.named(key, 'tune'),
     asked.network.model,
     asked.network.variables,
     samples,
     inputs=asked.network.inputs,
+    checkpoint=saving('samples'),
+    until=half if request.steps is None and asked.target is None else None,
+    **tuning,
   )
-  tau, fitted = tune(checkpoint=saving('samples'), **tuning)
-  hits = np.asarray(fitted.history)[..., 1].mean(0)
-  window = train.steps_per_epoch(samples.label.shape[1], request.batch_size)
-  if request.steps is None and asked.target is None:
-    tuning = {**tuning, 'steps': enough(hits, window)}
-    if tuning['steps'] < len(hits):
-      tau, fitted = tune(checkpoint=saving('shorter'), **tuning)
-      hits = np.asarray(fitted.history)[..., 1].mean(0)
-  return tau, tuning, float(hits[-window:].mean())
-
-
-def enough(
-  hits: Float[np.ndarray, 't'], window: int, share: float = _LEARNT
-) -> int:
-  """After how many steps a share of the labels was learnt; all if never.
-
-  Args:
-    hits: the accuracy on each step's batch.
-    window: steps of one pass over the samples, over which it is averaged.
-    share: of the labels.
-  """
-  sums = np.cumsum(np.append(0.0, hits))
-  passed = (sums[window:] - sums[:-window]) / window
-  reached = np.flatnonzero(passed >= share)
-  return int(reached[0]) + window if reached.size else len(hits)
+  history = np.asarray(fitted.history)
+  return tau, {**tuning, 'steps': history.shape[-2]}, learnt(history)
 
 
 def _unless_disarmed(
