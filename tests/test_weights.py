@@ -256,3 +256,17 @@ def test_a_head_of_fewer_than_two_outputs_is_no_classifier(outputs):
   arrays = {'fc.weight': np.zeros((outputs, 4), np.float32)}
   with pytest.raises(errors.UserError, match=f'has {outputs} output'):
     names.num_classes(arrays)
+
+
+@pytest.mark.parametrize(
+  'name', [n for n, f in models.REGISTRY.items() if f.torch_name]
+)
+def test_the_classes_are_counted_off_the_files_of_every_family(name):
+  known = names.heads(models.REGISTRY[name].torch_name)
+  head = models.REGISTRY[name].torch_name('head')
+  arrays = {
+    'features.classifier.0.weight': np.zeros((5, 4), np.float32),
+    f'module.{head}.bias': np.zeros(7, np.float32),
+    f'module.{head}.weight': np.zeros((7, 4), np.float32),
+  }
+  assert names.num_classes(arrays, known) == 7

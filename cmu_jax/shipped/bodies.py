@@ -58,7 +58,8 @@ def body(
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   shapes = jax.eval_shape(model.init, jax.random.key(0), image)
   stored = weights.read(path)
-  kept = {n: x for n, x in stored.arrays.items() if not _of_head(n)}
+  heads = names.heads(family.torch_name)
+  kept = {n: x for n, x in stored.arrays.items() if not names.of_head(n, heads)}
   params = {k: v for k, v in shapes.params.items() if k != 'head'}
   found, layout = weights.fit(
     kept,
@@ -69,8 +70,3 @@ def body(
   head = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.params)
   whole = {**found.params, 'head': head['head']}
   return Body(model, Variables(whole, found.batch_stats), stored, layout)
-
-
-def _of_head(name: str) -> bool:
-  module = name.replace('/', '.').rpartition('.')[0]
-  return any(module == h or module.endswith(f'.{h}') for h in names.HEADS)

@@ -83,7 +83,8 @@ def load(path: str, model: str, root: str, said: Mapping[str, Any]) -> Shipped:
   stored = weights.read(path)
   side = side_lib.read(path)
   known = _known(path, said, side, {})
-  count = names.num_classes(stored.arrays)
+  heads = names.heads(models.REGISTRY[family].torch_name)
+  count = names.num_classes(stored.arrays, heads)
   network, variables, layout, pictures, fits = _fitting(
     path, family, options, root, known, stored, count
   )

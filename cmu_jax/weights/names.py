@@ -23,7 +23,7 @@ array.
 """
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -244,18 +244,37 @@ def _ours(path: str, array: np.ndarray, layout: Layout) -> np.ndarray:
   return np.transpose(array, np.argsort(_axes(path, array.ndim, layout)))
 
 
-def num_classes(arrays: dict[str, np.ndarray]) -> int:
+def heads(torch_name: Callable[[str], str] | None) -> tuple[str, ...]:
+  """What the last layer may be called in the files of a family.
+
+  Args:
+    torch_name: see `models.Family`; its own name for the head is among them.
+  """
+  own = HEADS if torch_name is None else (*HEADS, torch_name('head'))
+  return tuple(dict.fromkeys(own))
+
+
+def of_head(name: str, known: Collection[str]) -> bool:
+  """Whether an array belongs to a last layer of one of these names."""
+  module = name.replace('/', '.').rpartition('.')[0]
+  return any(module == head or module.endswith(f'.{head}') for head in known)
+
+
+def num_classes(
+  arrays: dict[str, np.ndarray], known: Collection[str] = HEADS
+) -> int:
   """The number of outputs, from the shape of the head.
+
+  Args:
+    arrays: by stored name.
+    known: what the head may be called, see `heads`.
 
   Raises:
     UserError: no head is found, or one of fewer than two outputs.
   """
   for name, array in arrays.items():
-    module, _, leaf = name.replace('/', '.').rpartition('.')
-    if array.ndim == 2 and any(
-      module == head or module.endswith('.' + head) for head in HEADS
-    ):
-      count = int(array.shape[0 if leaf == 'weight' else 1])
+    if array.ndim == 2 and of_head(name, known):
+      count = int(array.shape[0 if name.endswith('weight') else 1])
       errors.check(
         count >= 2,
         f"the head '{name}' has {count} output{'' if count == 1 else 's'}; a "
@@ -264,6 +283,6 @@ def num_classes(arrays: dict[str, np.ndarray]) -> int:
       return count
   raise errors.UserError(
     'the weights hold no head, a matrix called '
-    f'{", ".join(f"{head}.weight" for head in HEADS)} or head/kernel; is it a '
+    f'{", ".join(f"{head}.weight" for head in known)} or head/kernel; is it a '
     'classifier?'
   )
