@@ -14,6 +14,7 @@ from cmu_jax.methods import (
   badt,
   bn_recalibration,
   boundary_shrink,
+  by_labels,
   cf,
   cf_k,
   cuts,
@@ -160,6 +161,15 @@ def _cuts(published: bool) -> Entry:
   return Entry(make, ('proxy_train',))
 
 
+def _by_labels(config: ConfigDict, one: World, size: int) -> Method:
+  """S_f is left out, or put right where it has several labels."""
+  exchanged = functools.partial(relabel_second.relabel_second, weights=(1.0,))
+  return by_labels.by_labels(
+    ENTRIES['rewod'].make(config, one, size),
+    _tuned(exchanged).make(config, one, size),
+  )
+
+
 def _detected(detector: str, inner: str) -> Entry:
   """A method that is told more bad samples than were identified."""
 
@@ -199,6 +209,7 @@ ENTRIES: dict[str, Entry] = {
   'salun': _tuned(salun.salun),
   'l1_sparse': _tuned(l1_sparse.l1_sparse),
   'relabel_second': _tuned(relabel_second.relabel_second),
+  'by_labels': Entry(_by_labels, ('train', 'unlearn')),
   'sap': Entry(_sap),
   'cuts': _cuts(published=True),
   'cuts_grid': _cuts(published=False),
@@ -212,7 +223,7 @@ ENTRIES: dict[str, Entry] = {
 ENTRIES |= {
   f'{detector}_{inner}': _detected(detector, inner)
   for detector in detection.DETECTORS
-  for inner in ('rewod', 'cf', 'ssd', 'relabel_second')
+  for inner in ('rewod', 'cf', 'ssd', 'relabel_second', 'by_labels')
 }
 
 
