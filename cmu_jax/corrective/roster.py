@@ -31,6 +31,7 @@ from cmu_jax.methods import (
   random_label,
   relabel_second,
   rewod,
+  rewod_twice,
   salun,
   sap,
   scrub,
@@ -165,7 +166,7 @@ def _by_labels(config: ConfigDict, one: World, size: int) -> Method:
   """S_f is left out, or put right where it has several labels."""
   exchanged = functools.partial(relabel_second.relabel_second, weights=(1.0,))
   return by_labels.by_labels(
-    ENTRIES['rewod'].make(config, one, size),
+    ENTRIES['rewod_twice'].make(config, one, size),
     _tuned(exchanged).make(config, one, size),
   )
 
@@ -193,6 +194,7 @@ def _bn_recalibration(config: ConfigDict, one: World, size: int) -> Method:
 
 ENTRIES: dict[str, Entry] = {
   'rewod': _epochs(rewod.rewod, 'train'),
+  'rewod_twice': _epochs(rewod_twice.rewod_twice, 'train'),
   'cf': _epochs(cf.cf),
   'ssd': _dampening(ssd.ssd),
   'badt': Entry(_badt, ('unlearn', 'badt_reduction')),
