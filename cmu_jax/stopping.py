@@ -13,22 +13,22 @@ class Until(NamedTuple):
   Attributes:
     every: steps between two looks, such as those of a pass over the data.
       The result depends on them alone, not on how the training is cut.
-    done: the loss and accuracy of all steps so far, [*s, t, 2] -> whether to
-      end here.
+    done: the history of all steps so far, [*s, t, c], such as their loss and
+      accuracy -> whether to end here.
   """
 
   every: int
-  done: Callable[[Float[np.ndarray, '*s t 2']], bool]
+  done: Callable[[Float[np.ndarray, '*s t c']], bool]
 
 
 def reached(
-  until: Until | None, history: Float[Array, '*s t 2'], step: int
+  until: Until | None, history: Float[Array | np.ndarray, '...'], step: int
 ) -> bool:
   """Whether a training ends after this step.
 
   Args:
     until: the rule; None for none.
-    history: of all steps, also those that are to come.
+    history: of all steps, also those that are to come, [*s, t, c].
     step: how many were made.
   """
   if until is None or step == 0 or step % until.every:
