@@ -17,7 +17,7 @@ def once():
 
 
 def twice():
-  return rewod_twice.rewod_twice(MODEL, STEP, **OPTIONS)
+  return rewod_twice.rewod_twice(once(), MODEL, STEP)
 
 
 def relabelled(given, label):

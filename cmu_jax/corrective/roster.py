@@ -162,6 +162,11 @@ def _cuts(published: bool) -> Entry:
   return Entry(make, ('proxy_train',))
 
 
+def _rewod_twice(config: ConfigDict, one: World, size: int) -> Method:
+  once = ENTRIES['rewod'].make(config, one, size)
+  return rewod_twice.rewod_twice(once, one.model, one.inputs)
+
+
 def _by_labels(config: ConfigDict, one: World, size: int) -> Method:
   """S_f is left out, or put right where it has several labels."""
   exchanged = functools.partial(relabel_second.relabel_second, weights=(1.0,))
@@ -194,7 +199,7 @@ def _bn_recalibration(config: ConfigDict, one: World, size: int) -> Method:
 
 ENTRIES: dict[str, Entry] = {
   'rewod': _epochs(rewod.rewod, 'train'),
-  'rewod_twice': _epochs(rewod_twice.rewod_twice, 'train'),
+  'rewod_twice': Entry(_rewod_twice, ('train',)),
   'cf': _epochs(cf.cf),
   'ssd': _dampening(ssd.ssd),
   'badt': Entry(_badt, ('unlearn', 'badt_reduction')),

@@ -14,11 +14,9 @@ no judge: see `by_labels`.
 from typing import Any
 
 import numpy as np
-import optax
 from jaxtyping import Bool
 
-from cmu_jax import best_epoch, descent, metrics, rng
-from cmu_jax.methods import rewod
+from cmu_jax import descent, metrics, rng
 from cmu_jax.types import Given, Info, InputStep, Method, Model, Variables
 
 
@@ -39,36 +37,17 @@ def readmitted(given: Given, back: Bool[np.ndarray, 'm']) -> Given:
   return given._replace(retain=descent.gathered(rows, index, capacity, False))
 
 
-def rewod_twice(
-  model: Model,
-  inputs: InputStep,
-  *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
-  keep: best_epoch.Keep | None = None,
-) -> Method:
+def rewod_twice(once: Method, model: Model, inputs: InputStep) -> Method:
   """Retrains without S_f, then with what of it that network agrees on.
 
   Args:
+    once: the retraining, see `rewod.rewod`.
     model: the network.
     inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of the original training.
-    steps: of the original training.
-    batch_size: of the original training.
-    keep: to end at the best epoch, see `finetuning.fine_tuning`.
 
   Returns:
     The method; its info has 'readmitted' besides, the size of B.
   """
-  once = rewod.rewod(
-    model,
-    inputs,
-    optimizer=optimizer,
-    steps=steps,
-    batch_size=batch_size,
-    keep=keep,
-  )
 
   def solve(
     key, variables: Variables, given: Any, prepared, hyper
