@@ -100,14 +100,13 @@ def repaired(
 ) -> tuple[Variables, float | None, float]:
   """The repair of the files in a folder: network, alpha, seconds."""
   began = time.monotonic()
-  asked = {} if flags.repair_steps is None else {'steps': flags.repair_steps}
   results = repair.repair(
     weights=str(folder / 'w.npz'),
     model='resnet20',
     proxy=str(folder / 'bad'),
     kind=kind,
     out=str(folder / out),
-    **asked,
+    steps=flags.repair_steps,
     **more,
   )
   after = weights.read(folder / out / results['weights']).arrays

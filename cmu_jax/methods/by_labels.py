@@ -43,13 +43,11 @@ def by_labels(one: Method, several: Method) -> Method:
     return chosen(given).prepare(key, variables, given)
 
   def solve(
-    key, variables: Variables, given: Any, prepared, hyper, **options: Any
+    key, variables: Variables, given: Any, prepared, hyper
   ) -> tuple[Variables, Info]:
     del hyper
     method = chosen(given)
-    return method.solve(
-      key, variables, given, prepared, method.grid[0], **options
-    )
+    return method.solve(key, variables, given, prepared, method.grid[0])
 
   needs = tuple(dict.fromkeys(('forget', *one.needs, *several.needs)))
   return Method(needs, prepare, solve)

@@ -274,7 +274,8 @@ def num_classes(
   """
   for name, array in arrays.items():
     if array.ndim == 2 and of_head(name, known):
-      count = int(array.shape[0 if name.endswith('weight') else 1])
+      torch = name.replace('/', '.').endswith('.weight')
+      count = int(array.shape[0 if torch else 1])
       errors.check(
         count >= 2,
         f"the head '{name}' has {count} output{'' if count == 1 else 's'}; a "
