@@ -25,3 +25,9 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
   near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
   hint = f"did you mean '{near[0]}'?" if near else f'known: {", ".join(names)}'
   return UserError(f"unknown {what} '{name}': {hint}")
+
+
+def first_line(error: BaseException) -> str:
+  """The beginning of another library's message, fit for one line of ours."""
+  text = str(error).strip().splitlines() or [type(error).__name__]
+  return ''.join(c if c.isprintable() else ' ' for c in text[0][:160])

@@ -52,7 +52,7 @@ def on_device() -> Iterator[None]:
     ):
       raise
     raise errors.UserError(
-      f'out of memory: {str(error).splitlines()[0]}; lower config.model.width, '
+      f'out of memory: {errors.first_line(error)}; lower config.model.width, '
       'the batch_size of config.train, proxy_train and finetune, or '
       'config.evaluate.batch_size'
     ) from error

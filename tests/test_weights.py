@@ -14,7 +14,7 @@ from safetensors import numpy as safe_numpy
 
 from cmu_jax import errors, inputs, metrics, models, weights
 from cmu_jax.types import Batch
-from cmu_jax.weights import files, names
+from cmu_jax.weights import files, heads, names
 
 SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 FAMILY = models.REGISTRY['resnet20']
@@ -255,18 +255,18 @@ def test_resnet20_of_someone_else_reaches_its_accuracy(images, low, high):
 def test_a_head_of_fewer_than_two_outputs_is_no_classifier(outputs):
   arrays = {'fc.weight': np.zeros((outputs, 4), np.float32)}
   with pytest.raises(errors.UserError, match=f'has {outputs} output'):
-    names.num_classes(arrays)
+    heads.num_classes(arrays)
 
 
 @pytest.mark.parametrize(
   'name', [n for n, f in models.REGISTRY.items() if f.torch_name]
 )
 def test_the_classes_are_counted_off_the_files_of_every_family(name):
-  known = names.heads(models.REGISTRY[name].torch_name)
+  known = heads.known(models.REGISTRY[name].torch_name)
   head = models.REGISTRY[name].torch_name('head')
   arrays = {
     'features.classifier.0.weight': np.zeros((5, 4), np.float32),
     f'module.{head}.bias': np.zeros(7, np.float32),
     f'module.{head}.weight': np.zeros((7, 4), np.float32),
   }
-  assert names.num_classes(arrays, known) == 7
+  assert heads.num_classes(arrays, known) == 7

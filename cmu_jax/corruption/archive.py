@@ -36,10 +36,9 @@ def read(path: str, names: dict[str, bool], field: str) -> dict[str, Any]:
       there = getattr(archive, 'files', None)
       found = {n: archive[n] for n in names if n in (there or ())}
   except BROKEN as error:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
     raise errors.UserError(
-      f'{where}: {file} is not a readable .npz of plain arrays ({reason}); '
-      'save it with np.savez'
+      f'{where}: {file} is not a readable .npz of plain arrays '
+      f'({errors.first_line(error)}); save it with np.savez'
     ) from error
   if there is None:
     raise errors.UserError(

@@ -24,7 +24,7 @@ LAYOUT = 'save it with np.savez(path, images=..., labels=...)'
 
 def _reason(error: BaseException) -> str:
   """What is wrong; NumPy takes any stranger for a pickle, and advises it."""
-  said = source.reason(error)
+  said = errors.first_line(error)
   return 'it is no archive' if 'load it unsafely' in said else said
 
 

@@ -10,7 +10,6 @@ import PIL.Image
 from jaxtyping import UInt8
 
 from cmu_jax import errors
-from cmu_jax.data import source
 
 SUFFIXES = ('.jpg', '.jpeg', '.png')
 # What Pillow raises on files that are cut short or no images at all.
@@ -37,7 +36,7 @@ class Header(NamedTuple):
 
 def _broken(name: str, error: BaseException) -> errors.UserError:
   return errors.UserError(
-    f'cannot decode the image {name} ({source.reason(error)}); '
+    f'cannot decode the image {name} ({errors.first_line(error)}); '
     'replace or remove it'
   )
 

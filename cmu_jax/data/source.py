@@ -61,11 +61,6 @@ class Source(NamedTuple):
   build: Callable[[], Arrays]
 
 
-def reason(error: BaseException) -> str:
-  """The first line of what an error says, or else its kind."""
-  return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 @contextlib.contextmanager
 def readable(path: pathlib.Path) -> Iterator[None]:
   """Turns errors of the file system into a UserError that names `path`."""

@@ -101,7 +101,7 @@ def _fetch(name: str, base: pathlib.Path) -> None:
     builder.download_and_prepare()
   except Exception as error:
     raise errors.UserError(
-      f"cannot download '{name}' to {base}: {source.reason(error)}; "
+      f"cannot download '{name}' to {base}: {errors.first_line(error)}; "
       "prepare it elsewhere with file_format='array_record' and set data_dir"
     ) from error
 
@@ -127,7 +127,7 @@ def opened(name: str, folder: pathlib.Path) -> Any:
     form = builder.info.file_format.value
   except BROKEN as error:
     raise errors.UserError(
-      f'{folder} is no prepared TFDS set ({source.reason(error)}); '
+      f'{folder} is no prepared TFDS set ({errors.first_line(error)}); '
       'prepare it again'
     ) from error
   errors.check(
@@ -186,7 +186,7 @@ def _split(
     raise
   except (RuntimeError, OSError, ValueError, IndexError) as error:
     raise errors.UserError(
-      f'cannot read {where}: {source.reason(error)}; the files may be '
+      f'cannot read {where}: {errors.first_line(error)}; the files may be '
       'cut short, prepare the set again'
     ) from error
   if not keys.ordered:
@@ -215,8 +215,8 @@ def rows_of(builder: Any, split: str, keys: Keys) -> Any:
     return builder.as_data_source(split, decoders=skip)
   except (OSError, ValueError, RuntimeError) as error:
     raise errors.UserError(
-      f'cannot open {builder.data_dir}, {split} split: {source.reason(error)}; '
-      'prepare the set again'
+      f'cannot open {builder.data_dir}, {split} split: '
+      f'{errors.first_line(error)}; prepare the set again'
     ) from error
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cmu_jax import clip, errors, models, weights
 from cmu_jax.types import Model, Variables
-from cmu_jax.weights import names
+from cmu_jax.weights import heads
 from cmu_jax.weights.names import Layout
 
 
@@ -58,8 +58,8 @@ def body(
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   shapes = jax.eval_shape(model.init, jax.random.key(0), image)
   stored = weights.read(path)
-  heads = names.heads(family.torch_name)
-  kept = {n: x for n, x in stored.arrays.items() if not names.of_head(n, heads)}
+  known = heads.known(family.torch_name)
+  kept = {n: x for n, x in stored.arrays.items() if not heads.of_head(n, known)}
   params = {k: v for k, v in shapes.params.items() if k != 'head'}
   found, layout = weights.fit(
     kept,

@@ -20,7 +20,7 @@ from cmu_jax.shipped import classes, zero_shot
 from cmu_jax.shipped import pictures as pictures_lib
 from cmu_jax.shipped import side as side_lib
 from cmu_jax.types import Batch, InputStep, Model, Variables
-from cmu_jax.weights import names
+from cmu_jax.weights import heads, names
 
 
 class Shipped(NamedTuple):
@@ -83,8 +83,8 @@ def load(path: str, model: str, root: str, said: Mapping[str, Any]) -> Shipped:
   stored = weights.read(path)
   side = side_lib.read(path)
   known = _known(path, said, side, {})
-  heads = names.heads(models.REGISTRY[family].torch_name)
-  count = names.num_classes(stored.arrays, heads)
+  called = heads.known(models.REGISTRY[family].torch_name)
+  count = heads.num_classes(stored.arrays, called)
   network, variables, layout, pictures, fits = _fitting(
     path, family, options, root, known, stored, count
   )

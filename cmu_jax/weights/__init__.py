@@ -6,7 +6,8 @@ names and precision in which they came.
 """
 
 from cmu_jax.weights.files import Stored, read, side_file, write
-from cmu_jax.weights.names import fit, num_classes, put_back
+from cmu_jax.weights.heads import num_classes
+from cmu_jax.weights.names import fit, put_back
 
 __all__ = [
   'Stored',

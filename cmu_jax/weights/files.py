@@ -1,13 +1,13 @@
 """Weights as safetensors, npz, msgpack or an Orbax folder; never a pickle."""
 
-import json
 import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import msgpack
 import numpy as np
 import safetensors
@@ -15,6 +15,8 @@ from flax import serialization
 from safetensors import numpy as safe_numpy
 
 from cmu_jax import errors, files, tree
+from cmu_jax.types import PyTree
+from cmu_jax.weights import folders
 
 _PICKLED = ('.pt', '.pth', '.bin', '.ckpt', '.pkl', '.pickle', '.joblib')
 # The names along a path as JAX prints it: .variables.params['body']['kernel']
@@ -31,11 +33,14 @@ class Stored(NamedTuple):
     arrays: by name as stored; nested names are joined by '/'.
     metadata: texts of a safetensors header, for example; {} elsewhere.
     suffix: '.safetensors', '.npz', '.msgpack' or '' for an Orbax directory.
+    names: of an Orbax directory, the tree with each array's name in its place;
+      None where nested names say it all.
   """
 
   arrays: dict[str, np.ndarray]
   metadata: dict[str, str]
   suffix: str
+  names: PyTree = None
 
 
 def read(path: os.PathLike | str) -> Stored:
@@ -65,7 +70,7 @@ def read(path: os.PathLike | str) -> Stored:
     '.safetensors': _read_safetensors,
     '.npz': _read_npz,
     '.msgpack': _read_msgpack,
-    '': _read_orbax,
+    '': _read_folder,
   }
   if path.name.endswith(_INDEX):
     suffix, readers = _INDEX, {_INDEX: _read_shards}
@@ -103,7 +108,8 @@ def write(path: os.PathLike | str, stored: Stored) -> None:
     packed = serialization.msgpack_serialize(_nested(stored.arrays))
     files.write(path, lambda file: file.write(packed))
   else:
-    _write_orbax(path, stored.arrays)
+    names = stored.names or _nested({name: name for name in stored.arrays})
+    folders.write(path, jax.tree.map(lambda name: stored.arrays[name], names))
 
 
 def side_file(path: os.PathLike | str) -> dict[str, Any]:
@@ -134,12 +140,12 @@ def _read_safetensors(path: pathlib.Path) -> Stored:
   except AttributeError as error:  # a number type that NumPy has not
     raise errors.UserError(
       f'{path} holds numbers of a type that is not known here '
-      f'({_first_line(error)}); save them as float32'
+      f'({errors.first_line(error)}); save them as float32'
     ) from error
   except (safetensors.SafetensorError, OSError, TypeError) as error:
     raise errors.UserError(
-      f'{path} is not a whole safetensors file ({_first_line(error)}); save or '
-      'copy it again'
+      f'{path} is not a whole safetensors file '
+      f'({errors.first_line(error)}); save or copy it again'
     ) from error
 
 
@@ -183,7 +189,7 @@ def _read_npz(path: pathlib.Path) -> Stored:
   ) as error:
     raise errors.UserError(
       f'{path} is not a whole .npz archive of plain arrays '
-      f'({_first_line(error)}); save it again with numpy.savez'
+      f'({errors.first_line(error)}); save it again with numpy.savez'
     ) from error
   for name, value in found.items():
     errors.check(
@@ -209,64 +215,39 @@ def _read_msgpack(path: pathlib.Path) -> Stored:
   ) as error:
     raise errors.UserError(
       f'{path} is no whole msgpack of Flax parameters '
-      f'({_first_line(error)}); copy it again'
+      f'({errors.first_line(error)}); copy it again'
     ) from error
   return Stored(arrays, {}, '.msgpack')
 
 
-def _read_orbax(path: pathlib.Path) -> Stored:
-  # Orbax is slow to import, and most weights are files.
-  from orbax.checkpoint import v1 as ocp
-
-  # A checkpoint of this package has its own manifest beside Orbax's folder.
-  inner = path / 'state' if (path / 'manifest.json').is_file() else path
-  try:
-    loaded = ocp.load(inner)
-  except Exception as error:  # Orbax raises whatever its parts raise
-    raise errors.UserError(
-      f'{path} is not a directory that Orbax can read ({_first_line(error)}); '
-      'give the folder of one checkpoint'
-    ) from error
+def _read_folder(path: pathlib.Path) -> Stored:
+  leaves, structure = jax.tree.flatten_with_path(folders.read(path))
+  names = ['/'.join(tree.path_names(where)) for where, _ in leaves]
   arrays = {
-    '/'.join(path): np.asarray(leaf) for path, leaf in tree.flat(loaded).items()
+    n: np.asarray(leaf) for n, (_, leaf) in zip(names, leaves, strict=True)
   }
-  return Stored(_of_training(arrays), {}, '')
+  ours = _of_training(arrays)
+  if ours:
+    return Stored(ours, {}, '')
+  return Stored(arrays, {}, '', jax.tree.unflatten(structure, names))
 
 
 def _of_training(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """The variables alone, if this is a checkpoint of one of our trainings."""
-  found = {
+  return {
     '/'.join(_WORDS.findall(name)): array
     for name, array in arrays.items()
     if name.startswith('.variables.')
   }
-  return found or arrays
 
 
-def _write_orbax(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-  from orbax.checkpoint import v1 as ocp
-
-  try:
-    # Orbax writes under a temporary name and renames by itself.
-    ocp.save(path.absolute(), _nested(arrays), overwrite=True)
-  except (OSError, ValueError) as error:
-    raise errors.UserError(
-      f'cannot write {path}: {_first_line(error)}'
-    ) from error
-
-
-def _nested(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
   """Names with '/' as dicts in dicts."""
   nested: dict[str, Any] = {}
-  for name, array in arrays.items():
+  for name, value in values.items():
     *parents, last = name.split('/')
     place = nested
     for parent in parents:
       place = place.setdefault(parent, {})
-    place[last] = np.asarray(array)
+    place[last] = value
   return nested
-
-
-def _first_line(error: BaseException) -> str:
-  text = str(error).strip().splitlines() or [type(error).__name__]
-  return json.dumps(text[0][:120])[1:-1]

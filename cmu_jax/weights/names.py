@@ -3,7 +3,8 @@
 Two conventions are understood, and recognised by the names that are there:
 
 * ours: 'params/body/conv1/kernel' and 'batch_stats/body/norm1/mean', also with
-  dots, below a prefix such as 'variables', or without 'params' (Flax ports);
+  dots, below whatever holds them ('variables', 'model'), or without 'params'
+  (Flax ports); a state of a training may lie beside them and is kept;
 * PyTorch's state dicts, through the family's `torch_name`, also below a prefix
   such as 'module.' (DataParallel) or '_orig_mod.' (torch.compile). The leaves:
 
@@ -32,6 +33,7 @@ import numpy as np
 
 from cmu_jax import errors, tree
 from cmu_jax.types import Variables
+from cmu_jax.weights.heads import HEADS
 
 _LEAVES = {
   'kernel': 'weight',
@@ -40,7 +42,6 @@ _LEAVES = {
   'mean': 'running_mean',
   'var': 'running_var',
 }
-HEADS = ('fc', 'linear', 'classifier', 'head', 'heads.head')
 _PREFIXES = ('module.', '_orig_mod.', 'model.', 'state_dict.', 'net.')
 # Prefixes of the body alone: the head beside it has none.
 _BODIES = ('dinov2.', 'dinov2_with_registers.')
@@ -52,6 +53,8 @@ _IGNORED = (
   'vocab_size',
   'mask_token',
 )
+# What else a state of a training holds, such as Flax's TrainState.
+_TRAINING = ('step', 'epoch', 'opt_state', 'optimizer', 'rng', 'dropout_rng')
 _SHOWN = 20
 
 
@@ -164,7 +167,7 @@ def _recognised(
   options = [
     Layout({p: prefix + p.replace('/', mark) for p in leaves}, False)
     for mark in '/.'
-    for prefix in ('', f'variables{mark}')
+    for prefix in _holders(arrays, next(iter(leaves)).replace('/', mark))
   ]
   bare = {path: path.removeprefix('params/') for path in leaves}
   options.append(Layout(bare, False))
@@ -183,6 +186,12 @@ def _recognised(
   return max(options, key=lambda o: len(arrays.keys() & set(o.names.values())))
 
 
+def _holders(arrays: Collection[str], leaf: str) -> list[str]:
+  """What stands before a leaf's name in a file, the shortest first."""
+  found = [name.removesuffix(leaf) for name in arrays if name.endswith(leaf)]
+  return sorted({'', *found}, key=len)
+
+
 def _bare(path: str, prefix: str) -> bool:
   return prefix in _BODIES and path.startswith('params/head/')
 
@@ -199,7 +208,7 @@ def _problems(
   """One line for each thing that does not fit."""
   used = dict.fromkeys(layout.names.values())
   missing = [n for n in used if n not in arrays]
-  extra = [n for n in arrays if n not in used and not n.endswith(_IGNORED)]
+  extra = [n for n in arrays if n not in used and not _beside(n, layout)]
   found = [f"'{n}' is missing; is it another network?" for n in missing]
   found += [f"'{n}' belongs to no part of the network" for n in extra]
   for path, leaf in leaves.items():
@@ -217,6 +226,12 @@ def _problems(
     elif path.endswith('/var') and (array < 0).any():
       found.append(f"'{name}' holds a negative variance; it is damaged")
   return list(dict.fromkeys(found))
+
+
+def _beside(name: str, layout: Layout) -> bool:
+  """Whether what no leaf uses may lie beside them."""
+  of_training = not layout.torch and name.split('/')[0] in _TRAINING
+  return of_training or name.endswith(_IGNORED)
 
 
 def _stored_shape(
@@ -242,48 +257,3 @@ def _ours(path: str, array: np.ndarray, layout: Layout) -> np.ndarray:
   if path in layout.thirds:
     array = np.split(array, 3)[layout.thirds[path]]
   return np.transpose(array, np.argsort(_axes(path, array.ndim, layout)))
-
-
-def heads(torch_name: Callable[[str], str] | None) -> tuple[str, ...]:
-  """What the last layer may be called in the files of a family.
-
-  Args:
-    torch_name: see `models.Family`; its own name for the head is among them.
-  """
-  own = HEADS if torch_name is None else (*HEADS, torch_name('head'))
-  return tuple(dict.fromkeys(own))
-
-
-def of_head(name: str, known: Collection[str]) -> bool:
-  """Whether an array belongs to a last layer of one of these names."""
-  module = name.replace('/', '.').rpartition('.')[0]
-  return any(module == head or module.endswith(f'.{head}') for head in known)
-
-
-def num_classes(
-  arrays: dict[str, np.ndarray], known: Collection[str] = HEADS
-) -> int:
-  """The number of outputs, from the shape of the head.
-
-  Args:
-    arrays: by stored name.
-    known: what the head may be called, see `heads`.
-
-  Raises:
-    UserError: no head is found, or one of fewer than two outputs.
-  """
-  for name, array in arrays.items():
-    if array.ndim == 2 and of_head(name, known):
-      torch = name.replace('/', '.').endswith('.weight')
-      count = int(array.shape[0 if torch else 1])
-      errors.check(
-        count >= 2,
-        f"the head '{name}' has {count} output{'' if count == 1 else 's'}; a "
-        'classifier has one for each of at least 2 classes',
-      )
-      return count
-  raise errors.UserError(
-    'the weights hold no head, a matrix called '
-    f'{", ".join(f"{head}.weight" for head in known)} or head/kernel; is it a '
-    'classifier?'
-  )
