@@ -1,33 +1,31 @@
 """The flags of a command that takes its settings as one named tuple."""
 
-from collections.abc import Mapping, Sequence
+import types
+import typing
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from cmu_jax import errors, literals, shell
 
 T = TypeVar('T', bound=tuple)
+# A value of each type that a flag may have.
+_SAMPLES: dict[Any, Any] = {bool: True, int: 1, float: 1.0, str: ''}
 
 
-def parse(
-  argv: Sequence[str],
-  kind: type[T],
-  text: str,
-  required: Sequence[str],
-  like: Mapping[str, Any],
-) -> T | None:
+def parse(argv: Sequence[str], kind: type[T], text: str) -> T | None:
   """Reads a command line into a named tuple; None where help is asked for.
 
   Args:
     argv: the arguments.
-    kind: a NamedTuple; each field is a flag of that name.
+    kind: a NamedTuple; each field is a flag of that name and type, and one
+      without a default must be given.
     text: printed for --help.
-    required: fields that must be given.
-    like: a value of the type that a flag's text is read as; others are text.
 
   Raises:
     UserError: an unknown, missing, empty or malformed flag.
   """
-  fields: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]
+  fields = typing.get_type_hints(kind)
+  defaults: dict[str, Any] = kind._field_defaults  # type: ignore[attr-defined]
   parser = shell.Parser(add_help=False, allow_abbrev=False)
   parser.add_argument('--help', '-h', action='store_true')
   for field in fields:
@@ -40,22 +38,34 @@ def parse(
     known = [f'--{field}' for field in fields]
     raise errors.unknown('argument', rest[0].partition('=')[0], known)
   given = {
-    field: _value(field, typed, like)
-    for field in fields
+    field: _value(field, typed, _sample(hint, defaults.get(field)))
+    for field, hint in fields.items()
     if (typed := getattr(found, field)) is not None
   }
-  missing = [f'--{field}' for field in required if field not in given]
+  missing = [f'--{f}' for f in fields if f not in {**defaults, **given}]
   errors.check(
     not missing, f'{", ".join(missing)} missing: see --help for all flags'
   )
   return kind(**given)
 
 
-def _value(field: str, text: str, like: Mapping[str, Any]) -> Any:
+def _sample(hint: Any, default: Any) -> Any:
+  """A value of a field's type, its default where there is one."""
+  if default is not None:
+    return default
+  union = isinstance(hint, types.UnionType)
+  options = typing.get_args(hint) if union else (hint,)
+  chosen = next(option for option in options if option is not type(None))
+  if typing.get_origin(chosen) is tuple:
+    return (_SAMPLES[typing.get_args(chosen)[0]],)
+  return _SAMPLES[chosen]
+
+
+def _value(field: str, text: str, like: Any) -> Any:
   errors.check(text, f'--{field}= is empty')
-  if field not in like:
+  if isinstance(like, str):
     return text
-  return literals.parse(text, like[field], f'--{field}')
+  return literals.parse(text, like, f'--{field}')
 
 
 def positive(settings: Any, *fields: str) -> None:

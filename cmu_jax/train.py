@@ -185,12 +185,13 @@ def fit(
     inputs: raw pixels to network input.
     loss: (logits, label) -> one value a sample.
     how: None for one network; else how s networks are driven, see
-      `sweep.over` ('map', 'vmap' or 'loop').
+      `sweep.over` ('map', 'vmap' or 'loop'); a 'loop' takes none of
+      `checkpoint`, `watch` and `until`.
     checkpoint: where to save and from where to continue.
     title: what the progress bar and errors call this training.
     watch: how to find the best epoch, and on which images, to return that one;
       None for the last iterate. Of one network only.
-    until: when to end before the last step; not with `how` 'loop'.
+    until: when to end before the last step.
 
   Returns:
     The last iterate, the loss and accuracy of each step, the throughput.
@@ -198,8 +199,11 @@ def fit(
   Raises:
     Diverged: the loss is not finite; names the first such step.
     UserError: an empty batch.
+    ValueError: an option that a 'loop' does not take.
   """
   if how == 'loop':
+    if checkpoint or watch or until:
+      raise ValueError("how='loop' takes no checkpoint, watch or until")
     return _fit_one_by_one(
       key,
       model,

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from cmu_jax import (
+  best_epoch,
   checkpoint,
   errors,
   inputs,
@@ -122,6 +123,24 @@ def test_one_compilation_for_all_seeds_and_segments():
 
   run(loss=loss), run(loss=loss, key=jax.random.key(9))
   assert len(traces) == 1
+
+
+@pytest.mark.parametrize('option', ['checkpoint', 'watch', 'until'])
+def test_a_loop_refuses_what_it_would_not_do(option):
+  given = {
+    'checkpoint': train.Checkpoint(lambda template: None, lambda *_: None),
+    'watch': (best_epoch.Keep(MODEL, STEP, 1), data()),
+    'until': stopping.Until(1, lambda history: True),
+  }
+  with pytest.raises(ValueError, match="how='loop' takes no checkpoint"):
+    run(
+      key=jax.random.split(jax.random.key(0), 2),
+      steps=2,
+      variables=tree.stack([start(MODEL, seed) for seed in range(2)]),
+      batch=tree.stack([data(seed=seed) for seed in range(2)]),
+      how='loop',
+      **{option: given[option]},
+    )
 
 
 @pytest.mark.parametrize('how', ['map', 'vmap', 'loop'])

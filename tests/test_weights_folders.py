@@ -105,7 +105,7 @@ def test_the_only_step_of_a_manager_is_taken_and_several_are_listed(tmp_path):
 def test_two_networks_in_one_folder_are_not_chosen_from(tmp_path):
   tree = {'ema': {'params': START.params}, 'model': {'params': START.params}}
   with pytest.raises(
-    errors.UserError, match='model/params/head/bias.* no part'
+    errors.UserError, match=r'model/params/head/bias.* no part'
   ):
     fitted(saved(tmp_path / 'mine', tree))
 

@@ -1,7 +1,7 @@
 """What a user asks to be forgotten, and the flags that say it."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cmu_jax import errors, flags
 
@@ -104,28 +104,13 @@ class Request(NamedTuple):
   seed: int = 0
 
 
-_REQUIRED = Request._fields[:4]
-# A value of the type that a flag's text is read as.
-_LIKE: dict[str, Any] = {
-  'mean': (0.0,),
-  'std': (0.0,),
-  'image_size': 1,
-  'classes': ('',),
-  'epochs': 1,
-  'learning_rate': 1.0,
-  'weight_decay': 1.0,
-  'batch_size': 1,
-  'seed': 0,
-}
-
-
 def parse(argv: Sequence[str]) -> Request | None:
   """Reads the command line; None where help is asked for.
 
   Raises:
     UserError: an unknown, missing, empty or malformed flag.
   """
-  found = flags.parse(argv, Request, _TEXT, _REQUIRED, _LIKE)
+  found = flags.parse(argv, Request, _TEXT)
   return None if found is None else checked(found)
 
 
