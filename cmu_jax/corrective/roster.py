@@ -37,6 +37,7 @@ from cmu_jax.methods import (
   scrub,
   scrub_original,
   ssd,
+  when_needed,
 )
 from cmu_jax.types import Info, Method
 
@@ -192,6 +193,13 @@ def _detected(detector: str, inner: str) -> Entry:
   return Entry(make, ENTRIES[inner].settings)
 
 
+def _when_needed(config: ConfigDict, one: World, size: int) -> Method:
+  """Retraining without S_f, and more suspects where that is not enough."""
+  once = ENTRIES['rewod'].make(config, one, size)
+  more = ENTRIES['clustering_by_labels'].make(config, one, size)
+  return when_needed.when_needed(once, more, one.model, one.inputs)
+
+
 def _bn_recalibration(config: ConfigDict, one: World, size: int) -> Method:
   del config, size
   return bn_recalibration.bn_recalibration(one.model, one.inputs)
@@ -231,7 +239,7 @@ ENTRIES |= {
   f'{detector}_{inner}': _detected(detector, inner)
   for detector in detection.DETECTORS
   for inner in ('rewod', 'cf', 'ssd', 'relabel_second', 'by_labels')
-}
+} | {'clustering_when_needed': Entry(_when_needed, ('train', 'unlearn'))}
 
 
 def information(method: Method) -> str:
