@@ -4,8 +4,8 @@ Run:    python -m cmu_jax.main --config=configs/corrective_digits.py --sweep \
           --workdir=DIR
 Full:   ...:full         (every method, ten identified fractions)
 Smoke:  ...:smoke
-Time:   stated in the README, measured on 2 CPU cores.
-Expect: no published numbers for this dataset; ours are in the README.
+Time:   stated in docs/numbers.md, measured on 2 CPU cores.
+Expect: no published numbers for this dataset; ours: docs/numbers.md.
 
 Poison as published (corner trigger, target 0) and interclass confusion, with
 sizes from a pilot on validation data. A 20 % share of the training images is

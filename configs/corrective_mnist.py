@@ -6,8 +6,8 @@ Pieces: ... --minutes=30     (the same command continues)
 MLP:    ...:model=fc,width=256  (for one core)
 Full:   ...:full             (every method, ten identified fractions)
 Smoke:  ...:smoke --config.data_dir=DIR
-Expect: no published numbers for this dataset; ours, of a few methods, are in
-        the README.
+Expect: no published numbers for this dataset; ours, of an MLP, are
+        in docs/numbers.md.
 
 Poison of 600 images; classes 4 and 9 confused, half of each, by a pilot on
 validation data (results/corrective_pilot_mnist.json). Half of the test split

@@ -4,7 +4,7 @@ Run:    python -m cmu_jax.main --config=configs/cuts_digits.py
 Smoke:  python -m cmu_jax.main --config=configs/cuts_digits.py:smoke
 Other:  ...:noise=0.6    ...:kind=asymmetric    ...:seeds=0+1+2+3+4
 Time:   about a minute on 2 CPU cores.
-Expect: no published numbers for this dataset; ours are in the README.
+Expect: no published numbers for this dataset; ours: docs/numbers.md.
 
 A 512-wide two-layer MLP, a 10 % proxy, AdamW throughout.
 """

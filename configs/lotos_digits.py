@@ -4,7 +4,7 @@ Run:    python -m cmu_jax.main --config=configs/lotos_digits.py --workdir=DIR
 Other:  ...:seeds=0+1+2+3+4     ...:members=5     ...:radius=0.05
 Smoke:  ...:smoke
 Time:   a few minutes on 2 CPU cores.
-Expect: no published numbers for this dataset; ours are in the README.
+Expect: no published numbers for this dataset; ours: docs/numbers.md.
 
 Ensembles of three strided networks without BatchNorm: plain, clipped to norms
 of 1, LOTOS and TRS, each under the correct threat model and the released one.

@@ -36,6 +36,28 @@ def test_commands_are_understood(command, monkeypatch):
     assert config.cells(loaded)
 
 
-def test_files_it_names_are_there():
-  for name in re.findall(r'\]\(([\w./-]+)\)', TEXT):
-    assert (ROOT / name).exists(), name
+def _anchor(heading):
+  """What a heading is called in a link."""
+  return re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-')
+
+
+@pytest.mark.parametrize(
+  'page',
+  [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))],
+  ids=lambda page: page.name,
+)
+def test_what_a_page_links_to_is_there(page):
+  text = page.read_text(encoding='utf-8')
+  for name, anchor in re.findall(r'\]\(([\w./-]*)(?:#([\w-]+))?\)', text):
+    there = page.parent / name if name else page
+    assert there.exists(), name
+    if anchor:
+      headings = re.findall(r'^#+ (.*)$', there.read_text('utf-8'), re.M)
+      assert anchor in map(_anchor, headings), anchor
+
+
+def test_results_that_are_named_are_there():
+  """A number counts with its file."""
+  for page in (TEXT, (ROOT / 'docs' / 'numbers.md').read_text('utf-8')):
+    for name in re.findall(r'`(results/[^`]+\.json)`', page):
+      assert (ROOT / name).is_file(), name
