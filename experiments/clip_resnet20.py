@@ -1,0 +1,126 @@
+"""A trained CIFAR-10 ResNet-20 of someone else, norms clipped: what is left?
+
+Test accuracy before, after, and of kernels merely rescaled to the same norms;
+with the running statistics as they were and taken anew from training images.
+'convs' clips convolutions and the last layer, 'all' BatchNorm as well.
+
+  python experiments/clip_resnet20.py --weights=FILE --data_dir=DIR \
+    --out=clip_resnet20.json
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from cmu_jax import (
+  attacks,
+  data,
+  errors,
+  files,
+  inputs,
+  lipschitz,
+  models,
+  provenance,
+  rng,
+  spectral,
+  splits,
+  weights,
+)
+from cmu_jax.types import Batch, Variables
+
+SHAPE = (32, 32, 3)
+MODEL = models.make('resnet20', 10, SHAPE)
+STEP = inputs.make((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def shipped(path: str) -> Variables:
+  """The network in a file of weights with PyTorch's names."""
+  template = jax.eval_shape(MODEL.init, rng.named(0), jnp.zeros((1, *SHAPE)))
+  names = models.REGISTRY['resnet20'].torch_name
+  return weights.fit(weights.read(path).arrays, template, names, 'weights')[0]
+
+
+def steepness(variables: Variables) -> float | None:
+  """The Lipschitz bound, of pixels from 0 to 1."""
+  logits = attacks.logits_of(MODEL, STEP, variables)
+  return lipschitz.bound(rng.named(0), logits, SHAPE).value
+
+
+def row(
+  start: Variables, images: Batch, test: Batch, part: str, bound: float
+) -> dict[str, Any]:
+  """One clip: accuracies, what became of the norms, the network's bound."""
+  layers = spectral.layers(MODEL.apply, start, SHAPE)
+  if part == 'convs':
+    layers = tuple(layer for layer in layers if layer.kind != 'norm')
+  done, info = spectral.clip_weights(
+    rng.named(0, 'clip'),
+    MODEL,
+    start,
+    SHAPE,
+    bound,
+    layers=layers,
+    batch=test,
+    inputs=STEP,
+    images=images,
+  )
+  return {
+    'part': part,
+    'bound': bound,
+    'accuracy': info['accuracy'],
+    'largest_before': max(x['before'] for x in info['layers']),
+    'largest_after': max(x['after'] for x in info['layers']),
+    'lipschitz_bound': steepness(done),
+  }
+
+
+def _flags() -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--weights', required=True)
+  parser.add_argument('--data_dir', required=True)
+  parser.add_argument('--parts', nargs='+', default=['convs', 'all'])
+  parser.add_argument('--bounds', nargs='+', type=float, default=[5, 2, 1])
+  parser.add_argument('--images', type=int, default=1000, help='for statistics')
+  parser.add_argument('--test', type=int, default=2000, help='test images')
+  parser.add_argument('--out', required=True)
+  return parser.parse_args()
+
+
+def main() -> int:
+  """All parts and bounds into one JSON, written after each."""
+  flags = _flags()
+  start = shipped(flags.weights)
+  cifar = data.load('cifar10', data_dir=flags.data_dir)
+  images = splits.take(cifar.train, np.arange(flags.images))
+  test = splits.take(cifar.test, np.arange(flags.test))
+  about = {
+    'command': 'python experiments/clip_resnet20.py --weights=FILE '
+    '--data_dir=DIR --out=FILE',
+    'commit': provenance.commit(pathlib.Path(__file__).resolve().parents[1]),
+    'images': flags.images,
+    'test_images': flags.test,
+    'lipschitz_bound_before': steepness(start),
+  }
+  rows: list[dict[str, Any]] = []
+  for part in flags.parts:
+    for bound in flags.bounds:
+      rows.append(row(start, images, test, part, bound))
+      files.write_json(flags.out, {'about': about, 'rows': rows})
+      print(json.dumps(rows[-1]))
+  return 0
+
+
+if __name__ == '__main__':
+  try:
+    sys.exit(main())
+  except errors.UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
