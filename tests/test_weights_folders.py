@@ -9,7 +9,7 @@ from flax.training.train_state import TrainState
 from jax import numpy as jnp
 from orbax.checkpoint import v1
 
-from cmu_jax import errors, models, weights
+from cmu_jax import checkpoint, errors, models, train, weights
 from cmu_jax.types import Variables
 
 MODEL = models.make('fc', 3, (4, 4, 1), width=5, depth=1)
@@ -83,9 +83,11 @@ def test_both_interfaces_of_orbax_read_what_is_written(tmp_path, tree):
   assert kept.params['head']['kernel'].shape == (5, 3)
 
 
-def test_what_v1_writes_is_read(tmp_path):
+def test_what_v1_writes_is_read_without_a_word(tmp_path, caplog):
   v1.save(tmp_path / 'mine', {'params': START.params})
+  caplog.clear()
   _, found, _ = fitted(tmp_path / 'mine')
+  assert not caplog.records
   jax.tree.map(np.testing.assert_array_equal, found.params, START.params)
 
 
@@ -100,6 +102,14 @@ def test_the_only_step_of_a_manager_is_taken_and_several_are_listed(tmp_path):
   with pytest.raises(errors.UserError, match='200/default, 400/default; give'):
     weights.read(tmp_path / 'run')
   fitted(tmp_path / 'run' / '400')
+
+
+def test_the_state_of_a_training_of_ours_is_read(tmp_path):
+  begun = train.initial(optax.adamw(1e-3), START, 2)
+  checkpoint.save(tmp_path / 'run', 1, begun, 'fingerprint')
+  for path in (tmp_path / 'run', tmp_path / 'run' / '1'):
+    _, found, _ = fitted(path)
+    jax.tree.map(np.testing.assert_array_equal, found.params, START.params)
 
 
 def test_two_networks_in_one_folder_are_not_chosen_from(tmp_path):

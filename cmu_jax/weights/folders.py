@@ -25,13 +25,14 @@ def read(path: pathlib.Path) -> PyTree:
 
   folder = _only(path)
   try:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-      listed = checkpointer.metadata(folder).item_metadata.tree
-      # As NumPy, for it may have been written on devices that are not here.
-      whole = jax.tree.map(lambda _: ocp.RestoreArgs(np.ndarray), listed)
-      return checkpointer.restore(
-        folder, args=ocp.args.PyTreeRestore(restore_args=whole)
-      )
+    handler = ocp.PyTreeCheckpointHandler()
+    # As NumPy, for it may have been written on devices that are not here.
+    whole = jax.tree.map(
+      lambda _: ocp.RestoreArgs(np.ndarray), handler.metadata(folder).tree
+    )
+    return handler.restore(
+      folder, args=ocp.args.PyTreeRestore(restore_args=whole)
+    )
   except Exception as error:  # Orbax raises whatever its parts raise
     raise errors.UserError(
       f'{path} is not a directory that Orbax can read '
@@ -64,7 +65,7 @@ def _only(path: pathlib.Path) -> pathlib.Path:
   """The folder that holds the arrays: this one, or the only one in it."""
   found = [
     file.parent
-    for depth in ('', '*/', '*/*/')
+    for depth in ('', '*/', '*/*/', '*/*/*/')
     for file in sorted(path.glob(f'{depth}_METADATA'))
   ]
   errors.check(
