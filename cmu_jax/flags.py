@@ -1,8 +1,9 @@
 """The flags of a command that takes its settings as one named tuple."""
 
+import importlib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from cmu_jax import errors, literals, shell
@@ -47,6 +48,31 @@ def parse(argv: Sequence[str], kind: type[T], text: str) -> T | None:
     not missing, f'{", ".join(missing)} missing: see --help for all flags'
   )
   return kind(**given)
+
+
+def command(
+  ask: Callable[[Sequence[str]], Any], package: str, argv: Sequence[str] | None
+) -> int:
+  """Runs a command of one request and returns the exit code, see `shell.run`.
+
+  Args:
+    ask: reads the arguments; None where only help was asked for.
+    package: has `job.run`, request to results, and `words.console`, what of
+      them is printed.
+    argv: the arguments; None for those of this process.
+  """
+
+  def run(given: Sequence[str]) -> None:
+    asked = ask(given)
+    if asked is None:
+      return
+    shell.set_up()
+    # Only now, as these import JAX, so that errors are quick.
+    job = importlib.import_module(f'{package}.job')
+    words = importlib.import_module(f'{package}.words')
+    print(words.console(job.run(asked)))
+
+  return shell.run(run, argv)
 
 
 def _sample(hint: Any, default: Any) -> Any:
