@@ -6,6 +6,8 @@ References:
   components in place of principal ones).
 """
 
+import functools
+
 import numpy as np
 from jaxtyping import Bool, Float
 from sklearn import cluster
@@ -50,11 +52,16 @@ def detector(components: int = _COMPONENTS) -> Detector:
 
   A cluster is flagged if S_f lies there more often than the rest of the class
   does, see `rules.flagged`: size alone does not tell, as half of a class may
-  be bad.
+  be bad. Where S_f has few rows a class, all classes may be told together, see
+  `rules.together`.
 
   Args:
     components: principal components to cluster in.
   """
-  return lambda evidence: rules.by_class(
-    lambda part: score(part, components), evidence
-  )
+  suspicion = functools.partial(score, components=components)
+
+  def detect(evidence: Evidence) -> Bool[np.ndarray, 'n']:
+    alone = rules.by_class(suspicion, evidence)
+    return alone | rules.together(suspicion, evidence)
+
+  return detect

@@ -22,6 +22,7 @@ from cmu_jax.detection.evidence import Evidence
 _RECALL = 0.5
 _LIFT = 1.5
 _LEVEL = 0.05
+_DRAWS = 9_999
 
 Score = Callable[[Evidence], Float[np.ndarray, 'n']]
 
@@ -77,3 +78,42 @@ def by_class(
     part = Evidence(*(x[here] for x in evidence))
     found[here] = flagged(score(part), part.known)
   return found
+
+
+def together(score: Score, evidence: Evidence) -> Bool[np.ndarray, 'n']:
+  """Flags in all trained classes of S_f or in none, by one test.
+
+  Of m rows of S_f in a class h are suspects, as is a share p of all its rows.
+  The sum of |h - m p| over the classes is held against what it is for S_f drawn
+  at random from each class (hypergeometric). The distance counts and not its
+  sign: S_f itself says which side is the suspect one. A few rows a class, which
+  tell nothing there, may do so together.
+
+  Args:
+    score: from the samples of one class to 1 for suspects and 0 for others.
+    evidence: all samples.
+
+  Returns:
+    The suspects outside S_f; none where half of S_f, 1.5 times the share of all
+    and chance (5 %, 9,999 draws that are always the same) are not passed.
+  """
+  suspects = np.zeros_like(evidence.known)
+  counts = []
+  for label in np.unique(evidence.label[evidence.known]):
+    here = np.flatnonzero(evidence.label == label)
+    part = Evidence(*(x[here] for x in evidence))
+    suspects[here] = hit = score(part) > 0
+    known = part.known
+    counts.append((hit[known].sum(), known.sum(), hit.sum(), hit.size))
+  if not counts:
+    return suspects
+  hits, sizes, inside, rows = np.array(counts).T
+  expected = sizes * inside / rows
+  apart = lambda found: np.abs(found - expected).sum(axis=-1)
+  draws = np.random.default_rng(0).hypergeometric(
+    inside, rows - inside, sizes, (_DRAWS, len(counts))
+  )
+  chance = (1 + (apart(draws) >= apart(hits) - 1e-9).sum()) / (1 + _DRAWS)
+  least = max(_RECALL * sizes.sum(), _LIFT * expected.sum())
+  passed = chance < _LEVEL and hits.sum() >= least
+  return suspects & ~evidence.known & passed
