@@ -21,12 +21,12 @@ def confused(known, hits, per_class=60, classes=2, seed=0):
 
 
 def test_few_rows_a_class_tell_together_what_none_tells_alone():
-  seen, half = confused(known=(4, 4), hits=(4, 4))
+  seen, half = confused(known=(3,) * 3, hits=(3, 3, 3), classes=3)
   alone = rules.by_class(clustering.score, seen)
   assert not alone.any()
   found = clustering.detector()(seen)
   np.testing.assert_array_equal(found, half & ~seen.known)
-  less, _ = confused(known=(4, 4), hits=(4, 3))
+  less, _ = confused(known=(3,) * 3, hits=(3, 3, 2), classes=3)
   assert not clustering.detector()(less).any()
 
 
