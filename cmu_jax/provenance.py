@@ -19,25 +19,26 @@ SCHEMA = 1
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
-def provenance(config: Any) -> dict[str, Any]:
-  """What someone needs to make the same numbers again.
-
-  Args:
-    config: of the run.
+def process() -> dict[str, Any]:
+  """What someone needs to run the same command again.
 
   Returns:
     commit (git HEAD, with '-dirty' after local changes; None where the package
-    does not run from a git checkout), config_hash, command, versions, device.
+    does not run from a git checkout), command, versions, device.
   """
   versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
   device = jax.devices()[0]
   return {
     'commit': commit(pathlib.Path(__file__).resolve().parents[1]),
-    'config_hash': config_lib.fingerprint(config),
     'command': shlex.join(['python', *sys.orig_argv[1:]]),
     'versions': {'python': platform.python_version(), **versions},
     'device': f'{device.platform}: {device.device_kind}',
   }
+
+
+def provenance(config: Any) -> dict[str, Any]:
+  """`process`, and the config_hash of a run's config."""
+  return {**process(), 'config_hash': config_lib.fingerprint(config)}
 
 
 def header(config: Any, finished: bool) -> dict[str, Any]:

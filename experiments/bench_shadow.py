@@ -19,9 +19,7 @@ import argparse
 import importlib.util
 import json
 import pathlib
-import platform
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
@@ -202,13 +200,7 @@ def _run(options: argparse.Namespace) -> int:
   found: dict[str, Any] = {'cases': [], 'scaling': []}
   if options.out.exists():
     found = files.read_json(options.out)
-  found['about'] = {
-    'device': jax.devices()[0].device_kind,
-    'jax': jax.__version__,
-    'python': platform.python_version(),
-    'command': shlex.join(['python', *sys.argv]),
-    'commit': provenance.commit(pathlib.Path(__file__).resolve().parents[1]),
-  }
+  found['about'] = provenance.process()
   until = time.monotonic() + 60 * options.minutes
   work = [
     ('cases', (name,), measure, (name, options.repeats, options.device))

@@ -37,7 +37,16 @@ import numpy as np
 import rich.console
 import rich.table
 
-from cmu_jax import descent, errors, files, importance, models, rng, shell
+from cmu_jax import (
+  descent,
+  errors,
+  files,
+  importance,
+  models,
+  provenance,
+  rng,
+  shell,
+)
 from cmu_jax.methods import ssd
 
 
@@ -236,7 +245,8 @@ def main() -> int:
     )
     print(json.dumps(row))
     if flags.out:
-      files.write_json(flags.out, found)
+      about = provenance.process()
+      files.write_json(flags.out, {'about': about, 'cases': found})
   rich.console.Console().print(table)
   return 0
 

@@ -178,7 +178,7 @@ def summary(cells: dict[str, dict]) -> list[dict]:
 
 def report(seeds: str, cells: dict[str, dict]) -> dict:
   """What is kept: how it was made, the table, every cell."""
-  made = provenance.provenance({})
+  made = provenance.process()
   return {
     'command': shlex.join(
       ['python', 'experiments/block_alpha.py', *sys.argv[1:]]

@@ -212,7 +212,8 @@ def main() -> None:
     print(f'{line["verdict"]:>17}  {mean} {shown}  {line["claim"]}')
   if flags.out:
     about = {
-      name: results['provenance'].get(name) for name in ('commit', 'versions')
+      name: results['provenance'].get(name)
+      for name in ('commit', 'command', 'versions')
     }
     files.write_json(
       flags.out, {'sweep': results['name'], **about, 'claims': lines}

@@ -202,7 +202,7 @@ def learnt(rows: list[dict]) -> dict:
 
 def report(flags, rows: list[dict]) -> dict:
   """What is kept: how it was made, the tables, every diagnosis."""
-  made = provenance.provenance({})
+  made = provenance.process()
   wrong = [
     row
     for row in rows
