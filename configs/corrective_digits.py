@@ -2,7 +2,7 @@ r"""The corrective benchmark on the embedded handwritten digits.
 
 Run:    python -m cmu_jax.main --config=configs/corrective_digits.py --sweep \
           --workdir=DIR
-Full:   ...:full         (every method, ten identified fractions)
+Full:   ...:full         (every method, ten identified fractions: half an hour)
 Smoke:  ...:smoke
 Time:   stated in docs/numbers.md, measured on 2 CPU cores.
 Expect: no published numbers for this dataset; ours: docs/numbers.md.

@@ -4,7 +4,7 @@ Run:    python -m cmu_jax.main --config=configs/corrective_mnist.py --sweep \
           --config.data_dir=DIR --workdir=DIR2
 Pieces: ... --minutes=30     (the same command continues)
 MLP:    ...:model=fc,width=256  (for one core)
-Full:   ...:full             (every method, ten identified fractions)
+Full:   ...:full             (every method, ten fractions: ten hours, in pieces)
 Smoke:  ...:smoke --config.data_dir=DIR
 Expect: no published numbers for this dataset; ours, of an MLP, are
         in docs/numbers.md.
