@@ -9,7 +9,7 @@ from test_detected import MODEL, STEP, give, retraining, run, same, start
 from test_rewod_twice import relabelled
 
 from cmu_jax import metrics, rng
-from cmu_jax.methods import cf, when_needed
+from cmu_jax.methods import cf, rewod_twice, when_needed
 from cmu_jax.types import Variables
 
 
@@ -45,13 +45,13 @@ def constant(answer):
 
 
 @pytest.mark.parametrize('answer', (0, 1, 2))
-def test_the_share_is_of_the_rows_that_count(answer):
+def test_rows_that_do_not_count_agree_with_nothing(answer):
   given = relabelled(give(), np.arange(give().forget.valid.size) % 3)
   valid = np.asarray(given.forget.valid)
   assert not valid.all()
-  wanted = (np.asarray(given.forget.batch.label)[valid] == answer).mean()
-  found = when_needed.remaining(MODEL, STEP, constant(answer), given)
-  assert found == pytest.approx(wanted)
+  wanted = valid & (np.asarray(given.forget.batch.label) == answer)
+  found = rewod_twice.agreed(MODEL, STEP, constant(answer), given.forget)
+  np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize('count', (0, 1, 2))

@@ -17,7 +17,30 @@ import numpy as np
 from jaxtyping import Bool
 
 from cmu_jax import descent, metrics, rng
-from cmu_jax.types import Given, Info, InputStep, Method, Model, Variables
+from cmu_jax.types import (
+  Given,
+  Info,
+  InputStep,
+  Method,
+  Model,
+  Samples,
+  Variables,
+)
+
+
+def agreed(
+  model: Model, inputs: InputStep, variables: Variables, forget: Samples
+) -> Bool[np.ndarray, 'm']:
+  """Which valid rows of S_f a network gives the label they were trained with.
+
+  Args:
+    model: the network.
+    inputs: raw pixels to network input; paints the triggers of S_tr.
+    variables: of the network.
+    forget: m rows.
+  """
+  seen = metrics.predict(model, inputs, variables, forget.batch)
+  return (seen == np.asarray(forget.batch.label)) & np.asarray(forget.valid)
 
 
 def readmitted(given: Given, back: Bool[np.ndarray, 'm']) -> Given:
@@ -54,10 +77,7 @@ def rewod_twice(once: Method, model: Model, inputs: InputStep) -> Method:
   ) -> tuple[Variables, Info]:
     named = rng.named(key, 'first')
     first, before = once.solve(named, variables, given, prepared, hyper)
-    suspect = given.forget
-    seen = metrics.predict(model, inputs, first, suspect.batch)
-    agreed = seen == np.asarray(suspect.batch.label)
-    back = agreed & np.asarray(suspect.valid)
+    back = agreed(model, inputs, first, given.forget)
     larger = readmitted(given, back)
     found, after = once.solve(key, variables, larger, prepared, hyper)
     cost = before['gradient_evaluations'] + after['gradient_evaluations']

@@ -14,27 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from cmu_jax import metrics, rng
-from cmu_jax.types import Given, Info, InputStep, Method, Model, Variables
+from cmu_jax import rng
+from cmu_jax.methods import rewod_twice
+from cmu_jax.types import Info, InputStep, Method, Model, Variables
 
 TOLERANCE = 0.1
-
-
-def remaining(
-  model: Model, inputs: InputStep, variables: Variables, given: Given
-) -> float:
-  """Share of S_f that a network gives its wrong label, from 0 to 1.
-
-  Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    variables: of a network that was not trained on S_f.
-    given: has forget, of at least one valid row.
-  """
-  assert given.forget is not None
-  valid = np.asarray(given.forget.valid)
-  seen = metrics.predict(model, inputs, variables, given.forget.batch)
-  return float((seen == np.asarray(given.forget.batch.label))[valid].mean())
 
 
 def when_needed(
@@ -63,7 +47,8 @@ def when_needed(
   ) -> tuple[Variables, Info]:
     named = rng.named(key, 'first')
     first, before = once.solve(named, variables, given, prepared, hyper)
-    share = remaining(model, inputs, first, given)
+    wrong = rewod_twice.agreed(model, inputs, first, given.forget)
+    share = float(wrong.sum() / np.asarray(given.forget.valid).sum())
     if share <= tolerance:
       return first, {**before, 'remaining': share}
     ready = more.prepare(rng.named(key, 'prepare'), variables, given)
