@@ -126,7 +126,7 @@ def test_what_is_no_state_of_a_training_is_still_refused(tmp_path):
     fitted(saved(tmp_path / 'mine', tree))
 
 
-def test_a_folder_without_a_whole_checkpoint_is_one_line(tmp_path):
+def test_a_folder_without_a_whole_checkpoint_is_one_line(tmp_path, capfd):
   with pytest.raises(errors.UserError, match='holds no whole Orbax checkpoint'):
     weights.read(tmp_path)
   path = saved(tmp_path / 'mine', {'params': START.params})
@@ -134,3 +134,4 @@ def test_a_folder_without_a_whole_checkpoint_is_one_line(tmp_path):
     file.write_bytes(b'')
   with pytest.raises(errors.UserError, match='not a directory that Orbax can'):
     weights.read(path)
+  assert 'Traceback' not in capfd.readouterr().err

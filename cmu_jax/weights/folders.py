@@ -1,6 +1,10 @@
 """Folders of Orbax: what users save, and what its interfaces read again."""
 
+import contextlib
 import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,18 +30,36 @@ def read(path: pathlib.Path) -> PyTree:
   folder = _only(path)
   try:
     handler = ocp.PyTreeCheckpointHandler()
-    # As NumPy, for it may have been written on devices that are not here.
-    whole = jax.tree.map(
-      lambda _: ocp.RestoreArgs(np.ndarray), handler.metadata(folder).tree
-    )
-    return handler.restore(
-      folder, args=ocp.args.PyTreeRestore(restore_args=whole)
-    )
+    with _late_reads_unheard():
+      listed = handler.metadata(folder).tree
+      # As NumPy, for it may have been written on devices that are not here.
+      whole = jax.tree.map(lambda _: ocp.RestoreArgs(np.ndarray), listed)
+      return handler.restore(
+        folder, args=ocp.args.PyTreeRestore(restore_args=whole)
+      )
   except Exception as error:  # Orbax raises whatever its parts raise
     raise errors.UserError(
       f'{path} is not a directory that Orbax can read '
       f'({errors.first_line(error)}); copy it again'
     ) from error
+
+
+@contextlib.contextmanager
+def _late_reads_unheard() -> Iterator[None]:
+  """Keeps reads that end after one has failed from printing tracebacks.
+
+  They report to an event loop that Orbax has closed by then. After a failure it
+  stays so, as they may end later still.
+  """
+  before = sys.unraisablehook
+
+  def heard(late: Any) -> None:
+    if str(late.exc_value) != 'Event loop is closed':
+      before(late)
+
+  sys.unraisablehook = heard
+  yield
+  sys.unraisablehook = before
 
 
 def write(path: pathlib.Path, arrays: PyTree) -> None:
