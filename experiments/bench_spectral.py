@@ -7,9 +7,12 @@ autograd and by conv_transpose2d, each at the best of 1 and 2 threads and of
 both layouts. True norms come from a dense matrix where its shorter side is at
 most 8192, elsewhere from a float64 Lanczos run to a residual of 1e-8.
 
-  python experiments/bench_spectral.py --minutes=30 --out=bench_spectral.json
+  python experiments/bench_spectral.py --out=bench_spectral.json --prepare
+  python experiments/bench_spectral.py --out=bench_spectral.json
 
-A shape that is in the file already is kept: the same command again continues.
+The first finds the true norms, most of the work, and minds no other program;
+the second wants idle cores. What is in the file already is kept: the same
+command again continues.
 """
 
 import argparse
@@ -30,7 +33,16 @@ import rich.table
 from bench_spectral_layers import Group, groups, reference, upper
 from jax import numpy as jnp
 
-from cmu_jax import errors, files, jitting, progress, shell, spectral, sweep
+from cmu_jax import (
+  errors,
+  files,
+  jitting,
+  progress,
+  provenance,
+  shell,
+  spectral,
+  sweep,
+)
 
 ACCURACY = 1e-3
 DENSE = 8192
@@ -97,12 +109,11 @@ def _fewest(
 
 
 def measure(
-  group: Group, repeats: int, device: str, dense: int
+  group: Group, pairs: list[Any], repeats: int, device: str
 ) -> dict[str, Any]:
   """One row of the results; seconds are medians over alternating repeats."""
   import bench_torch_spectral  # after the check that PyTorch is there
 
-  pairs = [reference(group, i, dense) for i in range(len(group.layers))]
   true = [sigma for sigma, _ in pairs]
   layer = group.layers[0]
   rng = np.random.default_rng(0)
@@ -111,8 +122,11 @@ def measure(
   iterations, run, first = _fewest(
     lambda n: ours(group, n, start), counts, true
   )
-  steps, quick, _ = _fewest(lambda n: lanczos(group, n), LANCZOS, true)
-  runs, firsts, at = {'ours': run, 'lanczos': quick}, {'ours': first}, {}
+  steps, quick, first_quick = _fewest(
+    lambda n: lanczos(group, n), LANCZOS, true
+  )
+  runs, at = {'ours': run, 'lanczos': quick}, {}
+  firsts = {'ours': first, 'lanczos': first_quick}
   for method in bench_torch_spectral.METHODS:
     runs[method], at[method], firsts[method] = bench_torch_spectral.fastest(
       method,
@@ -191,28 +205,28 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument('--width', type=int, default=64, help='of the stem')
   parser.add_argument('--dense', type=int, default=DENSE, help='largest side')
   parser.add_argument('--out', help='JSON file to write and to continue')
+  parser.add_argument(
+    '--prepare', action='store_true', help='only the true norms, into --out'
+  )
   return parser.parse_args()
 
 
-def _kept(options: argparse.Namespace, about: dict[str, Any]) -> list[Any]:
-  """Rows that an earlier run of these settings left in the file."""
+def _kept(options: argparse.Namespace, about: dict[str, Any]) -> dict[str, Any]:
+  """What an earlier run of these settings left in the file."""
   if not options.out or not pathlib.Path(options.out).exists():
-    return []
+    return {'about': about, 'references': {}, 'rows': []}
   stored = files.read_json(options.out)
+  same = all(stored.get('about', {}).get(x) == about[x] for x in about)
   errors.check(
-    stored.get('about') == about,
+    same,
     f'{options.out} is of other settings or versions; choose another --out',
   )
-  return stored['rows']
+  return stored
 
 
-def _run(options: argparse.Namespace) -> None:
-  errors.check(options.repeats >= 1, '--repeats must be 1 or more')
-  errors.check(options.minutes > 0, '--minutes must be above 0')
-  jax.config.update('jax_default_matmul_precision', 'float32')
-  device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
-  about = {
-    'device': device,
+def _about(options: argparse.Namespace) -> dict[str, Any]:
+  return {
+    'device': 'cuda' if jax.default_backend() == 'gpu' else 'cpu',
     'width': options.width,
     'dense': options.dense,
     'repeats': options.repeats,
@@ -220,8 +234,19 @@ def _run(options: argparse.Namespace) -> None:
     'jax': jax.__version__,
     'python': platform.python_version(),
   }
-  rows = _kept(options, about)
-  done = {row['shape'] for row in rows}
+
+
+def _run(options: argparse.Namespace) -> None:
+  errors.check(options.repeats >= 1, '--repeats must be 1 or more')
+  errors.check(options.minutes > 0, '--minutes must be above 0')
+  errors.check(
+    bool(options.out or not options.prepare), '--prepare needs --out'
+  )
+  jax.config.update('jax_default_matmul_precision', 'float32')
+  about = _about(options)
+  stored = _kept(options, about)
+  known, rows = stored['references'], stored['rows']
+  done = known if options.prepare else [row['shape'] for row in rows]
   left = [one for one in groups(options.width) if one.name not in done]
   began = time.monotonic()
   with progress.bar('benchmark', len(left), 'shapes') as advance:
@@ -229,31 +254,30 @@ def _run(options: argparse.Namespace) -> None:
       if time.monotonic() - began > 60 * options.minutes:
         print('out of time; the same command continues', file=sys.stderr)
         break
-      rows.append(measure(group, options.repeats, device, options.dense))
+      if group.name not in known:
+        places = range(len(group.layers))
+        known[group.name] = [reference(group, i, options.dense) for i in places]
+      if not options.prepare:
+        pairs = known[group.name]
+        rows.append(measure(group, pairs, options.repeats, about['device']))
       advance(1, group.name)
       if options.out:
-        result = {'about': about, 'rows': rows, 'total': total(rows)}
-        files.write_json(options.out, result)
+        stored |= {'total': total(rows)} if rows else {}
+        files.write_json(options.out, {**stored, **provenance.process()})
   if rows:
     rich.console.Console(width=160).print(_table(rows))
 
 
-def main() -> int:
-  """Runs the benchmark; 2 for a user's mistake or a missing PyTorch."""
-  if importlib.util.find_spec('torch') is None:
-    print("PyTorch is missing: pip install 'cmu_jax[bench]'", file=sys.stderr)
-    return 2
+def main() -> None:
+  """Runs the benchmark."""
+  there = importlib.util.find_spec('torch') is not None
+  errors.check(there, "PyTorch is missing: pip install 'cmu_jax[bench]'")
   import torch
 
   torch.backends.cuda.matmul.allow_tf32 = False
   torch.backends.cudnn.allow_tf32 = False
   torch.backends.cudnn.benchmark = True
-  try:
-    _run(_arguments())
-  except errors.UserError as error:
-    print(error, file=sys.stderr)
-    return 2
-  return 0
+  _run(_arguments())
 
 
 if __name__ == '__main__':

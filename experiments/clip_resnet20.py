@@ -11,7 +11,6 @@ with the running statistics as they were and taken anew from training images.
 import argparse
 import json
 import pathlib
-import sys
 from typing import Any
 
 import jax
@@ -21,13 +20,13 @@ from jax import numpy as jnp
 from cmu_jax import (
   attacks,
   data,
-  errors,
   files,
   inputs,
   lipschitz,
   models,
   provenance,
   rng,
+  shell,
   spectral,
   splits,
   weights,
@@ -94,7 +93,7 @@ def _flags() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def main() -> int:
+def main() -> None:
   """All parts and bounds into one JSON, written after each."""
   flags = _flags()
   start = shipped(flags.weights)
@@ -115,12 +114,7 @@ def main() -> int:
       rows.append(row(start, images, test, part, bound))
       files.write_json(flags.out, {'about': about, 'rows': rows})
       print(json.dumps(rows[-1]))
-  return 0
 
 
 if __name__ == '__main__':
-  try:
-    sys.exit(main())
-  except errors.UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+  shell.script(main)

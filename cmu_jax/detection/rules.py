@@ -74,8 +74,7 @@ def by_class(
   found = np.zeros_like(evidence.known)
   labels, counts = np.unique(evidence.label[evidence.known], return_counts=True)
   for label in labels[counts >= least]:
-    here = np.flatnonzero(evidence.label == label)
-    part = Evidence(*(x[here] for x in evidence))
+    here, part = _class(evidence, label)
     found[here] = flagged(score(part), part.known)
   return found
 
@@ -100,8 +99,7 @@ def together(score: Score, evidence: Evidence) -> Bool[np.ndarray, 'n']:
   suspects = np.zeros_like(evidence.known)
   counts = []
   for label in np.unique(evidence.label[evidence.known]):
-    here = np.flatnonzero(evidence.label == label)
-    part = Evidence(*(x[here] for x in evidence))
+    here, part = _class(evidence, label)
     suspects[here] = hit = score(part) > 0
     known = part.known
     counts.append((hit[known].sum(), known.sum(), hit.sum(), hit.size))
@@ -117,3 +115,9 @@ def together(score: Score, evidence: Evidence) -> Bool[np.ndarray, 'n']:
   least = max(_RECALL * sizes.sum(), _LIFT * expected.sum())
   passed = chance < _LEVEL and hits.sum() >= least
   return suspects & ~evidence.known & passed
+
+
+def _class(evidence: Evidence, label: int) -> tuple[np.ndarray, Evidence]:
+  """The rows trained with this label, and the evidence of them."""
+  here = np.flatnonzero(evidence.label == label)
+  return here, Evidence(*(x[here] for x in evidence))
