@@ -117,7 +117,9 @@ def together(score: Score, evidence: Evidence) -> Bool[np.ndarray, 'n']:
   return suspects & ~evidence.known & passed
 
 
-def _class(evidence: Evidence, label: int) -> tuple[np.ndarray, Evidence]:
+def _class(
+  evidence: Evidence, label: np.integer
+) -> tuple[np.ndarray, Evidence]:
   """The rows trained with this label, and the evidence of them."""
   here = np.flatnonzero(evidence.label == label)
   return here, Evidence(*(x[here] for x in evidence))
