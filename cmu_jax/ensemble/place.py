@@ -4,7 +4,6 @@ import functools
 import pathlib
 from typing import Any, NamedTuple
 
-import jax
 import optax
 from ml_collections import ConfigDict
 
@@ -135,8 +134,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
   inputs = binding.pixels(config.input, dataset, None)
   model = binding.network(config.model, dataset, inputs)
   blank = inputs.eval(dataset.train.image[:1], None)
-  shapes = jax.eval_shape(model.init, rng.named(0), blank)
-  found = spectral.layers(model.apply, shapes, blank.shape[1:])
+  found = spectral.layers_of(model, blank)
   layers = tuple(x for x in found if x.kind in ('conv', 'dense'))
   count = dataset.train.label.shape[0]
   made, steps = _recipes(config, model, inputs, layers, count)

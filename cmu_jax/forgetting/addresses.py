@@ -16,6 +16,7 @@ _NETWORK = (
   'model',
   'input',
   'train',
+  'clip',
 )
 _SETS = ('fraction', 'published_indices')
 _MEASURES = ('references', 'reference_group', 'rmia', 'evaluate')

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from cmu_jax import binding, corruption, descent, errors, records, rng
-from cmu_jax.forgetting import roster, settings
+from cmu_jax.forgetting import bounds, roster, settings
 from cmu_jax.types import Batch, Dataset, Given, InputStep, Method, Model
 
 
@@ -32,6 +32,7 @@ class Place(NamedTuple):
     methods: by name; the same objects for all cells, so that they compile
       once.
     summed: digest of the data.
+    bounded: the layers whose norms trainings bound; empty for none.
   """
 
   config: ConfigDict
@@ -42,6 +43,7 @@ class Place(NamedTuple):
   inputs: InputStep
   methods: dict[str, Method]
   summed: str
+  bounded: bounds.Layers = ()
 
 
 def count(config: ConfigDict, size: int) -> int:
@@ -116,13 +118,19 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
   size = dataset.train.label.shape[0]
   m = count(config, size)
   sizes = roster.Sizes(size - m, m)
+  bounded = bounds.layers(
+    config, model, inputs.eval(dataset.train.image[:1], None)
+  )
   names = dict.fromkeys(('retrain', *config.methods))
   methods = {
-    name: roster.make(config, model, inputs, sizes, name) for name in names
+    name: roster.make(config, model, inputs, sizes, name, bounded=bounded)
+    for name in names
   }
   pool = Batch(
     jnp.concatenate([dataset.train.image, dataset.test.image]),
     jnp.concatenate([dataset.train.label, dataset.test.label]),
   )
   summed = records.data_sum(dataset)
-  return Place(config, folder, dataset, pool, model, inputs, methods, summed)
+  return Place(
+    config, folder, dataset, pool, model, inputs, methods, summed, bounded
+  )

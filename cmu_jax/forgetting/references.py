@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from cmu_jax import audit, recipes, rng, shadow
-from cmu_jax.forgetting import addresses
+from cmu_jax import audit, rng, shadow
+from cmu_jax.forgetting import addresses, bounds
 from cmu_jax.forgetting.measure import References
 from cmu_jax.forgetting.place import Place
 
@@ -15,7 +15,7 @@ def references(place: Place) -> References | None:
     return None
   key, size = rng.named(0, 'references'), place.pool.label.shape[0]
   inside = shadow.membership(key, config.references, size)
-  options = recipes.fit_options(config.train, size - size // 2, 'train')
+  options = bounds.training(config, place.bounded, size - size // 2)
   name = config.rmia.signal
   found = shadow.train(
     key,
@@ -29,6 +29,8 @@ def references(place: Place) -> References | None:
       seconds=config.checkpoint_seconds,
       folder=place.folder,
       address=addresses.trained(place, 'reference'),
+      # One after another: side by side, every step would clip all of them.
+      how='map' if place.bounded else None,
       images=config.evaluate.batch_size,
       title='references',
     ),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from cmu_jax import attacks, recipes
+from cmu_jax.forgetting import bounds
 from cmu_jax.methods import (
   alternating_ascent,
   amun,
@@ -192,6 +193,7 @@ def make(
   sizes: Sizes,
   name: str,
   entries: dict[str, Entry] = ENTRIES,
+  bounded: bounds.Layers = (),
 ) -> Method:
   """A method with its grid: one point a learning rate.
 
@@ -202,12 +204,17 @@ def make(
     sizes: of D_R and D_F.
     name: a key of the entries.
     entries: of the task.
+    bounded: layers whose norms config.train bounds.
   """
   entry = entries[name]
   if not entry.part:
     return entry.make(model, inputs)
   images = entry.epoch(sizes)
-  options: Info = recipes.fit_options(config[entry.part], images, entry.part)
+  options: Info = (
+    bounds.training(config, bounded, images)
+    if entry.part == 'train'
+    else recipes.fit_options(config[entry.part], images, entry.part)
+  )
   options = {**options, 'batch_size': min(options['batch_size'], images)}
   method = entry.make(model, inputs, **options)
   if name == 'retrain':

@@ -51,6 +51,10 @@ def base(name: str) -> ConfigDict:
       published_indices=False,  # NumPy's legacy generator draws, as in AMUN
       proxy_fraction=0.0,  # no method here takes a proxy
       methods=roster.DEFAULT,
+      clip=dict(
+        bound=0.0,  # of the norm of every layer, in trainings; 0 for none
+        every=50,  # steps between clips
+      ),
       learning_rates=_RATES,  # the grid of every method that fine-tunes
       attack='confidence',  # of the gap: confidence, rmia, rmia_ratio, mis
       references=0,  # networks for RMIA, an even number; 0 for none
@@ -141,6 +145,14 @@ def check(config: ConfigDict) -> None:
     config.learning_rates and all(rate > 0 for rate in config.learning_rates),
     f'config.learning_rates is {tuple(config.learning_rates)}; give one or '
     'more numbers above 0',
+  )
+  clip = config.clip
+  errors.check(
+    clip.bound >= 0,
+    f'config.clip.bound is {clip.bound}; give a norm above 0, or 0 for none',
+  )
+  errors.check(
+    clip.every >= 1, f'config.clip.every is {clip.every}; use 1 or more'
   )
   _references(config)
   _requests(config)

@@ -19,12 +19,11 @@ from cmu_jax import (
   jitting,
   originals,
   progress,
-  recipes,
   records,
   rng,
   train,
 )
-from cmu_jax.forgetting import addresses, gaps, measure, references
+from cmu_jax.forgetting import addresses, bounds, gaps, measure, references
 from cmu_jax.forgetting import place as places
 from cmu_jax.forgetting.addresses import Cell
 from cmu_jax.forgetting.measure import References
@@ -70,7 +69,7 @@ def original(place: Place, seed: int) -> Variables:
     inputs=place.inputs,
     checkpoint=originals.saving(place.folder, name, config.checkpoint_seconds),
     title=f'original, seed {seed}',
-    **recipes.fit_options(config.train, batch.label.shape[0], 'train'),
+    **bounds.training(config, place.bounded, batch.label.shape[0]),
   )
   kept.save(fitted.variables, 0)
   # The optimiser's state is as large as the network, and done with.
@@ -132,9 +131,13 @@ def _solved(run: Run, cell: Cell, points: Points) -> list[Info]:
   """A method of the roster at every point of a grid, or doing nothing."""
   place, forget = run.place, _forget(run.place, cell.forget_seed)
   variables = run.original(cell.seed)
-  seen = lambda found: measure.values(
-    place, measure.look(place, found), forget, run.references
-  )
+
+  def seen(found: Variables) -> Info:
+    logits = measure.look(place, found)
+    values = measure.values(place, logits, forget, run.references)
+    norm = bounds.largest(place.bounded, found)
+    return values if norm is None else {**values, 'largest_norm': norm}
+
   if cell.method == 'none':
     return [{'hyper': {}, 'diverged': False, **NO_COST, **seen(variables)}]
   method = place.methods[cell.method]

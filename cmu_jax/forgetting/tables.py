@@ -190,12 +190,14 @@ def _hyper(found: Results, method: str) -> str:
 
 def choices(found: Results) -> Grid:
   """What each method does, its hyperparameters, and what they cost."""
-  rows = []
+  rows, bounded = [], any('largest_norm' in row for row in found['rows'])
   for method, facts in found['methods'].items():
     own = load.rows(found, method)
     seconds = stats.spread([row['seconds'] for row in own])
     tried = [row for row in found['tuning'] if row['method'] == method]
     diverged = sum(row['diverged'] for row in own)
+    norms = [row['largest_norm'] for row in own if 'largest_norm' in row]
+    norm = stats.spread(norms)
     rows.append(
       (
         method,
@@ -203,6 +205,7 @@ def choices(found: Results) -> Grid:
         str(len(tried) or 1),
         grids.time(seconds.mean if seconds else None, False),
         str(diverged),
+        *([f'{norm.mean:.2f}' if norm else grids.NONE] if bounded else []),
         facts['says'],
       )
     )
@@ -211,7 +214,11 @@ def choices(found: Results) -> Grid:
     f'{_listed(found["config"]["tuning_seeds"])}, of the first network; never '
     'on those that are reported.'
   )
-  head = ('method', 'chosen', 'tried', 'seconds a run', 'diverged', 'does')
+  head = (
+    *('method', 'chosen', 'tried', 'seconds a run', 'diverged'),
+    *(['largest norm'] if bounded else []),
+    'does',
+  )
   return Grid('What was run', (note,), head, tuple(rows), wide=1)
 
 

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, PyTree
 from cmu_jax import errors
 from cmu_jax.spectral import linears
 from cmu_jax.spectral.linears import Linear
-from cmu_jax.types import Variables
+from cmu_jax.types import Model, Variables
 
 # Dense kernels of more than two axes look like those of convolutions.
 _DENSE = (nn.DenseGeneral, nn.Dense, nn.Einsum)
@@ -101,6 +101,14 @@ def layers(
   for layer in found:
     _check(layer, variables)
   return tuple(found)
+
+
+def layers_of(
+  model: Model, image: Float[Array, '1 h w c']
+) -> tuple[Layer, ...]:
+  """`layers` of a network that has no parameters yet."""
+  shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+  return layers(model.apply, shapes, image.shape[1:])
 
 
 def joint(found: tuple[Layer, ...]) -> tuple[Layer, ...]:
