@@ -8,7 +8,14 @@ import pytest
 
 from cmu_jax import config as configs
 from cmu_jax import errors, spectral
-from cmu_jax.forgetting import addresses, bounds, place, references, sweep
+from cmu_jax.forgetting import (
+  addresses,
+  bounds,
+  place,
+  references,
+  sweep,
+  verdict,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 SPEC = f'{ROOT}/configs/amun_digits.py:smoke,references=2,width=8'
@@ -72,3 +79,16 @@ def test_batch_norm_and_impossible_bounds_are_one_line(tmp_path):
   for field, value in (('bound', '-1.0'), ('every', '0')):
     with pytest.raises(errors.UserError, match=f'config.clip.{field}'):
       loaded(tmp_path, 1.0, **{f'clip.{field}': value})
+
+
+@pytest.mark.parametrize(('tied', 'blind'), [(0.999, True), (0.5, False)])
+def test_the_verdict_says_where_rmia_is_blind(tied, blind):
+  row = {
+    'method': 'none',
+    'ft_auc': 0.6,
+    'rmia_tied': tied,
+    'ft_auc_rmia_ratio': 0.72,
+  }
+  said = verdict._blind({'rows': [row]})
+  assert bool(said) == blind
+  assert ('72.0' in said) == blind

@@ -9,6 +9,9 @@ from cmu_jax.report import stats
 from cmu_jax.report.frame import UNFINISHED, Verdict
 from cmu_jax.report.rows import Results
 
+# RMIA compares ratios with gamma; networks with small norms never reach it.
+_MOST_TIED = 0.9
+
 
 class Best(NamedTuple):
   """The method of a group that is nearest to retraining.
@@ -85,6 +88,20 @@ def _chance(found: Results) -> str:
   )
 
 
+def _blind(found: Results) -> str:
+  """Whether RMIA has anything to say of the network as it was trained."""
+  rows = load.rows(found, 'none')
+  tied = [x for row in rows if (x := row.get('rmia_tied')) is not None]
+  if not tied or np.mean(tied) < _MOST_TIED:
+    return ''
+  ratio = 100 * np.mean([row['ft_auc_rmia_ratio'] for row in rows])
+  return (
+    f'RMIA is blind here: {100 * np.mean(tied):.0f} % of its scores of the '
+    'network as trained are tied, so that an AUC near 50 is no evidence; the '
+    f'AUC of its ratio is {ratio:.1f}. Choose by config.attack=rmia_ratio.'
+  )
+
+
 def verdict(found: Results) -> Verdict:
   """What a run showed.
 
@@ -103,7 +120,7 @@ def verdict(found: Results) -> Verdict:
     else 'No method is nearer to retraining than doing nothing'
   )
   sentences = [_told(group, one) for group, one in known.items()]
-  sentences.append(_chance(found))
+  sentences += [_chance(found), _blind(found)]
   sentences.append(
     'The nearest of several methods is flattered by the choice; networks share '
     'the test images, so that runs are not independent.'
