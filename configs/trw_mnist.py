@@ -5,8 +5,13 @@ Run:    python -m cmu_jax.main --config=configs/trw_mnist.py \
 Pieces: ... --minutes=30           (the same command continues)
 Some:   ...:classes=(3,8)          (which are forgotten, each by itself)
 Smoke:  ...:smoke --config.data_dir=DIR
-Time:   not measured at full size.
+Time:   24 minutes on one busy CPU core.
 Expect: the paper has MNIST among its datasets; its table is not public to us.
+        Ours (results/trw_mnist.json), ACC_r/ACC_f/MIA-NN gap/TV in points:
+          none           96.4 / 96.3 / 4.4 / 95.4
+          Retrain        96.5 / 0    / 0.6 / 4.4
+          l1             96.6 / 0    / 1.3 / 7.6
+          TRW            96.4 / 0    / 2.4 / 17.9
 
 A fully connected network on 10,000 training images; 1,000 test images a class
 make MIA-NN and total variation far less noisy than on digits.
