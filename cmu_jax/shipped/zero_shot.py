@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax import clip, errors, files
+from cmu_jax import clip, errors, files, weights
 from cmu_jax.clip import heads, preprocess, templates
 from cmu_jax.data import pictures
 from cmu_jax.models import zero_shot
@@ -88,12 +88,12 @@ def sizes(path: str, name: str, options: Mapping[str, Any]) -> clip.Sizes:
   """The sizes of a CLIP, before its weights are read.
 
   Raises:
-    UserError: an unknown option, or what `clip.which` refuses.
+    UserError: no weights, an unknown option, or what `clip.which` refuses.
   """
   for option in options:
     if option not in _OPTIONS:
       raise errors.unknown(f'option of model {name!r}', option, _OPTIONS)
-  return clip.which(path, name, **_changes(options))
+  return clip.which(weights.there(path), name, **_changes(options))
 
 
 def _changes(options: Mapping[str, Any]) -> dict[str, Any]:

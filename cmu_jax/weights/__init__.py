@@ -5,7 +5,7 @@ network's variables and back, so that repaired weights leave in the format,
 names and precision in which they came.
 """
 
-from cmu_jax.weights.files import Stored, read, side_file, write
+from cmu_jax.weights.files import Stored, read, side_file, there, write
 from cmu_jax.weights.heads import num_classes
 from cmu_jax.weights.names import fit, put_back
 
@@ -16,5 +16,6 @@ __all__ = [
   'put_back',
   'read',
   'side_file',
+  'there',
   'write',
 ]

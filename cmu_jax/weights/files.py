@@ -43,6 +43,19 @@ class Stored(NamedTuple):
   names: PyTree = None
 
 
+def there(path: os.PathLike | str) -> pathlib.Path:
+  """The path of weights, if something is there.
+
+  Raises:
+    UserError: nothing is.
+  """
+  path = pathlib.Path(path).expanduser()
+  index = path.with_name(f'{path.name}.index.json')
+  hint = f'; they are in several files, give {index}' if index.is_file() else ''
+  errors.check(path.exists(), f'the weights {path} do not exist{hint}')
+  return path
+
+
 def read(path: os.PathLike | str) -> Stored:
   """Reads weights.
 
@@ -55,10 +68,7 @@ def read(path: os.PathLike | str) -> Stored:
     UserError: the file is missing, a pickle, cut short or of another format;
       an array is no array of numbers.
   """
-  path = pathlib.Path(path).expanduser()
-  index = path.with_name(f'{path.name}.index.json')
-  hint = f'; they are in several files, give {index}' if index.is_file() else ''
-  errors.check(path.exists(), f'the weights {path} do not exist{hint}')
+  path = there(path)
   suffix = '' if path.is_dir() else path.suffix.lower()
   if suffix in _PICKLED:
     raise errors.UserError(
