@@ -4,7 +4,7 @@ Run:    python -m cmu_jax.main --config=configs/trw_digits.py --workdir=DIR
 Pieces: ... --minutes=5            (the same command continues)
 Some:   ...:classes=(3,8)          (which are forgotten, each by itself)
 Smoke:  ...:smoke
-Time:   3 minutes on one CPU core.
+Time:   8 minutes on two busy CPU cores, shadow models included.
 Expect: no published numbers for this dataset. Ours (results/trw_digits.json),
         ACC_r/ACC_f in %, MIA-NN gap in points, TV x 100:
           none           97.1 / 95.9 / 2.2 / 95.6
