@@ -6,10 +6,10 @@ random weights, and one with BatchNorm from random weights. Images, wrong
 labels and proxies of a seed are the same for all. With --cut=LAYER the
 pre-trained one keeps all layers before it and trains the rest on features that
 are computed once, without augmentation; `random_below` does the same with
-random weights. Learning rate and
-epochs of each are those of its best accuracy on validation images when it is
-trained on clean labels, with a seed of its own; proxies and clean proxies are
-fine-tuned at that rate. Nothing is chosen by test labels but `cuts_best_alpha`.
+random weights. Learning rate and epochs of each are those of its best accuracy
+on validation images when it is trained on clean labels, with a seed of its own;
+clean proxies are fine-tuned at that rate, and proxies at each of --tau_rates
+times it. Nothing is chosen by test labels but `cuts_best_alpha`.
 
   python experiments/pretrained_vs_scratch.py --weights=DIR --data_dir=DIR \
     --out=pretrained.json --minutes=60
@@ -114,31 +114,40 @@ def best_alpha(
 
 
 def cell(
-  one: arms.Arm, world: scene.Stage, place: scene.Scene, tau_epochs: int
+  one: arms.Arm,
+  world: scene.Stage,
+  place: scene.Scene,
+  tau_epochs: int,
+  tau_rates: tuple[float, ...],
 ) -> list[dict]:
-  """All rows of one arm, noise and seed."""
+  """All rows of one arm, noise and seed; 'cuts x0.1' is CUTS at a tenth."""
   start = one.start(rng.named(place.key, 'init'))
   fit = lambda name, v, batch, epochs: arms.fitted(
     rng.named(place.key, name), one, world, v, batch, epochs, name
   )
   mix = fit('corrupted', start, place.train, one.epochs)
   proxies = place.proxy.label.shape[1]
-  unlearn = cuts.cuts(
-    one.model,
-    world.inputs,
-    optimizer=arms.adam(one.rate),
-    steps=tau_epochs * train.steps_per_epoch(proxies, arms.BATCH),
-    batch_size=arms.BATCH,
-  )
-  _, info = unlearn(rng.named(place.key, 'unlearn'), mix, place.proxy)
-  grid = np.asarray(info['curve']['alpha'])[::4]
-  best = best_alpha(one, world, mix, info['tau'], grid)
+  every: dict[str, tuple[Variables, dict]] = {'corrupted': (mix, {})}
+  for factor in tau_rates:
+    unlearn = cuts.cuts(
+      one.model,
+      world.inputs,
+      optimizer=arms.adam(factor * one.rate),
+      steps=tau_epochs * train.steps_per_epoch(proxies, arms.BATCH),
+      batch_size=arms.BATCH,
+    )
+    _, info = unlearn(rng.named(place.key, 'unlearn'), mix, place.proxy)
+    found = {
+      'cuts': float(info['alpha']),
+      'cuts_best_alpha': best_alpha(
+        one, world, mix, info['tau'], np.asarray(info['curve']['alpha'])
+      ),
+    }
+    for name, a in found.items():
+      edited = stages.edited(mix, info['tau'], a)
+      every[f'{name} x{factor:g}'] = edited, {'alpha': a}
   verified, scale = projected(one, world, place, mix)
-  at = lambda a: stages.edited(mix, info['tau'], a)
-  every = {
-    'corrupted': (mix, {}),
-    'cuts': (at(info['alpha']), {'alpha': float(info['alpha'])}),
-    'cuts_best_alpha': (at(best), {'alpha': best}),
+  every |= {
     'sap': (verified, {'sap_scale': scale}),
     'finetune_clean_proxy': (
       fit('finetune', mix, place.clean_proxy, tau_epochs),
@@ -179,6 +188,7 @@ def _flags() -> argparse.Namespace:
   parser.add_argument('--test', type=int, default=2000)
   parser.add_argument('--epochs', default='5,10,20', help='to choose from')
   parser.add_argument('--tau_epochs', type=int, default=20)
+  parser.add_argument('--tau_rates', default='1,0.1', help='times the rate')
   parser.add_argument('--minutes', type=float, default=30.0)
   parser.add_argument('--out', required=True)
   return parser.parse_args()
@@ -197,7 +207,7 @@ def load(flags: argparse.Namespace) -> Kept:
   path = pathlib.Path(flags.out)
   names = (
     *('side', 'cut', 'scratch_side'),
-    *('images', 'test', 'epochs', 'tau_epochs'),
+    *('images', 'test', 'epochs', 'tau_epochs', 'tau_rates'),
   )
   asked = {name: getattr(flags, name) for name in names}
   if not path.exists():
@@ -218,7 +228,7 @@ def save(flags: argparse.Namespace, kept: Kept) -> None:
     f'--data_dir=DIR --noise={flags.noise} --seeds={flags.seeds} '
     f'--arms={flags.arms} --side={flags.side} --cut={flags.cut} '
     f'--scratch_side={flags.scratch_side} --images={flags.images} '
-    f'--epochs={flags.epochs} --out=FILE',
+    f'--epochs={flags.epochs} --tau_rates={flags.tau_rates} --out=FILE',
     'commit': provenance.commit(pathlib.Path(__file__).resolve().parents[1]),
     'device': jax.devices()[0].device_kind,
   }
@@ -251,7 +261,9 @@ def work(
   one = one._replace(rate=recipe['rate'], epochs=recipe['epochs'])
   world, place = seen(noise, seed)
   about = {'noise': noise, 'seed': seed, 'arm': name}
-  kept.rows.extend(about | r for r in cell(one, world, place, flags.tau_epochs))
+  rates = tuple(map(float, flags.tau_rates.split(',')))
+  found = cell(one, world, place, flags.tau_epochs, rates)
+  kept.rows.extend(about | row for row in found)
   save(flags, kept)
 
 
