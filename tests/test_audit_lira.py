@@ -119,6 +119,26 @@ def test_many_models_reach_the_closed_form():
   assert auc == pytest.approx(stats.norm.cdf(1.2 / 2**0.5), abs=0.01)
 
 
+def test_ulira_of_models_that_are_alike_is_chance():
+  """However unequally points were forgotten: three times, or twelve."""
+  generator = np.random.default_rng(3)
+  k, n = 16, 3000
+  marks = np.zeros((2, k, n), bool)
+  for i in range(n):
+    order = generator.permutation(k)
+    count = 3 if i % 2 else 12
+    marks[0, order[:count], i] = True
+    marks[1, order[-4:], i] = True
+  statistic = generator.normal(size=(1, n)) + generator.normal(size=(k, n))
+  found = audit.ulira(statistic, *marks)
+  # Log ratios pooled as they are have .521 here, with an error of .003.
+  error = audit.hanley_mcneil(0.5, found.forgotten.size, found.unseen.size)
+  area = audit.auc(found.forgotten, found.unseen)
+  assert abs(area - 0.5) < 4 * error < 0.02
+  moved = audit.ulira(statistic + 1.0 * marks[0], *marks)
+  assert audit.auc(moved.forgotten, moved.unseen) > 0.65
+
+
 def test_per_example_ulira_with_a_forget_set_a_model():
   """Each model forgot some points and never saw others."""
   rng = np.random.default_rng(4)

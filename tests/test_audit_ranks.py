@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cmu_jax import audit, errors
-from cmu_jax.audit import ranks
+from cmu_jax.audit import resamples
 
 KEY = jax.random.key(5)
 FEW = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
@@ -104,7 +104,7 @@ def test_the_bootstrap_spreads_as_samples_do():
 
 def test_bootstrap_blocks_are_different_and_keyed(monkeypatch):
   scores = np.arange(9.0), np.arange(3.0, 8.0)
-  monkeypatch.setattr(ranks, '_BLOCK', 5)
+  monkeypatch.setattr(resamples, '_BLOCK', 5)
   drawn = audit.bootstrap(KEY, *scores, 15)
   again = audit.bootstrap(KEY, *scores, 15)
   np.testing.assert_array_equal(drawn.auc, again.auc)

@@ -30,12 +30,12 @@ from cmu_jax.audit.mia_nn import (
 from cmu_jax.audit.ranks import (
   auc,
   balanced_accuracy,
-  bootstrap,
   detectable,
   hanley_mcneil,
   roc,
   tpr_at,
 )
+from cmu_jax.audit.resamples import bootstrap
 from cmu_jax.audit.rmia_scores import Rmia, offline, online, rmia
 from cmu_jax.audit.signals import (
   PROBABILITIES,

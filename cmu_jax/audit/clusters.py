@@ -13,15 +13,16 @@ References:
   arbitrary order, arXiv 1106.2125.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int, Num
+from jaxtyping import Int
 
 from cmu_jax import errors, rng
-from cmu_jax.audit import ranks
+from cmu_jax.audit import ranks, resamples
 from cmu_jax.types import PRNGKey
 
 # Weights of resamples that are held at once: what a cache takes.
@@ -44,17 +45,7 @@ class Clusters(NamedTuple):
 def _drawn(key: PRNGKey, count: int, replicates: int) -> Int[np.ndarray, 'b c']:
   """How often each of `count` clusters is drawn, in each resample."""
   draws = jax.random.randint(key, (replicates, count), 0, count)
-  start = count * np.arange(replicates)[:, None]
-  found = np.bincount(
-    (start + np.asarray(draws)).ravel(), minlength=replicates * count
-  )
-  return found.reshape(replicates, count).astype(np.int32)
-
-
-def _sums(
-  weight: Num[np.ndarray, 'b n'], start: Int[np.ndarray, 't']
-) -> Num[np.ndarray, 'b t']:
-  return np.add.reduceat(weight, start, axis=1).cumsum(axis=1)
+  return resamples.counts(np.asarray(draws))
 
 
 def clustered(
@@ -82,37 +73,29 @@ def clustered(
       f'{one.positive.size} and {one.negative.size} cluster numbers for '
       f'{positive.size} and {negative.size} scores; give one a score',
     )
-  found = ranks.places(positive, negative)
-  place = np.concatenate([found.positive, found.negative])
-  order = np.argsort(place, kind='stable')
-  start = np.flatnonzero(np.diff(place[order], prepend=-1))
-  member = (order < positive.size)[None, :]
+  at = resamples.ordered(positive, negative)
   ways = []
   for i, one in enumerate(clusters):
     names, number = np.unique(
       np.concatenate([one.positive, one.negative]), return_inverse=True
     )
     drawn = _drawn(rng.named(key, 'way', i), names.size, replicates)
-    ways.append((drawn, number[order]))
+    first, second = np.split(number, [positive.size])
+    ways.append((drawn, first[at.positive], second[at.negative]))
 
   def block(rows: slice) -> ranks.Statistics:
-    weight = np.ones((1, place.size), np.int32)
-    for drawn, number in ways:
-      weight = weight * drawn[rows][:, number]
-    yes = _sums(np.where(member, weight, 0), start)
-    no = _sums(np.where(member, 0, weight), start)
-    both = (yes[:, -1] > 0) & (no[:, -1] > 0)
-    curve = (
-      np.pad(side[both] / side[both, -1:], ((0, 0), (1, 0)))
-      for side in (no, yes)
+    members, others = (
+      functools.reduce(
+        np.multiply, [np.take(way[0][rows], way[side], axis=1) for way in ways]
+      )
+      for side in (1, 2)
     )
-    return ranks.read(ranks.Curve(*curve))
+    both = (members.sum(axis=1) > 0) & (others.sum(axis=1) > 0)
+    return resamples.statistics(at, members[both], others[both])
 
-  step = max(_AT_ONCE // place.size, 1)
-  blocks = [block(slice(i, i + step)) for i in range(0, replicates, step)]
-  made = ranks.Statistics(
-    *(np.concatenate(x) for x in zip(*blocks, strict=True))
-  )
+  step = max(_AT_ONCE // (positive.size + negative.size), 1)
+  starts = range(0, replicates, step)
+  made = resamples.joined([block(slice(i, i + step)) for i in starts])
   errors.check(
     made.auc.size >= 2,
     'too few clusters: no resample holds scores of both kinds',

@@ -9,34 +9,30 @@ area under a tie.
 import math
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int, Num
 from scipy import optimize, stats
 
-from cmu_jax import errors, rng
-from cmu_jax.types import PRNGKey
+from cmu_jax import errors
 
 Scores = Num[np.ndarray, '_']
-# Resamples that are counted at once, which bounds the memory.
-_BLOCK = 64
 RATES = (0.01, 0.001)
 
 
 class Curve(NamedTuple):
-  """A ROC curve, or a stack of them, from (0, 0) to (1, 1).
+  """A ROC curve, from (0, 0) to (1, 1).
 
   Attributes:
     fpr: share of non-members above each threshold, rising.
     tpr: share of members likewise.
   """
 
-  fpr: Float[np.ndarray, '*b t']
-  tpr: Float[np.ndarray, '*b t']
+  fpr: Float[np.ndarray, 't']
+  tpr: Float[np.ndarray, 't']
 
 
 class Statistics(NamedTuple):
-  """What is read off a curve, or off each of a stack.
+  """What is read off a curve; off those of b resamples, b values each.
 
   Attributes:
     auc: area under the curve.
@@ -83,30 +79,14 @@ def places(positive: Scores, negative: Scores) -> Places:
   return Places(place[: positive.size], place[positive.size :], values.size)
 
 
-def _curve(
-  positive: Int[np.ndarray, 'b p'], negative: Int[np.ndarray, 'b q'], total: int
-) -> Curve:
-  """Curves of b samples, given as the places of their scores."""
-
-  def rising(places):
-    start = total * np.arange(len(places))[:, None]
-    found = np.bincount((start + places).ravel(), minlength=total * len(places))
-    sums = found.reshape(len(places), total).cumsum(axis=1)
-    return np.pad(sums / places.shape[1], ((0, 0), (1, 0)))
-
-  return Curve(rising(negative), rising(positive))
-
-
 def read(curve: Curve) -> Statistics:
-  """What is read off a curve, or off each of a stack."""
-  fpr, tpr = np.atleast_2d(curve.fpr), np.atleast_2d(curve.tpr)
-  area = np.sum(np.diff(fpr) * (tpr[:, 1:] + tpr[:, :-1]) / 2, axis=1)
-  where = np.abs(fpr + tpr - 1).argmin(axis=1)
-  rows = np.arange(len(fpr))
-  accuracy = (1 + tpr[rows, where] - fpr[rows, where]) / 2
-  low = [np.max(np.where(fpr <= x + 1e-12, tpr, 0), axis=1) for x in RATES]
-  shape = curve.fpr.shape[:-1]
-  return Statistics(*(x.reshape(shape) for x in (area, accuracy, *low)))
+  """What is read off a curve."""
+  fpr, tpr = curve
+  area = np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2)
+  where = np.abs(fpr + tpr - 1).argmin()
+  accuracy = (1 + tpr[where] - fpr[where]) / 2
+  low = [np.max(tpr[fpr <= rate + 1e-12]) for rate in RATES]
+  return Statistics(area, accuracy, *low)
 
 
 def roc(positive: Scores, negative: Scores) -> Curve:
@@ -120,8 +100,12 @@ def roc(positive: Scores, negative: Scores) -> Curve:
     UserError: a side is empty or has NaN.
   """
   at = places(positive, negative)
-  found = _curve(at.positive[None], at.negative[None], at.total)
-  return Curve(found.fpr[0], found.tpr[0])
+
+  def rising(place: Int[np.ndarray, '_']) -> Float[np.ndarray, 't']:
+    sums = np.bincount(place, minlength=at.total).cumsum()
+    return np.pad(sums / place.size, (1, 0))
+
+  return Curve(rising(at.negative), rising(at.positive))
 
 
 def auc(positive: Scores, negative: Scores) -> float:
@@ -141,41 +125,6 @@ def tpr_at(positive: Scores, negative: Scores, fpr: float) -> float:
 def balanced_accuracy(positive: Scores, negative: Scores) -> float:
   """Mean of TPR and 1 - FPR where both errors are most nearly equal."""
   return float(read(roc(positive, negative)).balanced_accuracy)
-
-
-def bootstrap(
-  key: PRNGKey, positive: Scores, negative: Scores, replicates: int = 1000
-) -> Statistics:
-  """The statistics of resamples, members and non-members each drawn anew.
-
-  The resamples know the sampling of points, not of target or reference
-  models: an interval over trainings comes from trainings. Scores that share a
-  network or a point are not independent: see `clusters.clustered`.
-
-  Args:
-    key: of the resamples.
-    positive: scores of members.
-    negative: scores of non-members.
-    replicates: how many.
-  """
-  at = places(positive, negative)
-
-  def block(start: int) -> Statistics:
-    draw = lambda name, side: side[
-      _resamples(rng.named(key, name, start), side.size)
-    ]
-    members = draw('positive', at.positive)
-    others = draw('negative', at.negative)
-    return read(_curve(members, others, at.total))
-
-  blocks = [block(start) for start in range(0, replicates, _BLOCK)]
-  return Statistics(
-    *(np.concatenate(x)[:replicates] for x in zip(*blocks, strict=True))
-  )
-
-
-def _resamples(key: PRNGKey, size: int) -> Int[np.ndarray, 'b n']:
-  return np.asarray(jax.random.randint(key, (_BLOCK, size), 0, size))
 
 
 def hanley_mcneil(area: float, positives: int, negatives: int) -> float:

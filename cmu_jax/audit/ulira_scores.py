@@ -10,6 +10,12 @@ Every model is held out in turn from the Gaussians that score it, together with
 one of the other kind, where published code holds out the last one of each: K
 curves instead of one for the same trainings.
 
+The fewer models a Gaussian is of, the lower it is on average where a new value
+lies. Points that more models forgot have the higher ratios, and have more
+ratios among the forgotten ones: pooled as they are, models that are all alike
+part from themselves. So a ratio counts by its place among those of unseen
+points that as many models forgot, and as many never saw.
+
 References:
   Inexact Unlearning Needs More Careful Evaluations, arXiv 2403.01218.
   Deep Unlearning: Fast and Efficient Gradient-free Class Forgetting,
@@ -34,8 +40,10 @@ class Ulira(NamedTuple):
   """Scores of held-out models.
 
   Attributes:
-    forgotten: of points under models that were made to forget them.
-    unseen: of points under models that never saw them.
+    forgotten: of points under models that were made to forget them: the share
+      of `unseen` ratios, of points with as many models of each kind, that are
+      lower; ties count half.
+    unseen: the same of points under models that never saw them.
     by_model: AUC of each model that has points of both kinds, else of each
       pair of models, one of a kind. All are of the same points: their spread
       is over trainings only.
@@ -133,12 +141,30 @@ def ulira(
     f'no point has {LEAST} models that forgot it and {LEAST} that never saw '
     'it: cannot conclude; train more models',
   )
-  score = lira_scores.log_ratio(clipped, *sides)
   members, others = forgotten & enough[None, :], unseen & enough[None, :]
+  score = _shares(lira_scores.log_ratio(clipped, *sides), members, others)
   by_model = _by_model(score, members, others)
   return Ulira(
     score[members], score[others], by_model, len(score), members, others
   )
+
+
+def _shares(
+  ratio: Float[np.ndarray, 'k n'],
+  members: Bool[np.ndarray, 'k n'],
+  others: Bool[np.ndarray, 'k n'],
+) -> Float[np.ndarray, 'k n']:
+  """Places among the others of points with as many models of each kind."""
+  sizes = np.stack([members.sum(axis=0), others.sum(axis=0)])
+  kinds, which = np.unique(sizes, axis=1, return_inverse=True)
+  found = np.full(ratio.shape, np.nan)
+  for i in np.flatnonzero(kinds.all(axis=0)):
+    here = which.ravel() == i
+    unseen = np.sort(ratio[:, here][others[:, here]])
+    below = np.searchsorted(unseen, ratio[:, here], 'left')
+    upto = np.searchsorted(unseen, ratio[:, here], 'right')
+    found[:, here] = (below + upto) / (2 * unseen.size)
+  return found
 
 
 def _by_model(

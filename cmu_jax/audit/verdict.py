@@ -8,7 +8,7 @@ from scipy import stats
 
 from cmu_jax import errors
 from cmu_jax.audit import clusters as clusters_lib
-from cmu_jax.audit import ranks
+from cmu_jax.audit import ranks, resamples
 from cmu_jax.audit.clusters import Clusters
 from cmu_jax.types import PRNGKey
 
@@ -157,7 +157,7 @@ def evaluate(
   drawn = (
     clusters_lib.clustered(key, positive, negative, clusters, replicates)
     if clusters
-    else ranks.bootstrap(key, positive, negative, replicates)
+    else resamples.bootstrap(key, positive, negative, replicates)
   )
   auroc, accuracy, *low = _estimates(point, drawn, confidence)
   # No threshold of too few non-members has such a rate.

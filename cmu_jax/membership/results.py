@@ -1,10 +1,11 @@
 """results.json of an audit, put together from its scores."""
 
+import functools
 from typing import Any
 
 import numpy as np
 
-from cmu_jax import audit, provenance, rng
+from cmu_jax import audit, progress, provenance, rng
 from cmu_jax.forgetting import roster
 from cmu_jax.membership import settings, tables
 from cmu_jax.membership.attacks import Scored
@@ -66,6 +67,7 @@ def row(place: Place, one: Audited) -> Info:
   name = f'{one.method} {one.points} {scored.attack} {one.adaptive}'
   shared = clusters(scored)
 
+  @functools.cache
   def judged(ways: tuple[str, ...]) -> audit.Audit:
     return audit.evaluate(
       rng.named(0, 'bootstrap', name),
@@ -133,7 +135,11 @@ def collect(place: Place, found: list[Audited], done: bool) -> Info:
     done: whether that is all.
   """
   config: Any = place.config
-  rows = [row(place, one) for one in found]
+  rows = []
+  with progress.bar('intervals', len(found), 'attacks') as advance:
+    for one in found:
+      rows.append(row(place, one))
+      advance(1, f'{one.method}, {one.scored.attack}')
   methods = dict.fromkeys(one.method for one in found)
   size = int(place.pool.label.shape[0])
   return {
