@@ -181,18 +181,19 @@ def figure(found: dict, path: pathlib.Path) -> None:
   from matplotlib import pyplot
 
   rows = [r for r in found['summary']['rows'] if r['space'] == 'probabilities']
-  drawn, axes = pyplot.subplots(1, 2, figsize=(10, 4))
-  for name in ('single', *NAMES):
+  drawn, axes = pyplot.subplots(1, 2, figsize=(12, 4))
+  for i, name in enumerate(('single', *NAMES)):
     own = [r for r in rows if r['method'] == name]
     sizes = [r['q'] for r in own]
-    style = {'marker': 'o', 'label': name, 'linewidth': 1}
+    style = {'marker': 'o', 'label': name, 'linewidth': 1, 'color': f'C{i}'}
     axes[0].plot(sizes, [100 * r['forget']['mean'] for r in own], **style)
     if own and 'error' in own[0]:
       axes[1].semilogy(sizes, [r['error'] for r in own], **style)
   axes[0].set(xlabel='vertices Q', ylabel='forget accuracy, % (lower: better)')
   axes[1].set(xlabel='vertices Q', ylabel='error of the mean probabilities')
-  axes[0].legend(fontsize=7)
-  axes[1].legend(fontsize=7)
+  # Beside the axes: lines cross everywhere within them.
+  axes[0].legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))
+  axes[1].legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))
   drawn.tight_layout()
   drawn.savefig(path, dpi=120)
   pyplot.close(drawn)
