@@ -5,14 +5,15 @@ Run:    python -m cmu_jax.main --config=configs/ulira_mnist.py \
 Pieces: ... --minutes=30           (the same command continues)
 Smoke:  ...:smoke --config.data_dir=DIR
 Time:   25 minutes on two busy CPU cores.
-Expect: no published numbers for this dataset. Ours: docs/numbers.md. Members are
-        found before unlearning, and none where networks never saw them.
+Expect: no published numbers for this dataset; ours are in docs/numbers.md.
+        Members are found before unlearning, and none where networks never saw
+        them.
 
 Sixteen networks, each of a random half of 10,000 images, of which it forgets
-half: a point is forgotten by about four of them and unseen by eight. Each network is
-held out in turn from the Gaussians that score it. RMIA and LiRA attack the same
-networks and points, with the others as references: as they were trained and,
-adaptive, once they have forgotten.
+half: a point is forgotten by about four of them and unseen by eight. Each
+network is held out in turn from the Gaussians that score it. RMIA and LiRA
+attack the same networks and points, with the others as references: as they were
+trained and, adaptive, once they have forgotten.
 """
 
 from cmu_jax import config as configs
