@@ -194,6 +194,8 @@ def test_what_an_audit_concludes():
   assert verdict(*scores(0.0, 40)) == 'cannot conclude'
   assert verdict(*scores(0.0, 2500), tolerated=0.51) == 'cannot conclude'
   assert verdict(*scores(2.0, 400), references=3) == 'cannot conclude'
+  still = [np.where(x > 2.5, x, 0.0) for x in scores(0.0, 4000)]
+  assert verdict(*still) == 'cannot conclude'  # 99 % of them are 0
   assert verdict(*scores(2.0, 400), references=4) == 'leaks'
 
 

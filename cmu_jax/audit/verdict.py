@@ -14,6 +14,8 @@ from cmu_jax.types import PRNGKey
 
 # A leak that is smaller than this AUC may go unnoticed without a word.
 TOLERATED = 0.55
+# A score that is the same for more of the points does not look at them.
+_MOST_TIED = 0.9
 # Fewer reference models than these decide by chance which points look odd.
 LEAST_REFERENCES = 4
 
@@ -64,12 +66,21 @@ def _chance(positive: ranks.Scores, negative: ranks.Scores) -> float:
   return float(stats.mannwhitneyu(positive, negative).pvalue)
 
 
+def _tied(positive: ranks.Scores, negative: ranks.Scores) -> float:
+  """The share of the most common score."""
+  _, counts = np.unique(
+    np.concatenate([positive, negative]), return_counts=True
+  )
+  return float(counts.max() / counts.sum())
+
+
 def _conclusion(
   auroc: Estimate,
   detectable: float | None,
   references: int | None,
   tolerated: float,
   by_chance: bool,
+  tied: float,
 ) -> tuple[str, str]:
   """The verdict, and a sentence that says what it rests on."""
   found = f'AUC {auroc.value:.3f}, interval {auroc.low:.3f} to {auroc.high:.3f}'
@@ -103,6 +114,12 @@ def _conclusion(
       'cannot conclude',
       f'Cannot conclude: with so few points a leak{least} would go unnoticed '
       f'({found}); audit more points.',
+    )
+  if tied > _MOST_TIED:
+    return (
+      'cannot conclude',
+      f'Cannot conclude: {tied:.0%} of the scores are equal, so that this '
+      f'attack says nothing of most points ({found}).',
     )
   return (
     'no leak found',
@@ -170,7 +187,12 @@ def evaluate(
   parted = auroc.low > 0.5 or auroc.high < 0.5
   by_chance = parted and _chance(positive, negative) >= 1 - confidence
   verdict, says = _conclusion(
-    auroc, detectable, references, tolerated, by_chance
+    auroc,
+    detectable,
+    references,
+    tolerated,
+    by_chance,
+    _tied(positive, negative),
   )
   return Audit(
     positives=positive.size,

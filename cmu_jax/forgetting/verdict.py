@@ -9,7 +9,7 @@ from cmu_jax.report import stats
 from cmu_jax.report.frame import UNFINISHED, Verdict
 from cmu_jax.report.rows import Results
 
-# RMIA compares ratios with gamma; networks with small norms never reach it.
+# As `audit.verdict` has it, which pages do not import: JAX comes with it.
 _MOST_TIED = 0.9
 
 
