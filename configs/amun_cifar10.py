@@ -89,4 +89,13 @@ def get_config(arg: str = ''):
     settings.ablation(config)
   if a.variants:
     settings.variants(config)
-  return settings.shrink(config) if a.smoke else config
+  if not a.smoke:
+    return config
+  # A ResNet takes minutes to compile for all of them.
+  if not (a.ablation or a.variants):
+    config.methods = ('ft', 'amun', 'amun_alone')
+  config.model.width, config.train_limit, config.test_limit = 4, 200, 100
+  config.train.batch_size = config.unlearn.batch_size = 16
+  settings.shrink(config)
+  config.train.steps = config.unlearn.steps = 4
+  return config

@@ -39,4 +39,12 @@ def get_config(arg: str = ''):
     edge for i in (1, 2, 3, 4) if (edge := i * a.epochs // 5)
   )
   config.evaluate.mis_points = 2000
-  return settings.shrink(config) if a.smoke else config
+  if not a.smoke:
+    return config
+  # A ResNet takes minutes to compile for all of them.
+  config.methods = ('ft', 'mask', 'trw')
+  config.model.width, config.train_limit, config.test_limit = 4, 400, 300
+  config.train.batch_size = config.unlearn.batch_size = 16
+  settings.shrink(config)
+  config.train.steps = config.unlearn.steps = 4
+  return config

@@ -21,8 +21,6 @@ FIELDS = {
   'evaluate.folds': '3',
 }
 
-pytestmark = pytest.mark.slow
-
 
 def argv(folder, *more):
   fields = [f'--config.{name}={value}' for name, value in FIELDS.items()]

@@ -184,6 +184,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
   config.references = min(config.references, 2)
   for part in _TRAININGS:
     config[part].epochs, config[part].steps = 0, 20
+    config[part].batch_size = min(config[part].batch_size, 64)
   for kind in config.manipulations:
     smallest = min(config[kind].sizes)
     config[kind].sizes = (min(smallest, 100),)

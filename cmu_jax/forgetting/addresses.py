@@ -16,7 +16,6 @@ _NETWORK = (
   'model',
   'input',
   'train',
-  'clip',
 )
 _SETS = ('fraction', 'published_indices')
 _MEASURES = ('references', 'reference_group', 'rmia', 'evaluate')
@@ -44,12 +43,13 @@ def _settings(config: Any, fields: tuple[str, ...]) -> Info:
 
 def trained(place: Place, name: str) -> str:
   """What a network depends on: the original of a seed, or a reference."""
+  fields = (*_NETWORK, 'clip') if place.bounded else _NETWORK
   return config_lib.fingerprint(
     {
       'version': _VERSION,
       'data': place.summed,
       'name': name,
-      **_settings(place.config, _NETWORK),
+      **_settings(place.config, fields),
     }
   )
 
