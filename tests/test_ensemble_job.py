@@ -138,7 +138,8 @@ def test_a_run_from_the_command_line_and_again(tmp_path, capsys):
     clipped['largest_layer_norm']
     < rows['plain', 'correct']['largest_layer_norm']
   )
-  assert clipped['idle_epochs'] == 0
+  # Of four: it begins at work, and may then have pushed all below `mal`.
+  assert clipped['idle_epochs'] < 4
   assert (tmp_path / 'report.html').exists()
   capsys.readouterr()
   assert main.main(command) == 0
