@@ -22,6 +22,7 @@ that validation prefers.
 
   python experiments/simplex_unlearning.py --minutes 12
   python experiments/simplex_unlearning.py --dataset mnist --data_dir DIR
+  ... --dataset cifar10_small --source cifar10 --data_dir DIR     on a CPU
   ... --dataset cifar10 --data_dir DIR --weights model.safetensors \
     --model clip-vit-b32 --rate 0.01        your CLIP, on a GPU
 """

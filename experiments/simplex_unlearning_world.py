@@ -49,6 +49,11 @@ SETTINGS = {
     'patch': 4, 'width': 96, 'depth': 4, 'epochs': 30, 'limit': 20000,
     'test': 2000, 'held': 0.1, 'piece': 1000,
   },
+  # For a CPU, with --source cifar10.
+  'cifar10_small': {
+    'patch': 8, 'width': 48, 'depth': 2, 'epochs': 20, 'limit': 6000,
+    'test': 2000, 'held': 0.1, 'piece': 600,
+  },
 }  # fmt: skip
 
 
