@@ -57,8 +57,4 @@ def get_config(arg: str = ''):
   config.unlearn.steps = config.scrub.steps = 1500
   if a.full:
     settings.full(config)
-  if not a.smoke:
-    return config
-  # Twenty steps of the real network take minutes on a CPU.
-  config.model.width, config.train_limit, config.test_limit = 4, 1000, 300
-  return settings.shrink(config)
+  return settings.shrink(config) if a.smoke else config

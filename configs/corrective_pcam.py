@@ -37,8 +37,4 @@ def get_config(arg: str = ''):
   config.input.resize = 32
   if a.full:
     settings.full(config)
-  if not a.smoke:
-    return config
-  # Twenty steps of the real network take minutes on a CPU.
-  config.model.width, config.train_limit, config.test_limit = 4, 1000, 300
-  return settings.shrink(config)
+  return settings.shrink(config) if a.smoke else config

@@ -113,6 +113,11 @@ def auc(positive: Scores, negative: Scores) -> float:
   return float(read(roc(positive, negative)).auc)
 
 
+def tied(scores: Scores) -> float:
+  """The share of the most common score."""
+  return float(np.unique(scores, return_counts=True)[1].max() / scores.size)
+
+
 def tpr_at(positive: Scores, negative: Scores, fpr: float) -> float:
   """The highest TPR of a threshold whose FPR is at most `fpr`."""
   errors.check(

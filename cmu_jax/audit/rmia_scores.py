@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 
 from cmu_jax import errors
-from cmu_jax.audit import lira_scores
+from cmu_jax.audit import lira_scores, ranks
 
 _LEAST = 1e-30
 
@@ -215,5 +215,4 @@ def rmia(
   ratio = np.maximum(target, _LEAST) / np.maximum(mean, _LEAST)
   own = population if population.all() else None
   found = scores(ratio, ratio[population], gamma, own)
-  most = np.unique(found, return_counts=True)[1].max()
-  return Rmia(found, ratio, float(most / found.size))
+  return Rmia(found, ratio, ranks.tied(found))

@@ -66,14 +66,6 @@ def _chance(positive: ranks.Scores, negative: ranks.Scores) -> float:
   return float(stats.mannwhitneyu(positive, negative).pvalue)
 
 
-def _tied(positive: ranks.Scores, negative: ranks.Scores) -> float:
-  """The share of the most common score."""
-  _, counts = np.unique(
-    np.concatenate([positive, negative]), return_counts=True
-  )
-  return float(counts.max() / counts.sum())
-
-
 def _conclusion(
   auroc: Estimate,
   detectable: float | None,
@@ -192,7 +184,7 @@ def evaluate(
     references,
     tolerated,
     by_chance,
-    _tied(positive, negative),
+    ranks.tied(np.concatenate([positive, negative])),
   )
   return Audit(
     positives=positive.size,
