@@ -15,23 +15,47 @@ from typing import Any
 __version__ = '0.1.0'
 
 _HOMES = {
-  'alpha': 'curve',
-  'errors': 'UserError',
-  'methods.cuts': 'Selection cuts direction select_alpha',
-  'train': 'Checkpoint Fit fit',
-  'tree': 'edit eligible random_like task_vector',
-  'types': (
+  'methods.cuts.curve': 'curve',
+  'core.errors': 'UserError',
+  'methods.cuts.direction': 'Selection cuts direction select_alpha',
+  'training.train': 'Checkpoint Fit fit',
+  'core.tree': 'edit eligible random_like task_vector',
+  'core.types': (
     'Batch Corruption Dataset InputStep Model Proxy Trigger Unlearner Variables'
   ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
-_MODULES = (
-  *('alpha', 'attacks', 'audit', 'checkpoint', 'config', 'corruption'),
-  *('data', 'descent', 'inputs', 'lipschitz', 'losses', 'metrics', 'models'),
-  *('optimizers', 'proxy', 'report', 'rng', 'schedules', 'select'),
-  *('shadow', 'simplex', 'spectral', 'splits', 'sweep', 'task_vectors'),
-  *('telemetry', 'train', 'tree', 'triggers'),
-)
+_MODULES = {
+  'alpha': 'methods.cuts.curve',
+  'attacks': 'robustness.attacks',
+  'audit': 'audits',
+  'checkpoint': 'core.checkpoint',
+  'config': 'core.config',
+  'corruption': 'data.corruption',
+  'data': 'data',
+  'descent': 'training.descent',
+  'inputs': 'data.inputs',
+  'lipschitz': 'robustness.lipschitz',
+  'losses': 'training.losses',
+  'metrics': 'training.metrics',
+  'models': 'networks',
+  'optimizers': 'training.optimizers',
+  'proxy': 'data.proxy',
+  'report': 'report',
+  'rng': 'core.rng',
+  'schedules': 'training.schedules',
+  'select': 'methods.cuts.rules',
+  'shadow': 'audits.shadow',
+  'simplex': 'methods.simplex',
+  'spectral': 'robustness.spectral',
+  'splits': 'data.splits',
+  'sweep': 'core.vectorize',
+  'task_vectors': 'methods.task_vectors',
+  'telemetry': 'studies.cuts.telemetry',
+  'train': 'training.train',
+  'tree': 'core.tree',
+  'triggers': 'data.corruption.triggers',
+}
 
 __all__ = sorted({*_HOME, *_MODULES, '__version__'})
 
@@ -39,7 +63,7 @@ __all__ = sorted({*_HOME, *_MODULES, '__version__'})
 def __getattr__(name: str) -> Any:
   """Imports a public name on first use (PEP 562)."""
   if name in _MODULES:
-    return importlib.import_module(f'cmu_jax.{name}')
+    return importlib.import_module(f'cmu_jax.{_MODULES[name]}')
   if name in _HOME:
     home = importlib.import_module(f'cmu_jax.{_HOME[name]}')
     return getattr(home, name)

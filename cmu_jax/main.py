@@ -7,18 +7,19 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cmu_jax import config as config_lib
-from cmu_jax import errors, files, grid, shell, usage, workdir
+from cmu_jax.commands import grid, shell, usage, workdir
+from cmu_jax.core import config as config_lib
+from cmu_jax.core import errors, files
 
-# Tasks of many cells: the package of that name has `job.run` and `show.show`.
-_SWEEPS = (
-  'corrective',
-  'forgetting',
-  'class_unlearning',
-  'ensemble',
-  'membership',
-  'negation',
-)
+# Tasks of many cells, and their packages with `job.run` and `show.show`.
+SWEEPS = {
+  'corrective': 'corrective',
+  'forgetting': 'subsets',
+  'class_unlearning': 'classes',
+  'ensemble': 'ensembles',
+  'membership': 'membership',
+  'negation': 'negation',
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +38,7 @@ def _run(argv: Sequence[str]) -> int:
   if loaded.config.get('smoke'):
     shell.compile_quickly()
   folder = pathlib.Path(flags.workdir or f'runs/{loaded.name}').expanduser()
-  if loaded.config.get('task') in _SWEEPS:
+  if loaded.config.get('task') in SWEEPS:
     return _benchmark(loaded, folder, flags)
   for name in ('minutes', 'distributed'):
     errors.check(
@@ -53,7 +54,7 @@ def _run(argv: Sequence[str]) -> int:
 def _execute(loaded: config_lib.Loaded, folder: pathlib.Path) -> None:
   """Runs one experiment; JAX is imported only now, so that errors are quick."""
   with workdir.opened(folder, loaded.config):
-    experiment = importlib.import_module('cmu_jax.run').experiment
+    experiment = importlib.import_module('cmu_jax.studies.cuts.run').experiment
     experiment(loaded.config, folder)
 
 
@@ -67,7 +68,7 @@ def _benchmark(
     '--distributed is for the benchmark, corrective_*.py; leave it out',
   )
   if flags.distributed is not None:
-    importlib.import_module('cmu_jax.corrective.workers').join(
+    importlib.import_module('cmu_jax.studies.engine.drive').join(
       flags.distributed
     )
   _sweep(loaded.config, folder, flags.minutes)
@@ -76,12 +77,12 @@ def _benchmark(
 
 def _sweep(config: Any, folder: pathlib.Path, minutes: float | None) -> None:
   """Cells, then results.json, tables, figures and the page."""
-  package = f'cmu_jax.{config.task}'
+  package = f'cmu_jax.studies.{SWEEPS[config.task]}'
   job = importlib.import_module(f'{package}.job')
   show = importlib.import_module(f'{package}.show').show
-  chief = importlib.import_module('cmu_jax.corrective.workers').chief()
-  on_device = importlib.import_module('cmu_jax.run').on_device
-  hasty = importlib.import_module('cmu_jax.jitting').hasty
+  chief = importlib.import_module('cmu_jax.studies.engine.drive').chief()
+  on_device = importlib.import_module('cmu_jax.studies.cuts.run').on_device
+  hasty = importlib.import_module('cmu_jax.core.jit').hasty
   with on_device(), hasty(config.smoke), contextlib.ExitStack() as held:
     if chief:
       held.enter_context(workdir.locked(folder))

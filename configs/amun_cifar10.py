@@ -45,8 +45,8 @@ labels that were drawn first; `rl_redrawn` and `salun_redrawn`, of ...:variants,
 shuffle both together and draw at every access, as the published rows do.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.forgetting import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.subsets import settings
 
 
 def get_config(arg: str = ''):

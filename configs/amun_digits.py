@@ -27,8 +27,8 @@ learning rates are chosen on three other forget sets. With 355 test images and
 Retrain has is near 50 by necessity.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.forgetting import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.subsets import settings
 
 
 def get_config(arg: str = ''):

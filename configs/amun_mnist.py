@@ -22,8 +22,8 @@ A fully connected network on 10,000 training images, which it learns by heart;
 on all of MNIST next to nothing is left to be forgotten.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.forgetting import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.subsets import settings
 
 
 def get_config(arg: str = ''):

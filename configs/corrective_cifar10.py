@@ -14,8 +14,8 @@ Expect: arXiv 2402.14015 and a logged run of its code, poison of 500:
           RewoD at .5     clean .911, Acc_corr .167, attack success .923
 """
 
-from cmu_jax import config as configs
-from cmu_jax.corrective import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.corrective import settings
 
 
 def get_config(arg: str = ''):

@@ -15,8 +15,8 @@ ResNet-9 by default, because WRN-28x10 costs twenty times as much. The classes
 are maple and oak tree (47, 52) as in the paper; its code had 53.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.corrective import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.corrective import settings
 
 
 def get_config(arg: str = ''):

@@ -12,8 +12,8 @@ sizes from a pilot on validation data. A 20 % share of the training images is
 held out for selection.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.corrective import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.corrective import settings
 
 
 def get_config(arg: str = ''):

@@ -10,8 +10,8 @@ Sizes are counts of manipulated images: with few images set
 --config.poison.sizes and --config.interclass.sizes.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.corrective import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.corrective import settings
 
 
 def get_config(arg: str = ''):

@@ -14,8 +14,8 @@ validation data (results/corrective_pilot_mnist.json). Half of the test split
 is for selection, the other half is reported.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.corrective import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.corrective import settings
 
 
 def get_config(arg: str = ''):

@@ -11,8 +11,8 @@ One per cent of the training images is poisoned (the paper names no size).
 Images are resized to 32x32; the released code crops the centre.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.corrective import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.corrective import settings
 
 
 def get_config(arg: str = ''):

@@ -11,15 +11,15 @@ The rule takes the smallest alpha whose attack success on the triggered proxy
 rounds to .01 or less; where none qualifies the model is left as it is.
 """
 
-from cmu_jax import config as configs
-from cmu_jax import recipes
+from cmu_jax.core import config as configs
+from cmu_jax.studies.engine import settings
 
 
 def get_config(arg: str = ''):
   a = configs.parse_arg(
     arg, smoke=False, rate=0.1, width=1024, epochs=60, seeds=(0, 1, 2)
   )
-  config = recipes.base('cuts_poison_mnist')
+  config = settings.base('cuts_poison_mnist')
   config.task = 'poison'
   config.corruption.kind = 'poison'
   config.dataset = 'mnist'
@@ -29,21 +29,21 @@ def get_config(arg: str = ''):
   config.corruption.trigger_margin = (2, 2)
   config.model.width = a.width
   config.input.mean, config.input.std = (0.1307,), (0.3081,)
-  config.train = recipes.training(
+  config.train = settings.training(
     epochs=a.epochs,
     batch_size=1024,
     learning_rate=5e-4,
     schedule='cosine',
     minimum=5e-6,
   )
-  config.proxy_train = recipes.training(
+  config.proxy_train = settings.training(
     steps=600, batch_size=256, learning_rate=1e-4
   )
-  config.finetune = recipes.training(
+  config.finetune = settings.training(
     steps=600, batch_size=256, learning_rate=1e-4
   )
   if a.smoke:
-    recipes.shrink(config, model__width=256, proxy_fraction=0.1)
+    settings.shrink(config, model__width=256, proxy_fraction=0.1)
   return config
 
 

@@ -15,8 +15,8 @@ Expect: black-box robust accuracy of the ensemble under PGD-50 at 0.04 in the
 The recipe is the released one: SGD, 0.1, a tenth every 40 epochs, 121 epochs.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.ensemble import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.ensembles import settings
 
 
 def get_config(arg: str = ''):

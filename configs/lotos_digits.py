@@ -10,8 +10,8 @@ Ensembles of three strided networks without BatchNorm: plain, clipped to norms
 of 1, LOTOS and TRS, each under the correct threat model and the released one.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.ensemble import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.ensembles import settings
 
 
 def get_config(arg: str = ''):

@@ -17,8 +17,8 @@ and gets little more than half of the images right; 1.5 gives it 1.3. The
 maximum allowed length is 0.8 of the bound, as published.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.ensemble import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.ensembles import settings
 
 
 def get_config(arg: str = ''):

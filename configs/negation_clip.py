@@ -20,9 +20,9 @@ The sets lie in data_dir in array_record form. Small square images stay as they
 are and are resized in the network; others are read as CLIP was trained.
 """
 
-from cmu_jax import clip_start
-from cmu_jax import config as configs
-from cmu_jax.negation import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.engine import clip_start
+from cmu_jax.studies.negation import settings
 
 
 def get_config(arg: str = ''):

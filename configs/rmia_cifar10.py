@@ -13,8 +13,8 @@ Five ResNet-18 on random halves of all 60,000 images, a tenth of which each
 forgets; K = 8 references on halves of the same images, which is few.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.membership import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.membership import settings
 
 
 def get_config(arg: str = ''):

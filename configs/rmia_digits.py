@@ -16,8 +16,8 @@ Five networks, each of a random half of all images, of which it forgets a tenth;
 references that were unlearned with the audited method themselves.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.membership import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.membership import settings
 
 
 def get_config(arg: str = ''):

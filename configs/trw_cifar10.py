@@ -13,8 +13,8 @@ Expect: arXiv 2506.20893 (v4) says that TRW is 19 % nearer to retraining than
         images of automobiles (class 1) for trucks (class 9).
 """
 
-from cmu_jax import config as configs
-from cmu_jax.class_unlearning import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.classes import settings
 
 
 def get_config(arg: str = ''):

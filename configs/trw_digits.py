@@ -27,8 +27,8 @@ been seen. Six retrained networks a class are the noise floor. U-LiRA rests on
 against the others are its control.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.class_unlearning import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.classes import settings
 
 
 def get_config(arg: str = ''):

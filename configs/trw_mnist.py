@@ -17,8 +17,8 @@ A fully connected network on 10,000 training images; 1,000 test images a class
 make MIA-NN and total variation far less noisy than on digits.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.class_unlearning import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.classes import settings
 
 
 def get_config(arg: str = ''):

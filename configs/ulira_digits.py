@@ -19,8 +19,8 @@ adaptive, once they have forgotten. The intervals above are of single scores;
 runs made since then draw whole networks and points.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.membership import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.membership import settings
 
 
 def get_config(arg: str = ''):

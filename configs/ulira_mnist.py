@@ -16,8 +16,8 @@ attack the same networks and points, with the others as references: as they were
 trained and, adaptive, once they have forgotten.
 """
 
-from cmu_jax import config as configs
-from cmu_jax.membership import settings
+from cmu_jax.core import config as configs
+from cmu_jax.studies.membership import settings
 
 
 def get_config(arg: str = ''):

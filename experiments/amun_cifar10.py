@@ -17,8 +17,8 @@ import argparse
 
 import pieces
 
-from cmu_jax import shell
-from cmu_jax.forgetting import gaps
+from cmu_jax.commands import shell
+from cmu_jax.studies.engine import distance
 
 CONFIG = 'configs/amun_cifar10.py'
 METHODS = 'ft,rl,salun,amun,amun_salun,amun_alone'
@@ -61,11 +61,11 @@ def beside(rows: list[dict]) -> list[dict]:
   retrained = [row for row in rows if row['method'] == 'retrain']
   found = []
   for row in rows:
-    one = gaps.gap([row], retrained, 'confidence')
+    one = distance.gap([row], retrained, 'confidence')
     found.append(
       {
         'method': row['method'],
-        'ours': gaps.values([row], 'confidence').ravel()[:3].tolist(),
+        'ours': distance.values([row], 'confidence').ravel()[:3].tolist(),
         'published_full_schedule': PUBLISHED.get(row['method']),
         'gap_of_confidence': None if one is None else one.of_means,
       }

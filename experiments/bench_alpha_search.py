@@ -35,25 +35,13 @@ import numpy as np
 import rich.console
 import rich.table
 
-from cmu_jax import (
-  alpha,
-  corruption,
-  data,
-  errors,
-  files,
-  inputs,
-  models,
-  optimizers,
-  proxy,
-  rng,
-  schedules,
-  select,
-  shell,
-  splits,
-  train,
-)
-from cmu_jax.methods import cuts
-from cmu_jax.types import Batch, Model, Variables
+from cmu_jax import data, networks
+from cmu_jax.commands import shell
+from cmu_jax.core import errors, files, rng
+from cmu_jax.core.types import Batch, Model, Variables
+from cmu_jax.data import corruption, inputs, proxy, splits
+from cmu_jax.methods.cuts import curve, direction, rules
+from cmu_jax.training import optimizers, schedules, train
 
 
 class Case(NamedTuple):
@@ -83,7 +71,7 @@ CASES = {
   'resnet9-64': Case('resnet9', {'width': 64}, 32, 3, 200),
   'fc1': Case('fc', {'width': 32768}, 28, 1, 200),
 }
-GRID = select.noise_grid()
+GRID = rules.noise_grid()
 
 
 def _images(case: Case, source: str, pool: int, test: int):
@@ -125,7 +113,7 @@ def prepare(case: Case, source: str, pool: int, test: int) -> Setup:
   """A briefly trained corrupted network and its task vector."""
   clean, held, test_batch = _images(case, source, pool, test)
   step = inputs.make((0.45,) * case.channels, (0.25,) * case.channels)
-  model = models.make(
+  model = networks.make(
     case.model, 10, (case.side, case.side, case.channels), **case.options
   )
   key = rng.named(0)
@@ -146,7 +134,7 @@ def prepare(case: Case, source: str, pool: int, test: int) -> Setup:
     **options,
   ).variables
   proxies = proxy.make_proxy(rng.named(key, 'p'), 'symmetric', held, 2, 10)
-  tau, _ = cuts.direction(
+  tau, _ = direction.direction(
     rng.named(key, 'f'), model, mix, proxies, steps=case.steps // 2, **options
   )
   return Setup(
@@ -155,16 +143,16 @@ def prepare(case: Case, source: str, pool: int, test: int) -> Setup:
     tau,
     np.asarray(step.eval(held.image)),
     np.asarray(step.eval(test_batch.image)),
-    select.neighbour_count(pool, 10),
+    rules.neighbour_count(pool, 10),
   )
 
 
 def ours(setup: Setup) -> Callable[[], np.ndarray]:
   """() -> J over the grid, as one compiled call."""
-  measure = functools.partial(select.agreement, k=setup.k)
+  measure = functools.partial(rules.agreement, k=setup.k)
   image, grid = jnp.asarray(setup.pool), jnp.asarray(GRID, jnp.float32)
   return lambda: np.asarray(
-    alpha.curve(setup.model, setup.variables, setup.tau, image, grid, measure).J
+    curve.curve(setup.model, setup.variables, setup.tau, image, grid, measure).J
   )
 
 

@@ -32,7 +32,9 @@ import numpy as np
 import rich.console
 import rich.table
 
-from cmu_jax import errors, files, progress, provenance, shadow, shell
+from cmu_jax.audits import shadow
+from cmu_jax.commands import shell
+from cmu_jax.core import errors, files, progress, provenance
 from cmu_jax.report import style
 
 K = 32

@@ -9,8 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmu_jax import data as data_lib
-from cmu_jax import inputs, models, optimizers, progress, schedules, shadow
-from cmu_jax.types import Batch
+from cmu_jax import networks
+from cmu_jax.audits import shadow
+from cmu_jax.core import progress
+from cmu_jax.core.types import Batch
+from cmu_jax.data import inputs
+from cmu_jax.training import optimizers, schedules
 
 
 class Case(NamedTuple):
@@ -51,7 +55,9 @@ def data(side: int) -> Batch:
 def recipe(case_name: str) -> tuple[Any, shadow.Fit]:
   """The network and its training; one object each: they compile once."""
   case = ALL[case_name]
-  model = models.make(case.model, 10, (case.side, case.side, 1), **case.options)
+  model = networks.make(
+    case.model, 10, (case.side, case.side, 1), **case.options
+  )
   step = inputs.make((0.3,), (0.35,))
   optimizer = optimizers.sgd(schedules.constant(RATE))
   return model, shadow.Fit(step, optimizer, case.steps, case.batch)

@@ -33,16 +33,9 @@ import rich.table
 from bench_spectral_layers import Group, groups, reference, upper
 from jax import numpy as jnp
 
-from cmu_jax import (
-  errors,
-  files,
-  jitting,
-  progress,
-  provenance,
-  shell,
-  spectral,
-  sweep,
-)
+from cmu_jax.commands import shell
+from cmu_jax.core import errors, files, jit, progress, provenance, vectorize
+from cmu_jax.robustness import spectral
 
 ACCURACY = 1e-3
 DENSE = 8192
@@ -65,7 +58,7 @@ def ours(group: Group, iterations: int, start: np.ndarray) -> Callable:
     )
     return found.sigma[0]
 
-  return _timed(sweep.over(one), group)
+  return _timed(vectorize.over(one), group)
 
 
 def lanczos(group: Group, steps: int) -> Callable:
@@ -78,11 +71,11 @@ def lanczos(group: Group, steps: int) -> Callable:
       jax.random.key(0), linear, layer.shape, steps=steps
     ).sigma
 
-  return _timed(sweep.over(one), group)
+  return _timed(vectorize.over(one), group)
 
 
 def _timed(fn: Callable, group: Group) -> Callable:
-  compiled = jitting.looped(fn)
+  compiled = jit.looped(fn)
 
   def run() -> tuple[float, list[float]]:
     began = time.perf_counter()

@@ -8,9 +8,11 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from cmu_jax import jitting, models, spectral
-from cmu_jax.spectral.baselines import gram
-from cmu_jax.types import Variables
+from cmu_jax import networks
+from cmu_jax.core import jit
+from cmu_jax.core.types import Variables
+from cmu_jax.robustness import spectral
+from cmu_jax.robustness.spectral.baselines import gram
 
 SIDE = 32
 
@@ -34,10 +36,8 @@ class Group(NamedTuple):
 def groups(width: int) -> list[Group]:
   """The convolutions of a freshly initialised ResNet-18, by shape."""
   shape = (SIDE, SIDE, 3)
-  model = models.make('resnet18', 10, shape, width=width)
-  variables = jitting.once(model.init)(
-    jax.random.key(0), jnp.zeros((1, *shape))
-  )
+  model = networks.make('resnet18', 10, shape, width=width)
+  variables = jit.once(model.init)(jax.random.key(0), jnp.zeros((1, *shape)))
   alike: dict[Any, list[spectral.Layer]] = {}
   for layer in spectral.layers(model.apply, variables, shape):
     if layer.kind == 'conv':

@@ -37,17 +37,11 @@ import numpy as np
 import rich.console
 import rich.table
 
-from cmu_jax import (
-  descent,
-  errors,
-  files,
-  importance,
-  models,
-  provenance,
-  rng,
-  shell,
-)
-from cmu_jax.methods import ssd
+from cmu_jax import networks
+from cmu_jax.commands import shell
+from cmu_jax.core import errors, files, provenance, rng
+from cmu_jax.methods.dampening import importance, ssd
+from cmu_jax.training import descent
 
 
 def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -99,7 +93,7 @@ def equality(case: posed.Case, setup: posed.Setup, size: int) -> dict[str, Any]:
     'largest_difference_of_parameters': largest,
     'entries_near_the_threshold': close,
     'entries_dampened': changed,
-    'entries_compared': 500 * models.parameter_count(setup.variables),
+    'entries_compared': 500 * networks.parameter_count(setup.variables),
     'largest_relative_difference_of_importances': apart,
     'equal': largest <= 1e-5,
   }
@@ -169,7 +163,7 @@ def compare(
     'case': name,
     'data': source,
     'training_samples': count,
-    'parameters': models.parameter_count(setup.variables),
+    'parameters': networks.parameter_count(setup.variables),
     'fractions': len(posed.FRACTIONS),
     'grid_points': 50,
     'torch_grid_points_timed': timed,

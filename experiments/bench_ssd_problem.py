@@ -7,20 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax import (
-  data,
-  importance,
-  importance_fractions,
-  inputs,
-  models,
-  optimizers,
-  rng,
-  schedules,
-  train,
-)
-from cmu_jax.corrective import problem as problems
-from cmu_jax.methods import ssd
-from cmu_jax.types import Batch, Given, InputStep, Model, Variables
+from cmu_jax import data, networks
+from cmu_jax.core import rng
+from cmu_jax.core.types import Batch, Given, InputStep, Model, Variables
+from cmu_jax.data import inputs
+from cmu_jax.methods.dampening import importance, importance_fractions, ssd
+from cmu_jax.studies.corrective import problem as problems
+from cmu_jax.training import optimizers, schedules, train
 
 
 class Case(NamedTuple):
@@ -74,7 +67,7 @@ def prepare(case: Case, source: str, count: int, steps: int) -> Setup:
   wrong = (clean.label + 1) % 10
   mixed = clean._replace(label=jnp.where(rank >= 0, wrong, clean.label))
   step = inputs.make((0.45,), (0.25,))
-  model = models.make(case.model, 10, shape(case), **case.options)
+  model = networks.make(case.model, 10, shape(case), **case.options)
   start = jax.jit(model.init)(
     rng.named(KEY, 'init'), step.eval(mixed.image[:1])
   )

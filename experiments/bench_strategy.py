@@ -1,7 +1,8 @@
 """How a grid should run here: one by one, `lax.map`, or `vmap`; measured.
 
 Times K members of a training (stacked seeds) and a whole alpha curve for each
-way of driving them. `cmu_jax.sweep.strategy` is chosen from these numbers.
+way of driving them. `cmu_jax.core.vectorize.strategy` is chosen from these
+numbers.
 
   python experiments/bench_strategy.py --out bench_strategy.json
 """
@@ -17,22 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax import (
-  alpha,
-  errors,
-  files,
-  inputs,
-  losses,
-  models,
-  optimizers,
-  schedules,
-  segment,
-  select,
-  shell,
-  train,
-  tree,
-)
-from cmu_jax.types import Batch
+from cmu_jax import networks
+from cmu_jax.commands import shell
+from cmu_jax.core import errors, files, tree
+from cmu_jax.core.types import Batch
+from cmu_jax.data import inputs
+from cmu_jax.methods.cuts import curve, rules
+from cmu_jax.training import losses, optimizers, schedules, segment, train
 
 CASES: dict[str, tuple[str, dict[str, Any], tuple[int, int, int], int]] = {
   'mlp': ('fc', {'width': 512}, (8, 8, 1), 64),
@@ -65,7 +57,7 @@ def measure(
 ) -> dict[str, Any]:
   """Seconds a step for K members and seconds a curve, by way of driving."""
   family, options, shape, batch_size = CASES[name]
-  model = models.make(family, 10, shape, **options)
+  model = networks.make(family, 10, shape, **options)
   step = inputs.make((0.5,) * shape[2], (0.25,) * shape[2])
   rng = np.random.default_rng(0)
   size = 2048
@@ -93,11 +85,11 @@ def measure(
     run = lambda t=together: t(keys, state(True), many, 0, steps)
     found[f'train_{how}'] = _median(run, repeats) / steps
   tau = jax.tree.map(lambda x: 0.1 * x, starts[0].params)
-  score = functools.partial(select.agreement, k=50)
+  score = functools.partial(rules.agreement, k=50)
   pool = step.eval(image[:1000], None)
   grid = jnp.linspace(0, 1, points)
   for how in ('map', 'vmap'):
-    run = lambda h=how: alpha.curve(
+    run = lambda h=how: curve.curve(
       model, starts[0], tau, pool, grid, score, how=h
     )
     found[f'alpha_{how}'] = _median(run, repeats)

@@ -25,8 +25,10 @@ import rich.console
 import rich.table
 from jax import numpy as jnp
 
-from cmu_jax import errors, files, jitting, models, progress, shell
-from cmu_jax.types import Variables
+from cmu_jax import networks
+from cmu_jax.commands import shell
+from cmu_jax.core import errors, files, jit, progress
+from cmu_jax.core.types import Variables
 
 
 class Case(NamedTuple):
@@ -52,7 +54,7 @@ def trainer(
   case: Case, image: np.ndarray, label: np.ndarray
 ) -> Callable[[int], float]:
   """run(steps) -> seconds of our step, looped on the device."""
-  model = models.make(case.model, 10, case.shape, **case.options)
+  model = networks.make(case.model, 10, case.shape, **case.options)
   tx = optax.chain(
     optax.add_decayed_weights(5e-4), optax.sgd(0.01, momentum=0.9)
   )
@@ -75,7 +77,7 @@ def trainer(
     params = optax.apply_updates(variables.params, updates)
     return Variables(params, stats), state, value
 
-  @functools.partial(jitting.looped, donate_argnums=0)
+  @functools.partial(jit.looped, donate_argnums=0)
   def fit(carry: tuple, key: jax.Array, steps: jax.Array) -> tuple:
     return jax.lax.fori_loop(
       0, steps, lambda i, c: step(c, jax.random.fold_in(key, i)), carry

@@ -17,24 +17,15 @@ import sys
 import jax
 import numpy as np
 
-from cmu_jax import config as configs
-from cmu_jax import (
-  evaluate,
-  files,
-  jitting,
-  progress,
-  provenance,
-  recipes,
-  rng,
-  safe,
-  scene,
-  select,
-  shell,
-  stages,
-  train,
-)
-from cmu_jax.methods import cuts, cuts_blocks, cuts_safe
-from cmu_jax.types import Variables
+from cmu_jax.commands import shell
+from cmu_jax.core import config, files, jit, progress, provenance, rng
+from cmu_jax.core.types import Variables
+from cmu_jax.methods.cuts import cuts_blocks, direction, rules, safe
+from cmu_jax.methods.cuts import folds as folds_lib
+from cmu_jax.studies.cuts import measure, repairs
+from cmu_jax.studies.cuts import world as world_lib
+from cmu_jax.studies.engine import settings as settings_lib
+from cmu_jax.training import train
 
 NETWORKS = {'fc': ('fc', '512'), 'convnet': ('convnet', '1')}
 NOISE = (
@@ -52,13 +43,13 @@ def settings(network: str, kind: str, rate: float, seed: int):
   name, width = NETWORKS[network]
   spec = f'configs/cuts_digits.py:kind={kind},noise={rate}'
   given = {'model.name': name, 'model.width': width, 'seeds': str(seed)}
-  return configs.load(spec, given).config
+  return config.load(spec, given).config
 
 
 def trained(config, world, place):
   """The corrupted network."""
   image = world.inputs.eval(world.dataset.test.image[:1], None)
-  start = jitting.once(world.model.init)(rng.named(place.key, 'init'), image)
+  start = jit.once(world.model.init)(rng.named(place.key, 'init'), image)
   size = place.train.label.shape[0]
   return train.fit(
     rng.named(place.key, 'train'),
@@ -66,16 +57,16 @@ def trained(config, world, place):
     start,
     place.train,
     inputs=world.inputs,
-    **recipes.fit_options(config.train, size, 'train'),
+    **settings_lib.fit_options(config.train, size, 'train'),
   ).variables
 
 
 def vectors(config, world, place, mix):
   """The task vector of the whole proxy, folds, and the vectors of the folds."""
-  tuned = lambda size: recipes.fit_options(
+  tuned = lambda size: settings_lib.fit_options(
     config.proxy_train, size, 'proxy_train'
   )
-  tau, _ = cuts.direction(
+  tau, _ = direction.direction(
     rng.named(place.key, 'tau'),
     world.model,
     mix,
@@ -83,8 +74,8 @@ def vectors(config, world, place, mix):
     inputs=world.inputs,
     **tuned(place.proxy.label.shape[1]),
   )
-  folds = safe.split(rng.named(place.key, 'folds'), place.proxy, 2)
-  fitted = cuts_safe.task_vectors(
+  folds = folds_lib.split(rng.named(place.key, 'folds'), place.proxy, 2)
+  fitted = safe.task_vectors(
     rng.named(place.key, 'fold'),
     world.model,
     mix,
@@ -97,12 +88,12 @@ def vectors(config, world, place, mix):
 
 def cell(config, world, seed: int) -> dict:
   """Accuracies of one cell and what the search did."""
-  place = scene.scene(config, world, seed)
-  test = evaluate.scorer(config, world)
+  place = world_lib.scene(config, world, seed)
+  test = measure.scorer(config, world)
   tested = lambda variables: test(variables).values['test_accuracy']
   mix = trained(config, world, place)
   tau, folds, fold_tau = vectors(config, world, place, mix)
-  blocks, grid = cuts_blocks.names(tau), select.noise_grid()
+  blocks, grid = cuts_blocks.names(tau), rules.noise_grid()
   score = cuts_blocks.scorer(
     world.model, mix, folds, fold_tau, blocks, inputs=world.inputs
   )
@@ -110,13 +101,13 @@ def cell(config, world, seed: int) -> dict:
   start = float(grid[curve.argmax()])
   full = cuts_blocks.climb(score, blocks, start, grid)
   near = cuts_blocks.climb(score, blocks, start, NEAR * start)
-  published, _ = cuts.select_alpha(
+  published, _ = direction.select_alpha(
     world.model,
     mix,
     tau,
     place.proxy,
     inputs=world.inputs,
-    selection=stages.selection(config),
+    selection=repairs.selection(config),
   )
 
   def at(alphas) -> float:
@@ -209,7 +200,7 @@ def main() -> None:
       if name not in cells:
         config = settings(network, kind, rate, seed)
         if (network, kind) not in worlds:  # Shared, and so the compilations.
-          worlds[network, kind] = scene.stage(config)
+          worlds[network, kind] = world_lib.stage(config)
         cells[name] = cell(config, worlds[network, kind], seed)
         files.write_json(path, report(flags.seeds, cells))
       advance()

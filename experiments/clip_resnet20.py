@@ -17,31 +17,23 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from cmu_jax import (
-  attacks,
-  data,
-  files,
-  inputs,
-  lipschitz,
-  models,
-  provenance,
-  rng,
-  shell,
-  spectral,
-  splits,
-  weights,
-)
-from cmu_jax.types import Batch, Variables
+from cmu_jax import data, networks
+from cmu_jax.commands import shell
+from cmu_jax.core import files, provenance, rng
+from cmu_jax.core.types import Batch, Variables
+from cmu_jax.data import inputs, splits
+from cmu_jax.networks import weights
+from cmu_jax.robustness import attacks, lipschitz, spectral
 
 SHAPE = (32, 32, 3)
-MODEL = models.make('resnet20', 10, SHAPE)
+MODEL = networks.make('resnet20', 10, SHAPE)
 STEP = inputs.make((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def shipped(path: str) -> Variables:
   """The network in a file of weights with PyTorch's names."""
   template = jax.eval_shape(MODEL.init, rng.named(0), jnp.zeros((1, *SHAPE)))
-  names = models.REGISTRY['resnet20'].torch_name
+  names = networks.REGISTRY['resnet20'].torch_name
   return weights.fit(weights.read(path).arrays, template, names, 'weights')[0]
 
 

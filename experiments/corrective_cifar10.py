@@ -16,7 +16,8 @@ import time
 
 import pieces
 
-from cmu_jax import errors, shell
+from cmu_jax.commands import shell
+from cmu_jax.core import errors
 
 CONFIG = 'configs/corrective_cifar10.py'
 # Which epoch of every training counts, and what its JSON is called.

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cmu_jax import files, shell
-from cmu_jax.corrective import load
+from cmu_jax.commands import shell
+from cmu_jax.core import files
 from cmu_jax.report import stats
+from cmu_jax.studies.corrective import load
 
 LITTLE = 0.05
 

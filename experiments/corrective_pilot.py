@@ -15,10 +15,11 @@ import tempfile
 
 import numpy as np
 
-from cmu_jax import binding, files, provenance, rng, shell
-from cmu_jax import config as configs
-from cmu_jax.corrective import cells, measure, solve, stage
-from cmu_jax.corrective import world as worlds
+from cmu_jax.commands import shell
+from cmu_jax.core import config, files, provenance, rng
+from cmu_jax.studies.corrective import cells, measure, solve, stage
+from cmu_jax.studies.corrective import world as worlds
+from cmu_jax.studies.engine import world
 
 BELOW_NONE, BELOW_REWOD = 0.8, 0.9
 
@@ -26,13 +27,13 @@ BELOW_NONE, BELOW_REWOD = 0.8, 0.9
 def _config(flags: argparse.Namespace, pair: str, share: float):
   """The sweep's settings for one pair and size."""
   given = {'data_dir': flags.data_dir} if flags.data_dir else {}
-  loaded = configs.load(
+  loaded = config.load(
     flags.config, {'manipulations': 'interclass,', **given}
   ).config.copy_and_resolve_references()
   loaded.unlock()
   loaded.seeds = tuple(int(s) for s in flags.seeds.split(','))
   loaded.interclass.pair = pair
-  dataset = binding.load(loaded).dataset
+  dataset = world.load(loaded).dataset
   one = worlds.world(loaded, dataset, 'interclass')
   label = np.asarray(
     worlds.training(loaded, rng.named(loaded.seeds[0]), dataset).label

@@ -20,25 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax import (
-  corruption,
-  data,
-  diagnosis,
-  files,
-  inputs,
-  metrics,
-  models,
-  optimizers,
-  progress,
-  provenance,
-  proxy,
-  rng,
-  schedules,
-  shell,
-  splits,
-  train,
-  triggers,
-)
+from cmu_jax import data, networks
+from cmu_jax.commands import shell
+from cmu_jax.core import files, progress, provenance, rng
+from cmu_jax.data import corruption, inputs, proxy, splits
+from cmu_jax.data.corruption import triggers
+from cmu_jax.methods import diagnosis
+from cmu_jax.training import metrics, optimizers, schedules, train
 
 CASES = {
   'symmetric': (0.0, 0.1, 0.2, 0.4, 0.6, 0.8),
@@ -55,7 +43,7 @@ STEPS, WIDTH, POOL = 2000, 256, 0.25
 TRIGGER = triggers.badnet(8, 8, percent=0.03, margin=(0, 0))
 STEP = inputs.make((0.3,), (0.35,), trigger=TRIGGER)
 OPTIMIZER = optimizers.adamw(schedules.constant(2e-3))
-MODEL = models.make('fc', 10, (8, 8, 1), width=WIDTH)
+MODEL = networks.make('fc', 10, (8, 8, 1), width=WIDTH)
 
 
 def uneven(key: jax.Array) -> np.ndarray:

@@ -11,7 +11,7 @@ unless --work travels.
 
 import pieces
 
-from cmu_jax import shell
+from cmu_jax.commands import shell
 
 CONFIG = 'configs/lotos_cifar10.py'
 # Black-box robust accuracy of the ensemble, PGD-50 at 0.04, 121 epochs: of the

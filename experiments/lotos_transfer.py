@@ -9,9 +9,10 @@ by the cells of configs/lotos_digits.py: trainings are shared between radii.
 import argparse
 import pathlib
 
-from cmu_jax import config as configs
-from cmu_jax import files, shell, workdir
-from cmu_jax.ensemble import job, place, sweep, tables
+from cmu_jax.commands import shell, workdir
+from cmu_jax.core import config as configs
+from cmu_jax.core import files
+from cmu_jax.studies.ensembles import job, sweep, tables, world
 
 METHODS = ('plain', 'clipped', 'lotos_unclipped', 'lotos')
 PAIRS = (
@@ -64,7 +65,7 @@ def main() -> None:
       config.attack.radius, config.evaluate.lipschitz = radius, False
     folder = pathlib.Path(flags.work)
     with workdir.locked(folder, '--work'):
-      here = place.load(config, folder)
+      here = world.load(config, folder)
       results = job.collect(here, sweep.run(here, None))
     kept = {k: results[k] for k in ('schema', 'smoke', 'provenance', 'config')}
     part = {'radius': radius, 'differences': differences(results)}

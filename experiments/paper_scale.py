@@ -13,8 +13,9 @@ import argparse
 import pathlib
 import time
 
-from cmu_jax import config as configs
-from cmu_jax import files, run, shell, workdir
+from cmu_jax.commands import shell, workdir
+from cmu_jax.core import config, files
+from cmu_jax.studies.cuts import run
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
     if spent + longest > 60 * flags.minutes:
       print(f'left for another run: {spec}')
       continue
-    loaded = configs.load(spec, overrides)
+    loaded = config.load(spec, overrides)
     folder = pathlib.Path(flags.work) / loaded.name
     start = time.monotonic()
     with workdir.opened(folder, loaded.config):

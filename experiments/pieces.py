@@ -17,9 +17,10 @@ import pathlib
 import time
 from collections.abc import Callable
 
-from cmu_jax import config as configs
-from cmu_jax import errors, files, jitting, shell, workdir
-from cmu_jax.types import Info
+from cmu_jax.commands import shell, workdir
+from cmu_jax.core import config, errors, files, jit
+from cmu_jax.core.types import Info
+from cmu_jax.main import SWEEPS
 
 _KEPT = (
   'schema',
@@ -77,10 +78,12 @@ def run(
     The path of the JSON.
   """
   began = time.monotonic()
-  loaded = configs.load(spec, overrides)
-  job = importlib.import_module(f'cmu_jax.{loaded.config.task}.job')
+  loaded = config.load(spec, overrides)
+  job = importlib.import_module(
+    f'cmu_jax.studies.{SWEEPS[loaded.config.task]}.job'
+  )
   folder = pathlib.Path(flags.work)
-  with workdir.locked(folder, '--work'), jitting.hasty(loaded.config.smoke):
+  with workdir.locked(folder, '--work'), jit.hasty(loaded.config.smoke):
     found = job.run(loaded.config, folder, flags.minutes)
   found['config'].pop('data_dir', None)
   path = pathlib.Path(flags.out) / f'{name or loaded.name}.json'

@@ -20,19 +20,14 @@ import time
 
 import jax
 
-from cmu_jax import (
-  backdoor,
-  evaluate,
-  files,
-  provenance,
-  recipes,
-  rng,
-  scene,
-  shell,
-  train,
-)
-from cmu_jax import config as configs
-from cmu_jax.methods import cuts
+from cmu_jax.commands import shell
+from cmu_jax.core import config as configs
+from cmu_jax.core import files, provenance, rng
+from cmu_jax.methods.cuts import direction
+from cmu_jax.studies.cuts import backdoor, measure
+from cmu_jax.studies.cuts import world as world_lib
+from cmu_jax.studies.engine import settings
+from cmu_jax.training import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SHORT = {'proxy_train.epochs': 0, 'proxy_train.schedule': 'constant'}
@@ -118,7 +113,7 @@ def _networks(config, world, place):
       batch,
       inputs=world.inputs,
       title=title,
-      **recipes.fit_options(config.train, batch.label.shape[0], 'train'),
+      **settings.fit_options(config.train, batch.label.shape[0], 'train'),
     ).variables
     for title, batch in (('poisoned', place.train), ('oracle', place.clean))
   ]
@@ -127,15 +122,15 @@ def _networks(config, world, place):
 def _published(config, world, place, corrupted):
   """The rule as published, on its own proxy (which pool labels select)."""
   size = place.proxy.label.shape[1]
-  unlearn = cuts.cuts(
+  unlearn = direction.cuts(
     world.model,
     world.inputs,
-    selection=cuts.Selection(
+    selection=direction.Selection(
       kind='poison',
       threshold=config.select.threshold,
       target=config.corruption.target,
     ),
-    **recipes.fit_options(config.proxy_train, size, 'proxy_train'),
+    **settings.fit_options(config.proxy_train, size, 'proxy_train'),
   )
   repaired, info = unlearn(
     rng.named(place.key, 'unlearn'), corrupted, place.proxy
@@ -153,14 +148,14 @@ def _tuned(config, world, place, corrupted):
     place.clean_proxy,
     inputs=world.inputs,
     title='fine-tuning on clean labels',
-    **recipes.fit_options(config.finetune, size, 'finetune'),
+    **settings.fit_options(config.finetune, size, 'finetune'),
   ).variables
 
 
 def cell(config, world, score, seed):
   """One row a method for one network and seed."""
   began = time.monotonic()
-  place = scene.scene(config, world, seed)
+  place = world_lib.scene(config, world, seed)
   corrupted, oracle = _networks(config, world, place)
   more, _ = backdoor.repairs(
     config, world, place, corrupted, lambda name: None, attack=True
@@ -239,8 +234,8 @@ def _cells(data, network, config, flags, began):
       if start - began + longest > 60 * flags.minutes:
         print(f'left for another run: {data} {network} seed {seed}')
         continue
-      world = world or scene.stage(config)
-      score = score or evaluate.scorer(config, world)
+      world = world or world_lib.stage(config)
+      score = score or measure.scorer(config, world)
       only = lambda network, s=score: s(network).values
       files.write_json(path, cell(config, world, only, seed))
       longest = max(longest, time.monotonic() - start)

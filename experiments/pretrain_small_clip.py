@@ -17,24 +17,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from cmu_jax import (
-  clip,
-  data,
-  files,
-  inputs,
-  originals,
-  provenance,
-  rng,
-  shell,
-  small_clip,
-  train,
-  weights,
-  workdir,
-)
-from cmu_jax import config as configs
-from cmu_jax.clip import preprocess, templates
-from cmu_jax.clip import sizes as sizing
-from cmu_jax.types import Batch
+from cmu_jax import data
+from cmu_jax.commands import shell, workdir
+from cmu_jax.core import config, files, provenance, rng, store
+from cmu_jax.core.types import Batch
+from cmu_jax.data import inputs
+from cmu_jax.networks import clip, weights
+from cmu_jax.networks.clip import preprocess, sizes, templates
+from cmu_jax.training import small_clip, train
 
 _SECONDS = 60.0
 
@@ -59,9 +49,9 @@ def saving(folder: pathlib.Path, flags: Any) -> train.Checkpoint:
   deadline = time.monotonic() + 60 * flags.minutes
   wanted = {k: v for k, v in vars(flags).items() if k not in ('minutes', 'out')}
   wanted.pop('work')
-  name = configs.fingerprint(wanted)
+  name = config.fingerprint(wanted)
   seconds = min(_SECONDS, 30 * flags.minutes)
-  kept = originals.saving(folder, name, seconds)
+  kept = store.saving(folder, name, seconds)
 
   def save(state: Any, step: int) -> None:
     kept.save(state, step)
@@ -129,7 +119,7 @@ def write(
 ) -> None:
   """Weights, config.json and the record."""
   weights.write(folder / 'model.safetensors', one.stored)
-  files.write_json(folder / 'config.json', sizing.config(one.sizes))
+  files.write_json(folder / 'config.json', sizes.config(one.sizes))
   settings = {k: v for k, v in vars(flags).items() if k != 'data_dir'}
   record = {
     'schema': 1,

@@ -9,20 +9,14 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
-from cmu_jax import (
-  errors,
-  jitting,
-  metrics,
-  models,
-  optimizers,
-  rng,
-  scene,
-  schedules,
-  splits,
-  train,
-)
-from cmu_jax.models import classifier, conv, folded, folded_spec
-from cmu_jax.types import Batch, InputStep, Model, Variables
+from cmu_jax import networks
+from cmu_jax.core import errors, jit, rng
+from cmu_jax.core.types import Batch, InputStep, Model, Variables
+from cmu_jax.data import splits
+from cmu_jax.networks import classifier, conv
+from cmu_jax.networks.families import folded, folded_spec
+from cmu_jax.studies.cuts import world
+from cmu_jax.training import metrics, optimizers, schedules, train
 
 ARMS = ('pretrained', 'folded_scratch', 'norm_scratch', 'random_below')
 # Of these only what comes after --cut is trained, if that is given.
@@ -56,17 +50,17 @@ def arm(name: str, folder: pathlib.Path, side: int, cut: str) -> Arm:
   """One of the networks, untuned."""
   image = jnp.zeros((1, side, side, 3))
   if name == 'norm_scratch':
-    model = models.make('mobilenet_v1', 10, (side, side, 3), width=0.25)
-    return Arm(model, lambda key: jitting.once(model.init)(key, image))
+    model = networks.make('mobilenet_v1', 10, (side, side, 3), width=0.25)
+    return Arm(model, lambda key: jit.once(model.init)(key, image))
   path = folder / 'mobilenet_v1_025_imagenet.spec.json'
   spec = folded_spec.read(path)
   _, stored = folded.from_spec(path, folder / 'mobilenet_v1_025_imagenet.npz')
   if cut and name in CUT:
     return _cut(name, spec, stored, side, cut)
-  model = models.bind(folded.network(spec, 10))
+  model = networks.bind(folded.network(spec, 10))
 
   def start(key: jax.Array) -> Variables:
-    drawn = jitting.once(model.init)(key, image)
+    drawn = jit.once(model.init)(key, image)
     if name != 'pretrained':
       return drawn
     return drawn._replace(params=drawn.params | {'body': stored.params['body']})
@@ -83,17 +77,17 @@ def _cut(
   at, real = names.index(cut), name == 'pretrained'
   part = lambda steps: folded.Body(steps, jnp.float32, conv.convolve)
   lower, upper = part(spec.body[:at]), part(spec.body[at:])
-  model = models.bind(classifier.Classifier(upper, 10))
+  model = networks.bind(classifier.Classifier(upper, 10))
   image = jnp.zeros((1, side, side, 3))
 
   def below(key: jax.Array) -> Any:
-    drawn = jitting.once(lower.init)(key, image, False)['params']
+    drawn = jit.once(lower.init)(key, image, False)['params']
     params = {n: stored.params['body'][n] for n in drawn} if real else drawn
     return lambda x: lower.apply({'params': params}, x, False)
 
   def start(key: jax.Array) -> Variables:
     seen = jax.eval_shape(below(key), image)
-    drawn = jitting.once(model.init)(key, jnp.zeros(seen.shape))
+    drawn = jit.once(model.init)(key, jnp.zeros(seen.shape))
     if not real:
       return drawn
     body = {n: stored.params['body'][n] for n in drawn.params['body']}
@@ -103,8 +97,8 @@ def _cut(
 
 
 def lowered(
-  one: Arm, world: scene.Stage, place: scene.Scene
-) -> tuple[scene.Stage, scene.Scene]:
+  one: Arm, world: world.Stage, place: world.Scene
+) -> tuple[world.Stage, world.Scene]:
   """The same data as the trained layers see them: computed once, and kept."""
   if one.below is None:
     return world, place
@@ -138,7 +132,7 @@ def adam(rate: float) -> optax.GradientTransformation:
 def fitted(
   key: jax.Array,
   one: Arm,
-  world: scene.Stage,
+  world: world.Stage,
   start: Variables,
   batch: Batch,
   epochs: int,
@@ -159,13 +153,13 @@ def fitted(
   ).variables
 
 
-def accuracy(one: Arm, world: scene.Stage, v: Variables, batch: Batch) -> float:
+def accuracy(one: Arm, world: world.Stage, v: Variables, batch: Batch) -> float:
   """On a split, without augmentation."""
   seen = metrics.predict(one.model, world.inputs, v, batch, 256)
   return float(np.mean(seen == np.asarray(batch.label)))
 
 
-def tuned(one: Arm, world: scene.Stage, place: scene.Scene, epochs) -> dict:
+def tuned(one: Arm, world: world.Stage, place: world.Scene, epochs) -> dict:
   """Rate and epochs with the best accuracy on a tenth of the clean images."""
   key = rng.named(place.key, 'tuning')
   held, rest = splits.hold_out(key, place.clean, 0.1, 10)

@@ -34,24 +34,14 @@ import pretrained_table as table
 from jax import numpy as jnp
 from ml_collections import ConfigDict
 
-from cmu_jax import alpha as alpha_search
-from cmu_jax import config as configs
-from cmu_jax import (
-  descent,
-  errors,
-  files,
-  jitting,
-  metrics,
-  progress,
-  provenance,
-  rng,
-  scene,
-  shell,
-  stages,
-  train,
-)
-from cmu_jax.methods import cuts, sap
-from cmu_jax.types import Given, Variables
+from cmu_jax.commands import shell
+from cmu_jax.core import config, errors, files, jit, progress, provenance, rng
+from cmu_jax.core.types import Given, Variables
+from cmu_jax.methods.cuts import curve, direction
+from cmu_jax.methods.projection import sap
+from cmu_jax.studies.cuts import repairs
+from cmu_jax.studies.cuts import world as world_lib
+from cmu_jax.training import descent, metrics, train
 
 # Data, split and weights that choose the recipe; no reported seed is this one.
 TUNING_SEED = 1000
@@ -78,11 +68,11 @@ def settings(
     given['corruption.labels_file'] = flags.labels_file
   # Its network is not looked at.
   spec = f'configs/cuts_cifar10.py:kind={kind},noise={rate},model=convnet'
-  return configs.load(spec, given).config
+  return config.load(spec, given).config
 
 
 def projected(
-  one: arms.Arm, world: scene.Stage, place: scene.Scene, mix: Variables
+  one: arms.Arm, world: world_lib.Stage, place: world_lib.Scene, mix: Variables
 ) -> tuple[Variables, float]:
   """SAP on the clean proxy, its scale chosen by the labels of the proxy."""
   size = place.clean_proxy.label.shape[0]
@@ -99,7 +89,7 @@ def projected(
 
 
 def best_alpha(
-  one: arms.Arm, world: scene.Stage, mix: Variables, tau: Any, grid: Any
+  one: arms.Arm, world: world_lib.Stage, mix: Variables, tau: Any, grid: Any
 ) -> float:
   """The alpha with the best test accuracy: a diagnosis, never a choice."""
   test = world.dataset.test
@@ -107,16 +97,16 @@ def best_alpha(
   def hits(features, logits):
     return jnp.mean((jnp.argmax(logits, -1) == test.label).astype(jnp.float32))
 
-  image = jitting.once(world.inputs.eval)(test.image, None)
+  image = jit.once(world.inputs.eval)(test.image, None)
   alphas = jnp.asarray(grid, jnp.float32)
-  found = alpha_search.curve(one.model, mix, tau, image, alphas, hits)
+  found = curve.curve(one.model, mix, tau, image, alphas, hits)
   return float(grid[int(np.argmax(found))])
 
 
 def cell(
   one: arms.Arm,
-  world: scene.Stage,
-  place: scene.Scene,
+  world: world_lib.Stage,
+  place: world_lib.Scene,
   tau_epochs: int,
   tau_rates: tuple[float, ...],
 ) -> list[dict]:
@@ -129,7 +119,7 @@ def cell(
   proxies = place.proxy.label.shape[1]
   every: dict[str, tuple[Variables, dict]] = {'corrupted': (mix, {})}
   for factor in tau_rates:
-    unlearn = cuts.cuts(
+    unlearn = direction.cuts(
       one.model,
       world.inputs,
       optimizer=arms.adam(factor * one.rate),
@@ -144,7 +134,7 @@ def cell(
       ),
     }
     for name, a in found.items():
-      edited = stages.edited(mix, info['tau'], a)
+      edited = repairs.edited(mix, info['tau'], a)
       every[f'{name} x{factor:g}'] = edited, {'alpha': a}
   verified, scale = projected(one, world, place, mix)
   every |= {
@@ -247,10 +237,10 @@ def work(
   side = flags.side if name in arms.CUT else flags.scratch_side or flags.side
   one = arms.arm(name, pathlib.Path(flags.weights), side, flags.cut)
 
-  def seen(noise: str, seed: int) -> tuple[scene.Stage, scene.Scene]:
+  def seen(noise: str, seed: int) -> tuple[world_lib.Stage, world_lib.Scene]:
     config = settings(flags, noise, seed, side)
-    world = scene.stage(config)
-    return arms.lowered(one, world, scene.scene(config, world, seed))
+    world = world_lib.stage(config)
+    return arms.lowered(one, world, world_lib.scene(config, world, seed))
 
   if name not in kept.recipes:
     world, place = seen('0.4', TUNING_SEED)

@@ -3,7 +3,8 @@
 For each kind and seed: the shipped weights are fine-tuned on a part of CIFAR-10
 that is mislabelled (40 % symmetric) or backdoored (10 %, the trigger of CUTS);
 the result and a folder of bad samples from other images go through
-`cmu_jax.repair`, as files; the test split is looked at before and after.
+`cmu_jax.commands.repair`, as files; the test split is looked at before and
+after.
 
   python experiments/repair_resnet20.py --weights=FILE --data_dir=DIR \
     --out=repair_resnet20.json --minutes=30
@@ -24,25 +25,14 @@ import numpy as np
 import PIL.Image
 from jax import numpy as jnp
 
-from cmu_jax import (
-  corruption,
-  data,
-  files,
-  inputs,
-  metrics,
-  models,
-  optimizers,
-  provenance,
-  repair,
-  rng,
-  schedules,
-  shell,
-  splits,
-  train,
-  triggers,
-  weights,
-)
-from cmu_jax.types import Batch, Variables
+from cmu_jax import data, networks
+from cmu_jax.commands import repair, shell
+from cmu_jax.core import files, provenance, rng
+from cmu_jax.core.types import Batch, Variables
+from cmu_jax.data import corruption, inputs, splits
+from cmu_jax.data.corruption import triggers
+from cmu_jax.networks import weights
+from cmu_jax.training import metrics, optimizers, schedules, train
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TARGET = 0
@@ -219,11 +209,11 @@ def cell(kind: str, seed: int, flags: argparse.Namespace) -> list[dict]:
   return rows
 
 
-MODEL = models.make('resnet20', 10, (32, 32, 3))
+MODEL = networks.make('resnet20', 10, (32, 32, 3))
 TEMPLATE = jax.eval_shape(
   MODEL.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))
 )
-NAMES = models.REGISTRY['resnet20'].torch_name
+NAMES = networks.REGISTRY['resnet20'].torch_name
 STEP = inputs.make(MEAN, STD)
 
 

@@ -20,21 +20,13 @@ import time
 import jax
 import numpy as np
 
-from cmu_jax import config as configs
-from cmu_jax import (
-  evaluate,
-  files,
-  jitting,
-  progress,
-  provenance,
-  recipes,
-  rng,
-  scene,
-  shell,
-  stages,
-  train,
-)
-from cmu_jax.methods import cuts
+from cmu_jax.commands import shell
+from cmu_jax.core import config, files, jit, progress, provenance, rng
+from cmu_jax.methods.cuts import direction
+from cmu_jax.studies.cuts import measure, repairs
+from cmu_jax.studies.cuts import world as world_lib
+from cmu_jax.studies.engine import settings as settings_lib
+from cmu_jax.training import train
 
 RATES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6)
 KINDS = ('symmetric', 'asymmetric')
@@ -49,14 +41,16 @@ def settings(flags: argparse.Namespace, kind: str, rate: float, seed: int):
   spec = f'configs/cuts_{flags.data}.py:{shape},kind={kind},noise={rate}'
   given = {'data_dir': flags.data_dir} if flags.data_dir else {}
   given |= {'dataset': flags.dataset} if flags.dataset else {}
-  return configs.load(spec, {'seeds': str(seed), **given}).config
+  return config.load(spec, {'seeds': str(seed), **given}).config
 
 
 def trained(config, world, place, batch):
   """One network on one split, without checkpoints."""
   image = world.inputs.eval(world.dataset.test.image[:1], None)
-  start = jitting.once(world.model.init)(rng.named(place.key, 'init'), image)
-  options = recipes.fit_options(config.train, batch.label.shape[0], 'train')
+  start = jit.once(world.model.init)(rng.named(place.key, 'init'), image)
+  options = settings_lib.fit_options(
+    config.train, batch.label.shape[0], 'train'
+  )
   key = rng.named(place.key, 'train')
   fitted = train.fit(
     key, world.model, start, batch, inputs=world.inputs, **options
@@ -66,18 +60,18 @@ def trained(config, world, place, batch):
 
 def cell(config, world, seed: int) -> dict:
   """Accuracies of one cell, and what the safe rule saw."""
-  place = scene.scene(config, world, seed)
-  score = evaluate.scorer(config, world)
+  place = world_lib.scene(config, world, seed)
+  score = measure.scorer(config, world)
   tested = lambda variables: score(variables).values['test_accuracy']
   mix = trained(config, world, place, place.train)
   proxies = place.proxy.label.shape[1]
-  options = recipes.fit_options(config.proxy_train, proxies, 'proxy_train')
-  unlearn = cuts.cuts(
-    world.model, world.inputs, selection=stages.selection(config), **options
+  options = settings_lib.fit_options(config.proxy_train, proxies, 'proxy_train')
+  unlearn = direction.cuts(
+    world.model, world.inputs, selection=repairs.selection(config), **options
   )
   _, info = unlearn(rng.named(place.key, 'unlearn'), mix, place.proxy)
-  safe, _ = stages.safe_alpha(config, world, place, mix, None, seed)
-  at = lambda a: tested(stages.edited(mix, info['tau'], float(a)))
+  safe, _ = repairs.safe_alpha(config, world, place, mix, None, seed)
+  at = lambda a: tested(repairs.edited(mix, info['tau'], float(a)))
   clean = config.noise_rate == 0
   oracle = mix if clean else trained(config, world, place, place.clean)
   record = {k: v for k, v in safe.record.items() if k != 'J_cf'}
@@ -178,7 +172,7 @@ def main() -> None:
       if name not in cells and not late:
         config = settings(flags, kind, rate, seed)
         if kind not in worlds:  # Shared, and with it the compilations.
-          worlds[kind] = scene.stage(config)
+          worlds[kind] = world_lib.stage(config)
         cells[name] = cell(config, worlds[kind], seed)
         files.write_json(path, report(flags, config, cells))
       advance()

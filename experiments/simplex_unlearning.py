@@ -38,7 +38,9 @@ import simplex_unlearning_cell as judge
 import simplex_unlearning_world as worlds
 from simplex_unlearning_show import figure, markdown, summary
 
-from cmu_jax import files, progress, provenance, shell, simplex
+from cmu_jax.commands import shell
+from cmu_jax.core import files, progress, provenance
+from cmu_jax.methods import simplex
 
 
 def report(flags, cells) -> dict:

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from simplex_unlearning_world import vectors
 
-from cmu_jax import rng, simplex
-from cmu_jax import task_vectors as tv
-from cmu_jax.types import Variables
+from cmu_jax.core import rng
+from cmu_jax.core.types import Variables
+from cmu_jax.methods import simplex, task_vectors
 
 SIZES = (2, 3, 5, 8)
 ENSEMBLES = {
@@ -93,7 +93,7 @@ def judged(run, one, sets, forget, key, also):
   rows, seen = {}, {}
   for space in SPACES:
     held = [accuracies(out[space], val, forget) for out in sweep]
-    rule = tv.choose(LAMBDAS, *zip(*held, strict=True))
+    rule = task_vectors.choose(LAMBDAS, *zip(*held, strict=True))
     at = rule.position or 0
     also = rule.chosen if also is None else also
     lost, kept = accuracies(look(rule.chosen)[space], test, forget)
@@ -145,7 +145,7 @@ def cell(flags, place, seed, timed):
   base, taus, sets, forget = vectors(flags, place, seed)
   key = rng.named(seed, 'draws')
   look = functools.partial(judged, sets=sets, forget=forget, key=key)
-  alone = lambda tau: simplex.TaskSimplex(base, tv.stack([tau]))
+  alone = lambda tau: simplex.TaskSimplex(base, task_vectors.stack([tau]))
   plain = estimate(model, 'centroid', 1)
   single = [look(plain, alone(tau), also=0.0) for tau in taus]
   untouched = {
@@ -156,13 +156,13 @@ def cell(flags, place, seed, timed):
       strict=True,
     )
   }
-  stacked = tv.stack(taus)
-  angles = np.asarray(tv.cosine_matrix(stacked))
+  stacked = task_vectors.stack(taus)
+  angles = np.asarray(task_vectors.cosine_matrix(stacked))
   off = angles[~np.eye(len(taus), dtype=bool)]
   record = {
     'forget_classes': forget.tolist(),
     'untouched': untouched,
-    'norms': [float(tv.norm(tau)) for tau in taus],
+    'norms': [float(task_vectors.norm(tau)) for tau in taus],
     'cosine': float(off.mean()),
     'single': [rows['probabilities'] for rows, *_ in single],
     'by_q': {},
@@ -178,15 +178,17 @@ def cell(flags, place, seed, timed):
 def spanned(flags, model, base, taus, look, sets, key, timed):
   """Every method on the first q vectors of a seed."""
   q = len(taus)
-  one = simplex.TaskSimplex(base, tv.stack(taus))
-  alone = lambda tau: simplex.TaskSimplex(base, tv.stack([tau]))
+  one = simplex.TaskSimplex(base, task_vectors.stack(taus))
+  alone = lambda tau: simplex.TaskSimplex(base, task_vectors.stack([tau]))
   plain = estimate(model, 'centroid', 1)
-  rows, outputs, strength = look(plain, alone(tv.uniform(taus)), also=None)
+  rows, outputs, strength = look(
+    plain, alone(task_vectors.uniform(taus)), also=None
+  )
   found, seen = {'centroid': rows}, {'centroid': outputs}
   for name, merge in (
-    ('negmerge', tv.negmerge),
-    ('ties', tv.ties),
-    ('magmax', tv.magmax),
+    ('negmerge', task_vectors.negmerge),
+    ('ties', task_vectors.ties),
+    ('magmax', task_vectors.magmax),
   ):
     found[name] = look(plain, alone(merge(taus)), also=strength)[0]
   seconds = {}
@@ -217,7 +219,7 @@ def spanned(flags, model, base, taus, look, sets, key, timed):
     'reference_error': {s: rms(error[s]) for s in SPACES},
     'variance': float(spread['probabilities'].sum(-1).mean()),
     'deviation_of_logits': float(np.sqrt(spread['logits'].mean())),
-    'kept_by_negmerge': kept_share(tv.negmerge(taus), taus[0]),
+    'kept_by_negmerge': kept_share(task_vectors.negmerge(taus), taus[0]),
     'seconds': seconds,
   }
 

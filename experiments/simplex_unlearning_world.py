@@ -7,22 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax import (
-  clip,
-  data,
-  inputs,
-  models,
-  optimizers,
-  rng,
-  schedules,
-  splits,
-  train,
-)
-from cmu_jax import task_vectors as tv
-from cmu_jax.clip import heads, preprocess, templates
-from cmu_jax.models import zero_shot
-from cmu_jax.task_vectors import FineTuneConfig
-from cmu_jax.types import Batch, Dataset, InputStep, Model, Variables
+from cmu_jax import data, networks
+from cmu_jax.core import rng
+from cmu_jax.core.types import Batch, Dataset, InputStep, Model, Variables
+from cmu_jax.data import inputs, splits
+from cmu_jax.methods import task_vectors
+from cmu_jax.methods.task_vectors import FineTuneConfig
+from cmu_jax.networks import clip, zero_shot
+from cmu_jax.networks.clip import heads, preprocess, templates
+from cmu_jax.training import optimizers, schedules, train
 
 CONFIGS = (
   FineTuneConfig(1e-3, 0.0, 4, 0.0, 'none', 1),
@@ -90,7 +83,7 @@ def world(flags) -> Place:
   epochs = 2 if flags.smoke else chosen['epochs']
   if flags.weights:
     return shipped(flags, found, epochs)
-  model = models.make(
+  model = networks.make(
     'vit_tiny', found.num_classes, shape,
     patch=chosen['patch'], width=chosen['width'], depth=chosen['depth'],
     heads=4,
@@ -173,7 +166,7 @@ def vectors(flags, place, seed):
     one._replace(seed=100 * seed + one.seed, lr=flags.rate * one.lr)
     for one in (CONFIGS[:3] if flags.smoke else CONFIGS)
   ]
-  taus = tv.diversify(
+  taus = task_vectors.diversify(
     model,
     before,
     splits.take(kept, gone),

@@ -26,8 +26,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import cmu_jax
-from cmu_jax import inputs, models, optimizers, rng, schedules, sweep
-from cmu_jax.types import Variables
+from cmu_jax import networks
+from cmu_jax.core import rng, vectorize
+from cmu_jax.core.types import Variables
+from cmu_jax.data import inputs
+from cmu_jax.training import optimizers, schedules
 
 STEPS = 3000  # of the training; 300 show that everything runs
 SEEDS = 3
@@ -41,7 +44,7 @@ POINTS = 21  # of each coefficient, in the map at the end
 # %%
 digits = cmu_jax.data.load('digits')
 pixels = inputs.make(mean=(0.3,), std=(0.35,))
-model = models.make('fc', 10, (8, 8, 1), width=128)
+model = networks.make('fc', 10, (8, 8, 1), width=128)
 adam = optimizers.adamw(schedules.constant(1e-3))
 
 
@@ -70,7 +73,7 @@ shipped = cmu_jax.fit(
   steps=STEPS,
   batch_size=64,
   inputs=pixels,
-  how=sweep.strategy(starts[0].params),
+  how=vectorize.strategy(starts[0].params),
 ).variables
 
 # %% [markdown]
@@ -131,7 +134,7 @@ plt.legend()
 #
 # The same idea with two coefficients, one for the hidden layer and one for the
 # head: `vmap` over a grid of pairs. (On a CPU convolutional networks want
-# `sweep.over`, which picks `lax.map` there.)
+# `vectorize.over`, which picks `lax.map` there.)
 
 # %%
 network, tau = cmu_jax.tree.index(shipped, 0), taus[0]
@@ -163,5 +166,5 @@ print(
 
 # %% [markdown]
 # The best points were read off test labels: they are a diagnosis, not a rule.
-# Rules that see the proxy only are in `cmu_jax.select` and, with intervals and
-# abstention, in `cmu_jax.safe`.
+# Rules that see the proxy only are in `cmu_jax.methods.cuts.rules` and, with
+# intervals and abstention, in `cmu_jax.methods.cuts.folds`.

@@ -25,7 +25,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import cmu_jax
-from cmu_jax import audit, inputs, models, optimizers, rng, schedules, shadow
+from cmu_jax import audits, networks
+from cmu_jax.audits import shadow
+from cmu_jax.core import rng
+from cmu_jax.data import inputs
+from cmu_jax.training import optimizers, schedules
 
 STEPS = 1000  # of each training; 40 show that everything runs
 REFERENCES = 32
@@ -43,7 +47,7 @@ points, _ = cmu_jax.splits.hold_out(
 )
 count = len(points.label)
 pixels = inputs.make(mean=(0.3,), std=(0.35,))
-model = models.make('fc', 10, (8, 8, 1), width=64)
+model = networks.make('fc', 10, (8, 8, 1), width=64)
 fit = shadow.Fit(
   pixels,
   optimizers.adamw(schedules.constant(1e-3)),
@@ -68,11 +72,11 @@ others, where = slice(2, None), inside[2:]  # network 1 has the other half
 
 attacks = {
   'confidence': logit[0],
-  'LiRA': audit.lira(logit[0], logit[others], where),
-  'RMIA': audit.rmia(softmax[0], softmax[others], where, ~member).score,
+  'LiRA': audits.lira(logit[0], logit[others], where),
+  'RMIA': audits.rmia(softmax[0], softmax[others], where, ~member).score,
 }
 for name, score in attacks.items():
-  told = audit.evaluate(
+  told = audits.evaluate(
     rng.named(0, name), score[member], score[~member], references=REFERENCES
   )
   print(f'{name}: {told.says}')
@@ -80,7 +84,7 @@ for name, score in attacks.items():
 # %%
 figure, axis = plt.subplots(figsize=(4.5, 4.5))
 for name, score in attacks.items():
-  curve = audit.roc(score[member], score[~member])
+  curve = audits.roc(score[member], score[~member])
   axis.plot(curve.fpr, curve.tpr, label=name)
 axis.plot([0, 1], [0, 1], color='0.7', linestyle=':')
 axis.set(xlabel='non-members taken for members', ylabel='members found')
@@ -94,13 +98,13 @@ axis.legend()
 # %%
 few = np.flatnonzero(member)[:20], np.flatnonzero(~member)[:20]
 score = attacks['RMIA']
-told = audit.evaluate(rng.named(0, 'few'), score[few[0]], score[few[1]])
+told = audits.evaluate(rng.named(0, 'few'), score[few[0]], score[few[1]])
 print(told.says)
 print(f'20 against 20 images show an AUC from {told.detectable:.2f} on')
 
 # %% [markdown]
 # ## From files
 #
-# `python -m cmu_jax.audit --help` does this for logits in an `.npz`, and trains
+# `python -m cmu_jax audit --help` does this for logits in an `.npz`, and trains
 # the references itself where you give it weights and images.
-# `python -m cmu_jax.unlearn` makes a network forget and audits it.
+# `python -m cmu_jax unlearn` makes a network forget and audits it.

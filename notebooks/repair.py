@@ -27,7 +27,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import cmu_jax
-from cmu_jax import inputs, metrics, models, optimizers, rng, schedules
+from cmu_jax import networks
+from cmu_jax.core import rng
+from cmu_jax.data import inputs
+from cmu_jax.training import metrics, optimizers, schedules
 
 STEPS = 3000  # of the training; 300 show that everything runs
 SEED = 0
@@ -49,7 +52,7 @@ noise = cmu_jax.corruption.symmetric(
 print('wrong labels:', int(noise.mask.sum()), 'of', len(train.label))
 
 pixels = inputs.make(mean=(0.3,), std=(0.35,))
-model = models.make('fc', 10, (8, 8, 1), width=512)
+model = networks.make('fc', 10, (8, 8, 1), width=512)
 adam = optimizers.adamw(schedules.constant(1e-3))
 shipped = cmu_jax.fit(
   rng.named(SEED, 'train'),
@@ -144,5 +147,5 @@ print('random direction:', metrics.accuracy(confusion(moved)))
 #
 # Any pytree of parameters will do: Flax linen and NNX, Equinox, Haiku. Two
 # functions, features and head, make it a `model`; see `docs/any_network.md`.
-# From files, `python -m cmu_jax.repair --help` does all of this, refuses where
+# From files, `python -m cmu_jax repair --help` does all of this, refuses where
 # the step is not clearly worth it, and writes a report.

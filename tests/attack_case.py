@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax import jitting
+from cmu_jax.core import jit
 
 SHAPE = (4, 4, 2)
 PIXELS = 32
@@ -37,7 +37,7 @@ def _compiled(attack):
   def go(key, weight, bias, image, label):
     return attack(key, linear(weight, bias), image, label)
 
-  return jitting.once(go)
+  return jit.once(go)
 
 
 def run(attack, weight, image, label, bias=None, seed=0):

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from cmu_jax import config as configs
+from cmu_jax.core import config as configs
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Method -> how far it is from retraining, in points of TV.

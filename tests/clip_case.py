@@ -7,8 +7,9 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from cmu_jax import clip, weights
-from cmu_jax.clip import names
+from cmu_jax.networks import clip, weights
+from cmu_jax.networks.clip import names
+from cmu_jax.networks.weights import names as names_lib
 
 # Nothing is a power of two, no two sizes are the same, and 17 pixels are three
 # patches and something left over.
@@ -74,11 +75,11 @@ def stored(kind, found=None):
   if kind == 'openai':
     layout = names.openai(list(leaves))
   else:
-    table = weights.names.torch_names(found, names.torch_name)
-    layout = weights.names.Layout(table, True)
+    table = names_lib.torch_names(found, names.torch_name)
+    layout = names_lib.Layout(table, True)
   arrays = {
     layout.names[p]: np.zeros(
-      weights.names._stored_shape(p, x.shape, layout), np.float32
+      names_lib._stored_shape(p, x.shape, layout), np.float32
     )
     for p, x in leaves.items()
   }

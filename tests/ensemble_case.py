@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cmu_jax import inputs, models, rng, spectral
-from cmu_jax.ensemble import members, training
-from cmu_jax.types import Batch, Variables
+from cmu_jax import networks as networks_lib
+from cmu_jax.core import rng
+from cmu_jax.core.types import Batch, Variables
+from cmu_jax.data import inputs
+from cmu_jax.robustness import spectral
+from cmu_jax.studies.ensembles import members, training
 
 KEY = jax.random.key(0)
 SHAPE = (6, 6, 1)
@@ -37,7 +40,7 @@ def kind(width):
       {},
     )
 
-  model = models.from_functions(
+  model = networks_lib.from_functions(
     lambda v, x: jax.nn.relu(
       x.reshape(x.shape[0], -1) @ v.params['a']['kernel']
     ),

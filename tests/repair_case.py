@@ -6,20 +6,13 @@ import jax
 import numpy as np
 import PIL.Image
 
-from cmu_jax import (
-  corruption,
-  data,
-  inputs,
-  models,
-  optimizers,
-  rng,
-  schedules,
-  splits,
-  train,
-  triggers,
-  weights,
-)
-from cmu_jax.types import Batch
+from cmu_jax import data, networks
+from cmu_jax.core import rng
+from cmu_jax.core.types import Batch
+from cmu_jax.data import corruption, inputs, splits
+from cmu_jax.data.corruption import triggers
+from cmu_jax.networks import weights
+from cmu_jax.training import optimizers, schedules, train
 
 STEP = inputs.make((0.5,), (0.5,))
 
@@ -35,7 +28,7 @@ def make(folder, kind, seed=0, width=64, steps=500):
     drawn = corruption.poison(key, rest.label, 0.1, trigger, 0)
   else:
     drawn = corruption.symmetric(key, rest.label, 0.4, 10)
-  model = models.make('fc', 10, (8, 8, 1), width=width)
+  model = networks.make('fc', 10, (8, 8, 1), width=width)
   trained = train.fit(
     key,
     model,

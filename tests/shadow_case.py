@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cmu_jax import inputs, models, optimizers, schedules, shadow
-from cmu_jax.models import classifier, layers
-from cmu_jax.types import Batch
+from cmu_jax import networks
+from cmu_jax.audits import shadow
+from cmu_jax.core.types import Batch
+from cmu_jax.data import inputs
+from cmu_jax.networks import classifier, layers
+from cmu_jax.training import optimizers, schedules
 
 SHAPE = (4, 4, 1)
 STEP = inputs.make((0.4,), (0.3,))
@@ -42,7 +45,7 @@ def model(name='fc'):
   """The same object whenever it is asked for, so that it compiles once."""
   if name == 'normed':
     return classifier.bind(classifier.Classifier(Normed(), 4))
-  return models.make(name, 4, SHAPE, width=1 if name == 'convnet' else 8)
+  return networks.make(name, 4, SHAPE, width=1 if name == 'convnet' else 8)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax import simplex
+from cmu_jax.methods import simplex
 
 Q = 4
 X = np.random.default_rng(9).normal(size=(5, 3))

@@ -5,7 +5,8 @@ import pathlib
 import sys
 import types
 
-from cmu_jax import config, main
+from cmu_jax import main
+from cmu_jax.core import config
 
 FILE = '''"""A little experiment."""
 import ml_collections
@@ -57,9 +58,9 @@ def stand_in(monkeypatch):
     (folder / 'results.json').write_text(json.dumps(results))
     return results
 
-  fake = types.ModuleType('cmu_jax.run')
+  fake = types.ModuleType('cmu_jax.studies.cuts.run')
   fake.experiment = experiment
-  monkeypatch.setitem(sys.modules, 'cmu_jax.run', fake)
+  monkeypatch.setitem(sys.modules, 'cmu_jax.studies.cuts.run', fake)
   return calls
 
 

@@ -1,6 +1,6 @@
 """A sweep of seconds: digits, a narrow network, few steps."""
 
-from cmu_jax.corrective import settings
+from cmu_jax.studies.corrective import settings
 
 # One manipulation and method, so that there is a cell for every device.
 SPREAD = {

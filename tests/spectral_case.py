@@ -5,8 +5,9 @@ import numpy as np
 from flax import linen as nn
 from jax import numpy as jnp
 
-from cmu_jax import jitting, spectral
-from cmu_jax.types import Variables
+from cmu_jax.core import jit
+from cmu_jax.core.types import Variables
+from cmu_jax.robustness import spectral
 
 SHAPE = (6, 5, 3)
 
@@ -47,7 +48,7 @@ def only(module, shape, seed=0):
 def dense(linear, shape):
   """The matrix [outputs, inputs] of a linear map."""
   eye = jnp.eye(int(np.prod(shape)))
-  rows = jitting.once(linear)(eye.reshape(-1, *shape))
+  rows = jit.once(linear)(eye.reshape(-1, *shape))
   return np.asarray(rows).reshape(len(eye), -1).T
 
 

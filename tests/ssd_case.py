@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax import importance, inputs, jitting, models
-from cmu_jax.types import Batch, Given, Samples, Trigger, Variables
+from cmu_jax import networks
+from cmu_jax.core import jit
+from cmu_jax.core.types import Batch, Given, Samples, Trigger, Variables
+from cmu_jax.data import inputs
+from cmu_jax.methods.dampening import importance
 
 SIDE, CLASSES = 6, 3
 PLAIN = inputs.make((0.45,), (0.25,))
@@ -18,10 +21,10 @@ AUGMENTED = inputs.make(
   pad=1,
   flip=True,
 )
-look = jitting.once(AUGMENTED.eval)
+look = jit.once(AUGMENTED.eval)
 MODELS = {
-  'fc': models.make('fc', CLASSES, (SIDE, SIDE, 1), width=5),
-  'convnet': models.make('convnet', CLASSES, (SIDE, SIDE, 1)),
+  'fc': networks.make('fc', CLASSES, (SIDE, SIDE, 1), width=5),
+  'convnet': networks.make('convnet', CLASSES, (SIDE, SIDE, 1)),
 }
 
 
@@ -29,7 +32,7 @@ MODELS = {
 def variables(name='fc', seed=0):
   """A network off its initial state, so that no statistic is trivial."""
   image = jnp.zeros((1, SIDE, SIDE, 1))
-  start = jitting.once(MODELS[name].init)(jax.random.key(seed), image)
+  start = jit.once(MODELS[name].init)(jax.random.key(seed), image)
   state = np.random.default_rng(seed)
   shake = lambda x: jnp.asarray(
     np.asarray(x) + np.float32(0.1) * state.random(x.shape, np.float32)
@@ -75,7 +78,7 @@ def assert_close(found, wanted):
 @functools.lru_cache
 def linear():
   """A network that is one matrix, and its state; quick to compile."""
-  model = models.from_functions(
+  model = networks.from_functions(
     lambda state, image: image.reshape(len(image), -1),
     lambda state, x: x @ state.params['head']['kernel'],
   )

@@ -8,16 +8,12 @@ import unlearning_case as case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import (
-  adversarial_sets,
-  attacks,
-  errors,
-  inputs,
-  jitting,
-  metrics,
-  triggers,
-)
-from cmu_jax.adversarial_sets import elements
+from cmu_jax.core import errors, jit
+from cmu_jax.data import inputs
+from cmu_jax.data.corruption import triggers
+from cmu_jax.robustness import adversarial_sets, attacks
+from cmu_jax.robustness.adversarial_sets import elements
+from cmu_jax.training import metrics
 
 SAMPLES = case.samples(2, 8, True)
 KEY = jax.random.key(0)
@@ -25,7 +21,7 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(autouse=True)
 def _quickly():
-  with jitting.hasty(True):
+  with jit.hasty(True):
     yield
 
 

@@ -11,9 +11,11 @@ import unlearning_case as case
 from close import assert_close
 from states import same
 
-from cmu_jax import adversarial_sets, descent, errors, jitting, metrics
-from cmu_jax.methods import amun, boundary_shrink, random_label, salun, union
-from cmu_jax.types import Given
+from cmu_jax.core import errors, jit
+from cmu_jax.core.types import Given
+from cmu_jax.methods import amun, boundary_shrink, relabelling, salun, union
+from cmu_jax.robustness import adversarial_sets
+from cmu_jax.training import descent, metrics
 
 GIVEN = case.given()
 SETS = {
@@ -26,7 +28,7 @@ SETS = {
 
 @pytest.fixture(autouse=True)
 def _quickly():
-  with jitting.hasty(True):
+  with jit.hasty(True):
     yield
 
 
@@ -271,7 +273,7 @@ def test_boundary_shrink_does_without_the_retained_set():
 
 def test_random_labels_do_without_the_retained_set():
   method, part, found, _ = case.solved(
-    random_label.random_label,
+    relabelling.random_label,
     {'forget_weight': 0.5},
     Given(forget=GIVEN.forget),
     retain=False,

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmu_jax import data, inputs, models, proxy, rng, splits, tree
-from cmu_jax.types import Variables
+from cmu_jax import data, networks
+from cmu_jax.core import rng, tree
+from cmu_jax.core.types import Variables
+from cmu_jax.data import inputs, proxy, splits
 
 TEXT = (pathlib.Path(__file__).parents[1] / 'docs/any_network.md').read_text()
 BLOCKS = dict(
@@ -52,11 +54,11 @@ def test_statistics_stay_without_an_update_and_change_with_one():
   head = lambda v, z: z + 1
   variables = Variables({'w': jnp.float32(2)}, {'m': jnp.float32(3)})
   image = jnp.ones((2, 4))
-  still = models.from_functions(features, head)
+  still = networks.from_functions(features, head)
   logits, stats = still.update(variables, image)
   np.testing.assert_array_equal(logits, still.apply(variables, image))
   assert stats is variables.batch_stats
-  moving = models.from_functions(features, head, lambda v, x: (x, {'m': 4}))
+  moving = networks.from_functions(features, head, lambda v, x: (x, {'m': 4}))
   assert moving.update(variables, image)[1] == {'m': 4}
   with pytest.raises(ValueError, match='start from variables of your own'):
     still.init(jax.random.key(0), image)

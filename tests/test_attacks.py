@@ -10,9 +10,16 @@ from attack_case import SHAPE, drawn, images, linear, norm, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import attacks, inputs, jitting, models
-from cmu_jax.attacks import auto_projected_gradient, norms, objectives
-from cmu_jax.types import Batch
+from cmu_jax import networks
+from cmu_jax.core import jit
+from cmu_jax.core.types import Batch
+from cmu_jax.data import inputs
+from cmu_jax.robustness import attacks
+from cmu_jax.robustness.attacks import (
+  auto_projected_gradient,
+  norms,
+  objectives,
+)
 
 RADIUS, FAR = 0.05, 0.3
 ATTACKS = {
@@ -32,7 +39,7 @@ def _slow(name):
 
 @pytest.fixture(autouse=True, scope='module')
 def _quickly():
-  with jitting.hasty(True):
+  with jit.hasty(True):
     yield
 
 
@@ -175,7 +182,7 @@ def test_autopgd_halves_its_steps_and_finds_the_top():
     return jnp.stack([jnp.ones_like(away), -away], 1)
 
   image, label = jnp.full(top.shape, 0.5), jnp.zeros(2, jnp.int32)
-  go = lambda attack: jitting.once(lambda k: attack(k, logits, image, label))(
+  go = lambda attack: jit.once(lambda k: attack(k, logits, image, label))(
     jax.random.key(0)
   )
   auto = go(attacks.autopgd(0.5, 'l2', 100, loss='margin'))
@@ -198,7 +205,7 @@ def test_restarts_keep_the_first_success():
 
   def share(restarts):
     attack = attacks.pgd(0.4, 'linf', 20, 0.01, True, restarts, 'margin')
-    go = jitting.once(lambda k: attack(k, _saddle, image, label).success)
+    go = jit.once(lambda k: attack(k, _saddle, image, label).success)
     return np.asarray(go(jax.random.key(1))).mean()
 
   assert 0.2 < share(1) < 0.8
@@ -233,9 +240,9 @@ NORMAL = inputs.make((0.4,), (0.3,), pad=2, flip=True)
 
 @functools.cache
 def _network():
-  model = models.make('fc', 3, SHAPE, width=8)
+  model = networks.make('fc', 3, SHAPE, width=8)
   start = jnp.zeros((1, *SHAPE))
-  return model, jitting.once(model.init)(jax.random.key(0), start)
+  return model, jit.once(model.init)(jax.random.key(0), start)
 
 
 def test_over_a_split_is_the_attack_of_every_block():
@@ -247,7 +254,7 @@ def test_over_a_split_is_the_attack_of_every_block():
     jax.random.key(0), attack, model, NORMAL, variables, batch, 4
   )
   see = lambda v: attacks.logits_of(model, NORMAL, v)
-  alone, stored = jitting.once(
+  alone, stored = jit.once(
     lambda k, v, x: (
       attack(k, see(v), raw / np.float32(255), batch.label),
       model.apply(v, NORMAL.eval(255 * x, None)).argmax(-1),

@@ -7,22 +7,25 @@ import jax.numpy as jnp
 import pytest
 from attack_case import SHAPE, drawn, images, linear
 
-from cmu_jax import attacks, errors, inputs, jitting, models
-from cmu_jax.types import Batch
+from cmu_jax import networks
+from cmu_jax.core import errors, jit
+from cmu_jax.core.types import Batch
+from cmu_jax.data import inputs
+from cmu_jax.robustness import attacks
 
 NORMAL = inputs.make((0.4,), (0.3,))
 
 
 @pytest.fixture(autouse=True, scope='module')
 def _quickly():
-  with jitting.hasty(True):
+  with jit.hasty(True):
     yield
 
 
 def _bad(image=None, label=None, attack=None):
-  model = models.make('fc', 3, SHAPE, width=8)
+  model = networks.make('fc', 3, SHAPE, width=8)
   start = jnp.zeros((1, *SHAPE))
-  variables = jitting.once(model.init)(jax.random.key(0), start)
+  variables = jit.once(model.init)(jax.random.key(0), start)
   good = images(0, 4)
   image = good if image is None else image(good)
   label = jnp.zeros(4, jnp.int32) if label is None else label

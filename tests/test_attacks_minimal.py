@@ -8,8 +8,9 @@ from attack_case import PIXELS, SHAPE, drawn, images, linear, norm, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import attacks, jitting
-from cmu_jax.attacks import minimal_distance
+from cmu_jax.core import jit
+from cmu_jax.robustness import attacks
+from cmu_jax.robustness.attacks import minimal_distance
 
 START, COUNT = 0.04, 64
 # Of unit length; each pixel can go along it for 2.8 before it leaves [0, 1].
@@ -18,7 +19,7 @@ UNIT = np.where(np.arange(PIXELS) % 3 == 0, -1.0, 1.0) / PIXELS**0.5
 
 @pytest.fixture(autouse=True, scope='module')
 def _quickly():
-  with jitting.hasty(True):
+  with jit.hasty(True):
     yield
 
 
@@ -115,7 +116,7 @@ def test_a_constant_network_ends_after_every_radius():
   go = lambda x: attacks.minimal(START, steps=steps)(
     jax.random.key(0), constant, x, jnp.zeros(3, jnp.int32)
   )
-  found = jitting.once(go)(image)
+  found = jit.once(go)(image)
   jax.effects_barrier()
   np.testing.assert_array_equal(found.image, image)
   assert not found.success.any() and found.fallback.all()
@@ -186,7 +187,7 @@ def test_the_search_can_be_mapped_over_networks():
   image, label = images(1, COUNT), jnp.arange(COUNT) % 3
   attack = attacks.minimal(START)
   one = lambda w: attack(jax.random.key(0), linear(w), image, label)
-  mapped = jitting.once(jax.vmap(one))(weights)
+  mapped = jit.once(jax.vmap(one))(weights)
   for i, weight in enumerate(weights):
     alone = run(attack, weight, image, label)
     np.testing.assert_array_equal(mapped.radius[i], alone.radius)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmu_jax import attacks, jitting
+from cmu_jax.core import jit
+from cmu_jax.robustness import attacks
 
 torch = pytest.importorskip('torch', reason='torch is missing: .[bench]')
 with warnings.catch_warnings():
@@ -88,7 +89,7 @@ def _theirs(attack, eps):
 def test_foolbox_finds_the_same_images(name):
   ours, theirs, eps = PAIRS[name]
   image, label = _problem()
-  found = jitting.once(lambda x, y: ours(eps)(jax.random.key(0), _ours, x, y))(
+  found = jit.once(lambda x, y: ours(eps)(jax.random.key(0), _ours, x, y))(
     image, label
   )
   wanted, success = _theirs(theirs(eps), eps)

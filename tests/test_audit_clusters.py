@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from cmu_jax import audit, errors
+from cmu_jax import audits
+from cmu_jax.core import errors
 
 KEY = jax.random.key(0)
 
@@ -17,23 +18,23 @@ def scores(seed, p=150, q=170, shift=0.5):
 def own(positive, negative):
   """Every score a cluster of its own."""
   both = np.arange(positive.size + negative.size)
-  return audit.Clusters(both[: positive.size], both[positive.size :])
+  return audits.Clusters(both[: positive.size], both[positive.size :])
 
 
 def test_copies_of_a_point_are_no_news():
   positive, negative = scores(1)
   one = own(positive, negative)
-  plain = audit.clustered(KEY, positive, negative, [one], 200)
-  many = audit.clustered(
+  plain = audits.clustered(KEY, positive, negative, [one], 200)
+  many = audits.clustered(
     KEY,
     np.tile(positive, 5),
     np.repeat(negative, 5),
-    [audit.Clusters(np.tile(one.positive, 5), np.repeat(one.negative, 5))],
+    [audits.Clusters(np.tile(one.positive, 5), np.repeat(one.negative, 5))],
     200,
   )
   for first, second in zip(plain, many, strict=True):
     np.testing.assert_allclose(first, second, atol=1e-12)
-  taken = audit.bootstrap(
+  taken = audits.bootstrap(
     KEY, np.tile(positive, 5), np.tile(negative, 5), 200
   ).auc.std()
   assert 1.8 < many.auc.std() / taken < 2.7  # the root of 5
@@ -41,10 +42,10 @@ def test_copies_of_a_point_are_no_news():
 
 def test_scores_of_their_own_spread_as_the_plain_bootstrap_does():
   positive, negative = scores(2)
-  found = audit.clustered(
+  found = audits.clustered(
     KEY, positive, negative, [own(positive, negative)], 600
   )
-  plain = audit.bootstrap(KEY, positive, negative, 600)
+  plain = audits.bootstrap(KEY, positive, negative, 600)
   assert found.auc.mean() == pytest.approx(plain.auc.mean(), abs=0.005)
   assert found.auc.std() == pytest.approx(plain.auc.std(), rel=0.15)
 
@@ -53,10 +54,10 @@ def test_a_resample_is_what_it_says():
   """Each is the statistic of the scores, repeated as often as drawn."""
   positive = np.array([3.0, 1.0, 2.0, 2.0])
   negative = np.array([2.0, 0.0, 1.0])
-  networks = audit.Clusters(np.array([0, 0, 1, 1]), np.array([0, 1, 1]))
-  found = audit.clustered(KEY, positive, negative, [networks], 64)
+  networks = audits.Clusters(np.array([0, 0, 1, 1]), np.array([0, 1, 1]))
+  found = audits.clustered(KEY, positive, negative, [networks], 64)
   possible = [
-    audit.auc(
+    audits.auc(
       np.concatenate([positive[networks.positive == i] for i in draw]),
       np.concatenate([negative[networks.negative == i] for i in draw]),
     )
@@ -81,11 +82,11 @@ def test_two_ways_cover_where_points_and_networks_vary():
       index.reshape(networks, 2 * points) for index in np.indices(score.shape)
     )
     ways = [
-      audit.Clusters(x[:, member].ravel(), x[:, ~member].ravel())
+      audits.Clusters(x[:, member].ravel(), x[:, ~member].ravel())
       for x in (network, point)
     ]
     for name, told in (('none', ()), ('both', ways)):
-      auroc = audit.evaluate(
+      auroc = audits.evaluate(
         jax.random.key(i), first, second, clusters=told, replicates=64
       ).auroc
       held[name] += auroc.low <= 0.5 <= auroc.high
@@ -96,7 +97,7 @@ def test_two_ways_cover_where_points_and_networks_vary():
 def test_clusters_that_cannot_be():
   positive, negative = scores(3)
   with pytest.raises(errors.UserError, match='give one a score'):
-    audit.clustered(KEY, positive, negative[1:], [own(positive, negative)])
-  apart = audit.Clusters(np.zeros(1, int), np.ones(1, int))
+    audits.clustered(KEY, positive, negative[1:], [own(positive, negative)])
+  apart = audits.Clusters(np.zeros(1, int), np.ones(1, int))
   with pytest.raises(errors.UserError, match='too few clusters'):
-    audit.clustered(KEY, positive[:1], negative[:1], [apart], 1)
+    audits.clustered(KEY, positive[:1], negative[:1], [apart], 1)

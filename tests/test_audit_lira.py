@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cmu_jax import audit, errors
-from cmu_jax.audit import lira_scores, ulira_scores
+from cmu_jax import audits
+from cmu_jax.audits import lira_scores, ulira_scores
+from cmu_jax.core import errors
 
 RNG = np.random.default_rng(1)
 VALUES = RNG.normal(0, 2, (9, 5))
@@ -31,14 +32,14 @@ def test_the_floor_of_a_standard_deviation():
 
 def test_lira_by_hand():
   target = RNG.normal(0, 2, 5)
-  found = audit.lira(target, VALUES, MARKS)
+  found = audits.lira(target, VALUES, MARKS)
   for i in range(5):
     sides = [VALUES[m[:, i], i] for m in (MARKS, ~MARKS)]
     first, second = (
       stats.norm.logpdf(target[i], s.mean(), s.std(ddof=1)) for s in sides
     )
     assert found[i] == pytest.approx(first - second)
-  offline = audit.lira(target, VALUES, MARKS, online=False)
+  offline = audits.lira(target, VALUES, MARKS, online=False)
   outs = [VALUES[~MARKS[:, i], i] for i in range(5)]
   wanted = [
     stats.norm.cdf(t, o.mean(), o.std(ddof=1))
@@ -65,7 +66,7 @@ def test_lira_that_cannot_be(changes, said):
     **changes,
   }
   with pytest.raises(errors.UserError, match=said):
-    audit.lira(**arguments)
+    audits.lira(**arguments)
 
 
 @pytest.mark.parametrize('variance', ['own', 'pooled'])
@@ -97,13 +98,13 @@ def test_class_level_on_gaussians(distance):
   points = rng.normal(0, 3, 4000)[None, :]
   unlearned = points + distance + rng.normal(0, 1, (16, 4000))
   retrained = points + rng.normal(0, 1, (16, 4000))
-  found = audit.class_level(unlearned, retrained)
+  found = audits.class_level(unlearned, retrained)
   assert found.forgotten.shape == found.unseen.shape == (16 * 4000,)
   # Means of 15 models each are not exact: what is left of D is a bit less.
-  auc = audit.auc(found.forgotten, found.unseen)
+  auc = audits.auc(found.forgotten, found.unseen)
   near = 0.008 if distance == 0 else 0.03
   assert auc == pytest.approx(stats.norm.cdf(distance / 2**0.5), abs=near)
-  accuracy = audit.balanced_accuracy(found.forgotten, found.unseen)
+  accuracy = audits.balanced_accuracy(found.forgotten, found.unseen)
   assert accuracy == pytest.approx(stats.norm.cdf(distance / 2), abs=near)
   assert found.by_model.shape == (16,)
   assert found.by_model.mean() == pytest.approx(auc, abs=0.02)
@@ -114,8 +115,8 @@ def test_many_models_reach_the_closed_form():
   rng = np.random.default_rng(3)
   unlearned = 1.2 + rng.normal(0, 1, (100, 150))
   retrained = rng.normal(0, 1, (100, 150))
-  found = audit.class_level(unlearned, retrained)
-  auc = audit.auc(found.forgotten, found.unseen)
+  found = audits.class_level(unlearned, retrained)
+  auc = audits.auc(found.forgotten, found.unseen)
   assert auc == pytest.approx(stats.norm.cdf(1.2 / 2**0.5), abs=0.01)
 
 
@@ -130,13 +131,13 @@ def test_ulira_of_models_that_are_alike_is_chance():
     marks[0, order[:count], i] = True
     marks[1, order[-4:], i] = True
   statistic = generator.normal(size=(1, n)) + generator.normal(size=(k, n))
-  found = audit.ulira(statistic, *marks)
+  found = audits.ulira(statistic, *marks)
   # Log ratios pooled as they are have .521 here, with an error of .003.
-  error = audit.hanley_mcneil(0.5, found.forgotten.size, found.unseen.size)
-  area = audit.auc(found.forgotten, found.unseen)
+  error = audits.hanley_mcneil(0.5, found.forgotten.size, found.unseen.size)
+  area = audits.auc(found.forgotten, found.unseen)
   assert abs(area - 0.5) < 4 * error < 0.02
-  moved = audit.ulira(statistic + 1.0 * marks[0], *marks)
-  assert audit.auc(moved.forgotten, moved.unseen) > 0.65
+  moved = audits.ulira(statistic + 1.0 * marks[0], *marks)
+  assert audits.auc(moved.forgotten, moved.unseen) > 0.65
 
 
 def test_per_example_ulira_with_a_forget_set_a_model():
@@ -145,13 +146,13 @@ def test_per_example_ulira_with_a_forget_set_a_model():
   draw = rng.uniform(size=(40, 300))
   forgotten, unseen = draw < 0.3, draw > 0.6
   statistic = rng.normal(0, 1, draw.shape) + 1.5 * forgotten
-  found = audit.ulira(statistic, forgotten, unseen)
-  auc = audit.auc(found.forgotten, found.unseen)
+  found = audits.ulira(statistic, forgotten, unseen)
+  auc = audits.auc(found.forgotten, found.unseen)
   assert auc == pytest.approx(stats.norm.cdf(1.5 / 2**0.5), abs=0.05)
   assert found.by_model.shape == (40,)
   assert found.forgotten.size == forgotten.sum()
-  same = audit.ulira(statistic - 1.5 * forgotten, forgotten, unseen)
-  assert audit.auc(same.forgotten, same.unseen) == pytest.approx(0.5, abs=0.03)
+  same = audits.ulira(statistic - 1.5 * forgotten, forgotten, unseen)
+  assert audits.auc(same.forgotten, same.unseen) == pytest.approx(0.5, abs=0.03)
 
 
 def test_points_with_too_few_models_are_left_out():
@@ -161,7 +162,7 @@ def test_points_with_too_few_models_are_left_out():
   forgotten[:4, 0] = forgotten[:2, 1] = True
   unseen = np.zeros((8, 3), bool)
   unseen[4:, :] = True
-  found = audit.ulira(statistic, forgotten, unseen, variance='own')
+  found = audits.ulira(statistic, forgotten, unseen, variance='own')
   assert found.forgotten.size == found.unseen.size == 4
   assert np.isfinite(found.forgotten).all()
 
@@ -169,8 +170,8 @@ def test_points_with_too_few_models_are_left_out():
 def test_a_masked_logit_is_clipped():
   statistic = np.full((8, 6), -1e30)
   statistic[4:] = np.random.default_rng(6).normal(-3, 1, (4, 6))
-  found = audit.class_level(statistic[:4], statistic[4:])
-  auc = audit.auc(found.forgotten, found.unseen)
+  found = audits.class_level(statistic[:4], statistic[4:])
+  auc = audits.auc(found.forgotten, found.unseen)
   assert auc == pytest.approx(1.0)
 
 
@@ -195,4 +196,4 @@ def test_a_masked_logit_is_clipped():
 )
 def test_ulira_that_cannot_be(statistic, forgotten, unseen, said):
   with pytest.raises(errors.UserError, match=said):
-    audit.ulira(statistic, forgotten, unseen)
+    audits.ulira(statistic, forgotten, unseen)

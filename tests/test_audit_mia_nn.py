@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cmu_jax import audit, errors, rng
+from cmu_jax import audits
+from cmu_jax.core import errors, rng
 
 KEY = rng.named(0, 'mia_nn')
 
@@ -24,7 +25,7 @@ def gaussian(seed, n, d=0.0, width=1):
 
 @pytest.mark.parametrize('d', [0.0, 1.0, 2.0])
 def test_accuracy_on_gaussians(d):
-  found = audit.separability(KEY, gaussian(0, 600, d), gaussian(1, 600))
+  found = audits.separability(KEY, gaussian(0, 600, d), gaussian(1, 600))
   wanted = stats.norm.cdf(d / 2)
   assert abs(found - wanted) < 3.5 * np.sqrt(0.25 / 1200)
 
@@ -32,7 +33,7 @@ def test_accuracy_on_gaussians(d):
 def test_accuracy_is_of_a_held_out_fold():
   """Forty features and as many samples: a fit would be perfect in sample."""
   values = [
-    audit.separability(
+    audits.separability(
       KEY, gaussian(i, 40, width=40), gaussian(99 + i, 40, width=40)
     )
     for i in range(8)
@@ -43,48 +44,48 @@ def test_accuracy_is_of_a_held_out_fold():
 
 def test_units_and_order_of_features_do_not_matter():
   first, second = gaussian(0, 50, 1.5, 3), gaussian(1, 60, width=3)
-  found = audit.separability(KEY, first, second)
+  found = audits.separability(KEY, first, second)
   scale, shift = np.array([5.0, 0.1, 300.0]), np.array([7.0, -2.0, 0.0])
   moved = [x * scale[None, :] + shift[None, :] for x in (first, second)]
-  assert audit.separability(KEY, *moved) == found
-  turned = audit.separability(KEY, first[:, ::-1], second[:, ::-1])
+  assert audits.separability(KEY, *moved) == found
+  turned = audits.separability(KEY, first[:, ::-1], second[:, ::-1])
   assert turned == found
 
 
 def test_the_logit_of_the_forgotten_class_plays_no_part():
   logits = np.random.default_rng(0).normal(size=(80, 4))
   forget, nearest = np.arange(80) < 30, np.arange(80) >= 45
-  found = audit.discriminator_accuracy(KEY, logits, forget, nearest, 2)
+  found = audits.discriminator_accuracy(KEY, logits, forget, nearest, 2)
   told = logits.copy()
   told[:, 2] = np.where(forget, -np.inf, 1e6)
-  again = audit.discriminator_accuracy(KEY, told, forget, nearest, 2)
+  again = audits.discriminator_accuracy(KEY, told, forget, nearest, 2)
   assert again == found
   kept = logits[:, [0, 1, 3]]
-  assert found == audit.separability(KEY, kept[:30], kept[45:])
+  assert found == audits.separability(KEY, kept[:30], kept[45:])
 
 
 def test_nearest_class():
   predicted = np.array([[3, 3, 1, 5], [1, 3, 5, 5], [3, 1, 5, 0]])
-  assert audit.nearest_class(predicted, 7) == 3
-  assert audit.nearest_class(predicted, 3) == 5
+  assert audits.nearest_class(predicted, 7) == 3
+  assert audits.nearest_class(predicted, 3) == 5
   with pytest.raises(errors.UserError, match='trained on it'):
-    audit.nearest_class(np.full((3, 4), 2), 2)
+    audits.nearest_class(np.full((3, 4), 2), 2)
 
 
 def test_gaps_by_hand():
   retrained = np.array([0.6, 0.7, 0.8])
-  found = audit.accuracy_gap(0.9, retrained)
+  found = audits.accuracy_gap(0.9, retrained)
   assert found.gap == pytest.approx(0.2)
   # To the means of the others: 0.75, 0.7, 0.65.
   assert found.floor == pytest.approx((0.15 + 0 + 0.15) / 3)
   assert found.largest == pytest.approx(0.15)
   assert not found.inside
-  assert audit.accuracy_gap(0.6, retrained).inside
+  assert audits.accuracy_gap(0.6, retrained).inside
 
 
 def test_total_variation_by_hand():
   retrained = np.array([[0.5, 0.5, 0.0], [0.5, 0.3, 0.2], [0.5, 0.4, 0.1]])
-  found = audit.total_variation_gap(np.array([0.2, 0.4, 0.4]), retrained)
+  found = audits.total_variation_gap(np.array([0.2, 0.4, 0.4]), retrained)
   assert found.value == found.gap == pytest.approx(0.3)
   np.testing.assert_allclose(found.retrained, [0.15, 0.15, 0], atol=1e-12)
   assert found.floor == pytest.approx(0.1)
@@ -96,7 +97,7 @@ def test_total_variation_of_bernoullis(p, q):
   draws = np.random.default_rng(2)
   rows = [np.mean(draws.random(4000) < x) for x in (p, q)]
   first, second = (np.array([1 - x, x]) for x in rows)
-  found = audit.total_variation(first, second)
+  found = audits.total_variation(first, second)
   assert abs(found - abs(p - q)) < 4 * np.sqrt(0.5 / 4000)
 
 
@@ -104,10 +105,10 @@ def test_total_variation_of_bernoullis(p, q):
 @given(st.integers(0, 9999))
 def test_total_variation_is_a_metric_from_0_to_1(seed):
   p, q, r = np.random.default_rng(seed).dirichlet(np.full(4, 0.5), 3)
-  found = audit.total_variation(p, q)
+  found = audits.total_variation(p, q)
   assert 0 <= found <= 1 + 1e-12
-  assert found == pytest.approx(audit.total_variation(q, p))
-  through = audit.total_variation(p, r) + audit.total_variation(r, q)
+  assert found == pytest.approx(audits.total_variation(q, p))
+  through = audits.total_variation(p, r) + audits.total_variation(r, q)
   assert found <= through + 1e-12
   # The largest difference of probabilities of any set of classes.
   assert found == pytest.approx(np.maximum(p - q, 0).sum())
@@ -121,8 +122,8 @@ def test_one_more_of_the_same_kind_is_mostly_inside_the_noise_floor():
   inside = np.array(
     [
       (
-        audit.accuracy_gap(float(a[0]), a[1:]).inside,
-        audit.total_variation_gap(p[0], p[1:]).inside,
+        audits.accuracy_gap(float(a[0]), a[1:]).inside,
+        audits.total_variation_gap(p[0], p[1:]).inside,
       )
       for a, p in zip(accuracy, answers, strict=True)
     ]
@@ -131,7 +132,7 @@ def test_one_more_of_the_same_kind_is_mostly_inside_the_noise_floor():
   # A mean of r is nearer than one of r - 1: never more often outside.
   assert (inside.mean(axis=0) > expected - error).all()
   assert (inside.mean(axis=0) < 0.97).all()
-  far = audit.accuracy_gap(1.2, accuracy[0, 1:])
+  far = audits.accuracy_gap(1.2, accuracy[0, 1:])
   assert not far.inside
 
 
@@ -140,13 +141,13 @@ def test_of_the_same_distribution_the_gap_is_noise():
   forget, nearest = np.arange(120) < 60, np.arange(120) >= 60
   values = np.array(
     [
-      audit.discriminator_accuracy(
+      audits.discriminator_accuracy(
         KEY, gaussian(i, 120, width=4), forget, nearest, 0, folds=3
       )
       for i in range(13)
     ]
   )
-  found = audit.accuracy_gap(float(values[0]), values[1:])
+  found = audits.accuracy_gap(float(values[0]), values[1:])
   assert found.inside
   assert abs(values.mean() - 0.5) < 0.06
 
@@ -154,13 +155,13 @@ def test_of_the_same_distribution_the_gap_is_noise():
 @pytest.mark.parametrize(
   ('call', 'said'),
   [
-    (lambda: audit.accuracy_gap(0.5, np.array([0.5, 0.6])), 'cannot conclude'),
+    (lambda: audits.accuracy_gap(0.5, np.array([0.5, 0.6])), 'cannot conclude'),
     (
-      lambda: audit.separability(KEY, gaussian(0, 4), gaussian(1, 9)),
+      lambda: audits.separability(KEY, gaussian(0, 4), gaussian(1, 9)),
       '4 images of a class for 5 folds',
     ),
     (
-      lambda: audit.separability(
+      lambda: audits.separability(
         KEY, np.full((9, 2), np.nan), gaussian(1, 9, 0, 2)
       ),
       'not finite',
@@ -179,7 +180,7 @@ def test_thresholds_of_loss_and_entropy(name):
   label = draws.integers(0, 4, 300)
   logits = draws.normal(size=(300, 4)).astype(np.float32)
   logits[np.arange(300), label] += np.where(np.arange(300) < 150, 2.5, 1.0)
-  score = np.asarray(jax.jit(audit.SIGNALS[name])(logits, label))
+  score = np.asarray(jax.jit(audits.SIGNALS[name])(logits, label))
   p = np.exp(logits - np.log(np.exp(logits).sum(1, keepdims=True)))
   own = {
     'log_likelihood': np.log(p[np.arange(300), label]),
@@ -187,6 +188,6 @@ def test_thresholds_of_loss_and_entropy(name):
   }
   np.testing.assert_allclose(score, own[name], atol=1e-5)
   wanted = stats.mannwhitneyu(own[name][:150], own[name][150:])
-  area = audit.auc(score[:150], score[150:])
+  area = audits.auc(score[:150], score[150:])
   assert area == pytest.approx(wanted.statistic / 150**2, abs=1e-4)
   assert area > 0.6

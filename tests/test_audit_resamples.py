@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax.audit import ranks, resamples
+from cmu_jax.audits import ranks, resamples
 
 # Few different values, so that many are tied, within and across kinds.
 SCORES = st.lists(st.integers(-3, 3), min_size=1, max_size=12)

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cmu_jax import audit, errors
-from cmu_jax.audit import rmia_scores
+from cmu_jax import audits
+from cmu_jax.audits import rmia_scores
+from cmu_jax.core import errors
 
 
 def naive(ratio, population, gamma, own):
@@ -48,7 +49,7 @@ def test_the_whole_attack_is_that_of_the_double_loop(gamma, a, every):
   inside = rng.uniform(size=(6, 60)) < 0.5
   inside[0], inside[1] = True, False
   population = np.ones(60, bool) if every else rng.uniform(size=60) < 0.5
-  found = audit.rmia(target, references, inside, population, gamma=gamma, a=a)
+  found = audits.rmia(target, references, inside, population, gamma=gamma, a=a)
   scores = np.zeros(60)
   mean = []
   for i in range(60):
@@ -68,18 +69,18 @@ def test_the_whole_attack_is_that_of_the_double_loop(gamma, a, every):
 def test_the_means_over_references():
   references = np.array([[0.2, 0.9], [0.6, 0.7], [0.4, 0.5]])
   inside = np.array([[True, False], [False, False], [False, False]])
-  online = audit.online(references, inside)
+  online = audits.online(references, inside)
   # Without a model that has it, the plain mean.
   np.testing.assert_allclose(online, [(0.2 + 0.5) / 2, 0.7])
   for a in (0.0, 0.3, 1.0):
     out = np.array([0.5, 0.7])
     wanted = (out + a * out + 1 - a) / 2
-    found = audit.offline(references, inside, a)
+    found = audits.offline(references, inside, a)
     np.testing.assert_allclose(found, wanted, atol=1e-12)
-  np.testing.assert_allclose(audit.offline(references, inside, 1.0), out)
+  np.testing.assert_allclose(audits.offline(references, inside, 1.0), out)
   # As many models with and without: their halves are the plain mean.
   balanced = np.array([[True, False], [False, True]])
-  mean = audit.online(references[:2], balanced)
+  mean = audits.online(references[:2], balanced)
   np.testing.assert_allclose(mean, references[:2].mean(axis=0))
 
 
@@ -96,18 +97,18 @@ def gaussian(rng, points, spread=0.4, gap=0.6, models=128):
 
 
 def parted(score, member):
-  return audit.auc(score[member], score[~member])
+  return audits.auc(score[member], score[~member])
 
 
 def test_the_gaussian_oracle():
   target, references, inside, member = gaussian(np.random.default_rng(2), 2000)
-  found = audit.rmia(target, references, inside, ~member)
+  found = audits.rmia(target, references, inside, ~member)
   ideal = stats.norm.cdf(0.6 / (0.4 * 2**0.5))
   assert ideal == pytest.approx(0.8556, abs=1e-4)
   assert parted(found.ratio, member) == pytest.approx(ideal, abs=0.02)
   assert parted(found.score, member) == pytest.approx(ideal, abs=0.02)
   assert parted(target, member) < 0.7
-  score = audit.lira(np.log(target), np.log(references), inside)
+  score = audits.lira(np.log(target), np.log(references), inside)
   assert parted(score, member) == pytest.approx(ideal, abs=0.02)
 
 
@@ -134,7 +135,7 @@ def test_ties_are_not_broken_by_who_is_in_the_population():
   target[390:395] = 0.1
   inside = np.array([[True], [False]]) & np.ones((2, 400), bool)
   members = np.arange(400) < 60
-  found = audit.rmia(target, np.ones((2, 400)), inside, ~members)
+  found = audits.rmia(target, np.ones((2, 400)), inside, ~members)
   assert found.tied > 0.9
   assert parted(found.score, members) == pytest.approx(0.5, abs=0.02)
 
@@ -143,8 +144,8 @@ def test_ties_are_not_broken_by_who_is_in_the_population():
 def test_a_network_that_never_saw_any_of_them_is_at_chance(points):
   rng = np.random.default_rng(4)
   target, references, inside, member = gaussian(rng, points, gap=0.0)
-  score = audit.rmia(target, references, inside, ~member).ratio
-  error = audit.hanley_mcneil(0.5, points, points)
+  score = audits.rmia(target, references, inside, ~member).ratio
+  error = audits.hanley_mcneil(0.5, points, points)
   assert abs(parted(score, member) - 0.5) < 3 * error
 
 
@@ -152,7 +153,7 @@ def test_probabilities_of_zero_have_a_ratio():
   references = np.array([[0.0, 0.5, 0.2], [0.0, 0.5, 0.2]])
   inside = np.array([[True] * 3, [False] * 3])
   everyone = np.ones(3, bool)
-  found = audit.rmia(np.zeros(3), references, inside, everyone)
+  found = audits.rmia(np.zeros(3), references, inside, everyone)
   assert np.isfinite(found.ratio).all()
   assert np.isfinite(found.score).all()
 
@@ -183,7 +184,7 @@ def test_what_cannot_be_scored(changes, said):
     **changes,
   }
   with pytest.raises(errors.UserError, match=said):
-    audit.rmia(**arguments)
+    audits.rmia(**arguments)
 
 
 def test_a_point_has_nobody_but_itself():
@@ -198,7 +199,7 @@ def test_the_confidence_attack_tells_confident_points():
   rng = np.random.default_rng(5)
   members = rng.uniform(0.97, 1, 300)
   others = rng.uniform(0.2, 0.9, 100)
-  see = lambda forget: audit.confidence_attack(KEY, members, others, forget)
+  see = lambda forget: audits.confidence_attack(KEY, members, others, forget)
   assert see(np.full(40, 0.99)) == 0
   assert see(np.full(40, 0.5)) == 1
   assert see(np.array([0.99, 0.5, 0.5, 0.5])) == 0.75
@@ -208,7 +209,7 @@ def test_the_confidence_attack_uses_as_many_retained_points_as_tests():
   """With all of the ten times as many members it would call all members."""
   rng = np.random.default_rng(6)
   members, others = rng.uniform(0, 1, 2000), rng.uniform(0.3, 1, 200)
-  found = audit.confidence_attack(
+  found = audits.confidence_attack(
     KEY, members, others, rng.uniform(0.3, 1, 300)
   )
   assert found > 0.3
@@ -227,4 +228,4 @@ def test_a_confidence_attack_that_cannot_be(position, values, said):
   parts = [np.array([0.5, 0.6])] * 3
   parts[position] = np.array(values, float)
   with pytest.raises(errors.UserError, match=said):
-    audit.confidence_attack(KEY, *parts)
+    audits.confidence_attack(KEY, *parts)

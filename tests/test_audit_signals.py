@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from cmu_jax import audit
-from cmu_jax.audit import signals
+from cmu_jax import audits
+from cmu_jax.audits import signals
 
 LOGITS = np.random.default_rng(2).normal(0, 2, (7, 5)).astype(np.float32)
 LABEL = np.array([0, 4, 2, 2, 1, 3, 0], np.int32)
@@ -43,10 +43,10 @@ def test_a_leading_axis_of_models(name):
 def test_the_logit_confidence_does_not_saturate():
   """Where p_y rounds to 1 its logit is still the exact one."""
   logits = np.array([[200.0, 0.0, 0.0], [-300.0, 5.0, 1.0]], np.float32)
-  found = audit.logit_confidence(jnp.asarray(logits), jnp.array([0, 0]))
+  found = audits.logit_confidence(jnp.asarray(logits), jnp.array([0, 0]))
   wanted = [200 - np.log(2), -300 - special.logsumexp([5.0, 1.0])]
   np.testing.assert_allclose(found, wanted, rtol=1e-6)
-  assert float(audit.softmax(jnp.asarray(logits), jnp.array([0, 0]))[0]) == 1
+  assert float(audits.softmax(jnp.asarray(logits), jnp.array([0, 0]))[0]) == 1
 
 
 def test_the_logit_confidence_is_shift_invariant():
@@ -84,7 +84,7 @@ def test_even_orders_are_probabilities_and_the_cubic_is_not():
   label = rng.integers(0, 10, 4000)
   logits[np.arange(4000), label] += 6
   see = lambda order: np.asarray(
-    audit.taylor_softmax(jnp.asarray(logits), jnp.asarray(label), order=order)
+    audits.taylor_softmax(jnp.asarray(logits), jnp.asarray(label), order=order)
   )
   quartic, cubic = see(4), see(3)
   assert (quartic > 0).all()
@@ -102,7 +102,7 @@ def test_the_sign_of_the_polynomials():
   assert real == pytest.approx([-1.5961], abs=1e-4)
   assert (np.abs(np.roots([1 / 24, *cubic]).imag) > 0.1).all()
   # One logit at the root: the label's share vanishes there, and changes sign.
-  at = lambda u, order: audit.taylor_softmax(
+  at = lambda u, order: audits.taylor_softmax(
     jnp.array([[u, 0.0]]),
     jnp.array([0]),
     order=order,
@@ -116,5 +116,5 @@ def test_the_sign_of_the_polynomials():
 
 def test_half_precision_is_computed_in_single():
   half = jnp.asarray(LOGITS, jnp.bfloat16)
-  found = audit.logit_confidence(half, jnp.asarray(LABEL))
+  found = audits.logit_confidence(half, jnp.asarray(LABEL))
   assert found.dtype == jnp.float32

@@ -6,9 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmu_jax import audit, errors
-from cmu_jax.audit import __main__
-from cmu_jax.auditing import attacks, job, points, request, words
+from cmu_jax import audits
+from cmu_jax.commands.audit import (
+  __main__,
+  attacks,
+  job,
+  points,
+  request,
+  words,
+)
+from cmu_jax.core import errors
 
 
 def pool(seed=0, n=400, k=4, models=8, shift=1.5):
@@ -59,13 +66,13 @@ def test_references_find_what_confidence_alone_does_not(tmp_path):
   # The number is that of the library's own call.
   signal = [
     np.asarray(
-      audit.taylor_softmax(jnp.asarray(x), jnp.asarray(arrays['labels']))
+      audits.taylor_softmax(jnp.asarray(x), jnp.asarray(arrays['labels']))
     )
     for x in (arrays['logits'], arrays['reference_logits'])
   ]
-  direct = audit.rmia(*signal, arrays['inside'], ~arrays['member'])
+  direct = audits.rmia(*signal, arrays['inside'], ~arrays['member'])
   member = arrays['member']
-  expected = audit.auc(direct.score[member], direct.score[~member])
+  expected = audits.auc(direct.score[member], direct.score[~member])
   assert auc['RMIA'] == pytest.approx(expected, abs=1e-6)
   written = json.loads((tmp_path / 'out/results.json').read_text())
   assert written['rows'] == found['rows'] and written['finished']
@@ -79,7 +86,7 @@ def test_scores_of_ones_own(tmp_path):
   path = save(tmp_path, member_scores=mine, other_scores=rest)
   found = run(path, tmp_path, replicates=200)
   (row,) = found['rows']
-  assert row['auroc']['value'] == pytest.approx(audit.auc(mine, rest))
+  assert row['auroc']['value'] == pytest.approx(audits.auc(mine, rest))
   assert row['references'] is None and words.verdict(found) == 'leaks'
 
 

@@ -7,10 +7,11 @@ import pytest
 import repair_case
 import unlearn_case
 
-from cmu_jax import data, errors, models, optimizers, rng, schedules, train
-from cmu_jax.audit import __main__
-from cmu_jax.auditing import request
-from cmu_jax.types import Batch
+from cmu_jax import data, networks
+from cmu_jax.commands.audit import __main__, request
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import Batch
+from cmu_jax.training import optimizers, schedules, train
 
 
 @pytest.fixture(scope='module')
@@ -19,7 +20,7 @@ def shipped(tmp_path_factory):
   folder = tmp_path_factory.mktemp('shipped')
   digits = data.load('digits')
   part = Batch(digits.train.image[:100], digits.train.label[:100])
-  model = models.make('fc', 10, (8, 8, 1), width=16)
+  model = networks.make('fc', 10, (8, 8, 1), width=16)
   key = rng.named(0, 'auditing case')
   step = repair_case.STEP
   fitted = train.fit(

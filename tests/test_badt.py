@@ -9,16 +9,18 @@ import unlearning_case as case
 from close import assert_close
 from states import same
 
-from cmu_jax import descent, errors, jitting, models
+from cmu_jax import networks
+from cmu_jax.core import errors, jit
+from cmu_jax.core.types import Variables
 from cmu_jax.methods import badt
-from cmu_jax.types import Variables
+from cmu_jax.training import descent
 
 GIVEN = case.given()
 
 
 @pytest.fixture(autouse=True)
 def _quickly():
-  with jitting.hasty(True):
+  with jit.hasty(True):
     yield
 
 
@@ -68,7 +70,7 @@ def test_without_identified_samples_the_original_has_no_loss():
   """In evaluation mode, where its statistics are those of its teacher."""
   shape = (8, 8, 1)
   model, variables = case.network('convnet', shape)
-  everything = models.held(model, ('body', 'head'))
+  everything = networks.held(model, ('body', 'head'))
   image, label = case.seen(case.given(shape).retain)
   objective = badt.distillation(everything, 'batchmean')
 

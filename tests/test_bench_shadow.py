@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from cmu_jax import shadow
+from cmu_jax.audits import shadow
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / 'experiments'
 

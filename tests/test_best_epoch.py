@@ -10,9 +10,10 @@ import optax
 import pytest
 from ssd_case import CLASSES, PLAIN, SIDE, batch, given, linear
 
-from cmu_jax import best_epoch, descent, rng, segment, train
+from cmu_jax.core import rng
+from cmu_jax.core.types import Batch, Given
 from cmu_jax.methods import cf, objectives
-from cmu_jax.types import Batch, Given
+from cmu_jax.training import best_epoch, descent, segment, train
 
 STEPS, EPOCH = 7, 3
 

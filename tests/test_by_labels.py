@@ -6,8 +6,8 @@ import optax
 from test_detected import MODEL, STEP, give, images, retraining, run, same
 from test_detected import problem as poisoned
 
-from cmu_jax.corrective import problem as problems
 from cmu_jax.methods import by_labels, relabel_second
+from cmu_jax.studies.corrective import problem
 
 
 def exchanging():
@@ -36,7 +36,7 @@ def both():
 
 def test_one_label_is_left_out_and_several_are_put_right():
   one = give()
-  several = problems.give(confused(), 0.25, ('retain', 'forget'))
+  several = problem.give(confused(), 0.25, ('retain', 'forget'))
   assert by_labels.single_label(one)
   assert not by_labels.single_label(several)
   for given, plain in ((one, retraining()), (several, exchanging())):

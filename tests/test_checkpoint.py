@@ -11,8 +11,8 @@ import pytest
 from hypothesis import strategies
 from states import ENTRY, entry, same, steps
 
-from cmu_jax import checkpoint
-from cmu_jax.types import Variables
+from cmu_jax.core import checkpoint
+from cmu_jax.core.types import Variables
 
 
 def _training_state():

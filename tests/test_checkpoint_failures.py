@@ -13,7 +13,7 @@ import jax
 import pytest
 from states import ENTRY, entry, same, steps
 
-from cmu_jax import checkpoint, errors
+from cmu_jax.core import checkpoint, errors
 
 SAVER = """
 import sys

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import unlearning_case as case
 
-from cmu_jax import errors
-from cmu_jax.methods import activations, logit_mask, svd_projection
-from cmu_jax.types import Given
+from cmu_jax.core import errors
+from cmu_jax.core.types import Given
+from cmu_jax.methods import logit_mask
+from cmu_jax.methods.projection import activations, svd
 
 
 def forget_given(label=1):
@@ -63,7 +64,7 @@ def basis(seed, size, rank):
 
 def projected(retain, forget, kernel, a, b):
   params = {'head': {'kernel': kernel, 'bias': jnp.ones(kernel.shape[-1])}}
-  found = jax.jit(svd_projection.project)(
+  found = jax.jit(svd.project)(
     params, {('head',): retain}, {('head',): forget}, a, b
   )
   np.testing.assert_array_equal(found['head']['bias'], params['head']['bias'])
@@ -126,7 +127,7 @@ def test_the_projection_forgets_a_direction_that_only_the_class_uses():
     return part._replace(batch=batch)
 
   given = Given(lit(given.retain, 0), lit(given.forget, 255))
-  method = svd_projection.svd_projection(
+  method = svd.svd_projection(
     model, case.PIXELS, samples=6, retain_scales=(1e6,), forget_scales=(1e6,)
   )
   found, info = solved(method, given)

@@ -4,8 +4,9 @@ import class_unlearning_case as case
 import numpy as np
 import pytest
 
-from cmu_jax import audit, errors
-from cmu_jax.class_unlearning import (
+from cmu_jax import audits
+from cmu_jax.core import errors
+from cmu_jax.studies.classes import (
   leakage,
   measure,
   nearness,
@@ -13,10 +14,10 @@ from cmu_jax.class_unlearning import (
   roster,
   settings,
   shadows,
+  world,
 )
-from cmu_jax.class_unlearning import place as places
-from cmu_jax.class_unlearning.addresses import Cell
-from cmu_jax.class_unlearning.sweep import Found
+from cmu_jax.studies.classes.addresses import Cell
+from cmu_jax.studies.classes.sweep import Found
 
 F, NEAR = 1, 4
 
@@ -26,16 +27,16 @@ def place(tmp_path_factory):
   small = case.config(
     methods='ft,mask', noises='', train_limit='500', test_limit='200'
   )
-  return places.load(small, tmp_path_factory.mktemp('place'))
+  return world.load(small, tmp_path_factory.mktemp('place'))
 
 
 def test_training_validation_and_test_images_are_apart(place):
   parts = [
-    places.trained(place), places.unseen(place, False),
-    places.unseen(place, True),
+    world.trained(place), world.unseen(place, False),
+    world.unseen(place, True),
   ]  # fmt: skip
   assert (np.sum(parts, axis=0) == 1).all()
-  label = places.labels(place)
+  label = world.labels(place)
   np.testing.assert_array_equal(label[parts[0]], place.dataset.train.label)
   np.testing.assert_array_equal(label[parts[1]], place.dataset.test.label)
   share = parts[2].sum() / (parts[0].sum() + parts[2].sum())
@@ -48,7 +49,7 @@ def test_a_class_is_given_whole_and_all_classes_in_one_shape(place):
   shapes = set()
   label = np.asarray(place.dataset.train.label)
   for number in range(10):
-    found = places.give(place, number, ('retain', 'forget'))
+    found = world.give(place, number, ('retain', 'forget'))
     shapes.add((found.retain.valid.shape, found.forget.valid.shape))
     own = np.asarray(found.forget.batch.label)
     assert (own == number).all()
@@ -56,13 +57,13 @@ def test_a_class_is_given_whole_and_all_classes_in_one_shape(place):
     assert found.retain.valid.sum() == (label != number).sum()
     assert not (np.asarray(found.retain.batch.label) == number).any()
   assert len(shapes) == 1
-  assert places.give(place, 3, ('retain',)).forget is None
+  assert world.give(place, 3, ('retain',)).forget is None
 
 
 def answers(place, f_goes_to, seed, sharp=6.0, share=1.0):
   """Logits that are right, but give images of F to other classes."""
   draws = np.random.default_rng(seed)
-  label = places.labels(place)
+  label = world.labels(place)
   goes = np.where(draws.random(label.size) < share, f_goes_to, 7)
   told = np.where(label == F, goes, label)
   logits = 0.3 * draws.normal(size=(label.size, 10)).astype(np.float32)
@@ -79,7 +80,7 @@ def known(place):
 
 def test_what_retrained_networks_make_of_a_class(place, known):
   found, logits = known
-  label, test = places.labels(place), places.unseen(place, False)
+  label, test = world.labels(place), world.unseen(place, False)
   assert found.nearest == NEAR
   np.testing.assert_array_equal(found.near, test & (label == NEAR))
   np.testing.assert_array_equal(found.where.unseen, test & (label == F))
@@ -87,7 +88,7 @@ def test_what_retrained_networks_make_of_a_class(place, known):
   wanted = (odds / odds.sum(1, keepdims=True)).mean(0)
   np.testing.assert_allclose(found.answer[0], wanted, rtol=1e-6)
   other = measure.reference(place, logits, F, True)
-  validation = places.unseen(place, True)
+  validation = world.unseen(place, True)
   np.testing.assert_array_equal(other.where.unseen, validation & (label == F))
 
 
@@ -122,7 +123,7 @@ def test_one_more_like_them_is_near_and_others_are_not(place, known):
   assert away['mia_nn_gap'] > 0.1
   assert not away['mia_nn_inside']
   logits = answers(place, NEAR, 9)
-  logits[places.labels(place) == F, F] = 30
+  logits[world.labels(place) == F, F] = 30
   kept = measure.values(place, logits, found)
   assert kept['forget_accuracy'] == 1
   assert kept['forget_probability'] > 0.99
@@ -131,7 +132,7 @@ def test_one_more_like_them_is_near_and_others_are_not(place, known):
 
 def test_loss_and_entropy_tell_images_that_were_trained_on(place, known):
   logits = answers(place, NEAR, 11)
-  trained = places.trained(place) & (places.labels(place) == F)
+  trained = world.trained(place) & (world.labels(place) == F)
   logits[trained] *= 3
   row = measure.values(place, logits, known[0])
   assert row['entropy_auc'] > 0.95
@@ -150,7 +151,7 @@ def test_statistics_are_of_forgotten_images_only(place, known):
   masked = logits[0].copy()
   masked[:, F] = -1e4
   one = measure.statistics(place, masked, found)
-  assert (one['own'] == -audit.CLIP).all()
+  assert (one['own'] == -audits.CLIP).all()
   assert np.isfinite(one['nearest']).all()
 
 
@@ -206,7 +207,7 @@ def test_shadow_models_take_the_place_of_the_runs_own(place):
   assert set(found) == {'retrain', 'ft', 'none'}
   assert (found['ft']['unlearned'], found['ft']['retrained']) == (8, 8)
   assert found['ft']['ulira_auc'] == pytest.approx(
-    audit.class_level(
+    audits.class_level(
       told.unlearned['ft']['own'], told.retrained['own']
     ).by_model.mean(),
     abs=0.02,
@@ -250,7 +251,7 @@ def test_every_method_has_what_it_is_tried_with():
 
 
 def test_rwft_is_trw_without_a_tilt(tmp_path):
-  made = places.load(case.config(), tmp_path).methods
+  made = world.load(case.config(), tmp_path).methods
   assert made['rwft'].solve is made['trw'].solve
   assert {point['beta'] for point in made['rwft'].grid} == {0.0}
   rates = [point['learning_rate'] for point in made['rwft'].grid]
@@ -288,4 +289,4 @@ def test_settings_that_cannot_be(changes, said):
 )
 def test_classes_of_which_there_is_too_little(tmp_path, changes, said):
   with pytest.raises(errors.UserError, match=said):
-    places.load(case.config(**changes), tmp_path)
+    world.load(case.config(**changes), tmp_path)

@@ -7,9 +7,9 @@ import class_unlearning_case as case
 import numpy as np
 import pytest
 
-from cmu_jax import errors, files
-from cmu_jax.class_unlearning import figures, load, show, tables, verdict
+from cmu_jax.core import errors, files
 from cmu_jax.report import style
+from cmu_jax.studies.classes import figures, load, show, tables, verdict
 
 RESULTS = case.results()
 

@@ -11,8 +11,10 @@ import pytest
 import torch_twin
 from jax import numpy as jnp
 
-from cmu_jax import clip, errors, models, weights
-from cmu_jax.clip import sizes as sizing
+from cmu_jax import networks
+from cmu_jax.core import errors
+from cmu_jax.networks import clip, weights
+from cmu_jax.networks.clip import sizes
 
 
 def count(tree):
@@ -29,7 +31,7 @@ def count(tree):
 )
 def test_parameter_counts_of_the_published_sizes(name, visual, total):
   shapes = clip.template(clip.KNOWN[name])
-  assert models.parameter_count(shapes) == total
+  assert networks.parameter_count(shapes) == total
   params = shapes.params
   seen = count([params['vision_model'], params['visual_projection']])
   if visual:
@@ -187,7 +189,7 @@ def test_the_config_of_an_image_tower_alone(tmp_path):
   alone = clip_case.CONFIG['vision_config'] | {'projection_dim': 14}
   config = {**alone, 'model_type': 'clip_vision_model'}
   (tmp_path / 'config.json').write_text(json.dumps(config))
-  found = sizing.from_config(tmp_path / 'config.json')
+  found = sizes.from_config(tmp_path / 'config.json')
   assert found.vision == clip_case.SIZES.vision
   assert (found.image_size, found.embed) == (17, 14)
 
@@ -199,7 +201,7 @@ def test_a_config_of_2022_says_it_twice(tmp_path):
     'text_config': {'hidden_size': 768, 'intermediate_size': 3072},
   }
   (tmp_path / 'config.json').write_text(json.dumps(config))
-  found = sizing.from_config(tmp_path / 'config.json')
+  found = sizes.from_config(tmp_path / 'config.json')
   assert found.text == clip.KNOWN['clip-vit-l14'].text
 
 
@@ -263,7 +265,7 @@ def test_text_is_read_at_its_end_and_padding_does_not_matter():
   ours = clip.bound(clip_case.SIZES)
   _, ids = _inputs()
   padded = np.where(np.arange(11)[None] > np.array([4, 10, 7])[:, None], 0, ids)
-  largest = clip.bound(clip_case.SIZES._replace(end=sizing.LARGEST))
+  largest = clip.bound(clip_case.SIZES._replace(end=sizes.LARGEST))
   v = clip_case.variables()
   a = jax.jit(ours.text)(v, jnp.asarray(ids))
   b = jax.jit(ours.text)(v, jnp.asarray(padded))

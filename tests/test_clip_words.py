@@ -11,8 +11,9 @@ import PIL.Image
 import pytest
 from jax import numpy as jnp
 
-from cmu_jax import clip, errors
-from cmu_jax.clip import heads, preprocess, templates, tokenizer
+from cmu_jax.core import errors
+from cmu_jax.networks import clip
+from cmu_jax.networks.clip import heads, preprocess, templates, tokenizer
 
 ROOT = pathlib.Path(__file__).parents[1]
 # A CLIP that knows every token, and is tiny otherwise.
@@ -55,7 +56,7 @@ def test_the_wheel_carries_the_table_and_its_licence():
   data = told['tool']['setuptools']['package-data']['cmu_jax']
   kept = {p.name for g in data for p in (ROOT / 'cmu_jax').glob(g)}
   assert kept >= {'merges.txt.gz', 'LICENSE'}
-  notice = (ROOT / 'cmu_jax/clip/data/LICENSE').read_text()
+  notice = (ROOT / 'cmu_jax/networks/clip/data/LICENSE').read_text()
   assert 'Copyright (c) 2021 OpenAI' in notice
 
 

@@ -3,7 +3,7 @@
 import os
 import zlib
 
-from cmu_jax import compilations
+from cmu_jax.core import compilations
 
 WHOLE = zlib.compress(os.urandom(5000))
 

@@ -7,7 +7,7 @@ import ml_collections
 import pytest
 from hypothesis import strategies
 
-from cmu_jax import config, errors
+from cmu_jax.core import config, errors
 
 FILE = '''"""A little experiment.
 

@@ -7,9 +7,9 @@ import optax
 import pytest
 import unlearning_case as case
 
-from cmu_jax import errors, jitting
+from cmu_jax.core import errors, jit
+from cmu_jax.core.types import Batch, Method, Variables
 from cmu_jax.methods import amun, continuous
-from cmu_jax.types import Batch, Method, Variables
 
 ROWS = 12
 TRAIN = Batch(
@@ -108,7 +108,7 @@ def test_amun_of_the_original_is_amun_again_at_the_first_request():
   )
   train = case.samples(5, ROWS).batch
   requests = [np.array([0, 1, 2]), np.array([3, 4, 5])]
-  with jitting.hasty(True):
+  with jit.hasty(True):
     one, two = (
       continuous.continuous(
         case.KEY, method, start, train, requests, adaptive=adaptive

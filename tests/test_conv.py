@@ -10,7 +10,7 @@ import pytest
 from close import assert_close
 from jax import numpy as jnp
 
-from cmu_jax.models import conv, conv_plan
+from cmu_jax.networks import conv, conv_plan
 
 PADS = ('SAME', 'VALID', ((1, 2), (0, 3)))
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import small_sweep
 
-from cmu_jax import binding, jitting, rng
-from cmu_jax.corrective import problem as problems
-from cmu_jax.corrective import roster
-from cmu_jax.corrective import world as worlds
+from cmu_jax.core import jit, rng
+from cmu_jax.studies.corrective import problem as problems
+from cmu_jax.studies.corrective import roster
+from cmu_jax.studies.corrective import world as worlds
+from cmu_jax.studies.engine import world
 
 FRACTION = 0.5
 # The others declare both parts of S_tr: from them nothing else is hidden, and
@@ -33,7 +34,7 @@ def posed():
   config = small_sweep.config(
     proxy_fraction=0.2, train_limit=300, methods=tuple(NAMES)
   )
-  dataset = binding.load(config).dataset
+  dataset = world.load(config).dataset
   one = worlds.world(config, dataset, 'interclass')
   scene = worlds.scene(config, one, 20, 0)
   image = one.inputs.eval(scene.reported.image[:1], None)
@@ -69,7 +70,7 @@ def test_what_is_not_declared_cannot_be_reached(name, posed):
   method = roster.ENTRIES[name].make(config, one, problem.truth.size)
   method = method._replace(grid=method.grid[:1])
   found = []
-  with jitting.hasty(True):
+  with jit.hasty(True):
     for seen in (problem, _spoiled(problem, method.needs)):
       given = problems.give(seen, FRACTION, method.needs)
       key = rng.named(0, name)

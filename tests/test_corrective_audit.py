@@ -7,16 +7,24 @@ import pytest
 import small_sweep
 from jax import numpy as jnp
 
-from cmu_jax import binding
-from cmu_jax.corrective import cells, load, measure, page, references, tables
-from cmu_jax.corrective import problem as problems
-from cmu_jax.corrective import world as worlds
-from cmu_jax.types import Model, Variables
+from cmu_jax.audits import shadow
+from cmu_jax.core.types import Model, Variables
+from cmu_jax.studies.corrective import (
+  cells,
+  load,
+  measure,
+  page,
+  problem,
+  references,
+  tables,
+)
+from cmu_jax.studies.corrective import world as worlds
+from cmu_jax.studies.engine import world
 
 
 def scene_of(kind, **changes):
   config = small_sweep.config(**changes)
-  dataset = binding.load(config).dataset
+  dataset = world.load(config).dataset
   one = worlds.world(config, dataset, kind)
   return one, worlds.scene(config, one, config[kind].sizes[0], 0)
 
@@ -25,7 +33,7 @@ def scene_of(kind, **changes):
 def test_two_wrong_labels_are_offered_of_each_image(kind):
   one, scene = scene_of(kind, audit='rmia')
   offer = measure.sets(one, scene).recovered
-  where = np.flatnonzero(problems.manipulated(scene.problem))
+  where = np.flatnonzero(problem.manipulated(scene.problem))
   label = np.asarray(scene.problem.train.label)[where]
   truth = scene.problem.truth[where]
   wrong = label != truth
@@ -81,21 +89,21 @@ def test_references_never_saw_the_manipulated_images(tmp_path, monkeypatch):
   config = small_sweep.config(audit='rmia', references=2)
   one, scene = scene_of('interclass', audit='rmia', references=2)
   seen = []
-  real = references.shadow.train
+  real = shadow.train
 
   def watched(key, model, data, inside, fit, **rest):
     seen.append(inside)
     return real(key, model, data, inside, fit, **rest)
 
-  monkeypatch.setattr(references.shadow, 'train', watched)
+  monkeypatch.setattr(shadow, 'train', watched)
   found = references.compared(config, tmp_path, one, scene, 'here')
-  assert not seen[0][:, problems.manipulated(scene.problem)].any()
-  assert seen[0][:, ~problems.manipulated(scene.problem)].all()
+  assert not seen[0][:, problem.manipulated(scene.problem)].any()
+  assert seen[0][:, ~problem.manipulated(scene.problem)].all()
   offer = measure.sets(one, found).recovered
   assert found.expected.shape == offer.other.shape
   assert np.ptp(found.expected) > 0
   # The same files give the same numbers.
-  monkeypatch.setattr('cmu_jax.train.drive', None)
+  monkeypatch.setattr('cmu_jax.training.train.drive', None)
   again = references.compared(config, tmp_path, one, scene, 'here')
   np.testing.assert_array_equal(found.expected, again.expected)
 

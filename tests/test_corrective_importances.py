@@ -6,9 +6,15 @@ import pytest
 import small_sweep
 from ssd_case import assert_close
 
-from cmu_jax import errors, jitting, rng
-from cmu_jax.corrective import cells, importances, results, stage, sweep
-from cmu_jax.corrective import problem as problems
+from cmu_jax.core import errors, jit, rng
+from cmu_jax.studies.corrective import (
+  cells,
+  importances,
+  problem,
+  results,
+  stage,
+  sweep,
+)
 
 # Whole sweeps: CI runs them in a step of their own.
 pytestmark = pytest.mark.slow
@@ -33,7 +39,7 @@ def _files(folder):
 
 @pytest.fixture(scope='module')
 def swept(tmp_path_factory):
-  with jitting.hasty(True):
+  with jit.hasty(True):
     place = _place(tmp_path_factory.mktemp('importances'))
     assert sweep.run(place)
     yield place
@@ -71,7 +77,7 @@ def test_a_sweep_finds_what_ssd_finds_by_itself(swept):
     original,
   )
   key = rng.named(scene.key, 'method', 'ssd', 'prepare')
-  given = problems.give(scene.problem, 0.5, method.needs)
+  given = problem.give(scene.problem, 0.5, method.needs)
   alone = method.prepare(key, original, given)
   assert_close(found.pair.forget, alone.forget)
   assert_close(found.pair.retain, alone.retain)
@@ -113,7 +119,7 @@ def test_per_sample_ones_of_all_fractions_are_one_pass(swept, denominator):
   batch = scene.problem.train
   every = grad(batch.image, batch.label)
   for at, share in enumerate(shares):
-    known = problems.identified(scene.problem, share)
+    known = problem.identified(scene.problem, share)
     kept = ~known if denominator == 'retain' else np.ones_like(known)
     for tree, rows in ((found.forget, known), (found.retain, kept)):
       assert_close(

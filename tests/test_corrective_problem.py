@@ -9,11 +9,13 @@ import pytest
 import small_sweep
 from hypothesis import strategies as st
 
-from cmu_jax import binding, corruption, errors
-from cmu_jax.corrective import problem as problems
-from cmu_jax.corrective import world as worlds
-from cmu_jax.corrective.problem import Problem
-from cmu_jax.types import Batch
+from cmu_jax.core import errors
+from cmu_jax.core.types import Batch
+from cmu_jax.data import corruption
+from cmu_jax.studies.corrective import problem as problems
+from cmu_jax.studies.corrective import world as worlds
+from cmu_jax.studies.corrective.problem import Problem
+from cmu_jax.studies.engine import world
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.8, 1.0)
 
@@ -95,7 +97,7 @@ def test_an_unknown_or_absent_part_is_refused():
 
 def _scene(kind, seed=0, **changes):
   config = small_sweep.config(**changes)
-  dataset = binding.load(config).dataset
+  dataset = world.load(config).dataset
   one = worlds.world(config, dataset, kind)
   return one, worlds.scene(config, one, config[kind].sizes[0], seed)
 

@@ -11,7 +11,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from cmu_jax.corrective import (
+from cmu_jax.report import style
+from cmu_jax.studies.corrective import (
   figures,
   page,
   picker,
@@ -19,8 +20,7 @@ from cmu_jax.corrective import (
   summary,
   tables,
 )
-from cmu_jax.corrective.summary import Line
-from cmu_jax.report import style
+from cmu_jax.studies.corrective.summary import Line
 
 POISON, CONFUSED = fakes.PROBLEMS
 MANY = (*fakes.PAPER, *(f'method_{i}' for i in range(12)))

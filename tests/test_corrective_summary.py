@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from cmu_jax.corrective import headline, looks, summary
-from cmu_jax.corrective.summary import Cell, Line
 from cmu_jax.report import stats
+from cmu_jax.studies.corrective import headline, looks, summary
+from cmu_jax.studies.corrective.summary import Cell, Line
 
 POISON, CONFUSED = fakes.PROBLEMS
 SSD = Line(POISON, 'ssd', 'paper')

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import small_sweep
 
-from cmu_jax import jitting
-from cmu_jax.corrective import (
+from cmu_jax.core import jit
+from cmu_jax.studies.corrective import (
   cells,
   measure,
+  problem,
   results,
   roster,
   selection,
@@ -24,10 +25,9 @@ from cmu_jax.corrective import (
   solve,
   stage,
   sweep,
-  workers,
 )
-from cmu_jax.corrective import problem as problems
-from cmu_jax.corrective.measure import Look
+from cmu_jax.studies.corrective.measure import Look
+from cmu_jax.studies.engine import drive
 
 ROOT = pathlib.Path(__file__).parents[1]
 TIMES = {'seconds', 'grid_seconds'}
@@ -45,7 +45,7 @@ def _numbers(place):
 
 @pytest.fixture(scope='module')
 def swept(tmp_path_factory):
-  with jitting.hasty(True):
+  with jit.hasty(True):
     place = _place(tmp_path_factory.mktemp('sweep'))
     assert sweep.run(place)
     yield place
@@ -120,7 +120,7 @@ def test_the_numbers_are_those_of_a_recount(swept):
   one = swept.worlds['poison']
   scene = stage.scene_of(swept, case)
   label = np.asarray(scene.reported.label)
-  where = np.flatnonzero(problems.manipulated(scene.problem))
+  where = np.flatnonzero(problem.manipulated(scene.problem))
   generator = np.random.default_rng(0)
   seen, before = (
     Look(
@@ -137,7 +137,7 @@ def test_the_numbers_are_those_of_a_recount(swept):
     for _ in range(2)
   )
   found = measure.values(one, scene, seen, before, 0.5)
-  known = problems.identified(scene.problem, 0.5)[where]
+  known = problem.identified(scene.problem, 0.5)[where]
   right = np.asarray(scene.problem.validation.label)
   others = label != 0
   want = {
@@ -208,7 +208,7 @@ def test_the_oracle_keeps_accuracy_if_it_can():
 def test_every_item_has_exactly_one_worker():
   items = list(range(23))
   for count in (1, 3, 8):
-    parts = [workers.share(items, w, count) for w in range(count)]
+    parts = [drive.share(items, w, count) for w in range(count)]
     assert sorted(itertools.chain(*parts)) == items
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -216,7 +216,7 @@ def test_every_item_has_exactly_one_worker():
 _CODE = """
 import sys, pathlib
 from tests import small_sweep
-from cmu_jax.corrective import stage, sweep, workers
+from cmu_jax.studies.corrective import stage, sweep, workers
 if len(sys.argv) > 2:
   workers.join(sys.argv[2])
 changes = small_sweep.SPREAD
@@ -248,7 +248,7 @@ def _ended(process):
 @pytest.fixture(scope='module')
 def alone(tmp_path_factory):
   """What one device of one process finds."""
-  with jitting.hasty(True):
+  with jit.hasty(True):
     place = _place(tmp_path_factory.mktemp('alone'), **small_sweep.SPREAD)
     assert sweep.run(place)
   return place

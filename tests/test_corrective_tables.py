@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from cmu_jax.corrective import (
+from cmu_jax.report import grids, style
+from cmu_jax.studies.corrective import (
   curves,
   figures,
   formats,
@@ -18,8 +19,7 @@ from cmu_jax.corrective import (
   summary,
   tables,
 )
-from cmu_jax.corrective.summary import Cell, Line
-from cmu_jax.report import grids, style
+from cmu_jax.studies.corrective.summary import Cell, Line
 
 POISON, CONFUSED = fakes.PROBLEMS
 MANY = (*fakes.PAPER, *(f'method_{i}' for i in range(12)))

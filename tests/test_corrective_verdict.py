@@ -6,8 +6,8 @@ import json
 import corrective_fakes as fakes
 import pytest
 
-from cmu_jax import errors
-from cmu_jax.corrective import load, outcomes, verdict
+from cmu_jax.core import errors
+from cmu_jax.studies.corrective import load, outcomes, verdict
 
 
 def _broken(change):

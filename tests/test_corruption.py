@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import class_maps, corruption, errors, rng, triggers
-from cmu_jax.types import Batch
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import Batch
+from cmu_jax.data import class_maps, corruption
+from cmu_jax.data.corruption import triggers
 
 N, K = 120, 6
 KEY = rng.named(8)

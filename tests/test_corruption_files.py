@@ -7,21 +7,15 @@ import numpy as np
 import pytest
 from small_run import NOISE
 
-from cmu_jax import (
-  config,
-  corruption,
-  data,
-  errors,
-  recipes,
-  rng,
-  scene,
-  stages,
-  sweep,
-  train,
-)
-from cmu_jax.corruption.kind import Known
-from cmu_jax.report import words
-from cmu_jax.types import Batch, Variables
+from cmu_jax import data
+from cmu_jax.core import config, errors, rng, vectorize
+from cmu_jax.core.types import Batch, Variables
+from cmu_jax.data import corruption
+from cmu_jax.data.corruption.kind import Known
+from cmu_jax.studies.cuts import repairs, words
+from cmu_jax.studies.cuts import world as world_lib
+from cmu_jax.studies.engine import settings as settings_lib
+from cmu_jax.training import train
 
 TRUE = np.arange(30) % 5
 GIVEN = (TRUE + (np.arange(30) % 4 == 0)) % 5
@@ -29,7 +23,7 @@ KNOWN = Known(TRUE, tuple('abcde'))
 
 
 def arguments(kind, **fields):
-  settings = recipes.base('x').corruption
+  settings = settings_lib.base('x').corruption
   settings.update(fields)
   return corruption.KINDS[kind].arguments(settings, KNOWN)
 
@@ -127,7 +121,7 @@ def test_human_labels_stay_with_their_images(tmp_path):
     'train_limit': '900',
   }
   cfg = config.load(NOISE, fields).config
-  place = scene.scene(cfg, scene.stage(cfg), 1)
+  place = world_lib.scene(cfg, world_lib.stage(cfg), 1)
   seen = [of[image.tobytes()] for image in np.asarray(place.train.image)]
   assert place.train.label.tolist() == seen
   pool = place.proxy
@@ -149,7 +143,7 @@ def test_human_labels_stay_with_their_images(tmp_path):
 def test_every_kind_makes_a_scene(kind, fields):
   fields = {'corruption.kind': kind, 'noise_rate': '0.05', **fields}
   cfg = config.load(NOISE, fields).config
-  place = scene.scene(cfg, scene.stage(cfg), 0)
+  place = world_lib.scene(cfg, world_lib.stage(cfg), 0)
   assert place.record['corrupted'] > 0
   assert place.proxy.label.shape[1] > 0
 
@@ -171,17 +165,17 @@ def test_seeds_of_unequal_sets_are_trained_apart(sizes, together, monkeypatch):
     calls.append((how, options['steps']))
     return train.Fit(args[2], [None] * 2, 0.0)
 
-  monkeypatch.setattr(sweep, 'strategy', lambda: 'vmap')
+  monkeypatch.setattr(vectorize, 'strategy', lambda: 'vmap')
   monkeypatch.setattr(train, 'fit', fit)
   batches = [
     Batch(jnp.zeros((n, 2, 2, 1), jnp.uint8), jnp.zeros(n, int)) for n in sizes
   ]
-  settings = recipes.training(epochs=2, batch_size=4)
-  world = scene.Stage(*[None] * len(scene.Stage._fields))
+  settings = settings_lib.training(epochs=2, batch_size=4)
+  world = world_lib.Stage(*[None] * len(world_lib.Stage._fields))
   start = Variables({'w': jnp.ones(1)}, {})
-  where = stages.Kept(pathlib.Path('.'), '', 1.0)
+  where = repairs.Kept(pathlib.Path('.'), '', 1.0)
   keys, seeds = [rng.named(0), rng.named(1)], (0, 1)
-  stages.train_all(
+  repairs.train_all(
     'oracle', world, keys, [start] * 2, batches, settings, where, seeds
   )
   assert calls == ([('vmap', 6)] if together else [('map', 6), ('map', 4)])

@@ -8,16 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import (
-  corruption,
-  corruption_record,
-  errors,
-  proxy,
-  rng,
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import Batch
+from cmu_jax.data import corruption, proxy
+from cmu_jax.data.corruption import (
+  interclass_confusion,
+  transition_matrix,
   triggers,
 )
-from cmu_jax.corruption import interclass_confusion, transition_matrix
-from cmu_jax.types import Batch
+from cmu_jax.data.corruption import record as record_lib
 
 N, K = 120, 6
 KEY = rng.named(8)
@@ -69,17 +68,17 @@ def test_a_rate_of_zero_changes_nothing_and_keys_differ(kind):
 @every_kind
 def test_a_manifest_read_back_from_json_draws_the_same(kind):
   done, facts = draw(kind, 0.3), {'rate': 0.3, **ARGUMENTS[kind]}
-  record = corruption_record.manifest(done, kind, KEY, **facts)
+  record = record_lib.manifest(done, kind, KEY, **facts)
   read = json.loads(json.dumps(record))
   apart = corruption.KINDS[kind].per_sample
   given = {name: facts[name] for name in apart}
-  again = corruption_record.from_manifest(read, LABEL, **given)
+  again = record_lib.from_manifest(read, LABEL, **given)
   assert np.array_equal(again.label, done.label)
   assert np.array_equal(again.mask, done.mask)
   if apart:
     assert set(apart).isdisjoint(read['arguments'])
     with pytest.raises(errors.UserError, match=f'pass {apart[0]}='):
-      corruption_record.from_manifest(read, LABEL)
+      record_lib.from_manifest(read, LABEL)
 
 
 @every_kind

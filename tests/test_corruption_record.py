@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from cmu_jax import corruption, corruption_record, errors, rng, triggers
+from cmu_jax.core import errors, rng
+from cmu_jax.data import corruption
+from cmu_jax.data.corruption import record as record_lib
+from cmu_jax.data.corruption import triggers
 
 N, K = 120, 6
 KEY = rng.named(8)
@@ -29,14 +32,14 @@ def _recorded(kind, label):
   extra = {'trigger': patch()} if kind == 'poison' else {}
   draw = corruption.KINDS[kind].draw
   done = draw(KEY, label, **arguments, **extra)
-  return done, corruption_record.manifest(done, kind, KEY, **arguments)
+  return done, record_lib.manifest(done, kind, KEY, **arguments)
 
 
 @pytest.mark.parametrize('kind', ['symmetric', 'asymmetric', 'poison'])
 def test_a_manifest_read_back_from_json_draws_the_same(kind):
   label = np.arange(N) % K
   done, record = _recorded(kind, label)
-  again = corruption_record.from_manifest(json.loads(json.dumps(record)), label)
+  again = record_lib.from_manifest(json.loads(json.dumps(record)), label)
   assert np.array_equal(again.label, done.label)
   assert np.array_equal(again.mask, done.mask)
   assert record['corrupted'] == int(done.mask.sum())
@@ -49,10 +52,10 @@ def test_a_manifest_tells_other_labels_and_damage():
   label = np.arange(N) % K
   _, record = _recorded('symmetric', label)
   with pytest.raises(errors.UserError, match='differs from the recorded one'):
-    corruption_record.from_manifest(record, label[::-1])
+    record_lib.from_manifest(record, label[::-1])
   with pytest.raises(errors.UserError, match=r'damaged.*label_sha256'):
-    corruption_record.from_manifest(
+    record_lib.from_manifest(
       {k: v for k, v in record.items() if k != 'label_sha256'}, label
     )
   with pytest.raises(errors.UserError, match="did you mean 'poison'"):
-    corruption_record.manifest(_recorded('poison', label)[0], 'poisn', KEY)
+    record_lib.manifest(_recorded('poison', label)[0], 'poisn', KEY)

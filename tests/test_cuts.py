@@ -8,30 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmu_jax import (
-  alpha,
-  data,
-  errors,
-  inputs,
-  models,
-  optimizers,
-  proxy,
-  schedules,
-  select,
-  splits,
-  train,
-  tree,
-)
-from cmu_jax.methods import cuts
-from cmu_jax.types import Batch, Proxy, Trigger, Variables
+from cmu_jax import data, networks
+from cmu_jax.core import errors, tree
+from cmu_jax.core.types import Batch, Proxy, Trigger, Variables
+from cmu_jax.data import inputs, proxy, splits
+from cmu_jax.methods.cuts import curve, rules
+from cmu_jax.methods.cuts import direction as direction_lib
+from cmu_jax.training import optimizers, schedules, train
 
 SHAPE = (8, 8, 1)
 TRIGGER = Trigger(jnp.zeros((8, 8), bool).at[6:, 7].set(True), jnp.float32(255))
 STEP = inputs.make((0.4,), (0.3,), trigger=TRIGGER)
 ADAM = optimizers.adamw(schedules.constant(1e-3))
 MODELS = {
-  'fc': models.make('fc', 4, SHAPE, width=16),
-  'convnet': models.make('convnet', 4, SHAPE, width=1),
+  'fc': networks.make('fc', 4, SHAPE, width=16),
+  'convnet': networks.make('convnet', 4, SHAPE, width=1),
 }
 
 
@@ -70,7 +61,7 @@ def noisy_proxy(draws=2):
 def direction(network, proxies, **options):
   model, variables = network
   settings = dict(optimizer=ADAM, steps=20, batch_size=16, inputs=STEP)
-  return cuts.direction(
+  return direction_lib.direction(
     jax.random.key(2), model, variables, proxies, **{**settings, **options}
   )
 
@@ -128,7 +119,7 @@ def test_a_curve_equals_editing_and_applying_one_by_one(
   tau, _ = direction(network, noisy_proxy())
   image = STEP.eval(pool().image, None)
   grid = jnp.asarray([0.0, 0.7, 2.0])
-  features, logits = alpha.curve(
+  features, logits = curve.curve(
     model,
     variables,
     tau,
@@ -155,7 +146,7 @@ def test_a_curve_equals_editing_and_applying_one_by_one(
 
 def unlearner(network, selection=None, **options):
   model, _ = network
-  return cuts.cuts(
+  return direction_lib.cuts(
     model,
     STEP,
     optimizer=ADAM,
@@ -203,12 +194,12 @@ def test_alpha_does_not_depend_on_the_proxy_labels_beyond_tau(network):
   model, variables = network
   proxies = noisy_proxy()
   tau, _ = direction(network, proxies)
-  rule = cuts.Selection()
-  one = cuts.select_alpha(
+  rule = direction_lib.Selection()
+  one = direction_lib.select_alpha(
     model, variables, tau, proxies, inputs=STEP, selection=rule
   )
   blind = proxies._replace(label=jnp.zeros_like(proxies.label))
-  other = cuts.select_alpha(
+  other = direction_lib.select_alpha(
     model, variables, tau, blind, inputs=STEP, selection=rule
   )
   assert one[0] == other[0]
@@ -222,7 +213,7 @@ def poisoned_proxy():
 
 def test_poison_abstains_where_no_alpha_qualifies(network):
   _, variables = network
-  rule = cuts.Selection(kind='poison', alphas=(0.0, 1e-6), target=0)
+  rule = direction_lib.Selection(kind='poison', alphas=(0.0, 1e-6), target=0)
   proxies = poisoned_proxy()
   # The model is taught the backdoor, so nothing this small undoes it.
   tau, _ = direction(network, proxies, steps=150)
@@ -240,7 +231,7 @@ def test_poison_abstains_where_no_alpha_qualifies(network):
 
 def test_poison_takes_the_first_alpha_that_qualifies(network):
   _, variables = network
-  rule = cuts.Selection(kind='poison', target=0)
+  rule = direction_lib.Selection(kind='poison', target=0)
   _, info = unlearner(network, rule)(
     jax.random.key(2), variables, poisoned_proxy()
   )
@@ -256,8 +247,8 @@ def test_poison_rates_are_those_of_stamped_images(network):
   model, variables = network
   proxies = poisoned_proxy()
   zero = jax.tree.map(jnp.zeros_like, variables.params)
-  rule = cuts.Selection(kind='poison', alphas=(1.0,), target=2)
-  _, curve = cuts.select_alpha(
+  rule = direction_lib.Selection(kind='poison', alphas=(1.0,), target=2)
+  _, curve = direction_lib.select_alpha(
     model, variables, zero, proxies, inputs=STEP, selection=rule
   )
   batch = proxy.draw(proxies, 0)
@@ -281,16 +272,21 @@ def test_the_default_measure_is_the_published_objective(network):
   model, variables = network
   proxies = noisy_proxy()
   tau, _ = direction(network, proxies)
-  _, curve = cuts.select_alpha(
-    model, variables, tau, proxies, inputs=STEP, selection=cuts.Selection()
+  _, curve = direction_lib.select_alpha(
+    model,
+    variables,
+    tau,
+    proxies,
+    inputs=STEP,
+    selection=direction_lib.Selection(),
   )
   edited = Variables(
     tree.edit(variables.params, tau, 0.5), variables.batch_stats
   )
   image = STEP.eval(proxies.image, None)
-  expected = select.agreement(
+  expected = rules.agreement(
     model.features(edited, image),
     model.apply(edited, image),
-    k=select.neighbour_count(48, 4),
+    k=rules.neighbour_count(48, 4),
   )
   np.testing.assert_allclose(curve['J'][10], expected.J, atol=1e-3)

@@ -8,9 +8,10 @@ import test_cuts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import jitting, safe, select, tree
-from cmu_jax.methods import cuts_blocks
-from cmu_jax.types import Variables
+from cmu_jax.core import jit, tree
+from cmu_jax.core.types import Variables
+from cmu_jax.methods.cuts import cuts_blocks, rules
+from cmu_jax.methods.cuts import folds as folds_lib
 
 PARAMS = {
   'body': {
@@ -87,9 +88,9 @@ def test_a_tie_is_no_move_and_a_sum_is_climbed_together():
 def test_the_score_is_the_cross_fitted_one_and_one_alpha_is_a_case_of_it():
   model = test_cuts.MODELS['fc']
   image = jnp.zeros((1, *test_cuts.SHAPE))
-  variables = jitting.once(model.init)(jax.random.key(0), image)
+  variables = jit.once(model.init)(jax.random.key(0), image)
   whole = test_cuts.noisy_proxy()
-  folds = safe.split(jax.random.key(4), whole, 2)
+  folds = folds_lib.split(jax.random.key(4), whole, 2)
   draw = lambda seed: jax.tree.map(
     lambda x: np.random.default_rng(seed).normal(0, 0.2, x.shape),
     variables.params,
@@ -105,7 +106,7 @@ def test_the_score_is_the_cross_fitted_one_and_one_alpha_is_a_case_of_it():
   found = score(given)
   held = [test_cuts.STEP.eval(whole.image[x], None) for x in folds.held]
   size = held[0].shape[0]
-  k = select.neighbour_count(size, model.apply(variables, held[0]).shape[1])
+  k = rules.neighbour_count(size, model.apply(variables, held[0]).shape[1])
   for row, alphas in enumerate(given):
     expected = []
     for fold, images in enumerate(held):
@@ -119,5 +120,5 @@ def test_the_score_is_the_cross_fitted_one_and_one_alpha_is_a_case_of_it():
       edited = Variables(params, variables.batch_stats)
       features = model.features(edited, images)
       logits = model.head(edited, features)
-      expected.append(float(select.agreement(features, logits, k=k).J))
+      expected.append(float(rules.agreement(features, logits, k=k).J))
     assert found[row] == pytest.approx(np.mean(expected), abs=1e-3)

@@ -8,19 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from cmu_jax import (
-  alpha,
-  descent,
-  inputs,
-  models,
-  optimizers,
-  rng,
-  schedules,
-  select,
-  train,
-)
-from cmu_jax.methods import cuts, cuts_forget
-from cmu_jax.types import Batch, Given, Samples, Trigger, Variables
+from cmu_jax import networks
+from cmu_jax.core import rng
+from cmu_jax.core.types import Batch, Given, Samples, Trigger, Variables
+from cmu_jax.data import inputs
+from cmu_jax.methods.cuts import curve as curve_lib
+from cmu_jax.methods.cuts import direction, rules
+from cmu_jax.methods.cuts import forget as forget_lib
+from cmu_jax.training import descent, optimizers, schedules, train
 
 SHAPE = (8, 8, 1)
 MASK = jnp.zeros((8, 8), bool).at[6:, 6:].set(True)
@@ -33,7 +28,7 @@ OPTIONS = dict(optimizer=optax.sgd(1.0), steps=40, batch_size=8)
 @functools.cache
 def network():
   """A network that has learnt its samples, the bad ones with their trigger."""
-  model = models.make('fc', CLASSES, SHAPE, width=16)
+  model = networks.make('fc', CLASSES, SHAPE, width=16)
   begin = jax.jit(model.init)(rng.named(0), jnp.zeros((1, *SHAPE)))
   fitted = train.fit(
     rng.named(1),
@@ -67,13 +62,13 @@ def forget(count=BAD, capacity=BAD, start=0):
 
 
 def poison(threshold=0.1):
-  return cuts.Selection('poison', threshold=threshold)
+  return direction.Selection('poison', threshold=threshold)
 
 
 def made(selection=None, **options):
   model, _ = network()
   settings = {**OPTIONS, **options}
-  return cuts_forget.cuts_forget(model, STEP, selection=selection, **settings)
+  return forget_lib.cuts_forget(model, STEP, selection=selection, **settings)
 
 
 @functools.cache
@@ -92,7 +87,7 @@ def test_the_grid_is_the_released_one_with_one_in_front():
 
 @pytest.mark.slow
 def test_tau_is_the_fine_tuning_without_batch_norm():
-  model = models.make('convnet', CLASSES, SHAPE, width=1)
+  model = networks.make('convnet', CLASSES, SHAPE, width=1)
   variables = jax.jit(model.init)(rng.named(0), jnp.zeros((1, *SHAPE)))
   phase = descent.Phase(
     lambda v, draws, context, hyper, time: _plain(model, v, draws['forget']),
@@ -102,7 +97,7 @@ def test_tau_is_the_fine_tuning_without_batch_norm():
   tuned, cost = descent.descend(
     rng.named(2), recipe, variables, {'forget': forget()}, 3
   )
-  method = cuts_forget.cuts_forget(model, STEP, **{**OPTIONS, 'steps': 3})
+  method = forget_lib.cuts_forget(model, STEP, **{**OPTIONS, 'steps': 3})
   found = method.prepare(rng.named(2), variables, Given(forget=forget()))
   assert found['cost'] == cost == 3 * 8
   norms = 0
@@ -201,8 +196,8 @@ def test_the_choice_sees_no_row_that_is_not_valid(kind):
   other = samples._replace(
     batch=Batch(jnp.asarray(image, jnp.uint8), jnp.asarray(label), batch.stamp)
   )
-  selection = cuts.Selection(kind, (0.0, 0.5, 1.0, 2.0), threshold=0.5)
-  choose = lambda x: cuts_forget.choose(
+  selection = direction.Selection(kind, (0.0, 0.5, 1.0, 2.0), threshold=0.5)
+  choose = lambda x: forget_lib.choose(
     model, STEP, variables, tau, x, selection
   )
   assert choose(samples) == choose(other)
@@ -212,16 +207,16 @@ def test_wrong_labels_take_the_coefficient_of_the_largest_agreement():
   model, variables = network()
   samples, tau = forget(20, 40, start=10), prepared()['tau']
   alphas = (0.0, 0.5, 1.0, 2.0)
-  found = cuts_forget.choose(
-    model, STEP, variables, tau, samples, cuts.Selection(alphas=alphas)
+  found = forget_lib.choose(
+    model, STEP, variables, tau, samples, direction.Selection(alphas=alphas)
   )
   batch = jax.tree.map(lambda x: x[:20], samples.batch)
   present = len(set(np.asarray(batch.label).tolist()))
   measure = functools.partial(
-    select.agreement, k=20 // (2 * present), share=present / CLASSES
+    rules.agreement, k=20 // (2 * present), share=present / CLASSES
   )
   image = STEP.eval(batch.image, batch.stamp)
-  curve = alpha.curve(
+  curve = curve_lib.curve(
     model, variables, tau, image, jnp.asarray(alphas), measure
   )
   assert found.selected
@@ -230,10 +225,15 @@ def test_wrong_labels_take_the_coefficient_of_the_largest_agreement():
 
 def test_a_single_image_leaves_the_network_alone():
   model, variables = network()
-  found = cuts_forget.choose(
-    model, STEP, variables, prepared()['tau'], forget(1, 4), cuts.Selection()
+  found = forget_lib.choose(
+    model,
+    STEP,
+    variables,
+    prepared()['tau'],
+    forget(1, 4),
+    direction.Selection(),
   )
-  assert found == select.Choice(0.0, None, False)
+  assert found == rules.Choice(0.0, None, False)
 
 
 def test_frozen_parts_stay():

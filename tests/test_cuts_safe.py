@@ -8,21 +8,16 @@ import pytest
 import small_run
 import test_cuts
 
-from cmu_jax import (
-  checks,
-  errors,
-  proxy,
-  rng,
-  safe,
-  scene,
-  select,
-  stages,
-  train,
-  tree,
-)
-from cmu_jax import config as configs
-from cmu_jax.methods import cuts, cuts_safe
-from cmu_jax.types import Variables
+from cmu_jax.core import config as configs
+from cmu_jax.core import errors, rng, tree
+from cmu_jax.core.types import Variables
+from cmu_jax.data import proxy
+from cmu_jax.methods.cuts import direction, rules, safe
+from cmu_jax.methods.cuts import folds as folds_lib
+from cmu_jax.studies.cuts import repairs
+from cmu_jax.studies.cuts import world as world_lib
+from cmu_jax.studies.engine import checks
+from cmu_jax.training import train
 
 OPTIONS = dict(optimizer=test_cuts.ADAM, steps=12, batch_size=8)
 MODEL = test_cuts.MODELS['fc']
@@ -45,7 +40,7 @@ def variables():
 
 
 def vectors(variables, folds, **options):
-  return cuts_safe.task_vectors(
+  return safe.task_vectors(
     jax.random.key(5),
     MODEL,
     variables,
@@ -59,7 +54,7 @@ def vectors(variables, folds, **options):
 @pytest.fixture(scope='module')
 def split():
   whole = test_cuts.noisy_proxy()
-  return whole, safe.split(jax.random.key(4), whole, 2)
+  return whole, folds_lib.split(jax.random.key(4), whole, 2)
 
 
 def test_a_fold_vector_is_the_direction_of_its_own_proxy(variables, split):
@@ -89,14 +84,14 @@ def test_a_fold_vector_is_the_direction_of_its_own_proxy(variables, split):
 def test_the_estimate_is_the_published_score_of_unseen_images(variables, split):
   whole, folds = split
   tau = vectors(variables, folds).tau
-  rule = cuts.Selection(alphas=(0.0, 0.5, 1.0))
-  found = cuts_safe.noise_evidence(
+  rule = direction.Selection(alphas=(0.0, 0.5, 1.0))
+  found = safe.noise_evidence(
     jax.random.key(6),
     MODEL,
     variables,
     folds,
     tau,
-    safe.given(whole, folds.held),
+    folds_lib.given(whole, folds.held),
     inputs=STEP,
     selection=rule,
     replicates=5,
@@ -110,7 +105,7 @@ def test_the_estimate_is_the_published_score_of_unseen_images(variables, split):
         variables.batch_stats,
       )
       logits = MODEL.apply(edited, image)
-      one = select.agreement(MODEL.features(edited, image), logits, k=3)
+      one = rules.agreement(MODEL.features(edited, image), logits, k=3)
       np.testing.assert_allclose(
         found.score[0, fold, position], one.J, atol=2e-4
       )
@@ -122,17 +117,17 @@ def test_the_estimate_is_the_published_score_of_unseen_images(variables, split):
 
 def test_poison_is_judged_by_triggers_that_are_unseen(variables):
   whole = test_cuts.poisoned_proxy()
-  folds = safe.split(jax.random.key(4), whole, 2)
+  folds = folds_lib.split(jax.random.key(4), whole, 2)
   zero = jax.tree.map(lambda x: jnp.zeros((2, *x.shape)), variables.params)
-  found = cuts_safe.poison_evidence(
+  found = safe.poison_evidence(
     jax.random.key(6),
     MODEL,
     variables,
     folds,
     zero,
-    safe.given(whole, folds.held),
+    folds_lib.given(whole, folds.held),
     inputs=STEP,
-    selection=cuts.Selection(kind='poison', alphas=(1.0,), target=0),
+    selection=direction.Selection(kind='poison', alphas=(1.0,), target=0),
     replicates=3,
   )
   for fold, held in enumerate(folds.held):
@@ -176,8 +171,8 @@ DIGITS = f'{small_run.NOISE},width=16'
 def small(**fields):
   text = {'proxy_train.steps': '5', 'select.replicates': '20', **fields}
   config = configs.load(DIGITS, text).config
-  world = scene.stage(config)
-  return config, world, scene.scene(config, world, 0)
+  world = world_lib.stage(config)
+  return config, world, world_lib.scene(config, world, 0)
 
 
 def start(world, place):
@@ -187,7 +182,7 @@ def start(world, place):
 
 def test_a_pool_too_small_to_split_leaves_the_model_as_it_is():
   config, world, place = small(**{'select.folds': '8'})
-  found, fitted = stages.safe_alpha(
+  found, fitted = repairs.safe_alpha(
     config, world, place, start(world, place), None, 0
   )
   assert fitted is None and not found.choice.selected
@@ -199,12 +194,12 @@ def test_a_pool_too_small_to_split_leaves_the_model_as_it_is():
 def test_the_rule_safe_is_what_the_row_cuts_takes(tmp_path):
   fields = {'select.rule': 'safe', 'finetune.steps': '2'}
   config, world, place = small(**fields)
-  found, info, fits = stages.repairs(
+  found, info, fits = repairs.repairs(
     config,
     world,
     place,
     start(world, place),
-    stages.kept(config, tmp_path),
+    repairs.kept(config, tmp_path),
     0,
   )
   assert found['cuts'].facts == found['cuts_safe'].facts

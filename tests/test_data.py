@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
-from cmu_jax import data, errors
-from cmu_jax.data import cache, source
-from cmu_jax.data.source import Arrays
+from cmu_jax import data
+from cmu_jax.core import errors
+from cmu_jax.data.sources import cache, source
+from cmu_jax.data.sources.source import Arrays
 
 FACTS = {'files': [['a.png', 3, 17]]}
 

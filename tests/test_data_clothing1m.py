@@ -7,8 +7,10 @@ import PIL.Image
 import pytest
 import small_run
 
-from cmu_jax import config, data, errors, scene
-from cmu_jax.data import clothing1m
+from cmu_jax import data
+from cmu_jax.core import config, errors
+from cmu_jax.data.sources import clothing1m
+from cmu_jax.studies.cuts import world
 
 LISTS = (
   *('noisy_train_key_list.txt', 'noisy_label_kv.txt'),
@@ -158,6 +160,6 @@ def test_its_config_makes_a_scene(tmp_path, monkeypatch):
   write(tmp_path / 'set', train=140)
   spec = f'{small_run.ROOT}/configs/cuts_clothing1m.py:smoke'
   cfg = config.load(spec, {'dataset': f'clothing1m:{tmp_path}/set'}).config
-  place = scene.scene(cfg, scene.stage(cfg), 0)
+  place = world.scene(cfg, world.stage(cfg), 0)
   assert place.train.label.size == 112 and place.record['corrupted'] == 0
   assert place.proxy.label.shape == (2, 28)

@@ -8,8 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cmu_jax import data, errors
-from cmu_jax.data import pictures
+from cmu_jax import data
+from cmu_jax.core import errors
+from cmu_jax.data.sources import pictures
 
 SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 

@@ -4,7 +4,8 @@ import data_fakes
 import numpy as np
 import pytest
 
-from cmu_jax import data, errors
+from cmu_jax import data
+from cmu_jax.core import errors
 
 IMAGES = data_fakes.pictures(20)
 LABELS = np.arange(20) % 2

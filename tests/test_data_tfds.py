@@ -9,7 +9,8 @@ import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
-from cmu_jax import data, errors
+from cmu_jax import data
+from cmu_jax.core import errors
 
 SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data' / 'tfds'
 # Decoding the large sets once for all runs of the suite.

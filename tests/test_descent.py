@@ -6,9 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from cmu_jax import descent, inputs, models, optimizers, train
+from cmu_jax import networks
+from cmu_jax.core.types import Batch, Samples, Variables
+from cmu_jax.data import inputs
 from cmu_jax.methods import objectives
-from cmu_jax.types import Batch, Samples, Variables
+from cmu_jax.training import descent, optimizers, train
 
 PIXELS = inputs.make((0.0,), (1.0,))
 
@@ -223,7 +225,7 @@ def test_a_loss_that_is_not_finite_names_its_step():
 
 
 def test_a_network_learns_from_its_stream():
-  model = models.make('fc', 2, (1, 1, 1), width=8)
+  model = networks.make('fc', 2, (1, 1, 1), width=8)
   label = jnp.arange(40) % 2
   image = (label * 200).astype(jnp.uint8)[:, None, None, None]
 
@@ -252,7 +254,7 @@ def test_a_network_learns_from_its_stream():
 
 def test_a_learning_rate_of_the_grid_is_that_of_the_optimizer():
   """With momentum and decay too."""
-  model = models.make('fc', 3, (1, 1, 1), width=4)
+  model = networks.make('fc', 3, (1, 1, 1), width=4)
   start = model.init(jax.random.key(1), jnp.zeros((1, 1, 1, 1)))
   streams = {'retain': _samples([0, 1, 2, 0, 1, 2])}
 

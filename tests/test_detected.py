@@ -8,15 +8,19 @@ import numpy as np
 import optax
 import pytest
 
-from cmu_jax import detection, errors, inputs, models, rng
-from cmu_jax.corrective import problem as problems
-from cmu_jax.methods import detected, rewod
-from cmu_jax.types import Batch, Method, Trigger
+from cmu_jax import networks
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import Batch, Method, Trigger
+from cmu_jax.data import inputs
+from cmu_jax.methods import detection
+from cmu_jax.methods import retraining as retraining_lib
+from cmu_jax.methods.detection import method as method_lib
+from cmu_jax.studies.corrective import problem as problems
 
 SHAPE = (8, 8, 1)
 MASK = jnp.zeros((8, 8), bool).at[6:, 6:].set(True)
 STEP = inputs.make((0.4,), (0.3,), trigger=Trigger(MASK, jnp.float32(255)))
-MODEL = models.make('fc', 3, SHAPE, width=8)
+MODEL = networks.make('fc', 3, SHAPE, width=8)
 TOTAL, BAD = 60, 12
 
 
@@ -72,7 +76,7 @@ def images(samples):
 
 
 def retraining():
-  return rewod.rewod(
+  return retraining_lib.rewod(
     MODEL, STEP, optimizer=optax.sgd(0.1), steps=6, batch_size=16
   )
 
@@ -93,7 +97,7 @@ def same(one, other):
 
 def test_a_detector_that_flags_nothing_leaves_the_method_as_it_was():
   plain, given = retraining(), give()
-  method = detected.detected(plain, nothing, MODEL, STEP)
+  method = method_lib.detected(plain, nothing, MODEL, STEP)
   (found, info), (wanted, alone) = run(method, given), run(plain, given)
   same(found, wanted)
   assert int(info.pop('flagged')) == 0
@@ -102,10 +106,10 @@ def test_a_detector_that_flags_nothing_leaves_the_method_as_it_was():
 
 def test_a_perfect_detector_makes_it_the_method_at_fraction_one():
   whole = problems.give(problem(), 1.0, ('retain', 'forget'))
-  method = detected.detected(retraining(), perfect, MODEL, STEP)
+  method = method_lib.detected(retraining(), perfect, MODEL, STEP)
   found, info = run(method, give())
   assert int(info['flagged']) == BAD - 3
-  larger = detected.moved(give(), truth_of_retain())
+  larger = method_lib.moved(give(), truth_of_retain())
   assert images(larger.retain) == images(whole.retain)
   assert images(larger.forget) == images(whole.forget)
   # What is left keeps its order, so that even the sample orders are equal.
@@ -117,7 +121,7 @@ def test_samples_move_and_none_is_lost(count):
   given = give()
   flags = np.random.default_rng(count).permutation(TOTAL) < count
   flags &= np.asarray(given.retain.valid)
-  larger = detected.moved(given, flags)
+  larger = method_lib.moved(given, flags)
   before = images(given.retain) + images(given.forget)
   after = images(larger.retain) + images(larger.forget)
   assert sorted(before) == sorted(after)
@@ -134,7 +138,7 @@ def test_samples_move_and_none_is_lost(count):
 def test_flags_on_rows_that_are_not_valid_do_not_matter():
   given = give()
   flags = ~np.asarray(given.retain.valid)
-  assert detected.moved(given, flags) is given
+  assert method_lib.moved(given, flags) is given
 
 
 def test_a_forget_set_without_room_grows():
@@ -142,14 +146,14 @@ def test_a_forget_set_without_room_grows():
   small = given._replace(
     retain=jax.tree.map(lambda x: x[:10], given.retain),
   )
-  larger = detected.moved(small, np.arange(10) < 9)
+  larger = method_lib.moved(small, np.arange(10) < 9)
   assert larger.forget.valid.shape == (BAD + 9,)
   assert bool(larger.forget.valid.all())
 
 
 def test_a_detector_that_flags_everything_is_refused():
   with pytest.raises(errors.UserError, match='flagged all of S_tr'):
-    detected.moved(give(), np.ones(TOTAL, bool))
+    method_lib.moved(give(), np.ones(TOTAL, bool))
 
 
 def test_a_method_gets_what_it_declared_and_the_detector_its_evidence():
@@ -172,7 +176,7 @@ def test_a_method_gets_what_it_declared_and_the_detector_its_evidence():
     ({'c': 1.0}, {'c': 2.0}),
     True,
   )
-  method = detected.detected(inner, look, MODEL, STEP)
+  method = method_lib.detected(inner, look, MODEL, STEP)
   assert method.needs == ('retain', 'forget', 'validation')
   assert (method.grid, method.elementwise) == (inner.grid, True)
   given = give()
@@ -196,7 +200,7 @@ def test_a_method_gets_what_it_declared_and_the_detector_its_evidence():
 
 def test_every_detector_runs_on_a_network():
   for name, make in detection.DETECTORS.items():
-    method = detected.detected(
+    method = method_lib.detected(
       retraining(), make(), MODEL, STEP, look=detection.look(name)
     )
     larger, _, count = method.prepare(rng.named(0), start(), give())

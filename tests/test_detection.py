@@ -10,8 +10,12 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import descent, detection, errors, inputs, models, rng
-from cmu_jax.detection import (
+from cmu_jax import networks
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import Batch, Given, Samples, Trigger, Variables
+from cmu_jax.data import inputs
+from cmu_jax.methods import detection
+from cmu_jax.methods.detection import (
   clustering,
   directions,
   evidence,
@@ -20,8 +24,8 @@ from cmu_jax.detection import (
   spectral,
   supervised,
 )
-from cmu_jax.detection.evidence import Evidence
-from cmu_jax.types import Batch, Given, Samples, Trigger, Variables
+from cmu_jax.methods.detection.evidence import Evidence
+from cmu_jax.training import descent
 
 NAMES = sorted(detection.DETECTORS)
 # A cluster with one label looks well to those who compare labels.
@@ -211,7 +215,7 @@ def _given(seed=0, total=40, manipulated=8):
 
 @functools.cache
 def _network():
-  model = models.make('fc', 3, SHAPE, width=8)
+  model = networks.make('fc', 3, SHAPE, width=8)
   return model, jax.jit(model.init)(rng.named(0), jnp.zeros((1, *SHAPE)))
 
 
@@ -247,7 +251,7 @@ def test_rows_that_are_not_valid_are_never_read():
 
 
 def test_wide_features_keep_their_distances():
-  model = models.make('fc', 3, SHAPE, width=2048)
+  model = networks.make('fc', 3, SHAPE, width=2048)
   variables = jax.jit(model.init)(rng.named(0), jnp.zeros((1, *SHAPE)))
   batch = _given().retain.batch
   found = evidence.features(rng.named(1), model, STEP, variables, batch)
@@ -266,7 +270,7 @@ def flat(variables, image):
 
 def test_the_step_leads_to_the_nearest_boundary_of_a_linear_network():
   weight = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
-  model = models.from_functions(flat, lambda variables, x: x @ weight)
+  model = networks.from_functions(flat, lambda variables, x: x @ weight)
   image = np.random.default_rng(1).normal(size=(20, 2, 2, 3))
   image = jnp.asarray(image, jnp.float32)
   found = directions.steps(model, Variables({}, {}), image).reshape(20, -1)
@@ -284,6 +288,6 @@ def test_the_step_leads_to_the_nearest_boundary_of_a_linear_network():
 
 
 def test_no_direction_of_a_constant_network():
-  model = models.from_functions(flat, lambda variables, x: 0 * x)
+  model = networks.from_functions(flat, lambda variables, x: 0 * x)
   found = directions.steps(model, Variables({}, {}), jnp.ones((2, 4, 4, 1)))
   assert (np.asarray(found) == 0).all()

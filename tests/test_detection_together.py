@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from cmu_jax.detection import clustering, rules
-from cmu_jax.detection.evidence import Evidence
+from cmu_jax.methods.detection import clustering, rules
+from cmu_jax.methods.detection.evidence import Evidence
 
 
 def confused(known, hits, per_class=60, classes=2, seed=0):

@@ -10,9 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import diagnosis, errors, inputs, metrics, models
-from cmu_jax.diagnosis import codes, counts, marks
-from cmu_jax.types import Batch
+from cmu_jax import networks
+from cmu_jax.core import errors
+from cmu_jax.core.types import Batch
+from cmu_jax.data import inputs
+from cmu_jax.methods import diagnosis
+from cmu_jax.methods.diagnosis import codes, counts, marks
+from cmu_jax.training import metrics
 
 KEY = jax.random.key(0)
 MAP = {7: 1, 2: 7, 5: 6, 6: 5, 3: 8}
@@ -202,7 +206,7 @@ def test_too_many_agreements_speak_against_symmetric_noise():
 
 
 def test_probabilities_are_those_of_the_network():
-  model = models.make('fc', 3, (4, 4, 1), width=5)
+  model = networks.make('fc', 3, (4, 4, 1), width=5)
   step = inputs.make((0.5,), (0.5,))
   image = jnp.asarray(
     np.random.default_rng(0).integers(0, 256, (7, 4, 4, 1)), jnp.uint8

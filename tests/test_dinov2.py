@@ -10,8 +10,11 @@ import torch_twin
 from close import assert_close
 from jax import numpy as jnp
 
-from cmu_jax import errors, models, shipped, weights
-from cmu_jax.models import dinov2, positions
+from cmu_jax import networks
+from cmu_jax.core import errors
+from cmu_jax.networks import shipped, weights
+from cmu_jax.networks.families import dinov2, positions
+from cmu_jax.networks.weights import names as names_lib
 
 TINY = {'patch': 5, 'width': 12, 'depth': 2, 'heads': 3, 'ratio': 2, 'side': 21}
 CONFIG = {
@@ -42,14 +45,14 @@ def _variables(model, shape=SHAPE):
 @functools.cache
 def _arrays(prefix='', **options):
   """What HF would store, by its names; the model and its variables."""
-  model = models.make('dinov2', 4, SHAPE, **TINY, **options)
+  model = networks.make('dinov2', 4, SHAPE, **TINY, **options)
   variables = _variables(model)
-  table = weights.names.torch_names(variables, dinov2.torch_name)
+  table = names_lib.torch_names(variables, dinov2.torch_name)
   names = {
     path: name if name.startswith('classifier') else prefix + name
     for path, name in table.items()
   }
-  layout = weights.names.Layout(names, True)
+  layout = names_lib.Layout(names, True)
   blank = dict.fromkeys(names.values(), np.zeros((), np.float32))
   found = weights.put_back(variables, blank, layout)
   found[f'{prefix}embeddings.mask_token'] = np.zeros((1, 12), np.float32)
@@ -72,12 +75,12 @@ def _ship(folder, arrays, config=CONFIG):
   ),
 )
 def test_parameter_counts_of_the_published_sizes(width, heads, depth, count):
-  model = models.make(
+  model = networks.make(
     'dinov2', 1, (224, 224, 3), width=width, heads=heads, depth=depth
   )
   image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
   shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-  assert models.parameter_count(shapes) == count + 2 * width + 1
+  assert networks.parameter_count(shapes) == count + 2 * width + 1
 
 
 @pytest.mark.parametrize('antialias', (False, True))
@@ -128,7 +131,7 @@ def test_logits_are_those_of_transformers(name, tmp_path):
   stored = weights.read(tmp_path / 'model.safetensors')
   read = dinov2.options(tmp_path / 'config.json')
   assert read == {**TINY, 'gated': False, 'registers': 0, **options}
-  model = models.make('dinov2', 4, shape, **read)
+  model = networks.make('dinov2', 4, shape, **read)
   variables, _ = weights.fit(
     stored.arrays,
     jax.eval_shape(model.init, jax.random.key(0), _image(shape)),
@@ -159,7 +162,7 @@ def test_names_with_and_without_the_prefix_of_classifiers(tmp_path, prefix):
 
 
 def test_features_are_class_token_and_mean_patch_and_parts_make_the_whole():
-  model = models.make('dinov2', 4, SHAPE, **TINY | {'depth': 1})
+  model = networks.make('dinov2', 4, SHAPE, **TINY | {'depth': 1})
   image = _image()
   variables = _variables(model)
 

@@ -7,15 +7,16 @@ import numpy as np
 import optax
 import pytest
 
-from cmu_jax import errors, models, spectral, tree
-from cmu_jax.ensemble import lotos, members, training
-from cmu_jax.ensemble import regulariser as terms
-from cmu_jax.types import Variables
+from cmu_jax import networks
+from cmu_jax.core import errors, tree
+from cmu_jax.core.types import Variables
+from cmu_jax.robustness import spectral
+from cmu_jax.studies.ensembles import lotos, members, regulariser, training
 
 
 def _linear(matrices):
   """Members that are one dense layer each, of the given matrices."""
-  model = models.from_functions(
+  model = networks.from_functions(
     lambda v, x: x, lambda v, x: x @ v.params['w'].T
   )
   layer = spectral.Layer(
@@ -149,7 +150,7 @@ def test_members_without_a_term_train_as_if_alone():
   batch = ensemble_case.batch()
   fitted = training.fit(
     ensemble_case.KEY,
-    ensemble_case.recipe(found, terms.nothing()),
+    ensemble_case.recipe(found, regulariser.nothing()),
     variables,
     batch,
     steps=3,
@@ -159,7 +160,7 @@ def test_members_without_a_term_train_as_if_alone():
   # Losses are means over members, so that a member's gradient is N times less.
   single = training.fit(
     ensemble_case.KEY,
-    ensemble_case.recipe(alone, terms.nothing(), optax.sgd(0.05 / 3)),
+    ensemble_case.recipe(alone, regulariser.nothing(), optax.sgd(0.05 / 3)),
     one,
     batch,
     steps=3,
@@ -219,7 +220,7 @@ def test_different_networks_share_their_first_layer_only():
 
 
 def test_members_are_compared_by_their_convolutions():
-  model = models.make('convnet', 3, ensemble_case.SHAPE, norm='none')
+  model = networks.make('convnet', 3, ensemble_case.SHAPE, norm='none')
   made = jax.eval_shape(
     model.init, ensemble_case.KEY, jnp.zeros((1, *ensemble_case.SHAPE))
   )

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from cmu_jax import config as config_lib
-from cmu_jax import errors, main
-from cmu_jax.ensemble import place, settings, show, sweep, tables
+from cmu_jax import main
+from cmu_jax.core import config as config_lib
+from cmu_jax.core import errors
+from cmu_jax.studies.ensembles import settings, show, sweep, tables, world
 
 
 def _row(method, seed, **changes):
@@ -157,9 +158,9 @@ def test_a_run_that_is_cut_in_a_training_goes_on_from_there(tmp_path, capsys):
     config.train_limit, config.test_limit = 200, 40
     config.model = {'name': 'fc', 'width': 8, 'dtype': 'float32'}
     config.evaluate.lipschitz, config.checkpoint_seconds = False, 0.0
-  whole = sweep.run(place.load(config, tmp_path / 'whole'), None)
+  whole = sweep.run(world.load(config, tmp_path / 'whole'), None)
   assert whole.done
-  here = place.load(config, tmp_path / 'cut')
+  here = world.load(config, tmp_path / 'cut')
   assert not sweep.run(here, 0.0).done
   assert not list((tmp_path / 'cut').glob('originals/*'))
   # A training ends at its first checkpoint past the deadline.

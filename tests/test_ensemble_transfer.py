@@ -9,9 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from cmu_jax import attacks, errors, metrics, models, rng
-from cmu_jax.ensemble import members, training, transfer, trs
-from cmu_jax.types import Variables
+from cmu_jax import networks
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import Variables
+from cmu_jax.robustness import attacks
+from cmu_jax.studies.ensembles import members, training, transfer, trs
+from cmu_jax.training import metrics
 
 
 def test_the_mean_of_probabilities_is_the_ensemble():
@@ -35,7 +38,7 @@ def test_trs_of_linear_members_in_closed_form():
   """Of one class against another by a linear margin, gradients are known."""
   draw = np.random.default_rng(1)
   weights = draw.normal(size=(2, 3, 5)).astype(np.float32)
-  model = models.from_functions(
+  model = networks.from_functions(
     lambda v, x: x.reshape(x.shape[0], -1), lambda v, x: x @ v.params.T
   )
   found = members.alike(model, 2, (), 'vmap')

@@ -8,14 +8,18 @@ import numpy as np
 import optax
 import pytest
 
-from cmu_jax import errors, inputs, models, rng, running_statistics
-from cmu_jax.methods import bn_recalibration, fine_pruning
-from cmu_jax.models import layers
-from cmu_jax.types import Batch, Given, Model, Variables
+from cmu_jax import networks
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import Batch, Given, Model, Variables
+from cmu_jax.data import inputs
+from cmu_jax.methods.backdoor import bn_recalibration
+from cmu_jax.methods.backdoor import pruning as pruning_lib
+from cmu_jax.networks import layers
+from cmu_jax.training import batch_norm
 
 SHAPE = (8, 8, 1)
 STEP = inputs.make((0.4,), (0.3,))
-FC = models.make('fc', 3, SHAPE, width=10)
+FC = networks.make('fc', 3, SHAPE, width=10)
 
 
 def clean(count=20, seed=0):
@@ -30,7 +34,7 @@ def start(model):
 
 def pruning(steps=5, optimizer=None):
   chosen = optimizer or optax.sgd(0.1)
-  return fine_pruning.fine_pruning(
+  return pruning_lib.fine_pruning(
     FC, STEP, optimizer=chosen, steps=steps, batch_size=8
   )
 
@@ -38,14 +42,14 @@ def pruning(steps=5, optimizer=None):
 def test_activity_is_the_mean_magnitude_of_each_feature():
   variables, batch = start(FC), clean()
   wanted = np.abs(FC.features(variables, STEP.eval(batch.image, None))).mean(0)
-  found = fine_pruning.activity(FC, STEP, variables, batch, 7)
+  found = pruning_lib.activity(FC, STEP, variables, batch, 7)
   np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize(('share', 'left'), [(0.0, 10), (0.3, 7), (1.0, 0)])
 def test_the_least_active_channels_go(share, left):
   activity = jnp.asarray(np.random.default_rng(1).permutation(10) / 9)
-  found = np.asarray(jax.jit(fine_pruning.kept)(activity, share))
+  found = np.asarray(jax.jit(pruning_lib.kept)(activity, share))
   assert found.sum() == left
   np.testing.assert_array_equal(found, np.asarray(activity) > (9 - left) / 9)
 
@@ -62,7 +66,7 @@ def test_a_share_of_zero_is_the_identity_before_fine_tuning():
   jax.tree.map(np.testing.assert_array_equal, found, variables)
   # What is cut off no longer matters to the logits, the rest does as before.
   half = at(0.5)[0]
-  mask = fine_pruning.kept(prepared, 0.5)
+  mask = pruning_lib.kept(prepared, 0.5)
   image = STEP.eval(clean().image, None)
   features = FC.features(variables, image) * mask[None, :]
   np.testing.assert_allclose(
@@ -80,7 +84,7 @@ def test_pruned_channels_stay_so_while_the_rest_learns(optimizer):
   found, info = method.solve(
     rng.named(1), variables, given, prepared, {'pruned_share': 0.4}
   )
-  mask = np.asarray(fine_pruning.kept(prepared, 0.4))
+  mask = np.asarray(pruning_lib.kept(prepared, 0.4))
   kernel = np.asarray(found.params['head']['kernel'])
   before = np.asarray(variables.params['head']['kernel'])
   assert (kernel[~mask] == 0).all() and (~mask).sum() == 4
@@ -92,7 +96,7 @@ def test_a_network_without_a_linear_head_is_refused():
   with pytest.raises(
     errors.UserError, match='needs the parameters of a linear'
   ):
-    fine_pruning.pruned(Variables({'w': jnp.ones(3)}, {}), jnp.ones(3, bool))
+    pruning_lib.pruned(Variables({'w': jnp.ones(3)}, {}), jnp.ones(3, bool))
 
 
 def test_the_shares_are_a_grid_with_a_default_in_front():
@@ -130,7 +134,7 @@ def test_statistics_are_the_mean_and_variance_of_all_images(
 ):
   model, batch = _normalising(momentum), clean(50)
   variables = start(model)
-  found = running_statistics.recalibrated(
+  found = batch_norm.recalibrated(
     rng.named(1), model, STEP, variables, batch, batch_size
   )
   pixels = (np.asarray(batch.image, np.float64) / 255 - 0.4) / 0.3
@@ -144,7 +148,7 @@ def test_statistics_are_the_mean_and_variance_of_all_images(
 
 
 def test_statistics_of_the_same_images_stay():
-  model, batch = models.make('convnet', 3, SHAPE, width=1), clean(40)
+  model, batch = networks.make('convnet', 3, SHAPE, width=1), clean(40)
   solve = bn_recalibration.bn_recalibration(model, STEP, batch_size=20).solve
   given, variables = Given(clean_proxy=batch), start(model)
   once, info = solve(rng.named(1), variables, given, None, {})
@@ -173,7 +177,7 @@ def test_a_network_without_statistics_stays():
 def frozen():
   """A network that never moves its statistics, not even in training."""
   features = lambda variables, image: image.mean((1, 2))
-  return models.from_functions(features, lambda variables, x: x)
+  return networks.from_functions(features, lambda variables, x: x)
 
 
 def test_statistics_that_never_move_stay_bit_for_bit():
@@ -181,7 +185,7 @@ def test_statistics_that_never_move_stay_bit_for_bit():
   head = jnp.asarray(np.random.default_rng(0).normal(size=(9, 4)), jnp.float32)
   kept = {'head': {'kernel': head, 'mean': head[0], 'var': head[1] ** 2}}
   variables = Variables({'w': jnp.ones(1)}, kept)
-  found = running_statistics.recalibrated(
+  found = batch_norm.recalibrated(
     rng.named(1), frozen(), STEP, variables, clean(), 7
   )
   jax.tree.map(np.testing.assert_array_equal, found.batch_stats, kept)

@@ -4,9 +4,9 @@ import jax
 import torch_twin
 from jax import numpy as jnp
 
-from cmu_jax import models
-from cmu_jax.models import folded, folded_spec
-from cmu_jax.models.folded_spec import Layer
+from cmu_jax import networks
+from cmu_jax.networks.families import folded, folded_spec
+from cmu_jax.networks.families.folded_spec import Layer
 
 
 def _convolution(kind, number, shape):
@@ -23,7 +23,7 @@ def test_the_signal_survives_many_depthwise_layers():
     Layer('global_average_pool', (f'v{len(kinds) + 1}',), 'features'),
   )
   head = Layer('conv', ('features',), 'y', 'head', 1, False, (5, 32, 1, 1))
-  model = models.bind(folded.network(folded_spec.Spec(6, body, head)))
+  model = networks.bind(folded.network(folded_spec.Spec(6, body, head)))
   image = jax.random.normal(jax.random.key(0), (4, 6, 6, 3))
 
   def seen(image):

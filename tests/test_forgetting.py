@@ -9,19 +9,14 @@ import unlearning_case as case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import config as configs
-from cmu_jax import errors, shadow
-from cmu_jax.forgetting import (
-  gaps,
-  measure,
-  requests,
-  roster,
-  sweep,
-)
-from cmu_jax.forgetting import place as places
-from cmu_jax.forgetting import settings as run_settings
+from cmu_jax.audits import shadow
+from cmu_jax.core import config as configs
+from cmu_jax.core import errors
+from cmu_jax.core.types import Batch
 from cmu_jax.methods import alternating_ascent
-from cmu_jax.types import Batch
+from cmu_jax.studies.engine import catalogue, distance
+from cmu_jax.studies.subsets import measure, requests, sweep, world
+from cmu_jax.studies.subsets import settings as run_settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -36,23 +31,23 @@ def config(**changes):
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
   small = config(train_limit='60', test_limit='40', methods='ft,')
-  return places.load(small, tmp_path_factory.mktemp('place'))
+  return world.load(small, tmp_path_factory.mktemp('place'))
 
 
 def test_forget_sets():
   small = config(fraction='0.25')
-  found = places.draw(small, 3, 41)
+  found = world.draw(small, 3, 41)
   assert found.shape == (10,)
   assert (np.diff(found) > 0).all()
   assert 0 <= found[0] <= found[-1] < 41
-  np.testing.assert_array_equal(found, places.draw(small, 3, 41))
-  assert (places.draw(small, 4, 41) != found).any()
+  np.testing.assert_array_equal(found, world.draw(small, 3, 41))
+  assert (world.draw(small, 4, 41) != found).any()
 
 
 @pytest.mark.parametrize('seed', [1, 10, 100])
 def test_published_forget_sets_are_those_of_numpys_legacy_generator(seed):
   published = config(fraction='0.1', published_indices='true')
-  found = places.draw(published, seed, 50000)
+  found = world.draw(published, seed, 50000)
   np.random.seed(seed)
   wanted = np.random.choice(50000, 5000, replace=False)
   np.testing.assert_array_equal(found, np.sort(wanted))
@@ -62,20 +57,20 @@ def test_methods_see_what_they_declare_and_nothing_twice():
   label = np.arange(20, dtype=np.int32)
   train = Batch(np.zeros((20, 2, 2, 1), np.uint8), label)
   forget = np.array([3, 7, 19])
-  found = places.give(train, forget, ('retain', 'forget'))
+  found = world.give(train, forget, ('retain', 'forget'))
   np.testing.assert_array_equal(found.forget.batch.label, forget)
   rest = np.setdiff1d(label, forget)
   np.testing.assert_array_equal(found.retain.batch.label, rest)
   assert found.forget.identified.all()
   assert not found.retain.identified.any()
   assert found.retain.valid.all()
-  alone = places.give(train, forget, ('forget',))
+  alone = world.give(train, forget, ('forget',))
   assert alone.retain is None
 
 
 def row(ua, ra, ta, auc, diverged=False):
   values = (ua, ra, ta, auc)
-  names = gaps.columns('confidence')
+  names = distance.columns('confidence')
   return {**dict(zip(names, values, strict=True)), 'diverged': diverged}
 
 
@@ -84,12 +79,12 @@ RETRAINED = [row(0.9, 1.0, 0.9, 0.48), row(0.92, 1.0, 0.88, 0.52)]
 
 def test_a_gap_by_hand():
   rows = [row(0.93, 0.99, 0.89, 0.54), row(0.89, 0.99, 0.91, 0.46)]
-  found = gaps.gap(rows, RETRAINED, 'confidence')
+  found = distance.gap(rows, RETRAINED, 'confidence')
   assert found.of_means == pytest.approx((0 + 1 + 1 + 0) / 4)
   assert found.parts == pytest.approx((2, 1, 1, 4))
   assert found.of_runs == pytest.approx(2)
   assert found.std == pytest.approx(np.std([1.75, 2.25], ddof=1))
-  assert gaps.gap(rows[:1], RETRAINED, 'confidence').std is None
+  assert distance.gap(rows[:1], RETRAINED, 'confidence').std is None
 
 
 RUNS = st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=5)
@@ -99,23 +94,23 @@ RUNS = st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=5)
 @given(RUNS, RUNS)
 def test_the_mean_of_gaps_is_never_below_the_gap_of_means(rows, retrained):
   sides = [[row(*values) for values in side] for side in (rows, retrained)]
-  found = gaps.gap(*sides, 'confidence')
+  found = distance.gap(*sides, 'confidence')
   assert found.of_runs >= found.of_means - 1e-9
 
 
 def test_runs_that_diverged_are_left_out_of_a_gap():
   gone = {'diverged': True}
   rows = [RETRAINED[0], gone]
-  alone = gaps.gap(rows[:1], RETRAINED, 'confidence')
-  assert gaps.gap(rows, RETRAINED, 'confidence') == alone
-  assert gaps.gap([gone], RETRAINED, 'confidence') is None
-  assert gaps.gap(rows, RETRAINED, 'rmia') is None
+  alone = distance.gap(rows[:1], RETRAINED, 'confidence')
+  assert distance.gap(rows, RETRAINED, 'confidence') == alone
+  assert distance.gap([gone], RETRAINED, 'confidence') is None
+  assert distance.gap(rows, RETRAINED, 'rmia') is None
 
 
 def test_the_nearest_point_is_chosen_unless_it_diverged_once():
   near, far = RETRAINED, [row(0.1, 0.1, 0.1, 0.9)] * 2
   gone = [near[0], {'diverged': True}]
-  choose = lambda *points: gaps.choose(points, RETRAINED, 'confidence')
+  choose = lambda *points: distance.choose(points, RETRAINED, 'confidence')
   assert choose(far, near, far) == 1
   assert choose(far, gone, far) == 0
   assert choose(gone, gone, gone) == 2
@@ -229,24 +224,24 @@ def test_settings_that_cannot_be(changes, said):
 def test_a_fraction_of_which_nothing_is_left():
   for fraction, forgets in (('0.001', 0), ('0.999', 60)):
     with pytest.raises(errors.UserError, match=f'forgets {forgets}'):
-      places.count(config(fraction=fraction), 60)
+      world.count(config(fraction=fraction), 60)
 
 
 def test_all_methods_have_the_learning_rates_as_grid():
   small = config()
-  sizes = roster.Sizes(30, 10)
+  sizes = catalogue.Sizes(30, 10)
   model, inputs = case.network()[0], case.PIXELS
-  for name in set(roster.ENTRIES) - {'retrain'}:
-    method = roster.make(small, model, inputs, sizes, name)
+  for name in set(catalogue.ENTRIES) - {'retrain'}:
+    method = catalogue.make(small, model, inputs, sizes, name)
     rates = [point['learning_rate'] for point in method.grid]
     assert rates == list(small.learning_rates)
     alone = name.endswith(('_alone', '_forget'))
     assert alone == ('retain' not in method.needs)
-    told = roster.information(name, method)
+    told = catalogue.information(name, method)
     assert told == ('weights + D_F' if alone else told)
-  retrain = roster.make(small, model, inputs, sizes, 'retrain')
+  retrain = catalogue.make(small, model, inputs, sizes, 'retrain')
   assert retrain.grid == ({},)
-  assert roster.information('retrain', retrain) == 'D_R'
+  assert catalogue.information('retrain', retrain) == 'D_R'
 
 
 def test_ascent_between_epochs_by_hand():

@@ -6,16 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from cmu_jax import config as configs
-from cmu_jax import errors, spectral
-from cmu_jax.forgetting import (
-  addresses,
-  bounds,
-  place,
-  references,
-  sweep,
-  verdict,
-)
+from cmu_jax.core import config as configs
+from cmu_jax.core import errors
+from cmu_jax.robustness import spectral
+from cmu_jax.studies.engine import bounds
+from cmu_jax.studies.subsets import cells, references, sweep, verdict, world
 
 ROOT = pathlib.Path(__file__).parents[1]
 SPEC = f'{ROOT}/configs/amun_digits.py:smoke,references=2,width=8'
@@ -24,7 +19,7 @@ FIELDS = {'train_limit': '60', 'test_limit': '40', 'clip.every': '1'}
 
 def loaded(folder, clip, **fields):
   spec = f'{SPEC},clip={clip}'
-  return place.load(configs.load(spec, FIELDS | fields).config, folder)
+  return world.load(configs.load(spec, FIELDS | fields).config, folder)
 
 
 def norms(where, variables):
@@ -42,7 +37,7 @@ def test_original_and_retrained_networks_keep_the_bound(tmp_path):
   assert bounds.largest(held.bounded, network) <= 0.5 * 1.0011
   assert bounds.largest(free.bounded, network) is None
   method = held.methods['retrain']
-  given = place.give(held.dataset.train, np.arange(6), method.needs)
+  given = world.give(held.dataset.train, np.arange(6), method.needs)
   key = jax.random.key(0)
   ready = method.prepare(key, network, given)
   found, _ = method.solve(key, network, given, ready, method.grid[0])
@@ -55,16 +50,14 @@ def test_references_do_too_and_nothing_is_mixed_up(tmp_path):
   high = references.references(loaded(tmp_path, 0.0)).probability
   # With norms of a half, 10 classes can hardly be told apart.
   assert low.max() < high.max()
-  assert addresses.trained(held, 'x') != addresses.trained(
-    loaded(tmp_path, 0.6), 'x'
-  )
+  assert cells.trained(held, 'x') != cells.trained(loaded(tmp_path, 0.6), 'x')
 
 
 def test_rows_say_how_large_the_norms_are(tmp_path):
   run = sweep.begin(loaded(tmp_path, 0.5, methods='ft,'), None)
-  cell = addresses.Cell(0, 0, 'none', 0)
+  cell = cells.Cell(0, 0, 'none', 0)
   assert sweep._solved(run, cell, ({},))[0]['largest_norm'] <= 0.5 * 1.0011
-  tuned = addresses.Cell(0, 0, 'ft', 0)
+  tuned = cells.Cell(0, 0, 'ft', 0)
   (row,) = sweep._solved(run, tuned, ({'learning_rate': 0.1},))
   assert row['largest_norm'] > 0.5
 
@@ -75,7 +68,7 @@ def test_batch_norm_and_impossible_bounds_are_one_line(tmp_path):
   config.unlock()
   config.model = {'name': 'resnet18', 'width': 2, 'dtype': 'float32'}
   with pytest.raises(errors.UserError, match=r'model\.norm=none'):
-    place.load(config, tmp_path)
+    world.load(config, tmp_path)
   for field, value in (('bound', '-1.0'), ('every', '0')):
     with pytest.raises(errors.UserError, match=f'config.clip.{field}'):
       loaded(tmp_path, 1.0, **{f'clip.{field}': value})

@@ -8,8 +8,9 @@ import shutil
 import pytest
 import small_run
 
-from cmu_jax import errors, main
-from cmu_jax.forgetting import load, show
+from cmu_jax import main
+from cmu_jax.core import errors
+from cmu_jax.studies.subsets import load, show
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = f'{ROOT}/configs/amun_digits.py:smoke,references=2,width=8'

@@ -5,11 +5,9 @@ import pathlib
 import pytest
 import unlearning_case as case
 
-from cmu_jax import config as configs
-from cmu_jax.forgetting import addresses, sweep
-from cmu_jax.forgetting import place as places
-from cmu_jax.forgetting import settings as run_settings
-from cmu_jax.types import Given, Method, Variables
+from cmu_jax.core import config as configs
+from cmu_jax.core.types import Given, Method, Variables
+from cmu_jax.studies.subsets import cells, settings, sweep, world
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -23,18 +21,18 @@ def config(**changes):
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
   small = config(train_limit='60', test_limit='40', methods='ft,')
-  return places.load(small, tmp_path_factory.mktemp('place'))
+  return world.load(small, tmp_path_factory.mktemp('place'))
 
 
 def test_a_transferred_set_is_of_the_next_seed(place):
-  at = addresses.Cell(1, 0, 'amun_transferred', 0)
+  at = cells.Cell(1, 0, 'amun_transferred', 0)
   pair, three = (
     place._replace(config=config(seeds=seeds)) for seeds in ('0,1', '0,1,2')
   )
-  assert addresses.donor(pair, at) == 0
-  assert addresses.donor(three, at) == 2
-  assert addresses.donor(three, at._replace(method='amun')) is None
-  assert addresses.cell(pair, at, ()) != addresses.cell(three, at, ())
+  assert cells.donor(pair, at) == 0
+  assert cells.donor(three, at) == 2
+  assert cells.donor(three, at._replace(method='amun')) is None
+  assert cells.cell(pair, at, ()) != cells.cell(three, at, ())
   seen = []
   method = Method(
     (),
@@ -56,6 +54,6 @@ def test_a_transferred_set_is_of_the_next_seed(place):
 def test_variants_are_one_word_of_the_config():
   spec = f'{ROOT}/configs/amun_digits.py:smoke,references=0,width=8,variants'
   made = configs.load(spec, {}).config
-  run_settings.check(made)
+  settings.check(made)
   assert len(made.seeds) == 2
   assert {'amun_ffgsm', 'amun_transferred', 'rl_redrawn'} <= set(made.methods)

@@ -8,15 +8,10 @@ import numpy as np
 import pytest
 from ssd_case import AUGMENTED, MODELS, assert_close, batch, samples, variables
 
-from cmu_jax import (
-  errors,
-  importance,
-  importance_fractions,
-  jitting,
-  losses,
-  rng,
-)
-from cmu_jax.types import Batch, Samples
+from cmu_jax.core import errors, jit, rng
+from cmu_jax.core.types import Batch, Samples
+from cmu_jax.methods.dampening import importance, importance_fractions
+from cmu_jax.training import losses
 
 KEY = jax.random.key(7)
 
@@ -45,7 +40,7 @@ def _gradient(kind, name):
 
     return jax.grad(mean)(state.params)
 
-  return jitting.once(gradient)
+  return jit.once(gradient)
 
 
 def _loop(kind, name, state, parts):

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmu_jax import errors, inputs, rng, triggers
+from cmu_jax.core import errors, rng
+from cmu_jax.data import inputs
+from cmu_jax.data.corruption import triggers
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 KEY = rng.named(5)

@@ -4,11 +4,11 @@ import jax
 import pytest
 from jax import numpy as jnp
 
-from cmu_jax import jitting
+from cmu_jax.core import jit
 
 
 def test_a_loop_works_inside_jit_grad_and_vmap():
-  run = jitting.looped(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y * x, x))
+  run = jit.looped(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y * x, x))
   alone = run(jnp.asarray(2.0))
   assert alone == 16.0
   assert jax.jit(run)(jnp.asarray(2.0)) == alone

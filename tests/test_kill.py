@@ -163,7 +163,7 @@ def test_a_run_again_changes_nothing(tmp_path, reference, capfd):
 
 @pytest.mark.slow
 def test_the_event_file_is_never_missing(tmp_path, reference, monkeypatch):
-  from cmu_jax import telemetry
+  from cmu_jax.studies.cuts import telemetry
 
   folder = tmp_path / 'w'
   shutil.copytree(reference, folder)

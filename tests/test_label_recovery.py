@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cmu_jax import audit, errors, rng
+from cmu_jax import audits
+from cmu_jax.core import errors, rng
 
 KEY = rng.named(0, 'recovery')
 N, CLASSES = 2000, 6
@@ -39,7 +40,7 @@ def network(draws, truth, label=None, share=0.0, likely=0.0):
 @cases(st.integers(0, 999))
 def test_the_other_label_is_wrong_too(seed):
   _, truth, given = problem(seed, 60)
-  found = audit.other_wrong(rng.named(seed), given, truth, CLASSES)
+  found = audits.other_wrong(rng.named(seed), given, truth, CLASSES)
   assert ((found >= 0) & (found < CLASSES)).all()
   assert (found != given).all()
   assert (found != truth).all()
@@ -47,7 +48,7 @@ def test_the_other_label_is_wrong_too(seed):
 
 def test_every_other_wrong_label_is_as_likely():
   zeros, fours = np.zeros(6000, int), np.full(6000, 4)
-  found = audit.other_wrong(KEY, zeros, fours, CLASSES)
+  found = audits.other_wrong(KEY, zeros, fours, CLASSES)
   counts = np.bincount(found, minlength=CLASSES)
   np.testing.assert_array_equal(counts[[0, 4]], 0)
   assert np.abs(counts[[1, 2, 3, 5]] - 1500).max() < 5 * np.sqrt(1500)
@@ -59,7 +60,7 @@ def test_a_share_that_was_learnt_by_heart(share, referenced):
   draws, truth, given = problem()
   logits = network(draws, truth, given, share)
   references = np.stack([network(draws, truth) for _ in range(4)])
-  found = audit.label_recovery(
+  found = audits.label_recovery(
     KEY, logits, given, truth, references if referenced else None
   )
   assert found.images == N
@@ -71,10 +72,10 @@ def test_a_share_that_was_learnt_by_heart(share, referenced):
 @pytest.mark.parametrize(('right', 'count'), [(5, 10), (50, 80), (0, 7)])
 def test_the_interval_is_wilsons(right, count):
   truth, given = np.zeros(count, int), np.ones(count, int)
-  other = audit.other_wrong(rng.named(KEY, 'other'), given, truth, CLASSES)
+  other = audits.other_wrong(rng.named(KEY, 'other'), given, truth, CLASSES)
   logits = np.zeros((count, CLASSES), np.float32)
   logits[np.arange(count), np.where(np.arange(count) < right, 1, other)] = 5
-  found = audit.label_recovery(KEY, logits, given, truth)
+  found = audits.label_recovery(KEY, logits, given, truth)
   wanted = stats.binomtest(right, count).proportion_ci(method='wilson')
   assert found.rate == right / count
   np.testing.assert_allclose((found.low, found.high), wanted, atol=1e-12)
@@ -83,7 +84,7 @@ def test_the_interval_is_wilsons(right, count):
 def test_a_network_that_is_equally_unsure_is_chance():
   _, truth, given = problem(3, 50)
   logits = np.zeros((50, CLASSES), np.float32)
-  assert audit.label_recovery(KEY, logits, given, truth).rate == 0.5
+  assert audits.label_recovery(KEY, logits, given, truth).rate == 0.5
 
 
 def test_a_likely_mistake_is_no_leak_beside_references():
@@ -91,10 +92,10 @@ def test_a_likely_mistake_is_no_leak_beside_references():
   draws, truth, _ = problem(1)
   given = (truth + 1) % CLASSES
   logits = network(draws, truth, likely=2.0)
-  alone = audit.label_recovery(KEY, logits, given, truth)
+  alone = audits.label_recovery(KEY, logits, given, truth)
   assert alone.low > 0.8
   references = np.stack([network(draws, truth, likely=2.0) for _ in range(16)])
-  beside = audit.label_recovery(KEY, logits, given, truth, references, a=1.0)
+  beside = audits.label_recovery(KEY, logits, given, truth, references, a=1.0)
   assert abs(beside.rate - 0.5) < 0.06
 
 
@@ -103,7 +104,7 @@ def test_intervals_hold_chance():
   held = []
   for seed in range(40):
     draws, truth, given = problem(seed, 150)
-    found = audit.label_recovery(
+    found = audits.label_recovery(
       jax.random.key(seed), network(draws, truth), given, truth
     )
     held.append(found.low <= 0.5 <= found.high)
@@ -117,7 +118,7 @@ def test_intervals_hold_chance():
 def test_what_cannot_be_audited(truth, classes, said):
   given = np.array([0, 1])
   with pytest.raises(errors.UserError, match=said):
-    audit.other_wrong(KEY, given, np.array(truth), classes)
+    audits.other_wrong(KEY, given, np.array(truth), classes)
 
 
 def test_one_more_reference_is_right_half_of_the_time():
@@ -125,7 +126,7 @@ def test_one_more_reference_is_right_half_of_the_time():
   generator = np.random.default_rng(4)
   given, other = np.full(4000, 1), np.full(4000, 2)
   logits = generator.normal(0, 0.7, (9, 4000, 5)) + np.array([9, 4, 0, 0, 0])
-  expected = audit.expected_advantage(logits[1:], given, other)
+  expected = audits.expected_advantage(logits[1:], given, other)
   said = logits[0][:, 1] - logits[0][:, 2]
   assert np.mean(said > 0) > 0.99
   assert np.mean(said > expected) == pytest.approx(0.5, abs=0.03)

@@ -8,7 +8,8 @@ from close import assert_close
 from flax import linen as nn
 from jax import numpy as jnp
 
-from cmu_jax.models import layers, resnet
+from cmu_jax.networks import layers
+from cmu_jax.networks.families import resnet
 
 
 @pytest.mark.parametrize('train', (True, False))

@@ -11,9 +11,11 @@ import pytest
 from flax import linen as nn
 from hypothesis import strategies
 
-from cmu_jax import errors, jitting, lipschitz, models, rng
-from cmu_jax.lipschitz import norms
-from cmu_jax.models import layers
+from cmu_jax import networks
+from cmu_jax.core import errors, jit, rng
+from cmu_jax.networks import layers
+from cmu_jax.robustness import lipschitz
+from cmu_jax.robustness.lipschitz import norms
 
 KEY = jax.random.key(0)
 
@@ -45,7 +47,7 @@ def _of_norm_one(model, shape):
 def test_a_resnet18_of_convolutions_of_norm_one():
   """2^5 / 4: five identity blocks, and means over 4x4 pixels."""
   shape = (32, 32, 3)
-  model = models.make(
+  model = networks.make(
     'resnet18', 2, shape, width=2, norm='none', halve_projections=True
   )
   variables = _of_norm_one(model, shape)
@@ -58,14 +60,14 @@ def test_a_resnet_without_norms_keeps_its_other_names():
   shape = (8, 8, 3)
   names = {}
   for norm in ('batch', 'none'):
-    model = models.make('resnet18', 2, shape, width=2, norm=norm)
+    model = networks.make('resnet18', 2, shape, width=2, norm=norm)
     made = jax.eval_shape(model.init, KEY, jnp.zeros((1, *shape)))
     paths = jax.tree_util.tree_leaves_with_path(made.params)
     names[norm] = {jax.tree_util.keystr(path) for path, _ in paths}
     assert bool(made.batch_stats) == (norm == 'batch')
   assert names['none'] == {n for n in names['batch'] if 'norm' not in n}
   with pytest.raises(errors.UserError, match=r'norm of model resnet18.*group'):
-    models.make('resnet18', 2, shape, norm='group')
+    networks.make('resnet18', 2, shape, norm='group')
 
 
 class Net(nn.Module):
@@ -101,7 +103,7 @@ _ACTIVATIONS = {
 def _net(seed, options):
   net = Net(**options)
   key = jax.random.key(seed)
-  variables = jitting.once(net.init)(key, jnp.zeros((1, 8, 8, 2)))
+  variables = jit.once(net.init)(key, jnp.zeros((1, 8, 8, 2)))
   stats = jax.tree.map(
     lambda x: x + jax.random.uniform(key, x.shape), variables['batch_stats']
   )

@@ -10,8 +10,9 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from cmu_jax import lipschitz, models
-from cmu_jax.models import layers
+from cmu_jax import networks
+from cmu_jax.networks import layers
+from cmu_jax.robustness import lipschitz
 
 KEY = jax.random.key(0)
 
@@ -112,7 +113,7 @@ def test_what_has_no_bound_is_named(name):
 
 def test_a_transformer_has_no_bound_and_the_module_is_named():
   shape = (8, 8, 3)
-  model = models.make('vit_tiny', 10, shape)
+  model = networks.make('vit_tiny', 10, shape)
   made = jax.eval_shape(model.init, KEY, jnp.zeros((1, *shape)))
   variables = jax.tree.map(lambda x: jnp.zeros(x.shape), made)
   found = _bound(functools.partial(model.apply, variables), shape)

@@ -3,7 +3,7 @@
 import hypothesis
 from hypothesis import strategies
 
-from cmu_jax import errors, literals
+from cmu_jax.core import errors, literals
 
 
 @hypothesis.given(strategies.text(max_size=30))

@@ -11,7 +11,9 @@ import pytest
 import small_config
 from small_config import refusal
 
-from cmu_jax import config, main, shell, usage
+from cmu_jax import main
+from cmu_jax.commands import shell, usage
+from cmu_jax.core import config
 
 path = pytest.fixture(small_config.place)
 runs = pytest.fixture(small_config.stand_in)

@@ -4,16 +4,18 @@ import pytest
 import small_run
 from small_run import NOISE, POISON, refused
 
-from cmu_jax import checks, config, errors, main
-from cmu_jax.class_unlearning import settings as class_unlearning
-from cmu_jax.corrective import settings as benchmark
-from cmu_jax.ensemble import settings as ensemble
-from cmu_jax.forgetting import settings as forgetting
-from cmu_jax.membership import settings as membership
-from cmu_jax.negation import settings as negation
+from cmu_jax import main
+from cmu_jax.core import config, errors
+from cmu_jax.studies.classes import settings
+from cmu_jax.studies.corrective import settings as benchmark
+from cmu_jax.studies.engine import checks
+from cmu_jax.studies.ensembles import settings as ensemble
+from cmu_jax.studies.membership import settings as membership
+from cmu_jax.studies.negation import settings as negation
+from cmu_jax.studies.subsets import settings as forgetting
 
 SETTINGS = {
-  'class_unlearning': class_unlearning,
+  'class_unlearning': settings,
   'corrective': benchmark,
   'ensemble': ensemble,
   'forgetting': forgetting,
@@ -194,12 +196,12 @@ def test_out_of_memory_is_one_line_and_a_bug_is_not(
 ):
   import jax
 
-  from cmu_jax import scene
+  from cmu_jax.studies.cuts import world
 
   def full(config):
     raise jax.errors.JaxRuntimeError(text)
 
-  monkeypatch.setattr(scene, 'stage', full)
+  monkeypatch.setattr(world, 'stage', full)
   if text == 'INTERNAL':
     with pytest.raises(jax.errors.JaxRuntimeError):
       main.main(small_run.argv(NOISE, tmp_path / 'w'))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from states import ENTRY, entry, same, steps
 
-from cmu_jax import checkpoint, manifest
+from cmu_jax.core import checkpoint, manifest
 
 
 def _truncate(path):

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import config as configs
-from cmu_jax import errors, main, shadow
-from cmu_jax.membership import place as places
-from cmu_jax.membership import results, tables, verdict, words
-from cmu_jax.membership import settings as audit_settings
+from cmu_jax import main
+from cmu_jax.audits import shadow
+from cmu_jax.core import config as configs
+from cmu_jax.core import errors
+from cmu_jax.studies.membership import results, tables, verdict, words, world
+from cmu_jax.studies.membership import settings as audit_settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -22,7 +23,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 def test_each_network_forgets_as_many_of_its_own(k, seed, count):
   key = jax.random.key(seed)
   inside = shadow.membership(key, 2 * k, 20)
-  found = places.forget(key, inside, count)
+  found = world.forget(key, inside, count)
   assert (found.sum(axis=1) == count).all()
   assert not (found & ~inside).any()
 
@@ -82,7 +83,7 @@ def test_what_a_run_leaves(done):
 @pytest.mark.slow
 def test_the_same_command_trains_nothing_again(done, monkeypatch):
   before = (done / 'results.json').read_text()
-  monkeypatch.setattr('cmu_jax.train.drive', None)
+  monkeypatch.setattr('cmu_jax.training.train.drive', None)
   assert run(done, RMIA) == 0
   after = json.loads((done / 'results.json').read_text())
   assert after['rows'] == json.loads(before)['rows']

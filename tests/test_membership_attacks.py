@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from cmu_jax import audit, shadow
-from cmu_jax.membership import attacks, results
-from cmu_jax.membership import place as places
+from cmu_jax import audits
+from cmu_jax.audits import shadow
+from cmu_jax.studies.membership import attacks, results
+from cmu_jax.studies.membership import world as places
 
 
 def world(leak, seed=0, k=16, n=600, s=3):
@@ -39,7 +40,7 @@ def test_relative_attacks_are_those_of_the_library_network_by_network():
   }
   assert list(found) == ['RMIA', 'RMIA, ratio alone', 'LiRA']
   for row in range(3):
-    own = audit.rmia(
+    own = audits.rmia(
       targets.statistics['softmax'][row],
       references['softmax'],
       inside,
@@ -63,7 +64,7 @@ def test_attacks_find_a_leak_and_claim_nothing_without_one(a):
       attacks.Options('softmax', 1.0, a),
     )
     for one in attacks.relative(targets, known, options):
-      area = audit.auc(
+      area = audits.auc(
         np.concatenate(one.positive), np.concatenate(one.negative)
       )
       assert low < area < high
@@ -91,7 +92,7 @@ def world_of_its_own(leak, kept, seed, k=12, n=400):
 
 
 def pooled(scored):
-  return audit.auc(
+  return audits.auc(
     np.concatenate(scored.positive), np.concatenate(scored.negative)
   )
 
@@ -102,7 +103,7 @@ def test_networks_are_audited_beside_the_others_of_them():
   found = attacks.among(targets, known, options)
   assert {one.references for one in found} == {10}
   rest = np.r_[0:4, 6:12]
-  own = audit.rmia(
+  own = audits.rmia(
     targets.statistics['softmax'][5],
     known.statistics['softmax'][rest],
     known.inside[rest],

@@ -5,15 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmu_jax import inputs, metrics, models
-from cmu_jax.types import Batch, Trigger
+from cmu_jax import networks
+from cmu_jax.core.types import Batch, Trigger
+from cmu_jax.data import inputs
+from cmu_jax.training import metrics
 
 STEP = inputs.make(
   (0.4,),
   (0.3,),
   trigger=Trigger(jnp.ones((8, 8), bool), jnp.float32(255)),
 )
-MODEL = models.make('fc', 5, (8, 8, 1), width=8)
+MODEL = networks.make('fc', 5, (8, 8, 1), width=8)
 
 
 def batch(size, stamp=None):
@@ -69,7 +71,7 @@ def test_recovery_is_in_percent_of_the_gap(accuracy, before, oracle, expected):
 
 
 def test_probabilities_are_the_softmax_of_the_logits():
-  model = models.make('fc', 3, (4, 4, 1), width=5)
+  model = networks.make('fc', 3, (4, 4, 1), width=5)
   step = inputs.make((0.5,), (0.5,))
   image = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 1), np.uint8)
   batch = Batch(jnp.asarray(image), jnp.zeros(7, jnp.int32))

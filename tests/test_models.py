@@ -10,9 +10,10 @@ from close import assert_close
 from flax import linen as nn
 from jax import numpy as jnp
 
-from cmu_jax import errors, models
-from cmu_jax.models import conv, layers
-from cmu_jax.types import Variables
+from cmu_jax import networks
+from cmu_jax.core import errors
+from cmu_jax.core.types import Variables
+from cmu_jax.networks import conv, layers
 
 # Narrow networks on small images, one for each family.
 SMALL = {
@@ -35,7 +36,7 @@ SIZES = (
 def _made(name, **extra):
   """A model, random variables (quicker than init) and images."""
   shape, options = SMALL[name]
-  model = models.make(name, 3, shape, **options, **extra)
+  model = networks.make(name, 3, shape, **options, **extra)
   rng = np.random.default_rng(1)
   image = jnp.asarray(rng.standard_normal((3, *shape), np.float32))
   shapes = jax.eval_shape(model.init, jax.random.key(0), image[:1])
@@ -60,11 +61,11 @@ def _quick(function, *args):
 
 @pytest.mark.parametrize('name,shape,options,count', SIZES)
 def test_parameter_counts(name, shape, options, count):
-  model = models.make(name, 10, shape, **options)
+  model = networks.make(name, 10, shape, **options)
   variables = jax.eval_shape(
     model.init, jax.random.key(0), jnp.zeros((1, *shape))
   )
-  assert models.parameter_count(variables) == count
+  assert networks.parameter_count(variables) == count
   assert set(variables.params) == {'body', 'head'}
   logits = jax.eval_shape(model.apply, variables, jnp.zeros((5, *shape)))
   assert (logits.shape, logits.dtype) == ((5, 10), jnp.float32)
@@ -234,7 +235,7 @@ def test_derivatives_of_fc_are_those_of_differences():
 
 
 def test_initial_values_are_those_of_torch():
-  model = models.make('fc', 10, (28, 28, 1), width=256)
+  model = networks.make('fc', 10, (28, 28, 1), width=256)
   variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
   for layer, fan_in in (('body', 784), ('head', 256)):
     for leaf in jax.tree.leaves(variables.params[layer]):
@@ -249,18 +250,18 @@ def test_initial_values_are_those_of_torch():
 @pytest.mark.parametrize(
   'call,words',
   (
-    (lambda: models.make('resnet8', 10, (32, 32, 3)), "did you mean 'resnet"),
+    (lambda: networks.make('resnet8', 10, (32, 32, 3)), "did you mean 'resnet"),
     (
-      lambda: models.make('resnet9', 10, (32, 32, 3), widht=8),
+      lambda: networks.make('resnet9', 10, (32, 32, 3), widht=8),
       "unknown option of model 'resnet9' 'widht': did you mean 'width'",
     ),
     (
-      lambda: models.make('fc', 10, (8, 8, 1), dtype='float64'),
+      lambda: networks.make('fc', 10, (8, 8, 1), dtype='float64'),
       "dtype of model 'fc'",
     ),
-    (lambda: models.make('resnet9', 10, (8, 8, 1)), '8x8 are too small'),
-    (lambda: models.make('fc', 10, (8, 8, 1), depth=0), 'depth 0'),
-    (lambda: models.make('resnet18', 10, (8, 8, 1), stem='cifra'), "'cifar'"),
+    (lambda: networks.make('resnet9', 10, (8, 8, 1)), '8x8 are too small'),
+    (lambda: networks.make('fc', 10, (8, 8, 1), depth=0), 'depth 0'),
+    (lambda: networks.make('resnet18', 10, (8, 8, 1), stem='cifra'), "'cifar'"),
   ),
 )
 def test_mistakes_are_named_in_one_line(call, words):
@@ -275,5 +276,5 @@ def test_a_module_without_a_stem_can_be_bound():
     def __call__(self, image, train=False):
       return nn.Dense(2)(image.reshape(len(image), -1))
 
-  model = models.bind(Plain())
+  model = networks.bind(Plain())
   assert model.stem is None and model.trunk is None

@@ -14,9 +14,10 @@ from close import assert_close
 from jax import lax
 from jax import numpy as jnp
 
-from cmu_jax import errors, models
-from cmu_jax.methods import activations
-from cmu_jax.models import folded, folded_spec
+from cmu_jax import networks
+from cmu_jax.core import errors
+from cmu_jax.methods.projection import activations
+from cmu_jax.networks.families import folded, folded_spec
 
 DATA = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 WEIGHTS = DATA / 'weights'
@@ -104,7 +105,7 @@ def test_a_small_network_computes_its_layers(tmp_path):
   assert_close(got, expected, 1e-5)
   assert_close((through, trained), expected, 1e-5)
   assert stats == {}
-  assert models.parameter_count(variables) == sum(
+  assert networks.parameter_count(variables) == sum(
     array.size for array in arrays.values()
   )
 
@@ -138,7 +139,7 @@ def test_another_head_keeps_the_body(tmp_path):
   _, stored = folded.from_spec(*paths)
   network = folded.network(folded_spec.read(paths[0]), 2)
   made = jax.eval_shape(
-    models.bind(network).init, jax.random.key(0), jnp.zeros((1, 6, 6, 3))
+    networks.bind(network).init, jax.random.key(0), jnp.zeros((1, 6, 6, 3))
   )
   assert made.params['head']['kernel'].shape == (4, 2)
   shapes = [

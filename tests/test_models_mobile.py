@@ -11,9 +11,11 @@ import torch_twin
 from close import assert_close
 from jax import numpy as jnp
 
-from cmu_jax import errors, models
-from cmu_jax.models import conv, mobile, mobilenet_v1, mobilenet_v2
-from cmu_jax.types import Variables
+from cmu_jax import networks
+from cmu_jax.core import errors
+from cmu_jax.core.types import Variables
+from cmu_jax.networks import conv
+from cmu_jax.networks.families import mobile, mobilenet, mobilenet_v2
 
 SIZES = (
   ('mobilenet_v1', 1.0, 4_231_976),
@@ -30,10 +32,10 @@ def _images(*shape):
 
 @pytest.mark.parametrize('name,width,count', SIZES)
 def test_parameter_counts(name, width, count):
-  model = models.make(name, 1000, (224, 224, 3), width=width)
+  model = networks.make(name, 1000, (224, 224, 3), width=width)
   image = jnp.zeros((1, 224, 224, 3))
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
-  assert models.parameter_count(variables) == count
+  assert networks.parameter_count(variables) == count
 
 
 def test_channels_are_multiples_of_eight_within_a_tenth():
@@ -100,7 +102,7 @@ def _v2_twin():
 @pytest.mark.parametrize(
   'name,twin,family',
   (
-    ('mobilenet_v1', _v1_twin, mobilenet_v1),
+    ('mobilenet_v1', _v1_twin, mobilenet),
     pytest.param(
       'mobilenet_v2', _v2_twin, mobilenet_v2, marks=pytest.mark.slow
     ),
@@ -109,7 +111,7 @@ def _v2_twin():
 def test_logits_are_those_of_pytorch(name, twin, family):
   network = twin()
   torch_twin.randomize(network)
-  model = models.make(name, 7, (48, 41, 3), width=0.25)
+  model = networks.make(name, 7, (48, 41, 3), width=0.25)
   image = _images(2, 48, 41, 3)
   error = torch_twin.parity(network, model, family.torch_name, image)
   assert error <= 1e-4
@@ -156,14 +158,14 @@ def test_depthwise_of_half_precision_sums_in_float32():
 
 def _separable(params, image):
   """One block with everything that a mobile network has."""
-  block = mobilenet_v1.Block(8, 2, jnp.float32, conv.canonical)
+  block = mobilenet.Block(8, 2, jnp.float32, conv.canonical)
   bound = Variables(params, {})._asdict()
   return block.apply(bound, image, True, mutable=['batch_stats'])[0]
 
 
 def _made_block():
   image = _images(3, 6, 5, 4)
-  block = mobilenet_v1.Block(8, 2, jnp.float32, conv.canonical)
+  block = mobilenet.Block(8, 2, jnp.float32, conv.canonical)
   params = jax.jit(functools.partial(block.init, train=True))(
     jax.random.key(0), image
   )['params']
@@ -223,7 +225,7 @@ def test_gradient_inside_a_loop_is_no_grouped_convolution():
 @pytest.mark.parametrize('name', FAMILIES)
 def test_first_layer_is_linear_and_half_precision_keeps_statistics(name):
   options = {'width': 0.1, 'stem': 'cifar'}
-  model = models.make(name, 3, (8, 8, 3), **options)
+  model = networks.make(name, 3, (8, 8, 3), **options)
   image = _images(2, 8, 8, 3)
   shapes = jax.eval_shape(model.init, jax.random.key(0), image[:1])
   rng = np.random.default_rng(1)
@@ -237,7 +239,7 @@ def test_first_layer_is_linear_and_half_precision_keeps_statistics(name):
   assert_close(
     stem(edited, image), stem(theta, image) - 1.5 * stem(tau, image), 1e-4
   )
-  half = models.make(name, 3, (8, 8, 3), dtype='bfloat16', **options)
+  half = networks.make(name, 3, (8, 8, 3), dtype='bfloat16', **options)
   assert jax.eval_shape(half.stem, theta, image).dtype == jnp.bfloat16
   logits, stats = jax.eval_shape(half.update, theta, image)
   assert logits.dtype == jnp.float32
@@ -255,5 +257,5 @@ def test_first_layer_is_linear_and_half_precision_keeps_statistics(name):
 )
 def test_mistakes_are_named_in_one_line(name, options, words):
   with pytest.raises(errors.UserError, match=words) as caught:
-    models.make(name, 10, (32, 32, 3), **options)
+    networks.make(name, 10, (32, 32, 3), **options)
   assert '\n' not in str(caught.value)

@@ -8,9 +8,11 @@ import torch_twin
 from close import assert_close
 from jax import numpy as jnp
 
-from cmu_jax import errors, models
-from cmu_jax.models import conv, vit
-from cmu_jax.types import Variables
+from cmu_jax import networks
+from cmu_jax.core import errors
+from cmu_jax.core.types import Variables
+from cmu_jax.networks import conv
+from cmu_jax.networks.families import vit
 
 TINY = {'patch': 4, 'width': 12, 'depth': 2, 'heads': 3}
 SHAPE = (12, 8, 3)
@@ -28,7 +30,7 @@ def _images(n):
 
 
 def _made(**options):
-  model = models.make('vit_tiny', 5, SHAPE, **TINY | options)
+  model = networks.make('vit_tiny', 5, SHAPE, **TINY | options)
   shapes = jax.eval_shape(model.init, jax.random.key(0), _images(1))
   rng = np.random.default_rng(1)
   variables = jax.tree.map(
@@ -39,10 +41,10 @@ def _made(**options):
 
 @pytest.mark.parametrize('name,shape,options,count', SIZES)
 def test_parameter_counts(name, shape, options, count):
-  model = models.make(name, 1000, shape, **options)
+  model = networks.make(name, 1000, shape, **options)
   image = jnp.zeros((1, *shape))
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
-  assert models.parameter_count(variables) == count
+  assert networks.parameter_count(variables) == count
   assert variables.batch_stats == {}
   logits = jax.eval_shape(model.apply, variables, image)
   assert (logits.shape, logits.dtype) == ((1, 1000), jnp.float32)
@@ -52,7 +54,7 @@ def test_logits_are_those_of_torchvision():
   vision = torch_twin.torchvision()
   network = vision.models.VisionTransformer(8, 4, 2, 3, 12, 48, num_classes=5)
   torch_twin.randomize(network)
-  model = models.make('vit_tiny', 5, (8, 8, 3), **TINY)
+  model = networks.make('vit_tiny', 5, (8, 8, 3), **TINY)
   image = _images(3)[:, :8]
   assert torch_twin.parity(network, model, vit.torch_name, image) <= 1e-4
 
@@ -171,5 +173,5 @@ def test_derivatives_of_every_kind():
 )
 def test_mistakes_are_named_in_one_line(options, words):
   with pytest.raises(errors.UserError, match=words) as caught:
-    models.make('vit_tiny', 10, (32, 32, 3), **options)
+    networks.make('vit_tiny', 10, (32, 32, 3), **options)
   assert '\n' not in str(caught.value)

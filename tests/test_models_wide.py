@@ -10,9 +10,11 @@ import torch_nets
 from close import assert_close
 from jax import numpy as jnp
 
-from cmu_jax import errors, models, weights
-from cmu_jax.models import classifier, conv, densenet, layers, resnet, vgg, wrn
-from cmu_jax.types import Variables
+from cmu_jax import networks
+from cmu_jax.core import errors
+from cmu_jax.core.types import Variables
+from cmu_jax.networks import classifier, conv, layers, weights
+from cmu_jax.networks.families import densenet, resnet, vgg, wrn
 
 SIZES = (
   ('resnet34', 10, 32, {}, 21_282_122),
@@ -75,7 +77,7 @@ NAMES = (
 @functools.cache
 def _made(name, more=1):
   """A small model of a family, the shapes of its variables, and images."""
-  model = models.bind(classifier.Classifier(_body(name, more), CLASSES))
+  model = networks.bind(classifier.Classifier(_body(name, more), CLASSES))
   rng = np.random.default_rng(2)
   shape = (3, *SHAPES.get(name, (8, 12, 3)))
   image = jnp.asarray(rng.standard_normal(shape, np.float32))
@@ -125,10 +127,10 @@ def _quick(function, *args):
 
 @pytest.mark.parametrize('name,classes,side,options,count', SIZES)
 def test_parameter_counts(name, classes, side, options, count):
-  model = models.make(name, classes, (side, side, 3), **options)
+  model = networks.make(name, classes, (side, side, 3), **options)
   image = jnp.zeros((1, side, side, 3))
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
-  assert models.parameter_count(variables) == count
+  assert networks.parameter_count(variables) == count
   assert set(variables.params) == {'body', 'head'}
 
 
@@ -146,7 +148,7 @@ def test_logits_are_those_of_pytorch(name):
   arrays = _state_dict(net, 5)
   tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
   net.load_state_dict(tensors, strict=False, assign=True)
-  torch_name = models.REGISTRY[name].torch_name
+  torch_name = networks.REGISTRY[name].torch_name
   variables, _ = weights.fit(arrays, template, torch_name, name)
 
   def split(variables, image):
@@ -226,23 +228,26 @@ def test_second_derivatives(name):
 @pytest.mark.parametrize(
   'call,words',
   (
-    (lambda: models.make('wrn', 10, (32, 32, 3), depth=27), 'wrn: depth 27'),
+    (lambda: networks.make('wrn', 10, (32, 32, 3), depth=27), 'wrn: depth 27'),
     (
-      lambda: models.make('wrn_corrective', 10, (32, 32, 3), width=0),
+      lambda: networks.make('wrn_corrective', 10, (32, 32, 3), width=0),
       'wrn_corrective: width 0 must',
     ),
-    (lambda: models.make('vgg19', 10, (28, 28, 3)), '28x28 are too small'),
-    (lambda: models.make('vgg19_bn', 10, (32, 32, 3), hidden=-1), 'hidden -1'),
+    (lambda: networks.make('vgg19', 10, (28, 28, 3)), '28x28 are too small'),
     (
-      lambda: models.make('densenet121', 10, (28, 28, 3), stem='imagenet'),
+      lambda: networks.make('vgg19_bn', 10, (32, 32, 3), hidden=-1),
+      'hidden -1',
+    ),
+    (
+      lambda: networks.make('densenet121', 10, (28, 28, 3), stem='imagenet'),
       'resize to 29x29 or more',
     ),
     (
-      lambda: models.make('densenet121', 10, (32, 32, 3), stem='imagnet'),
+      lambda: networks.make('densenet121', 10, (32, 32, 3), stem='imagnet'),
       "did you mean 'imagenet'",
     ),
     (
-      lambda: models.make('resnet50', 10, (32, 32, 3), stem='cifra'),
+      lambda: networks.make('resnet50', 10, (32, 32, 3), stem='cifra'),
       "stem of model resnet50 'cifra': did you mean 'cifar'",
     ),
   ),
@@ -267,7 +272,7 @@ def test_adaptive_means_are_over_the_windows_of_pytorch(length, size):
 
 def _initial(name, chosen, **options):
   """Chosen initial values: the others are not even compiled."""
-  model = models.make(name, 40, (32, 32, 3), **options)
+  model = networks.make(name, 40, (32, 32, 3), **options)
   image = jnp.zeros((1, 32, 32, 3))
 
   def some(key):

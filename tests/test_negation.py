@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from cmu_jax import clip, config, errors, inputs, recipes, small_clip
-from cmu_jax.clip import heads, preprocess, sizes
-from cmu_jax.models import zero_shot
-from cmu_jax.negation import job, settings, show, sweep, tables, verdict
-from cmu_jax.negation.place import Place, Task
-from cmu_jax.negation.sets import Set
-from cmu_jax.types import Batch
+from cmu_jax.core import config, errors
+from cmu_jax.core.types import Batch
+from cmu_jax.data import inputs
+from cmu_jax.networks import clip, zero_shot
+from cmu_jax.networks.clip import heads, preprocess, sizes
+from cmu_jax.studies.engine import settings as settings_lib
+from cmu_jax.studies.negation import job, settings, show, sweep, tables, verdict
+from cmu_jax.studies.negation.sets import Set
+from cmu_jax.studies.negation.world import Place, Task
+from cmu_jax.training import small_clip
 
 STEP = inputs.make(preprocess.MEAN, preprocess.STD)
 SIDE = 8
@@ -179,7 +182,9 @@ def test_a_run_forgets_within_the_floor_and_continues(tmp_path, capsys):
   )
   made = settings.shrink(settings.base('negation_test'))
   made.forget, made.dataset = ('red',), 'blue'
-  made.train = recipes.training(steps=12, batch_size=32, learning_rate=3e-3)
+  made.train = settings_lib.training(
+    steps=12, batch_size=32, learning_rate=3e-3
+  )
   tasks = (_task(found, *WARM, 10), _task(found, *COLD, 20))
   place = Place(made, tmp_path, STEP, tasks[1], tasks[:1], 'sum')
   first = sweep.run(place, None)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import errors
-from cmu_jax import task_vectors as tv
+from cmu_jax.core import errors
+from cmu_jax.methods import task_vectors
 
 # Cars on ViT-B/32 in NegMerge's notebook: lambda, forget and control accuracy
 # on validation data, in percent.
@@ -24,11 +24,11 @@ NOTEBOOK = (
 
 def test_the_rule_selects_what_the_notebook_selected():
   lambdas, forget, control = zip(*NOTEBOOK, strict=True)
-  found = tv.choose(lambdas, forget, control)
+  found = task_vectors.choose(lambdas, forget, control)
   assert found.chosen == 0.9 and found.position == 5 and found.feasible
   assert abs(found.threshold - 63.365) < 1e-9
   # The notebook's own threshold, of a reference of 66.66.
-  assert tv.choose(lambdas, forget, control, 66.6632).chosen == 0.9
+  assert task_vectors.choose(lambdas, forget, control, 66.6632).chosen == 0.9
   table = {row[0]: row[1:] for row in NOTEBOOK}
   asked = []
 
@@ -36,13 +36,15 @@ def test_the_rule_selects_what_the_notebook_selected():
     asked.append(strength)
     return table[strength]
 
-  swept = tv.negation_sweep(measure, lambda strength: strength, lambdas[::-1])
+  swept = task_vectors.negation_sweep(
+    measure, lambda strength: strength, lambdas[::-1]
+  )
   assert swept.chosen == 0.9 and asked == list(lambdas)
   assert swept.control.tolist() == list(control)
 
 
 def test_ties_keep_the_smaller_strength_and_nothing_feasible_is_zero():
-  choose = tv.choose
+  choose = task_vectors.choose
   tied = choose([1, 0, 0.5], [0.2, 0.9, 0.2], [0.8, 0.8, 0.8])
   assert tied.chosen == 0.5 and tied.position == 1
   # 0.95 * 0.8 is 0.76 up to rounding: it is kept.
@@ -65,19 +67,21 @@ def test_a_sweep_without_zero_asks_for_the_reference():
     asked.append(strength)
     return 1 - strength, 0.9 - 0.1 * strength
 
-  found = tv.negation_sweep(measure, lambda strength: strength, [0.25, 1.0])
+  found = task_vectors.negation_sweep(
+    measure, lambda strength: strength, [0.25, 1.0]
+  )
   assert asked == [0.0, 0.25, 1.0]
   assert found.reference == 0.9 and found.chosen == 0.25
-  assert tv.negation_sweep(measure, lambda s: s).lambdas.size == 21
+  assert task_vectors.negation_sweep(measure, lambda s: s).lambdas.size == 21
   for lambdas, message in (
     ([], 'no strengths'),
     ([-0.1, 0], 'is negative'),
     ([0.5], 'no control accuracy'),
   ):
     with pytest.raises(errors.UserError, match=message):
-      tv.choose(lambdas, lambdas, lambdas)
+      task_vectors.choose(lambdas, lambdas, lambdas)
   with pytest.raises(errors.UserError, match='columns'):
-    tv.choose([0, 1], [0.5], [0.5, 0.5])
+    task_vectors.choose([0, 1], [0.5], [0.5, 0.5])
 
 
 @settings(deadline=None, max_examples=50)
@@ -89,7 +93,7 @@ def test_a_sweep_without_zero_asks_for_the_reference():
 def test_nothing_feasible_beats_the_choice(pairs):
   forget, control = (np.array(x) / 5 for x in zip(*pairs, strict=True))
   lambdas = np.linspace(0, 1, len(pairs))
-  found = tv.choose(lambdas, forget, control)
+  found = task_vectors.choose(lambdas, forget, control)
   feasible = control >= 0.95 * control[0] - 1e-9
   assert feasible[found.position]
   assert found.forget[found.position] == forget[feasible].min()

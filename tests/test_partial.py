@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from states import same
 
-from cmu_jax import errors, jitting, models, tree
-from cmu_jax.methods import cf_k, eu_k, rewod
-from cmu_jax.types import Variables
+from cmu_jax import networks
+from cmu_jax.core import errors, jit, tree
+from cmu_jax.core.types import Variables
+from cmu_jax.methods import cf_k, eu_k, retraining
 
 CONV = (8, 8, 1)
 FAMILIES = {
@@ -30,13 +31,13 @@ CUTS = {1: 'head', 2: 'conv4', 4: 'res2_0', 5: 'conv3', 7: 'res1_0', 8: 'conv2'}
 
 @pytest.fixture(autouse=True)
 def _quickly():
-  with jitting.hasty(True):
+  with jit.hasty(True):
     yield
 
 
 def _paths(name):
   shape, options, _ = FAMILIES[name]
-  model = models.make(name, 3, shape, **options)
+  model = networks.make(name, 3, shape, **options)
   image = jnp.zeros((1, *shape))
   return tree.flat(jax.eval_shape(model.init, jax.random.key(0), image).params)
 
@@ -44,7 +45,7 @@ def _paths(name):
 @pytest.mark.parametrize('name', FAMILIES)
 def test_layers_are_all_modules_once(name):
   _, options, count = FAMILIES[name]
-  layers = models.REGISTRY[name].layers(**options)
+  layers = networks.REGISTRY[name].layers(**options)
   names = [module for layer in layers for module in layer]
   found = {
     path: [tree.under(path, (x,)) for x in names] for path in _paths(name)
@@ -57,28 +58,28 @@ def test_layers_are_all_modules_once(name):
 
 @pytest.mark.parametrize('last', CUTS)
 def test_cuts_of_resnet9_are_the_published_ones(last):
-  layers = [layer[0] for layer in models.REGISTRY['resnet9'].layers()]
-  frozen = models.frozen('resnet9', last, width=64)
+  layers = [layer[0] for layer in networks.REGISTRY['resnet9'].layers()]
+  frozen = networks.frozen('resnet9', last, width=64)
   assert list(frozen) == layers[: len(layers) - last]
   assert layers[len(frozen)].removeprefix('body/') == CUTS[last]
 
 
 def test_the_last_layers_of_the_benchmarks_wide_network():
   """5: the last two blocks and the head; 25: all but the first layer."""
-  frozen = models.frozen('wrn_corrective', 5)
+  frozen = networks.frozen('wrn_corrective', 5)
   assert frozen[-1] == 'body/stage3_block2/conv2'
-  assert models.frozen('wrn_corrective', 25) == ('body/conv1',)
-  assert models.frozen('wrn_corrective', -1) == ()
-  assert models.frozen('fc', 1, depth=2) == ('body/hidden_0', 'body/hidden_1')
+  assert networks.frozen('wrn_corrective', 25) == ('body/conv1',)
+  assert networks.frozen('wrn_corrective', -1) == ()
+  assert networks.frozen('fc', 1, depth=2) == ('body/hidden_0', 'body/hidden_1')
 
 
 @pytest.mark.parametrize(
   ('call', 'words'),
   [
-    (lambda: models.frozen('resnet9', 0), "0 last layers of 'resnet9'"),
-    (lambda: models.frozen('resnet9', 10), 'give 1 to 9, or -1'),
-    (lambda: models.frozen('resnet', 1), "unknown model 'resnet'"),
-    (lambda: models.frozen('vit_tiny', 1), 'to train in part'),
+    (lambda: networks.frozen('resnet9', 0), "0 last layers of 'resnet9'"),
+    (lambda: networks.frozen('resnet9', 10), 'give 1 to 9, or -1'),
+    (lambda: networks.frozen('resnet', 1), "unknown model 'resnet'"),
+    (lambda: networks.frozen('vit_tiny', 1), 'to train in part'),
     (lambda: _tuned(cf_k.cf_k, ('body/conv_0',)), "'body/convs_0'"),
     (lambda: _tuned(eu_k.eu_k, ('body', 'head')), 'leave one to train'),
   ],
@@ -130,7 +131,7 @@ def _parts(variables, frozen):
 
 @pytest.mark.parametrize('factory', [cf_k.cf_k, eu_k.eu_k])
 def test_the_first_layers_stay_to_the_bit(factory):
-  frozen = models.frozen('convnet', 2)
+  frozen = networks.frozen('convnet', 2)
   _, _, found, info = _tuned(factory, frozen)
   before, after = _parts(_network()[1], frozen), _parts(found, frozen)
   assert len(before[0]) == 2 * (1 + 2 + 2)
@@ -145,9 +146,9 @@ def test_held_modules_are_in_evaluation_mode(name):
   shape, options, _ = FAMILIES[name]
   model, variables = case.network(name, shape, **options)
   image, _ = case.seen(case.given(shape).retain)
-  held = models.held(model, ('body',))
+  held = networks.held(model, ('body',))
   both = lambda *args: (held.update(*args), model.apply(*args))
-  (logits, stats), wanted = jitting.once(both)(variables, image)
+  (logits, stats), wanted = jit.once(both)(variables, image)
   np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
   same(stats, variables.batch_stats)
 
@@ -155,7 +156,7 @@ def test_held_modules_are_in_evaluation_mode(name):
 def test_holding_nothing_changes_nothing():
   model, variables = _network()
   image, _ = case.seen(case.given(CONV).retain)
-  free, moved = jax.jit(models.held(model, ()).update)(variables, image)
+  free, moved = jax.jit(networks.held(model, ()).update)(variables, image)
   plain, also = jax.jit(model.update)(variables, image)
   same((free, moved), (plain, also))
   assert not np.allclose(free, model.apply(variables, image), atol=1e-3)
@@ -165,7 +166,7 @@ def test_a_held_first_layer_feeds_training_behind_it():
   """Statistics of the first layer stay, those behind follow the batch."""
   model, variables = _network()
   image, _ = case.seen(case.given(CONV).retain)
-  held = models.held(model, models.frozen('convnet', 3))
+  held = networks.held(model, networks.frozen('convnet', 3))
   _, stats = jax.jit(held.update)(variables, image)
   same(stats['body']['norms_0'], variables.batch_stats['body']['norms_0'])
   for name in ('norms_1', 'norms_2'):
@@ -186,7 +187,7 @@ def test_reset_takes_parameters_and_statistics_of_the_last_layers():
 
 def test_retraining_all_layers_is_rewod_which_forgets_the_original():
   problem = case.given()
-  whole = case.solved(rewod.rewod, None, problem)[2]
+  whole = case.solved(retraining.rewod, None, problem)[2]
   model, variables = case.network()
   zero = model, jax.tree.map(jnp.zeros_like, variables)
   found = case.solved(eu_k.eu_k, None, problem, network_of=zero, frozen=())[2]

@@ -21,17 +21,21 @@ import pytest
 import small_run
 from jax import numpy as jnp
 
-from cmu_jax import binding, config, inputs, models, records, stages
-from cmu_jax.class_unlearning import addresses as class_addresses
-from cmu_jax.class_unlearning import place as classes
-from cmu_jax.corrective import cells
-from cmu_jax.ensemble import place as ensembles
-from cmu_jax.forgetting import addresses as subset_addresses
-from cmu_jax.forgetting import place as subsets
-from cmu_jax.membership import place as audits
-from cmu_jax.negation import place as negations
-from cmu_jax.negation import sets, sweep
-from cmu_jax.types import Batch, Variables
+from cmu_jax import networks
+from cmu_jax.core import config, records
+from cmu_jax.core.types import Batch, Variables
+from cmu_jax.data import inputs
+from cmu_jax.studies.classes import addresses
+from cmu_jax.studies.classes import world as classes
+from cmu_jax.studies.corrective import cells
+from cmu_jax.studies.cuts import repairs
+from cmu_jax.studies.engine import world
+from cmu_jax.studies.ensembles import world as ensembles
+from cmu_jax.studies.membership import world as audits
+from cmu_jax.studies.negation import sets, sweep
+from cmu_jax.studies.negation import world as negations
+from cmu_jax.studies.subsets import cells as subset_addresses
+from cmu_jax.studies.subsets import world as subsets
 
 TOLERANCE = 1e-4
 # The share of values that may jump on another machine.
@@ -87,13 +91,13 @@ def _config(name):
 
 
 def _cuts(folder):
-  return [stages.kept(_config('cuts_digits.py'), folder).fingerprint]
+  return [repairs.kept(_config('cuts_digits.py'), folder).fingerprint]
 
 
 def _corrective(folder):
   del folder
   made = _config('corrective_digits.py')
-  summed = records.data_sum(binding.load(made).dataset)
+  summed = records.data_sum(world.load(made).dataset)
   cell = cells.Cell(cells.Case('poison', 60, 0), 0.5, 'ssd')
   return [
     cells.case_address(made, summed, cell.case),
@@ -112,10 +116,10 @@ def _subsets(folder):
 
 def _classes(folder):
   place = classes.load(_config('trw_digits.py'), folder)
-  cell = class_addresses.Cell(0, 1, 'trw')
+  cell = addresses.Cell(0, 1, 'trw')
   return [
-    class_addresses.retrained(place, cell),
-    class_addresses.cell(place, cell, ({'beta': 0.3},), 6),
+    addresses.retrained(place, cell),
+    addresses.cell(place, cell, ({'beta': 0.3},), 6),
   ]
 
 
@@ -135,7 +139,7 @@ def _set(name, start):
   part = Batch(jnp.asarray(image), jnp.asarray([0, 1, 0, 1], jnp.int32))
   data = sets.Set(name, part, part, part, ('a', 'b'), ('a {}.',))
   head = {'head': jnp.arange(6, dtype=jnp.float32)}
-  model = models.make('fc', 2, (2, 2, 3), width=1)
+  model = networks.make('fc', 2, (2, 2, 3), width=1)
   return negations.Task(data, model, Variables({}, head))
 
 

@@ -7,8 +7,7 @@ import pytest
 from ssd_case import AUGMENTED, assert_close, linear, look, pair
 from ssd_case import given as some_given
 
-from cmu_jax import importance
-from cmu_jax.methods import potion, ssd
+from cmu_jax.methods.dampening import importance, potion, ssd
 
 KEY = jax.random.key(0)
 RHOS = (0.95, 0.9, 0.85, 0.8, 0.7, 0.0)

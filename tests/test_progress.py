@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from cmu_jax import progress
+from cmu_jax.core import progress
 
 
 @pytest.fixture

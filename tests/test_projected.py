@@ -7,26 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmu_jax import (
-  backdoor,
-  config,
-  errors,
-  evaluate,
-  models,
-  recipes,
-  rng,
-  scene,
-  sensitivity,
-  train,
-  tree,
-)
-from cmu_jax.methods import distill, projected
-from cmu_jax.types import Variables
+from cmu_jax import networks
+from cmu_jax.core import config, errors, rng, tree
+from cmu_jax.core.types import Variables
+from cmu_jax.methods.backdoor import distill, projected, sensitivity
+from cmu_jax.studies.cuts import backdoor, measure
+from cmu_jax.studies.cuts import world as world_lib
+from cmu_jax.studies.engine import settings as settings_lib
+from cmu_jax.training import train
 
 SHAPE = (8, 8, 1)
 MODELS = {
-  'fc': models.make('fc', 4, SHAPE, width=12),
-  'convnet': models.make('convnet', 4, SHAPE, width=1),
+  'fc': networks.make('fc', 4, SHAPE, width=12),
+  'convnet': networks.make('convnet', 4, SHAPE, width=1),
 }
 
 
@@ -189,8 +182,8 @@ def digits():
   """A poisoned network for the digits, in a few seconds."""
   changes = {'model.width': '128', 'train.epochs': '30', 'seeds': '0,'}
   settings = config.load('configs/cuts_poison_digits.py', changes).config
-  world = scene.stage(settings)
-  place = scene.scene(settings, world, 0)
+  world = world_lib.stage(settings)
+  place = world_lib.scene(settings, world, 0)
   image = world.inputs.eval(place.train.image[:1], None)
   start = jax.jit(world.model.init)(rng.named(place.key, 'init'), image)
   fitted = train.fit(
@@ -199,7 +192,9 @@ def digits():
     start,
     place.train,
     inputs=world.inputs,
-    **recipes.fit_options(settings.train, place.train.label.shape[0], 'train'),
+    **settings_lib.fit_options(
+      settings.train, place.train.label.shape[0], 'train'
+    ),
   )
   return settings, world, place, fitted.variables
 
@@ -210,7 +205,7 @@ def repaired():
   found, _ = backdoor.repairs(
     settings, world, place, poisoned, lambda name: None, attack=True
   )
-  score = evaluate.scorer(settings, world)
+  score = measure.scorer(settings, world)
   values = {
     name: score(network).values for name, (network, *_) in found.items()
   }
@@ -240,7 +235,7 @@ def test_labels_of_the_pool_change_nothing():
     label=jnp.full((1, 3), 7, jnp.int32),
     stamp=None,
   )
-  options = recipes.fit_options(settings.proxy_train, 10, 'proxy_train')
+  options = settings_lib.fit_options(settings.proxy_train, 10, 'proxy_train')
   for vector in ('repair', 'attack'):
     unlearn = projected.projected(
       world.model,
@@ -258,7 +253,7 @@ def test_labels_of_the_pool_change_nothing():
 
 def test_an_abstention_returns_the_network_as_it_was():
   settings, world, place, poisoned = digits()
-  options = recipes.fit_options(settings.proxy_train, 10, 'proxy_train')
+  options = settings_lib.fit_options(settings.proxy_train, 10, 'proxy_train')
   after, info = projected.projected(
     world.model,
     world.inputs,

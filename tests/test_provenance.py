@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from cmu_jax import config, provenance
+from cmu_jax.core import config, provenance
 
 
 def _git(folder, *arguments):

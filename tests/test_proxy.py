@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmu_jax import corruption, errors, proxy, rng, triggers
-from cmu_jax.types import Batch
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import Batch
+from cmu_jax.data import corruption, proxy
+from cmu_jax.data.corruption import triggers
 
 KEY = rng.named(12)
 MNIST = np.repeat(

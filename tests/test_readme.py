@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 
-from cmu_jax import config, usage
+from cmu_jax.commands import usage
+from cmu_jax.core import config
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / 'README.md').read_text(encoding='utf-8')

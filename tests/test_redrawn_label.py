@@ -10,16 +10,17 @@ import pytest
 import unlearning_case as case
 from states import same
 
-from cmu_jax import descent, jitting, losses
-from cmu_jax.methods import random_label, redrawn_label
-from cmu_jax.types import Given
+from cmu_jax.core import jit
+from cmu_jax.core.types import Given
+from cmu_jax.methods import redrawn_label, relabelling
+from cmu_jax.training import descent, losses
 
 GIVEN = case.given()
 
 
 @pytest.fixture(autouse=True)
 def _quickly():
-  with jitting.hasty(True):
+  with jit.hasty(True):
     yield
 
 
@@ -53,7 +54,7 @@ def seen():
       start, {'union': draw}, context, {}, jnp.float32(step) / 4
     )
     key = jax.random.fold_in(jax.random.key(5), step)
-    other = random_label.wrong(key, draw.label, case.CLASSES)
+    other = relabelling.wrong(key, draw.label, case.CLASSES)
     label = jnp.where(draw.identified, other, draw.label)
     logits = model.update(start, draw.image)[0]
     found.append((loss, losses.cross_entropy(logits, label).mean(), label))

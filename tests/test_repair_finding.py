@@ -2,7 +2,7 @@
 
 import pytest
 
-from cmu_jax.repair import finding, words
+from cmu_jax.commands.repair import finding, words
 
 NAMES = ['cat', 'dog', 'owl']
 

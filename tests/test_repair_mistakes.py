@@ -1,4 +1,5 @@
-"""Mistakes of a user of `cmu_jax.repair`: one line each, exit code 2."""
+"""Mistakes of a user of `cmu_jax.commands.repair`: one line each, exit code
+2."""
 
 import shutil
 
@@ -8,15 +9,15 @@ import pytest
 import repair_case
 from jax import numpy as jnp
 
-from cmu_jax import models
-from cmu_jax.repair import __main__ as program
+from cmu_jax import networks
+from cmu_jax.commands.repair import __main__
 
 
 @pytest.fixture(scope='module')
 def shipped(tmp_path_factory):
   """An untrained network and some pictures."""
   folder = tmp_path_factory.mktemp('shipped')
-  model = models.make('fc', 10, (8, 8, 1), width=64)
+  model = networks.make('fc', 10, (8, 8, 1), width=64)
   repair_case.ship(
     folder, model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
   )
@@ -108,7 +109,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(shipped, tmp_path, capsys, name):
   change, words = MISTAKES[name]
   out = {'out': tmp_path / 'out', 'target': 0}
   assert (
-    program.main(
+    __main__.main(
       repair_case.flags(folder, **{**out, **change(folder, tmp_path)})
     )
     == 2

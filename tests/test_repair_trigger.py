@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cmu_jax.repair.trigger import locate
+from cmu_jax.commands.repair.trigger import locate
 
 
 def test_a_trigger_is_found_where_there_is_one_and_nowhere_else():

@@ -10,14 +10,10 @@ import numpy as np
 import pytest
 import report_fakes
 
-from cmu_jax import errors, report
-from cmu_jax.report import (
-  figures,
-  load,
-  page,
-  tables,
-  verdict,
-)
+from cmu_jax import report
+from cmu_jax.core import errors
+from cmu_jax.report import page
+from cmu_jax.studies.cuts import figures, results, tables, verdict
 
 NASTY = ['<b>x</b>', 'a|b', '$x_{', '[red]r', '"&\'', 'é', '`c`', '\\', '', '9']
 
@@ -218,7 +214,7 @@ def _npz(**found):
 def test_foreign_arrays_are_one_line_errors(tmp_path, content, message):
   (tmp_path / 'arrays.npz').write_bytes(content)
   with pytest.raises(errors.UserError, match=message) as caught:
-    load.arrays(tmp_path, 10)
+    results.arrays(tmp_path, 10)
   assert '\n' not in str(caught.value)
 
 
@@ -226,4 +222,4 @@ def test_a_lone_array_under_the_name_is_refused(tmp_path):
   with (tmp_path / 'arrays.npz').open('wb') as file:
     np.save(file, np.zeros(3))
   with pytest.raises(errors.UserError, match='plain arrays'):
-    load.arrays(tmp_path, 10)
+    results.arrays(tmp_path, 10)

@@ -9,7 +9,8 @@ import pytest
 import report_fakes
 from PIL import Image
 
-from cmu_jax.report import curves, figures, maps, style
+from cmu_jax.report import style
+from cmu_jax.studies.cuts import curves, figures, maps
 
 
 @pytest.mark.parametrize('classes', [2, 100])

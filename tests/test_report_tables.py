@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import report_fakes
 
-from cmu_jax.report import tables
+from cmu_jax.studies.cuts import tables
 
 
 def test_summary_has_mean_and_spread_in_the_fixed_order():

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from cmu_jax import errors
-from cmu_jax.report import stats, verdict
+from cmu_jax.core import errors
+from cmu_jax.report import stats
+from cmu_jax.studies.cuts import verdict
 
 
 def _rows(method, accuracies, attack=None, **more):

@@ -5,19 +5,20 @@ import numpy as np
 import optax
 from test_detected import MODEL, STEP, give, images, run, same, start
 
-from cmu_jax import metrics, rng
-from cmu_jax.methods import rewod, rewod_twice
-from cmu_jax.types import Batch
+from cmu_jax.core import rng
+from cmu_jax.core.types import Batch
+from cmu_jax.methods import retraining, wrappers
+from cmu_jax.training import metrics
 
 OPTIONS = dict(optimizer=optax.sgd(0.1), steps=6, batch_size=16)
 
 
 def once():
-  return rewod.rewod(MODEL, STEP, **OPTIONS)
+  return retraining.rewod(MODEL, STEP, **OPTIONS)
 
 
 def twice():
-  return rewod_twice.rewod_twice(once(), MODEL, STEP)
+  return wrappers.rewod_twice(once(), MODEL, STEP)
 
 
 def relabelled(given, label):
@@ -43,7 +44,7 @@ def test_who_is_seen_as_labelled_comes_back_and_nobody_else():
   assert info['readmitted'] == 1
   back = np.zeros(label.size, bool)
   back[valid[0]] = True
-  larger = rewod_twice.readmitted(given, back)
+  larger = wrappers.readmitted(given, back)
   wanted, alone = run(once(), larger)
   same(found, wanted)
   assert info['gradient_evaluations'] == 2 * alone['gradient_evaluations']
@@ -59,11 +60,11 @@ def test_where_nobody_comes_back_it_is_retraining():
 def test_rows_move_as_they_are_and_padding_does_not():
   given = give()
   everyone = np.ones(given.forget.valid.shape, bool)
-  larger = rewod_twice.readmitted(given, everyone)
+  larger = wrappers.readmitted(given, everyone)
   assert images(larger.retain) == sorted(
     images(given.retain) + images(given.forget)
   )
   assert isinstance(larger.retain.batch, Batch)
-  none = rewod_twice.readmitted(given, ~everyone)
+  none = wrappers.readmitted(given, ~everyone)
   assert images(none.retain) == images(given.retain)
   assert none.retain.valid.shape == given.retain.valid.shape

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 import small_run
 
-from cmu_jax import config, corruption_record, data, errors, evaluate, scene
+from cmu_jax import data
+from cmu_jax.core import config, errors
+from cmu_jax.data.corruption import record as record_lib
+from cmu_jax.studies.cuts import measure
+from cmu_jax.studies.cuts import world as world_lib
 
 KINDS = {
   'symmetric': small_run.NOISE,
@@ -99,9 +103,9 @@ def test_the_manifest_draws_the_same_corruption(finished):
   seeds = results['config']['seeds']
   assert list(records) == [str(seed) for seed in seeds]
   cfg = config.load(KINDS[kind], {'seeds': ','.join(map(str, seeds))}).config
-  world = scene.stage(cfg)
+  world = world_lib.stage(cfg)
   for seed in seeds:
-    place = scene.scene(cfg, world, seed)
+    place = world_lib.scene(cfg, world, seed)
     assert records[str(seed)]['corrupted'] > 0
     # What the oracle does not see is what the record says was corrupted.
     lost = place.train.label.size - place.clean.label.size
@@ -116,7 +120,7 @@ def test_a_record_fits_its_own_labels_only(finished):
   )
   label = data.load('digits').train.label[: record['samples']]
   with pytest.raises(errors.UserError, match='differs from the recorded'):
-    corruption_record.from_manifest(record, label)
+    record_lib.from_manifest(record, label)
 
 
 def test_the_record_alone_is_enough(finished):
@@ -124,9 +128,9 @@ def test_the_record_alone_is_enough(finished):
   seed = results['config']['seeds'][-1]
   fields = {'noise_rate': '0', 'seeds': str(seed)}
   cfg = config.load(KINDS[kind], fields).config
-  truth = scene.scene(cfg, scene.stage(cfg), seed).train.label
+  truth = world_lib.scene(cfg, world_lib.stage(cfg), seed).train.label
   records = json.loads((folder / 'corruption.json').read_text())
-  drawn = corruption_record.from_manifest(records[str(seed)], truth)
+  drawn = record_lib.from_manifest(records[str(seed)], truth)
   assert int(drawn.mask.sum()) == records[str(seed)]['corrupted']
 
 
@@ -197,7 +201,7 @@ def _diagnostic(kind, by_name, curve):
   """The best point of the curve, by what its row says it could see."""
   best, at = by_name['cuts_best_alpha'], curve['evaluated']
   here = at['alpha'].index(best['alpha'])
-  for name in evaluate.TESTED:
+  for name in measure.TESTED:
     if best[name] is not None:
       assert best[name] == at[name][here]
   if kind == 'poison':

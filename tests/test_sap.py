@@ -15,9 +15,10 @@ from ssd_case import (
 )
 from ssd_case import given as some_given
 
-from cmu_jax import errors, models
-from cmu_jax.methods import activations, sap
-from cmu_jax.models import conv
+from cmu_jax import networks
+from cmu_jax.core import errors
+from cmu_jax.methods.projection import activations, sap
+from cmu_jax.networks import conv
 
 KEY = jax.random.key(0)
 
@@ -59,7 +60,7 @@ def test_every_layer_of_a_network_shows_its_inputs():
 
 
 def test_all_kernels_of_resnet9_are_seen():
-  model = models.make('resnet9', 3, (12, 12, 3), width=1)
+  model = networks.make('resnet9', 3, (12, 12, 3), width=1)
   image = jnp.zeros((1, 12, 12, 3))
   state = jax.eval_shape(model.init, KEY, image)
   found = jax.eval_shape(

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from cmu_jax import errors, schedules
+from cmu_jax.core import errors
+from cmu_jax.training import schedules
 
 
 def rates(schedule, steps):

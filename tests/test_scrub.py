@@ -9,8 +9,9 @@ from close import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import jitting, schedules
-from cmu_jax.methods import objectives, scrub, scrub_original
+from cmu_jax.core import jit
+from cmu_jax.methods import objectives, scrub_original, teachers
+from cmu_jax.training import schedules
 
 GIVEN = case.given()
 TRAIN, BATCH = 50_000, 512
@@ -26,7 +27,7 @@ ASCENT = {
 
 @pytest.fixture(autouse=True)
 def _quickly():
-  with jitting.hasty(True):
+  with jit.hasty(True):
     yield
 
 
@@ -42,7 +43,7 @@ def _kd(params, start, part, temperature=4.0):
 @pytest.mark.parametrize('column', range(3))
 def test_the_plan_has_the_published_ascent(count, column):
   msteps = (100, 200, 400)[column]
-  plan = scrub.alternate(
+  plan = teachers.alternate(
     1000,
     -(-count // BATCH),
     -(-(TRAIN - count) // BATCH),
@@ -60,21 +61,23 @@ def test_the_plan_has_the_published_ascent(count, column):
 )
 @settings(max_examples=50, deadline=None)
 def test_epochs_alternate_until_ascent_ends(steps, forget, retain, epochs):
-  plan = scrub.alternate(steps, forget, retain, lambda epoch, _: epoch < epochs)
+  plan = teachers.alternate(
+    steps, forget, retain, lambda epoch, _: epoch < epochs
+  )
   written = ('f' * forget + 'r' * retain) * epochs + 'r' * steps
   assert ''.join('fr'[phase] for phase in plan) == written[:steps]
 
 
 def test_epochs_count_the_rows_that_are_valid():
-  assert scrub.epoch_steps(GIVEN, case.COUNT, case.COUNT) == (1, 1)
-  assert scrub.epoch_steps(GIVEN, case.COUNT - 1, 2) == (2, 3)
-  assert scrub.epoch_steps(GIVEN, 100, 100) == (1, 1)
+  assert teachers.epoch_steps(GIVEN, case.COUNT, case.COUNT) == (1, 1)
+  assert teachers.epoch_steps(GIVEN, case.COUNT - 1, 2) == (2, 3)
+  assert teachers.epoch_steps(GIVEN, 100, 100) == (1, 1)
 
 
 def test_steps_alternate_as_released():
   """Up, down, up, down: a step sees all of its set."""
   method, prepared, found, info = case.solved(
-    scrub.scrub, None, GIVEN, steps=4, msteps=3
+    teachers.scrub, None, GIVEN, steps=4, msteps=3
   )
   start = case.start()
 

@@ -10,9 +10,13 @@ import shadow_case as case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import audit, errors, rng, segment, shadow, splits, train
-from cmu_jax.shadow import groups, halves, memory
-from cmu_jax.types import Model, Variables
+from cmu_jax import audits
+from cmu_jax.audits import shadow
+from cmu_jax.audits.shadow import groups, halves, memory
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import Model, Variables
+from cmu_jax.data import splits
+from cmu_jax.training import segment, train
 
 
 @settings(max_examples=8, deadline=None)
@@ -83,7 +87,7 @@ def test_together_as_one_by_one(name, how):
       np.testing.assert_allclose(ours[number], theirs, atol=1e-5)
     logits = model.apply(wanted, case.STEP.eval(batch.image, None))
     for signal, values in found.statistics.items():
-      own = audit.SIGNALS[signal](logits, batch.label)
+      own = audits.SIGNALS[signal](logits, batch.label)
       np.testing.assert_allclose(values[number], own, atol=1e-4)
   assert found.statistics['softmax'].shape == (4, 31)
 

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import shadow_case as case
 
-from cmu_jax import errors, originals, shadow, train
+from cmu_jax.audits import shadow
+from cmu_jax.core import errors, store
+from cmu_jax.training import train
 
 HERE = pathlib.Path(__file__).parent
 
@@ -29,7 +31,7 @@ def same(found, wanted):
 def stop_after(monkeypatch, count):
   """Ends the process, as far as it can tell, after so many saved states."""
   left = [count]
-  saving = originals.saving
+  saving = store.saving
 
   def counted(*args):
     checkpoint = saving(*args)
@@ -42,7 +44,7 @@ def stop_after(monkeypatch, count):
 
     return checkpoint._replace(save=save)
 
-  monkeypatch.setattr(originals, 'saving', counted)
+  monkeypatch.setattr(store, 'saving', counted)
 
 
 @pytest.mark.parametrize('count', [2, pytest.param(7, marks=pytest.mark.slow)])

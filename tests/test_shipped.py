@@ -6,21 +6,23 @@ import PIL.Image
 import pytest
 from jax import numpy as jnp
 
-from cmu_jax import errors, models, shipped, weights
-from cmu_jax.shipped import side
-from cmu_jax.weights import names
+from cmu_jax import networks
+from cmu_jax.core import errors
+from cmu_jax.networks import shipped, weights
+from cmu_jax.networks.shipped import said
+from cmu_jax.networks.weights import names
 
-SAID = dict.fromkeys(side.FIELDS) | {'mean': (0.5,), 'std': (0.5,)}
+SAID = dict.fromkeys(said.FIELDS) | {'mean': (0.5,), 'std': (0.5,)}
 
 
 def _stored(path, stem):
   """A narrow ResNet-18 under PyTorch's names, all zero."""
-  model = models.make('resnet18', 3, (16, 16, 3), width=2, stem=stem)
+  model = networks.make('resnet18', 3, (16, 16, 3), width=2, stem=stem)
   template = jax.eval_shape(
     model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3))
   )
   zero = jax.tree.map(lambda x: jnp.zeros(x.shape), template)
-  table = names.torch_names(template, models.REGISTRY['resnet18'].torch_name)
+  table = names.torch_names(template, networks.REGISTRY['resnet18'].torch_name)
   leaves = zip(table.items(), jax.tree.leaves(zero), strict=True)
   arrays = {name: np.zeros(_shape(p, x.shape)) for (p, name), x in leaves}
   weights.write(path, weights.Stored(arrays, {}, '.npz'))
@@ -50,7 +52,7 @@ def test_the_stem_is_read_off_the_weights(tmp_path, stem):
 
 def test_a_side_file_may_give_one_number_for_all_channels():
   given = {'mean': 0.5, 'std': 1, 'target': 2, 'class_names': ['a', 3]}
-  found = side.checked({**given, 'image_size': None, 'notes': 'x'}, 'w.npz')
+  found = said.checked({**given, 'image_size': None, 'notes': 'x'}, 'w.npz')
   assert found == {
     **given,
     'mean': [0.5],
@@ -76,4 +78,4 @@ def test_a_side_file_may_give_one_number_for_all_channels():
 )
 def test_a_field_of_another_kind_is_one_line(field, value):
   with pytest.raises(errors.UserError, match=f"'{field}' in the side file"):
-    side.checked({field: value}, 'w.npz')
+    said.checked({field: value}, 'w.npz')

@@ -10,11 +10,11 @@ import pytest
 import torch_twin
 from jax import numpy as jnp
 
-from cmu_jax import clip, errors, models, weights
-from cmu_jax.clip import heads, preprocess
-from cmu_jax.clip import sizes as sizing
-from cmu_jax.models import zero_shot
-from cmu_jax.repair import __main__ as program
+from cmu_jax import networks
+from cmu_jax.commands.repair import __main__
+from cmu_jax.core import errors
+from cmu_jax.networks import clip, weights, zero_shot
+from cmu_jax.networks.clip import heads, preprocess, sizes
 
 _ACTIVATION = 'gelu_pytorch_tanh'
 SIZES = clip.Sizes(
@@ -79,11 +79,11 @@ def _ids(classes=3, sentences=2):
 @pytest.mark.slow
 def test_parameter_count_and_sparse_config_of_the_published_size(tmp_path):
   known = clip.KNOWN['siglip-vit-b16']
-  assert models.parameter_count(clip.template(known)) == 203_155_970
+  assert networks.parameter_count(clip.template(known)) == 203_155_970
   # What is published leaves out all that is HF's default.
   sparse = {'model_type': 'siglip', 'vision_config': {'image_size': 384}}
   (tmp_path / 'config.json').write_text(json.dumps(sparse))
-  found = sizing.from_config(tmp_path / 'config.json')
+  found = sizes.from_config(tmp_path / 'config.json')
   assert found == known._replace(image_size=384)
 
 
@@ -107,7 +107,7 @@ def test_weights_load_under_their_names_and_go_back(tmp_path):
   for name, array in _arrays().items():
     assert np.array_equal(back[name], array)
     assert back[name].shape == array.shape
-  (tmp_path / 'config.json').write_text(json.dumps(sizing.config(SIZES)))
+  (tmp_path / 'config.json').write_text(json.dumps(sizes.config(SIZES)))
   assert clip.which(path) == SIZES
 
 
@@ -230,7 +230,7 @@ def test_repair_of_a_siglip_with_a_head_of_its_own(tmp_path, capsys):
     'steps': 4,
   }
   words = [f'--{k}={v}' for k, v in flags.items()]
-  assert program.main(words) == 0, capsys.readouterr().err
+  assert __main__.main(words) == 0, capsys.readouterr().err
   again = clip.load(tmp_path / 'out' / 'repaired.safetensors', 'siglip')
   assert again.sizes == SIZES
   text = lambda v: v.params['text_model']['head']['kernel']

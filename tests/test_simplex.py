@@ -21,7 +21,8 @@ from simplex_case import (
   values,
 )
 
-from cmu_jax import errors, simplex
+from cmu_jax.core import errors
+from cmu_jax.methods import simplex
 
 LEADING = ('directions', 'helmert'), ('directions', 2), ('backend', 'jet')
 

@@ -15,7 +15,8 @@ from simplex_case import (
   points,
 )
 
-from cmu_jax import errors, simplex
+from cmu_jax.core import errors
+from cmu_jax.methods import simplex
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simplex_case import moment
 
-from cmu_jax import errors, simplex
+from cmu_jax.core import errors
+from cmu_jax.methods import simplex
 
 RULES = {
   'centroid': 1,

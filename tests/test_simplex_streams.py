@@ -9,7 +9,8 @@ import pytest
 from close import assert_close
 from simplex_case import X, case, chances, network
 
-from cmu_jax import errors, simplex, tree
+from cmu_jax.core import errors, tree
+from cmu_jax.methods import simplex
 
 SIZE = 300_000
 
@@ -76,7 +77,7 @@ def test_a_device_holds_three_times_the_parameters():
 
 
 def test_the_program_of_a_vertex_needs_little_more():
-  from cmu_jax.simplex import geometry, visits
+  from cmu_jax.methods.simplex import geometry, visits
 
   found = simplex.TaskSimplex(
     {'w': jnp.zeros(SIZE)}, lambda i: {'w': np.ones(SIZE, np.float32)}, count=2

@@ -8,17 +8,18 @@ import pytest
 from jax import numpy as jnp
 from spectral_case import Small, network, only, sigmas
 
-from cmu_jax import errors, jitting, spectral
-from cmu_jax.models import conv, layers
-from cmu_jax.spectral.baselines import circulant, gouk, gram, miyato
-from cmu_jax.types import Variables
+from cmu_jax.core import errors, jit
+from cmu_jax.core.types import Variables
+from cmu_jax.networks import conv, layers
+from cmu_jax.robustness import spectral
+from cmu_jax.robustness.spectral.baselines import circulant, gouk, gram, miyato
 
 KERNEL = jax.random.normal(jax.random.key(0), (3, 3, 2, 3))
 
 
 @pytest.fixture(autouse=True)
 def _compiled_cheaply():
-  with jitting.hasty(True):
+  with jit.hasty(True):
     yield
 
 
@@ -84,7 +85,7 @@ def test_a_reshaped_kernel_bounds_the_norm_up_to_its_window():
 def test_division_brings_the_measured_norm_to_the_bound():
   layer, _ = only(layers.Conv(3), (5, 5, 2))
   own = {'kernel': KERNEL}
-  run = jitting.once(
+  run = jit.once(
     lambda key, own: gouk.projected(key, layer, own, 1.0, iterations=200)
   )
   done, found = run(jax.random.key(0), own)

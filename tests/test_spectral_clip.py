@@ -16,10 +16,11 @@ from spectral_case import (
   true_norms,
 )
 
-from cmu_jax import errors, jitting, spectral
-from cmu_jax.models import conv
-from cmu_jax.spectral import lowering
-from cmu_jax.types import Batch, Variables
+from cmu_jax.core import errors, jit
+from cmu_jax.core.types import Batch, Variables
+from cmu_jax.networks import conv
+from cmu_jax.robustness import spectral
+from cmu_jax.robustness.spectral import lowering
 
 BOUND = 0.8
 
@@ -46,7 +47,7 @@ def case():
 
 @pytest.fixture(autouse=True)
 def _compiled_cheaply():
-  with jitting.hasty(True):
+  with jit.hasty(True):
     yield
 
 
@@ -187,7 +188,7 @@ def _descend(scale, rounds=40):
     w = jax.lax.fori_loop(0, rounds, round_, begin)[0]
     return spectrum(w, None, 500).sigma[0]
 
-  return float(jitting.once(go)(kernel))
+  return float(jit.once(go)(kernel))
 
 
 def test_the_division_by_the_width_is_load_bearing():

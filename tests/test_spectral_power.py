@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from jax import numpy as jnp
 from spectral_case import Small, dense, network, only, sigmas
 
-from cmu_jax import errors, jitting, models, spectral
-from cmu_jax.models import layers
-from cmu_jax.types import Variables
+from cmu_jax import networks
+from cmu_jax.core import errors, jit
+from cmu_jax.core.types import Variables
+from cmu_jax.networks import layers
+from cmu_jax.robustness import spectral
 
 SHAPE = (6, 5, 3)
 MASK = jnp.tile(jnp.tri(3)[:, :, None, None], (1, 1, 3, 4))
@@ -35,7 +37,7 @@ LAYERS = {
 
 @pytest.fixture(autouse=True)
 def _compiled_cheaply():
-  with jitting.hasty(True):
+  with jit.hasty(True):
     yield
 
 
@@ -48,7 +50,7 @@ NAMES = [
 
 def power(linear, shape, **options):
   run = functools.partial(spectral.power_qr, linear=linear, shape=shape)
-  return jitting.once(lambda key: run(key, **options))(jax.random.key(3))
+  return jit.once(lambda key: run(key, **options))(jax.random.key(3))
 
 
 @functools.cache
@@ -73,7 +75,7 @@ def facts(name):
       'pulled': (pull(y)[0], jax.linear_transpose(linear, x)(y)[0]),
     }
 
-  return layer, jax.tree.map(np.asarray, jitting.once(run)(jax.random.key(0)))
+  return layer, jax.tree.map(np.asarray, jit.once(run)(jax.random.key(0)))
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -201,7 +203,7 @@ def test_layers_are_found_with_what_they_are():
 
 
 def test_equal_layers_of_a_network_share_one_function():
-  model = models.make('resnet20', 10, (16, 16, 3), width=4)
+  model = networks.make('resnet20', 10, (16, 16, 3), width=4)
   image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
   found = spectral.layers(model.apply, variables, (16, 16, 3))

@@ -8,15 +8,16 @@ import pytest
 from jax import numpy as jnp
 from spectral_case import SHAPE, Small, equal, network, true_norms
 
-from cmu_jax import errors, jitting, spectral
-from cmu_jax.types import Batch, Model
+from cmu_jax.core import errors, jit
+from cmu_jax.core.types import Batch, Model
+from cmu_jax.robustness import spectral
 
 BOUND = 0.8
 
 
 @pytest.fixture(autouse=True)
 def _compiled_cheaply():
-  with jitting.hasty(True):
+  with jit.hasty(True):
     yield
 
 

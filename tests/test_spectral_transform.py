@@ -8,12 +8,13 @@ import optax
 import pytest
 from spectral_case import SHAPE, Small, equal, network, true_norms
 
-from cmu_jax import errors, jitting, spectral
+from cmu_jax.core import errors, jit
+from cmu_jax.robustness import spectral
 
 
 @pytest.fixture(autouse=True)
 def _compiled_cheaply():
-  with jitting.hasty(True):
+  with jit.hasty(True):
     yield
 
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import errors, rng, splits
-from cmu_jax.types import Batch
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import Batch
+from cmu_jax.data import splits
 
 MNIST = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
 N = 96

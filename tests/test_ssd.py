@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from ssd_case import AUGMENTED, assert_close, linear, pair
 from ssd_case import given as some_given
 
-from cmu_jax import errors, importance
-from cmu_jax.methods import assd, ssd
+from cmu_jax.core import errors
+from cmu_jax.methods.dampening import assd, importance, ssd
 
 KEY = jax.random.key(0)
 PARAMS = {

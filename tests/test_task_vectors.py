@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from close import assert_close
 
-from cmu_jax import errors, inputs, models
-from cmu_jax import task_vectors as tv
-from cmu_jax.types import Batch
+from cmu_jax import networks
+from cmu_jax.core import errors
+from cmu_jax.core.types import Batch
+from cmu_jax.data import inputs
+from cmu_jax.methods import task_vectors
 
 
 def vectors(count, seed=0, size=7):
@@ -30,31 +32,33 @@ def flat(tau):
 
 def test_a_vector_takes_the_trainable_floats_only():
   start, end = vectors(2)
-  tau = tv.task_vector(start, end, lambda path, leaf: path[0] == 'head')
+  tau = task_vectors.task_vector(
+    start, end, lambda path, leaf: path[0] == 'head'
+  )
   assert_close(tau['head'], end['head'] - start['head'])
   assert not tau['body']['kernel'].any() and tau['steps'] == 4
-  whole = tv.task_vector(start, end)
-  assert_close(tv.apply_task_vector(start, whole, 1.0), end)
-  assert_close(tv.apply_task_vector(end, whole, -1.0), start)
+  whole = task_vectors.task_vector(start, end)
+  assert_close(task_vectors.apply_task_vector(start, whole, 1.0), end)
+  assert_close(task_vectors.apply_task_vector(end, whole, -1.0), start)
   half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), start['body'])
-  assert tv.apply_task_vector(half, whole['body'], 0.5)['kernel'].dtype == (
-    jnp.bfloat16
-  )
+  assert task_vectors.apply_task_vector(half, whole['body'], 0.5)[
+    'kernel'
+  ].dtype == (jnp.bfloat16)
 
 
 def test_products_norms_and_cosines_are_those_of_flat_vectors():
   taus = vectors(3)
   rows = np.stack([flat(tau) for tau in taus])
-  stacked = tv.stack(taus)
+  stacked = task_vectors.stack(taus)
   products = rows @ rows.T
   sizes = np.sqrt(np.diag(products))
-  assert_close(tv.dot(taus[0], taus[1]), products[0, 1])
-  assert_close(tv.norm(taus[2]), sizes[2])
-  assert_close(tv.gram(stacked), products)
-  found = jax.jit(tv.cosine_matrix)(stacked)
+  assert_close(task_vectors.dot(taus[0], taus[1]), products[0, 1])
+  assert_close(task_vectors.norm(taus[2]), sizes[2])
+  assert_close(task_vectors.gram(stacked), products)
+  found = jax.jit(task_vectors.cosine_matrix)(stacked)
   assert_close(found, products / sizes[:, None] / sizes[None, :])
   nothing = jax.tree.map(np.zeros_like, taus[0])
-  angles = tv.cosine_matrix(tv.stack([taus[0], nothing]))
+  angles = task_vectors.cosine_matrix(task_vectors.stack([taus[0], nothing]))
   assert_close(angles, np.array([[1.0, 0.0], [0.0, 0.0]]))
 
 
@@ -62,42 +66,48 @@ def test_a_projection_is_the_least_squares_fit():
   taus = vectors(4)
   rows = np.stack([flat(tau) for tau in taus[1:]])
   expected = np.linalg.lstsq(rows.T, flat(taus[0]), rcond=None)[0]
-  found = jax.jit(tv.projections)(taus[0], tv.stack(taus[1:]))
+  found = jax.jit(task_vectors.projections)(
+    taus[0], task_vectors.stack(taus[1:])
+  )
   assert_close(found.coefficients, expected, rtol=1e-3)
   inside = flat(jax.tree.map(np.asarray, found.inside))
   assert_close(inside, expected @ rows, rtol=1e-3)
   assert abs(rows @ (flat(taus[0]) - inside)).max() < 1e-4
   share = (inside @ inside) / (flat(taus[0]) @ flat(taus[0]))
   assert_close(found.share, share, rtol=1e-3)
-  same = tv.projections(taus[1], tv.stack([taus[1], taus[1]]))
+  same = task_vectors.projections(
+    taus[1], task_vectors.stack([taus[1], taus[1]])
+  )
   assert_close(same.coefficients, np.array([0.5, 0.5]), rtol=1e-3)
 
 
 def test_layers_are_scaled_by_path():
   (tau,) = vectors(1)
-  found = tv.scale_layers(tau, {'body': 2.0, 'body/kernel': 0.5})
+  found = task_vectors.scale_layers(tau, {'body': 2.0, 'body/kernel': 0.5})
   assert_close(found['body']['kernel'], tau['body']['kernel'] / 2)
   assert_close(found['head'], tau['head'])
-  named = tv.scale_layers(tau, lambda path: 3.0 if path == ('head',) else 0.0)
+  named = task_vectors.scale_layers(
+    tau, lambda path: 3.0 if path == ('head',) else 0.0
+  )
   assert_close(named['head'], 3 * tau['head'])
   assert not named['body']['kernel'].any()
   with pytest.raises(errors.UserError, match="no parameter lies in 'trunk'"):
-    tv.scale_layers(tau, {'trunk': 1.0})
+    task_vectors.scale_layers(tau, {'trunk': 1.0})
 
 
 @pytest.mark.parametrize('lives', [np.asarray, jnp.asarray])
 def test_the_largest_entries_of_all_leaves_stay(lives):
   (tau,) = vectors(1)
   tau = jax.tree.map(lives, tau)
-  found = tv.sparsify(tau, 0.25)
+  found = task_vectors.sparsify(tau, 0.25)
   sizes = np.abs(flat(tau))
   kept = flat(found) != 0
   assert kept.sum() == 7 == int(np.ceil(0.25 * sizes.size))
   assert sizes[kept].min() > sizes[~kept].max()
   assert isinstance(found['head'], type(tau['head'])) and found['steps'] == 4
-  assert_close(tv.sparsify(tau, 1.0), tau)
+  assert_close(task_vectors.sparsify(tau, 1.0), tau)
   with pytest.raises(errors.UserError, match='keep 0'):
-    tv.sparsify(tau, 0.0)
+    task_vectors.sparsify(tau, 0.0)
 
 
 def hand(*rows):
@@ -106,27 +116,27 @@ def hand(*rows):
 
 def test_negmerge_keeps_what_all_agree_on():
   taus = hand([1, -1, 2, 0, 3], [3, -3, -2, 5, 0], [2, -2, 2, 5, 3])
-  assert tv.negmerge(taus)['w'].tolist() == [2, -2, 0, 0, 0]
+  assert task_vectors.negmerge(taus)['w'].tolist() == [2, -2, 0, 0, 0]
 
 
 def test_ties_elects_a_sign_by_magnitude():
   taus = hand([4, 1, 0, -3], [-1, 2, 0, 3], [2, -1, 0, 0])
-  assert tv.ties(taus, keep=1.0)['w'].tolist() == [3, 1.5, 0, 0]
+  assert task_vectors.ties(taus, keep=1.0)['w'].tolist() == [3, 1.5, 0, 0]
   # Of each vector the two largest; of the first one 4 and -3.
-  assert tv.ties(taus, keep=0.5)['w'].tolist() == [3, 2, 0, 0]
+  assert task_vectors.ties(taus, keep=0.5)['w'].tolist() == [3, 2, 0, 0]
 
 
 def test_magmax_takes_the_largest_and_breaks_ties_upwards():
   taus = hand([1, -4, 2], [-3, 2, -2])
-  assert tv.magmax(taus)['w'].tolist() == [-3, -4, 2]
-  assert tv.magmax(taus[::-1])['w'].tolist() == [-3, -4, 2]
+  assert task_vectors.magmax(taus)['w'].tolist() == [-3, -4, 2]
+  assert task_vectors.magmax(taus[::-1])['w'].tolist() == [-3, -4, 2]
 
 
 MERGES = {
-  'uniform': tv.uniform,
-  'negmerge': tv.negmerge,
-  'ties': lambda taus, count=None: tv.ties(taus, count, 0.5),
-  'magmax': tv.magmax,
+  'uniform': task_vectors.uniform,
+  'negmerge': task_vectors.negmerge,
+  'ties': lambda taus, count=None: task_vectors.ties(taus, count, 0.5),
+  'magmax': task_vectors.magmax,
 }
 
 
@@ -151,22 +161,26 @@ def test_merges_pass_once_over_any_stream_in_any_order(name):
 
 def test_one_vector_is_its_own_merge_and_a_stack_agrees():
   taus = vectors(3)
-  for merge in (tv.uniform, tv.negmerge, tv.magmax):
+  for merge in (
+    task_vectors.uniform,
+    task_vectors.negmerge,
+    task_vectors.magmax,
+  ):
     assert_close(merge(taus[:1]), taus[0])
-  assert_close(tv.ties(taus[:1], keep=1.0), taus[0])
+  assert_close(task_vectors.ties(taus[:1], keep=1.0), taus[0])
   rows = np.stack([flat(tau) for tau in taus])
   agree = np.abs(np.sign(rows).sum(0)) == 3
-  assert_close(flat(tv.negmerge(taus)), rows.mean(0) * agree)
-  assert_close(flat(tv.uniform(taus)), rows.mean(0))
+  assert_close(flat(task_vectors.negmerge(taus)), rows.mean(0) * agree)
+  assert_close(flat(task_vectors.uniform(taus)), rows.mean(0))
   largest = rows[np.abs(rows).argmax(0), np.arange(rows.shape[1])]
-  assert_close(flat(tv.magmax(taus)), largest)
+  assert_close(flat(task_vectors.magmax(taus)), largest)
 
 
 @pytest.mark.parametrize('count', [2, 3, 5, 8])
 def test_noise_agrees_as_often_as_coins_do(count):
   rng = np.random.default_rng(count)
   taus = ({'w': rng.normal(size=20000)} for _ in range(count))
-  kept = float((tv.negmerge(taus)['w'] != 0).mean())
+  kept = float((task_vectors.negmerge(taus)['w'] != 0).mean())
   share = 2.0 ** (1 - count)
   assert abs(kept - share) < 4 * np.sqrt(share * (1 - share) / 20000)
 
@@ -181,11 +195,11 @@ def test_unusable_vectors_are_named():
     ([taus[0], {'head': taus[0]['head']}], 'differ in structure'),
   ):
     with pytest.raises(errors.UserError, match=message):
-      tv.uniform(wrong)
+      task_vectors.uniform(wrong)
   with pytest.raises(errors.UserError, match="at 'body/kernel'"):
-    tv.task_vector(taus[0], vectors(1, size=6)[0])
+    task_vectors.task_vector(taus[0], vectors(1, size=6)[0])
   with pytest.raises(errors.UserError, match='give one or more'):
-    tv.stack([])
+    task_vectors.stack([])
 
 
 def test_a_tangent_network_is_the_first_order_and_adds_up():
@@ -199,7 +213,7 @@ def test_a_tangent_network_is_the_first_order_and_adds_up():
       return jnp.tanh(x @ params['w']) * params['n']
 
     x = jnp.asarray(np.random.default_rng(1).normal(size=(4, 7)))
-    linear = jax.jit(tv.tangent(fn, base))
+    linear = jax.jit(task_vectors.tangent(fn, base))
     assert_close(linear(base, x), fn(base, x), 1e-12)
     slope = jax.jacobian(lambda w: fn({**base, 'w': w}, x))(base['w'])
     expected = fn(base, x) + slope @ (one['w'] - base['w'])
@@ -211,18 +225,18 @@ def test_a_tangent_network_is_the_first_order_and_adds_up():
 
 def test_vectors_of_several_ways_are_apart_and_spare_the_head():
   pixels = inputs.make((0.5,), (0.5,))
-  model = models.make('fc', 3, (2, 2, 1), width=4)
+  model = networks.make('fc', 3, (2, 2, 1), width=4)
   image = jnp.asarray(np.arange(24).reshape(6, 2, 2, 1), jnp.uint8)
   batch = Batch(image, jnp.array([0, 0, 0, 1, 1, 1], jnp.int32))
   start = model.init(jax.random.key(0), pixels.eval(image))
-  one = tv.FineTuneConfig(lr=1e-2, epochs=2, seed=1)
+  one = task_vectors.FineTuneConfig(lr=1e-2, epochs=2, seed=1)
   ways = [one, one, one._replace(label_smoothing=0.3)]
-  run = lambda ways: tv.diversify(
+  run = lambda ways: task_vectors.diversify(
     model, start, batch, ways, {'none': pixels}, batch_size=2, frozen=('head',)
   )
   taus = run(ways)
   assert_close(taus[0], taus[1])
-  cosines = tv.cosine_matrix(tv.stack(taus))
+  cosines = task_vectors.cosine_matrix(task_vectors.stack(taus))
   assert cosines[0, 1] > 0.9999 > cosines[0, 2] > 0
   heads = jax.tree.leaves([tau['head'] for tau in taus])
   assert not any(leaf.any() for leaf in heads)

@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hypothesis_numpy
 from tensorboardX import crc32c
 from tensorboardX.proto import event_pb2
 
-from cmu_jax import errors, telemetry
+from cmu_jax.core import errors
+from cmu_jax.studies.cuts import telemetry
 
 
 def _masked(data: bytes) -> int:

@@ -7,24 +7,23 @@ import numpy as np
 import optax
 import pytest
 
-from cmu_jax import (
+from cmu_jax import networks
+from cmu_jax.core import checkpoint, errors, tree
+from cmu_jax.core.types import Batch, Variables
+from cmu_jax.data import inputs
+from cmu_jax.training import (
   best_epoch,
-  checkpoint,
-  errors,
-  inputs,
-  models,
+  losses,
   optimizers,
   schedules,
   stopping,
   train,
-  tree,
 )
-from cmu_jax.types import Batch, Variables
 
 SHAPE = (8, 8, 1)
 STEP = inputs.make((0.4,), (0.3,))
-MODEL = models.make('fc', 4, SHAPE, width=16)
-CONV = models.make('convnet', 4, SHAPE, width=1)
+MODEL = networks.make('fc', 4, SHAPE, width=16)
+CONV = networks.make('convnet', 4, SHAPE, width=1)
 
 
 def data(size=50, seed=0):
@@ -119,7 +118,7 @@ def test_one_compilation_for_all_seeds_and_segments():
 
   def loss(logits, label):
     traces.append(label.shape)
-    return train.losses.cross_entropy(logits, label)
+    return losses.cross_entropy(logits, label)
 
   run(loss=loss), run(loss=loss, key=jax.random.key(9))
   assert len(traces) == 1

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import errors
-from cmu_jax.corruption import transition_matrix
+from cmu_jax.core import errors
+from cmu_jax.data.corruption import transition_matrix
 
 UNIFORM = (1 - np.eye(4)) / 3
 counts = st.lists(st.integers(0, 99), min_size=16, max_size=16).map(

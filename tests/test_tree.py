@@ -9,8 +9,8 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import tree
-from cmu_jax.types import Variables
+from cmu_jax.core import tree
+from cmu_jax.core.types import Variables
 
 
 class Net(nn.Module):

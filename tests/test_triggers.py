@@ -10,16 +10,11 @@ import small_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax import (
-  config,
-  corruption,
-  corruption_record,
-  errors,
-  inputs,
-  rng,
-  scene,
-  triggers,
-)
+from cmu_jax.core import config, errors, rng
+from cmu_jax.data import corruption, inputs
+from cmu_jax.data.corruption import record as record_lib
+from cmu_jax.data.corruption import triggers
+from cmu_jax.studies.cuts import world as world_lib
 
 KEY = rng.named(5)
 KINDS = {
@@ -90,9 +85,9 @@ def test_a_trigger_comes_back_from_its_record(kind):
   label = np.arange(40) % 4
   trigger = triggers.make(kind, 8, 8, **KINDS[kind])
   done = corruption.poison(KEY, label, 0.2, trigger)
-  record = corruption_record.manifest(done, 'poison', KEY, rate=0.2)
+  record = record_lib.manifest(done, 'poison', KEY, rate=0.2)
   read = json.loads(json.dumps(record))
-  again = corruption_record.from_manifest(read, label).trigger
+  again = record_lib.from_manifest(read, label).trigger
   assert np.array_equal(again.mask, trigger.mask)
   assert np.array_equal(again.value, trigger.value)
   assert (again.stage, again.keep) == (trigger.stage, trigger.keep)
@@ -101,10 +96,10 @@ def test_a_trigger_comes_back_from_its_record(kind):
 def test_a_damaged_pattern_is_refused():
   label = np.arange(40) % 4
   done = corruption.poison(KEY, label, 0.2, triggers.sinusoidal(8, 8, 9.0, 2.0))
-  record = corruption_record.manifest(done, 'poison', KEY, rate=0.2)
+  record = record_lib.manifest(done, 'poison', KEY, rate=0.2)
   record['trigger']['pattern']['float32'] = 'AAA'
   with pytest.raises(errors.UserError, match='manifest is damaged'):
-    corruption_record.from_manifest(record, label)
+    record_lib.from_manifest(record, label)
 
 
 MISTAKES = {
@@ -145,8 +140,8 @@ def test_mistakes_are_one_clear_line(message):
 )
 def test_every_trigger_makes_a_scene(fields):
   cfg = config.load(small_run.POISON, fields).config
-  world = scene.stage(cfg)
-  place = scene.scene(cfg, world, 0)
+  world = world_lib.stage(cfg)
+  place = world_lib.scene(cfg, world, 0)
   assert place.train.stamp.sum() == place.record['corrupted'] > 0
   image = place.train.image[:3]
   painted = world.inputs.eval(image, jnp.ones(3, bool))

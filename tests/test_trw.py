@@ -9,12 +9,14 @@ from hypothesis import given as cases
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from cmu_jax import descent, inputs, models
+from cmu_jax import networks
+from cmu_jax.core.types import Batch, Given, Variables
+from cmu_jax.data import inputs
 from cmu_jax.methods import trw
-from cmu_jax.types import Batch, Given, Variables
+from cmu_jax.training import descent
 
 STEP = inputs.make((0.5,), (0.5,))
-MODEL = models.make('fc', 5, (4, 4, 1), width=6)
+MODEL = networks.make('fc', 5, (4, 4, 1), width=6)
 
 
 def random(seed, *shape):

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import unlearn_case
 
-from cmu_jax import descent, errors, models, train, weights
-from cmu_jax.types import Batch, Given
-from cmu_jax.unlearn import (
+from cmu_jax import networks
+from cmu_jax.commands.unlearn import (
   METHODS,
   Request,
   __main__,
@@ -18,8 +17,12 @@ from cmu_jax.unlearn import (
   evidence,
   job,
 )
-from cmu_jax.unlearn import unlearn as call
-from cmu_jax.unlearn.request import checked
+from cmu_jax.commands.unlearn import unlearn as call
+from cmu_jax.commands.unlearn.request import checked
+from cmu_jax.core import errors
+from cmu_jax.core.types import Batch, Given
+from cmu_jax.networks import weights
+from cmu_jax.training import descent, train
 
 
 @pytest.fixture(scope='module')
@@ -217,7 +220,7 @@ def samples(count):
 
 
 def test_each_picture_counts_once():
-  model = models.make('fc', 10, (8, 8, 1), width=8)
+  model = networks.make('fc', 10, (8, 8, 1), width=8)
   given = Given(samples(80), samples(20))
   asked = Request('w', 'fc', 'f', 'o', retain='r', method='random_label')
   method = catalogue.method(asked, model, unlearn_case.STEP, given)

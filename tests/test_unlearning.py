@@ -13,25 +13,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from states import same
 
-from cmu_jax import descent, inputs, jitting
+from cmu_jax.core import jit
+from cmu_jax.data import inputs
 from cmu_jax.methods import (
+  ascent,
   cf,
   gradient_ascent,
   l1_sparse,
-  neggrad_plus,
   npo,
   objectives,
-  random_label,
   relabel_second,
+  relabelling,
   salun,
 )
+from cmu_jax.training import descent
 
 GIVEN = case.given()
 
 
 @pytest.fixture(autouse=True)
 def _quickly():
-  with jitting.hasty(True):
+  with jit.hasty(True):
     yield
 
 
@@ -72,7 +74,7 @@ def _toward(labels, weight):
 BY_HAND = {
   'cf': (cf.cf, 1, lambda h, t, o, p: lambda x: case.ce(x, GIVEN.retain)),
   'neggrad_plus': (
-    neggrad_plus.neggrad_plus,
+    ascent.neggrad_plus,
     2,
     lambda h, t, o, p: (
       lambda x: (
@@ -88,7 +90,7 @@ BY_HAND = {
   ),
   'npo': (npo.npo, 2, lambda h, t, o, p: lambda x: _npo(x, h['beta'], o)),
   'random_label': (
-    random_label.random_label,
+    relabelling.random_label,
     2,
     lambda h, t, o, p: _toward(p.batch.label, h['forget_weight']),
   ),
@@ -143,7 +145,7 @@ def test_neggrad_of_weight_one_is_cf():
   """With the same order and augmentation, in a network without BatchNorm."""
   step, made = inputs.make((0.5,), (0.5,), pad=1, flip=True), []
   model, variables = case.network()
-  for factory in (cf.cf, neggrad_plus.neggrad_plus):
+  for factory in (cf.cf, ascent.neggrad_plus):
     method = factory(
       model, step, optimizer=optax.sgd(0.05), steps=3, batch_size=4
     )
@@ -203,7 +205,7 @@ def test_npo_becomes_ascent_as_beta_vanishes():
 @settings(max_examples=20, deadline=None)
 def test_random_labels_are_other_classes(classes, seed):
   label = jnp.arange(50, dtype=jnp.int32) % classes
-  found = random_label.wrong(jax.random.key(seed), label, classes)
+  found = relabelling.wrong(jax.random.key(seed), label, classes)
   assert found.dtype == label.dtype
   assert not bool((found == label).any())
   assert set(np.asarray(found)) <= set(range(classes))
@@ -211,7 +213,7 @@ def test_random_labels_are_other_classes(classes, seed):
 
 def test_random_labels_have_no_favourite():
   label = jnp.full(6000, 1, jnp.int32)
-  found = random_label.wrong(jax.random.key(0), label, 4)
+  found = relabelling.wrong(jax.random.key(0), label, 4)
   counts = np.bincount(np.asarray(found), minlength=4)
   assert counts[1] == 0
   assert np.abs(counts[[0, 2, 3]] - 2000).max() < 5 * np.sqrt(2000)

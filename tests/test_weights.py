@@ -12,13 +12,17 @@ import pytest
 from jax import numpy as jnp
 from safetensors import numpy as safe_numpy
 
-from cmu_jax import errors, inputs, metrics, models, weights
-from cmu_jax.types import Batch
-from cmu_jax.weights import files, heads, names
+from cmu_jax import networks
+from cmu_jax.core import errors
+from cmu_jax.core.types import Batch
+from cmu_jax.data import inputs
+from cmu_jax.networks import weights
+from cmu_jax.networks.weights import files, heads, names
+from cmu_jax.training import metrics
 
 SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
-FAMILY = models.REGISTRY['resnet20']
-MODEL = models.make('resnet20', 10, (32, 32, 3))
+FAMILY = networks.REGISTRY['resnet20']
+MODEL = networks.make('resnet20', 10, (32, 32, 3))
 SUFFIXES = ('.npz', '.safetensors', '')
 
 
@@ -69,12 +73,12 @@ def same(a, b):
 @pytest.mark.parametrize('depth,blocks', ((20, 3), (32, 5), (44, 7), (56, 9)))
 def test_depth_is_6n_plus_2_and_sizes_are_those_of_the_paper(depth, blocks):
   # 0.27, 0.46, 0.66 and 0.85 million, table 6 of arXiv 1512.03385.
-  made = models.make(f'resnet{depth}', 10, (32, 32, 3))
+  made = networks.make(f'resnet{depth}', 10, (32, 32, 3))
   shapes = template(made)
   kernels = [x for x in jax.tree.leaves(shapes.params) if x.ndim > 1]
   assert len(kernels) == depth == 6 * blocks + 2
   million = {20: 0.27, 32: 0.46, 44: 0.66, 56: 0.85}[depth]
-  assert models.parameter_count(shapes) / 1e6 == pytest.approx(
+  assert networks.parameter_count(shapes) / 1e6 == pytest.approx(
     million, abs=6e-3
   )
 
@@ -259,11 +263,11 @@ def test_a_head_of_fewer_than_two_outputs_is_no_classifier(outputs):
 
 
 @pytest.mark.parametrize(
-  'name', [n for n, f in models.REGISTRY.items() if f.torch_name]
+  'name', [n for n, f in networks.REGISTRY.items() if f.torch_name]
 )
 def test_the_classes_are_counted_off_the_files_of_every_family(name):
-  known = heads.known(models.REGISTRY[name].torch_name)
-  head = models.REGISTRY[name].torch_name('head')
+  known = heads.known(networks.REGISTRY[name].torch_name)
+  head = networks.REGISTRY[name].torch_name('head')
   arrays = {
     'features.classifier.0.weight': np.zeros((5, 4), np.float32),
     f'module.{head}.bias': np.zeros(7, np.float32),

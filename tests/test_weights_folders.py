@@ -9,10 +9,13 @@ from flax.training.train_state import TrainState
 from jax import numpy as jnp
 from orbax.checkpoint import v1
 
-from cmu_jax import checkpoint, errors, models, train, weights
-from cmu_jax.types import Variables
+from cmu_jax import networks
+from cmu_jax.core import checkpoint, errors
+from cmu_jax.core.types import Variables
+from cmu_jax.networks import weights
+from cmu_jax.training import train
 
-MODEL = models.make('fc', 3, (4, 4, 1), width=5, depth=1)
+MODEL = networks.make('fc', 3, (4, 4, 1), width=5, depth=1)
 START = MODEL.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
 
 

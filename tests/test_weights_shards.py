@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors import numpy as safe_numpy
 
-from cmu_jax import errors, weights
+from cmu_jax.core import errors
+from cmu_jax.networks import weights
 
 
 def _sharded(folder):

@@ -8,9 +8,10 @@ import pytest
 from test_detected import MODEL, STEP, give, retraining, run, same, start
 from test_rewod_twice import relabelled
 
-from cmu_jax import metrics, rng
-from cmu_jax.methods import cf, rewod_twice, when_needed
-from cmu_jax.types import Variables
+from cmu_jax.core import rng
+from cmu_jax.core.types import Variables
+from cmu_jax.methods import cf, when_needed, wrappers
+from cmu_jax.training import metrics
 
 
 def more():
@@ -50,7 +51,7 @@ def test_rows_that_do_not_count_agree_with_nothing(answer):
   valid = np.asarray(given.forget.valid)
   assert not valid.all()
   wanted = valid & (np.asarray(given.forget.batch.label) == answer)
-  found = rewod_twice.agreed(MODEL, STEP, constant(answer), given.forget)
+  found = wrappers.agreed(MODEL, STEP, constant(answer), given.forget)
   np.testing.assert_array_equal(found, wanted)
 
 

@@ -8,7 +8,9 @@ import pytest
 import small_config
 from small_config import FILE, refusal
 
-from cmu_jax import config, errors, grid, main, workdir
+from cmu_jax import main
+from cmu_jax.commands import grid, workdir
+from cmu_jax.core import config, errors
 
 path = pytest.fixture(small_config.place)
 runs = pytest.fixture(small_config.stand_in)

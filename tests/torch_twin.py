@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cmu_jax.weights import names
+from cmu_jax.networks.weights import names
 
 
 def torchvision():

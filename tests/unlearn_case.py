@@ -4,15 +4,10 @@ import numpy as np
 import PIL.Image
 import repair_case
 
-from cmu_jax import (
-  data,
-  models,
-  optimizers,
-  rng,
-  schedules,
-  splits,
-  train,
-)
+from cmu_jax import data, networks
+from cmu_jax.core import rng
+from cmu_jax.data import splits
+from cmu_jax.training import optimizers, schedules, train
 
 STEP = repair_case.STEP
 
@@ -22,7 +17,7 @@ def make(folder, forget=60, keep=300, steps=400, width=64):
   key = rng.named(0, 'unlearn case')
   digits = data.load('digits')
   part, _ = splits.hold_out(key, digits.train, 0.3, 10)
-  model = models.make('fc', 10, (8, 8, 1), width=width)
+  model = networks.make('fc', 10, (8, 8, 1), width=width)
   trained = train.fit(
     key,
     model,

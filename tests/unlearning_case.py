@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cmu_jax import inputs, jitting, models
-from cmu_jax.types import Batch, Given, Samples
+from cmu_jax import networks
+from cmu_jax.core import jit
+from cmu_jax.core.types import Batch, Given, Samples
+from cmu_jax.data import inputs
 
 PIXELS = inputs.make((0.0,), (1.0,))
 SHAPE, CLASSES, COUNT, RATE = (4, 4, 1), 3, 6, 0.2
@@ -40,8 +42,8 @@ def given(shape=SHAPE):
 def network(name='fc', shape=SHAPE, **options):
   """A model and its variables, away from where it was initialised."""
   options = options or ({'width': 5} if name == 'fc' else {})
-  model = models.make(name, CLASSES, shape, **options)
-  start = jitting.once(model.init)(jax.random.key(0), jnp.zeros((1, *shape)))
+  model = networks.make(name, CLASSES, shape, **options)
+  start = jit.once(model.init)(jax.random.key(0), jnp.zeros((1, *shape)))
   rng = np.random.default_rng(4)
 
   def moved(leaf):

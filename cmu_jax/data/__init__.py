@@ -9,25 +9,25 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from cmu_jax import errors
-from cmu_jax.data import (
+from cmu_jax.core import errors
+from cmu_jax.core.types import Batch, Dataset
+from cmu_jax.data.sources import (
   cache,
   clothing1m,
   digits,
   folder,
   npz,
   source,
-  tfds_source,
+  tfds,
 )
-from cmu_jax.data.source import Arrays, Options, Source
-from cmu_jax.types import Batch, Dataset
+from cmu_jax.data.sources.source import Arrays, Options, Source
 
 SOURCES: dict[str, Callable[[str, Options], Source]] = {
   'clothing1m': clothing1m.find,
   'digits': digits.find,
   'folder': folder.find,
   'npz': npz.find,
-  'tfds': tfds_source.find,
+  'tfds': tfds.find,
 }
 
 

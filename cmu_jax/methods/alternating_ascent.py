@@ -6,9 +6,9 @@ each epoch: once through D_R down CE, then once through D_F up CE
 import numpy as np
 import optax
 
-from cmu_jax import descent
-from cmu_jax.methods import finetuning, objectives, scrub
-from cmu_jax.types import InputStep, Method, Model
+from cmu_jax.core.types import InputStep, Method, Model
+from cmu_jax.methods import finetuning, objectives, teachers
+from cmu_jax.training import descent
 
 
 def alternating_ascent(
@@ -48,7 +48,7 @@ def alternating_ascent(
 
   def start(key, variables, given, prepared):
     del key, prepared
-    up, down = scrub.epoch_steps(given, batch_size, batch_size)
+    up, down = teachers.epoch_steps(given, batch_size, batch_size)
     epoch = np.repeat([0, 1], [down, up])
     streams = {'retain': given.retain, 'forget': given.forget}
     return finetuning.Start(variables, streams, np.resize(epoch, steps))

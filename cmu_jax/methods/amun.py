@@ -18,10 +18,18 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from cmu_jax import adversarial_sets, attacks, errors, rng
-from cmu_jax.attacks import whole_split
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import (
+  Given,
+  InputStep,
+  Method,
+  Model,
+  Samples,
+  Variables,
+)
 from cmu_jax.methods import finetuning, salun, union
-from cmu_jax.types import Given, InputStep, Method, Model, Samples, Variables
+from cmu_jax.robustness import adversarial_sets, attacks
+from cmu_jax.robustness.attacks import whole_split
 
 PARTS = ('retain', 'forget', 'adversarial')
 ALL = PARTS

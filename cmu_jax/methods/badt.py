@@ -10,10 +10,11 @@ theta_rand is newly initialised, its running statistics too.
 import jax.numpy as jnp
 import optax
 
-from cmu_jax import best_epoch, descent, errors
+from cmu_jax.core import errors
+from cmu_jax.core.types import InputStep, Method, Model
 from cmu_jax.methods import finetuning, objectives
 from cmu_jax.methods.objectives import Objective
-from cmu_jax.types import InputStep, Method, Model
+from cmu_jax.training import best_epoch, descent
 
 REDUCTIONS = ('elementmean', 'batchmean')
 

@@ -10,9 +10,16 @@ from typing import Any
 
 import optax
 
-from cmu_jax import adversarial_sets, attacks
+from cmu_jax.core.types import (
+  Given,
+  InputStep,
+  Method,
+  Model,
+  Samples,
+  Variables,
+)
 from cmu_jax.methods import finetuning, union
-from cmu_jax.types import Given, InputStep, Method, Model, Samples, Variables
+from cmu_jax.robustness import adversarial_sets, attacks
 
 
 def boundary_shrink(

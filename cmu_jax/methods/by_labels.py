@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cmu_jax.types import Given, Info, Method, Variables
+from cmu_jax.core.types import Given, Info, Method, Variables
 
 
 def single_label(given: Given) -> bool:

@@ -5,9 +5,9 @@ theta_u = Finetune(theta_o, S_tr \ S_f)
 
 import optax
 
-from cmu_jax import best_epoch, descent
+from cmu_jax.core.types import InputStep, Method, Model
 from cmu_jax.methods import finetuning, objectives
-from cmu_jax.types import InputStep, Method, Model
+from cmu_jax.training import best_epoch, descent
 
 
 def cf(

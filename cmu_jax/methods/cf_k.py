@@ -2,14 +2,16 @@ r"""CF-k: fine-tuning of the last k layers without the identified samples.
 
   theta_u = Finetune(theta_o, S_tr \ S_f),   the layers before them as they are,
 
-their BatchNorm in evaluation mode. `models.frozen` says what they are.
+their BatchNorm in evaluation mode. `networks.frozen` says what they are.
 """
 
 import optax
 
-from cmu_jax import best_epoch, descent, errors, models, optimizers, tree
+from cmu_jax import networks
+from cmu_jax.core import errors, tree
+from cmu_jax.core.types import InputStep, Method, Model, Variables
 from cmu_jax.methods import finetuning, objectives
-from cmu_jax.types import InputStep, Method, Model, Variables
+from cmu_jax.training import best_epoch, descent, optimizers
 
 
 def recipe_for(
@@ -20,7 +22,7 @@ def recipe_for(
   batch_size: int,
 ) -> descent.Recipe:
   """Training on R that holds some modules, their decay and their statistics."""
-  held = models.held(model, frozen)
+  held = networks.held(model, frozen)
   phase = descent.Phase(
     objectives.cross_entropy(held), (('retain', batch_size),)
   )
@@ -60,7 +62,7 @@ def cf_k(
   Args:
     model: the network, bound from a linen module.
     inputs: raw pixels to network input; paints the triggers of S_tr.
-    frozen: modules that stay as they are, see `models.frozen`.
+    frozen: modules that stay as they are, see `networks.frozen`.
     optimizer: of the fine-tuning, schedule included.
     steps: of the fine-tuning.
     batch_size: of the fine-tuning.

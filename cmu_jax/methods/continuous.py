@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from cmu_jax import descent, errors, rng
-from cmu_jax.types import Batch, Given, Info, Method, PRNGKey, Variables
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import Batch, Given, Info, Method, PRNGKey, Variables
+from cmu_jax.training import descent
 
 
 def _check(requests: Sequence[np.ndarray], rows: int) -> None:

@@ -9,9 +9,10 @@ layers trained this is RewoD.
 import jax
 import optax
 
-from cmu_jax import best_epoch, tree
+from cmu_jax.core import tree
+from cmu_jax.core.types import InputStep, Method, Model, Variables
 from cmu_jax.methods import cf_k, finetuning
-from cmu_jax.types import InputStep, Method, Model, Variables
+from cmu_jax.training import best_epoch
 
 
 def reset(old: Variables, new: Variables, frozen: tuple[str, ...]) -> Variables:
@@ -41,7 +42,7 @@ def eu_k(
   Args:
     model: the network, bound from a linen module.
     inputs: raw pixels to network input; paints the triggers of S_tr.
-    frozen: modules that stay as they are, see `models.frozen`.
+    frozen: modules that stay as they are, see `networks.frozen`.
     optimizer: of the retraining, schedule included.
     steps: of the retraining; the benchmark takes 1000 (CIFAR-100: 1500).
     batch_size: of the retraining.

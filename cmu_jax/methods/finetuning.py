@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cmu_jax import best_epoch, descent, rng, train
-from cmu_jax.types import (
+from cmu_jax.core import rng
+from cmu_jax.core.types import (
   Given,
   Info,
   InputStep,
@@ -17,6 +17,7 @@ from cmu_jax.types import (
   Samples,
   Variables,
 )
+from cmu_jax.training import best_epoch, descent, train
 
 
 class Start(NamedTuple):

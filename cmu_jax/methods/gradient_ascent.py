@@ -7,9 +7,9 @@ It needs nothing but S_f. The loss has no upper bound, so that steps are few.
 
 import optax
 
-from cmu_jax import descent
+from cmu_jax.core.types import InputStep, Method, Model
 from cmu_jax.methods import finetuning, objectives
-from cmu_jax.types import InputStep, Method, Model
+from cmu_jax.training import descent
 
 
 def gradient_ascent(

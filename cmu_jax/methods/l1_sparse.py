@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from cmu_jax import descent
+from cmu_jax.core.types import InputStep, Method, Model
 from cmu_jax.methods import finetuning, objectives
-from cmu_jax.types import InputStep, Method, Model
+from cmu_jax.training import descent
 
 
 def norm(params: PyTree) -> Float[Array, '']:

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from cmu_jax import errors
-from cmu_jax.types import (
+from cmu_jax.core import errors
+from cmu_jax.core.types import (
   Given,
   Info,
   InputStep,
@@ -37,7 +37,7 @@ def mask(params: PyTree, forget: Int[Array, ''] | int) -> PyTree:
   """Parameters whose head never answers a class.
 
   Args:
-    params: with the linear layer 'head', as those of `models.make`.
+    params: with the linear layer 'head', as those of `networks.make`.
     forget: the class.
 
   Raises:

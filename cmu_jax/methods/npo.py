@@ -13,9 +13,9 @@ import jax
 import optax
 from jaxtyping import Array, Float
 
-from cmu_jax import descent, losses
+from cmu_jax.core.types import InputStep, Method, Model
 from cmu_jax.methods import finetuning, objectives
-from cmu_jax.types import InputStep, Method, Model
+from cmu_jax.training import descent, losses
 
 
 def preference(

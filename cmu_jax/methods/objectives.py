@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from cmu_jax import descent, losses
-from cmu_jax.types import Model
+from cmu_jax.core.types import Model
+from cmu_jax.training import descent, losses
 
 Objective = Callable[..., tuple[jax.Array, PyTree]]
 # (logits, draw, context, hyper) -> one number.

@@ -16,9 +16,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key, PyTree
 
-from cmu_jax import descent, losses, rng
-from cmu_jax.methods import finetuning, random_label, salun, union
-from cmu_jax.types import Given, InputStep, Method, Model, Samples, Variables
+from cmu_jax.core import rng
+from cmu_jax.core.types import (
+  Given,
+  InputStep,
+  Method,
+  Model,
+  Samples,
+  Variables,
+)
+from cmu_jax.methods import finetuning, relabelling, salun, union
+from cmu_jax.training import descent, losses
 
 
 class _Context(NamedTuple):
@@ -47,7 +55,7 @@ def _recipe(
     draw = draws['union']
     logits, stats = model.update(variables, draw.image)
     step = jnp.round(time * steps).astype(jnp.int32)
-    other = random_label.wrong(
+    other = relabelling.wrong(
       jax.random.fold_in(context.key, step), draw.label, logits.shape[-1]
     )
     label = jnp.where(draw.identified, other, draw.label)

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from cmu_jax import jitting
-from cmu_jax.methods import finetuning, random_label
-from cmu_jax.types import InputStep, Method, Model
+from cmu_jax.core import jit
+from cmu_jax.core.types import InputStep, Method, Model
+from cmu_jax.methods import finetuning, relabelling
 
 _BLOCK = 256
 
@@ -44,7 +44,7 @@ def _relabelling(model: Model, inputs: InputStep) -> Callable:
 
     return jax.lax.map(one, batch, batch_size=_BLOCK)
 
-  return jitting.looped(relabel)
+  return jit.looped(relabel)
 
 
 def relabel_second(
@@ -54,7 +54,7 @@ def relabel_second(
   optimizer: optax.GradientTransformation,
   steps: int,
   batch_size: int,
-  weights: tuple[float, ...] = random_label.WEIGHTS,
+  weights: tuple[float, ...] = relabelling.WEIGHTS,
 ) -> Method:
   """Moves S_f over the nearest boundary that theta_o has.
 
@@ -74,10 +74,10 @@ def relabel_second(
     return given.forget._replace(batch=batch._replace(label=label))
 
   return finetuning.fine_tuning(
-    random_label.recipe_for(model, inputs, optimizer, batch_size),
+    relabelling.recipe_for(model, inputs, optimizer, batch_size),
     steps,
     'runner-up labels on S_f',
     grid=finetuning.points('forget_weight', weights),
     prepare=relabel,
-    start=functools.partial(random_label.start, steps),
+    start=functools.partial(relabelling.start, steps),
   )

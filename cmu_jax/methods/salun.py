@@ -17,9 +17,10 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from cmu_jax import jitting, losses
-from cmu_jax.methods import finetuning, random_label
-from cmu_jax.types import InputStep, Method, Model, Variables
+from cmu_jax.core import jit
+from cmu_jax.core.types import InputStep, Method, Model, Variables
+from cmu_jax.methods import finetuning, relabelling
+from cmu_jax.training import losses
 
 _BLOCK = 256
 
@@ -43,7 +44,7 @@ def _gradient(model: Model, inputs: InputStep) -> Callable:
 
     return jax.grad(total)(variables.params)
 
-  return jitting.looped(gradient)
+  return jit.looped(gradient)
 
 
 def salient(gradient: PyTree, share: float) -> PyTree:
@@ -73,7 +74,7 @@ def mask_of(model: Model, inputs: InputStep, share: float) -> Callable:
     inputs: raw pixels to network input.
     share: of the weights.
   """
-  keep = jitting.once(functools.partial(salient, share=share))
+  keep = jit.once(functools.partial(salient, share=share))
   gradient = _gradient(model, inputs)
   return lambda variables, samples: keep(gradient(variables, samples))
 
@@ -86,7 +87,7 @@ def salun(
   steps: int,
   batch_size: int,
   share: float = 0.5,
-  weights: tuple[float, ...] = random_label.WEIGHTS,
+  weights: tuple[float, ...] = relabelling.WEIGHTS,
   retain: bool = True,
 ) -> Method:
   """Random labels confined to salient weights.
@@ -104,21 +105,19 @@ def salun(
   References:
     SalUn, arXiv 2310.12508: share 1/2, the mask on gradients.
   """
-  recipe = random_label.recipe_for(
+  recipe = relabelling.recipe_for(
     model, inputs, optimizer, batch_size, masked, retain
   )
 
   def prepare(key, variables, given):
-    forget = random_label.relabelled(
-      key, model, inputs, variables, given.forget
-    )
+    forget = relabelling.relabelled(key, model, inputs, variables, given.forget)
     mask = mask_of(model, inputs, share)
     return forget, mask(variables, given.forget)
 
   def start(key, variables, given, prepared: Any):
     del key
     forget, mask = prepared
-    streams = random_label.streams(given, forget, retain)
+    streams = relabelling.streams(given, forget, retain)
     spent = int(np.asarray(given.forget.valid).sum())
     return finetuning.Start(variables, streams, steps, mask, spent)
 

@@ -9,9 +9,9 @@ the rest of the steps are of R alone.
 
 import optax
 
-from cmu_jax import descent
-from cmu_jax.methods import finetuning, scrub
-from cmu_jax.types import InputStep, Method, Model
+from cmu_jax.core.types import InputStep, Method, Model
+from cmu_jax.methods import finetuning, teachers
+from cmu_jax.training import descent
 
 
 def scrub_original(
@@ -45,8 +45,10 @@ def scrub_original(
     Towards Unbounded Machine Unlearning, arXiv 2302.09880.
   """
   forget_size = forget_batch_size or batch_size
-  up = scrub.distilled(model, 'forget', lambda hyper: (0.0, -1.0), temperature)
-  down = scrub.distilled(
+  up = teachers.distilled(
+    model, 'forget', lambda hyper: (0.0, -1.0), temperature
+  )
+  down = teachers.distilled(
     model,
     'retain',
     lambda hyper: (hyper['gamma'], hyper['scrub_alpha']),
@@ -63,8 +65,8 @@ def scrub_original(
 
   def start(key, variables, given, prepared):
     del key
-    epochs = scrub.epoch_steps(given, forget_size, batch_size)
-    plan = scrub.alternate(
+    epochs = teachers.epoch_steps(given, forget_size, batch_size)
+    plan = teachers.alternate(
       steps, *epochs, lambda epoch, step: epoch < max_epochs
     )
     streams = {'forget': given.forget, 'retain': given.retain}

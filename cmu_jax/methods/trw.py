@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from cmu_jax import descent, rng
+from cmu_jax.core import rng
+from cmu_jax.core.types import Given, InputStep, Method, Model, Variables
 from cmu_jax.methods import finetuning, logit_mask, objectives
-from cmu_jax.types import Given, InputStep, Method, Model, Variables
+from cmu_jax.training import descent
 
 BETAS, DIMENSIONS = (10.0, 0.0, 1.0, 3.0, 30.0), (8,)
 _TEMPERATURE = 0.1

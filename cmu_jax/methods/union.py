@@ -7,9 +7,9 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from cmu_jax import descent
+from cmu_jax.core.types import InputStep, Model, Samples, Variables
 from cmu_jax.methods import finetuning, objectives
-from cmu_jax.types import InputStep, Model, Samples, Variables
+from cmu_jax.training import descent
 
 _STREAM = 'union'
 

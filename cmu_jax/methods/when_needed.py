@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from cmu_jax import rng
-from cmu_jax.methods import rewod_twice
-from cmu_jax.types import Info, InputStep, Method, Model, Variables
+from cmu_jax.core import rng
+from cmu_jax.core.types import Info, InputStep, Method, Model, Variables
+from cmu_jax.methods import wrappers
 
 TOLERANCE = 0.1
 
@@ -31,7 +31,7 @@ def when_needed(
   """Leaves S_f out, and takes another method where that is not enough.
 
   Args:
-    once: the retraining without S_f, see `rewod.rewod`.
+    once: the retraining without S_f, see `retraining.rewod`.
     more: what suspects further samples; of one grid point.
     model: the network.
     inputs: raw pixels to network input; paints the triggers of S_tr.
@@ -47,7 +47,7 @@ def when_needed(
   ) -> tuple[Variables, Info]:
     named = rng.named(key, 'first')
     first, before = once.solve(named, variables, given, prepared, hyper)
-    wrong = rewod_twice.agreed(model, inputs, first, given.forget)
+    wrong = wrappers.agreed(model, inputs, first, given.forget)
     share = float(wrong.sum() / np.asarray(given.forget.valid).sum())
     if share <= tolerance:
       return first, {**before, 'remaining': share}

@@ -8,9 +8,11 @@ import operator
 import os
 import pathlib
 
-from cmu_jax import files, progress
-from cmu_jax.report import figures, load, page, style, tables, verdict
-from cmu_jax.report.load import Arrays, Results
+from cmu_jax.core import files, progress
+from cmu_jax.report import page, style
+from cmu_jax.studies.cuts import figures, tables, verdict
+from cmu_jax.studies.cuts import results as results_lib
+from cmu_jax.studies.cuts.results import Arrays, Results
 
 Drawings = list[tuple[figures.Drawn, bytes | None]]
 
@@ -51,8 +53,8 @@ def build(workdir: os.PathLike | str) -> pathlib.Path:
       cannot be written.
   """
   workdir = pathlib.Path(workdir)
-  results = load.results(workdir)
-  arrays = load.arrays(workdir, len(results['class_names']))
+  results = results_lib.results(workdir)
+  arrays = results_lib.arrays(workdir, len(results['class_names']))
   found = verdict.verdict(results)
   drawings = _draw(results, arrays)
   files.write_text(workdir / 'tables/results.md', tables.markdown(results))

@@ -6,11 +6,11 @@ import pathlib
 from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
-from cmu_jax import files, progress
+from cmu_jax.core import files, progress
 from cmu_jax.report import grids, page, style, template
-from cmu_jax.report.figures import Drawn
 from cmu_jax.report.grids import Grid
 from cmu_jax.report.rows import Results
+from cmu_jax.studies.cuts.figures import Drawn
 
 # What a verdict says last of a run that was stopped.
 UNFINISHED = 'The run is not finished: the same command continues it.'

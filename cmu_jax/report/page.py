@@ -5,9 +5,10 @@ import html
 import json
 from typing import Any
 
-from cmu_jax.report import figures, names, stats, tables, template, words
-from cmu_jax.report.load import Results
-from cmu_jax.report.verdict import Harm, Verdict
+from cmu_jax.report import stats, template
+from cmu_jax.studies.cuts import figures, names, tables, words
+from cmu_jax.studies.cuts.results import Results
+from cmu_jax.studies.cuts.verdict import Harm, Verdict
 
 _TONES = {
   'repaired': 'good',

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from cmu_jax import errors, files
+from cmu_jax.core import errors, files
 
 Results = dict[str, Any]
 

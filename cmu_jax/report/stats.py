@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from cmu_jax.report.load import Results
+from cmu_jax.studies.cuts.results import Results
 
 
 class Spread(NamedTuple):

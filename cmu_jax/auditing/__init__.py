@@ -1,1 +1,0 @@
-"""Membership audits as a command: python -m cmu_jax.audit --help."""

@@ -1,0 +1,25 @@
+"""Shadow models: K networks, each trained on its own half of the data.
+
+  inside = shadow.membership(key, 64, n)
+  fit = shadow.Fit(inputs, optimizer, steps=500, batch_size=64)
+  found = shadow.train(key, model, data, inside, fit)
+  score = audit.lira(target, found.statistics['logit_confidence'], inside)
+
+They are what RMIA, LiRA and U-LiRA compare a network with. Of each of them
+there remain the statistics at n points, unless its weights are asked for.
+"""
+
+from cmu_jax.audits.shadow.halves import membership
+from cmu_jax.audits.shadow.plan import SIGNALS, Fit, Plan, Shadows, Unlearn
+from cmu_jax.audits.shadow.train import predicted, train
+
+__all__ = [
+  'SIGNALS',
+  'Fit',
+  'Plan',
+  'Shadows',
+  'Unlearn',
+  'membership',
+  'predicted',
+  'train',
+]

@@ -1,0 +1,1 @@
+"""The command line: repair, unlearn, audit and study."""

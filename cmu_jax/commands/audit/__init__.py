@@ -1,0 +1,1 @@
+"""Membership audits as a command: python -m cmu_jax audit --help."""

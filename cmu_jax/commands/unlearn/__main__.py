@@ -1,0 +1,16 @@
+"""The command line: python -m cmu_jax unlearn --weights=FILE ..."""
+
+import sys
+from collections.abc import Sequence
+
+from cmu_jax.commands import flags
+from cmu_jax.commands.unlearn import request
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line and returns the exit code, see `flags.command`."""
+  return flags.command(request.parse, 'cmu_jax.commands.unlearn', argv)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,90 @@
+"""The methods of `unlearn` by name, bound to a user's network and settings."""
+
+import math
+from collections.abc import Callable
+
+from cmu_jax.commands.unlearn.request import Request
+from cmu_jax.core.types import Given, Info, InputStep, Method, Model, Samples
+from cmu_jax.methods import (
+  amun,
+  ascent,
+  boundary_shrink,
+  cf,
+  gradient_ascent,
+  l1_sparse,
+  npo,
+  relabel_second,
+  relabelling,
+  salun,
+  teachers,
+  trw,
+)
+from cmu_jax.methods.dampening import ssd
+from cmu_jax.training import optimizers, schedules
+
+FACTORIES: dict[str, Callable[..., Method]] = {
+  'amun': amun.amun,
+  'finetune': cf.cf,
+  'l1_sparse': l1_sparse.l1_sparse,
+  'random_label': relabelling.random_label,
+  'salun': salun.salun,
+  'neggrad_plus': ascent.neggrad_plus,
+  'npo': npo.npo,
+  'scrub': teachers.scrub,
+  'relabel_second': relabel_second.relabel_second,
+  'trw': trw.trw,
+  'boundary_shrink': boundary_shrink.boundary_shrink,
+  'gradient_ascent': gradient_ascent.gradient_ascent,
+}
+# Their loss on the forget set has a weight beside that of what to keep.
+_WEIGHTED = ('random_label', 'salun', 'relabel_second')
+_RATE, _ASCENT_RATE = 1e-2, 1e-3
+
+
+def learning_rate(request: Request) -> float:
+  """As asked for; an ascent has no minimum to stop at and gets a tenth."""
+  if request.learning_rate is not None:
+    return request.learning_rate
+  return _ASCENT_RATE if request.method == 'gradient_ascent' else _RATE
+
+
+def method(
+  request: Request, model: Model, inputs: InputStep, given: Given
+) -> Method:
+  """The method that a request names.
+
+  Args:
+    request: name and settings.
+    model: the network.
+    inputs: raw pixels to network input.
+    given: the pictures; their number says how long an epoch is.
+  """
+  keep, forget = _count(given.retain), _count(given.forget)
+  size = min(request.batch_size, keep or forget)
+  if request.method == 'ssd':
+    return ssd.ssd(model, inputs, batch_size=min(size, forget))
+  optimizer = optimizers.sgd(
+    schedules.constant(learning_rate(request)), request.weight_decay
+  )
+  return FACTORIES[request.method](
+    model,
+    inputs,
+    optimizer=optimizer,
+    steps=request.epochs * math.ceil((keep or forget) / size),
+    batch_size=size,
+    **_options(request.method, keep, forget),
+  )
+
+
+def _count(samples: Samples | None) -> int:
+  return 0 if samples is None else samples.valid.shape[0]
+
+
+def _options(name: str, keep: int, forget: int) -> Info:
+  """What a method takes besides, by how many pictures there are."""
+  if name == 'amun':
+    return {'sets': amun.ALL if keep else amun.ALONE}
+  if name in ('boundary_shrink', 'trw'):
+    return {'retain': bool(keep)}
+  # Each picture counts once, as if both sets were one.
+  return {'weights': (forget / keep,)} if name in _WEIGHTED else {}

@@ -1,0 +1,132 @@
+"""The text of --help, and flags that are read strictly."""
+
+import argparse
+import ast
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from cmu_jax.commands import shell
+from cmu_jax.core import config as config_lib
+from cmu_jax.core import errors
+
+_TEXT = """\
+usage: python -m cmu_jax.main --config=FILE.py[:ARG] [--config.FIELD=VALUE ...]
+                              [--workdir=DIR] [--sweep] [--minutes=N] [--help]
+
+Corrupts the training labels of a dataset, trains on them, repairs the model
+with each method of the config, and measures what came of it.
+
+  --config=FILE.py[:ARG]   the experiment; ARG is key=value,... and a word
+                           alone switches something on, as in :smoke
+  --config.FIELD=VALUE     changes one field, as in --config.train.epochs=5
+                           or --config.seeds=0,1,2
+  --workdir=DIR            where results go (default runs/<config name>); the
+                           same command again continues a run that was stopped
+  --sweep                  runs every cell of the file's sweep(add), each in
+                           DIR/<cell>, and writes DIR/sweep.md
+                           (corrective_*.py: fills the whole benchmark grid,
+                           cell by cell, into DIR)
+  --minutes=N              corrective_*.py, amun_*.py: begins no further cell
+                           after so many minutes; the same command goes on
+                           later
+  --distributed=WHERE      corrective_*.py: this process is one of several,
+                           ADDRESS:PORT,PROCESS,COUNT or auto (clusters);
+                           all of them see the same DIR
+  --help                   this text; with --config, the fields of that config
+
+examples:
+  python -m cmu_jax.main --config=configs/cuts_digits.py
+  python -m cmu_jax.main --config=configs/cuts_digits.py:smoke --workdir=/tmp/a
+  python -m cmu_jax.main --config=configs/cuts_digits.py --config.seeds=0,1
+  python -m cmu_jax.main --config=configs/cuts_digits.py --help
+"""
+
+
+def parse(argv: Sequence[str]) -> tuple[Any, dict[str, str]]:
+  """Reads the command line.
+
+  Returns:
+    The flags (config, workdir, sweep, minutes, distributed, help) and the
+    overrides: dotted field -> text.
+
+  Raises:
+    UserError: an unknown flag, or one without its value.
+  """
+  parser = shell.Parser(add_help=False, allow_abbrev=False)
+  parser.add_argument('--config')
+  parser.add_argument('--workdir')
+  parser.add_argument('--sweep', action='store_true')
+  parser.add_argument('--minutes')
+  parser.add_argument('--distributed')
+  parser.add_argument('--help', '-h', action='store_true')
+  flags, rest = parser.parse_known_args(list(argv))
+  overrides = {}
+  for word in rest:
+    flag, equals, value = word.partition('=')
+    if not flag.startswith('--config.'):
+      raise errors.unknown('argument', flag, _known(parser))
+    errors.check(equals, f'{flag} needs a value: write {flag}=VALUE')
+    overrides[flag.removeprefix('--config.')] = value
+  errors.check(
+    flags.config or flags.help,
+    'which experiment? give --config=FILE.py, such as '
+    '--config=configs/cuts_digits.py; see --help',
+  )
+  if flags.minutes is not None:
+    flags.minutes = _minutes(flags.minutes)
+  errors.check(flags.workdir != '', '--workdir= is empty: name a folder')
+  return flags, overrides
+
+
+def _minutes(text: str) -> float:
+  """A number of minutes above 0."""
+  try:
+    minutes = float(text)
+  except ValueError:
+    minutes = math.nan
+  errors.check(
+    0 < minutes < math.inf,
+    f'--minutes={text} is not a number above 0; try --minutes=30',
+  )
+  return minutes
+
+
+def text(folder: pathlib.Path, loaded: config_lib.Loaded | None) -> str:
+  """The help text: flags, examples, the configs in a folder, or one's fields.
+
+  Args:
+    folder: with the config files.
+    loaded: the config given along with --help, if any.
+  """
+  if loaded is None:
+    lines = [f'  {path}: {_headline(path)}' for path in _configs(folder)]
+    return '\n'.join([_TEXT, f'configs in {folder}/:', *(lines or ['  none'])])
+  fields = config_lib.flat(loaded.config).items()
+  lines = [f'  --config.{field}={_shown(value)}' for field, value in fields]
+  title = f'fields of {loaded.path}, with their values:'
+  return '\n'.join([_TEXT, loaded.doc, '', title, *lines])
+
+
+def _known(parser: argparse.ArgumentParser) -> list[str]:
+  return [name for action in parser._actions for name in action.option_strings]
+
+
+def _configs(folder: pathlib.Path) -> list[pathlib.Path]:
+  return sorted(path for path in folder.glob('*.py') if path.stem[0] != '_')
+
+
+def _headline(path: pathlib.Path) -> str:
+  """First line of a file's docstring; the file is not run."""
+  try:
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
+  except (OSError, SyntaxError, ValueError) as error:
+    return f'(cannot be read: {error})'
+  return (doc or '(no docstring)').splitlines()[0]
+
+
+def _shown(value: Any) -> str:
+  if isinstance(value, (tuple, list)):
+    return ','.join(map(str, value))
+  return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,128 @@
+"""A folder for one run: of one config, written by one process at a time."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import IO, Any
+
+from cmu_jax.core import config as config_lib
+from cmu_jax.core import errors, files
+
+CONFIG = 'config.json'
+# What is written before the first training, and what it and others leave.
+_CLAIM = (CONFIG, 'corruption.json')
+_MADE = ('checkpoints', 'results.json')
+_WRITTEN = ('.', 'cells', 'originals', 'figures', 'tables', 'tensorboard')
+
+
+@contextlib.contextmanager
+def opened(
+  folder: pathlib.Path, config: Any, flag: str = '--workdir'
+) -> Iterator[pathlib.Path]:
+  """Makes or continues the work folder of a config, and locks it.
+
+  Args:
+    folder: made if need be; config.json is written to it, and taken away
+      again if the run ends in a UserError before it has trained anything, so
+      that the mended command can use the same folder.
+    config: of the run.
+    flag: by which the user names the folder.
+
+  Yields:
+    The folder.
+
+  Raises:
+    UserError: the folder cannot be written, another run is using it, or it
+      holds a run of another config.
+  """
+  with locked(folder, flag):
+    _claim(folder, config_lib.plain(config), flag)
+    try:
+      yield folder
+    except errors.UserError:
+      _disclaim(folder)
+      raise
+
+
+@contextlib.contextmanager
+def locked(
+  folder: pathlib.Path, flag: str = '--workdir'
+) -> Iterator[pathlib.Path]:
+  """Makes or continues a work folder of any config, and locks it.
+
+  Raises:
+    UserError: the folder cannot be written, or another run is using it.
+  """
+  with _lock(folder, flag):
+    for name in _WRITTEN:
+      files.tidy(folder / name)
+    yield folder
+
+
+def _lock(folder: pathlib.Path, flag: str) -> IO[str]:
+  """An open file whose lock the system drops when the process ends."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / '.lock').open('a+', encoding='utf-8')
+  except OSError as error:
+    raise errors.UserError(
+      f'cannot use the work folder {folder}: {error.strerror}; '
+      f'choose a writable one with {flag}'
+    ) from error
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    file.seek(0)
+    holder = file.read().strip() or 'unknown'
+    file.close()
+    raise errors.UserError(
+      f'the work folder {folder} is in use by process {holder}: wait for it, '
+      f'or choose another {flag}'
+    ) from error
+  file.truncate(0)
+  file.write(f'{os.getpid()}\n')
+  file.flush()
+  return file
+
+
+def _claim(folder: pathlib.Path, config: dict[str, Any], flag: str) -> None:
+  """Writes config.json, or checks that the one there says the same."""
+  path = folder / CONFIG
+  if not path.exists():
+    files.write_json(path, config)
+    return
+  before = files.read_json(path)
+  errors.check(
+    isinstance(before, dict),
+    f'{path} is not a config: choose another {flag}',
+  )
+  if before != config:
+    raise errors.UserError(
+      f'{folder} holds a run of another config ({_changes(before, config)}): '
+      f'choose another {flag}, or remove the folder to start afresh'
+    )
+
+
+def _disclaim(folder: pathlib.Path) -> None:
+  """Leaves a folder in which nothing was made to whatever config is next."""
+  if not any((folder / name).exists() for name in _MADE):
+    for name in _CLAIM:
+      (folder / name).unlink(missing_ok=True)
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> str:
+  """The fields that differ, at most four of them spelled out."""
+  old, new = config_lib.flat(before), config_lib.flat(after)
+  keys = [
+    key
+    for key in sorted(old.keys() | new.keys())
+    if key not in old or key not in new or old[key] != new[key]
+  ]
+  said = [
+    f'{key}: {old.get(key, "absent")} there, {new.get(key, "absent")} here'
+    for key in keys[:4]
+  ]
+  more = [f'and {len(keys) - 4} more'] if len(keys) > 4 else []
+  return '; '.join(said + more) or 'an empty group differs'

@@ -1,0 +1,267 @@
+"""Configs: Python files with get_config(arg), changed on the command line.
+
+A config file has a docstring, `get_config(arg: str = '') -> ConfigDict` and,
+if it stands for a grid of runs, `sweep(add)` that calls add(**arguments) once
+for every cell. `FILE:word,key=value` passes the text after the colon as arg.
+"""
+
+import hashlib
+import importlib.util
+import inspect
+import json
+import math
+import pathlib
+import re
+import traceback
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from cmu_jax.core import errors, files, literals
+
+
+class Loaded(NamedTuple):
+  """A config file, read.
+
+  Attributes:
+    config: locked, with the overrides applied.
+    name: of the config and its argument, fit for a folder.
+    doc: docstring of the file.
+    path: of the file, as the user wrote it.
+    arg: what stood after the colon.
+    sweep: the file's sweep(add), or None.
+  """
+
+  config: ml_collections.ConfigDict
+  name: str
+  doc: str
+  path: str
+  arg: str
+  sweep: Callable | None
+
+
+def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
+  """Reads the text after the colon, 'smoke,noise=0.6,seeds=0+1', by defaults.
+
+  Args:
+    arg: comma-separated key=value; a word alone stands for word=true.
+    **defaults: every key there is, with its default, which gives its type.
+
+  Returns:
+    The defaults with the given values in their place.
+
+  Raises:
+    UserError: an unknown key, one given twice, or a value of another type.
+  """
+  values = dict(defaults)
+  given: set[str] = set()
+  for item in arg.split(',') if arg else ():
+    key, equals, text = (part.strip() for part in item.partition('='))
+    if key not in defaults:
+      raise errors.unknown('config argument', key, defaults)
+    errors.check(key not in given, f"config argument '{key}' is given twice")
+    what = f"config argument '{key}'"
+    text = text if equals else 'true'
+    if not equals and not isinstance(defaults[key], bool):
+      raise errors.UserError(f'{what} needs a value: {key}={defaults[key]}')
+    values[key] = literals.parse(text, defaults[key], what, '+')
+    given.add(key)
+  return types.SimpleNamespace(**values)
+
+
+def load(spec: str, overrides: Mapping[str, str] | None = None) -> Loaded:
+  """Reads a config file and applies the overrides.
+
+  Args:
+    spec: 'FILE.py' or 'FILE.py:ARG'.
+    overrides: dotted field -> text, typed by the value that it replaces.
+
+  Raises:
+    UserError: the file is missing, is not a config or fails; a field is
+      unknown; a value has the wrong type or cannot be written as JSON.
+  """
+  path, arg = _split(spec)
+  module = _module(path)
+  get_config: Any = getattr(module, 'get_config', None)
+  errors.check(
+    callable(get_config),
+    f'{path} has no get_config(arg): a config file defines '
+    "get_config(arg: str = '') -> ml_collections.ConfigDict",
+  )
+  config = _guarded(path, lambda: get_config(*filter(None, [arg])))
+  errors.check(
+    isinstance(config, ml_collections.ConfigDict),
+    f'get_config of {path} returns {type(config).__name__}, '
+    'not an ml_collections.ConfigDict',
+  )
+  for field, text in (overrides or {}).items():
+    _override(config, field, text)
+  _pin_weights(config)
+  plain(config)
+  stem = pathlib.Path(path).stem
+  name = re.sub(r'[^\w.,=+-]+', '_', f'{stem}-{arg}' if arg else stem)
+  doc = inspect.cleandoc(module.__doc__ or '')
+  sweep = getattr(module, 'sweep', None)
+  return Loaded(config.lock(), name, doc, path, arg, sweep)
+
+
+def _pin_weights(config: ml_collections.ConfigDict) -> None:
+  """Puts the content of `model.weights` among the settings.
+
+  Other weights at the same path are then another run; so is another config.json
+  beside them, which says what network they are of.
+  """
+  model = config.get('model')
+  pinned = isinstance(model, ml_collections.ConfigDict)
+  if not pinned or not model.get('weights') or 'weights_sha256' not in model:
+    return
+  path = pathlib.Path(model.weights).expanduser()
+  found = files.digest(path, path.parent / 'config.json')
+  errors.check(
+    model.weights_sha256 in ('', found),
+    f'config.model.weights_sha256 is {model.weights_sha256}, but the content '
+    f'of {path} gives {found}; leave it out, or take the weights that it was '
+    'written for',
+  )
+  model.weights_sha256 = found
+
+
+def plain(config: Any, where: str = 'config') -> Any:
+  """The config as JSON has it: dicts, lists, strings, numbers, bools, None.
+
+  Raises:
+    UserError: a value is something else, or not finite.
+  """
+  if isinstance(config, (Mapping, ml_collections.ConfigDict)):
+    return {
+      str(key): plain(value, f'{where}.{key}') for key, value in config.items()
+    }
+  if isinstance(config, (tuple, list)):
+    return [plain(value, f'{where}[{i}]') for i, value in enumerate(config)]
+  finite = not isinstance(config, float) or math.isfinite(config)
+  if type(config) in (str, int, float, bool, type(None)) and finite:
+    return config
+  raise errors.UserError(
+    f'{where} is {config!r}: a config holds only strings, bools, finite '
+    'numbers, None and tuples of these'
+  )
+
+
+def fingerprint(config: Any) -> str:
+  """SHA-256 of a config, of a part of it, or of a dict of parts, as hex.
+
+  It depends on names and values, not on their order, nor on tuple or list.
+  """
+  text = json.dumps(plain(config), sort_keys=True, separators=(',', ':'))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def flat(config: Any) -> dict[str, Any]:
+  """Dotted field -> value for every field that is not a group."""
+  return dict(_walk(config, ''))
+
+
+def cells(loaded: Loaded) -> dict[str, str]:
+  """The cells of a sweep: their name -> the spec that `load` takes.
+
+  Raises:
+    UserError: the file has no sweep(add), it fails, adds nothing, or adds the
+      same cell twice.
+  """
+  errors.check(
+    callable(loaded.sweep),
+    f'{loaded.path} has no sweep(add): leave --sweep out or add one',
+  )
+  found: dict[str, str] = {}
+
+  def add(**arguments: Any) -> None:
+    cell = ','.join(f'{key}={_spell(arguments[key])}' for key in arguments)
+    name = re.sub(r'[^\w.,=+-]+', '_', cell)
+    errors.check(cell, f'sweep of {loaded.path} adds a cell without arguments')
+    errors.check(
+      name not in found, f"sweep of {loaded.path} adds '{cell}' twice"
+    )
+    arg = ','.join(filter(None, (loaded.arg, cell)))
+    found[name] = f'{loaded.path}:{arg}'
+
+  sweep: Any = loaded.sweep
+  _guarded(loaded.path, lambda: sweep(add))
+  errors.check(found, f'sweep of {loaded.path} adds no cell')
+  return found
+
+
+def _spell(value: Any) -> str:
+  """A value as parse_arg reads it."""
+  if isinstance(value, (tuple, list)):
+    return '+'.join(map(_spell, value))
+  return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _walk(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+  for key, value in config.items():
+    if isinstance(value, (Mapping, ml_collections.ConfigDict)):
+      yield from _walk(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', value
+
+
+def _split(spec: str) -> tuple[str, str]:
+  """'a/b.py:arg' in its two parts; the file has to be there."""
+  stem, dot, arg = spec.partition('.py:')
+  path = stem + '.py' if dot else spec
+  file = pathlib.Path(path)
+  if file.suffix != '.py':
+    raise errors.UserError(
+      f"--config={spec} is not a Python file such as 'configs/cuts_digits.py'"
+    )
+  if not file.is_file():
+    near = [str(other) for other in file.parent.glob('*.py')]
+    raise errors.unknown('config file', path, near)
+  return path, arg
+
+
+def _module(path: str) -> types.ModuleType:
+  name = f'cmu_jax_config_{pathlib.Path(path).stem}'
+  spec: Any = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  _guarded(path, lambda: spec.loader.exec_module(module))
+  return module
+
+
+def _guarded(path: str, call: Callable[[], Any]) -> Any:
+  """Calls the user's code: whatever it raises becomes one line."""
+  try:
+    return call()
+  except errors.UserError:
+    raise
+  except (Exception, SystemExit) as error:
+    frames = traceback.extract_tb(error.__traceback__)
+    file = str(pathlib.Path(path).absolute())
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    line = getattr(error, 'lineno', None) or (lines[-1] if lines else None)
+    where = f'{path} line {line}' if line else path
+    text = ' '.join(str(error).split())
+    raise errors.UserError(
+      f'{where}: {type(error).__name__}: {text}'
+    ) from error
+
+
+def _override(config: ml_collections.ConfigDict, field: str, text: str) -> None:
+  known = flat(config)
+  if any(key.startswith(f'{field}.') for key in known):
+    some = next(key for key in known if key.startswith(f'{field}.'))
+    raise errors.UserError(
+      f'--config.{field} is a group: set one of its fields, as in '
+      f'--config.{some}={known[some]}'
+    )
+  if field not in known:
+    raise errors.unknown('config field', field, known)
+  value = literals.parse(text, known[field], f'--config.{field}')
+  group, _, leaf = field.rpartition('.')
+  parent = config
+  for key in filter(None, group.split('.')):
+    parent = parent[key]
+  with parent.ignore_type():
+    parent[leaf] = value

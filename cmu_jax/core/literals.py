@@ -1,0 +1,112 @@
+"""Values typed on a command line, read by the type they replace."""
+
+import ast
+import math
+import re
+import warnings
+from typing import Any
+
+from cmu_jax.core import errors
+
+_KINDS = {
+  bool: 'true or false',
+  int: 'an int',
+  float: 'a finite number',
+  str: 'a string',
+  tuple: 'a tuple such as 0,1,2',
+  list: 'a list such as 0,1,2',
+}
+
+
+def parse(text: str, like: Any, what: str, separator: str = ',') -> Any:
+  """Reads `text` as a value of the type of `like`, strictly.
+
+  Args:
+    text: what the user typed.
+    like: the value it replaces. Where that is None, any bool, int, float,
+      tuple or list literal is taken as such and all else as a string; a tuple
+      has items of the type of its first one.
+    what: the name of the field, for the error.
+    separator: between the items of a tuple.
+
+  Raises:
+    UserError: the text is not of that type.
+  """
+  try:
+    return _read(text.strip(), like, separator)
+  except (ValueError, SyntaxError) as error:
+    kind = _KINDS.get(type(like), type(like).__name__)
+    raise errors.UserError(
+      f'{what} takes {kind} (now {like!r}), not {text!r}'
+    ) from error
+
+
+def free(text: str) -> Any:
+  """Reads a literal; what is none, or is not a plain one, is a string."""
+  spelled = {'true': True, 'false': False, 'none': None}
+  if text.lower() in spelled:
+    return spelled[text.lower()]
+  try:
+    value = _literal(text)
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    return text
+  return value if isinstance(value, (int, float, str, tuple, list)) else text
+
+
+def _read(text: str, like: Any, separator: str) -> Any:
+  if like is None:
+    return free(text)
+  if isinstance(like, (tuple, list)):
+    return type(like)(_items(text, like, separator))
+  return _scalar(text, type(like))
+
+
+def _scalar(text: str, kind: type) -> Any:
+  """The value, or ValueError."""
+  if kind is bool:
+    if text.lower() not in ('true', 'false'):
+      raise ValueError(text)
+    return text.lower() == 'true'
+  if kind is float:
+    number = float(text)
+    if not math.isfinite(number):
+      raise ValueError(text)
+    return number
+  if kind is int:
+    return int(text)
+  if kind is str:
+    return text
+  raise ValueError(text)
+
+
+def _items(text: str, like: tuple | list, separator: str) -> list[Any]:
+  """The items of '0,1,2', '(0,1,2)' or '[0,1,2]', or ValueError."""
+  bare = re.fullmatch(r'\((.*)\)|\[(.*)\]|([^()\[\]]*)', text)
+  kinds = {type(item) for item in like}
+  if bare is None or kinds & {tuple, list}:
+    return _nested(text)
+  inside = next(part for part in bare.groups() if part is not None).strip()
+  inside = inside.removesuffix(separator)
+  words = [word.strip() for word in inside.split(separator)] if inside else []
+  if '' in words:
+    raise ValueError(text)
+  if len(kinds) != 1:
+    return [free(word) for word in words]
+  kind = kinds.pop()
+  return [
+    _scalar(word.strip('\'"') if kind is str else word, kind) for word in words
+  ]
+
+
+def _nested(text: str) -> list[Any]:
+  value = _literal(text)
+  if not isinstance(value, (tuple, list)):
+    raise ValueError(text)
+  return list(value)
+
+
+def _literal(text: str) -> Any:
+  # Python warns about odd escapes in quoted text, on stderr.
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    return ast.literal_eval(text)

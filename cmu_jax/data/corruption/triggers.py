@@ -1,0 +1,240 @@
+"""Backdoor triggers: which pixels, what value, at which stage.
+
+`make(kind, height, width, ...)` makes any of them. A new one is a function
+below and a line in KINDS.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, UInt8
+
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import Trigger
+
+STAGES = ('raw', 'normalized')
+
+
+def _trigger(mask: Bool[np.ndarray, 'h w'], value: float, stage: str):
+  errors.check(
+    stage in STAGES, f"trigger stage '{stage}' is not one of {STAGES}"
+  )
+  errors.check(
+    stage == 'normalized' or 0 <= value <= 255,
+    f'raw trigger value {value} is outside 0..255; give a pixel value',
+  )
+  return Trigger(jnp.asarray(mask), jnp.float32(value), stage)
+
+
+def badnet(
+  height: int,
+  width: int,
+  percent: float = 0.03,
+  margin: tuple[int, int] = (10, 6),
+  value: float = 255.0,
+) -> Trigger:
+  """A BadNets patch of ceil(percent * h * w) raw pixels near a corner.
+
+  The patch is a block of round(sqrt(pixels)) columns, its bottom right corner
+  `margin` pixels away from the image's; pixels that do not fill a row lie
+  right-aligned in the row above. With the defaults a 32x32 image has 31
+  trigger pixels: rows 17-21, columns 20-25, and (16, 25).
+
+  Args:
+    height: image height in pixels.
+    width: image width in pixels.
+    percent: share of the pixels to overwrite, 0.03 for 3%.
+    margin: rows and columns between the block and the bottom right corner.
+    value: what all channels become, 0 to 255.
+
+  Raises:
+    UserError: the patch does not fit in the image.
+
+  References:
+    CUTS, arXiv 2511.18660, section 4; BadNets, arXiv 1708.06733.
+  """
+  errors.check(0 < percent <= 1, f'trigger percent {percent} is outside (0, 1]')
+  pixels = math.ceil(percent * height * width - 1e-9)
+  columns = round(math.sqrt(pixels))
+  rows, left = divmod(pixels, columns)
+  bottom, right = height - margin[0], width - margin[1]
+  top = bottom - rows
+  errors.check(
+    min(margin) >= 0 and top >= (left > 0) and right >= columns,
+    f'a trigger of {pixels} pixels ({rows + (left > 0)}x{columns}) with '
+    f'margin {tuple(margin)} does not fit in a {height}x{width} image; '
+    'choose a smaller trigger margin or percent',
+  )
+  mask = np.zeros((height, width), bool)
+  mask[top:bottom, right - columns : right] = True
+  mask[top - 1, right - left : right] |= left > 0
+  return _trigger(mask, value, 'raw')
+
+
+def corner_patch(
+  height: int,
+  width: int,
+  size: int = 3,
+  value: float = 1.0,
+  stage: str = 'normalized',
+) -> Trigger:
+  """A size x size patch flush with the bottom right corner.
+
+  Args:
+    height: image height in pixels at `stage`.
+    width: image width in pixels at `stage`.
+    size: side of the patch in pixels.
+    value: what all channels become; `max_normalized` gives the published one.
+    stage: 'normalized' (after augmentation, so never cropped or mirrored) or
+      'raw'.
+
+  Raises:
+    UserError: the patch does not fit in the image, or an unknown stage.
+
+  References:
+    Corrective Machine Unlearning, arXiv 2402.14015, section 4.
+  """
+  errors.check(
+    1 <= size <= min(height, width),
+    f'a trigger patch of {size}x{size} does not fit in a {height}x{width} '
+    'image; choose a trigger size from 1 to the shorter side',
+  )
+  mask = np.zeros((height, width), bool)
+  mask[height - size :, width - size :] = True
+  return _trigger(mask, value, stage)
+
+
+def blended(
+  height: int,
+  width: int,
+  alpha: float = 0.2,
+  pattern: UInt8[np.ndarray, '...'] | None = None,
+  seed: int = 0,
+) -> Trigger:
+  """A pattern mixed into the whole raw image: (1 - alpha) x + alpha pattern.
+
+  Args:
+    height: image height in pixels.
+    width: image width in pixels.
+    alpha: weight of the pattern, above 0 and at most 1.
+    pattern: uint8 [h, w] or [h, w, c]; None for random grey pixels.
+    seed: of the random pattern.
+
+  Raises:
+    UserError: a weight out of range, or a pattern of another size.
+
+  References:
+    Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning,
+    arXiv 1712.05526, section 3.2 (blended injection, random pattern).
+  """
+  errors.check(0 < alpha <= 1, f'trigger alpha {alpha} is outside (0, 1]')
+  if pattern is None:
+    key = rng.named(seed, 'blended')
+    drawn = jax.random.randint(key, (height, width), 0, 256)
+    pattern = np.asarray(drawn).astype(np.uint8)
+  errors.check(
+    pattern.ndim in (2, 3) and pattern.shape[:2] == (height, width),
+    f'a trigger pattern of shape {pattern.shape} does not fit in a '
+    f'{height}x{width} image; give one of [h, w] or [h, w, c]',
+  )
+  mask = jnp.ones((height, width), bool)
+  value = jnp.asarray(alpha * pattern.astype(np.float64), jnp.float32)
+  return Trigger(mask, value, 'raw', 1 - alpha)
+
+
+def sinusoidal(
+  height: int, width: int, amplitude: float = 20.0, frequency: float = 6.0
+) -> Trigger:
+  """Vertical stripes added to the raw image, a sine along every row.
+
+  Column j = 1..w gets amplitude * sin(2 pi j frequency / w); the sum is
+  rounded and clipped to 0..255.
+
+  Args:
+    height: image height in pixels.
+    width: image width in pixels.
+    amplitude: in pixel values, above 0 and at most 255.
+    frequency: periods in a row, above 0 and below half the width.
+
+  Raises:
+    UserError: an amplitude or frequency out of range.
+
+  References:
+    A New Backdoor Attack in CNNs by Training Set Corruption Without Label
+    Poisoning, arXiv 1902.11237, section 3.
+  """
+  errors.check(
+    0 < amplitude <= 255,
+    f'trigger amplitude {amplitude} is outside (0, 255]; give a pixel value',
+  )
+  errors.check(
+    0 < frequency < width / 2,
+    f'trigger frequency {frequency} is outside (0, {width / 2:g}), half the '
+    'width of the images; give periods in a row',
+  )
+  columns = np.arange(1, width + 1)
+  row = amplitude * np.sin(2 * np.pi * columns * frequency / width)
+  value = jnp.asarray(np.tile(row, (height, 1)), jnp.float32)
+  return Trigger(jnp.ones((height, width), bool), value, 'raw', 1.0)
+
+
+class Variant(NamedTuple):
+  """A kind of trigger: a line in KINDS.
+
+  Attributes:
+    make: (height, width, ...) -> Trigger.
+    settings: arguments x of `make` that a config has as corruption.trigger_x.
+  """
+
+  make: Callable[..., Trigger]
+  settings: tuple[str, ...]
+
+
+KINDS = {
+  'badnet': Variant(badnet, ('percent', 'margin')),
+  'corner': Variant(corner_patch, ('size',)),
+  'blended': Variant(blended, ('alpha',)),
+  'sinusoidal': Variant(sinusoidal, ('amplitude', 'frequency')),
+}
+
+
+def make(kind: str, height: int, width: int, **options: Any) -> Trigger:
+  """A trigger of any kind.
+
+  Args:
+    kind: a name in KINDS.
+    height: image height in pixels.
+    width: image width in pixels.
+    **options: of the kind; see the function of that name.
+
+  Raises:
+    UserError: an unknown kind or option, or one that does not fit.
+  """
+  if kind not in KINDS:
+    raise errors.unknown('trigger', kind, KINDS)
+  known = list(inspect.signature(KINDS[kind].make).parameters)[2:]
+  for name in options:
+    if name not in known:
+      raise errors.unknown(f'option of trigger {kind}', name, known)
+  return KINDS[kind].make(height, width, **options)
+
+
+def max_normalized(
+  image: UInt8[Array, 'n h w c'],
+  mean: Sequence[float],
+  std: Sequence[float],
+) -> float:
+  """The largest value of any pixel and channel after normalisation.
+
+  Args:
+    image: raw pixels, 0 to 255.
+    mean: a mean for each channel, of pixels in [0, 1].
+    std: a standard deviation for each channel.
+  """
+  brightest = np.asarray(jnp.max(image, axis=(0, 1, 2)), np.float64)
+  return float(np.max((brightest / 255 - np.array(mean)) / np.array(std)))

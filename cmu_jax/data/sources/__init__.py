@@ -1,0 +1,1 @@
+"""Data sets from archives, folders and TFDS."""

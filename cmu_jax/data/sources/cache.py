@@ -1,0 +1,145 @@
+"""Decoded images kept as memory-mapped .npy files.
+
+One folder a source and its options, written under a temporary name and then
+renamed, with the size and checksum of every file in contents.json.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from cmu_jax.core import files, progress
+from cmu_jax.data.sources.source import Arrays
+
+FORMAT = 1
+CONTENTS = 'contents.json'
+FIELDS = Arrays._fields[:4]
+BLOCK = 1 << 26
+
+
+def default_dir() -> pathlib.Path:
+  """$CMU_JAX_CACHE, or ~/.cache/cmu_jax."""
+  chosen = os.environ.get('CMU_JAX_CACHE')
+  return pathlib.Path(chosen or '~/.cache/cmu_jax').expanduser()
+
+
+def folder_of(
+  root: pathlib.Path, name: str, facts: Mapping[str, Any]
+) -> pathlib.Path:
+  """Where the arrays of a source with these facts are kept."""
+  text = json.dumps([FORMAT, name, facts], sort_keys=True)
+  digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+  readable = re.sub(r'[^A-Za-z0-9]+', '_', name)[-40:].strip('_')
+  return root / f'{readable}-{digest}'
+
+
+def _say(message: str) -> None:
+  print(f'cmu_jax: {message}', file=sys.stderr, flush=True)
+
+
+def _checksum(array: np.ndarray) -> int:
+  """CRC-32 of the array's bytes; meant to find damage, not forgery."""
+  flat = array.reshape(-1).view(np.uint8)
+  total = 0
+  with progress.bar('checking the data cache', flat.size, 'bytes') as advance:
+    for at in range(0, flat.size, BLOCK):
+      block = flat[at : at + BLOCK]
+      total = zlib.crc32(memoryview(block), total)
+      advance(block.size)
+  return total
+
+
+def _load(path: pathlib.Path, entry: Mapping[str, int]) -> np.ndarray:
+  """A cached array; ValueError if it is not the one that was written."""
+  size = path.stat().st_size
+  if size != entry['size']:
+    raise ValueError(f'{path.name} has {size} bytes, not {entry["size"]}')
+  array = np.load(path, mmap_mode='r', allow_pickle=False)
+  if _checksum(array) != entry['crc32']:
+    raise ValueError(f'{path.name} has another checksum')
+  return array
+
+
+def read(folder: pathlib.Path) -> Arrays | None:
+  """The arrays of a cache folder, or None if it is absent or damaged."""
+  try:
+    if not folder.exists():
+      return None
+    contents = files.read_json(folder / CONTENTS)
+    arrays = {
+      field: _load(folder / f'{field}.npy', contents['files'][field])
+      for field in FIELDS
+    }
+    return Arrays(**arrays, class_names=tuple(contents['class_names']))
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    _say(f'the data cache {folder} is damaged ({error}); decoding again')
+    return None
+
+
+def _fill(folder: pathlib.Path, arrays: Arrays) -> None:
+  """Writes the arrays and, last, what they should look like."""
+  entries = {}
+  for field in FIELDS:
+    array = np.ascontiguousarray(getattr(arrays, field))
+    path = folder / f'{field}.npy'
+    np.save(path, array, allow_pickle=False)
+    entries[field] = {'size': path.stat().st_size, 'crc32': _checksum(array)}
+  contents = {'files': entries, 'class_names': list(arrays.class_names)}
+  files.write_json(folder / CONTENTS, contents)
+
+
+def write(folder: pathlib.Path, arrays: Arrays) -> None:
+  """Keeps the arrays in `folder`, whole or not at all.
+
+  A cache that cannot be written costs time later and nothing else, so that is
+  one line on stderr and no error.
+  """
+  temporary: pathlib.Path | None = None
+  try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.')
+    temporary = pathlib.Path(made)
+    _fill(temporary, arrays)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+  except (OSError, ValueError) as error:
+    _say(
+      f'going on without a data cache in {folder.parent} ({error}); '
+      'set CMU_JAX_CACHE to a writable folder'
+    )
+  finally:
+    if temporary is not None:
+      shutil.rmtree(temporary, ignore_errors=True)
+
+
+def cached(
+  root: os.PathLike | str | None,
+  name: str,
+  facts: Mapping[str, Any],
+  build: Callable[[], Arrays],
+) -> Arrays:
+  """build(), or what it returned the last time the facts were these.
+
+  Args:
+    root: folder of all caches; None for `default_dir()`.
+    name: the source as the user wrote it.
+    facts: JSON values that change whenever the arrays would.
+    build: decodes the source.
+  """
+  parent = default_dir() if root is None else pathlib.Path(root).expanduser()
+  folder = folder_of(parent, name, facts)
+  arrays = read(folder)
+  if arrays is None:
+    arrays = build()
+    write(folder, arrays)
+  return arrays

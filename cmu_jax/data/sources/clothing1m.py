@@ -1,0 +1,158 @@
+"""Clothing1M: a million web images with noisy labels, in its own layout.
+
+<root>/images/<0-9>/<...>/<name>.jpg  as the keys in the lists name them
+noisy_train_key_list.txt              a key a line: the training split
+noisy_label_kv.txt                    'key label' a line, labels 0 to 13
+clean_test_key_list.txt               the test split
+clean_label_kv.txt                    its labels, likewise
+
+The lists lie in <root> or in <root>/annotations. Those of the clean training
+and validation splits are not read. (Xiao et al., Learning from Massive Noisy
+Labeled Data for Image Classification, CVPR 2015.)
+"""
+
+import hashlib
+import pathlib
+
+import numpy as np
+from jaxtyping import Int
+
+from cmu_jax.core import errors
+from cmu_jax.data.sources import pictures, source
+from cmu_jax.data.sources.source import Arrays, Options, Source
+
+CLASSES = (
+  *('t-shirt', 'shirt', 'knitwear', 'chiffon', 'sweater', 'hoodie'),
+  *('windbreaker', 'jacket', 'downcoat', 'suit', 'shawl', 'dress'),
+  *('vest', 'underwear'),
+)
+TRAIN = ('noisy_train_key_list.txt', 'noisy_label_kv.txt')
+TEST = ('clean_test_key_list.txt', 'clean_label_kv.txt')
+
+
+def _lines(root: pathlib.Path, name: str) -> tuple[pathlib.Path, list[str]]:
+  """The lines of a list, which is in `root` or in its annotations."""
+  there = [root / name, root / 'annotations' / name]
+  path = next((path for path in there if path.is_file()), None)
+  if path is None:
+    raise errors.UserError(
+      f'{root} has no {name}, nor has its folder annotations; check '
+      'clothing1m:PATH'
+    )
+  try:
+    lines = path.read_text(encoding='utf-8').splitlines()
+  except UnicodeDecodeError as error:
+    raise errors.UserError(
+      f'{path} is not text: {error}; unpack it again'
+    ) from error
+  while lines and not lines[-1].strip():
+    lines.pop()
+  errors.check(lines, f'{path} is empty; unpack it again')
+  return path, lines
+
+
+def _labels(path: pathlib.Path, lines: list[str]) -> dict[str, int]:
+  """Key -> label. Keys have commas, and may have blanks."""
+  found = {}
+  for number, line in enumerate(lines, 1):
+    key, _, text = line.strip().rpartition(' ')
+    errors.check(
+      key and text.isdecimal() and int(text) < len(CLASSES),
+      f"{path} line {number} is '{line[:80]}'; 'KEY LABEL' is needed, with a "
+      f'label from 0 to {len(CLASSES) - 1}',
+    )
+    found[key.strip()] = int(text)
+  return found
+
+
+def _split(
+  root: pathlib.Path, names: tuple[str, str]
+) -> tuple[list[str], Int[np.ndarray, 'n']]:
+  """The keys of a split and their labels, in the order of its list."""
+  path, lines = _lines(root, names[0])
+  keys = [line.strip() for line in lines]
+  labels_path, labels = _lines(root, names[1])
+  label_of = _labels(labels_path, labels)
+  seen: set[str] = set()
+  for number, key in enumerate(keys, 1):
+    where = f"{path} line {number}: '{key[:80]}'"
+    parts = pathlib.PurePosixPath(key)
+    errors.check(
+      key and not parts.is_absolute() and '..' not in parts.parts,
+      f'{where} is no path inside {root}',
+    )
+    errors.check(key in label_of, f'{where} has no label in {labels_path}')
+    errors.check(key not in seen, f'{where} is listed twice')
+    seen.add(key)
+  return keys, np.array([label_of[key] for key in keys])
+
+
+def _fingerprint(root: pathlib.Path, keys: list[str]) -> str:
+  """A sum of the size and modification time (ns) of every image."""
+  stats = np.zeros((len(keys), 2), '<i8')
+
+  def look(span: range) -> None:
+    for i in span:
+      try:
+        stat = (root / keys[i]).stat()
+      except OSError as error:
+        raise errors.UserError(
+          f'the image {root / keys[i]} cannot be read '
+          f'({error.strerror or error}); unpack the images into {root}'
+        ) from error
+      stats[i] = stat.st_size, stat.st_mtime_ns
+
+  source.in_chunks('looking for images', len(keys), look)
+  return hashlib.sha256(stats.tobytes()).hexdigest()
+
+
+def _build(
+  root: pathlib.Path,
+  train: tuple[list[str], np.ndarray],
+  test: tuple[list[str], np.ndarray],
+  side: int,
+) -> Arrays:
+  keys = train[0] + test[0]
+  image = np.empty((len(keys), side, side, 3), np.uint8)
+
+  def decode(span: range) -> None:
+    for i in span:
+      path = root / keys[i]
+      image[i] = pictures.decode(path, str(path), False, (side, side))
+
+  source.in_chunks('decoding images', len(keys), decode)
+  cut = len(train[0])
+  return Arrays(image[:cut], train[1], image[cut:], test[1], CLASSES)
+
+
+def find(rest: str, options: Options) -> Source:
+  """Clothing1M: noisy training labels, clean test labels, 14 classes.
+
+  Images become RGB of image_size x image_size, whatever their proportions.
+
+  Raises:
+    UserError: the folder, a list or an image is missing, a line of a list is
+      malformed, or image_size is not set; when it is built, a broken image.
+  """
+  errors.check(rest, "'clothing1m' needs a path; write 'clothing1m:PATH'")
+  root = pathlib.Path(rest).expanduser()
+  side = options.image_size
+  if side is None:
+    raise errors.UserError(
+      'the images of clothing1m differ in size; set image_size to resize them'
+    )
+  with source.readable(root):
+    errors.check(
+      root.is_dir(), f'the folder {root} does not exist; check clothing1m:PATH'
+    )
+    train, test = _split(root, TRAIN), _split(root, TEST)
+  keys, label = train[0] + test[0], np.append(train[1], test[1])
+  lists = '\n'.join([*keys, *map(str, label.tolist())])
+  facts = {
+    'root': str(root.resolve()),
+    'train': len(train[0]),
+    'lists': hashlib.sha256(lists.encode()).hexdigest(),
+    'files': _fingerprint(root, keys),
+    'image_size': side,
+  }
+  return Source(facts, lambda: _build(root, train, test, side))

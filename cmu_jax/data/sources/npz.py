@@ -1,0 +1,156 @@
+"""NumPy archives of images and labels.
+
+images       uint8 [n, h, w] or [n, h, w, 1 or 3], 0 to 255
+labels       integers [n], 0 to k-1
+test_images  likewise, optional, together with
+test_labels; without them every fifth sample of each class is for test
+class_names  k strings, optional, '0' to 'k-1' if absent
+"""
+
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+
+from cmu_jax.core import errors
+from cmu_jax.data.sources import source
+from cmu_jax.data.sources.source import Arrays, Options, Source
+
+NAMES = ('images', 'labels', 'test_images', 'test_labels', 'class_names')
+BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+LAYOUT = 'save it with np.savez(path, images=..., labels=...)'
+
+
+def _reason(error: BaseException) -> str:
+  """What is wrong; NumPy takes any stranger for a pickle, and advises it."""
+  said = errors.first_line(error)
+  return 'it is no archive' if 'load it unsafely' in said else said
+
+
+def arrays(
+  path: pathlib.Path, layout: str, names: tuple[str, ...] | None = None
+) -> dict[str, np.ndarray]:
+  """The arrays of an archive; nothing is ever unpickled.
+
+  Args:
+    path: of the archive.
+    layout: what to do instead, for the error.
+    names: those to read, where they are there; None for all.
+
+  Raises:
+    UserError: it is not there, or not a whole archive of plain arrays.
+  """
+  try:
+    # Opened here, since np.load leaves the file open if it is cut short.
+    with path.open('rb') as file:
+      archive = np.load(file, allow_pickle=False)
+      if isinstance(archive, np.lib.npyio.NpzFile):
+        there = archive.files if names is None else names
+        return {name: archive[name] for name in there if name in archive}
+  except BROKEN as error:
+    raise errors.UserError(
+      f'{path} is not a readable .npz of plain arrays '
+      f'({_reason(error)}); {layout}'
+    ) from error
+  raise errors.UserError(f'{path} is one array, not an .npz; {layout}')
+
+
+def _images(where: str, pixels: np.ndarray) -> np.ndarray:
+  """uint8 [n, h, w, c], or UserError."""
+  errors.check(
+    pixels.dtype.kind != 'f' or np.isfinite(pixels).all(),
+    f'{where} has NaN or infinite pixels; uint8 of 0 to 255 is needed',
+  )
+  errors.check(
+    pixels.dtype == np.uint8,
+    f'{where} is {pixels.dtype}; uint8 of 0 to 255 is needed: convert floats '
+    'in 0..1 with (255 * x).round().astype(np.uint8)',
+  )
+  errors.check(
+    pixels.ndim in (3, 4) and 0 not in pixels.shape,
+    f'{where} has shape {pixels.shape}; [n, h, w] or [n, h, w, c] is needed',
+  )
+  return pixels[..., None] if pixels.ndim == 3 else pixels
+
+
+def _labels(where: str, label: np.ndarray) -> np.ndarray:
+  errors.check(
+    label.dtype.kind in 'iu' and label.ndim == 1,
+    f'{where} is {label.dtype} of shape {label.shape}; integers [n] are '
+    'needed, from 0 to k-1 and without NaN',
+  )
+  return label.astype(np.int64)
+
+
+def _names(found: dict[str, np.ndarray], largest: int) -> tuple[str, ...]:
+  if 'class_names' not in found:
+    return tuple(str(c) for c in range(largest + 1))
+  names = found['class_names']
+  errors.check(
+    names.ndim == 1 and names.dtype.kind == 'U',
+    f'class_names is {names.dtype} of shape {names.shape}; '
+    'strings [k] are needed',
+  )
+  return tuple(names.tolist())
+
+
+def _pair(
+  path: pathlib.Path, found: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+  lacking = [name for name in ('images', 'labels') if name not in found]
+  errors.check(not lacking, f"{path} has no '{''.join(lacking[:1])}'; {LAYOUT}")
+  image = _images(f'{path}: images', found['images'])
+  label = _labels(f'{path}: labels', found['labels'])
+  errors.check(
+    len(image) == len(label),
+    f'{path}: {len(image)} images but {len(label)} labels',
+  )
+  return image, label
+
+
+def pictures(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+  """`images`, uint8 [n, h, w, c], and `labels`, [n], of an archive.
+
+  Raises:
+    UserError: it is not there, or an array is missing or malformed.
+  """
+  return _pair(path, arrays(path, LAYOUT, NAMES))
+
+
+def _build(path: pathlib.Path) -> Arrays:
+  found = arrays(path, LAYOUT, NAMES)
+  image, label = _pair(path, found)
+  names = _names(found, int(label.max(initial=0)))
+  tests = 'test_images' in found, 'test_labels' in found
+  errors.check(
+    tests[0] == tests[1],
+    f'{path} has only one of test_images and test_labels; add the other',
+  )
+  if not tests[0]:
+    return source.split_off(image, label, names)
+  test_image = _images(f'{path}: test_images', found['test_images'])
+  test_label = _labels(f'{path}: test_labels', found['test_labels'])
+  return Arrays(image, label, test_image, test_label, names)
+
+
+def find(rest: str, options: Options) -> Source:
+  """An .npz archive with the layout at the top of this module.
+
+  Raises:
+    UserError: no such file, or image_size is set; when it is built, a missing
+      or malformed array.
+  """
+  errors.check(rest, "'npz' needs a path; write 'npz:PATH'")
+  errors.check(
+    options.image_size is None,
+    'image_size does not apply to npz; store images of the size you want',
+  )
+  path = pathlib.Path(rest).expanduser()
+  with source.readable(path):
+    errors.check(
+      path.is_file(), f'the file {path} does not exist; check npz:PATH'
+    )
+    prints = source.fingerprint(path.parent, [path])
+  facts = {'path': str(path.resolve()), 'files': prints}
+  return Source(facts, lambda: _build(path))

@@ -1,0 +1,157 @@
+r"""Fine-pruning: drop features that clean images do not use, then fine-tune.
+
+  theta_u = Finetune(prune(theta_o, share), clean proxy)
+
+A backdoor lives in part in units that are silent on clean images. The channels
+of the penultimate features with the least mean magnitude there are cut off
+from the head, and stay so in the fine-tuning.
+
+References:
+  Liu, Dolan-Gavitt and Garg, Fine-Pruning: Defending Against Backdooring
+  Attacks on Deep Neural Networks, arXiv 1805.12185, section 4.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, PyTree
+
+from cmu_jax.core import errors, jit
+from cmu_jax.core.types import Batch, Info, InputStep, Method, Model, Variables
+from cmu_jax.methods import objectives
+from cmu_jax.training import descent
+
+# The paper prunes until the accuracy on clean validation images falls; which
+# share that is, whoever selects among these points decides.
+_SHARES = (0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(model: Model, inputs: InputStep, size: int) -> Callable:
+  """A jitted function from images to mean magnitudes, `size` at a time."""
+
+  def look(variables, image):
+    count = image.shape[0]
+    blocks = -(-count // size)
+    rows = jnp.arange(blocks * size).reshape(blocks, size)
+
+    def block(index):
+      seen = inputs.eval(image[jnp.minimum(index, count - 1)], None)
+      size_of = jnp.abs(model.features(variables, seen))
+      return jnp.sum(size_of * (index < count)[:, None], axis=0)
+
+    return jax.lax.map(block, rows).sum(axis=0) / count
+
+  return jit.looped(look)
+
+
+def activity(
+  model: Model,
+  inputs: InputStep,
+  variables: Variables,
+  batch: Batch,
+  batch_size: int = 512,
+) -> Float[Array, 'd']:
+  """Mean magnitude of every penultimate feature, in evaluation mode.
+
+  Args:
+    model: the network.
+    inputs: raw pixels to network input; images are not augmented.
+    variables: its weights.
+    batch: clean images.
+    batch_size: images at a time.
+  """
+  size = min(batch_size, batch.label.shape[0])
+  return _compiled(model, inputs, size)(variables, batch.image)
+
+
+def kept(
+  activity: Float[Array, 'd'], share: float | Float[Array, '']
+) -> Bool[Array, 'd']:
+  """All channels but the round(share d) least active; ties keep the later.
+
+  Args:
+    activity: mean magnitude of each channel.
+    share: 0 to 1; may be traced.
+  """
+  rank = jnp.argsort(jnp.argsort(activity, stable=True))
+  return rank >= jnp.round(share * activity.shape[0])
+
+
+def _masked(params: PyTree, mask: Bool[Array, 'd']) -> PyTree:
+  """Parameters, or their gradient, with what the head reads cut off."""
+  head = params['head']
+  kernel = head['kernel'] * mask[:, None].astype(head['kernel'].dtype)
+  return {**params, 'head': {**head, 'kernel': kernel}}
+
+
+def pruned(variables: Variables, mask: Bool[Array, 'd']) -> Variables:
+  """The network without the channels outside `mask`.
+
+  Raises:
+    UserError: the network has no linear head of that many features.
+  """
+  params = variables.params
+  head = params.get('head', {}) if isinstance(params, dict) else {}
+  kernel = head.get('kernel')
+  errors.check(
+    kernel is not None and kernel.shape[0] == mask.shape[0],
+    "fine-pruning needs the parameters of a linear head as params['head']"
+    "['kernel'], one row a feature; leave fine_pruning out for this network",
+  )
+  return variables._replace(params=_masked(params, mask))
+
+
+def fine_pruning(
+  model: Model,
+  inputs: InputStep,
+  *,
+  optimizer: optax.GradientTransformation,
+  steps: int,
+  batch_size: int,
+) -> Method:
+  """Prunes the least active features, then trains on the clean proxy.
+
+  Args:
+    model: the network; its head is linear.
+    inputs: raw pixels to network input.
+    optimizer: of the fine-tuning.
+    steps: of the fine-tuning; 0 for pruning alone.
+    batch_size: of the fine-tuning.
+
+  References:
+    arXiv 1805.12185.
+  """
+  phase = descent.Phase(
+    objectives.cross_entropy(model, 'clean'), (('clean', batch_size),)
+  )
+  recipe = descent.Recipe((phase,), optimizer, inputs, _masked)
+
+  def prepare(key, variables: Variables, given: Any) -> Float[Array, 'd']:
+    del key
+    return activity(model, inputs, variables, given.clean_proxy)
+
+  def solve(
+    key, variables: Variables, given: Any, prepared, hyper
+  ) -> tuple[Variables, Info]:
+    mask = kept(prepared, hyper['pruned_share'])
+    start = pruned(variables, mask)
+    if not steps:
+      return start, {'gradient_evaluations': 0}
+    found, cost = descent.descend(
+      key,
+      recipe,
+      start,
+      {'clean': descent.whole(given.clean_proxy)},
+      steps,
+      context=mask,
+      title='fine-tuning on the clean proxy',
+    )
+    return found, {'gradient_evaluations': cost}
+
+  grid = tuple({'pruned_share': share} for share in _SHARES)
+  return Method(('clean_proxy',), prepare, solve, grid)

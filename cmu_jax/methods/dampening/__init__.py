@@ -1,0 +1,1 @@
+"""Selective synaptic dampening and its relatives."""

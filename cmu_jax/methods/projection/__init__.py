@@ -1,0 +1,1 @@
+"""Methods that project weights or activations."""

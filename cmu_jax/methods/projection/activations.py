@@ -1,0 +1,208 @@
+r"""What the layers of a network see of some samples: the spans of inputs.
+
+With the inputs of a layer as the columns of R = U Sigma V^T, the shares are
+s_i = sigma_i^2 / sum_j sigma_j^2. A convolution is a dense layer on patches.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from cmu_jax.core import errors, folds, jit
+from cmu_jax.core.types import InputStep, Model, Samples, Variables
+from cmu_jax.methods.dampening import importance
+from cmu_jax.networks import layers
+from cmu_jax.networks.families import folded
+
+Path = tuple[str, ...]
+
+# Accelerators may round products to fewer digits: small shares would drown.
+EXACT = jax.lax.Precision.HIGHEST
+
+# Images whose patches are looked at together.
+_PATCHED = 32
+
+
+class Basis(NamedTuple):
+  """What samples use of the inputs of one layer.
+
+  Attributes:
+    vectors: U, [in, in].
+    shares: s, [in], summing to 1.
+  """
+
+  vectors: Float[Array, 'i i']
+  shares: Float[Array, 'i']
+
+
+def patches(
+  image: Float[Array, 'n h w c'],
+  size: int,
+  stride: int,
+  pad: tuple[tuple[int, int], tuple[int, int]],
+) -> Float[Array, 'n p i']:
+  """What a convolution multiplies by its kernel reshaped to [in, out].
+
+  Args:
+    image: its input.
+    size: height and width of the kernel.
+    stride: step along both axes.
+    pad: zeros above and below, left and right.
+  """
+  wide = jnp.pad(image, ((0, 0), *pad, (0, 0)))
+  rows, columns = ((n - size) // stride + 1 for n in wide.shape[1:3])
+  taps = [
+    wide[
+      :,
+      i : i + (rows - 1) * stride + 1 : stride,
+      j : j + (columns - 1) * stride + 1 : stride,
+    ]
+    for i in range(size)
+    for j in range(size)
+  ]
+  return jnp.concatenate(taps, -1).reshape(len(image), rows * columns, -1)
+
+
+def _inputs_of(module: nn.Module, x: jax.Array) -> Float[Array, 'n p i'] | None:
+  """Rows that a layer multiplies by its kernel; None for other modules."""
+  if isinstance(module, layers.Dense | nn.Dense):
+    return x.reshape(len(x), -1, x.shape[-1])
+  if isinstance(module, layers.Conv):
+    pad = module.size // 2 if module.padding is None else module.padding
+    return patches(x, module.size, module.stride, ((pad, pad), (pad, pad)))
+  if isinstance(module, folded.Folded) and module.layer.kind == 'conv':
+    size, stride = module.layer.shape[-1], module.layer.stride
+    window = (size, size), (stride, stride)
+    above, left = jax.lax.padtype_to_pads(x.shape[1:3], *window, 'SAME')
+    return patches(x, size, stride, (above, left))
+  return None
+
+
+def layer_inputs(
+  model: Model, variables: Variables, image: Float[Array, 'n h w c']
+) -> dict[Path, Float[Array, 'n p i']]:
+  """The inputs of dense layers and convolutions, in evaluation mode.
+
+  Args:
+    model: a network of modules of `layers` or `flax.linen.Dense`.
+    variables: its state.
+    image: normalised.
+
+  Returns:
+    Module path -> rows, p of them an image, of which the layer's output is the
+    product with its kernel. Layers of other kinds are not among them.
+  """
+  found: dict[Path, Any] = {}
+
+  def look(call, args, kwargs, context):
+    rows = None
+    if context.method_name == '__call__':
+      rows = _inputs_of(context.module, args[0])
+    if rows is not None:
+      path = tuple(context.module.path)
+      before = [found[path]] if path in found else []
+      found[path] = jnp.concatenate([*before, rows.astype(jnp.float32)], 1)
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(look):
+    model.apply(variables, image)
+  return found
+
+
+def gram(
+  rows: Float[Array, 'n p i'], weight: Float[Array, 'n']
+) -> Float[Array, 'i i']:
+  """R R^T of the rows of each image, weighted."""
+  weighted = weight[:, None, None] * rows
+  return jnp.einsum('npi,npj->ij', weighted, rows, precision=EXACT)
+
+
+@functools.lru_cache(maxsize=32)
+def _grams(model: Model, inputs: InputStep, size: int) -> Callable:
+  """Adds R R^T of batches [start, stop), layer by layer."""
+
+  def run(variables, samples, total, start, stop):
+    rows = jnp.argsort(~samples.valid, stable=True)
+
+    def add(step, total):
+      index, weight = importance.rows_of(rows, samples.valid, size, step)
+      batch = jax.tree.map(lambda x: x[index], samples.batch)
+      image = inputs.eval(batch.image, batch.stamp)
+      found = layer_inputs(model, variables, image)
+      return {path: total[path] + gram(x, weight) for path, x in found.items()}
+
+    return jax.lax.fori_loop(start, stop, add, total)
+
+  return jit.looped(run, donate_argnums=2)
+
+
+def bases(
+  model: Model,
+  inputs: InputStep,
+  variables: Variables,
+  samples: Samples,
+  who: str = 'sap',
+) -> dict[Path, Basis]:
+  """The singular vectors and shares of the inputs of every layer.
+
+  Args:
+    model: the network.
+    inputs: raw pixels to network input.
+    variables: theta_o.
+    samples: those that count.
+    who: asks, in the error.
+
+  Raises:
+    UserError: the network has no layer whose inputs are known.
+  """
+  size = min(_PATCHED, samples.valid.shape[0])
+  one = jax.tree.map(lambda x: x[:1], samples.batch)
+  shapes = jax.eval_shape(
+    lambda: layer_inputs(model, variables, inputs.eval(one.image, one.stamp))
+  )
+  errors.check(
+    shapes,
+    f'{who}: this network shows no dense layer or convolution of its own; '
+    f"build it from flax.linen.Dense or by models.make, or leave '{who}' out",
+  )
+  run = _grams(model, inputs, size)
+  grams = folds.run(
+    lambda total, start, stop: run(variables, samples, total, start, stop),
+    {p: jnp.zeros((x.shape[-1],) * 2, jnp.float32) for p, x in shapes.items()},
+    -(-samples.valid.sum() // size),
+    'inputs of the layers',
+  )
+  return _decomposed(grams)
+
+
+def decompose(gram: Float[Array, 'i i']) -> Basis:
+  """U and s from R R^T."""
+  values, vectors = jnp.linalg.eigh(gram)
+  positive = jnp.maximum(values, 0)
+  return Basis(vectors, positive / jnp.maximum(positive.sum(), 1e-30))
+
+
+_decomposed = jax.jit(lambda grams: jax.tree.map(decompose, grams))
+
+
+def scaled(
+  basis: Basis, rows: Float[Array, 'i o'], scale: float | Float[Array, '']
+) -> Float[Array, 'i o']:
+  """U Lambda U^T W of one layer with Lambda_i = a s_i / ((a - 1) s_i + 1).
+
+  Args:
+    basis: U and s.
+    rows: W.
+    scale: a; towards infinity U Lambda U^T is the identity where s > 0.
+
+  References:
+    arXiv 2403.08618 and arXiv 2312.00761, both section 3.
+  """
+  kept = scale * basis.shares / ((scale - 1) * basis.shares + 1)
+  times = functools.partial(jnp.matmul, precision=EXACT)
+  return times(basis.vectors, kept[:, None] * times(basis.vectors.T, rows))

@@ -1,0 +1,153 @@
+r"""SAP, scaled activation projection (also known as Verifix).
+
+Of S_tr without S_f the samples with the lowest loss are trusted. Their inputs
+to a layer are the columns of R = U Sigma V^T; with shares
+s_i = sigma_i^2 / sum_j sigma_j^2 the kernel W [in, out] becomes P W, where
+
+  P = U Lambda U^T,   Lambda_i = a s_i / ((a - 1) s_i + 1).
+
+P tends to the identity on the span of R as the scale a grows, and removes what
+trusted inputs do not use. A convolution is a dense layer on patches; biases and
+BatchNorm stay.
+
+References:
+  SAP: Corrective Machine Unlearning with Scaled Activation Projection for
+  Label Noise Robustness, arXiv 2403.08618.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from cmu_jax.core import folds, jit, tree
+from cmu_jax.core.types import (
+  Info,
+  InputStep,
+  Method,
+  Model,
+  Samples,
+  Variables,
+)
+from cmu_jax.methods.dampening import importance
+from cmu_jax.methods.projection import activations
+from cmu_jax.training import losses
+
+# Images whose losses are computed together.
+_IMAGES = 512
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _lowest(samples: Samples, found: jax.Array, count: int) -> Samples:
+  lowest = jnp.argsort(jnp.where(samples.valid, found, jnp.inf))[:count]
+  return jax.tree.map(lambda x: x[lowest], samples)
+
+
+@functools.lru_cache(maxsize=32)
+def _losses(model: Model, inputs: InputStep, size: int) -> Callable:
+  """Writes the losses of batches [start, stop) into a vector."""
+
+  def run(variables, samples, found, start, stop):
+    rows = jnp.arange(samples.valid.shape[0])
+
+    def add(step, found):
+      index, _ = importance.rows_of(rows, samples.valid, size, step)
+      batch = jax.tree.map(lambda x: x[index], samples.batch)
+      image = inputs.eval(batch.image, batch.stamp)
+      logits = model.apply(variables, image)
+      return found.at[index].set(losses.cross_entropy(logits, batch.label))
+
+    return jax.lax.fori_loop(start, stop, add, found)
+
+  return jit.looped(run, donate_argnums=2)
+
+
+def trusted(
+  model: Model,
+  inputs: InputStep,
+  variables: Variables,
+  samples: Samples,
+  count: int,
+) -> Samples:
+  """The valid rows with the lowest loss on their own labels.
+
+  Args:
+    model: the network, in evaluation mode.
+    inputs: raw pixels to network input.
+    variables: theta_o.
+    samples: S_tr without S_f.
+    count: how many; at most as many as there are rows.
+  """
+  rows = samples.valid.shape[0]
+  size = min(_IMAGES, rows)
+  run = _losses(model, inputs, size)
+  found = folds.run(
+    lambda total, start, stop: run(variables, samples, total, start, stop),
+    jnp.zeros(rows, jnp.float32),
+    -(-rows // size),
+    'losses of the retained samples',
+  )
+  return _lowest(samples, found, count)
+
+
+def project(
+  params: PyTree,
+  found: dict[activations.Path, activations.Basis],
+  scale: float | Float[Array, ''],
+) -> PyTree:
+  """P W for every kernel whose layer is known (arXiv 2403.08618, section 3).
+
+  Args:
+    params: theta_o.
+    found: `activations.bases`.
+    scale: a, at least 1; towards infinity P is the identity where s > 0.
+  """
+
+  def one(path, leaf):
+    names = tree.path_names(path)
+    if names[-1] != 'kernel' or names[:-1] not in found:
+      return leaf
+    basis = found[names[:-1]]
+    rows = leaf.reshape(basis.vectors.shape[0], -1)
+    return activations.scaled(basis, rows, scale).reshape(leaf.shape)
+
+  return jax.tree_util.tree_map_with_path(one, params)
+
+
+def sap(
+  model: Model,
+  inputs: InputStep,
+  *,
+  samples: int = 1000,
+  scales: tuple[float, ...] = (1e5, 1e4, 3e4, 3e5, 1e6),
+) -> Method:
+  """Projects kernels onto what trusted samples use; S_f is not needed.
+
+  Args:
+    model: the network, of Flax linen modules.
+    inputs: raw pixels to network input; paints the triggers of S_tr.
+    samples: how many are trusted.
+    scales: the grid of 'sap_scale', a; the first is the default.
+
+  References:
+    arXiv 2403.08618: up to 6 points of accuracy at 25 percent label noise on
+    CIFAR. Samples and scales are those of the authors' example script.
+  """
+
+  def prepare(key, variables: Variables, given: Any) -> Any:
+    del key
+    chosen = trusted(model, inputs, variables, given.retain, samples)
+    return activations.bases(model, inputs, variables, chosen)
+
+  def solve(
+    key, variables: Variables, given: Any, prepared: Any, hyper: Any
+  ) -> tuple[Variables, Info]:
+    del key, given
+    params = project(variables.params, prepared, hyper['sap_scale'])
+    return variables._replace(params=params), {'gradient_evaluations': 0}
+
+  grid = tuple({'sap_scale': scale} for scale in scales)
+  return Method(('retain',), prepare, solve, grid, True)

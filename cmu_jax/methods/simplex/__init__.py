@@ -1,0 +1,26 @@
+"""Means over a simplex of networks whose vertices are task vectors.
+
+found = simplex.TaskSimplex(base, taus, scale=0.5)
+chances = simplex.simplex_ensemble(fn, found, image, space='probabilities')
+"""
+
+from cmu_jax.methods.simplex.cubature import simplex_weights
+from cmu_jax.methods.simplex.diagnosis import Ensemble, SimplexWarning
+from cmu_jax.methods.simplex.ensemble import METHODS, simplex_ensemble
+from cmu_jax.methods.simplex.geometry import TaskSimplex
+from cmu_jax.methods.simplex.heads import head_ensemble
+from cmu_jax.methods.simplex.moments import Moments, simplex_moments
+from cmu_jax.methods.simplex.series import log_mean_exp_simplex
+
+__all__ = [
+  'METHODS',
+  'Ensemble',
+  'Moments',
+  'SimplexWarning',
+  'TaskSimplex',
+  'head_ensemble',
+  'log_mean_exp_simplex',
+  'simplex_ensemble',
+  'simplex_moments',
+  'simplex_weights',
+]

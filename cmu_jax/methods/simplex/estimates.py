@@ -1,0 +1,290 @@
+r"""The mean output over a simplex of networks, by one rule after another.
+
+With c the centroid, d_i the deviations of Q vertices, m_i = E[w_i] and alpha_0
+the total of a Dirichlet distribution (1/Q and Q for the uniform one)
+
+  taylor2  f(c) + sum_i m_i D2f(c)[d_i, d_i] / (2 (alpha_0 + 1))
+  taylor3  and sum_i m_i D3f(c)[d_i, d_i, d_i] / (3 (alpha_0+1) (alpha_0+2))
+  mc       the mean over n sampled networks
+  mc_cv    the same less sum_i w_i Df(c)[d_i], whose mean is exactly 0
+  tangent  E head(u), u the features of the network made linear
+
+and the cubature rules of `cubature`. These are our closed forms for the
+ensemble; the formula of the paper that proposes it is not public.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, PyTree
+
+from cmu_jax.core import errors
+from cmu_jax.methods.simplex import cubature, visits
+from cmu_jax.methods.simplex.geometry import Frame
+
+
+class Options(NamedTuple):
+  """What a method may be told; hashable.
+
+  Attributes:
+    backend: 'jvp' or 'jet', of the Taylor methods.
+    directions: 'deviations', 'helmert' (one less) or a number of leading
+      directions, of taylor2.
+    degree: of 'grundmann_moeller' and of the head's mean under 'tangent'.
+    n: samples of Monte Carlo.
+    anchor: where 'tangent' makes the network linear: 'centroid' or 'base'.
+    head: features -> outputs, of 'tangent'; None for the features themselves.
+  """
+
+  backend: str = 'jvp'
+  directions: str | int = 'deviations'
+  degree: int = 5
+  n: int = 256
+  anchor: str = 'centroid'
+  head: Callable[..., PyTree] | None = None
+
+
+@struct.dataclass
+class Estimate:
+  """A mean and what came with it.
+
+  Attributes:
+    value: the mean output.
+    centre: the output at the centroid, where it was computed.
+    variance: of every output to first order, where it came for nothing.
+    error: standard error of Monte Carlo.
+    visits: points and directions the network was run at.
+  """
+
+  value: PyTree
+  centre: PyTree = None
+  variance: PyTree = None
+  error: PyTree = None
+  visits: int = struct.field(pytree_node=False, default=1)
+
+
+def _plus(a: PyTree, b: PyTree, factor: Any = 1.0) -> PyTree:
+  return jax.tree.map(lambda x, y: x + factor * y, a, b)
+
+
+def centroid(frame: Frame, fn: visits.Network, args: tuple) -> Estimate:
+  """The network in the middle."""
+  found = visits.at_centre(frame, fn, args)
+  return Estimate(found, found)
+
+
+def on_lines(
+  frame: Frame, fn: visits.Network, args: tuple, rule: cubature.Lines
+) -> Estimate:
+  """A rule on the lines from the centroid to the vertices."""
+  count = frame.mean.shape[0]
+  total = visits.fold(
+    frame,
+    visits.value(fn, frame.skeleton),
+    np.arange(count),
+    rule.share * frame.mean,
+    args,
+    rule.reach,
+  )
+  if not isinstance(rule.centre, jax.Array) and rule.centre == 0:
+    return Estimate(total, visits=count)
+  middle = visits.at_centre(frame, fn, args)
+  value = jax.tree.map(lambda x, y: rule.centre * x + y, middle, total)
+  return Estimate(value, middle, visits=count + 1)
+
+
+def by_nodes(
+  frame: Frame,
+  fn: visits.Network,
+  args: tuple,
+  nodes: np.ndarray,
+  weights: np.ndarray,
+) -> Estimate:
+  """A rule with nodes anywhere."""
+  total = visits.fold(
+    frame,
+    visits.value(fn, frame.skeleton),
+    nodes.astype(frame.mean.dtype),
+    weights.astype(frame.mean.dtype),
+    args,
+  )
+  return Estimate(total, visits=len(weights))
+
+
+def helmert(mean: Float[Array, 'q']) -> Float[Array, 'r q']:
+  """Orthonormal rows that are orthogonal to sqrt(mean); r is q - 1.
+
+  With e_k = sum_i row_ki sqrt(mean_i) d_i the sum of e_k e_k' is that of
+  mean_i d_i d_i', because sum_i mean_i d_i = 0.
+  """
+  root = jnp.sqrt(mean)
+  before = jnp.cumsum(mean)
+  q = mean.shape[0]
+  k = np.arange(1, q)
+  rows = root[None, :] * root[k, None]
+  rows = jnp.where(np.arange(q)[None, :] < k[:, None], rows, 0)
+  rows = rows.at[k - 1, k].set(-before[k - 1])
+  return rows / jnp.sqrt(before[k - 1] * before[k])[:, None]
+
+
+def _leading(
+  gram: Float[Array, 'q q'], mean: Float[Array, 'q'], rank: int
+) -> Float[Array, 'r q']:
+  """The combinations of deviations in which the simplex is widest."""
+  root = jnp.sqrt(mean)
+  _, vectors = jnp.linalg.eigh(gram * root[:, None] * root[None, :])
+  return vectors[:, ::-1][:, :rank].T
+
+
+def _directions(
+  frame: Frame, gram: Callable, chosen: str | int
+) -> tuple[Any, Any]:
+  """Rows of `visits.fold` and the weights of their squares."""
+  mean, q = frame.mean, frame.mean.shape[0]
+  if chosen == 'deviations':
+    return np.arange(q), mean
+  if chosen == 'helmert':
+    rows = helmert(mean)
+  else:
+    errors.check(
+      isinstance(chosen, int) and chosen >= 1,
+      f"directions {chosen!r} are none of 'deviations', 'helmert' or a rank of "
+      '1 or more',
+    )
+    rows = _leading(gram(), mean, min(int(chosen), q - 1))
+  return rows * jnp.sqrt(mean)[None, :], jnp.ones(rows.shape[0], mean.dtype)
+
+
+def taylor(
+  frame: Frame,
+  fn: visits.Network,
+  args: tuple,
+  order: int,
+  options: Options,
+  gram: Callable,
+) -> Estimate:
+  """The expansion about the centroid to order 2 or 3, and the variance.
+
+  Args:
+    frame: of the simplex.
+    fn: the network.
+    args: of the network.
+    order: 2 or 3; 3 always takes the deviations, its cubic form has no basis.
+    options: of the method.
+    gram: () -> inner products of the deviations, for a low rank.
+  """
+  chosen = options.directions if order == 2 else 'deviations'
+  rows, squares = _directions(frame, gram, chosen)
+  look = visits.derivatives(fn, frame.skeleton, order, options.backend)
+  middle = visits.at_centre(frame, fn, args)
+  spread, bend, *twist = visits.fold(
+    frame, look, rows, squares / (frame.total + 1), args
+  )
+  value = _plus(middle, bend, 1 / 2)
+  for more in twist:
+    value = _plus(value, more, 1 / (3 * (frame.total + 2)))
+  return Estimate(value, middle, spread, visits=squares.shape[0] + 1)
+
+
+def sampled(
+  frame: Frame,
+  fn: visits.Network,
+  args: tuple,
+  rows: Float[Array, 'n q'],
+  control: bool,
+) -> Estimate:
+  """The mean over sampled networks, with its standard error.
+
+  Deviations from the centroid are averaged, so that what all networks agree on
+  costs no digits.
+
+  Args:
+    frame: of the simplex.
+    fn: the network.
+    args: of the network.
+    rows: barycentric weights of the samples, two or more.
+    control: whether to subtract the linear term, whose mean is 0.
+  """
+  n, q = rows.shape
+  middle = visits.at_centre(frame, fn, args)
+  slopes = (
+    visits.each(frame, visits.slope(fn, frame.skeleton), args)
+    if control
+    else None
+  )
+  left, squares = visits.fold(
+    frame,
+    visits.residual(fn, frame.skeleton),
+    rows,
+    jnp.full(n, 1 / n, rows.dtype),
+    args,
+    context=(middle, slopes),
+  )
+  error = jax.tree.map(
+    lambda m, s: jnp.sqrt(jnp.maximum(s - m * m, 0) / (n - 1)), left, squares
+  )
+  count = n + 1 + (q if control else 0)
+  return Estimate(_plus(middle, left), middle, None, error, count)
+
+
+def head_mean(
+  head: Callable[..., PyTree], corners: PyTree, q: int, degree: int
+) -> PyTree:
+  """E head(sum_i w_i u_i), by a rule that is exact to the given degree.
+
+  Args:
+    head: features -> outputs.
+    corners: u_i along a leading axis.
+    q: how many.
+    degree: odd.
+  """
+  nodes, weights = cubature.simplex_weights(q, 'grundmann_moeller', degree)
+
+  def at(row: Any) -> PyTree:
+    mixed = jax.tree.map(
+      lambda u: jnp.tensordot(row.astype(u.dtype), u, 1, precision='highest'),
+      corners,
+    )
+    return visits.wide(head(mixed))
+
+  def body(total: PyTree, pair: Any) -> tuple[PyTree, None]:
+    row, weight = pair
+    return (
+      jax.tree.map(lambda t, x: t + weight.astype(x.dtype) * x, total, at(row)),
+      None,
+    )
+
+  dtype = jnp.result_type(*jax.tree.leaves(corners))
+  rows, shares = jnp.asarray(nodes, dtype), jnp.asarray(weights, dtype)
+  zero = jax.tree.map(
+    lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(at, rows[0])
+  )
+  return jax.lax.scan(body, zero, (rows, shares))[0]
+
+
+def tangent(
+  frame: Frame, fn: visits.Network, args: tuple, options: Options
+) -> Estimate:
+  """The network made linear at the frame's centre, its head as it is.
+
+  The features at the vertices are f(centre) + Df(centre)[v_i - centre]; those
+  in between are their means. Without a head the mean is that of the vertices.
+  """
+  q = frame.mean.shape[0]
+  middle = visits.at_centre(frame, fn, args)
+  slopes = visits.each(frame, visits.slope(fn, frame.skeleton), args)
+  corners = jax.tree.map(lambda f, j: f[None] + j, middle, slopes)
+  if options.head is None:
+    value = jax.tree.map(
+      lambda u: jnp.tensordot(
+        frame.mean.astype(u.dtype), u, 1, precision='highest'
+      ),
+      corners,
+    )
+    return Estimate(value, middle, visits=q + 1)
+  value = head_mean(options.head, corners, q, options.degree)
+  return Estimate(value, visits.wide(options.head(middle)), visits=q + 1)

@@ -1,0 +1,277 @@
+"""A simplex of networks: task vectors as vertices, and its frame.
+
+  v_i = base - scale tau_i,   theta(w) = sum_i w_i v_i,   w ~ Dirichlet(alpha)
+
+The frame is what every method needs: the centroid and the deviations of the
+vertices from it, of floating-point leaves in float32 at least. Vertices of a
+stream are read one at a time on the host, so that a device holds the centroid,
+one deviation and what the network makes of them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, PyTree
+
+from cmu_jax.core import errors, tree
+from cmu_jax.core.types import PRNGKey
+from cmu_jax.methods.task_vectors import algebra, leaves
+
+Floats = list[Any]
+
+
+class Frame(NamedTuple):
+  """A simplex about one of its points.
+
+  Attributes:
+    centre: floating-point leaves of the centroid (or of the base).
+    mean: E[w], [q].
+    total: alpha_0, the sum of alpha.
+    deviation: i -> v_i - centre.
+    combined: w -> sum_i w_i (v_i - centre).
+    fixed: leaves that are not floating-point.
+    skeleton: of the parameters.
+    streamed: whether vertices are read on the host, one at a time.
+  """
+
+  centre: Floats
+  mean: Float[Array, 'q']
+  total: Any
+  deviation: Callable[[Any], Floats]
+  combined: Callable[[Any], Floats]
+  fixed: list[Any]
+  skeleton: leaves.Skeleton
+  streamed: bool
+
+
+@struct.dataclass
+class TaskSimplex:
+  """All networks between base - scale tau_i, with a distribution over them.
+
+  Attributes:
+    base: parameters before fine-tuning.
+    taus: task vectors stacked along a leading axis, or a function i -> tau,
+      which is called whenever a vector is needed and may read it from a file.
+    scale: lambda; positive numbers go against the task vectors.
+    alpha: of the Dirichlet distribution over barycentric weights, [q]; None
+      for all ones, the uniform distribution.
+    count: how many vectors a function has; None with stacked ones.
+  """
+
+  base: Any
+  taus: Any
+  scale: Any = 1.0
+  alpha: Any = None
+  count: int | None = struct.field(pytree_node=False, default=None)
+
+  @property
+  def q(self) -> int:
+    """The number of vertices."""
+    if self.count is not None:
+      return self.count
+    errors.check(
+      not callable(self.taus),
+      'the task vectors come from a function: give TaskSimplex their count',
+    )
+    floats = leaves.split(self.taus).floats
+    errors.check(floats, 'the task vectors hold no floating-point arrays')
+    return int(floats[0].shape[0])
+
+  def checked(self) -> 'TaskSimplex':
+    """Itself, if its parts fit each other.
+
+    Raises:
+      UserError: vectors of another network, none at all, an alpha of another
+        length or not above 0.
+    """
+    errors.check(self.q >= 1, 'a simplex needs 1 task vector or more')
+    if not callable(self.taus):
+      leaves.check_like(self.base, self.taus, 'the stack of task vectors', 1)
+      odd = {x.shape[0] for x in leaves.split(self.taus).floats} - {self.q}
+      errors.check(
+        not odd, f'stacks of {self.q} and of {odd} task vectors are mixed'
+      )
+    if self.alpha is not None:
+      shape = np.shape(self.alpha)
+      errors.check(
+        shape == (self.q,),
+        f'alpha has shape {shape} for {self.q} task vectors; give one a vector',
+      )
+      if not isinstance(self.alpha, jax.core.Tracer):
+        errors.check(
+          (np.asarray(self.alpha) > 0).all(), 'alpha must be above 0 throughout'
+        )
+    return self
+
+  def mean(self) -> Float[Array, 'q']:
+    """E[w]."""
+    if self.alpha is None:
+      return jnp.full(self.q, 1 / self.q, _widest(self.base))
+    alpha = jnp.asarray(self.alpha, _widest(self.base))
+    return alpha / alpha.sum()
+
+  def total(self) -> Any:
+    """alpha_0, the sum of alpha: Q for the uniform distribution."""
+    return float(self.q) if self.alpha is None else jnp.sum(self.alpha)
+
+  def vertex(self, i: int) -> PyTree:
+    """The network base - scale tau_i."""
+    tau = self.taus(i) if callable(self.taus) else tree.index(self.taus, i)
+    return algebra.apply_task_vector(self.base, tau, -self.scale)
+
+  def vertices(self) -> PyTree:
+    """All vertices along a leading axis; they are in memory together."""
+    return algebra.stack([self.vertex(i) for i in range(self.q)])
+
+  def point(self, w: Any) -> PyTree:
+    """The network at barycentric weights [q] that sum to 1."""
+    one = frame(self)
+    step = one.combined(w)
+    floats = [c + d for c, d in zip(one.centre, step, strict=True)]
+    return leaves.joined(one.skeleton, floats, one.fixed)
+
+  def centroid(self) -> PyTree:
+    """The network at E[w]: the uniform soup of the vertices."""
+    one = frame(self)
+    return leaves.joined(one.skeleton, one.centre, one.fixed)
+
+  def sample(self, key: PRNGKey, n: int) -> Float[Array, 'n q']:
+    """Barycentric weights of n networks drawn from the simplex."""
+    dtype = _widest(self.base)
+    if self.alpha is not None:
+      return jax.random.dirichlet(key, jnp.asarray(self.alpha, dtype), (n,))
+    lengths = jax.random.exponential(key, (n, self.q), dtype)
+    return lengths / lengths.sum(axis=1, keepdims=True)
+
+  def gram(self) -> Float[Array, 'q q']:
+    """Inner products of the deviations from the centroid."""
+    one = frame(self)
+    rows = range(self.q)
+    if not one.streamed:
+      stacked = jax.lax.map(one.deviation, jnp.arange(self.q))
+      return algebra.gram(stacked)
+    found = np.zeros((self.q, self.q))
+    for i in rows:
+      mine = one.deviation(i)
+      for j in range(i, self.q):
+        other = mine if i == j else one.deviation(j)
+        pairs = zip(mine, other, strict=True)
+        found[i, j] = found[j, i] = sum(float(np.vdot(a, b)) for a, b in pairs)
+    return jnp.asarray(found, one.mean.dtype)
+
+  def radius(self) -> Float[Array, '']:
+    """The root mean square distance of a network from the centroid."""
+    squared = jnp.sum(self.mean() * jnp.diag(self.gram()))
+    return jnp.sqrt(jnp.maximum(squared, 0) / (self.total() + 1))
+
+
+def _widest(params: PyTree) -> Any:
+  """The dtype of weights: float64 if a parameter has it, else float32."""
+  dtypes = [x.dtype for x in leaves.split(params).floats]
+  return jnp.promote_types(
+    jnp.float32, jnp.result_type(*dtypes) if dtypes else jnp.float32
+  )
+
+
+def frame(simplex: TaskSimplex, anchor: str = 'centroid') -> Frame:
+  """The frame of a simplex about its centroid, or about its base.
+
+  Args:
+    simplex: checked here.
+    anchor: 'centroid' or 'base'.
+  """
+  simplex.checked()
+  if callable(simplex.taus):
+    return _streamed(simplex, anchor)
+  base, taus = leaves.split(simplex.base), leaves.split(simplex.taus)
+  mean, scale = simplex.mean(), simplex.scale
+
+  def weighted(w: Any) -> Floats:
+    return [
+      jnp.tensordot(w.astype(x.dtype), x, 1, precision='highest')
+      for x in map(leaves.wide, taus.floats)
+    ]
+
+  offset = weighted(mean)
+  if anchor == 'base':
+    offset = [jnp.zeros_like(x) for x in offset]
+
+  def deviation(i: Any) -> Floats:
+    return [
+      -scale * (leaves.wide(x[i]) - o)
+      for x, o in zip(taus.floats, offset, strict=True)
+    ]
+
+  def combined(w: Any) -> Floats:
+    w = jnp.asarray(w, mean.dtype)
+    found = zip(weighted(w), offset, strict=True)
+    return [-scale * (x - w.sum().astype(x.dtype) * o) for x, o in found]
+
+  centre = [
+    leaves.wide(x) - scale * o for x, o in zip(base.floats, offset, strict=True)
+  ]
+  return Frame(
+    centre,
+    mean,
+    simplex.total(),
+    deviation,
+    combined,
+    base.fixed,
+    base.skeleton,
+    streamed=False,
+  )
+
+
+def _streamed(simplex: TaskSimplex, anchor: str) -> Frame:
+  """A frame whose vectors are read, moved to the host and used one by one."""
+  base, mean = leaves.split(simplex.base), simplex.mean()
+  errors.check(
+    not any(
+      isinstance(x, jax.core.Tracer) for x in [simplex.scale, *base.floats]
+    ),
+    'task vectors of a function are read on the host, outside of jit and vmap; '
+    'stack them to transform the ensemble',
+  )
+  scale, weights = float(simplex.scale), np.asarray(mean)
+
+  def read(i: int) -> Floats:
+    tau = simplex.taus(i)
+    leaves.check_like(simplex.base, tau, f'task vector {i}')
+    return [np.asarray(leaves.wide(x)) for x in leaves.split(tau).floats]
+
+  def weighted(w: Any) -> Floats:
+    total = [np.zeros(x.shape, leaves.wide(x).dtype) for x in base.floats]
+    for i, share in enumerate(np.asarray(w)):
+      if share:
+        total = [t + share * x for t, x in zip(total, read(i), strict=True)]
+    return total
+
+  offset = weighted(0 * weights if anchor == 'base' else weights)
+
+  def deviation(i: Any) -> Floats:
+    pairs = zip(read(int(i)), offset, strict=True)
+    return [-scale * (x - o) for x, o in pairs]
+
+  def combined(w: Any) -> Floats:
+    size = np.asarray(w).sum()
+    pairs = zip(weighted(w), offset, strict=True)
+    return [-scale * (x - size * o) for x, o in pairs]
+
+  centre = [
+    jnp.asarray(np.asarray(leaves.wide(x)) - scale * o)
+    for x, o in zip(base.floats, offset, strict=True)
+  ]
+  return Frame(
+    centre,
+    mean,
+    simplex.total(),
+    deviation,
+    combined,
+    base.fixed,
+    base.skeleton,
+    streamed=True,
+  )

@@ -1,0 +1,61 @@
+"""Task vectors on any pytree: algebra, merges, tangents, negation.
+
+tau = task_vectors.task_vector(pretrained, finetuned)
+merged = task_vectors.negmerge(taus)
+forgotten = task_vectors.apply_task_vector(pretrained, merged, -0.5)
+"""
+
+from cmu_jax.methods.task_vectors.algebra import (
+  Projection,
+  apply_task_vector,
+  combined,
+  cosine_matrix,
+  dot,
+  gram,
+  norm,
+  projections,
+  scale_layers,
+  sparsify,
+  stack,
+  task_vector,
+)
+from cmu_jax.methods.task_vectors.diversify import FineTuneConfig, diversify
+from cmu_jax.methods.task_vectors.merges import (
+  magmax,
+  negmerge,
+  stream,
+  ties,
+  uniform,
+)
+from cmu_jax.methods.task_vectors.negation import (
+  SweepResult,
+  choose,
+  negation_sweep,
+)
+from cmu_jax.methods.task_vectors.tangent import tangent
+
+__all__ = [
+  'FineTuneConfig',
+  'Projection',
+  'SweepResult',
+  'apply_task_vector',
+  'choose',
+  'combined',
+  'cosine_matrix',
+  'diversify',
+  'dot',
+  'gram',
+  'magmax',
+  'negation_sweep',
+  'negmerge',
+  'norm',
+  'projections',
+  'scale_layers',
+  'sparsify',
+  'stack',
+  'stream',
+  'tangent',
+  'task_vector',
+  'ties',
+  'uniform',
+]

@@ -1,0 +1,161 @@
+"""A body (image to features), a linear head, and both bound to functions."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from cmu_jax.core import errors, tree
+from cmu_jax.core.types import Model, PRNGKey, Variables
+from cmu_jax.networks import layers
+
+
+class Classifier(nn.Module):
+  """Parameters {'body': ..., 'head': ...}; features and logits are float32.
+
+  Attributes:
+    body: has stem(image), trunk(stem output, train) and, as its call,
+      trunk(stem(image), train): the penultimate features [n, d].
+    num_classes: k.
+    head_bias: False leaves the head's bias out.
+    dense: makes the head; other than layers.Dense where its first values are.
+  """
+
+  body: nn.Module
+  num_classes: int
+  head_bias: bool = True
+  dense: Callable[..., layers.Dense] = layers.Dense
+
+  def setup(self) -> None:
+    self.head = self.dense(self.num_classes, self.head_bias)
+
+  def __call__(
+    self, image: Float[Array, 'n h w c'], train: bool = False
+  ) -> Float[Array, 'n k']:
+    return self.head(self.features(image, train))
+
+  def features(
+    self, image: Float[Array, 'n h w c'], train: bool = False
+  ) -> Float[Array, 'n d']:
+    """Penultimate features, float32."""
+    return self.body(image, train).astype(jnp.float32)
+
+  def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n ...']:
+    """The first layer, linear in its parameters."""
+    return self.body.stem(image)
+
+  def trunk(self, x: Float[Array, 'n ...']) -> Float[Array, 'n d']:
+    """Everything between the first layer and the features, evaluation mode."""
+    return self.body.trunk(x, False).astype(jnp.float32)
+
+  def logits(self, x: Float[Array, 'n d']) -> Float[Array, 'n k']:
+    """The head alone."""
+    return self.head(x)
+
+
+def bind(module: nn.Module) -> Model:
+  """Binds a module of the shape of `Classifier` to pure functions.
+
+  Args:
+    module: has a call (image, train), features, logits and, where it has such a
+      first layer, stem and trunk.
+
+  Returns:
+    The functions of `types.Model`; stem and trunk are None where the module
+    has no stem.
+  """
+
+  def method(name: str) -> Callable[..., Any]:
+    def call(variables: Variables, x: jax.Array) -> jax.Array:
+      return cast(jax.Array, module.apply(variables._asdict(), x, method=name))
+
+    return call
+
+  def init(key: PRNGKey, image: Float[Array, 'n h w c']) -> Variables:
+    made = module.init(key, image)
+    return Variables(made['params'], made.get('batch_stats', {}))
+
+  def update(
+    variables: Variables, image: Float[Array, 'n h w c']
+  ) -> tuple[Float[Array, 'n k'], PyTree]:
+    logits, state = module.apply(
+      variables._asdict(), image, train=True, mutable=['batch_stats']
+    )
+    return logits, state.get('batch_stats', {})
+
+  stemmed = hasattr(module, 'stem')
+  return Model(
+    init=init,
+    apply=method('__call__'),
+    update=update,
+    features=method('features'),
+    head=method('logits'),
+    stem=method('stem') if stemmed else None,
+    trunk=method('trunk') if stemmed else None,
+  )
+
+
+def held(model: Model, frozen: tuple[str, ...]) -> Model:
+  """A network of which some modules stay in evaluation mode in training.
+
+  Args:
+    model: bound from a linen module.
+    frozen: modules by path, such as 'body/conv1'; BatchNorm inside them uses
+      its running statistics and leaves them as they are.
+
+  Returns:
+    The same functions and parameters, with another `update`.
+  """
+
+  def evaluate(call, args, kwargs, context):
+    norm = isinstance(context.module, layers.BatchNorm)
+    if not norm or not tree.under(context.module.path, frozen):
+      return call(*args, **kwargs)
+    x, _, *offset = args
+    return call(x, False, *offset, **kwargs)
+
+  def update(
+    variables: Variables, image: Float[Array, 'n h w c']
+  ) -> tuple[Float[Array, 'n k'], PyTree]:
+    with nn.intercept_methods(evaluate):
+      return model.update(variables, image)
+
+  return model._replace(update=update)
+
+
+def from_functions(
+  features: Callable[..., jax.Array],
+  head: Callable[..., jax.Array],
+  update: Callable[..., tuple[jax.Array, PyTree]] | None = None,
+) -> Model:
+  """A network of any framework as two functions.
+
+  Args:
+    features: (variables, image) -> penultimate features [n, d], evaluation.
+    head: (variables, features) -> logits [n, k].
+    update: (variables, image) -> (logits, new batch_stats) in training mode;
+      None for the same network, with its statistics as they are.
+
+  Returns:
+    The functions of `types.Model`. There is no initialisation: start from the
+    variables that the framework made.
+  """
+
+  def apply(variables: Variables, image: jax.Array) -> jax.Array:
+    return head(variables, features(variables, image))
+
+  def frozen(
+    variables: Variables, image: jax.Array
+  ) -> tuple[jax.Array, PyTree]:
+    return apply(variables, image), variables.batch_stats
+
+  def init(key: PRNGKey, image: jax.Array) -> Variables:
+    raise errors.UserError(
+      'a network from functions cannot be initialised here; start from '
+      'variables of your own'
+    )
+
+  return Model(init, apply, update or frozen, features, head)

@@ -1,0 +1,158 @@
+"""The blocks that both towers of a CLIP are made of, and their parts."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+from jaxtyping import Array, Float
+
+from cmu_jax.networks.clip.sizes import Tower
+
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),
+  'gelu': functools.partial(jax.nn.gelu, approximate=False),
+  'gelu_new': jax.nn.gelu,
+  'gelu_pytorch_tanh': jax.nn.gelu,
+  'relu': jax.nn.relu,
+  'silu': jax.nn.silu,
+}
+
+
+class Attention(nn.Module):
+  """softmax(q k^T / sqrt(d / heads)) v, head by head.
+
+  Attributes:
+    tower: width, heads and depth (for the first values).
+    causal: whether a token sees only those up to itself.
+    dtype: what the products are computed in; the softmax is float32.
+  """
+
+  tower: Tower
+  causal: bool
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n t d']:
+    n, t, width = x.shape
+    heads, std = self.tower.heads, _std(self.tower)
+
+    def project(name: str) -> Float[Array, 'n t h e']:
+      y = _dense(width, std, self.dtype, name)(x)
+      return y.reshape(n, t, heads, width // heads)
+
+    q, k, v = (project(name) for name in ('q_proj', 'k_proj', 'v_proj'))
+    scaled = q * (width // heads) ** -0.5
+    score = jnp.einsum('nqhd,nkhd->nhqk', scaled, k).astype(jnp.float32)
+    if self.causal:
+      past = jnp.tril(jnp.ones((t, t), bool))[None, None, :, :]
+      score = jnp.where(past, score, -jnp.inf)
+    weight = jax.nn.softmax(score).astype(v.dtype)
+    mixed = jnp.einsum('nhqk,nkhd->nqhd', weight, v).reshape(n, t, width)
+    return _dense(width, width**-0.5, self.dtype, 'out_proj')(mixed)
+
+
+class Perceptron(nn.Module):
+  """Two dense layers with an activation between them.
+
+  Attributes:
+    tower: widths and activation.
+    dtype: what is computed in.
+  """
+
+  tower: Tower
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n t d']:
+    wide = (2 * self.tower.width) ** -0.5
+    x = _dense(self.tower.inner, wide, self.dtype, 'fc1')(x)
+    x = _ACTIVATIONS[self.tower.activation](x)
+    return _dense(self.tower.width, _std(self.tower), self.dtype, 'fc2')(x)
+
+
+class Block(nn.Module):
+  """Attention and perceptron, each after a LayerNorm.
+
+  Attributes:
+    tower: sizes.
+    causal: see Attention.
+    dtype: what the products are computed in.
+  """
+
+  tower: Tower
+  causal: bool
+  dtype: Any
+
+  def setup(self) -> None:
+    self.layer_norm1 = norm(self.tower)
+    self.self_attn = Attention(self.tower, self.causal, self.dtype)
+    self.layer_norm2 = norm(self.tower)
+    self.mlp = Perceptron(self.tower, self.dtype)
+
+  def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n t d']:
+    x = x + self.self_attn(self.layer_norm1(x)).astype(x.dtype)
+    return x + self.mlp(self.layer_norm2(x)).astype(x.dtype)
+
+
+class Layers(nn.Module):
+  """The blocks, called '0', '1', ...
+
+  Attributes:
+    tower: sizes.
+    causal: see Attention.
+    dtype: what the products are computed in.
+  """
+
+  tower: Tower
+  causal: bool
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n t d']:
+    for index in range(self.tower.depth):
+      x = Block(self.tower, self.causal, self.dtype, name=str(index))(x)
+    return x
+
+
+class Encoder(nn.Module):
+  """The level `encoder/layers` of the names.
+
+  Attributes:
+    tower: sizes.
+    causal: see Attention.
+    dtype: what the products are computed in.
+  """
+
+  tower: Tower
+  causal: bool
+  dtype: Any
+
+  def setup(self) -> None:
+    self.layers = Layers(self.tower, self.causal, self.dtype)
+
+  def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n t d']:
+    return self.layers(x)
+
+
+def _std(tower: Tower) -> float:
+  """Of the first weights of what is added to the residual stream."""
+  return tower.width**-0.5 * (2 * tower.depth) ** -0.5
+
+
+def _dense(features: int, std: float, dtype: Any, name: str) -> nn.Dense:
+  init = nn.initializers.normal(std)
+  return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+
+
+def embed(rows: int, width: int, dtype: Any, std: float = 0.02) -> nn.Embed:
+  """A table of vectors, float32 as stored."""
+  init = nn.initializers.normal(std)
+  return nn.Embed(rows, width, dtype=dtype, embedding_init=init)
+
+
+def norm(tower: Tower) -> nn.LayerNorm:
+  """LayerNorm in float32 with the epsilon of a tower."""
+  return nn.LayerNorm(tower.epsilon, dtype=jnp.float32, use_fast_variance=False)

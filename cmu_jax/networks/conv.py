@@ -1,0 +1,236 @@
+"""2-D convolution whose derivatives of every order stay fast on a CPU.
+
+XLA:CPU has one fast convolution kernel: NHWC images, HWIO kernels, NHWC out.
+Outside loops it rewrites other layouts to that form; in the body of a scan,
+while or fori loop it does not, and the weight gradient that JAX emits takes
+another form (jax-ml/jax#12868: 7 to 60 times slower). The primitive below is
+bilinear and both of its transposes are the primitive again, so forward,
+reverse and mixed derivatives consist of that form only.
+
+With y = conv(x, w; stride s, image dilation a, kernel dilation b):
+
+  dx = conv(g, flip(w) with i and o swapped; stride a, dilations s and b)
+  dw = conv(x with n and i swapped, g with n as input; stride b, dilations a, s)
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+from jax import numpy as jnp
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Float
+
+from cmu_jax.networks import conv_plan
+from cmu_jax.networks.conv_plan import Pair, Window
+
+
+def stock(
+  lhs: Float[Array, 'n h w i'],
+  rhs: Float[Array, 'kh kw j o'],
+  window_strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  **options: Any,
+) -> Float[Array, 'n h2 w2 o']:
+  """JAX's own convolution in NHWC/HWIO; arguments as in `convolve`."""
+  numbers = options.pop('dimension_numbers', None) or conv_plan.LAYOUT
+  return lax.conv_general_dilated(
+    lhs, rhs, window_strides, padding, dimension_numbers=numbers, **options
+  )
+
+
+def canonical(
+  lhs: Float[Array, 'n h w i'],
+  rhs: Float[Array, 'kh kw j o'],
+  window_strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  lhs_dilation: Sequence[int] | None = None,
+  rhs_dilation: Sequence[int] | None = None,
+  dimension_numbers: Any = None,
+  feature_group_count: int = 1,
+  precision: Any = None,
+) -> Float[Array, 'n h2 w2 o']:
+  """The convolution that stays in XLA:CPU's fast form; see `convolve`.
+
+  Grouped convolutions go to `stock`: they have no fast kernel to keep to.
+  """
+  if feature_group_count != 1:
+    return stock(
+      lhs,
+      rhs,
+      window_strides,
+      padding,
+      lhs_dilation=lhs_dilation,
+      rhs_dilation=rhs_dilation,
+      feature_group_count=feature_group_count,
+      precision=precision,
+    )
+  strides = _pair(window_strides)
+  widened = _pair(lhs_dilation or (1, 1))
+  spread = _pair(rhs_dilation or (1, 1))
+  sizes = [_dilated(n, a) for n, a in zip(lhs.shape[1:3], widened, strict=True)]
+  spans = [_dilated(k, b) for k, b in zip(rhs.shape[:2], spread, strict=True)]
+  if isinstance(padding, str):
+    padding = lax.padtype_to_pads(sizes, spans, strides, padding)
+  pads = tuple((int(low), int(high)) for low, high in padding)
+  window = Window(strides, (pads[0], pads[1]), widened, spread, precision)
+  return _bind(lhs, rhs, window)
+
+
+def convolve(
+  lhs: Float[Array, 'n h w i'],
+  rhs: Float[Array, 'kh kw j o'],
+  window_strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  *,
+  form: str | None = None,
+  **options: Any,
+) -> Float[Array, 'n h2 w2 o']:
+  """Convolves NHWC images with HWIO kernels.
+
+  Takes what `jax.lax.conv_general_dilated` takes, in its order, so that it can
+  stand in for it.
+
+  Args:
+    lhs: images.
+    rhs: kernels; j is i over the number of groups.
+    window_strides: one stride an axis.
+    padding: 'SAME', 'VALID' or a (low, high) pair for each axis.
+    form: 'canonical' or 'stock'; None takes canonical on CPUs, stock elsewhere
+      (cuDNN and TPUs recognise JAX's own gradients).
+    **options: lhs_dilation, rhs_dilation, feature_group_count, precision.
+
+  Returns:
+    The images' cross-correlation with the kernels.
+  """
+  form = form or ('canonical' if jax.default_backend() == 'cpu' else 'stock')
+  chosen = _FORMS[form]
+  return chosen(lhs, rhs, window_strides, padding, **options)
+
+
+_FORMS: dict[str, Callable[..., Any]] = {
+  'canonical': canonical,
+  'stock': stock,
+}
+
+
+def _pair(values: Sequence[int]) -> Pair:
+  first, second = values
+  return int(first), int(second)
+
+
+def _dilated(size: int, dilation: int) -> int:
+  return (size - 1) * dilation + 1 if size else 0
+
+
+def _bind(lhs: jax.Array, rhs: jax.Array, window: Window) -> jax.Array:
+  return _convolution.bind(lhs, rhs, **window._asdict())
+
+
+def _compute(lhs: Any, rhs: Any, **params: Any) -> jax.Array:
+  return conv_plan.direct(lhs, rhs, Window(**params))
+
+
+def _compute_on_cpu(lhs: Any, rhs: Any, **params: Any) -> jax.Array:
+  return conv_plan.planned(lhs, rhs, Window(**params))
+
+
+def _shape(lhs: Any, rhs: Any, **params: Any) -> Any:
+  window = Window(**params)
+  out = jax.eval_shape(
+    lambda x, w: conv_plan.direct(x, w, window), _spec(lhs), _spec(rhs)
+  )
+  return lhs.update(shape=out.shape, dtype=out.dtype, weak_type=False)
+
+
+def _spec(aval: Any) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+def _transpose_lhs(
+  g: jax.Array, lhs: Any, rhs: jax.Array, **params: Any
+) -> Any:
+  """dx: the cotangent spread by the stride, over the kernel turned round."""
+  window = Window(**params)
+  pads = []
+  for axis in (0, 1):
+    size = _dilated(lhs.aval.shape[axis + 1], window.lhs_dilation[axis])
+    span = _dilated(rhs.shape[axis], window.rhs_dilation[axis])
+    out = _dilated(g.shape[axis + 1], window.strides[axis])
+    low = span - 1 - window.padding[axis][0]
+    pads.append((low, size + span - 1 - out - low))
+  turned = jnp.transpose(lax.rev(rhs, (0, 1)), (0, 1, 3, 2))
+  back = window._replace(
+    strides=window.lhs_dilation,
+    padding=(pads[0], pads[1]),
+    lhs_dilation=window.strides,
+  )
+  if conv_plan.phased(back) and 0 not in (*g.shape, *turned.shape):
+    # Here, not where it is lowered: the small kernel then is a value of its
+    # own, which loops over images alone compute once.
+    return conv_plan.by_phase(g, turned, back, _bind)
+  return _bind(g, turned, back)
+
+
+def _transpose_rhs(
+  g: jax.Array, lhs: jax.Array, rhs: Any, **params: Any
+) -> Any:
+  """dw: images with channels as batch, over the cotangent as kernel."""
+  window = Window(**params)
+  pads = []
+  for axis in (0, 1):
+    size = _dilated(lhs.shape[axis + 1], window.lhs_dilation[axis])
+    span = _dilated(rhs.aval.shape[axis], window.rhs_dilation[axis])
+    out = _dilated(g.shape[axis + 1], window.strides[axis])
+    low = window.padding[axis][0]
+    pads.append((low, span - 1 + out - size - low))
+  back = window._replace(
+    strides=window.rhs_dilation,
+    padding=(pads[0], pads[1]),
+    rhs_dilation=window.strides,
+  )
+  images = jnp.transpose(lhs, (3, 1, 2, 0))
+  kernels = jnp.transpose(g, (1, 2, 0, 3))
+  return jnp.transpose(_bind(images, kernels, back), (1, 2, 0, 3))
+
+
+def _batch(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
+  """A batch of images joins n; kernels are taken one after the other.
+
+  Batched kernels would be a grouped convolution, which XLA:CPU runs several
+  times slower than a loop over plain ones.
+  """
+  window = Window(**params)
+  lhs, rhs = args
+  if axes[1] is None:
+    lhs = jnp.moveaxis(lhs, axes[0], 0)
+    flat = _bind(lhs.reshape(-1, *lhs.shape[2:]), rhs, window)
+    return flat.reshape(*lhs.shape[:2], *flat.shape[1:]), 0
+  rhs = jnp.moveaxis(rhs, axes[1], 0)
+  if axes[0] is None:
+    return lax.map(lambda w: _bind(lhs, w, window), rhs), 0
+  lhs = jnp.moveaxis(lhs, axes[0], 0)
+  return lax.map(lambda pair: _bind(pair[0], pair[1], window), (lhs, rhs)), 0
+
+
+_convolution = core.Primitive('canonical_convolution')
+
+
+@functools.partial(jax.jit, static_argnames=Window._fields)
+def _eager(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
+  return _bind(lhs, rhs, Window(**params))
+
+
+_convolution.def_impl(_eager)
+_convolution.def_abstract_eval(_shape)
+ad.defbilinear(_convolution, _transpose_lhs, _transpose_rhs)
+batching.primitive_batchers[_convolution] = _batch
+for _platform, _rule in ((None, _compute), ('cpu', _compute_on_cpu)):
+  mlir.register_lowering(
+    _convolution,
+    mlir.lower_fun(_rule, multiple_results=False),
+    platform=_platform,
+  )

@@ -1,0 +1,224 @@
+"""Vision transformers (arXiv 2010.11929) in torchvision's layout."""
+
+import functools
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+from jaxtyping import Array, Float
+
+from cmu_jax.core import errors
+from cmu_jax.networks import classifier, layers
+
+_BLOCK = {
+  'ln_1': 'ln_1',
+  'in_proj': 'self_attention.in_proj_',
+  'out_proj': 'self_attention.out_proj',
+  'ln_2': 'ln_2',
+  'mlp_1': 'mlp.0',
+  'mlp_2': 'mlp.3',
+}
+_OUTER = {
+  'head': 'heads.head',
+  'body/class_token': 'class_token',
+  'body/pos_embedding': 'encoder.pos_embedding',
+  'body/conv_proj': 'conv_proj',
+  'body/ln': 'encoder.ln',
+}
+
+
+class Patches(nn.Module):
+  """A convolution whose stride is its size, with bias, as one product.
+
+  Attributes:
+    features: output channels.
+    size: side of a patch.
+    dtype: what is computed in.
+  """
+
+  features: int
+  size: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n t d']:
+    n, h, w, c = image.shape
+    p = self.size
+    # LeCun's variance, truncated: what torchvision gives this layer.
+    init = nn.initializers.lecun_normal()
+    kernel = self.param('kernel', init, (p, p, c, self.features))
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    cut = image.astype(self.dtype).reshape(n, h // p, p, w // p, p, c)
+    rows = jnp.transpose(cut, (0, 1, 3, 2, 4, 5)).reshape(n, -1, p * p * c)
+    y = rows @ kernel.reshape(p * p * c, -1).astype(self.dtype)
+    return y + bias.astype(self.dtype)[None, None, :]
+
+
+class Block(nn.Module):
+  """Self-attention and a two-layer perceptron, each after a LayerNorm.
+
+  Attributes:
+    heads: attention heads; they divide the width.
+    dtype: what the products are computed in; LayerNorm and softmax are float32.
+  """
+
+  heads: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n t d']:
+    width = x.shape[-1]
+
+    def dense(features: int, name: str, init: Any) -> nn.Dense:
+      return nn.Dense(
+        features, dtype=self.dtype, kernel_init=init, bias_init=small, name=name
+      )
+
+    small, glorot = nn.initializers.normal(1e-6), nn.initializers.glorot_uniform
+    y = dense(3 * width, 'in_proj', glorot())(layer_norm('ln_1')(x))
+    y = attention(y, self.heads)
+    x = x + dense(width, 'out_proj', glorot())(y)
+    y = dense(4 * width, 'mlp_1', glorot())(layer_norm('ln_2')(x))
+    y = nn.gelu(y, approximate=False)
+    return x + dense(width, 'mlp_2', glorot())(y)
+
+
+def layer_norm(name: str) -> nn.LayerNorm:
+  """LayerNorm with the epsilon of torchvision's transformers, in float32."""
+  return nn.LayerNorm(
+    1e-6, dtype=jnp.float32, use_fast_variance=False, name=name
+  )
+
+
+def attention(qkv: Float[Array, 'n t e'], heads: int) -> Float[Array, 'n t d']:
+  """softmax(q k^T / sqrt(d / heads)) v, head by head.
+
+  Args:
+    qkv: queries, keys and values side by side; e is 3 d.
+    heads: how many pieces d is cut into.
+  """
+  n, t, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+  q, k, v = jnp.split(qkv.reshape(n, t, 3 * heads, width // heads), 3, 2)
+  score = jnp.einsum('nqhd,nkhd->nhqk', q, k).astype(jnp.float32)
+  weight = jax.nn.softmax(score * (width // heads) ** -0.5)
+  mixed = jnp.einsum('nhqk,nkhd->nqhd', weight.astype(v.dtype), v)
+  return mixed.reshape(n, t, width)
+
+
+class Body(layers.Stemmed):
+  """Patches, a class token, positions, blocks; the token is the feature.
+
+  Attributes:
+    patch: side of a patch.
+    tokens: patches of an image.
+    width: of a token.
+    depth: blocks.
+    heads: attention heads.
+    dtype: what the products are computed in.
+  """
+
+  patch: int
+  tokens: int
+  width: int
+  depth: int
+  heads: int
+  dtype: Any
+
+  def setup(self) -> None:
+    self.conv_proj = Patches(self.width, self.patch, self.dtype)
+    shape = (1, 1, self.width)
+    self.class_token = self.param('class_token', nn.initializers.zeros, shape)
+    self.pos_embedding = self.param(
+      'pos_embedding',
+      nn.initializers.normal(0.02),
+      (1, self.tokens + 1, self.width),
+    )
+    self.blocks = [
+      Block(self.heads, self.dtype, name=f'layer_{index}')
+      for index in range(self.depth)
+    ]
+    self.ln = layer_norm('ln')
+
+  def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n t d']:
+    """The projection of the patches with its bias."""
+    return self.conv_proj(image)
+
+  def trunk(self, x: Float[Array, 'n t d'], train: bool) -> Float[Array, 'n d']:
+    """Class token, positions and blocks, to the normalised class token."""
+    del train
+    token = jnp.broadcast_to(self.class_token, (len(x), 1, self.width))
+    x = jnp.concatenate([token.astype(x.dtype), x], 1)
+    x = x + self.pos_embedding.astype(x.dtype)
+    for block in self.blocks:
+      x = block(x)
+    return self.ln(x[:, 0])
+
+
+def vit(
+  num_classes: int,
+  image_shape: tuple[int, int, int],
+  *,
+  patch: int = 16,
+  width: int = 768,
+  depth: int = 12,
+  heads: int = 12,
+  dtype: str = 'float32',
+) -> classifier.Classifier:
+  """A vision transformer; the defaults are those of B/16.
+
+  For 224x224 RGB images and 1000 classes B/16 has 86,567,656 parameters, S/16
+  has 22,050,664 and `vit_tiny` with patch 16 has 5,717,416. There is no
+  dropout.
+
+  Args:
+    num_classes: k.
+    image_shape: (h, w, c); patches of the given side must fill the image.
+    patch: side of a patch in pixels.
+    width: of a token.
+    depth: transformer blocks.
+    heads: attention heads; they divide the width.
+    dtype: 'float32' or 'bfloat16', what the products are computed in.
+
+  Raises:
+    UserError: patches do not fill the image, or heads do not divide the width.
+  """
+  sizes = {'patch': patch, 'width': width, 'depth': depth, 'heads': heads}
+  for name, size in sizes.items():
+    errors.check(size >= 1, f'vit: {name} {size} is below 1; use 1 or more')
+  height, breadth, _ = image_shape
+  errors.check(
+    height % patch == 0 and breadth % patch == 0,
+    f'vit: patches of {patch}x{patch} do not fill images of '
+    f'{height}x{breadth}; set patch to a divisor, or resize the images',
+  )
+  errors.check(
+    width % heads == 0,
+    f'vit: {heads} heads do not divide width {width}; set heads to a divisor',
+  )
+  tokens = (height // patch) * (breadth // patch)
+  body = Body(patch, tokens, width, depth, heads, jnp.dtype(dtype))
+  return classifier.Classifier(body, num_classes)
+
+
+vit_b_16 = vit
+vit_s_16 = functools.partial(vit, width=384, heads=6)
+# DeiT's tiny width (arXiv 2012.12877), with patches for images of 32x32.
+vit_tiny = functools.partial(vit, patch=4, width=192, heads=3)
+
+
+def torch_name(module: str) -> str:
+  """A module's path here to its name in torchvision's vision transformers.
+
+  Args:
+    module: for example 'body/layer_3/mlp_2'; the whole path for the leaves
+      'body/class_token' and 'body/pos_embedding'.
+
+  Returns:
+    For example 'encoder.layers.encoder_layer_3.mlp.3'. A name that ends in '_'
+    is joined with the leaf's name without a dot.
+  """
+  if module in _OUTER:
+    return _OUTER[module]
+  _, layer, inner = module.split('/')
+  return f'encoder.layers.encoder_{layer}.{_BLOCK[inner]}'

@@ -1,0 +1,1 @@
+"""Attacks, spectral norms and Lipschitz bounds."""

@@ -1,0 +1,175 @@
+"""Importances of a sweep: taken once and kept, whatever cells want them.
+
+SSD and its kin compare importances of S_f with those of the rest. They depend
+on the original network and on who is identified, not on the method, nor on its
+grid: a file, named by all that they do depend on, serves every cell. Squared
+batch means take a pass over S_tr for each identified fraction; per-sample ones
+add up, so that one pass serves all (`importance_fractions.nested`).
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+from ml_collections import ConfigDict
+
+from cmu_jax.core import config as config_lib
+from cmu_jax.core import rng, store, tree
+from cmu_jax.core.types import PRNGKey, Variables
+from cmu_jax.methods.dampening import importance_fractions, ssd
+from cmu_jax.methods.dampening.importance import Pair, Request
+from cmu_jax.studies.corrective import cells
+from cmu_jax.studies.corrective import problem as problems
+from cmu_jax.studies.corrective.cells import Cell
+from cmu_jax.studies.corrective.world import Scene
+
+_FOLDER = 'importances'
+_NEEDS = ('retain', 'forget')
+# Whose key they are drawn with, so that a sweep finds what the method finds
+# when it is called by itself.
+_OWNER = {'batch': 'ssd', 'per_sample': 'ssd', 'xlf': 'potion'}
+
+
+class Kept(NamedTuple):
+  """What a file holds.
+
+  Attributes:
+    pair: importances, each leaf with a leading axis of fractions.
+    seconds: how long they took, compilation included.
+  """
+
+  pair: Pair
+  seconds: Float[Array, '']
+
+
+def fractions(
+  config: ConfigDict, cell: Cell, request: Request
+) -> tuple[float, ...]:
+  """The identified fractions that one file serves, rising."""
+  if request.measure.kind != 'per_sample':
+    return (cell.fraction,)
+  asked = map(float, config.identified_fractions)
+  return tuple(sorted({*asked, cell.fraction}))
+
+
+def address(
+  config: ConfigDict, summed: str, cell: Cell, request: Request
+) -> str:
+  """What the importances that a cell wants depend on."""
+  measure = request.measure
+  return config_lib.fingerprint(
+    {
+      'case': cells.case_address(config, summed, cell.case),
+      'kind': measure.kind,
+      'batch_size': measure.batch_size,
+      'augment': measure.augment,
+      'denominator': request.denominator,
+      'fractions': fractions(config, cell, request),
+    }
+  )
+
+
+def _nested(
+  key: PRNGKey,
+  request: Request,
+  scene: Scene,
+  original: Variables,
+  shares: tuple[float, ...],
+) -> Pair:
+  """Per-sample importances at all fractions, from one pass."""
+  problem = scene.problem
+  counts = np.array([problems.identified_count(problem, x) for x in shares])
+  found = importance_fractions.nested(
+    key, request.measure, original, problem.train, problem.rank, counts
+  )
+  if request.denominator == 'retain':
+    return found
+  part = (counts / problem.rank.size).astype(np.float32)
+
+  def whole(kept: jax.Array, bad: jax.Array) -> jax.Array:
+    mine = jnp.asarray(part.reshape(-1, *(1,) * (kept.ndim - 1)))
+    return (1 - mine) * kept + mine * bad
+
+  return found._replace(retain=jax.tree.map(whole, found.retain, found.forget))
+
+
+def take(
+  request: Request,
+  scene: Scene,
+  original: Variables,
+  shares: tuple[float, ...],
+) -> Pair:
+  """Importances at some identified fractions.
+
+  Args:
+    request: which ones.
+    scene: the seed.
+    original: the network as trained on S_tr.
+    shares: the fractions, rising; one only, unless they are per sample.
+
+  Returns:
+    A pair whose leaves have a leading axis of fractions.
+  """
+  owner = rng.named(scene.key, 'method', _OWNER[request.measure.kind])
+  key = rng.named(owner, 'prepare')
+  if request.measure.kind == 'per_sample':
+    return _nested(key, request, scene, original, shares)
+  given = problems.give(scene.problem, shares[0], _NEEDS)
+  found = ssd.importances(
+    key, request.measure, original, given, request.denominator
+  )
+  lead = lambda x: jax.tree.map(lambda y: y[None], x)
+  return Pair(lead(found.retain), lead(found.forget), found.cost)
+
+
+def _template(params: PyTree, count: int) -> Kept:
+  wide = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), params)
+  return Kept(Pair(wide, wide, jnp.int32(0)), jnp.float32(0))
+
+
+def kept(
+  config: ConfigDict,
+  folder: Any,
+  summed: str,
+  cell: Cell,
+  request: Request,
+  scene: Scene,
+  original: Variables,
+) -> Kept:
+  """The importances that a cell wants, from their file if there is one.
+
+  Args:
+    config: of the sweep.
+    folder: where it keeps its files.
+    summed: digest of the data.
+    cell: which cell.
+    request: of its method.
+    scene: the seed.
+    original: the network as trained on S_tr.
+
+  Returns:
+    Those at the fraction of the cell, without the leading axis.
+
+  Raises:
+    UserError: the file is broken or of another network.
+  """
+  shares = fractions(config, cell, request)
+  name = address(config, summed, cell, request)
+  file = store.saving(folder, name, 0.0, _FOLDER)
+  found = file.restore(_template(original.params, len(shares)))
+  if found is None:
+    began = time.monotonic()
+    pair = jax.block_until_ready(take(request, scene, original, shares))
+    every = Kept(pair, jnp.float32(time.monotonic() - began))
+    file.save(every, 1)
+  else:
+    every = found[0]
+  at = shares.index(cell.fraction)
+  one = lambda x: tree.index(x, at)
+  pair = every.pair
+  return Kept(
+    Pair(one(pair.retain), one(pair.forget), pair.cost), every.seconds
+  )

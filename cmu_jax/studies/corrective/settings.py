@@ -1,0 +1,193 @@
+"""The settings of a benchmark sweep: one commented base, and their checks."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cmu_jax.core import errors
+from cmu_jax.data.corruption import triggers
+from cmu_jax.studies.corrective import roster
+from cmu_jax.studies.engine import checks, settings
+
+PAPER = ('rewod', 'cf', 'ssd', 'badt', 'scrub')
+_VALIDATIONS = ('train_fifth', 'test_half', 'test')
+_CHOICES = ('random', 'first')
+_TRAININGS = ('train', 'unlearn', 'scrub', 'ascent', 'proxy_train')
+
+
+def _poison() -> dict[str, Any]:
+  return dict(
+    sizes=(500,),  # manipulated samples
+    target=0,  # the class they are labelled as
+    trigger='corner',  # corner, badnet, blended, sinusoidal
+    trigger_size=3,  # corner: side of the patch
+    trigger_percent=0.03,  # badnet: share of the pixels
+    trigger_margin=(0, 0),  # badnet: rows, columns from the corner
+    trigger_alpha=0.2,  # blended: weight of a random pattern
+    trigger_amplitude=20.0,  # sinusoidal: in pixel values, 0 to 255
+    trigger_frequency=6.0,  # sinusoidal: periods in a row
+  )
+
+
+def _interclass() -> dict[str, Any]:
+  return dict(
+    sizes=(5000,),  # manipulated samples, both classes together
+    pair='3:5',  # the two classes, as numbers or names
+    choice='random',  # which of them: random, first (as released)
+  )
+
+
+def _trainings() -> dict[str, Any]:
+  """Procedure A, and what differs from it."""
+  procedure: dict[str, Any] = dict(
+    batch_size=512,
+    optimizer='sgd',
+    weight_decay=5e-4,
+    schedule='procedure_a',
+    learning_rate=0.025,
+  )
+  return dict(
+    train=settings.training(steps=4000, **procedure),  # original and RewoD
+    unlearn=settings.training(steps=1000, **procedure),  # CF, BadT, ...
+    scrub=settings.training(
+      steps=1000, **{**procedure, 'learning_rate': 0.0025}
+    ),
+    scrub_ascent_steps=100,  # S_f epochs start while fewer steps are done
+    ascent=settings.training(
+      **{**procedure, 'schedule': 'constant', 'learning_rate': 0.0025},
+      steps=20,
+    ),  # gradient ascent alone: few steps, or everything is lost
+    proxy_train=settings.training(
+      steps=200, batch_size=64, learning_rate=1e-4
+    ),  # CUTS on S_f
+  )
+
+
+def base(name: str) -> ConfigDict:
+  """Every setting of a sweep, with the defaults of the paper where it has any.
+
+  Source: Corrective Machine Unlearning, arXiv 2402.14015, and its code.
+  """
+  return ConfigDict(
+    dict(
+      name=name,
+      task='corrective',
+      smoke=False,  # shrunk: every stage runs, nothing is evidence
+      **settings.source(),
+      seeds=(0, 1, 2),
+      audit='',  # rmia: are the wrong labels of S_m still in the networks?
+      references=4,  # of an audit: networks without S_m; 0 for none
+      validation='train_fifth',  # what selection sees: train_fifth, test_half;
+      # test (parity: also what is reported)
+      best_epoch=False,  # keep the epoch that is best on validation images, as
+      # the released code does (on the test split); else the last iterate
+      proxy_fraction=0.0,  # held out for methods that need a proxy
+      identified_fractions=(0.1, 0.5, 0.8, 1.0),
+      methods=PAPER,
+      manipulations=('poison', 'interclass'),
+      poison=_poison(),
+      interclass=_interclass(),
+      published_indices=False,  # the released poison set and S_f of seed 0
+      model=dict(name='resnet9', width=64, dtype='float32'),
+      input=settings.pixels(),
+      **_trainings(),
+      ssd=dict(
+        importance='batch',  # batch (as released), per_sample
+        retain='retain',  # what S_f is compared with: retain, full
+        batch_size=512,
+        augment=True,
+      ),
+      badt_reduction='elementmean',  # elementmean (as released), batchmean
+      layers=1,  # eu_k, cf_k: how many last layers
+      evaluate=dict(batch_size=1024),
+      checkpoint_seconds=20.0,  # at most so much of the original is lost
+    )
+  )
+
+
+def _fractions(values: tuple) -> None:
+  errors.check(
+    values
+    and all(0 < f <= 1 for f in values)
+    and list(values) == sorted({*values}),
+    f'config.identified_fractions is {values}: give rising numbers above 0 and '
+    'at most 1, for example 0.1,0.5,1.0',
+  )
+
+
+def _sizes(field: str, values: tuple) -> None:
+  errors.check(
+    values
+    and all(type(n) is int and n >= 2 for n in values)
+    and len(set(values)) == len(values),
+    f'config.{field}.sizes is {values}: give one or more different numbers of '
+    'samples, 2 or more',
+  )
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses settings that cannot be, whatever the data are.
+
+  Raises:
+    UserError: names the field, its value and what would do.
+  """
+  checks.seeds(tuple(config.seeds))
+  checks.statistics(tuple(config.input.mean), tuple(config.input.std))
+  checks.model(config.model)
+  checks.names('validation', config.validation, _VALIDATIONS)
+  checks.names('manipulations', config.manipulations, ('poison', 'interclass'))
+  checks.names('methods', config.methods, roster.ENTRIES)
+  checks.names('poison.trigger', config.poison.trigger, triggers.KINDS)
+  checks.names('interclass.choice', config.interclass.choice, _CHOICES)
+  checks.names('ssd.importance', config.ssd.importance, ('batch', 'per_sample'))
+  checks.names('ssd.retain', config.ssd.retain, ('retain', 'full'))
+  checks.names(
+    'badt_reduction', config.badt_reduction, ('elementmean', 'batchmean')
+  )
+  _fractions(tuple(config.identified_fractions))
+  errors.check(
+    config.references >= 0,
+    f'config.references is {config.references}; give a number of networks, or '
+    '0 for none',
+  )
+  for kind in config.manipulations:
+    _sizes(kind, tuple(config[kind].sizes))
+    if kind == 'interclass':
+      odd = [n for n in config[kind].sizes if n % 2]
+      errors.check(
+        not odd,
+        f'config.interclass.sizes has {odd}: half of each class; use '
+        'even numbers',
+      )
+  errors.check(
+    0 <= config.proxy_fraction < 1,
+    f'config.proxy_fraction is {config.proxy_fraction}; it must lie from 0 to '
+    'below 1',
+  )
+  for part in _TRAININGS:
+    settings.fit_options(config[part], 1, part)
+
+
+def full(config: ConfigDict) -> ConfigDict:
+  """Every method of the roster at ten identified fractions."""
+  config.methods = tuple(roster.ENTRIES)
+  config.identified_fractions = tuple(i / 10 for i in range(1, 11))
+  config.proxy_fraction = 0.02
+  return config
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+  """A smoke run of a sweep: one seed, few steps, every stage and artefact."""
+  config.smoke = True
+  config.seeds = tuple(config.seeds)[:1]
+  config.train_limit = config.train_limit or 2000
+  config.test_limit = config.test_limit or 500
+  config.identified_fractions = (0.5, 1.0)
+  config.references = min(config.references, 2)
+  for part in _TRAININGS:
+    config[part].epochs, config[part].steps = 0, 20
+    config[part].batch_size = min(config[part].batch_size, 64)
+  for kind in config.manipulations:
+    smallest = min(config[kind].sizes)
+    config[kind].sizes = (min(smallest, 100),)
+  return config

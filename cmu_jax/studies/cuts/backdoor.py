@@ -1,0 +1,87 @@
+"""Repairs of a poisoned network beside CUTS, in one place for all programs.
+
+All of them see the weights, the pool's images, the trigger and its class; none
+sees a label of the pool.
+"""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from cmu_jax.core import rng
+from cmu_jax.core.types import Info, Unlearner, Variables
+from cmu_jax.methods.backdoor import distill, projected
+from cmu_jax.studies.cuts import world
+from cmu_jax.studies.engine import settings
+from cmu_jax.training import train
+
+Saving = Callable[[str], train.Checkpoint | None]
+Found = dict[str, tuple[Variables, str, Info]]
+
+_SEEN = 'weights + unlabelled pool, trigger, target'
+
+
+def repairs(
+  config: ConfigDict,
+  world: world.Stage,
+  place: world.Scene,
+  corrupted: Variables,
+  saving: Saving,
+  *,
+  attack: bool = False,
+) -> tuple[Found, dict[str, train.Fit]]:
+  """The projected repair and its baselines for one seed.
+
+  Args:
+    config: every setting; the fine-tunings take those of `proxy_train`.
+    world: what all seeds share.
+    place: what this seed works on.
+    corrupted: the poisoned network.
+    saving: a stage's name to its checkpoints, or to None.
+    attack: also project the task vector of CUTS (`cuts_projected`).
+
+  Returns:
+    (network, what it could see, facts) by method, and the fits by stage:
+    'distill_untriggered' (triggered copies only), 'distill_both' (also the
+    untriggered ones), 'distill_projected' (the latter's task vector).
+  """
+  pool = place.proxy.image.shape[0]
+  once, twice = (
+    settings.fit_options(config.proxy_train, size, 'proxy_train')
+    for size in (pool, 2 * pool)
+  )
+  rule = projected.Rule(
+    target=config.corruption.target, threshold=config.select.threshold
+  )
+  parts = (world.model, world.inputs)
+  methods: dict[str, Unlearner] = {
+    'distill_untriggered': distill.distill(
+      *parts,
+      untriggered=False,
+      checkpoint=saving('distill_untriggered'),
+      **once,
+    ),
+    'distill_projected': projected.projected(
+      *parts, rule=rule, checkpoint=saving('distill_both'), **twice
+    ),
+  }
+  if attack:
+    methods['cuts_projected'] = projected.projected(
+      *parts,
+      rule=rule,
+      vector='attack',
+      checkpoint=saving('cuts_unlabelled'),
+      **once,
+    )
+  found: Found = {}
+  fits = {}
+  for name, unlearn in methods.items():
+    key = rng.named(place.key, 'backdoor', name)
+    repaired, info = unlearn(key, corrupted, place.proxy)
+    facts: Info = {k: info[k] for k in ('alpha', 'selected') if k in info}
+    fits[name] = info['fit']
+    if name == 'distill_projected':
+      # The network that its task vector leads to is a baseline of its own.
+      found['distill_both'] = (info['fit'].variables, _SEEN, {})
+    found[name] = (repaired, _SEEN, facts)
+  return found, fits

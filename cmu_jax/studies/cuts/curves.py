@@ -1,0 +1,227 @@
+"""Figures over alpha and over methods."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib import axes, figure
+
+from cmu_jax.report import stats, style
+from cmu_jax.studies.cuts import names
+from cmu_jax.studies.cuts.results import Results
+
+_PARTS = {
+  'adjusted_agreement': ('adjusted agreement', '#56B4E9', '--'),
+  'penalty_effective': ('minus: effective classes', '#E69F00', ':'),
+  'penalty_coverage': ('minus: class coverage', '#CC79A7', '-.'),
+}
+_TESTED = {
+  'test_accuracy': ('test accuracy', style.CUTS, 'o'),
+  'attack_success_rate': ('attack success rate', style.ATTACK, 's'),
+  'target_class_accuracy': ('target class accuracy', style.TARGET, '^'),
+}
+# Below this a score only says that fewer than two classes were predicted.
+_NO_SCORE = -1e5
+
+
+def _floats(values: list) -> np.ndarray:
+  """Numbers with gaps (NaN) for null and for 'fewer than two classes'."""
+  found = np.array([np.nan if v is None else v for v in values], float)
+  return np.where(found < _NO_SCORE, np.nan, found)
+
+
+def _having(curves: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+  return [curve for curve in curves if curve.get(key)]
+
+
+def _mark_choice(ax: axes.Axes, curves: list[dict[str, Any]]) -> None:
+  chosen = [c['alpha_hat'] for c in curves if c.get('selected') is not False]
+  label = f'chosen alpha: {names.alphas(chosen)}'
+  for alpha in chosen:
+    ax.axvline(alpha, color=style.INK, lw=1, ls=(0, (4, 3)), label=label)
+    label = '_'
+
+
+def _search(ax: axes.Axes, results: Results) -> None:
+  """What CUTS looked at: the score and its parts, or the proxy attack."""
+  poison = results['task'] == 'poison'
+  key = 'proxy_attack_success_rate' if poison else 'J'
+  for part, (label, colour, dash) in _PARTS.items():
+    if found := _having(results['curves'], part):
+      x = [c['alpha'] for c in found]
+      y = [_floats(c[part]) for c in found]
+      style.across_seeds(ax, x, y, label, colour, ls=dash, lw=1.6)
+  found = _having(results['curves'], key)
+  if found:
+    label = 'attack success on proxy' if poison else 'score J'
+    colour = style.ATTACK if poison else style.INK
+    x = [c['alpha'] for c in found]
+    y = [_floats(c[key]) for c in found]
+    style.across_seeds(ax, x, y, label, colour)
+    for curve, one in zip(found, y, strict=True):
+      if curve.get('selected') is not False:
+        near = int(
+          np.abs(np.subtract(curve['alpha'], curve['alpha_hat'])).argmin()
+        )
+        ax.plot(curve['alpha_hat'], one[near], 'o', color=colour, ms=6)
+  ax.set_ylabel('rate (0 to 1)' if poison else 'score and its parts')
+  if poison:
+    ax.set_ylim(-0.03, 1.03)
+  ax.set_title('What CUTS sees: proxy images only')
+
+
+def _level(ax: axes.Axes, results: Results, method: str, dash: Any) -> None:
+  values = list(stats.by_seed(results, method, 'test_accuracy').values())
+  if values:
+    name = names.method(method).label
+    ax.axhline(
+      float(np.mean(values)),
+      color=style.REFERENCE if method == 'oracle' else style.MUTED,
+      lw=1.4,
+      ls=dash,
+      label=f'test accuracy, {name}',
+    )
+
+
+def _tested(ax: axes.Axes, results: Results) -> None:
+  """What only the test labels show, on the coarse grid."""
+  evaluated = [c['evaluated'] for c in results['curves'] if c.get('evaluated')]
+  for key, (label, colour, marker) in _TESTED.items():
+    if found := _having(evaluated, key):
+      x = [e['alpha'] for e in found]
+      y = [_floats(e[key]) for e in found]
+      style.across_seeds(ax, x, y, label, colour, marker=marker, ms=4)
+  _level(ax, results, 'corrupted', (0, (1, 1.5)))
+  _level(ax, results, 'oracle', (0, (6, 2)))
+  ax.set(xlabel='alpha (length of the step, no unit)', ylabel='rate (0 to 1)')
+  ax.set_ylim(-0.03, 1.03)
+  ax.set_title('What happens on test images: never used to choose alpha')
+
+
+def _outcome(results: Results) -> str:
+  """What the chosen alpha did, or where the best one lay, in words."""
+  if results['task'] == 'poison':
+    changes = [
+      (name, stats.paired(results, key, ('corrupted', 'cuts')))
+      for key, name in (
+        ('attack_success_rate', 'attack success'),
+        ('target_class_accuracy', 'target class'),
+      )
+    ]
+    return ''.join(
+      '; {} {:.2f} → {:.2f}'.format(name, *pairs.mean(axis=0))
+      for name, pairs in changes
+      if len(pairs)
+    )
+  tested = [c['evaluated'] for c in results['curves'] if c.get('evaluated')]
+  tested = _having(tested, 'test_accuracy')
+  best = [e['alpha'][int(np.argmax(e['test_accuracy']))] for e in tested]
+  return f'; best on test images: {names.alphas(best)}' if best else ''
+
+
+def _alpha_title(results: Results) -> str:
+  curves = results['curves']
+  chosen = [c['alpha_hat'] for c in curves if c.get('selected') is not False]
+  if not chosen:
+    return 'No alpha passed: CUTS abstained and changed nothing'
+  idle = len(curves) - len(chosen)
+  left = f' (abstained in {names.count(idle, "seed")})' if idle else ''
+  text = f'CUTS chose alpha = {names.alphas(chosen)}{left}'
+  return text + _outcome(results)
+
+
+def alpha_curve(results: Results) -> figure.Figure:
+  """The alpha search of every seed above what it does to test images.
+
+  Args:
+    results: results.json of a run, with at least one curve.
+  """
+  with style.settings():
+    made = style.canvas(_alpha_title(results), (9.2, 7.4), results['smoke'])
+    top, bottom = made.subplots(2, 1, sharex=True)
+    _search(top, results)
+    _tested(bottom, results)
+    for ax in (top, bottom):
+      _mark_choice(ax, results['curves'])
+      ax.legend(loc='upper left', bbox_to_anchor=(1.0, 1.0))
+    return made
+
+
+def _floor(results: Results, key: str) -> float:
+  """Where the axis starts: low enough for every dot, else at a round number."""
+  values = [row[key] for row in results['rows'] if row.get(key) is not None]
+  return max(0.0, float(np.floor(10 * min(values) - 0.5)) / 10)
+
+
+def _dots(
+  ax: axes.Axes, results: Results, key: str, methods: list[str]
+) -> None:
+  low = _floor(results, key)
+  for y, method in enumerate(methods):
+    values = list(stats.by_seed(results, method, key).values())
+    colour = style.CUTS if method == 'cuts' else style.INK
+    if not values:
+      ax.text(
+        (1 + low) / 2, y, 'not applicable', color=style.MUTED, va='center'
+      )
+      continue
+    mean = float(np.mean(values))
+    rows = [y] * len(values)
+    ax.plot(values, rows, 'o', color=colour, alpha=0.35, ms=6, mew=0)
+    ax.plot([mean, mean], [y - 0.28, y + 0.28], color=colour, lw=2.6)
+    left = mean > low + 0.7 * (1 - low)
+    ax.annotate(
+      f'{mean:.3f}',
+      (min(values) if left else max(values), y),
+      (-9 if left else 9, 0),
+      textcoords='offset points',
+      va='center',
+      ha='right' if left else 'left',
+      color=colour,
+      fontsize=10,
+    )
+  ax.set_xlim(low - 0.04 * (1 - low), 1 + 0.04 * (1 - low))
+  ax.set_xlabel(f'{_TESTED[key][0]}\n(0 to 1)')
+
+
+def _methods_title(results: Results) -> str:
+  changes = []
+  for key, (name, *_) in _TESTED.items():
+    pairs = stats.paired(results, key, ('corrupted', 'cuts'))
+    if len(pairs):
+      before, after = pairs.mean(axis=0)
+      changes.append(f'{name} {before:.3f} → {after:.3f}')
+  text = f'CUTS: {", ".join(changes)}'
+  oracle = list(stats.by_seed(results, 'oracle', 'test_accuracy').values())
+  if len(changes) == 1 and oracle:
+    text += f' (oracle: {np.mean(oracle):.3f})'
+  return text
+
+
+def _tick(method: str, task: str) -> str:
+  label, note = names.method(method, task)
+  return f'{label}\n({note})' if note else label
+
+
+def methods(results: Results) -> figure.Figure:
+  """Every method: a dot a seed and a bar at the mean.
+
+  Args:
+    results: results.json of a run.
+  """
+  order = names.ordered(row['method'] for row in results['rows'])
+  keys = [
+    key
+    for key in _TESTED
+    if any(row.get(key) is not None for row in results['rows'])
+  ]
+  with style.settings():
+    size = (9.2, 1.5 + 0.5 * len(order))
+    made = style.canvas(_methods_title(results), size, results['smoke'])
+    grid = made.subplots(1, len(keys), sharey=True, squeeze=False)[0]
+    for ax, key in zip(grid, keys, strict=True):
+      _dots(ax, results, key, order)
+    grid[0].set_yticks(
+      range(len(order)), [_tick(m, results['task']) for m in order]
+    )
+    grid[0].set_ylim(len(order) - 0.4, -0.6)
+    return made

@@ -1,0 +1,222 @@
+"""Figures over classes: who is confused with whom, where features go."""
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib import axes, colors, figure, image, patheffects
+
+from cmu_jax.report import style
+from cmu_jax.studies.cuts import verdict
+from cmu_jax.studies.cuts.results import Arrays, Results
+
+_FEW = 20  # up to so many classes every cell carries its number
+_TRACED = 10  # so many colours are told apart
+
+
+def _rates(counts: Int[np.ndarray, 's k k']) -> Float[np.ndarray, 'k k']:
+  """Counts pooled over seeds as shares of each true class, NaN without any."""
+  pooled = counts.sum(axis=0).astype(float)
+  total = pooled.sum(axis=1, keepdims=True)
+  return np.divide(
+    pooled, total, out=np.full_like(pooled, np.nan), where=total > 0
+  )
+
+
+def _write_cells(ax: axes.Axes, rates: Float[np.ndarray, 'k k']) -> None:
+  size = 10 if len(rates) <= 12 else 6.5
+  for i, j in zip(*np.nonzero(np.nan_to_num(rates) >= 0.005), strict=True):
+    ink = 'white' if rates[i, j] > 0.45 else style.INK
+    ax.text(
+      j,
+      i,
+      f'{100 * rates[i, j]:.0f}',
+      ha='center',
+      va='center',
+      color=ink,
+      fontsize=size,
+    )
+
+
+def _class_ticks(ax: axes.Axes, class_names: list[str]) -> None:
+  k = len(class_names)
+  every = 1 if k <= _FEW else int(np.ceil(k / 10))
+  at = list(range(0, k, every))
+  shown = [class_names[i] if k <= _FEW else str(i) for i in at]
+  turn = 90 if max(map(len, shown)) > 2 else 0
+  ax.set_xticks(at, shown, rotation=turn)
+  ax.set_yticks(at, shown)
+  ax.set_xlabel('predicted class')
+  ax.grid(False)
+
+
+def _confusion(
+  ax: axes.Axes, rates: Float[np.ndarray, 'k k'], class_names: list[str]
+) -> image.AxesImage:
+  # The square root lifts small confusions out of the white.
+  shown = ax.imshow(
+    rates,
+    cmap='Blues',
+    norm=colors.PowerNorm(0.5, 0, 1),
+    interpolation='nearest',
+  )
+  ax.set_facecolor(style.FAINT)
+  ax.spines[:].set_visible(False)
+  _class_ticks(ax, class_names)
+  if len(rates) <= _FEW:
+    _write_cells(ax, rates)
+  return shown
+
+
+def _confusion_title(
+  results: Results,
+  before: Float[np.ndarray, 'k k'],
+  after: Float[np.ndarray, 'k k'],
+) -> str:
+  own = [np.nanmean(np.diagonal(rates)) for rates in (before, after)]
+  text = f'Mean accuracy of a class {own[0]:.2f} → {own[1]:.2f}'
+  harmed = verdict.harmed(results)
+  if not harmed:
+    return f'{text}; no class fell by more than 5 points'
+  more = f' and {len(harmed) - 1} more fell' if len(harmed) > 1 else ''
+  return f'{text}; {verdict.harm_text(harmed[0])}{more}'
+
+
+def confusions(results: Results, arrays: Arrays) -> figure.Figure:
+  """Confusion matrices before and after CUTS on one colour scale.
+
+  Args:
+    results: results.json of a run.
+    arrays: must hold confusion_corrupted and confusion_cuts.
+  """
+  class_names = [str(name) for name in results['class_names']]
+  before = _rates(arrays['confusion_corrupted'])
+  after = _rates(arrays['confusion_cuts'])
+  title = _confusion_title(results, before, after)
+  with style.settings():
+    made = style.canvas(title, (10.4, 5.4), results['smoke'])
+    left, right = made.subplots(1, 2, sharey=True)
+    _confusion(left, before, class_names)
+    shown = _confusion(right, after, class_names)
+    left.set_title('before: the corrupted model')
+    right.set_title('after CUTS')
+    left.set_ylabel('true class')
+    scale = made.colorbar(
+      shown, ax=[left, right], shrink=0.85, ticks=[0, 0.05, 0.2, 0.5, 1]
+    )
+    scale.ax.set_yticklabels(['0', '5', '20', '50', '100'])
+    scale.set_label('share of the true class [%]')
+    scale.outline.set_visible(False)  # type: ignore[operator]
+    return made
+
+
+def _centres(arrays: Arrays, traced: list[int]) -> Float[np.ndarray, 'p t 2']:
+  label = arrays['feature_path_label']
+  path = arrays['feature_path']
+  return np.stack([path[:, label == c].mean(axis=1) for c in traced], axis=1)
+
+
+def _traced(arrays: Arrays) -> list[int]:
+  """The classes to draw: all up to ten, else those that moved farthest."""
+  found = np.unique(arrays['feature_path_label']).tolist()
+  if len(found) <= _TRACED:
+    return found
+  centres = _centres(arrays, found)
+  moved = np.linalg.norm(centres[-1] - centres[0], axis=-1)
+  return sorted(found[i] for i in np.argsort(-moved)[:_TRACED])
+
+
+def _at(
+  alpha: Float[np.ndarray, 'p'], path: Float[np.ndarray, 'p 2'], wanted: float
+) -> Float[np.ndarray, '2']:
+  return np.array([np.interp(wanted, alpha, path[:, i]) for i in range(2)])
+
+
+def _trace(
+  ax: axes.Axes,
+  alpha: Float[np.ndarray, 'p'],
+  path: Float[np.ndarray, 'p 2'],
+  chosen: float,
+  colour: str,
+) -> None:
+  """One class: hollow at alpha = 0, an arrow to the chosen alpha, dots on."""
+  stop = _at(alpha, path, chosen)
+  until = np.concatenate([path[alpha < chosen], stop[None]])
+  beyond = np.concatenate([stop[None], path[alpha > chosen]])
+  ax.plot(*beyond.T, color=colour, lw=1.3, ls=':')
+  ax.plot(*path[0], 'o', mfc='white', mec=colour, mew=1.6, ms=7, zorder=4)
+  if len(until) > 1:
+    ax.plot(*until.T, color=colour, lw=2.2)
+    ax.annotate(
+      '',
+      xy=tuple(stop),
+      xytext=tuple(until[-2]),
+      arrowprops={'arrowstyle': '-|>', 'color': colour, 'lw': 2.2},
+      zorder=5,
+    )
+
+
+def _name(
+  ax: axes.Axes,
+  name: str,
+  number: int,
+  end: Float[np.ndarray, '2'],
+  colour: str,
+) -> None:
+  """Writes a short name at the end of the path, a long one in the legend."""
+  short = name if len(name) <= 3 else str(number)
+  if short != name:
+    ax.plot([], [], color=colour, lw=2.2, label=f'{short}: {name}')
+  ax.annotate(
+    short,
+    tuple(end),
+    (5, 4),
+    textcoords='offset points',
+    color=colour,
+    fontweight='bold',
+    zorder=6,
+    path_effects=[patheffects.withStroke(linewidth=3, foreground='white')],
+  )
+
+
+def _path_title(chosen: float, traced: int, classes: int) -> str:
+  which = '' if traced == classes else f' ({traced} of {classes} classes)'
+  if chosen == 0:
+    return f'Features along the step that CUTS did not take{which}'
+  return f'Features of each class, alpha = 0 to {chosen:.4g}{which}'
+
+
+def feature_path(results: Results, arrays: Arrays) -> figure.Figure:
+  """How the features of each class move as alpha grows, in two dimensions.
+
+  Args:
+    results: results.json of a run; its first curve says which alpha was used.
+    arrays: must hold feature_path, feature_path_alpha, feature_path_label.
+  """
+  alpha = np.asarray(arrays['feature_path_alpha'], float)
+  label = arrays['feature_path_label']
+  chosen = (
+    float(results['curves'][0]['alpha_hat']) if results['curves'] else 0.0
+  )
+  traced = _traced(arrays)
+  centres = _centres(arrays, traced)
+  title = _path_title(chosen, len(traced), len(np.unique(label)))
+  with style.settings():
+    made = style.canvas(title, (9.2, 6.6), results['smoke'])
+    ax = made.subplots()
+    for i, c in enumerate(traced):
+      colour = style.COLOURS[i]
+      points = arrays['feature_path'][0, label == c]
+      ax.scatter(
+        points[:, 0], points[:, 1], s=9, color=colour, alpha=0.22, linewidths=0
+      )
+      _trace(ax, alpha, centres[:, i], chosen, colour)
+      _name(ax, str(results['class_names'][c]), c, centres[-1, i], colour)
+    if ax.get_legend_handles_labels()[0]:
+      ax.legend(loc='upper left', bbox_to_anchor=(1.0, 1.0))
+    ax.set(
+      xlabel='first principal component', ylabel='second principal component'
+    )
+    ax.set_title(
+      'ring: corrupted model; arrow: chosen alpha; dots: on to '
+      f'alpha = {alpha[-1]:.4g}; pale: test images at alpha = 0'
+    )
+    return made

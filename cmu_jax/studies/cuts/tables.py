@@ -1,0 +1,212 @@
+"""Every method side by side: Markdown files and one terminal table."""
+
+import io
+from typing import Any, NamedTuple
+
+import numpy as np
+import rich.box
+import rich.console
+import rich.markup
+import rich.table
+
+from cmu_jax.report import stats
+from cmu_jax.report.stats import Spread
+from cmu_jax.studies.cuts import names
+from cmu_jax.studies.cuts.results import Results
+
+
+class Row(NamedTuple):
+  """One method over all seeds.
+
+  Attributes:
+    method: its key in results.json.
+    label: its name for people.
+    note: a warning such as 'diagnostic: uses test labels', or ''.
+    information: what the method could see.
+    seeds: number of seeds.
+    alpha: the alpha it used, a range over seeds, or ''.
+    metrics: spread of every metric that was measured for it.
+  """
+
+  method: str
+  label: str
+  note: str
+  information: str
+  seeds: int
+  alpha: str
+  metrics: dict[str, Spread]
+
+
+def _metric_keys(results: Results) -> list[str]:
+  """Metric columns with at least one value, the main ones first."""
+  found = {
+    key: None
+    for row in results['rows']
+    for key, value in row.items()
+    if key.endswith(('_accuracy', '_rate', '_percent')) and value is not None
+  }
+  main = names.columns(found, results['task'])
+  return main + [key for key in found if key not in names.METRICS]
+
+
+def _alpha(rows: list[dict[str, Any]]) -> str:
+  used = [float(row['alpha']) for row in rows if row.get('alpha') is not None]
+  idle = sum(row.get('selected') is False for row in rows)
+  text = names.alphas(used)
+  return f'{text} (abstained {idle}/{len(rows)})' if idle else text
+
+
+def summary(results: Results) -> list[Row]:
+  """One row a method, from doing nothing to the oracle."""
+  keys = _metric_keys(results)
+  table = []
+  for method in names.ordered(row['method'] for row in results['rows']):
+    rows = [row for row in results['rows'] if row['method'] == method]
+    spreads = {
+      key: stats.spread(list(stats.by_seed(results, method, key).values()))
+      for key in keys
+    }
+    shown = names.method(method, results['task'])
+    seen = dict.fromkeys(str(row.get('information') or '') for row in rows)
+    table.append(
+      Row(
+        method=method,
+        label=shown.label,
+        note=shown.note,
+        information=' / '.join(text for text in seen if text),
+        seeds=len({row['seed'] for row in rows}),
+        alpha=_alpha(rows),
+        metrics={key: value for key, value in spreads.items() if value},
+      )
+    )
+  return table
+
+
+def cell(key: str, value: Spread | None) -> str:
+  """'0.812 ± 0.004'; percentages with one decimal; a dash for None."""
+  if value is None:
+    return '–'
+  digits = 1 if key.endswith('_percent') else 3
+  if value.std is None:
+    return f'{value.mean:.{digits}f}'
+  return f'{value.mean:.{digits}f} ± {value.std:.{digits}f}'
+
+
+def caption(results: Results) -> str:
+  """What the numbers of every table are."""
+  seeds = len({row['seed'] for row in results['rows']})
+  if seeds == 1:
+    return 'One seed: no spread is known. Accuracies and rates from 0 to 1.'
+  return (
+    f'Mean ± sample standard deviation over {seeds} seeds. '
+    'Accuracies and rates from 0 to 1.'
+  )
+
+
+def columns(results: Results) -> list[str]:
+  """The main metrics that this run measured."""
+  return [key for key in _metric_keys(results) if key in names.METRICS]
+
+
+def _escape(text: str) -> str:
+  """Text that may stand in a Markdown table cell."""
+  text = ' '.join(text.split()).replace('\\', '\\\\').replace('|', '\\|')
+  return text.replace('<', '&lt;').replace('`', '\\`')
+
+
+def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
+  ruler = ['---'] * len(head)
+  lines = [head, ruler, *([_escape(c) for c in row] for row in rows)]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n'
+
+
+def _smoke(results: Results) -> str:
+  return '**smoke: not evidence**\n\n' if results['smoke'] else ''
+
+
+def markdown(results: Results) -> str:
+  """The table of methods with every metric that was measured."""
+  keys = _metric_keys(results)
+  head = ['method', 'note', 'alpha', 'seeds']
+  head += [*(names.metric(key) for key in keys), 'what it could see']
+  rows = [
+    [row.label, row.note, row.alpha or '–', str(row.seeds)]
+    + [cell(key, row.metrics.get(key)) for key in keys]
+    + [row.information]
+    for row in summary(results)
+  ]
+  return (
+    f'# {_escape(results["name"])}: methods\n\n{_smoke(results)}'
+    f'{caption(results)}\n\n{_markdown_table(head, rows)}'
+  )
+
+
+def per_class(results: Results) -> str:
+  """Accuracy on clean test images by class and method, mean over seeds."""
+  methods = names.ordered(row['method'] for row in results['per_class'])
+  head = ['class', *(names.method(method).label for method in methods)]
+  seeds = {row['seed'] for row in results['per_class']}
+  means = [stats.class_means(results, method, seeds) for method in methods]
+  rows = [
+    [str(name)]
+    + ['–' if np.isnan(mean[i]) else f'{mean[i]:.3f}' for mean in means]
+    for i, name in enumerate(results['class_names'])
+  ]
+  return (
+    f'# {_escape(results["name"])}: accuracy by class\n\n{_smoke(results)}'
+    f'Clean test images, mean over {names.count(len(seeds), "seed")}. A dash: '
+    f'no test image of that class.\n\n{_markdown_table(head, rows)}'
+  )
+
+
+def footnotes(rows: list[Row]) -> dict[str, str]:
+  """What methods could see, and their notes, each with a letter.
+
+  Returns:
+    footnote text -> letter, in the order of the rows.
+  """
+  texts = dict.fromkeys(_footnote(row) for row in rows)
+  return {text: chr(ord('a') + i % 26) for i, text in enumerate(texts)}
+
+
+def _footnote(row: Row) -> str:
+  seen = row.information or 'not recorded'
+  return f'{seen} ({row.note})' if row.note else seen
+
+
+def _rich_table(results: Results, rows: list[Row]) -> rich.table.Table:
+  keys = columns(results)
+  letters = footnotes(rows)
+  warning = '   smoke: not evidence' if results['smoke'] else ''
+  legend = ['What each method could see:']
+  legend += [f'{letter}  {text}' for text, letter in letters.items()]
+  table = rich.table.Table(
+    title=rich.markup.escape(results['name'] + warning),
+    caption=rich.markup.escape('\n'.join([caption(results), *legend])),
+    box=rich.box.SIMPLE_HEAD,
+    padding=(0, 1, 0, 0),
+    title_justify='left',
+    caption_justify='left',
+  )
+  table.add_column('method')
+  table.add_column('')
+  table.add_column('alpha')
+  for key in keys:
+    table.add_column(names.metric(key), justify='right')
+  for row in rows:
+    text = (row.label, letters[_footnote(row)], row.alpha or '–')
+    cells = [cell(key, row.metrics.get(key)) for key in keys]
+    style = 'bold' if row.method == 'cuts' else None
+    table.add_row(*map(rich.markup.escape, text), *cells, style=style)
+  return table
+
+
+def console(
+  results: Results, file: io.StringIO | io.TextIOWrapper | None = None
+) -> None:
+  """Prints the table of methods, 80 to 100 columns wide, also into a pipe."""
+  probe = rich.console.Console(file=file)
+  width = min(max(probe.width, 80), 100) if probe.is_terminal else 100
+  rich.console.Console(file=file, width=width, highlight=False).print(
+    _rich_table(results, summary(results))
+  )

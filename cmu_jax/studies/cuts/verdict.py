@@ -1,0 +1,282 @@
+"""What a run showed, in one label and a few plain sentences."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cmu_jax.core import errors
+from cmu_jax.report import stats
+from cmu_jax.studies.cuts import names
+from cmu_jax.studies.cuts.results import Results
+
+# Margins as fractions. The slack keeps 0.95 - 0.90 from counting as over 0.05.
+_SLACK = 1e-9
+CLASS_HARM = 0.05
+POISON_UTILITY_LOSS = 0.02
+POISON_ASR_GONE = 0.05
+NOISE_UTILITY_LOSS = 0.01
+NOISE_RECOVERED = 0.9
+
+_ORACLE = 'the oracle, which was trained without the corrupted samples'
+
+
+class Harm(NamedTuple):
+  """A class whose mean accuracy fell by more than CLASS_HARM."""
+
+  name: str
+  before: float
+  after: float
+
+
+class Verdict(NamedTuple):
+  """What a run showed.
+
+  Attributes:
+    label: 'repaired', 'partly repaired', 'no clear change', 'made worse' or
+      'left as it was'.
+    sentences: why, the most important first, ending with `sure`.
+    harmed: every class that fell by more than five points, worst first.
+    sure: how far the numbers can be trusted.
+  """
+
+  label: str
+  sentences: tuple[str, ...]
+  harmed: tuple[Harm, ...]
+  sure: tuple[str, ...]
+
+
+def harmed(results: Results) -> tuple[Harm, ...]:
+  """Classes that CUTS lowered by more than five points, worst first."""
+  before, after = stats.class_changes(results)
+  fall = np.nan_to_num(before - after, nan=0.0)
+  worst = np.argsort(-fall, kind='stable')
+  return tuple(
+    Harm(str(results['class_names'][i]), float(before[i]), float(after[i]))
+    for i in worst
+    if fall[i] > CLASS_HARM + _SLACK
+  )
+
+
+def falls(
+  names: Sequence[str],
+  before: Sequence[float | None],
+  after: Sequence[float | None],
+) -> tuple[Harm, ...]:
+  """Classes whose accuracy fell by more than five points, worst first.
+
+  Args:
+    names: of the classes.
+    before: their accuracies; None for a class without pictures.
+    after: likewise.
+  """
+  found = [
+    Harm(name, b, a)
+    for name, b, a in zip(names, before, after, strict=True)
+    if a is not None and b is not None and b - a > CLASS_HARM + _SLACK
+  ]
+  return tuple(sorted(found, key=lambda harm: harm.after - harm.before))
+
+
+def harm_text(harm: Harm) -> str:
+  """One harmed class in words, without a full stop."""
+  lost = 'is no longer recognised' if harm.after < 0.05 else 'got worse'
+  return f"class '{harm.name}' {lost}: {harm.before:.2f} → {harm.after:.2f}"
+
+
+def _harm_list(classes: tuple[Harm, ...]) -> str:
+  more = len(classes) - 3
+  text = '; '.join(harm_text(harm) for harm in classes[:3])
+  return f'{text}; and {more} more' if more > 0 else text
+
+
+def _harm_sentences(results: Results, found: tuple[Harm, ...]) -> list[str]:
+  before, after = stats.class_changes(results)
+  if found:
+    text = _harm_list(found)
+    return [f'{text[0].upper()}{text[1:]}.']
+  if not np.isfinite(before - after).any():
+    return ['Accuracy by class was not recorded, so harm to one is unknown.']
+  return ['No class fell by more than 5 points.']
+
+
+def _change(pairs: np.ndarray, what: str) -> str:
+  before, after = pairs.mean(axis=0).tolist()
+  points = 100 * (after - before)
+  if abs(points) < 0.05:
+    return f'{what} stayed at {after:.3f}.'
+  verb = 'rose' if points > 0 else 'fell'
+  return (
+    f'{what} {verb} from {before:.3f} to {after:.3f} ({points:+.1f} points).'
+  )
+
+
+def _recovery(results: Results) -> tuple[float | None, str]:
+  """Mean of (UT - UT_mix) / (UT_oracle - UT_mix) over seeds, and its sentence.
+
+  The recovery rate of CUTS (arXiv 2511.18660); undefined where the oracle is
+  not better than the corrupted model.
+  """
+  triple = stats.paired(
+    results, 'test_accuracy', ('corrupted', 'cuts', 'oracle')
+  )
+  if not len(triple):
+    return None, 'There is no oracle to compare with.'
+  mix, cuts, oracle = triple.T
+  if (oracle <= mix).any():
+    return None, (
+      'The corrupted model is as good as the oracle in at least one seed, so '
+      'there is no gap to recover.'
+    )
+  value = float(((cuts - mix) / (oracle - mix)).mean())
+  if value < 0:
+    return value, f'The model moved away from {_ORACLE} ({oracle.mean():.3f}).'
+  return value, (
+    f'CUTS recovers {100 * value:.0f} % of the gap to {_ORACLE} '
+    f'({oracle.mean():.3f}).'
+  )
+
+
+def _noise_label(difference: np.ndarray, recovery: float | None) -> str:
+  change = float(difference.mean())
+  interval = stats.interval(difference)
+  # A lone seed has no interval; it has to move by the margin that counts as a
+  # loss, and can never earn the full label.
+  low = interval.low if interval else change - NOISE_UTILITY_LOSS
+  high = interval.high if interval else change + NOISE_UTILITY_LOSS
+  if high < 0 or change < -NOISE_UTILITY_LOSS - _SLACK:
+    return 'made worse'
+  if low <= 0:
+    return 'no clear change'
+  enough = recovery is not None and recovery >= NOISE_RECOVERED - _SLACK
+  return 'repaired' if enough and interval else 'partly repaired'
+
+
+def _label_noise(
+  results: Results, pairs: np.ndarray, found: tuple[Harm, ...]
+) -> tuple[str, list[str]]:
+  recovery, sentence = _recovery(results)
+  label = _noise_label(pairs[:, 1] - pairs[:, 0], recovery)
+  change = _change(pairs, 'Test accuracy')
+  harm = _harm_sentences(results, found)
+  told = [*harm, sentence] if found else [sentence, *harm]
+  return label, [change, *told]
+
+
+def _poison_label(attack: np.ndarray, loss: float, hurt: bool) -> str:
+  before, after = attack.mean(axis=0)
+  if hurt or loss > POISON_UTILITY_LOSS + _SLACK:
+    return 'made worse'
+  if after > before + CLASS_HARM + _SLACK:
+    return 'made worse'
+  if before <= POISON_ASR_GONE:
+    return 'no clear change'
+  if after <= POISON_ASR_GONE + _SLACK:
+    return 'repaired'
+  return 'partly repaired' if after <= before / 2 else 'no clear change'
+
+
+def _poison(
+  results: Results, pairs: np.ndarray, found: tuple[Harm, ...]
+) -> tuple[str, list[str]]:
+  attack = stats.paired(results, 'attack_success_rate', ('corrupted', 'cuts'))
+  loss = float((pairs[:, 0] - pairs[:, 1]).mean())
+  utility = _change(pairs, 'Test accuracy')
+  harm = _harm_sentences(results, found)
+  if not len(attack):
+    bad = bool(found) or loss > POISON_UTILITY_LOSS + _SLACK
+    label = 'made worse' if bad else 'no clear change'
+    return label, ['The attack success rate was not measured.', *harm, utility]
+  before, after = attack.mean(axis=0).tolist()
+  rate = _change(attack, 'Attack success rate on triggered test images')
+  label = _poison_label(attack, loss, bool(found))
+  if before <= POISON_ASR_GONE:
+    rate += ' The trigger did not work on the corrupted model either.'
+  elif after <= POISON_ASR_GONE + _SLACK and found:
+    harm = [f'The trigger no longer works, but {_harm_list(found)}.']
+    return label, [*harm, rate, utility]
+  return label, [rate, *harm, utility]
+
+
+def _abstained(results: Results) -> tuple[int, int]:
+  """In how many seeds CUTS changed nothing, out of how many."""
+  rows = [row for row in results['rows'] if row['method'] == 'cuts']
+  idle = [r for r in rows if r.get('selected') is False or r.get('alpha') == 0]
+  return len(idle), len(rows)
+
+
+def _left(results: Results) -> list[str]:
+  if results['task'] == 'poison':
+    why = (
+      'No alpha drove the attack success rate on the proxy images low enough, '
+      'so CUTS abstained and left the weights as they were.'
+    )
+    attack = stats.by_seed(results, 'corrupted', 'attack_success_rate')
+    rate = stats.spread(list(attack.values()))
+    still = 'The trigger still works: attack success rate'
+    return [why, f'{still} {rate.mean:.3f}.'] if rate else [why]
+  return [
+    'CUTS chose alpha = 0: no step along its task vector looked better to its '
+    'own score, so the weights are as they were.'
+  ]
+
+
+def _sure(results: Results, pairs: np.ndarray, idle: bool) -> tuple[str, ...]:
+  said = []
+  if results['smoke']:
+    said.append('Smoke run, far too short to mean anything: not evidence.')
+  interval = stats.interval(pairs[:, 1] - pairs[:, 0])
+  if interval is None:
+    said.append(
+      'One seed: how much the numbers vary is unknown, and no change is beyond '
+      'doubt.'
+    )
+  elif not idle:
+    said.append(
+      f'Over {len(pairs)} seeds the change in test accuracy is '
+      f'{100 * interval.mean:+.1f} points, 95 % interval '
+      f'{100 * interval.low:+.1f} to {100 * interval.high:+.1f}.'
+    )
+  else:
+    said.append(f'The same in all of {len(pairs)} seeds.')
+  return tuple(said)
+
+
+def verdict(results: Results) -> Verdict:
+  """Decides what a run showed from paired per-seed differences.
+
+  Label noise: 'repaired' when the mean recovery rate is at least 0.9 and the
+  95 % t-interval of the change in test accuracy lies above 0; 'partly
+  repaired' when only the interval does; 'made worse' when it lies below 0 or
+  the mean fell by more than a point. A single seed has no interval and is
+  never 'repaired'.
+
+  Poison: 'repaired' when the attack success rate on triggered test images is
+  at most 0.05, test accuracy fell by at most 2 points and no class fell by
+  more than 5; 'partly repaired' when the rate at least halved without that
+  harm; 'made worse' with that harm, whatever became of the attack, or when
+  the rate rose by more than 5 points.
+
+  Raises:
+    UserError: no seed has a test accuracy both before and after.
+  """
+  pairs = stats.paired(results, 'test_accuracy', ('corrupted', 'cuts'))
+  errors.check(
+    len(pairs),
+    "results.json: no seed has test_accuracy for both 'corrupted' and 'cuts', "
+    'so there is no verdict; let the run finish',
+  )
+  found = harmed(results)
+  idle, runs = _abstained(results)
+  if idle == runs:
+    sure = _sure(results, pairs, idle=True)
+    said = (*_left(results), *sure)
+    return Verdict('left as it was', said, found, sure)
+  decide = _poison if results['task'] == 'poison' else _label_noise
+  label, sentences = decide(results, pairs, found)
+  if idle:
+    sentences.append(
+      f'CUTS changed nothing in {idle} of {names.count(runs, "seed")}.'
+    )
+  sure = _sure(results, pairs, idle=False)
+  return Verdict(label, (*sentences, *sure), found, sure)

@@ -1,0 +1,179 @@
+"""The fixed prose of a report: what was wrong, what was done, the terms."""
+
+from typing import Any
+
+import numpy as np
+
+from cmu_jax.report import stats
+from cmu_jax.studies.cuts import names
+from cmu_jax.studies.cuts.results import Results
+
+GLOSSARY = {
+  'alpha': (
+    'The length of the correcting step: the weights become theta - alpha tau. '
+    'At alpha = 0 nothing changes.'
+  ),
+  'attack success rate': (
+    'The share of test images of other classes that, once they carry the '
+    'trigger, are given the target class. 0 is safe.'
+  ),
+  'corrupted model': (
+    'The model to repair: it was trained on data of which a part was wrong.'
+  ),
+  'CUTS': (
+    'Corrective unlearning in task space (arXiv 2511.18660): repair by '
+    'subtracting a task vector, without the training data.'
+  ),
+  'label recovery': (
+    'How often the wrong label that an image was trained under is told from '
+    'another wrong one, by the network alone: 0.5 is chance, 1 is always.'
+  ),
+  'oracle': (
+    'The same network trained without the corrupted samples. Nobody who needs '
+    'a repair has it; it marks what a full repair would reach.'
+  ),
+  'point': 'A hundredth of a rate: from 0.90 to 0.85 is a fall of 5 points.',
+  'proxy': (
+    'A small set of images that were not in the training set. CUTS corrupts '
+    'them on purpose to learn what the corruption does to the weights.'
+  ),
+  'random vector': (
+    'A control: a step of the same length in a direction that knows nothing.'
+  ),
+  'recovery': (
+    'How much of the gap between the corrupted model and the oracle was '
+    'closed, in percent of test accuracy. 100 is a full repair, below 0 is '
+    'harm.'
+  ),
+  'seed': 'One complete repetition with other random numbers.',
+  'target class accuracy': (
+    'The share of clean test images of the target class that are still '
+    'recognised. If it falls, the class was deleted along with the attack.'
+  ),
+  'task vector (tau)': (
+    'The change of the weights when the corrupted model learns the corrupted '
+    'proxy images: the direction in which more corruption lies.'
+  ),
+  'trigger': (
+    'A small pattern in an image that makes a poisoned model answer with the '
+    'target class.'
+  ),
+}
+
+
+def _setting(config: dict[str, Any], *keys: str) -> Any:
+  """The first of `keys` in the configuration or its corruption block."""
+  nested = config.get('corruption')
+  both = config | (nested if isinstance(nested, dict) else {})
+  return next((both[k] for k in keys if both.get(k) is not None), None)
+
+
+def _share(config: dict[str, Any]) -> str:
+  rate = _setting(config, 'noise_rate', 'rate', 'poison_rate', 'fraction')
+  if not isinstance(rate, int | float):
+    return 'a part'
+  return f'{100 * rate:.4g} %'
+
+
+def wrong(results: Results) -> list[str]:
+  """What was wrong with the training data, in sentences."""
+  config = results['config']
+  of = f' of {config["dataset"]}' if config.get('dataset') else ''
+  share = _share(config)
+  if results['task'] == 'poison':
+    target = _setting(config, 'target', 'target_class')
+    known = isinstance(target, int) and 0 <= target < len(
+      results['class_names']
+    )
+    which = (
+      f"class '{results['class_names'][target]}', the target class"
+      if known
+      else 'the target class'
+    )
+    which_images = (
+      f'{share} of the images of {which}, carried a trigger. Their labels were '
+      'right'
+      if _setting(config, 'kind') == 'clean_label'
+      else f'{share} of the images carried a trigger and were labelled as '
+      f'{which}'
+    )
+    return [
+      f'In the training set{of}, {which_images}. The model learned to '
+      'answer with that class whenever it sees the trigger.'
+    ]
+  kind = _setting(config, 'kind', 'noise')
+  if kind == 'human':
+    return [
+      f'The labels of the training set{of} were those that people gave, with '
+      'their mistakes. The model learned a part of them by heart.'
+    ]
+  named = f' (kind: {kind})' if isinstance(kind, str) else ''
+  return [
+    f'In the training set{of}, {share} of the labels the corruption applies '
+    f'to were replaced by wrong ones{named}. The model learned a part of them '
+    'by heart.'
+  ]
+
+
+def done(results: Results) -> list[str]:
+  """What CUTS did about it, in sentences."""
+  pool = results['config'].get('proxy_fraction')
+  size = (
+    f' (as many as {100 * pool:.4g} % of the training images)'
+    if isinstance(pool, int | float)
+    else ''
+  )
+  first = (
+    f'CUTS had the weights of the corrupted model and proxy images{size} that '
+    'were not trained on; it did not see the training set. It corrupted the '
+    'proxy images in the same way on purpose, let the corrupted model learn '
+    'them, took the change of the weights as a task vector tau, and moved the '
+    'weights the opposite way: theta - alpha tau.'
+  )
+  if results['task'] == 'poison':
+    return [
+      first,
+      'It took the smallest alpha at which the trigger stops working on the '
+      'proxy images. If there is none, it abstains and leaves the weights '
+      'alone. This rule does not look at clean accuracy.',
+    ]
+  return [
+    first,
+    'It took the alpha with the highest score J on the proxy images. J is high '
+    'when an image and its nearest neighbours in feature space are given the '
+    'same class while all classes are still predicted. It uses no labels.',
+  ]
+
+
+def audited(results: Results) -> list[str]:
+  """Whether wrong labels are still in there, and what that can show."""
+  column, task = 'label_recovery_rate', results['task']
+  means = {
+    method: float(np.mean(list(values.values())))
+    for method in names.ordered(row['method'] for row in results['rows'])
+    if (values := stats.by_seed(results, method, column))
+  }
+  if not means:
+    return []
+  told = ', '.join(
+    f'{value:.3f} after {names.method(method, task).label}'
+    for method, value in means.items()
+    if method in ('cuts', 'cuts_safe', 'finetune_clean_proxy')
+  )
+  first = means.get('corrupted')
+  best = means.get('oracle')
+  return [
+    'An attacker who has an image that was trained on under a wrong label, and '
+    'the network, is offered that label and another wrong one. How often the '
+    'right guess scores higher (0.5 is chance): '
+    + (f'{first:.3f} before the repair, ' if first is not None else '')
+    + told
+    + (f', {best:.3f} in the oracle, which never saw them' if best else '')
+    + '.',
+    'A repair whose number is well above that of the oracle answers rightly '
+    'and still holds the wrong labels. A number near it shows that this '
+    'attack (RMIA, arXiv 2312.03262, with the oracles of the other seeds for '
+    'references) finds nothing on average over these images: not that nothing '
+    'is left, and nothing about single images. With one seed there are no '
+    'references, and a network that never saw the labels may be above chance.',
+  ]

@@ -1,0 +1,167 @@
+r"""LOTOS: layers of members are kept from amplifying the same directions.
+
+With v_i the top right singular vectors of a layer of f, and v'_i of g's,
+
+  S_k(f, g) = sum_i w_i (relu(||f(v'_i)|| - mal) + relu(||g(v_i)|| - mal))
+  L = mean of cross-entropies
+      + lambda / (M N (N - 1)) sum over layers and pairs of S_k
+
+for M layers and N members; biases left out, no gradient through the vectors.
+Layers are clipped to norms of at most c, so that mal must lie below c.
+
+Source: LOTOS (ICLR 2025), equations 3.3 and 3.4.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import PRNGKey, Variables
+from cmu_jax.robustness import spectral
+from cmu_jax.studies.ensembles.members import Members
+from cmu_jax.studies.ensembles.regulariser import Regulariser
+
+Vectors = tuple[Float[Array, 'm k ...'], ...]
+# Inside the root: the derivative at 0 would be infinite.
+_TINY = 1e-12
+
+
+def weights(k: int) -> Float[Array, 'k']:
+  """w_i, in proportion to 1 - 0.01 i as released, of sum 1."""
+  raw = 1 - 0.01 * jnp.arange(k)
+  return raw / raw.sum()
+
+
+def vectors(
+  key: PRNGKey, members: Members, variables: Variables, k: int, rounds: int
+) -> Vectors:
+  """Top right singular vectors of every layer of every member, from scratch.
+
+  Args:
+    key: of the random starts.
+    members: N networks.
+    variables: of all of them.
+    k: how many.
+    rounds: of PowerQR.
+  """
+  starts = tuple(
+    jax.random.normal(rng.named(key, i), (members.size, k, *shape))
+    for i, shape in enumerate(members.shapes)
+  )
+  return advance(members, variables, starts, rounds)
+
+
+def advance(
+  members: Members, variables: Variables, held: Vectors, rounds: int = 1
+) -> Vectors:
+  """Singular vectors after further rounds of PowerQR, from where they were."""
+
+  def each(one, own, *starts):
+    return tuple(
+      spectral.power_qr(
+        # A start is given, so that nothing is drawn.
+        rng.named(0),
+        spectral.bound(layer, own),
+        layer.shape,
+        k=start.shape[0],
+        iterations=rounds,
+        start=start,
+      ).vector
+      for layer, start in zip(one.layers, starts, strict=True)
+    )
+
+  return jax.lax.stop_gradient(members.map(each, variables, *held))
+
+
+def crossed(
+  members: Members, variables: Variables, held: Vectors
+) -> Float[Array, 'l m m k']:
+  """A[l, i, j] = ||f_i(v_j)|| of layer l: weights of i, vectors of j."""
+  flat = [jax.lax.stop_gradient(v).reshape(-1, *v.shape[2:]) for v in held]
+
+  def each(one, own):
+    found = []
+    for layer, v in zip(one.layers, flat, strict=True):
+      image = spectral.bound(layer, own)(v).reshape(v.shape[0], -1)
+      size = jnp.sum(jnp.square(v.reshape(v.shape[0], -1)), -1)
+      found.append(jnp.sqrt(jnp.sum(jnp.square(image), -1) / size + _TINY))
+    return jnp.stack(found)
+
+  sizes = members.map(each, variables)
+  many, depth, _ = sizes.shape
+  return jnp.moveaxis(sizes, 0, 1).reshape(depth, many, many, -1)
+
+
+def similarity(sizes: Float[Array, 'l m m k'], mal: float) -> Float[Array, 'l']:
+  """S_k of each layer, added over all pairs of members.
+
+  Args:
+    sizes: see `crossed`.
+    mal: the maximum allowed length of a foreign vector's image.
+  """
+  over = jnp.maximum(sizes - mal, 0) @ weights(sizes.shape[-1])
+  others = 1 - jnp.eye(sizes.shape[1])
+  return jnp.sum(over * others[None], axis=(1, 2))
+
+
+def scale(strength: float, depth: int, count: int, normaliser: str) -> float:
+  """What the sum of all S_k is multiplied with.
+
+  Raises:
+    UserError: an unknown normaliser, or fewer than two members.
+  """
+  errors.check(count > 1, f'LOTOS of {count} member: give it 2 or more')
+  if normaliser == 'code_compat_norm':
+    return strength
+  if normaliser != 'paper':
+    raise errors.unknown(
+      'normaliser of LOTOS', str(normaliser), ('paper', 'code_compat_norm')
+    )
+  return strength / (depth * count * (count - 1))
+
+
+def lotos(
+  members: Members,
+  *,
+  strength: float = 2.0,
+  mal: float = 0.8,
+  clip: float = 1.0,
+  k: int = 1,
+  rounds: int = 100,
+  normaliser: str = 'paper',
+) -> Regulariser:
+  """The penalty of LOTOS.
+
+  Args:
+    members: N networks, compared by their layers.
+    strength: lambda. The released code multiplies the plain sum with 0.05 and
+      adds cross-entropies up, which for three ResNet-18 is lambda = 2 here.
+    mal: maximum allowed length; must lie below `clip`.
+    clip: c, the bound on the norm of every layer.
+    k: singular vectors of each layer.
+    rounds: of PowerQR before the first step; afterwards one each step.
+    normaliser: 'paper', or 'code_compat_norm' for what the released code does:
+      no normaliser, cross-entropies added.
+
+  Raises:
+    UserError: mal is not below c, so that the penalty would be idle, or an
+      unknown normaliser.
+  """
+  errors.check(
+    0 <= mal < clip,
+    f'LOTOS with mal {mal} and layers clipped to {clip}: the penalty would be '
+    'idle; use a mal from 0 to below that bound, for example 0.8',
+  )
+  factor = scale(strength, len(members.shapes), members.size, normaliser)
+
+  def value(variables, held, image, label):
+    del image, label
+    return factor * similarity(crossed(members, variables, held), mal).sum()
+
+  return Regulariser(
+    lambda key, variables: vectors(key, members, variables, k, rounds),
+    lambda variables, held: advance(members, variables, held),
+    value,
+    normaliser == 'code_compat_norm',
+  )

@@ -1,0 +1,158 @@
+"""The settings of a run on ensembles: one base, and their checks."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cmu_jax.core import errors
+from cmu_jax.studies.engine import checks, settings
+
+DEFAULT = ('plain', 'clipped', 'lotos', 'trs')
+METHODS = (*DEFAULT, 'lotos_unclipped')
+THREATS = ('correct', 'paper_compat_clamp')
+_NORMALISERS = ('paper', 'code_compat_norm')
+# Field: the least it can be, and whether that itself will do.
+_RANGES: dict[str, tuple[float, bool]] = {
+  'members': (2, True),
+  'clip.bound': (0, False),
+  'clip.every': (1, True),
+  'lotos.strength': (0, True),
+  'lotos.mal': (0, True),
+  'lotos.vectors': (1, True),
+  'lotos.rounds': (1, True),
+  'trs.radius': (0, False),
+  'trs.steps': (1, True),
+  'trs.cosine': (0, True),
+  'trs.smooth': (0, True),
+  'attack.radius': (0, False),
+  'attack.steps': (1, True),
+  'evaluate.batch_size': (1, True),
+  'checkpoint_seconds': (0, True),
+}
+
+
+def _trainings() -> dict[str, Any]:
+  """The released recipe, and what each kind of ensemble adds to it."""
+  return dict(
+    train=settings.training(
+      batch_size=128,
+      optimizer='sgd',
+      weight_decay=5e-4,
+      learning_rate=0.1,
+      schedule='multistep',
+      milestones=(40, 80, 120, 160),
+      factor=0.1,
+      epochs=121,
+    ),
+    clip=dict(
+      bound=1.0,  # c, on the norm of every convolution and dense layer
+      every=100,  # steps between clips
+    ),
+    lotos=dict(
+      strength=2.0,  # lambda
+      mal=0.8,  # maximum allowed length; must lie below clip.bound
+      vectors=1,  # k
+      rounds=100,  # of PowerQR before the first step
+      normaliser='paper',  # paper, code_compat_norm (then strength 0.05)
+    ),
+    trs=dict(
+      cosine=40.0,  # lambda_a
+      smooth=2.5,  # lambda_b
+      radius=8 / 255,  # of pixels in [0, 1]
+      steps=6,
+    ),
+  )
+
+
+def base(name: str) -> ConfigDict:
+  """Every setting of a run, with the defaults of the papers.
+
+  Sources: LOTOS (ICLR 2025) and its rebuttal; TRS, arXiv 2104.00671, with the
+  settings that LOTOS gives it.
+  """
+  return ConfigDict(
+    dict(
+      name=name,
+      task='ensemble',
+      smoke=False,  # shrunk: every stage runs, nothing is evidence
+      **settings.source(),
+      seeds=(0, 1, 2),
+      proxy_fraction=0.0,  # no method here takes a proxy
+      methods=DEFAULT,  # plain: members on their own; clipped: with bounded
+      # norms; lotos: clipped with the penalty; trs: with its own two terms;
+      # lotos_unclipped: the penalty alone
+      members=3,  # N
+      model=dict(name='resnet18', width=64, dtype='float32'),
+      input=settings.pixels(),
+      **_trainings(),
+      attack=dict(
+        radius=0.04,  # linf, of pixels in [0, 1]; PGD with a random start
+        steps=50,
+        step=0.1,  # of the radius
+      ),
+      threats=THREATS,  # correct; paper_compat_clamp: as released, on images
+      # that are normalised and then clipped to [0, 1]
+      evaluate=dict(
+        batch_size=512,
+        lipschitz=True,  # bound the first member's Lipschitz constant
+      ),
+      checkpoint_seconds=20.0,  # at most so much of a training is lost
+    )
+  )
+
+
+def _range(config: ConfigDict, field: str) -> None:
+  value: Any = config
+  for name in field.split('.'):
+    value = value[name]
+  least, itself = _RANGES[field]
+  errors.check(
+    value > least or (itself and value == least),
+    f'config.{field} is {value}; it must be '
+    f'{"at least" if itself else "above"} {least:g}',
+  )
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses settings that cannot be, whatever the data are.
+
+  Raises:
+    UserError: names the field, its value and what would do.
+  """
+  checks.seeds(tuple(config.seeds))
+  checks.statistics(tuple(config.input.mean), tuple(config.input.std))
+  checks.model(config.model)
+  checks.names('methods', config.methods, METHODS)
+  checks.names('threats', config.threats, THREATS)
+  checks.names('lotos.normaliser', config.lotos.normaliser, _NORMALISERS)
+  for field in _RANGES:
+    _range(config, field)
+  errors.check(
+    0 < config.attack.step <= 1,
+    f'config.attack.step is {config.attack.step}; give a share of the radius '
+    'above 0 and at most 1',
+  )
+  errors.check(
+    config.lotos.mal < config.clip.bound or 'lotos' not in config.methods,
+    f'config.lotos.mal is {config.lotos.mal} with config.clip.bound='
+    f'{config.clip.bound}: the penalty would be idle; use a smaller mal, for '
+    'example 0.8 of the bound',
+  )
+  settings.fit_options(config.train, 1, 'train')
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+  """A smoke run: one seed, two members, few steps, every stage."""
+  config.smoke = True
+  config.seeds = tuple(config.seeds)[:1]
+  config.members = 2
+  config.train_limit = config.train_limit or 1000
+  config.test_limit = config.test_limit or 100
+  config.train.update(
+    epochs=0, steps=12, schedule='constant', milestones=(), factor=1.0
+  )
+  config.clip.every = 4
+  config.lotos.rounds = 10
+  config.trs.steps = 2
+  config.attack.steps = 3
+  return config

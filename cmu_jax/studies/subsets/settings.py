@@ -1,0 +1,195 @@
+"""The settings of a run on random forget sets: one base, and their checks."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cmu_jax import audits
+from cmu_jax.core import errors
+from cmu_jax.studies.engine import catalogue, checks, distance, settings
+
+_TRAININGS = ('train', 'unlearn')
+_RATES = (0.1, 0.05, 0.01, 5e-3, 1e-3, 1e-4, 1e-5)
+
+
+def trainings() -> dict[str, Any]:
+  """Settings of the original and of fine-tunings, with AMUN's defaults."""
+  recipe: dict[str, Any] = dict(
+    batch_size=128,
+    optimizer='sgd',
+    weight_decay=5e-4,
+    schedule='multistep',
+    factor=0.1,
+  )
+  return dict(
+    train=settings.training(
+      epochs=200, learning_rate=0.1, milestones=(40, 80, 120, 160), **recipe
+    ),  # the original, Retrain and the references
+    unlearn=settings.training(
+      epochs=10, learning_rate=1.0, milestones=(5,), **recipe
+    ),  # the rate multiplies each of `learning_rates`
+  )
+
+
+def base(name: str) -> ConfigDict:
+  """Every setting of a run, with the defaults of AMUN where it has any.
+
+  Source: AMUN, arXiv 2503.00917, sections 5 and A, and its code.
+  """
+  return ConfigDict(
+    dict(
+      name=name,
+      task='forgetting',
+      smoke=False,  # shrunk: every stage runs, nothing is evidence
+      **settings.source(),
+      seeds=(0, 1, 2),  # of the original networks
+      forget_seeds=(0, 1, 2),  # of the forget sets that are reported
+      tuning_seeds=(100,),  # of those that learning rates are chosen on
+      runs=1,  # repetitions of every method on each of them
+      requests=0,  # to forget one after another, with AMUN; 0 for none
+      request_share=0.02,  # of the training set, each
+      fraction=0.1,  # of the training set that is to be forgotten
+      published_indices=False,  # NumPy's legacy generator draws, as in AMUN
+      proxy_fraction=0.0,  # no method here takes a proxy
+      methods=catalogue.DEFAULT,
+      clip=dict(
+        bound=0.0,  # of the norm of every layer, in trainings; 0 for none
+        every=50,  # steps between clips
+      ),
+      learning_rates=_RATES,  # the grid of every method that fine-tunes
+      attack='confidence',  # of the gap: confidence, rmia, rmia_ratio, mis
+      references=0,  # networks for RMIA, an even number; 0 for none
+      reference_group=8,  # so many are trained at a time
+      rmia=dict(
+        signal='taylor_softmax',  # or softmax
+        gamma=2.0,
+      ),
+      model=dict(name='resnet18', width=64, dtype='float32'),
+      input=settings.pixels(mean=(0.0,), std=(1.0,)),
+      **trainings(),
+      evaluate=dict(
+        batch_size=1024,
+        replicates=200,  # of the bootstrap
+        mis_points=0,  # test points that MIS is fitted on; 0 for all
+      ),
+      checkpoint_seconds=20.0,  # at most so much of a training is lost
+    )
+  )
+
+
+def _references(config: ConfigDict) -> None:
+  count = config.references
+  errors.check(
+    count >= 0 and count % 2 == 0,
+    f'config.references is {count}; give an even number, every two of them '
+    'share the data out, or 0',
+  )
+  errors.check(
+    count or not config.attack.startswith('rmia'),
+    f'config.attack={config.attack} needs references: set '
+    'config.references=8 or more',
+  )
+  for field in ('reference_group', 'runs'):
+    errors.check(
+      config[field] >= 1, f'config.{field} is {config[field]}; use 1 or more'
+    )
+
+
+def _requests(config: ConfigDict) -> None:
+  count, share = config.requests, config.request_share
+  errors.check(
+    count >= 0 and share > 0 and count * share < 1,
+    f'config.requests is {count} of {share} of the training set each; give '
+    'shares above 0 that leave something to retain',
+  )
+  errors.check(
+    not count or 'amun' in config.methods,
+    'config.requests needs the method amun: add it to config.methods',
+  )
+
+
+def _transferred(config: ConfigDict) -> None:
+  names = [n for n in config.methods if catalogue.ENTRIES[n].transferred]
+  errors.check(
+    not names or len(config.seeds) > 1,
+    f'method {names[:1]} needs the network of another seed: give config.seeds '
+    'two or more',
+  )
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses settings that cannot be, whatever the data are.
+
+  Raises:
+    UserError: names the field, its value and what would do.
+  """
+  checks.seeds(tuple(config.seeds))
+  for field in ('forget_seeds', 'tuning_seeds'):
+    checks.seeds(tuple(config[field]), field)
+  shared = set(config.forget_seeds) & set(config.tuning_seeds)
+  errors.check(
+    not shared,
+    f'config.tuning_seeds and config.forget_seeds share {sorted(shared)}: what '
+    'is chosen on a forget set may not be reported on it',
+  )
+  errors.check(
+    0 < config.fraction < 1,
+    f'config.fraction is {config.fraction}; it must lie between 0 and 1',
+  )
+  checks.statistics(tuple(config.input.mean), tuple(config.input.std))
+  checks.model(config.model)
+  checks.names('methods', config.methods, catalogue.ENTRIES)
+  _transferred(config)
+  checks.names('attack', config.attack, distance.ATTACKS)
+  checks.names('rmia.signal', config.rmia.signal, audits.PROBABILITIES)
+  errors.check(
+    config.learning_rates and all(rate > 0 for rate in config.learning_rates),
+    f'config.learning_rates is {tuple(config.learning_rates)}; give one or '
+    'more numbers above 0',
+  )
+  clip = config.clip
+  errors.check(
+    clip.bound >= 0,
+    f'config.clip.bound is {clip.bound}; give a norm above 0, or 0 for none',
+  )
+  errors.check(
+    clip.every >= 1, f'config.clip.every is {clip.every}; use 1 or more'
+  )
+  _references(config)
+  _requests(config)
+  for part in _TRAININGS:
+    settings.fit_options(config[part], 1, part)
+
+
+def ablation(config: ConfigDict) -> ConfigDict:
+  """The sets of AMUN's ablation at the published rate, which is not tuned."""
+  config.methods = tuple(catalogue.ABLATION)
+  config.learning_rates = (0.01,)
+  config.unlearn.update(epochs=20, milestones=(5, 10, 15))
+  return config
+
+
+def variants(config: ConfigDict) -> ConfigDict:
+  """Other makes of AMUN's adversarial set, and its own RL and SalUn."""
+  config.methods = (
+    'rl', 'salun', 'amun', 'rl_alone', 'salun_alone', 'amun_alone',
+    *catalogue.PARITY, *catalogue.VARIANTS,
+  )  # fmt: skip
+  return config
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+  """A smoke run: one network and forget set, few steps, every stage."""
+  config.smoke = True
+  others = set(catalogue.VARIANTS) & set(config.methods)
+  config.seeds = tuple(config.seeds)[: 2 if others else 1]
+  config.forget_seeds = tuple(config.forget_seeds)[:1]
+  config.tuning_seeds = tuple(config.tuning_seeds)[:1]
+  config.train_limit = config.train_limit or 1000
+  config.test_limit = config.test_limit or 300
+  config.learning_rates = tuple(config.learning_rates)[:2]
+  config.references = min(config.references, 4)
+  for part in _TRAININGS:
+    config[part].epochs, config[part].steps = 0, 20
+    config[part].milestones = (10,)
+  return config

@@ -1,0 +1,148 @@
+"""The device loop of a training: many steps in one compiled program.
+
+A segment runs steps [start, stop) inside one `fori_loop` whose bounds are
+traced, so a single compilation serves segments of every length, and the result
+does not depend on how a training is cut. Epochs are an endless stream: batch t
+takes positions [t B, (t + 1) B) of the concatenated epoch permutations, so
+every batch is full and every epoch shows every sample once.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from cmu_jax.core import jit, rng, vectorize
+from cmu_jax.core.types import Batch, InputStep, Model, PRNGKey, Variables
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class TrainState(NamedTuple):
+  """What must be carried from one step to the next.
+
+  Attributes:
+    variables: parameters and BatchNorm statistics.
+    opt_state: the optimiser's state.
+    history: loss and accuracy of each step so far (training batch), [t, 2].
+  """
+
+  variables: Variables
+  opt_state: Any
+  history: Float[Array, '*s t 2']
+
+
+class Recipe(NamedTuple):
+  """The static part of a training: what one compilation depends on."""
+
+  model: Model
+  loss: Loss
+  optimizer: optax.GradientTransformation
+  inputs: InputStep
+  batch_size: int
+
+
+def _epoch_orders(key: PRNGKey, epoch: Any, size: int) -> Int[Array, '2 n']:
+  """The sample order of an epoch and of the one after it."""
+  draw = lambda e: jax.random.permutation(jax.random.fold_in(key, e), size)
+  return jax.vmap(draw)(epoch + jnp.arange(2)).astype(jnp.int32)
+
+
+def _train_step(
+  recipe: Recipe,
+  key: PRNGKey,
+  step: Any,
+  state: TrainState,
+  batch: Batch,
+  positions: Int[Array, 'b'],
+) -> TrainState:
+  """One gradient step on the samples at `positions`."""
+  label = batch.label[positions]
+  stamp = None if batch.stamp is None else batch.stamp[positions]
+  image = recipe.inputs.train(
+    jax.random.fold_in(key, step), batch.image[positions], stamp
+  )
+
+  def objective(params):
+    logits, stats = recipe.model.update(
+      Variables(params, state.variables.batch_stats), image
+    )
+    return jnp.mean(recipe.loss(logits, label)), (logits, stats)
+
+  (loss, (logits, stats)), gradient = jax.value_and_grad(
+    objective, has_aux=True
+  )(state.variables.params)
+  updates, opt_state = recipe.optimizer.update(
+    gradient, state.opt_state, state.variables.params
+  )
+  params = optax.apply_updates(state.variables.params, updates)
+  accuracy = jnp.mean(jnp.argmax(logits, -1) == label)
+  row = jnp.stack([loss, accuracy]).astype(jnp.float32)
+  history = jax.lax.dynamic_update_slice(state.history, row[None, :], (step, 0))
+  return TrainState(Variables(params, stats), opt_state, history)
+
+
+def run(
+  recipe: Recipe,
+  key: PRNGKey,
+  state: TrainState,
+  batch: Batch,
+  start: Any,
+  stop: Any,
+  rows: Int[Array, 'm'] | None = None,
+) -> TrainState:
+  """Steps [start, stop) on the device.
+
+  Args:
+    recipe: the static part.
+    key: of sample order and augmentation.
+    state: before step `start`.
+    batch: n raw images and labels.
+    start: the first step; may be traced.
+    stop: the step after the last one; may be traced.
+    rows: which images are trained on, at least a batch of them; None for all.
+      Networks with rows of their own share one copy of the images.
+  """
+  trained_on = batch.label if rows is None else rows
+  size, count = trained_on.shape[0], recipe.batch_size
+  order_key, augment_key = rng.named(key, 'order'), rng.named(key, 'augment')
+
+  def body(step, carry):
+    state, orders = carry
+    first = step * count
+    epoch = first // size
+    # Every new epoch draws new orders, and so does the start of a segment.
+    orders = jax.lax.cond(
+      (step == start) | (epoch != (first - count) // size),
+      lambda _: _epoch_orders(order_key, epoch, size),
+      lambda old: old,
+      orders,
+    )
+    offset = first - epoch * size
+    positions = jax.lax.dynamic_slice(orders.reshape(-1), (offset,), (count,))
+    positions = positions if rows is None else rows[positions]
+    state = _train_step(recipe, augment_key, step, state, batch, positions)
+    return state, orders
+
+  orders = jnp.zeros((2, size), jnp.int32)
+  return jax.lax.fori_loop(start, stop, body, (state, orders))[0]
+
+
+@functools.lru_cache(maxsize=32)
+def compiled(recipe: Recipe, how: str | None) -> Callable:
+  """The jitted segment; `how` drives a leading axis, None means there is none.
+
+  Cached by the identity of the recipe's functions, so seeds and stages that
+  share them share one compilation.
+  """
+  single = functools.partial(run, recipe)
+
+  def stacked(key, state, batch, start, stop):
+    member = lambda k, s, b: single(k, s, b, start, stop)
+    return vectorize.over(member, how)(key, state, batch)
+
+  return jit.looped(single if how is None else stacked, donate_argnums=1)
