@@ -15,36 +15,36 @@ from typing import Any
 __version__ = '0.1.0'
 
 _HOMES = {
-  'methods.cuts.curve': 'curve',
+  'methods.cuts.alpha_search': 'curve Selection select_alpha',
   'core.errors': 'UserError',
-  'methods.cuts.direction': 'Selection cuts direction select_alpha',
-  'training.train': 'Checkpoint Fit fit',
-  'core.tree': 'edit eligible random_like task_vector',
-  'core.types': (
-    'Batch Corruption Dataset InputStep Model Proxy Trigger Unlearner Variables'
-  ),
+  'methods.cuts.algorithm': 'cuts direction',
+  'core.store': 'Checkpoint',
+  'training.train': 'Fit fit',
+  'core.tree': 'edit edit_predicate random_like task_vector',
+  'core.types': 'Batch Corruption Dataset InputStep Model Proxy Trigger '
+  'Unlearner Variables',
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 _MODULES = {
-  'alpha': 'methods.cuts.curve',
+  'alpha': 'methods.cuts.alpha_search',
   'attacks': 'robustness.attacks',
   'audit': 'audits',
   'checkpoint': 'core.checkpoint',
   'config': 'core.config',
   'corruption': 'data.corruption',
-  'data': 'data',
+  'data': 'data.sources',
   'descent': 'training.descent',
-  'inputs': 'data.inputs',
+  'inputs': 'data.input_step',
   'lipschitz': 'robustness.lipschitz',
-  'losses': 'training.losses',
+  'losses': 'training.metrics',
   'metrics': 'training.metrics',
   'models': 'networks',
   'optimizers': 'training.optimizers',
-  'proxy': 'data.proxy',
+  'proxy': 'data.proxy_sets',
   'report': 'report',
   'rng': 'core.rng',
-  'schedules': 'training.schedules',
-  'select': 'methods.cuts.rules',
+  'schedules': 'training.optimizers',
+  'select': 'methods.cuts.alpha_rules',
   'shadow': 'audits.shadow',
   'simplex': 'methods.simplex',
   'spectral': 'robustness.spectral',

@@ -4,11 +4,11 @@ import sys
 
 from cmu_jax import main as study
 from cmu_jax.commands.audit import __main__ as audit
-from cmu_jax.commands.repair import __main__ as repair
+from cmu_jax.commands.repair import __main__
 from cmu_jax.commands.unlearn import __main__ as unlearn
 
 _COMMANDS = {
-  'repair': repair.main,
+  'repair': __main__.main,
   'unlearn': unlearn.main,
   'audit': audit.main,
   'study': study.main,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cmu_jax.commands import grid, shell, usage, workdir
+from cmu_jax.commands import shell, study, usage, workdir
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors, files
 
@@ -33,7 +33,7 @@ def _run(argv: Sequence[str]) -> int:
   shell.set_up()
   loaded = config_lib.load(flags.config, overrides) if flags.config else None
   if flags.help or loaded is None:
-    print(usage.text(pathlib.Path('configs'), loaded))
+    print(usage.help_text(pathlib.Path('configs'), loaded))
     return 0
   if loaded.config.get('smoke'):
     shell.compile_quickly()
@@ -46,20 +46,20 @@ def _run(argv: Sequence[str]) -> int:
       f'--{name} is for the benchmark, corrective_*.py; leave it out',
     )
   if flags.sweep:
-    return grid.run(loaded, overrides, folder, _execute)
+    return study.run_grid(loaded, overrides, folder, _execute)
   _execute(loaded, folder)
   return 0
 
 
-def _execute(loaded: config_lib.Loaded, folder: pathlib.Path) -> None:
+def _execute(loaded: config_lib.LoadedConfig, folder: pathlib.Path) -> None:
   """Runs one experiment; JAX is imported only now, so that errors are quick."""
-  with workdir.opened(folder, loaded.config):
+  with workdir.open_run(folder, loaded.config):
     experiment = importlib.import_module('cmu_jax.studies.cuts.run').experiment
     experiment(loaded.config, folder)
 
 
 def _benchmark(
-  loaded: config_lib.Loaded, folder: pathlib.Path, flags: Any
+  loaded: config_lib.LoadedConfig, folder: pathlib.Path, flags: Any
 ) -> int:
   """Runs a sweep; of several processes the first one holds the folder."""
   task = loaded.config.task
@@ -68,7 +68,7 @@ def _benchmark(
     '--distributed is for the benchmark, corrective_*.py; leave it out',
   )
   if flags.distributed is not None:
-    importlib.import_module('cmu_jax.studies.engine.drive').join(
+    importlib.import_module('cmu_jax.studies.engine.workers').join(
       flags.distributed
     )
   _sweep(loaded.config, folder, flags.minutes)
@@ -80,12 +80,14 @@ def _sweep(config: Any, folder: pathlib.Path, minutes: float | None) -> None:
   package = f'cmu_jax.studies.{SWEEPS[config.task]}'
   job = importlib.import_module(f'{package}.job')
   show = importlib.import_module(f'{package}.show').show
-  chief = importlib.import_module('cmu_jax.studies.engine.drive').chief()
-  on_device = importlib.import_module('cmu_jax.studies.cuts.run').on_device
+  chief = importlib.import_module('cmu_jax.studies.engine.workers').chief()
+  on_device = importlib.import_module(
+    'cmu_jax.studies.engine.workers'
+  ).on_device
   hasty = importlib.import_module('cmu_jax.core.jit').hasty
   with on_device(), hasty(config.smoke), contextlib.ExitStack() as held:
     if chief:
-      held.enter_context(workdir.locked(folder))
+      held.enter_context(workdir.lock(folder))
     results = job.run(config, folder, minutes)
     if chief:
       files.write_json(folder / 'results.json', results)

@@ -19,7 +19,7 @@ which resizes to 224x224; the recipe (epochs, rates, decay) is the paper's.
 """
 
 from cmu_jax.studies.cuts import published
-from cmu_jax.studies.engine import settings
+from cmu_jax.studies.engine import recipes
 
 
 def get_config(arg: str = ''):
@@ -27,7 +27,7 @@ def get_config(arg: str = ''):
   config.input.mean = (0.4914, 0.4822, 0.4465)
   config.input.std = (0.2023, 0.1994, 0.2010)
   if a.smoke:
-    settings.shrink(config, proxy_fraction=0.1)
+    recipes.shrink(config, proxy_fraction=0.1)
   return config
 
 

@@ -20,7 +20,7 @@ which resizes to 224x224; the recipe (epochs, rates, decay) is the paper's.
 """
 
 from cmu_jax.studies.cuts import published
-from cmu_jax.studies.engine import settings
+from cmu_jax.studies.engine import recipes
 
 
 def get_config(arg: str = ''):
@@ -29,7 +29,7 @@ def get_config(arg: str = ''):
   config.input.std = (0.2673, 0.2564, 0.2762)
   config.select.class_share = 0.95
   if a.smoke:
-    settings.shrink(
+    recipes.shrink(
       config, proxy_fraction=0.1, train_limit=4000, test_limit=1000
     )
   return config

@@ -23,7 +23,7 @@ test split. Deviations from arXiv 2511.18660:
 """
 
 from cmu_jax.core import config as configs
-from cmu_jax.studies.engine import settings
+from cmu_jax.studies.engine import recipes
 
 
 def get_config(arg: str = ''):
@@ -37,7 +37,7 @@ def get_config(arg: str = ''):
     epochs=50,
     seeds=(0,),
   )
-  config = settings.base('cuts_clothing1m')
+  config = recipes.base('cuts_clothing1m')
   config.dataset = 'clothing1m:PATH'
   config.image_size = a.side
   config.seeds = a.seeds
@@ -50,7 +50,7 @@ def get_config(arg: str = ''):
   config.input.mean = (0.485, 0.456, 0.406)
   config.input.std = (0.229, 0.224, 0.225)
   config.input.pad, config.input.flip = 4, True
-  config.train = settings.training(
+  config.train = recipes.training(
     epochs=a.epochs,
     batch_size=256,
     learning_rate=5e-4,
@@ -65,11 +65,11 @@ def get_config(arg: str = ''):
     warmup=10,
     hold=20,
   )
-  config.proxy_train = settings.training(**short)
-  config.finetune = settings.training(**short)
+  config.proxy_train = recipes.training(**short)
+  config.finetune = recipes.training(**short)
   if a.smoke:
     config.model = dict(name='convnet', width=1, dtype='float32')
-    settings.shrink(config, image_size=32, proxy_fraction=0.2)
+    recipes.shrink(config, image_size=32, proxy_fraction=0.2)
   return config
 
 

@@ -10,14 +10,14 @@ A 512-wide two-layer MLP, a 10 % proxy, AdamW throughout.
 """
 
 from cmu_jax.core import config as configs
-from cmu_jax.studies.engine import settings
+from cmu_jax.studies.engine import recipes
 
 
 def get_config(arg: str = ''):
   a = configs.parse_arg(
     arg, smoke=False, noise=0.4, kind='symmetric', width=512, seeds=(0, 1, 2)
   )
-  config = settings.base('cuts_digits')
+  config = recipes.base('cuts_digits')
   config.seeds = a.seeds
   config.noise_rate = a.noise
   config.proxy_fraction = 0.1
@@ -26,12 +26,12 @@ def get_config(arg: str = ''):
   config.corruption.class_map = 'mnist'
   config.model.width = a.width
   config.input.mean, config.input.std = (0.3,), (0.35,)
-  config.train = settings.training(
+  config.train = recipes.training(
     epochs=150, batch_size=64, schedule='cosine', minimum=5e-6
   )
-  config.proxy_train = settings.training(steps=300, batch_size=64)
-  config.finetune = settings.training(steps=300, batch_size=64)
-  return settings.shrink(config) if a.smoke else config
+  config.proxy_train = recipes.training(steps=300, batch_size=64)
+  config.finetune = recipes.training(steps=300, batch_size=64)
+  return recipes.shrink(config) if a.smoke else config
 
 
 def sweep(add):

@@ -12,7 +12,7 @@ A small strided convolutional network, so that a CPU is enough.
 """
 
 from cmu_jax.core import config as configs
-from cmu_jax.studies.engine import settings
+from cmu_jax.studies.engine import recipes
 
 
 def get_config(arg: str = ''):
@@ -26,7 +26,7 @@ def get_config(arg: str = ''):
     proxy=0.2,
     seeds=(0, 1, 2),
   )
-  config = settings.base('cuts_folder')
+  config = recipes.base('cuts_folder')
   config.dataset = 'folder:PATH'
   config.image_size = a.side
   config.seeds = a.seeds
@@ -35,14 +35,14 @@ def get_config(arg: str = ''):
   config.model = dict(name='convnet', width=a.width, dtype='float32')
   config.input.flip = True
   config.input.pad = 4
-  config.train = settings.training(
+  config.train = recipes.training(
     epochs=a.epochs, batch_size=64, schedule='cosine'
   )
-  config.proxy_train = settings.training(steps=200, batch_size=64)
-  config.finetune = settings.training(
+  config.proxy_train = recipes.training(steps=200, batch_size=64)
+  config.finetune = recipes.training(
     steps=200, batch_size=64, learning_rate=1e-4
   )
-  return settings.shrink(config) if a.smoke else config
+  return recipes.shrink(config) if a.smoke else config
 
 
 def sweep(add):

@@ -14,7 +14,7 @@ Expect: arXiv 2511.18660, FC1, one seed, accuracy in %:
 """
 
 from cmu_jax.core import config as configs
-from cmu_jax.studies.engine import settings
+from cmu_jax.studies.engine import recipes
 
 
 def get_config(arg: str = ''):
@@ -27,7 +27,7 @@ def get_config(arg: str = ''):
     epochs=200,
     seeds=(0, 1, 2),
   )
-  config = settings.base('cuts_mnist')
+  config = recipes.base('cuts_mnist')
   config.dataset = 'mnist'
   config.seeds = a.seeds
   config.noise_rate = a.noise
@@ -36,14 +36,14 @@ def get_config(arg: str = ''):
   config.corruption.class_map = 'mnist'
   config.model.width = a.width
   config.input.mean, config.input.std = (0.1307,), (0.3081,)
-  config.train = settings.training(
+  config.train = recipes.training(
     epochs=a.epochs,
     batch_size=1024,
     learning_rate=5e-4,
     schedule='cosine',
     minimum=5e-6,
   )
-  config.proxy_train = settings.training(
+  config.proxy_train = recipes.training(
     epochs=300,
     batch_size=1024,
     learning_rate=1e-4,
@@ -52,7 +52,7 @@ def get_config(arg: str = ''):
     factor=0.8,
   )
   symmetric = a.kind == 'symmetric'
-  config.finetune = settings.training(
+  config.finetune = recipes.training(
     epochs=30 if symmetric else 80,
     batch_size=1024,
     learning_rate=5e-5,
@@ -61,7 +61,7 @@ def get_config(arg: str = ''):
     factor=0.8 if symmetric else 0.9,
   )
   if a.smoke:
-    settings.shrink(config, model__width=256, proxy_fraction=0.1)
+    recipes.shrink(config, model__width=256, proxy_fraction=0.1)
   return config
 
 

@@ -13,7 +13,7 @@ rounds to .01 or less; where none qualifies the model is left as it is.
 """
 
 from cmu_jax.core import config as configs
-from cmu_jax.studies.engine import settings
+from cmu_jax.studies.engine import recipes
 
 
 def get_config(arg: str = ''):
@@ -27,7 +27,7 @@ def get_config(arg: str = ''):
     epochs=120,
     seeds=(0, 1, 2),
   )
-  config = settings.base('cuts_poison_cifar10')
+  config = recipes.base('cuts_poison_cifar10')
   config.task = 'poison'
   config.corruption.kind = 'poison'
   config.dataset = 'cifar10'
@@ -41,14 +41,14 @@ def get_config(arg: str = ''):
   config.input.mean, config.input.std = (0.0,), (1.0,)  # as published: none
   config.input.pad = 4
   config.input.resize = 224 if a.paper else 0
-  config.train = settings.training(
+  config.train = recipes.training(
     epochs=a.epochs,
     batch_size=256,
     learning_rate=1e-3,
     schedule='cosine',
     minimum=1e-6,
   )
-  config.proxy_train = settings.training(
+  config.proxy_train = recipes.training(
     epochs=200,
     batch_size=256,
     learning_rate=1e-4,
@@ -56,7 +56,7 @@ def get_config(arg: str = ''):
     warmup=30,
     hold=120,
   )
-  config.finetune = settings.training(
+  config.finetune = recipes.training(
     epochs=30,
     batch_size=256,
     learning_rate=5e-5,
@@ -66,7 +66,7 @@ def get_config(arg: str = ''):
   )
   if a.smoke:
     config.model = dict(name='convnet', width=1, dtype='float32')
-    settings.shrink(config, proxy_fraction=0.1)
+    recipes.shrink(config, proxy_fraction=0.1)
   return config
 
 

@@ -12,12 +12,12 @@ rounds to .01 or less; where none qualifies the model is left as it is.
 """
 
 from cmu_jax.core import config as configs
-from cmu_jax.studies.engine import settings
+from cmu_jax.studies.engine import recipes
 
 
 def get_config(arg: str = ''):
   a = configs.parse_arg(arg, smoke=False, rate=0.1, width=512, seeds=(0, 1, 2))
-  config = settings.base('cuts_poison_digits')
+  config = recipes.base('cuts_poison_digits')
   config.task = 'poison'
   config.corruption.kind = 'poison'
   config.seeds = a.seeds
@@ -27,17 +27,17 @@ def get_config(arg: str = ''):
   config.proxy_fraction = 0.1
   config.corruption.trigger_margin = (0, 0)
   config.input.mean, config.input.std = (0.3,), (0.35,)
-  config.train = settings.training(
+  config.train = recipes.training(
     epochs=150, batch_size=64, schedule='cosine', minimum=5e-6
   )
-  config.proxy_train = settings.training(
+  config.proxy_train = recipes.training(
     steps=300, batch_size=64, learning_rate=1e-4
   )
-  config.finetune = settings.training(
+  config.finetune = recipes.training(
     steps=300, batch_size=64, learning_rate=1e-4
   )
   if a.smoke:
-    settings.shrink(config)
+    recipes.shrink(config)
   return config
 
 

@@ -12,14 +12,14 @@ rounds to .01 or less; where none qualifies the model is left as it is.
 """
 
 from cmu_jax.core import config as configs
-from cmu_jax.studies.engine import settings
+from cmu_jax.studies.engine import recipes
 
 
 def get_config(arg: str = ''):
   a = configs.parse_arg(
     arg, smoke=False, rate=0.1, width=1024, epochs=60, seeds=(0, 1, 2)
   )
-  config = settings.base('cuts_poison_mnist')
+  config = recipes.base('cuts_poison_mnist')
   config.task = 'poison'
   config.corruption.kind = 'poison'
   config.dataset = 'mnist'
@@ -29,21 +29,21 @@ def get_config(arg: str = ''):
   config.corruption.trigger_margin = (2, 2)
   config.model.width = a.width
   config.input.mean, config.input.std = (0.1307,), (0.3081,)
-  config.train = settings.training(
+  config.train = recipes.training(
     epochs=a.epochs,
     batch_size=1024,
     learning_rate=5e-4,
     schedule='cosine',
     minimum=5e-6,
   )
-  config.proxy_train = settings.training(
+  config.proxy_train = recipes.training(
     steps=600, batch_size=256, learning_rate=1e-4
   )
-  config.finetune = settings.training(
+  config.finetune = recipes.training(
     steps=600, batch_size=256, learning_rate=1e-4
   )
   if a.smoke:
-    settings.shrink(config, model__width=256, proxy_fraction=0.1)
+    recipes.shrink(config, model__width=256, proxy_fraction=0.1)
   return config
 
 

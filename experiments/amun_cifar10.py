@@ -18,7 +18,7 @@ import argparse
 import pieces
 
 from cmu_jax.commands import shell
-from cmu_jax.studies.engine import distance
+from cmu_jax.studies.engine import gaps
 
 CONFIG = 'configs/amun_cifar10.py'
 METHODS = 'ft,rl,salun,amun,amun_salun,amun_alone'
@@ -61,11 +61,11 @@ def beside(rows: list[dict]) -> list[dict]:
   retrained = [row for row in rows if row['method'] == 'retrain']
   found = []
   for row in rows:
-    one = distance.gap([row], retrained, 'confidence')
+    one = gaps.gap([row], retrained, 'confidence')
     found.append(
       {
         'method': row['method'],
-        'ours': distance.values([row], 'confidence').ravel()[:3].tolist(),
+        'ours': gaps.values([row], 'confidence').ravel()[:3].tolist(),
         'published_full_schedule': PUBLISHED.get(row['method']),
         'gap_of_confidence': None if one is None else one.of_means,
       }
@@ -97,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

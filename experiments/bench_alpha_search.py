@@ -35,13 +35,13 @@ import numpy as np
 import rich.console
 import rich.table
 
-from cmu_jax import data, networks
+from cmu_jax import networks
 from cmu_jax.commands import shell
 from cmu_jax.core import errors, files, rng
 from cmu_jax.core.types import Batch, Model, Variables
-from cmu_jax.data import corruption, inputs, proxy, splits
-from cmu_jax.methods.cuts import curve, direction, rules
-from cmu_jax.training import optimizers, schedules, train
+from cmu_jax.data import corruption, input_step, proxy_sets, sources, splits
+from cmu_jax.methods.cuts import algorithm, alpha_rules, alpha_search
+from cmu_jax.training import optimizers, train
 
 
 class Case(NamedTuple):
@@ -71,12 +71,12 @@ CASES = {
   'resnet9-64': Case('resnet9', {'width': 64}, 32, 3, 200),
   'fc1': Case('fc', {'width': 32768}, 28, 1, 200),
 }
-GRID = rules.noise_grid()
+GRID = alpha_rules.noise_grid()
 
 
 def _images(case: Case, source: str, pool: int, test: int):
   """Train, proxy pool and test images of the case's size, from any source."""
-  loaded = data.load(source, image_size=None)
+  loaded = sources.load(source, image_size=None)
   shape = (case.side, case.side, case.channels)
 
   def fit(batch: Batch, count: int) -> Batch:
@@ -112,20 +112,20 @@ def _images(case: Case, source: str, pool: int, test: int):
 def prepare(case: Case, source: str, pool: int, test: int) -> Setup:
   """A briefly trained corrupted network and its task vector."""
   clean, held, test_batch = _images(case, source, pool, test)
-  step = inputs.make((0.45,) * case.channels, (0.25,) * case.channels)
+  step = input_step.make((0.45,) * case.channels, (0.25,) * case.channels)
   model = networks.make(
     case.model, 10, (case.side, case.side, case.channels), **case.options
   )
-  key = rng.named(0)
-  noisy = corruption.symmetric(rng.named(key, 'c'), clean.label, 0.4, 10)
-  start = jax.jit(model.init)(rng.named(key, 'i'), step.eval(clean.image[:1]))
+  key = rng.fold_in(0)
+  noisy = corruption.symmetric(rng.fold_in(key, 'c'), clean.label, 0.4, 10)
+  start = jax.jit(model.init)(rng.fold_in(key, 'i'), step.eval(clean.image[:1]))
   options = dict(
-    optimizer=optimizers.adamw(schedules.constant(5e-4)),
+    optimizer=optimizers.adamw(optimizers.constant_schedule(5e-4)),
     batch_size=128,
     inputs=step,
   )
   mix = train.fit(
-    rng.named(key, 't'),
+    rng.fold_in(key, 't'),
     model,
     start,
     corruption.apply(noisy, clean),
@@ -133,9 +133,11 @@ def prepare(case: Case, source: str, pool: int, test: int) -> Setup:
     title='corrupted network',
     **options,
   ).variables
-  proxies = proxy.make_proxy(rng.named(key, 'p'), 'symmetric', held, 2, 10)
-  tau, _ = direction.direction(
-    rng.named(key, 'f'), model, mix, proxies, steps=case.steps // 2, **options
+  proxies = proxy_sets.make_proxy(
+    rng.fold_in(key, 'p'), 'symmetric', held, 2, 10
+  )
+  tau, _ = algorithm.direction(
+    rng.fold_in(key, 'f'), model, mix, proxies, steps=case.steps // 2, **options
   )
   return Setup(
     model,
@@ -143,16 +145,18 @@ def prepare(case: Case, source: str, pool: int, test: int) -> Setup:
     tau,
     np.asarray(step.eval(held.image)),
     np.asarray(step.eval(test_batch.image)),
-    rules.neighbour_count(pool, 10),
+    alpha_rules.neighbour_count(pool, 10),
   )
 
 
 def ours(setup: Setup) -> Callable[[], np.ndarray]:
   """() -> J over the grid, as one compiled call."""
-  measure = functools.partial(rules.agreement, k=setup.k)
+  measure = functools.partial(alpha_rules.agreement, k=setup.k)
   image, grid = jnp.asarray(setup.pool), jnp.asarray(GRID, jnp.float32)
   return lambda: np.asarray(
-    curve.curve(setup.model, setup.variables, setup.tau, image, grid, measure).J
+    alpha_search.curve(
+      setup.model, setup.variables, setup.tau, image, grid, measure
+    ).J
   )
 
 
@@ -251,7 +255,7 @@ def main() -> int:
   found = []
   for name in flags.cases.split(','):
     if name not in CASES:
-      raise errors.unknown('case', name, CASES)
+      raise errors.unknown_name('case', name, CASES)
     row = compare(
       name,
       flags.data,
@@ -277,4 +281,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

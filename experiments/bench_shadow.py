@@ -47,7 +47,7 @@ def measure(name: str, repeats: int, device: str) -> dict[str, Any]:
 
   case = posed.ALL[name]
   batch = posed.data(case.side)
-  inside = shadow.membership(jax.random.key(0), K, len(batch.label))
+  inside = shadow.assign_halves(jax.random.key(0), K, len(batch.label))
   image = np.asarray(posed.recipe(name)[1].inputs.eval(batch.image, None))
   label = np.array(batch.label)
   side = torch_side.Side(
@@ -117,7 +117,7 @@ def _peak_mib() -> float:
 def _one(name: str, count: int, group: int) -> dict[str, float]:
   """Seconds and peak memory of K models, in this process."""
   size = len(posed.data(posed.ALL[name].side).label)
-  inside = shadow.membership(jax.random.key(0), count, size)
+  inside = shadow.assign_halves(jax.random.key(0), count, size)
   first = posed.ours(name, inside, 0, group=group)[0]
   steady = statistics.median(
     posed.ours(name, inside, i, group=group)[0] for i in (1, 2, 3)
@@ -135,7 +135,7 @@ def scaling(name: str, count: int, group: int) -> dict[str, Any]:
 
 def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
   """Time and peak memory against K, a line a case and group size."""
-  with style.settings():
+  with style.context():
     made = style.canvas('Shadow models: time and memory', (10.0, 4.2), False)
     axes = made.subplots(1, 2)
     kinds = dict.fromkeys((row['case'], row['group']) for row in rows)
@@ -148,7 +148,7 @@ def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
         x, y = [row['models'] for row in own], [row[field] for row in own]
         ax.plot(x, y, 'o-', color=colour, label=label)
     for ax, words in zip(axes, ('seconds', 'peak memory, MiB'), strict=True):
-      style.logarithmic(ax, 'x')
+      style.set_log_axes(ax, 'x')
       ax.set(xlabel='models', ylabel=words, ylim=(0, None))
     axes[0].legend()
   png = style.png(made)
@@ -194,7 +194,7 @@ def _run(options: argparse.Namespace) -> int:
   names = options.cases or list(known)
   for name in names:
     if name not in posed.ALL:
-      raise errors.unknown('case', name, posed.ALL)
+      raise errors.unknown_name('case', name, posed.ALL)
   errors.check(
     jax.default_backend() == options.device,
     f'--device={options.device}, but JAX runs on {jax.default_backend()}',
@@ -202,7 +202,7 @@ def _run(options: argparse.Namespace) -> int:
   found: dict[str, Any] = {'cases': [], 'scaling': []}
   if options.out.exists():
     found = files.read_json(options.out)
-  found['about'] = provenance.process()
+  found['about'] = provenance.describe_process()
   until = time.monotonic() + 60 * options.minutes
   work = [
     ('cases', (name,), measure, (name, options.repeats, options.device))
@@ -246,4 +246,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

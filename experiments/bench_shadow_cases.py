@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax import data as data_lib
 from cmu_jax import networks
 from cmu_jax.audits import shadow
 from cmu_jax.core import progress
 from cmu_jax.core.types import Batch
-from cmu_jax.data import inputs
-from cmu_jax.training import optimizers, schedules
+from cmu_jax.data import input_step, sources
+from cmu_jax.training import optimizers
 
 
 class Case(NamedTuple):
@@ -41,7 +40,7 @@ RATE = 0.05
 @functools.cache
 def data(side: int) -> Batch:
   """The digits, `side` pixels wide; raw pixels 0 to 255."""
-  dataset = data_lib.load('digits')
+  dataset = sources.load('digits')
   image = jnp.concatenate([dataset.train.image, dataset.test.image])
   label = jnp.concatenate([dataset.train.label, dataset.test.label])
   if side != image.shape[1]:
@@ -52,15 +51,15 @@ def data(side: int) -> Batch:
 
 
 @functools.cache
-def recipe(case_name: str) -> tuple[Any, shadow.Fit]:
+def recipe(case_name: str) -> tuple[Any, shadow.ShadowTraining]:
   """The network and its training; one object each: they compile once."""
   case = ALL[case_name]
   model = networks.make(
     case.model, 10, (case.side, case.side, 1), **case.options
   )
-  step = inputs.make((0.3,), (0.35,))
-  optimizer = optimizers.sgd(schedules.constant(RATE))
-  return model, shadow.Fit(step, optimizer, case.steps, case.batch)
+  step = input_step.make((0.3,), (0.35,))
+  optimizer = optimizers.sgd(optimizers.constant_schedule(RATE))
+  return model, shadow.ShadowTraining(step, optimizer, case.steps, case.batch)
 
 
 def ours(
@@ -70,7 +69,7 @@ def ours(
   model, fit = recipe(name)
   batch = data(ALL[name].side)
   began = time.perf_counter()
-  with progress.muted():
+  with progress.mute():
     found = shadow.train(
       jax.random.key(seed),
       model,

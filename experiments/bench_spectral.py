@@ -58,7 +58,7 @@ def ours(group: Group, iterations: int, start: np.ndarray) -> Callable:
     )
     return found.sigma[0]
 
-  return _timed(vectorize.over(one), group)
+  return _timed(vectorize.map_members(one), group)
 
 
 def lanczos(group: Group, steps: int) -> Callable:
@@ -71,11 +71,11 @@ def lanczos(group: Group, steps: int) -> Callable:
       jax.random.key(0), linear, layer.shape, steps=steps
     ).sigma
 
-  return _timed(vectorize.over(one), group)
+  return _timed(vectorize.map_members(one), group)
 
 
 def _timed(fn: Callable, group: Group) -> Callable:
-  compiled = jit.looped(fn)
+  compiled = jit.compile_loop(fn)
 
   def run() -> tuple[float, list[float]]:
     began = time.perf_counter()
@@ -256,7 +256,9 @@ def _run(options: argparse.Namespace) -> None:
       advance(1, group.name)
       if options.out:
         stored |= {'total': total(rows)} if rows else {}
-        files.write_json(options.out, {**stored, **provenance.process()})
+        files.write_json(
+          options.out, {**stored, **provenance.describe_process()}
+        )
   if rows:
     rich.console.Console(width=160).print(_table(rows))
 
@@ -274,4 +276,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

@@ -12,7 +12,7 @@ from cmu_jax import networks
 from cmu_jax.core import jit
 from cmu_jax.core.types import Variables
 from cmu_jax.robustness import spectral
-from cmu_jax.robustness.spectral.baselines import gram
+from experiments import spectral_baselines
 
 SIDE = 32
 
@@ -37,9 +37,11 @@ def groups(width: int) -> list[Group]:
   """The convolutions of a freshly initialised ResNet-18, by shape."""
   shape = (SIDE, SIDE, 3)
   model = networks.make('resnet18', 10, shape, width=width)
-  variables = jit.once(model.init)(jax.random.key(0), jnp.zeros((1, *shape)))
+  variables = jit.compile_cheaply(model.init)(
+    jax.random.key(0), jnp.zeros((1, *shape))
+  )
   alike: dict[Any, list[spectral.Layer]] = {}
-  for layer in spectral.layers(model.apply, variables, shape):
+  for layer in spectral.find_layers(model.apply, variables, shape):
     if layer.kind == 'conv':
       alike.setdefault((layer.linear, layer.shape), []).append(layer)
   return [_group(tuple(part), variables) for part in alike.values()]
@@ -47,7 +49,7 @@ def groups(width: int) -> list[Group]:
 
 def _group(layers: tuple[spectral.Layer, ...], variables: Variables) -> Group:
   first = layers[0]
-  own = [spectral.parameters(layer, variables) for layer in layers]
+  own = [spectral.layer_parameters(layer, variables) for layer in layers]
   kernel = own[0]['kernel'].shape
   out = jax.eval_shape(first.linear, own[0], jnp.zeros((1, *first.shape)))
   stride = first.shape[0] // out.shape[1]
@@ -68,7 +70,7 @@ def reference(group: Group, i: int, dense: int) -> tuple[float, str]:
     side = math.prod(layer.shape)
     if side <= dense:
       return _dense(linear, layer.shape), 'dense, by eigenvalues of M^T M'
-    seek = lambda key: spectral.norm(
+    seek = lambda key: spectral.estimate_norm(
       key, linear, layer.shape, accuracy=1e-8, steps=150, restarts=40
     )
     found = jax.jit(seek)(jax.random.key(1))
@@ -97,4 +99,7 @@ def upper(group: Group) -> list[float] | None:
   kernels = group.own['kernel']
   pad = kernels.shape[1] // 2
   grid = tuple(extent + 2 * pad for extent in group.layers[0].shape[:2])
-  return [float(gram.upper_bound(kernel, grid)) for kernel in kernels]
+  return [
+    float(spectral_baselines.gram_upper_bound(kernel, grid))
+    for kernel in kernels
+  ]

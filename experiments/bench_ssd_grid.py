@@ -61,7 +61,7 @@ def equality(case: posed.Case, setup: posed.Setup, size: int) -> dict[str, Any]:
     case.model, posed.shape(case), case.options, setup.variables
   )
   points = ssd.published_grid()
-  at = [method.grid.index(ssd.distinct((p,))[0][0]) for p in points]
+  at = [method.grid.index(ssd.distinct_points((p,))[0][0]) for p in points]
   before = [np.asarray(x) for x in jax.tree.leaves(setup.variables.params)]
   largest, close, apart, changed = 0.0, 0, 0.0, 0
   for given in setup.given:
@@ -73,7 +73,7 @@ def equality(case: posed.Case, setup: posed.Setup, size: int) -> dict[str, Any]:
     largest, close = max(largest, gap), close + near
     rows = zip(jax.tree.leaves(every), before, strict=True)
     changed += sum(int((x != old[None]).sum()) for x, old in rows)
-    rows = descent.join(given.retain, given.forget)
+    rows = descent.join_samples(given.retain, given.forget)
     first = jnp.arange(rows.valid.shape[0]) < given.retain.valid.shape[0]
     both = torch_side.tensors(
       setup.inputs.eval(rows.batch.image, None), rows.batch.label
@@ -83,7 +83,9 @@ def equality(case: posed.Case, setup: posed.Setup, size: int) -> dict[str, Any]:
       ('forget', pair.forget, ~first),
     ):
       valid = rows.valid & part
-      order = importance.order(rng.named(posed.KEY, name, 'order'), valid)
+      order = importance.shuffle_rows(
+        rng.fold_in(posed.KEY, name, 'order'), valid
+      )
       order = np.asarray(order)[: int(valid.sum())].astype(np.int64)
       theirs = torch_side.importances(net, *both, torch.from_numpy(order), size)
       for a, b in zip(torch_side.leaves(case.model, mine), theirs, strict=True):
@@ -224,7 +226,7 @@ def main() -> int:
   )
   for name in flags.cases.split(','):
     if name not in posed.CASES:
-      raise errors.unknown('case', name, posed.CASES)
+      raise errors.unknown_name('case', name, posed.CASES)
     row = compare(
       name, flags.data, flags.samples, flags.steps, flags.repeats, flags.few
     )
@@ -239,11 +241,11 @@ def main() -> int:
     )
     print(json.dumps(row))
     if flags.out:
-      about = provenance.process()
+      about = provenance.describe_process()
       files.write_json(flags.out, {'about': about, 'cases': found})
   rich.console.Console().print(table)
   return 0
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax import data, networks
+from cmu_jax import networks
 from cmu_jax.core import rng
-from cmu_jax.core.types import Batch, Given, InputStep, Model, Variables
-from cmu_jax.data import inputs
-from cmu_jax.methods.dampening import importance, importance_fractions, ssd
-from cmu_jax.studies.corrective import problem as problems
-from cmu_jax.training import optimizers, schedules, train
+from cmu_jax.core.types import Batch, InputStep, MethodInputs, Model, Variables
+from cmu_jax.data import input_step, sources
+from cmu_jax.methods.dampening import importance, ssd
+from cmu_jax.studies.corrective import problem
+from cmu_jax.training import optimizers, train
 
 
 class Case(NamedTuple):
@@ -30,8 +30,8 @@ class Setup(NamedTuple):
   model: Model
   inputs: InputStep
   variables: Variables
-  problem: problems.Problem
-  given: list[Given]
+  problem: problem.Problem
+  given: list[MethodInputs]
   test: Batch
 
 
@@ -42,7 +42,7 @@ CASES = {
   'mnist-mlp': Case('fc', {'width': 128, 'depth': 2}, 28),
 }
 FRACTIONS = tuple(round(0.1 * i, 1) for i in range(1, 11))
-KEY = rng.named(0)
+KEY = rng.fold_in(0)
 
 
 def _resized(batch: Batch, side: int, count: int) -> Batch:
@@ -57,7 +57,7 @@ def _resized(batch: Batch, side: int, count: int) -> Batch:
 
 def prepare(case: Case, source: str, count: int, steps: int) -> Setup:
   """A network trained on samples of which a tenth has a wrong label."""
-  loaded = data.load(source, image_size=None)
+  loaded = sources.load(source, image_size=None)
   clean = _resized(loaded.train, case.side, count)
   test = _resized(loaded.test, case.side, min(count, 1000))
   state = np.random.default_rng(0)
@@ -66,26 +66,26 @@ def prepare(case: Case, source: str, count: int, steps: int) -> Setup:
   rank[bad] = np.arange(bad.size)
   wrong = (clean.label + 1) % 10
   mixed = clean._replace(label=jnp.where(rank >= 0, wrong, clean.label))
-  step = inputs.make((0.45,), (0.25,))
+  step = input_step.make((0.45,), (0.25,))
   model = networks.make(case.model, 10, shape(case), **case.options)
   start = jax.jit(model.init)(
-    rng.named(KEY, 'init'), step.eval(mixed.image[:1])
+    rng.fold_in(KEY, 'init'), step.eval(mixed.image[:1])
   )
   fitted = train.fit(
-    rng.named(KEY, 'train'),
+    rng.fold_in(KEY, 'train'),
     model,
     start,
     mixed,
-    optimizer=optimizers.adamw(schedules.constant(2e-3)),
+    optimizer=optimizers.adamw(optimizers.constant_schedule(2e-3)),
     steps=steps,
     batch_size=128,
     inputs=step,
     title='original network',
   )
-  posed = problems.Problem(
+  posed = problem.Problem(
     mixed, np.asarray(clean.label), rank, None, None, test
   )
-  given = [problems.give(posed, x, ('retain', 'forget')) for x in FRACTIONS]
+  given = [problem.give(posed, x, ('retain', 'forget')) for x in FRACTIONS]
   return Setup(model, step, fitted.variables, posed, given, test)
 
 
@@ -128,16 +128,16 @@ def ours(setup: Setup, size: int, predict: bool) -> Callable[[], Any]:
 def per_sample(setup: Setup) -> Callable[[], Any]:
   """The repairs from importances of one pass over S_tr."""
   method = ssd.ssd(setup.model, setup.inputs, kind='per_sample', augment=False)
-  measure = importance.Measure(
+  measure = importance.ImportanceConfig(
     setup.model, setup.inputs, 'per_sample', augment=False
   )
   solve = solver(setup, method, False)
   counts = np.array(
-    [problems.identified_count(setup.problem, x) for x in FRACTIONS]
+    [problem.identified_count(setup.problem, x) for x in FRACTIONS]
   )
 
   def run():
-    pair = importance_fractions.nested(
+    pair = importance.compute_nested(
       KEY,
       measure,
       setup.variables,
@@ -148,7 +148,7 @@ def per_sample(setup: Setup) -> Callable[[], Any]:
     found = []
     for i in range(counts.size):
       one = jax.tree.map(lambda x, i=i: x[i], (pair.retain, pair.forget))
-      found.append(solve(importance.Pair(*one, pair.cost)))
+      found.append(solve(importance.Importances(*one, pair.cost)))
     return jax.block_until_ready(found)
 
   return run

@@ -1,8 +1,8 @@
 """How a grid should run here: one by one, `lax.map`, or `vmap`; measured.
 
 Times K members of a training (stacked seeds) and a whole alpha curve for each
-way of driving them. `cmu_jax.core.vectorize.strategy` is chosen from these
-numbers.
+way of driving them. `cmu_jax.core.vectorize.default_strategy` is chosen from
+these numbers.
 
   python experiments/bench_strategy.py --out bench_strategy.json
 """
@@ -22,9 +22,9 @@ from cmu_jax import networks
 from cmu_jax.commands import shell
 from cmu_jax.core import errors, files, tree
 from cmu_jax.core.types import Batch
-from cmu_jax.data import inputs
-from cmu_jax.methods.cuts import curve, rules
-from cmu_jax.training import losses, optimizers, schedules, segment, train
+from cmu_jax.data import input_step
+from cmu_jax.methods.cuts import alpha_rules, alpha_search
+from cmu_jax.training import metrics, optimizers, segment, train
 
 CASES: dict[str, tuple[str, dict[str, Any], tuple[int, int, int], int]] = {
   'mlp': ('fc', {'width': 512}, (8, 8, 1), 64),
@@ -58,22 +58,24 @@ def measure(
   """Seconds a step for K members and seconds a curve, by way of driving."""
   family, options, shape, batch_size = CASES[name]
   model = networks.make(family, 10, shape, **options)
-  step = inputs.make((0.5,) * shape[2], (0.25,) * shape[2])
+  step = input_step.make((0.5,) * shape[2], (0.25,) * shape[2])
   rng = np.random.default_rng(0)
   size = 2048
   image = jnp.asarray(rng.integers(0, 256, (size, *shape)), jnp.uint8)
   label = jnp.asarray(rng.integers(0, 10, size), jnp.int32)
   keys = jax.random.split(jax.random.key(0), members)
   starts = [model.init(k, step.eval(image[:1], None)) for k in keys]
-  adam = optimizers.adamw(schedules.constant(1e-3))
-  recipe = segment.Recipe(model, losses.cross_entropy, adam, step, batch_size)
+  adam = optimizers.adamw(optimizers.constant_schedule(1e-3))
+  recipe = segment.SegmentSpec(
+    model, metrics.cross_entropy, adam, step, batch_size
+  )
   batch = Batch(image, label)
   found: dict[str, Any] = {'case': name, 'members': members}
-  single = segment.compiled(recipe, None)
+  single = segment.compile_segment(recipe, None)
 
   def state(stacked: bool) -> segment.TrainState:
     variables = tree.stack(starts) if stacked else starts[0]
-    return train.initial(adam, variables, steps, stacked)
+    return train.initial_state(adam, variables, steps, stacked)
 
   def one_by_one():
     return [single(k, state(False), batch, 0, steps) for k in keys]
@@ -81,15 +83,15 @@ def measure(
   found['train_loop'] = _median(one_by_one, repeats) / steps
   many = tree.stack([batch] * members)
   for how in ('map', 'vmap'):
-    together = segment.compiled(recipe, how)
+    together = segment.compile_segment(recipe, how)
     run = lambda t=together: t(keys, state(True), many, 0, steps)
     found[f'train_{how}'] = _median(run, repeats) / steps
   tau = jax.tree.map(lambda x: 0.1 * x, starts[0].params)
-  score = functools.partial(rules.agreement, k=50)
+  score = functools.partial(alpha_rules.agreement, k=50)
   pool = step.eval(image[:1000], None)
   grid = jnp.linspace(0, 1, points)
   for how in ('map', 'vmap'):
-    run = lambda h=how: curve.curve(
+    run = lambda h=how: alpha_search.curve(
       model, starts[0], tau, pool, grid, score, how=h
     )
     found[f'alpha_{how}'] = _median(run, repeats)
@@ -109,7 +111,7 @@ def main() -> None:
   found = []
   for name in flags.cases.split(','):
     if name not in CASES:
-      raise errors.unknown('case', name, CASES)
+      raise errors.unknown_name('case', name, CASES)
     row = measure(name, flags.members, flags.steps, flags.points, flags.repeats)
     found.append({'device': jax.devices()[0].device_kind, **row})
     print(json.dumps(found[-1]), flush=True)
@@ -118,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

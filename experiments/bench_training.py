@@ -77,7 +77,7 @@ def trainer(
     params = optax.apply_updates(variables.params, updates)
     return Variables(params, stats), state, value
 
-  @functools.partial(jit.looped, donate_argnums=0)
+  @functools.partial(jit.compile_loop, donate_argnums=0)
   def fit(carry: tuple, key: jax.Array, steps: jax.Array) -> tuple:
     return jax.lax.fori_loop(
       0, steps, lambda i, c: step(c, jax.random.fold_in(key, i)), carry
@@ -206,7 +206,7 @@ def _arguments() -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> None:
   for name in options.cases:
     if name not in CASES:
-      raise errors.unknown('case', name, CASES)
+      raise errors.unknown_name('case', name, CASES)
   errors.check(options.repeats >= 1, '--repeats must be 1 or more')
   errors.check(options.minutes > 0, '--minutes must be above 0')
   import bench_torch
@@ -252,4 +252,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

@@ -20,11 +20,16 @@ import numpy as np
 from cmu_jax.commands import shell
 from cmu_jax.core import config, files, jit, progress, provenance, rng
 from cmu_jax.core.types import Variables
-from cmu_jax.methods.cuts import cuts_blocks, direction, rules, safe
-from cmu_jax.methods.cuts import folds as folds_lib
-from cmu_jax.studies.cuts import measure, repairs
-from cmu_jax.studies.cuts import world as world_lib
-from cmu_jax.studies.engine import settings as settings_lib
+from cmu_jax.methods.cuts import (
+  algorithm,
+  alpha_rules,
+  alpha_search,
+  cross_fitting,
+  safe_alpha,
+)
+from cmu_jax.methods.cuts import blocks as blocks_lib
+from cmu_jax.studies.cuts import evaluate, scene, stages
+from cmu_jax.studies.engine import recipes
 from cmu_jax.training import train
 
 NETWORKS = {'fc': ('fc', '512'), 'convnet': ('convnet', '1')}
@@ -49,34 +54,36 @@ def settings(network: str, kind: str, rate: float, seed: int):
 def trained(config, world, place):
   """The corrupted network."""
   image = world.inputs.eval(world.dataset.test.image[:1], None)
-  start = jit.once(world.model.init)(rng.named(place.key, 'init'), image)
+  start = jit.compile_cheaply(world.model.init)(
+    rng.fold_in(place.key, 'init'), image
+  )
   size = place.train.label.shape[0]
   return train.fit(
-    rng.named(place.key, 'train'),
+    rng.fold_in(place.key, 'train'),
     world.model,
     start,
     place.train,
     inputs=world.inputs,
-    **settings_lib.fit_options(config.train, size, 'train'),
+    **recipes.fit_options(config.train, size, 'train'),
   ).variables
 
 
 def vectors(config, world, place, mix):
   """The task vector of the whole proxy, folds, and the vectors of the folds."""
-  tuned = lambda size: settings_lib.fit_options(
+  tuned = lambda size: recipes.fit_options(
     config.proxy_train, size, 'proxy_train'
   )
-  tau, _ = direction.direction(
-    rng.named(place.key, 'tau'),
+  tau, _ = algorithm.direction(
+    rng.fold_in(place.key, 'tau'),
     world.model,
     mix,
     place.proxy,
     inputs=world.inputs,
     **tuned(place.proxy.label.shape[1]),
   )
-  folds = folds_lib.split(rng.named(place.key, 'folds'), place.proxy, 2)
-  fitted = safe.task_vectors(
-    rng.named(place.key, 'fold'),
+  folds = cross_fitting.split(rng.fold_in(place.key, 'folds'), place.proxy, 2)
+  fitted = safe_alpha.fit_fold_vectors(
+    rng.fold_in(place.key, 'fold'),
     world.model,
     mix,
     folds,
@@ -88,31 +95,31 @@ def vectors(config, world, place, mix):
 
 def cell(config, world, seed: int) -> dict:
   """Accuracies of one cell and what the search did."""
-  place = world_lib.scene(config, world, seed)
-  test = measure.scorer(config, world)
+  place = scene.draw_scene(config, world, seed)
+  test = evaluate.scorer(config, world)
   tested = lambda variables: test(variables).values['test_accuracy']
   mix = trained(config, world, place)
   tau, folds, fold_tau = vectors(config, world, place, mix)
-  blocks, grid = cuts_blocks.names(tau), rules.noise_grid()
-  score = cuts_blocks.scorer(
+  blocks, grid = blocks_lib.block_names(tau), alpha_rules.noise_grid()
+  score = blocks_lib.scorer(
     world.model, mix, folds, fold_tau, blocks, inputs=world.inputs
   )
   curve = score(np.repeat(grid[:, None], len(blocks), axis=1))
   start = float(grid[curve.argmax()])
-  full = cuts_blocks.climb(score, blocks, start, grid)
-  near = cuts_blocks.climb(score, blocks, start, NEAR * start)
-  published, _ = direction.select_alpha(
+  full = blocks_lib.climb(score, blocks, start, grid)
+  near = blocks_lib.climb(score, blocks, start, NEAR * start)
+  published, _ = alpha_search.select_alpha(
     world.model,
     mix,
     tau,
     place.proxy,
     inputs=world.inputs,
-    selection=repairs.selection(config),
+    selection=stages.selection(config),
   )
 
   def at(alphas) -> float:
     given = np.broadcast_to(np.asarray(alphas, np.float32), (len(blocks),))
-    params = cuts_blocks.edit(mix.params, tau, given, blocks)
+    params = blocks_lib.edit(mix.params, tau, given, blocks)
     return tested(Variables(params, mix.batch_stats))
 
   return {
@@ -169,7 +176,7 @@ def summary(cells: dict[str, dict]) -> list[dict]:
 
 def report(seeds: str, cells: dict[str, dict]) -> dict:
   """What is kept: how it was made, the table, every cell."""
-  made = provenance.process()
+  made = provenance.describe_process()
   return {
     'command': shlex.join(
       ['python', 'experiments/block_alpha.py', *sys.argv[1:]]
@@ -200,7 +207,7 @@ def main() -> None:
       if name not in cells:
         config = settings(network, kind, rate, seed)
         if (network, kind) not in worlds:  # Shared, and so the compilations.
-          worlds[network, kind] = world_lib.stage(config)
+          worlds[network, kind] = scene.load_world(config)
         cells[name] = cell(config, worlds[network, kind], seed)
         files.write_json(path, report(flags.seeds, cells))
       advance()
@@ -211,4 +218,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

@@ -17,22 +17,22 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from cmu_jax import data, networks
+from cmu_jax import networks
 from cmu_jax.commands import shell
 from cmu_jax.core import files, provenance, rng
 from cmu_jax.core.types import Batch, Variables
-from cmu_jax.data import inputs, splits
+from cmu_jax.data import input_step, sources, splits
 from cmu_jax.networks import weights
 from cmu_jax.robustness import attacks, lipschitz, spectral
 
 SHAPE = (32, 32, 3)
 MODEL = networks.make('resnet20', 10, SHAPE)
-STEP = inputs.make((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+STEP = input_step.make((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def shipped(path: str) -> Variables:
   """The network in a file of weights with PyTorch's names."""
-  template = jax.eval_shape(MODEL.init, rng.named(0), jnp.zeros((1, *SHAPE)))
+  template = jax.eval_shape(MODEL.init, rng.fold_in(0), jnp.zeros((1, *SHAPE)))
   names = networks.REGISTRY['resnet20'].torch_name
   return weights.fit(weights.read(path).arrays, template, names, 'weights')[0]
 
@@ -40,18 +40,18 @@ def shipped(path: str) -> Variables:
 def steepness(variables: Variables) -> float | None:
   """The Lipschitz bound, of pixels from 0 to 1."""
   logits = attacks.logits_of(MODEL, STEP, variables)
-  return lipschitz.bound(rng.named(0), logits, SHAPE).value
+  return lipschitz.bound(rng.fold_in(0), logits, SHAPE).value
 
 
 def row(
   start: Variables, images: Batch, test: Batch, part: str, bound: float
 ) -> dict[str, Any]:
   """One clip: accuracies, what became of the norms, the network's bound."""
-  layers = spectral.layers(MODEL.apply, start, SHAPE)
+  layers = spectral.find_layers(MODEL.apply, start, SHAPE)
   if part == 'convs':
     layers = tuple(layer for layer in layers if layer.kind != 'norm')
   done, info = spectral.clip_weights(
-    rng.named(0, 'clip'),
+    rng.fold_in(0, 'clip'),
     MODEL,
     start,
     SHAPE,
@@ -89,13 +89,15 @@ def main() -> None:
   """All parts and bounds into one JSON, written after each."""
   flags = _flags()
   start = shipped(flags.weights)
-  cifar = data.load('cifar10', data_dir=flags.data_dir)
+  cifar = sources.load('cifar10', data_dir=flags.data_dir)
   images = splits.take(cifar.train, np.arange(flags.images))
   test = splits.take(cifar.test, np.arange(flags.test))
   about = {
     'command': 'python experiments/clip_resnet20.py --weights=FILE '
     '--data_dir=DIR --out=FILE',
-    'commit': provenance.commit(pathlib.Path(__file__).resolve().parents[1]),
+    'commit': provenance.git_commit(
+      pathlib.Path(__file__).resolve().parents[1]
+    ),
     'images': flags.images,
     'test_images': flags.test,
     'lipschitz_bound_before': steepness(start),
@@ -109,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

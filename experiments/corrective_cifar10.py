@@ -68,7 +68,7 @@ def main() -> None:
   minutes = flags.minutes
   for iterate in flags.iterates.split(','):
     if iterate not in ITERATES:
-      raise errors.unknown('iterate', iterate, ITERATES)
+      raise errors.unknown_name('iterate', iterate, ITERATES)
     flags.minutes = max(0.0, minutes - (time.monotonic() - began) / 60)
     pieces.run(
       spec,
@@ -80,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

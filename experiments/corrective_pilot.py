@@ -17,9 +17,8 @@ import numpy as np
 
 from cmu_jax.commands import shell
 from cmu_jax.core import config, files, provenance, rng
-from cmu_jax.studies.corrective import cells, measure, solve, stage
-from cmu_jax.studies.corrective import world as worlds
-from cmu_jax.studies.engine import world
+from cmu_jax.studies.corrective import cells, measure, solve, stage, world
+from cmu_jax.studies.engine import binding
 
 BELOW_NONE, BELOW_REWOD = 0.8, 0.9
 
@@ -33,10 +32,10 @@ def _config(flags: argparse.Namespace, pair: str, share: float):
   loaded.unlock()
   loaded.seeds = tuple(int(s) for s in flags.seeds.split(','))
   loaded.interclass.pair = pair
-  dataset = world.load(loaded).dataset
-  one = worlds.world(loaded, dataset, 'interclass')
+  dataset = binding.load(loaded).dataset
+  one = world.bind_world(loaded, dataset, 'interclass')
   label = np.asarray(
-    worlds.training(loaded, rng.named(loaded.seeds[0]), dataset).label
+    world.training(loaded, rng.fold_in(loaded.seeds[0]), dataset).label
   )
   fewest = min(int((label == c).sum()) for c in one.pair)
   loaded.interclass.sizes = (2 * round(share * fewest),)
@@ -62,7 +61,7 @@ def row(flags: argparse.Namespace, pair: str, share: float) -> dict:
       found['none'].append(nothing['acc_corr'])
       for label, fraction in (('rewod_0.1', 0.1), ('gold', 1.0)):
         points, _ = solve.cell(
-          rng.named(scene.key, 'method', 'rewod'),
+          rng.fold_in(scene.key, 'method', 'rewod'),
           place.methods['interclass', 'rewod'],
           one,
           scene,
@@ -101,7 +100,9 @@ def main() -> None:
     for share in map(float, flags.shares.split(',')):
       rows.append(row(flags, pair, share))
       print(json.dumps(rows[-1]))
-      commit = provenance.commit(pathlib.Path(__file__).resolve().parents[1])
+      commit = provenance.git_commit(
+        pathlib.Path(__file__).resolve().parents[1]
+      )
       about = {
         'command': f'python experiments/corrective_pilot.py --config='
         f'{flags.config} --pairs={flags.pairs} --shares={flags.shares} '
@@ -113,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

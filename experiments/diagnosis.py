@@ -20,13 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax import data, networks
+from cmu_jax import networks
 from cmu_jax.commands import shell
 from cmu_jax.core import files, progress, provenance, rng
-from cmu_jax.data import corruption, inputs, proxy, splits
+from cmu_jax.data import corruption, input_step, proxy_sets, sources, splits
 from cmu_jax.data.corruption import triggers
 from cmu_jax.methods import diagnosis
-from cmu_jax.training import metrics, optimizers, schedules, train
+from cmu_jax.training import metrics, optimizers, train
 
 CASES = {
   'symmetric': (0.0, 0.1, 0.2, 0.4, 0.6, 0.8),
@@ -41,8 +41,8 @@ SIZES = (10, 20, 50, 100, 1000)
 BINS = (0.0, 0.5, 0.65, 0.8, 0.95, 1.0)
 STEPS, WIDTH, POOL = 2000, 256, 0.25
 TRIGGER = triggers.badnet(8, 8, percent=0.03, margin=(0, 0))
-STEP = inputs.make((0.3,), (0.35,), trigger=TRIGGER)
-OPTIMIZER = optimizers.adamw(schedules.constant(2e-3))
+STEP = input_step.make((0.3,), (0.35,), trigger=TRIGGER)
+OPTIMIZER = optimizers.adamw(optimizers.constant_schedule(2e-3))
 MODEL = networks.make('fc', 10, (8, 8, 1), width=WIDTH)
 
 
@@ -61,21 +61,23 @@ def arguments(key: jax.Array) -> dict[str, dict]:
     'interclass': {'pair': (1, 7)},
     'constant': {'target': 0},
     'poison': {'trigger': TRIGGER, 'target': 0},
-    'transition': {'matrix': uneven(rng.named(key, 'matrix'))},
+    'transition': {'matrix': uneven(rng.fold_in(key, 'matrix'))},
   }
 
 
 def stamped(batch):
   """The batch with stamps, so that all cases share one compilation."""
   none = jnp.zeros(len(batch.label), bool)
-  return batch._replace(stamp=none if batch.stamp is None else batch.stamp)
+  return batch._replace(
+    has_trigger=none if batch.has_trigger is None else batch.has_trigger
+  )
 
 
 def trained(key: jax.Array, batch):
   """A network on one split."""
-  start = MODEL.init(rng.named(key, 'init'), STEP.eval(batch.image[:1], None))
+  start = MODEL.init(rng.fold_in(key, 'init'), STEP.eval(batch.image[:1], None))
   return train.fit(
-    rng.named(key, 'train'),
+    rng.fold_in(key, 'train'),
     MODEL,
     start,
     stamped(batch),
@@ -89,23 +91,23 @@ def trained(key: jax.Array, batch):
 def shown(key, network, kind: str, pool, facts: dict):
   """Probabilities and wrong labels of the pool, corrupted in full."""
   facts = {k: v for k, v in facts.items() if k != 'num_classes'}
-  bad = proxy.make_proxy(rng.named(key, 'p'), kind, pool, 1, 10, **facts)
-  batch = stamped(proxy.draw(bad, 0))
+  bad = proxy_sets.make_proxy(rng.fold_in(key, 'p'), kind, pool, 1, 10, **facts)
+  batch = stamped(proxy_sets.draw_copy(bad, 0))
   return metrics.probabilities(MODEL, STEP, network, batch), batch.label
 
 
 def seen_of(seed: int, advance):
   """Case and rate -> (probabilities, labels), of one seed."""
-  key = rng.named(seed, 'diagnosis')
-  digits = data.load('digits').train
-  pool, rest = splits.hold_out(rng.named(key, 'hold'), digits, POOL, 10)
+  key = rng.fold_in(seed, 'diagnosis')
+  digits = sources.load('digits').train
+  pool, rest = splits.hold_out(rng.fold_in(key, 'hold'), digits, POOL, 10)
   clean, found = trained(key, rest), {}
   for kind, facts in arguments(key).items():
     for rate in CASES[kind]:
       network = clean
       if rate:
         draw = getattr(corruption, kind)
-        drawn = draw(rng.named(key, kind), rest.label, rate, **facts)
+        drawn = draw(rng.fold_in(key, kind), rest.label, rate, **facts)
         network = trained(key, corruption.apply(drawn, rest))
       found[kind, rate] = shown(key, network, kind, pool, facts)
       if kind == 'symmetric':
@@ -120,10 +122,10 @@ def cells_of(seed: int, found: dict) -> list[dict]:
   rows = []
   for (kind, rate), (probability, label) in found.items():
     for size in SIZES:
-      key = rng.named(seed, kind, int(100 * rate), size)
+      key = rng.fold_in(seed, kind, int(100 * rate), size)
       if len(label) < size < max(SIZES):
         continue
-      order = jax.random.permutation(rng.named(key, 'take'), len(label))
+      order = jax.random.permutation(rng.fold_in(key, 'take'), len(label))
       which = np.asarray(order)[:size]
       one = diagnosis.diagnose(
         key, probability[which], np.asarray(label)[which]
@@ -190,7 +192,7 @@ def learnt(rows: list[dict]) -> dict:
 
 def report(flags, rows: list[dict]) -> dict:
   """What is kept: how it was made, the tables, every diagnosis."""
-  made = provenance.process()
+  made = provenance.describe_process()
   wrong = [
     row
     for row in rows
@@ -237,4 +239,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

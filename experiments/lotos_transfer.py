@@ -64,7 +64,7 @@ def main() -> None:
       config.methods, config.threats = tuple(flags.methods), ('correct',)
       config.attack.radius, config.evaluate.lipschitz = radius, False
     folder = pathlib.Path(flags.work)
-    with workdir.locked(folder, '--work'):
+    with workdir.lock(folder, '--work'):
       here = world.load(config, folder)
       results = job.collect(here, sweep.run(here, None))
     kept = {k: results[k] for k in ('schema', 'smoke', 'provenance', 'config')}
@@ -76,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

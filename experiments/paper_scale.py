@@ -37,7 +37,7 @@ def main() -> None:
     loaded = config.load(spec, overrides)
     folder = pathlib.Path(flags.work) / loaded.name
     start = time.monotonic()
-    with workdir.opened(folder, loaded.config):
+    with workdir.open_run(folder, loaded.config):
       results = run.experiment(loaded.config, folder)
     seconds = time.monotonic() - start
     longest = max(longest, seconds)
@@ -48,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

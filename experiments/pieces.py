@@ -83,7 +83,10 @@ def run(
     f'cmu_jax.studies.{SWEEPS[loaded.config.task]}.job'
   )
   folder = pathlib.Path(flags.work)
-  with workdir.locked(folder, '--work'), jit.hasty(loaded.config.smoke):
+  with (
+    workdir.lock(folder, '--work'),
+    jit.skip_optimizations(loaded.config.smoke),
+  ):
     found = job.run(loaded.config, folder, flags.minutes)
   found['config'].pop('data_dir', None)
   path = pathlib.Path(flags.out) / f'{name or loaded.name}.json'
@@ -107,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

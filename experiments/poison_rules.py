@@ -23,10 +23,9 @@ import jax
 from cmu_jax.commands import shell
 from cmu_jax.core import config as configs
 from cmu_jax.core import files, provenance, rng
-from cmu_jax.methods.cuts import direction
-from cmu_jax.studies.cuts import backdoor, measure
-from cmu_jax.studies.cuts import world as world_lib
-from cmu_jax.studies.engine import settings
+from cmu_jax.methods.cuts import algorithm, alpha_search
+from cmu_jax.studies.cuts import backdoor, evaluate, scene
+from cmu_jax.studies.engine import recipes
 from cmu_jax.training import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -104,16 +103,16 @@ COLUMNS = {
 def _networks(config, world, place):
   """The poisoned network and the oracle."""
   image = world.inputs.eval(world.dataset.test.image[:1], None)
-  start = jax.jit(world.model.init)(rng.named(place.key, 'init'), image)
+  start = jax.jit(world.model.init)(rng.fold_in(place.key, 'init'), image)
   return [
     train.fit(
-      rng.named(place.key, 'train'),
+      rng.fold_in(place.key, 'train'),
       world.model,
       start,
       batch,
       inputs=world.inputs,
       title=title,
-      **settings.fit_options(config.train, batch.label.shape[0], 'train'),
+      **recipes.fit_options(config.train, batch.label.shape[0], 'train'),
     ).variables
     for title, batch in (('poisoned', place.train), ('oracle', place.clean))
   ]
@@ -122,18 +121,18 @@ def _networks(config, world, place):
 def _published(config, world, place, corrupted):
   """The rule as published, on its own proxy (which pool labels select)."""
   size = place.proxy.label.shape[1]
-  unlearn = direction.cuts(
+  unlearn = algorithm.cuts(
     world.model,
     world.inputs,
-    selection=direction.Selection(
+    selection=alpha_search.Selection(
       kind='poison',
       threshold=config.select.threshold,
       target=config.corruption.target,
     ),
-    **settings.fit_options(config.proxy_train, size, 'proxy_train'),
+    **recipes.fit_options(config.proxy_train, size, 'proxy_train'),
   )
   repaired, info = unlearn(
-    rng.named(place.key, 'unlearn'), corrupted, place.proxy
+    rng.fold_in(place.key, 'unlearn'), corrupted, place.proxy
   )
   return repaired, {k: info[k] for k in ('alpha', 'selected')}
 
@@ -142,20 +141,20 @@ def _tuned(config, world, place, corrupted):
   """Fine-tuning on the pool's clean labels."""
   size = place.clean_proxy.label.shape[0]
   return train.fit(
-    rng.named(place.key, 'finetune'),
+    rng.fold_in(place.key, 'finetune'),
     world.model,
     corrupted,
     place.clean_proxy,
     inputs=world.inputs,
     title='fine-tuning on clean labels',
-    **settings.fit_options(config.finetune, size, 'finetune'),
+    **recipes.fit_options(config.finetune, size, 'finetune'),
   ).variables
 
 
 def cell(config, world, score, seed):
   """One row a method for one network and seed."""
   began = time.monotonic()
-  place = world_lib.scene(config, world, seed)
+  place = scene.draw_scene(config, world, seed)
   corrupted, oracle = _networks(config, world, place)
   more, _ = backdoor.repairs(
     config, world, place, corrupted, lambda name: None, attack=True
@@ -209,9 +208,9 @@ def _config(data, network, flags):
 
 def _told(data, network, config, cells):
   """What the results file says about one network."""
-  record = provenance.provenance(config)
+  record = provenance.describe_run(config)
   rows = [row for found in cells for row in found['rows']]
-  plain = {**configs.plain(config), 'data_dir': None}
+  plain = {**configs.to_json(config), 'data_dir': None}
   del record['command']
   return {
     'network': network,
@@ -234,8 +233,8 @@ def _cells(data, network, config, flags, began):
       if start - began + longest > 60 * flags.minutes:
         print(f'left for another run: {data} {network} seed {seed}')
         continue
-      world = world or world_lib.stage(config)
-      score = score or measure.scorer(config, world)
+      world = world or scene.load_world(config)
+      score = score or evaluate.scorer(config, world)
       only = lambda network, s=score: s(network).values
       files.write_json(path, cell(config, world, only, seed))
       longest = max(longest, time.monotonic() - start)
@@ -285,4 +284,4 @@ def main():
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

@@ -17,14 +17,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from cmu_jax import data
 from cmu_jax.commands import shell, workdir
 from cmu_jax.core import config, files, provenance, rng, store
 from cmu_jax.core.types import Batch
-from cmu_jax.data import inputs
+from cmu_jax.data import input_step, sources
 from cmu_jax.networks import clip, weights
-from cmu_jax.networks.clip import preprocess, sizes, templates
-from cmu_jax.training import small_clip, train
+from cmu_jax.networks.clip import architecture, preprocess, prompts
+from cmu_jax.training import small_clip
 
 _SECONDS = 60.0
 
@@ -33,25 +32,25 @@ class TimeIsUp(Exception):
   """Raised after a checkpoint, in the middle of the training."""
 
 
-def captioned(dataset: Any, batch: Batch) -> small_clip.Captioned:
+def captioned(dataset: Any, batch: Batch) -> small_clip.CaptionedImages:
   """Images in three channels with one sentence a class."""
   image = batch.image
   if image.shape[-1] == 1:
     image = jnp.repeat(image, 3, axis=-1)
-  sentences = templates.of(dataset.name)[:1]
-  return small_clip.Captioned(
+  sentences = prompts.for_dataset(dataset.name)[:1]
+  return small_clip.CaptionedImages(
     batch._replace(image=image), dataset.class_names, sentences
   )
 
 
-def saving(folder: pathlib.Path, flags: Any) -> train.Checkpoint:
+def saving(folder: pathlib.Path, flags: Any) -> store.Checkpoint:
   """Where the training saves itself; past the deadline it ends there."""
   deadline = time.monotonic() + 60 * flags.minutes
   wanted = {k: v for k, v in vars(flags).items() if k not in ('minutes', 'out')}
   wanted.pop('work')
   name = config.fingerprint(wanted)
   seconds = min(_SECONDS, 30 * flags.minutes)
-  kept = store.saving(folder, name, seconds)
+  kept = store.npz_checkpoint(folder, name, seconds)
 
   def save(state: Any, step: int) -> None:
     kept.save(state, step)
@@ -84,17 +83,17 @@ def main() -> int:
   """Continues the training; writes the CLIP once it is done."""
   flags = parsed()
   folder = pathlib.Path(flags.work)
-  found = data.load(flags.dataset, data_dir=flags.data_dir)
+  found = sources.load(flags.dataset, data_dir=flags.data_dir)
   side = int(found.train.image.shape[1])
-  of = small_clip.sizes(side, flags.patch, flags.width, flags.depth)
+  of = small_clip.small_sizes(side, flags.patch, flags.width, flags.depth)
   began = time.monotonic()
-  with workdir.locked(folder, '--work'):
+  with workdir.lock(folder, '--work'):
     try:
-      one = small_clip.fit(
-        rng.named(flags.seed, 'small_clip'),
+      one = small_clip.train_small_clip(
+        rng.fold_in(flags.seed, 'small_clip'),
         of,
         captioned(found, found.train),
-        inputs.make(preprocess.MEAN, preprocess.STD, pad=2, flip=True),
+        input_step.make(preprocess.MEAN, preprocess.STD, pad=2, flip=True),
         steps=flags.steps,
         learning_rate=flags.learning_rate,
         checkpoint=saving(folder, flags),
@@ -102,9 +101,9 @@ def main() -> int:
     except TimeIsUp:
       print('the time is up: the same command continues', file=sys.stderr)
       return 0
-    plain = inputs.make(preprocess.MEAN, preprocess.STD)
+    plain = input_step.make(preprocess.MEAN, preprocess.STD)
     seen = captioned(found, found.test)
-    reached = small_clip.good_enough(one, seen, plain)
+    reached = small_clip.check_accuracy(one, seen, plain)
     write(folder, one, flags, reached, time.monotonic() - began)
   print(f'zero-shot accuracy {reached:.1%}: {folder / "model.safetensors"}')
   return 0
@@ -112,18 +111,18 @@ def main() -> int:
 
 def write(
   folder: pathlib.Path,
-  one: clip.Loaded,
+  one: clip.LoadedClip,
   flags: Any,
   reached: float,
   seconds: float,
 ) -> None:
   """Weights, config.json and the record."""
   weights.write(folder / 'model.safetensors', one.stored)
-  files.write_json(folder / 'config.json', sizes.config(one.sizes))
+  files.write_json(folder / 'config.json', architecture.to_config(one.sizes))
   settings = {k: v for k, v in vars(flags).items() if k != 'data_dir'}
   record = {
     'schema': 1,
-    'provenance': provenance.provenance(settings),
+    'provenance': provenance.describe_run(settings),
     'settings': settings,
     'test_accuracy': reached,
     'seconds_here': round(seconds, 1),
@@ -133,4 +132,4 @@ def write(
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

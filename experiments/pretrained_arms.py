@@ -14,9 +14,9 @@ from cmu_jax.core import errors, jit, rng
 from cmu_jax.core.types import Batch, InputStep, Model, Variables
 from cmu_jax.data import splits
 from cmu_jax.networks import classifier, conv
-from cmu_jax.networks.families import folded, folded_spec
-from cmu_jax.studies.cuts import world
-from cmu_jax.training import metrics, optimizers, schedules, train
+from cmu_jax.networks.families import folded
+from cmu_jax.studies.cuts import scene
+from cmu_jax.training import metrics, optimizers, train
 
 ARMS = ('pretrained', 'folded_scratch', 'norm_scratch', 'random_below')
 # Of these only what comes after --cut is trained, if that is given.
@@ -51,16 +51,16 @@ def arm(name: str, folder: pathlib.Path, side: int, cut: str) -> Arm:
   image = jnp.zeros((1, side, side, 3))
   if name == 'norm_scratch':
     model = networks.make('mobilenet_v1', 10, (side, side, 3), width=0.25)
-    return Arm(model, lambda key: jit.once(model.init)(key, image))
+    return Arm(model, lambda key: jit.compile_cheaply(model.init)(key, image))
   path = folder / 'mobilenet_v1_025_imagenet.spec.json'
-  spec = folded_spec.read(path)
-  _, stored = folded.from_spec(path, folder / 'mobilenet_v1_025_imagenet.npz')
+  spec = folded.read_spec(path)
+  _, stored = folded.load(path, folder / 'mobilenet_v1_025_imagenet.npz')
   if cut and name in CUT:
     return _cut(name, spec, stored, side, cut)
-  model = networks.bind(folded.network(spec, 10))
+  model = networks.bind(folded.build(spec, 10))
 
   def start(key: jax.Array) -> Variables:
-    drawn = jit.once(model.init)(key, image)
+    drawn = jit.compile_cheaply(model.init)(key, image)
     if name != 'pretrained':
       return drawn
     return drawn._replace(params=drawn.params | {'body': stored.params['body']})
@@ -69,25 +69,25 @@ def arm(name: str, folder: pathlib.Path, side: int, cut: str) -> Arm:
 
 
 def _cut(
-  name: str, spec: folded_spec.Spec, stored: Variables, side: int, cut: str
+  name: str, spec: folded.NetworkSpec, stored: Variables, side: int, cut: str
 ) -> Arm:
   """The layers from `cut` on as a network, and those before it."""
   names = [layer.name for layer in spec.body]
   errors.check(cut in names, f'--cut {cut} is no layer; give one of {names}')
   at, real = names.index(cut), name == 'pretrained'
-  part = lambda steps: folded.Body(steps, jnp.float32, conv.convolve)
+  part = lambda steps: folded.FoldedBody(steps, jnp.float32, conv.convolve)
   lower, upper = part(spec.body[:at]), part(spec.body[at:])
   model = networks.bind(classifier.Classifier(upper, 10))
   image = jnp.zeros((1, side, side, 3))
 
   def below(key: jax.Array) -> Any:
-    drawn = jit.once(lower.init)(key, image, False)['params']
+    drawn = jit.compile_cheaply(lower.init)(key, image, False)['params']
     params = {n: stored.params['body'][n] for n in drawn} if real else drawn
     return lambda x: lower.apply({'params': params}, x, False)
 
   def start(key: jax.Array) -> Variables:
     seen = jax.eval_shape(below(key), image)
-    drawn = jit.once(model.init)(key, jnp.zeros(seen.shape))
+    drawn = jit.compile_cheaply(model.init)(key, jnp.zeros(seen.shape))
     if not real:
       return drawn
     body = {n: stored.params['body'][n] for n in drawn.params['body']}
@@ -97,12 +97,12 @@ def _cut(
 
 
 def lowered(
-  one: Arm, world: world.Stage, place: world.Scene
-) -> tuple[world.Stage, world.Scene]:
+  one: Arm, world: scene.World, place: scene.Scene
+) -> tuple[scene.World, scene.Scene]:
   """The same data as the trained layers see them: computed once, and kept."""
   if one.below is None:
     return world, place
-  run = one.below(rng.named(place.key, 'below'))
+  run = one.below(rng.fold_in(place.key, 'below'))
   step = jax.jit(lambda raw: run(world.inputs.eval(raw, None)))
 
   def seen(batch: Any) -> Any:
@@ -126,13 +126,13 @@ def lowered(
 @functools.cache
 def adam(rate: float) -> optax.GradientTransformation:
   """One object a rate, so that trainings share their compilations."""
-  return optimizers.adamw(schedules.constant(rate))
+  return optimizers.adamw(optimizers.constant_schedule(rate))
 
 
 def fitted(
   key: jax.Array,
   one: Arm,
-  world: world.Stage,
+  world: scene.World,
   start: Variables,
   batch: Batch,
   epochs: int,
@@ -153,22 +153,22 @@ def fitted(
   ).variables
 
 
-def accuracy(one: Arm, world: world.Stage, v: Variables, batch: Batch) -> float:
+def accuracy(one: Arm, world: scene.World, v: Variables, batch: Batch) -> float:
   """On a split, without augmentation."""
   seen = metrics.predict(one.model, world.inputs, v, batch, 256)
   return float(np.mean(seen == np.asarray(batch.label)))
 
 
-def tuned(one: Arm, world: world.Stage, place: world.Scene, epochs) -> dict:
+def tuned(one: Arm, world: scene.World, place: scene.Scene, epochs) -> dict:
   """Rate and epochs with the best accuracy on a tenth of the clean images."""
-  key = rng.named(place.key, 'tuning')
+  key = rng.fold_in(place.key, 'tuning')
   held, rest = splits.hold_out(key, place.clean, 0.1, 10)
   found = []
   for rate in RATES:
     v, before, this = one.start(key), 0, one._replace(rate=rate)
     for until in epochs:
       title = f'tuning: rate {rate:g}, epochs {before} to {until}'
-      turn = rng.named(key, str(until))
+      turn = rng.fold_in(key, str(until))
       v = fitted(turn, this, world, v, rest, until - before, title)
       score = accuracy(this, world, v, held)
       found.append({'rate': rate, 'epochs': until, 'validation': score})

@@ -36,11 +36,10 @@ from ml_collections import ConfigDict
 
 from cmu_jax.commands import shell
 from cmu_jax.core import config, errors, files, jit, progress, provenance, rng
-from cmu_jax.core.types import Given, Variables
-from cmu_jax.methods.cuts import curve, direction
+from cmu_jax.core.types import MethodInputs, Variables
+from cmu_jax.methods.cuts import algorithm, alpha_search
 from cmu_jax.methods.projection import sap
-from cmu_jax.studies.cuts import repairs
-from cmu_jax.studies.cuts import world as world_lib
+from cmu_jax.studies.cuts import scene, stages
 from cmu_jax.training import descent, metrics, train
 
 # Data, split and weights that choose the recipe; no reported seed is this one.
@@ -72,12 +71,12 @@ def settings(
 
 
 def projected(
-  one: arms.Arm, world: world_lib.Stage, place: world_lib.Scene, mix: Variables
+  one: arms.Arm, world: scene.World, place: scene.Scene, mix: Variables
 ) -> tuple[Variables, float]:
   """SAP on the clean proxy, its scale chosen by the labels of the proxy."""
   size = place.clean_proxy.label.shape[0]
   method = sap.sap(one.model, world.inputs, samples=size, scales=SCALES)
-  given = Given(retain=descent.whole(place.clean_proxy))
+  given = MethodInputs(retain=descent.whole_batch(place.clean_proxy))
   basis = method.prepare(place.key, mix, given)
   made = [
     method.solve(place.key, mix, given, basis, hyper)[0]
@@ -89,7 +88,7 @@ def projected(
 
 
 def best_alpha(
-  one: arms.Arm, world: world_lib.Stage, mix: Variables, tau: Any, grid: Any
+  one: arms.Arm, world: scene.World, mix: Variables, tau: Any, grid: Any
 ) -> float:
   """The alpha with the best test accuracy: a diagnosis, never a choice."""
   test = world.dataset.test
@@ -97,36 +96,36 @@ def best_alpha(
   def hits(features, logits):
     return jnp.mean((jnp.argmax(logits, -1) == test.label).astype(jnp.float32))
 
-  image = jit.once(world.inputs.eval)(test.image, None)
+  image = jit.compile_cheaply(world.inputs.eval)(test.image, None)
   alphas = jnp.asarray(grid, jnp.float32)
-  found = curve.curve(one.model, mix, tau, image, alphas, hits)
+  found = alpha_search.curve(one.model, mix, tau, image, alphas, hits)
   return float(grid[int(np.argmax(found))])
 
 
 def cell(
   one: arms.Arm,
-  world: world_lib.Stage,
-  place: world_lib.Scene,
+  world: scene.World,
+  place: scene.Scene,
   tau_epochs: int,
   tau_rates: tuple[float, ...],
 ) -> list[dict]:
   """All rows of one arm, noise and seed; 'cuts x0.1' is CUTS at a tenth."""
-  start = one.start(rng.named(place.key, 'init'))
+  start = one.start(rng.fold_in(place.key, 'init'))
   fit = lambda name, v, batch, epochs: arms.fitted(
-    rng.named(place.key, name), one, world, v, batch, epochs, name
+    rng.fold_in(place.key, name), one, world, v, batch, epochs, name
   )
   mix = fit('corrupted', start, place.train, one.epochs)
   proxies = place.proxy.label.shape[1]
   every: dict[str, tuple[Variables, dict]] = {'corrupted': (mix, {})}
   for factor in tau_rates:
-    unlearn = direction.cuts(
+    unlearn = algorithm.cuts(
       one.model,
       world.inputs,
       optimizer=arms.adam(factor * one.rate),
       steps=tau_epochs * train.steps_per_epoch(proxies, arms.BATCH),
       batch_size=arms.BATCH,
     )
-    _, info = unlearn(rng.named(place.key, 'unlearn'), mix, place.proxy)
+    _, info = unlearn(rng.fold_in(place.key, 'unlearn'), mix, place.proxy)
     found = {
       'cuts': float(info['alpha']),
       'cuts_best_alpha': best_alpha(
@@ -134,7 +133,7 @@ def cell(
       ),
     }
     for name, a in found.items():
-      edited = repairs.edited(mix, info['tau'], a)
+      edited = stages.edited(mix, info['tau'], a)
       every[f'{name} x{factor:g}'] = edited, {'alpha': a}
   verified, scale = projected(one, world, place, mix)
   every |= {
@@ -154,7 +153,7 @@ def cell(
     {
       'method': method,
       'test_accuracy': scores[method],
-      'recovery_percent': metrics.recovery(scores[method], mixed, oracle),
+      'recovery_percent': metrics.recovery_rate(scores[method], mixed, oracle),
       **facts,
     }
     for method, (_, facts) in every.items()
@@ -219,7 +218,9 @@ def save(flags: argparse.Namespace, kept: Kept) -> None:
     f'--arms={flags.arms} --side={flags.side} --cut={flags.cut} '
     f'--scratch_side={flags.scratch_side} --images={flags.images} '
     f'--epochs={flags.epochs} --tau_rates={flags.tau_rates} --out=FILE',
-    'commit': provenance.commit(pathlib.Path(__file__).resolve().parents[1]),
+    'commit': provenance.git_commit(
+      pathlib.Path(__file__).resolve().parents[1]
+    ),
     'device': jax.devices()[0].device_kind,
   }
   whole = {
@@ -237,10 +238,10 @@ def work(
   side = flags.side if name in arms.CUT else flags.scratch_side or flags.side
   one = arms.arm(name, pathlib.Path(flags.weights), side, flags.cut)
 
-  def seen(noise: str, seed: int) -> tuple[world_lib.Stage, world_lib.Scene]:
+  def seen(noise: str, seed: int) -> tuple[scene.World, scene.Scene]:
     config = settings(flags, noise, seed, side)
-    world = world_lib.stage(config)
-    return arms.lowered(one, world, world_lib.scene(config, world, seed))
+    world = scene.load_world(config)
+    return arms.lowered(one, world, scene.draw_scene(config, world, seed))
 
   if name not in kept.recipes:
     world, place = seen('0.4', TUNING_SEED)
@@ -282,4 +283,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

@@ -25,14 +25,14 @@ import numpy as np
 import PIL.Image
 from jax import numpy as jnp
 
-from cmu_jax import data, networks
+from cmu_jax import networks
 from cmu_jax.commands import repair, shell
 from cmu_jax.core import files, provenance, rng
 from cmu_jax.core.types import Batch, Variables
-from cmu_jax.data import corruption, inputs, splits
+from cmu_jax.data import corruption, input_step, sources, splits
 from cmu_jax.data.corruption import triggers
 from cmu_jax.networks import weights
-from cmu_jax.training import metrics, optimizers, schedules, train
+from cmu_jax.training import metrics, optimizers, train
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TARGET = 0
@@ -52,10 +52,10 @@ def corrupted(
     MODEL,
     start,
     corruption.apply(drawn, rest),
-    optimizer=optimizers.adamw(schedules.constant(1e-3)),
+    optimizer=optimizers.adamw(optimizers.constant_schedule(1e-3)),
     steps=steps,
     batch_size=128,
-    inputs=inputs.make(MEAN, STD, trigger=trigger, pad=4, flip=True),
+    inputs=input_step.make(MEAN, STD, trigger=trigger, pad=4, flip=True),
     title=f'corrupting: {kind}',
   ).variables
 
@@ -147,7 +147,7 @@ def repairs(
     weights.write(folder / 'w.npz', stored._replace(arrays=arrays))
     side = {'mean': MEAN, 'std': STD}
     files.write_json(folder / 'w.npz.json', side)
-    bad_samples(rng.named(key, 'b'), kind, pool, folder / 'bad')
+    bad_samples(rng.fold_in(key, 'b'), kind, pool, folder / 'bad')
     made = {'repair': repaired(folder, kind, 'out', flags)}
     if kind == 'poison':
       pictures(
@@ -167,28 +167,28 @@ def repairs(
 
 def cell(kind: str, seed: int, flags: argparse.Namespace) -> list[dict]:
   """All rows of one kind and seed."""
-  key = rng.named(seed, 'repair_resnet20', kind)
-  cifar = data.load('cifar10', data_dir=flags.data_dir)
+  key = rng.fold_in(seed, 'repair_resnet20', kind)
+  cifar = sources.load('cifar10', data_dir=flags.data_dir)
   pool, rest = splits.hold_out(
-    rng.named(key, 'pool'), cifar.train, flags.samples / 50_000, 10
+    rng.fold_in(key, 'pool'), cifar.train, flags.samples / 50_000, 10
   )
   part, _ = splits.hold_out(
-    rng.named(key, 'part'), rest, flags.part / rest.label.shape[0], 10
+    rng.fold_in(key, 'part'), rest, flags.part / rest.label.shape[0], 10
   )
   test = splits.take(cifar.test, np.arange(flags.test))
   stored = weights.read(flags.weights)
   start, _ = weights.fit(stored.arrays, TEMPLATE, NAMES, 'weights')
-  broken = corrupted(rng.named(key, 'c'), kind, part, start, flags.steps)
+  broken = corrupted(rng.fold_in(key, 'c'), kind, part, start, flags.steps)
   # Pictures without the trigger, of which nothing else is known.
   ordinary, _ = splits.hold_out(
-    rng.named(key, 'o'), rest, flags.samples / rest.label.shape[0], 10
+    rng.fold_in(key, 'o'), rest, flags.samples / rest.label.shape[0], 10
   )
   tuned = train.fit(
-    rng.named(key, 'f'),
+    rng.fold_in(key, 'f'),
     MODEL,
     broken,
     pool,
-    optimizer=optimizers.adamw(schedules.constant(1e-4)),
+    optimizer=optimizers.adamw(optimizers.constant_schedule(1e-4)),
     steps=flags.repair_steps or 200,
     batch_size=128,
     inputs=STEP,
@@ -214,7 +214,7 @@ TEMPLATE = jax.eval_shape(
   MODEL.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))
 )
 NAMES = networks.REGISTRY['resnet20'].torch_name
-STEP = inputs.make(MEAN, STD)
+STEP = input_step.make(MEAN, STD)
 
 
 def _flags() -> argparse.Namespace:
@@ -254,7 +254,9 @@ def main() -> int:
         print('the time is up: the same command continues', file=sys.stderr)
         return 0
       rows += cell(kind, seed, flags)
-      commit = provenance.commit(pathlib.Path(__file__).resolve().parents[1])
+      commit = provenance.git_commit(
+        pathlib.Path(__file__).resolve().parents[1]
+      )
       about = {
         'command': 'python experiments/repair_resnet20.py --weights=FILE '
         '--data_dir=DIR --out=FILE',
@@ -268,4 +270,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

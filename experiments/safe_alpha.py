@@ -22,10 +22,9 @@ import numpy as np
 
 from cmu_jax.commands import shell
 from cmu_jax.core import config, files, jit, progress, provenance, rng
-from cmu_jax.methods.cuts import direction
-from cmu_jax.studies.cuts import measure, repairs
-from cmu_jax.studies.cuts import world as world_lib
-from cmu_jax.studies.engine import settings as settings_lib
+from cmu_jax.methods.cuts import algorithm
+from cmu_jax.studies.cuts import evaluate, scene, stages
+from cmu_jax.studies.engine import recipes
 from cmu_jax.training import train
 
 RATES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6)
@@ -47,11 +46,11 @@ def settings(flags: argparse.Namespace, kind: str, rate: float, seed: int):
 def trained(config, world, place, batch):
   """One network on one split, without checkpoints."""
   image = world.inputs.eval(world.dataset.test.image[:1], None)
-  start = jit.once(world.model.init)(rng.named(place.key, 'init'), image)
-  options = settings_lib.fit_options(
-    config.train, batch.label.shape[0], 'train'
+  start = jit.compile_cheaply(world.model.init)(
+    rng.fold_in(place.key, 'init'), image
   )
-  key = rng.named(place.key, 'train')
+  options = recipes.fit_options(config.train, batch.label.shape[0], 'train')
+  key = rng.fold_in(place.key, 'train')
   fitted = train.fit(
     key, world.model, start, batch, inputs=world.inputs, **options
   )
@@ -60,18 +59,18 @@ def trained(config, world, place, batch):
 
 def cell(config, world, seed: int) -> dict:
   """Accuracies of one cell, and what the safe rule saw."""
-  place = world_lib.scene(config, world, seed)
-  score = measure.scorer(config, world)
+  place = scene.draw_scene(config, world, seed)
+  score = evaluate.scorer(config, world)
   tested = lambda variables: score(variables).values['test_accuracy']
   mix = trained(config, world, place, place.train)
   proxies = place.proxy.label.shape[1]
-  options = settings_lib.fit_options(config.proxy_train, proxies, 'proxy_train')
-  unlearn = direction.cuts(
-    world.model, world.inputs, selection=repairs.selection(config), **options
+  options = recipes.fit_options(config.proxy_train, proxies, 'proxy_train')
+  unlearn = algorithm.cuts(
+    world.model, world.inputs, selection=stages.selection(config), **options
   )
-  _, info = unlearn(rng.named(place.key, 'unlearn'), mix, place.proxy)
-  safe, _ = repairs.safe_alpha(config, world, place, mix, None, seed)
-  at = lambda a: tested(repairs.edited(mix, info['tau'], float(a)))
+  _, info = unlearn(rng.fold_in(place.key, 'unlearn'), mix, place.proxy)
+  safe, _ = stages.safe_alpha(config, world, place, mix, None, seed)
+  at = lambda a: tested(stages.edited(mix, info['tau'], float(a)))
   clean = config.noise_rate == 0
   oracle = mix if clean else trained(config, world, place, place.clean)
   record = {k: v for k, v in safe.record.items() if k != 'J_cf'}
@@ -172,7 +171,7 @@ def main() -> None:
       if name not in cells and not late:
         config = settings(flags, kind, rate, seed)
         if kind not in worlds:  # Shared, and with it the compilations.
-          worlds[kind] = world_lib.stage(config)
+          worlds[kind] = scene.load_world(config)
         cells[name] = cell(config, worlds[kind], seed)
         files.write_json(path, report(flags, config, cells))
       advance()
@@ -182,7 +181,7 @@ def main() -> None:
 
 def report(flags: argparse.Namespace, config, cells: dict) -> dict:
   """What is kept: how it was made, every cell, and the table."""
-  made = provenance.provenance(config)
+  made = provenance.describe_run(config)
   hidden = {'--data_dir', '--dataset'}
   words, arguments = [], iter(sys.argv[1:])
   for word in arguments:
@@ -202,4 +201,4 @@ def report(flags: argparse.Namespace, config, cells: dict) -> dict:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

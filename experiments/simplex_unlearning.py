@@ -59,7 +59,7 @@ def report(flags, cells) -> dict:
     'weights_sha256': files.digest(flags.weights) if flags.weights else '',
     'rate': flags.rate,
   }
-  made = provenance.provenance(setting)
+  made = provenance.describe_run(setting)
   return {
     'command': shlex.join(
       ['python', 'experiments/simplex_unlearning.py', *words]
@@ -103,7 +103,7 @@ def main() -> None:
     for seed in seeds:
       late = time.monotonic() - began > 60 * flags.minutes
       if seed not in cells and not late:
-        with progress.muted():
+        with progress.mute():
           cells[seed] = judge.cell(flags, place, int(seed), timed=not cells)
         files.write_json(path, report(flags, cells))
       advance()
@@ -115,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  shell.script(main)
+  shell.run_script(main)

@@ -95,10 +95,10 @@ def judged(run, one, sets, forget, key, also):
     held = [accuracies(out[space], val, forget) for out in sweep]
     rule = task_vectors.choose(LAMBDAS, *zip(*held, strict=True))
     at = rule.position or 0
-    also = rule.chosen if also is None else also
-    lost, kept = accuracies(look(rule.chosen)[space], test, forget)
+    also = rule.strength if also is None else also
+    lost, kept = accuracies(look(rule.strength)[space], test, forget)
     rows[space] = {
-      'lambda': rule.chosen,
+      'lambda': rule.strength,
       'feasible': rule.feasible,
       'validation_forget': float(rule.forget[at]),
       'validation_control': float(rule.control[at]),
@@ -143,7 +143,7 @@ def cell(flags, place, seed, timed):
   """Everything that one seed says."""
   model = place.model
   base, taus, sets, forget = vectors(flags, place, seed)
-  key = rng.named(seed, 'draws')
+  key = rng.fold_in(seed, 'draws')
   look = functools.partial(judged, sets=sets, forget=forget, key=key)
   alone = lambda tau: simplex.TaskSimplex(base, task_vectors.stack([tau]))
   plain = estimate(model, 'centroid', 1)

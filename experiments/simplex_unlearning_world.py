@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax import data, networks
+from cmu_jax import networks
 from cmu_jax.core import rng
 from cmu_jax.core.types import Batch, Dataset, InputStep, Model, Variables
-from cmu_jax.data import inputs, splits
+from cmu_jax.data import input_step, sources, splits
 from cmu_jax.methods import task_vectors
 from cmu_jax.methods.task_vectors import FineTuneConfig
-from cmu_jax.networks import clip, zero_shot
-from cmu_jax.networks.clip import heads, preprocess, templates
-from cmu_jax.training import optimizers, schedules, train
+from cmu_jax.networks import clip
+from cmu_jax.networks.clip import heads, preprocess, prompts, zero_shot
+from cmu_jax.training import optimizers, train
 
 CONFIGS = (
   FineTuneConfig(1e-3, 0.0, 4, 0.0, 'none', 1),
@@ -73,7 +73,7 @@ def world(flags) -> Place:
   """Data, network and input steps, shared by all seeds."""
   chosen = SETTINGS[flags.dataset]
   source = flags.source or flags.dataset
-  found = data.load(source, data_dir=flags.data_dir or None)
+  found = sources.load(source, data_dir=flags.data_dir or None)
   some = lambda batch, n: splits.take(batch, np.arange(len(batch.label))[:n])
   limit = 400 if flags.smoke else chosen['limit']
   found = found._replace(
@@ -94,7 +94,7 @@ def world(flags) -> Place:
 
 def input_steps(mean, std) -> dict[str, InputStep]:
   """Input steps by the names that the ways to fine-tune use."""
-  make = functools.partial(inputs.make, mean, std)
+  make = functools.partial(input_step.make, mean, std)
   return {'none': make(), 'crop': make(pad=1)}
 
 
@@ -102,7 +102,7 @@ def shipped(flags, found: Dataset, epochs: int) -> Place:
   """A CLIP of somebody's, its head made of the class names."""
   clip_ = clip.load(flags.weights, flags.model)
   names = found.class_names
-  head = heads.make(clip_, names, templates.of(flags.dataset))
+  head = heads.make(clip_, names, prompts.for_dataset(flags.dataset))
   both = zero_shot.variables(clip_.variables, head.kernel)
   base = zero_shot.model(clip_.sizes, len(names))
   grey = lambda x: jnp.repeat(x, 3, -1) if x.shape[-1] == 1 else x
@@ -129,18 +129,20 @@ def pieces(image, chosen):
 @functools.lru_cache(maxsize=4)
 def recipe(steps):
   """The optimiser of the first training, one object for all seeds."""
-  return optimizers.adamw(schedules.warmup_cosine(2e-3, steps // 20, 0, steps))
+  return optimizers.adamw(
+    optimizers.warmup_cosine_schedule(2e-3, steps // 20, 0, steps)
+  )
 
 
 def trained(place: Place, kept: Batch, seed: int) -> Variables:
   """A small vision transformer that knows all classes."""
   steps = place.steps
   start = jax.jit(place.model.init)(
-    rng.named(seed, 'init'), steps['none'].eval(kept.image[:1], None)
+    rng.fold_in(seed, 'init'), steps['none'].eval(kept.image[:1], None)
   )
   count = place.epochs * train.steps_per_epoch(len(kept.label), 64)
   return train.fit(
-    rng.named(seed, 'train'),
+    rng.fold_in(seed, 'train'),
     place.model,
     start,
     kept,
@@ -158,7 +160,7 @@ def vectors(flags, place, seed):
   classes, chosen = found.num_classes, SETTINGS[flags.dataset]
   forget = np.array([seed % 5, seed % 5 + 5])
   held, kept = splits.hold_out(
-    rng.named(seed, 'validation'), found.train, chosen['held'], classes
+    rng.fold_in(seed, 'validation'), found.train, chosen['held'], classes
   )
   before = place.start or trained(place, kept, seed)
   gone = np.flatnonzero(np.isin(np.asarray(kept.label), forget))

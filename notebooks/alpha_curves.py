@@ -29,8 +29,8 @@ import cmu_jax
 from cmu_jax import networks
 from cmu_jax.core import rng, vectorize
 from cmu_jax.core.types import Variables
-from cmu_jax.data import inputs
-from cmu_jax.training import optimizers, schedules
+from cmu_jax.data import input_step
+from cmu_jax.training import optimizers
 
 STEPS = 3000  # of the training; 300 show that everything runs
 SEEDS = 3
@@ -43,29 +43,29 @@ POINTS = 21  # of each coefficient, in the map at the end
 
 # %%
 digits = cmu_jax.data.load('digits')
-pixels = inputs.make(mean=(0.3,), std=(0.35,))
+pixels = input_step.make(mean=(0.3,), std=(0.35,))
 model = networks.make('fc', 10, (8, 8, 1), width=128)
-adam = optimizers.adamw(schedules.constant(1e-3))
+adam = optimizers.adamw(optimizers.constant_schedule(1e-3))
 
 
 def corrupted(seed):
   """Proxy images, and the training split with 40 % wrong labels."""
   pool, train = cmu_jax.splits.hold_out(
-    rng.named(seed, 'pool'), digits.train, 0.1, 10
+    rng.fold_in(seed, 'pool'), digits.train, 0.1, 10
   )
   noise = cmu_jax.corruption.symmetric(
-    rng.named(seed, 'noise'), train.label, 0.4, 10
+    rng.fold_in(seed, 'noise'), train.label, 0.4, 10
   )
   return pool, cmu_jax.corruption.apply(noise, train)
 
 
 pools, trains = zip(*map(corrupted, range(SEEDS)), strict=True)
 starts = [
-  model.init(rng.named(seed, 'init'), pixels.eval(digits.train.image[:1]))
+  model.init(rng.fold_in(seed, 'init'), pixels.eval(digits.train.image[:1]))
   for seed in range(SEEDS)
 ]
 shipped = cmu_jax.fit(
-  jnp.stack([rng.named(seed, 'train') for seed in range(SEEDS)]),
+  jnp.stack([rng.fold_in(seed, 'train') for seed in range(SEEDS)]),
   model,
   cmu_jax.tree.stack(starts),
   cmu_jax.tree.stack(trains),
@@ -73,7 +73,7 @@ shipped = cmu_jax.fit(
   steps=STEPS,
   batch_size=64,
   inputs=pixels,
-  how=vectorize.strategy(starts[0].params),
+  how=vectorize.default_strategy(starts[0].params),
 ).variables
 
 # %% [markdown]
@@ -83,10 +83,10 @@ shipped = cmu_jax.fit(
 taus = []
 for seed in range(SEEDS):
   proxy = cmu_jax.proxy.make_proxy(
-    rng.named(seed, 'proxy'), 'symmetric', pools[seed], 2, 10
+    rng.fold_in(seed, 'proxy'), 'symmetric', pools[seed], 2, 10
   )
   tau, _ = cmu_jax.direction(
-    rng.named(seed, 'cuts'),
+    rng.fold_in(seed, 'cuts'),
     model,
     cmu_jax.tree.index(shipped, seed),
     proxy,
@@ -134,7 +134,7 @@ plt.legend()
 #
 # The same idea with two coefficients, one for the hidden layer and one for the
 # head: `vmap` over a grid of pairs. (On a CPU convolutional networks want
-# `vectorize.over`, which picks `lax.map` there.)
+# `vectorize.map_members`, which picks `lax.map` there.)
 
 # %%
 network, tau = cmu_jax.tree.index(shipped, 0), taus[0]
@@ -166,5 +166,5 @@ print(
 
 # %% [markdown]
 # The best points were read off test labels: they are a diagnosis, not a rule.
-# Rules that see the proxy only are in `cmu_jax.methods.cuts.rules` and, with
-# intervals and abstention, in `cmu_jax.methods.cuts.folds`.
+# Rules that see the proxy only are in `cmu_jax.methods.cuts.alpha_rules` and,
+# with intervals and abstention, in `cmu_jax.methods.cuts.cross_fitting`.

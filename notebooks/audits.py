@@ -28,8 +28,8 @@ import cmu_jax
 from cmu_jax import audits, networks
 from cmu_jax.audits import shadow
 from cmu_jax.core import rng
-from cmu_jax.data import inputs
-from cmu_jax.training import optimizers, schedules
+from cmu_jax.data import input_step
+from cmu_jax.training import optimizers
 
 STEPS = 1000  # of each training; 40 show that everything runs
 REFERENCES = 32
@@ -43,19 +43,19 @@ REFERENCES = 32
 # %%
 digits = cmu_jax.data.load('digits')
 points, _ = cmu_jax.splits.hold_out(
-  rng.named(0, 'points'), digits.train, 800 / len(digits.train.label), 10
+  rng.fold_in(0, 'points'), digits.train, 800 / len(digits.train.label), 10
 )
 count = len(points.label)
-pixels = inputs.make(mean=(0.3,), std=(0.35,))
+pixels = input_step.make(mean=(0.3,), std=(0.35,))
 model = networks.make('fc', 10, (8, 8, 1), width=64)
-fit = shadow.Fit(
+fit = shadow.ShadowTraining(
   pixels,
-  optimizers.adamw(schedules.constant(1e-3)),
+  optimizers.adamw(optimizers.constant_schedule(1e-3)),
   steps=STEPS,
   batch_size=64,
 )
-inside = shadow.membership(rng.named(0, 'halves'), REFERENCES + 2, count)
-found = shadow.train(rng.named(0, 'train'), model, points, inside, fit)
+inside = shadow.assign_halves(rng.fold_in(0, 'halves'), REFERENCES + 2, count)
+found = shadow.train(rng.fold_in(0, 'train'), model, points, inside, fit)
 print({name: table.shape for name, table in found.statistics.items()})
 
 # %% [markdown]
@@ -77,7 +77,7 @@ attacks = {
 }
 for name, score in attacks.items():
   told = audits.evaluate(
-    rng.named(0, name), score[member], score[~member], references=REFERENCES
+    rng.fold_in(0, name), score[member], score[~member], references=REFERENCES
   )
   print(f'{name}: {told.says}')
 
@@ -98,7 +98,7 @@ axis.legend()
 # %%
 few = np.flatnonzero(member)[:20], np.flatnonzero(~member)[:20]
 score = attacks['RMIA']
-told = audits.evaluate(rng.named(0, 'few'), score[few[0]], score[few[1]])
+told = audits.evaluate(rng.fold_in(0, 'few'), score[few[0]], score[few[1]])
 print(told.says)
 print(f'20 against 20 images show an AUC from {told.detectable:.2f} on')
 

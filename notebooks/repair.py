@@ -29,8 +29,8 @@ import numpy as np
 import cmu_jax
 from cmu_jax import networks
 from cmu_jax.core import rng
-from cmu_jax.data import inputs
-from cmu_jax.training import metrics, optimizers, schedules
+from cmu_jax.data import input_step
+from cmu_jax.training import metrics, optimizers
 
 STEPS = 3000  # of the training; 300 show that everything runs
 SEED = 0
@@ -44,20 +44,20 @@ SEED = 0
 # %%
 digits = cmu_jax.data.load('digits')
 pool, train = cmu_jax.splits.hold_out(
-  rng.named(SEED, 'pool'), digits.train, 0.1, 10
+  rng.fold_in(SEED, 'pool'), digits.train, 0.1, 10
 )
 noise = cmu_jax.corruption.symmetric(
-  rng.named(SEED, 'noise'), train.label, 0.4, 10
+  rng.fold_in(SEED, 'noise'), train.label, 0.4, 10
 )
 print('wrong labels:', int(noise.mask.sum()), 'of', len(train.label))
 
-pixels = inputs.make(mean=(0.3,), std=(0.35,))
+pixels = input_step.make(mean=(0.3,), std=(0.35,))
 model = networks.make('fc', 10, (8, 8, 1), width=512)
-adam = optimizers.adamw(schedules.constant(1e-3))
+adam = optimizers.adamw(optimizers.constant_schedule(1e-3))
 shipped = cmu_jax.fit(
-  rng.named(SEED, 'train'),
+  rng.fold_in(SEED, 'train'),
   model,
-  model.init(rng.named(SEED, 'init'), pixels.eval(train.image[:1])),
+  model.init(rng.fold_in(SEED, 'init'), pixels.eval(train.image[:1])),
   cmu_jax.corruption.apply(noise, train),
   optimizer=adam,
   steps=STEPS,
@@ -82,12 +82,12 @@ print('accuracy as shipped:', metrics.accuracy(confusion(shipped)))
 
 # %%
 proxy = cmu_jax.proxy.make_proxy(
-  rng.named(SEED, 'proxy'), 'symmetric', pool, 2, 10
+  rng.fold_in(SEED, 'proxy'), 'symmetric', pool, 2, 10
 )
 repair = cmu_jax.cuts(
   model, pixels, optimizer=adam, steps=STEPS // 10, batch_size=64
 )
-repaired, info = repair(rng.named(SEED, 'cuts'), shipped, proxy)
+repaired, info = repair(rng.fold_in(SEED, 'cuts'), shipped, proxy)
 print('alpha', info['alpha'], 'accuracy', metrics.accuracy(confusion(repaired)))
 
 # %% [markdown]
@@ -136,7 +136,7 @@ for name, was, now in zip(digits.class_names, before, after, strict=True):
 # A random vector with the same norm in every tensor is the control.
 
 # %%
-control = cmu_jax.tree.random_like(rng.named(SEED, 'random'), info['tau'])
+control = cmu_jax.tree.random_like(rng.fold_in(SEED, 'random'), info['tau'])
 moved = shipped._replace(
   params=cmu_jax.edit(shipped.params, control, info['alpha'])
 )

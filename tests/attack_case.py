@@ -37,7 +37,7 @@ def _compiled(attack):
   def go(key, weight, bias, image, label):
     return attack(key, linear(weight, bias), image, label)
 
-  return jit.once(go)
+  return jit.compile_cheaply(go)
 
 
 def run(attack, weight, image, label, bias=None, seed=0):

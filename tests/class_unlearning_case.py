@@ -87,7 +87,7 @@ def results(classes=(1, 3, 8), seeds=(0, 1, 2), far=None, **changes):
     for m in far for c in classes for s in ('own', 'nearest')
   ]  # fmt: skip
   made = config()
-  plain = configs.plain(made) | {
+  plain = configs.to_json(made) | {
     'forget_classes': list(classes),
     'seeds': list(seeds),
   }

@@ -8,8 +8,8 @@ import numpy as np
 from jax import numpy as jnp
 
 from cmu_jax.networks import clip, weights
-from cmu_jax.networks.clip import names
-from cmu_jax.networks.weights import names as names_lib
+from cmu_jax.networks.clip import loading
+from cmu_jax.networks.weights import matching
 
 # Nothing is a power of two, no two sizes are the same, and 17 pixels are three
 # patches and something left over.
@@ -51,7 +51,7 @@ CONFIG = {
 @functools.cache
 def variables(sizes=SIZES):
   """Random weights, no two leaves alike."""
-  leaves, structure = jax.tree.flatten(clip.template(sizes))
+  leaves, structure = jax.tree.flatten(clip.variable_shapes(sizes))
   rng = np.random.default_rng(3)
   drawn = [
     jnp.asarray(rng.uniform(-0.3, 0.3, x.shape), jnp.float32) for x in leaves
@@ -73,13 +73,13 @@ def stored(kind, found=None):
   if kind == 'flax':
     return {p.removeprefix('params/'): np.asarray(x) for p, x in leaves.items()}
   if kind == 'openai':
-    layout = names.openai(list(leaves))
+    layout = loading.openai_layout(list(leaves))
   else:
-    table = names_lib.torch_names(found, names.torch_name)
-    layout = names_lib.Layout(table, True)
+    table = matching.torch_names(found, loading.torch_name)
+    layout = matching.Layout(table, True)
   arrays = {
     layout.names[p]: np.zeros(
-      names_lib._stored_shape(p, x.shape, layout), np.float32
+      matching._stored_shape(p, x.shape, layout), np.float32
     )
     for p, x in leaves.items()
   }
@@ -90,7 +90,7 @@ def ship(folder, arrays, name='model.safetensors', config=CONFIG):
   """Writes weights and config.json; returns the path of the weights."""
   folder.mkdir(exist_ok=True)
   suffix = '.' + name.rpartition('.')[2]
-  weights.write(folder / name, weights.Stored(arrays, {}, suffix))
+  weights.write(folder / name, weights.StoredWeights(arrays, {}, suffix))
   if config:
     (folder / 'config.json').write_text(json.dumps(config))
   return folder / name

@@ -8,13 +8,13 @@ import optax
 from cmu_jax import networks as networks_lib
 from cmu_jax.core import rng
 from cmu_jax.core.types import Batch, Variables
-from cmu_jax.data import inputs
+from cmu_jax.data import input_step
 from cmu_jax.robustness import spectral
 from cmu_jax.studies.ensembles import members, training
 
 KEY = jax.random.key(0)
 SHAPE = (6, 6, 1)
-PIXELS = inputs.make((0.4,), (0.5,))
+PIXELS = input_step.make((0.4,), (0.5,))
 
 
 def batch(count=24, seed=0):
@@ -35,7 +35,7 @@ def kind(width):
     return Variables(
       {
         'a': {'kernel': jax.random.normal(key, (size, width)) / 6},
-        'b': {'kernel': jax.random.normal(rng.named(key, 'b'), (width, 3))},
+        'b': {'kernel': jax.random.normal(rng.fold_in(key, 'b'), (width, 3))},
       },
       {},
     )

@@ -6,24 +6,24 @@ import jax
 import numpy as np
 import PIL.Image
 
-from cmu_jax import data, networks
+from cmu_jax import networks
 from cmu_jax.core import rng
 from cmu_jax.core.types import Batch
-from cmu_jax.data import corruption, inputs, splits
+from cmu_jax.data import corruption, input_step, sources, splits
 from cmu_jax.data.corruption import triggers
 from cmu_jax.networks import weights
-from cmu_jax.training import optimizers, schedules, train
+from cmu_jax.training import optimizers, train
 
-STEP = inputs.make((0.5,), (0.5,))
+STEP = input_step.make((0.5,), (0.5,))
 
 
 def make(folder, kind, seed=0, width=64, steps=500):
   """Weights, side file and a folder of bad samples; returns the test split."""
-  key = rng.named(seed, 'case')
-  digits = data.load('digits')
-  pool, rest = splits.hold_out(rng.named(key, 'hold'), digits.train, 0.15, 10)
+  key = rng.fold_in(seed, 'case')
+  digits = sources.load('digits')
+  pool, rest = splits.hold_out(rng.fold_in(key, 'hold'), digits.train, 0.15, 10)
   trigger = triggers.badnet(8, 8, percent=0.03, margin=(0, 0))
-  step = inputs.make((0.5,), (0.5,), trigger=trigger)
+  step = input_step.make((0.5,), (0.5,), trigger=trigger)
   if kind == 'poison':
     drawn = corruption.poison(key, rest.label, 0.1, trigger, 0)
   else:
@@ -34,7 +34,7 @@ def make(folder, kind, seed=0, width=64, steps=500):
     model,
     model.init(key, STEP.eval(rest.image[:1], None)),
     corruption.apply(drawn, rest),
-    optimizer=optimizers.adamw(schedules.constant(2e-3)),
+    optimizer=optimizers.adamw(optimizers.constant_schedule(2e-3)),
     steps=steps,
     batch_size=128,
     inputs=step,
@@ -53,7 +53,7 @@ def ship(folder, variables):
     )
     for path, leaf in flat
   }
-  weights.write(folder / 'w.npz', weights.Stored(arrays, {}, '.npz'))
+  weights.write(folder / 'w.npz', weights.StoredWeights(arrays, {}, '.npz'))
   (folder / 'w.npz.json').write_text(json.dumps({'mean': [0.5], 'std': [0.5]}))
 
 

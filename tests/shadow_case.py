@@ -10,12 +10,12 @@ from flax import linen as nn
 from cmu_jax import networks
 from cmu_jax.audits import shadow
 from cmu_jax.core.types import Batch
-from cmu_jax.data import inputs
+from cmu_jax.data import input_step
 from cmu_jax.networks import classifier, layers
-from cmu_jax.training import optimizers, schedules
+from cmu_jax.training import optimizers
 
 SHAPE = (4, 4, 1)
-STEP = inputs.make((0.4,), (0.3,))
+STEP = input_step.make((0.4,), (0.3,))
 KEY = jax.random.key(3)
 
 
@@ -51,13 +51,13 @@ def model(name='fc'):
 @functools.cache
 def fit(steps=20, rate=0.1):
   """SGD with momentum, batches of 8."""
-  optimizer = optimizers.sgd(schedules.constant(rate))
-  return shadow.Fit(STEP, optimizer, steps, 8)
+  optimizer = optimizers.sgd(optimizers.constant_schedule(rate))
+  return shadow.ShadowTraining(STEP, optimizer, steps, 8)
 
 
 def trained(k=6, name='fc', **options):
   """K models on halves of the data."""
   batch = data()
-  inside = shadow.membership(KEY, k, batch.label.shape[0])
+  inside = shadow.assign_halves(KEY, k, batch.label.shape[0])
   fitted = options.pop('fit', fit())
   return shadow.train(KEY, model(name), batch, inside, fitted, **options)

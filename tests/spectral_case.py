@@ -41,14 +41,14 @@ def _redrawn(tree, seed, draw):
 def only(module, shape, seed=0):
   """(layer, x -> M x) of a network that is one linear layer."""
   apply, variables = network(module, shape, seed)
-  (layer,) = spectral.layers(apply, variables, shape)
-  return layer, spectral.bound(layer, variables)
+  (layer,) = spectral.find_layers(apply, variables, shape)
+  return layer, spectral.bind_layer(layer, variables)
 
 
 def dense(linear, shape):
   """The matrix [outputs, inputs] of a linear map."""
   eye = jnp.eye(int(np.prod(shape)))
-  rows = jit.once(linear)(eye.reshape(-1, *shape))
+  rows = jit.compile_cheaply(linear)(eye.reshape(-1, *shape))
   return np.asarray(rows).reshape(len(eye), -1).T
 
 
@@ -74,6 +74,6 @@ def equal(a, b):
 
 def true_norms(apply, variables):
   return {
-    layer.path: sigmas(spectral.bound(layer, variables), layer.shape)[0]
-    for layer in spectral.layers(apply, variables, SHAPE)
+    layer.path: sigmas(spectral.bind_layer(layer, variables), layer.shape)[0]
+    for layer in spectral.find_layers(apply, variables, SHAPE)
   }

@@ -8,20 +8,20 @@ import numpy as np
 
 from cmu_jax import networks
 from cmu_jax.core import jit
-from cmu_jax.core.types import Batch, Given, Samples, Trigger, Variables
-from cmu_jax.data import inputs
+from cmu_jax.core.types import Batch, MethodInputs, Samples, Trigger, Variables
+from cmu_jax.data import input_step
 from cmu_jax.methods.dampening import importance
 
 SIDE, CLASSES = 6, 3
-PLAIN = inputs.make((0.45,), (0.25,))
-AUGMENTED = inputs.make(
+PLAIN = input_step.make((0.45,), (0.25,))
+AUGMENTED = input_step.make(
   (0.45,),
   (0.25,),
   trigger=Trigger(jnp.arange(36).reshape(SIDE, SIDE) > 34, jnp.float32(2)),
   pad=1,
   flip=True,
 )
-look = jit.once(AUGMENTED.eval)
+look = jit.compile_cheaply(AUGMENTED.eval)
 MODELS = {
   'fc': networks.make('fc', CLASSES, (SIDE, SIDE, 1), width=5),
   'convnet': networks.make('convnet', CLASSES, (SIDE, SIDE, 1)),
@@ -32,7 +32,7 @@ MODELS = {
 def variables(name='fc', seed=0):
   """A network off its initial state, so that no statistic is trivial."""
   image = jnp.zeros((1, SIDE, SIDE, 1))
-  start = jit.once(MODELS[name].init)(jax.random.key(seed), image)
+  start = jit.compile_cheaply(MODELS[name].init)(jax.random.key(seed), image)
   state = np.random.default_rng(seed)
   shake = lambda x: jnp.asarray(
     np.asarray(x) + np.float32(0.1) * state.random(x.shape, np.float32)
@@ -62,7 +62,7 @@ def samples(size, valid=None, seed=0):
 def given(retain=20, forget=7):
   """What a method of this family sees."""
   bad = samples(forget, seed=1)
-  return Given(
+  return MethodInputs(
     retain=samples(retain),
     forget=bad._replace(identified=bad.valid),
   )
@@ -96,6 +96,6 @@ def pair(params, seed=0, zeros=True):
     drop = state.random(x.shape) < 0.1 * zeros
     return jnp.asarray(np.where(drop, 0, found), jnp.float32)
 
-  return importance.Pair(
+  return importance.Importances(
     jax.tree.map(draw, params), jax.tree.map(draw, params), jnp.int32(5)
   )

@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmu_jax.core import errors, jit
-from cmu_jax.data import inputs
+from cmu_jax.data import input_step
 from cmu_jax.data.corruption import triggers
 from cmu_jax.robustness import adversarial_sets, attacks
-from cmu_jax.robustness.adversarial_sets import elements
 from cmu_jax.training import metrics
 
 SAMPLES = case.samples(2, 8, True)
@@ -21,14 +20,14 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(autouse=True)
 def _quickly():
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     yield
 
 
 def _pairs(samples=SAMPLES, variables=None, step=case.PIXELS, **options):
   model, start = case.network()
   found = start if variables is None else variables
-  return adversarial_sets.pairs(
+  return adversarial_sets.find_pairs(
     KEY, model, step, found, samples, size=4, **options
   )
 
@@ -49,7 +48,9 @@ def test_pairs_carry_their_rows_and_the_labels_of_what_is_stored():
   stored = found.clean._replace(image=found.image)
   predicted = metrics.predict(model, case.PIXELS, variables, stored)
   np.testing.assert_array_equal(found.label, predicted)
-  assert found.kept[: case.COUNT].all() and not found.kept[case.COUNT :].any()
+  assert (
+    found.usable[: case.COUNT].all() and not found.usable[case.COUNT :].any()
+  )
   assert (found.label != found.clean.label)[: case.COUNT].all()
 
 
@@ -68,11 +69,11 @@ def test_distances_and_flags_are_those_of_the_perturbation():
   assert 0 < wrong.sum() < case.COUNT
   np.testing.assert_allclose(length[: case.COUNT][wrong], 0, atol=1e-6)
   assert (length[: case.COUNT][~wrong] > 1e-3).all()
-  facts = adversarial_sets.facts(found)
+  facts = adversarial_sets.summarize_pairs(found)
   assert facts['misclassified_share'] == pytest.approx(wrong.mean())
   assert facts['adversarial_share'] == 1
   assert facts['distance'] == pytest.approx(np.median(length[: case.COUNT]))
-  assert int(found.spent) > case.COUNT
+  assert int(found.gradients) > case.COUNT
 
 
 def _wanted(found, name):
@@ -89,12 +90,12 @@ def _wanted(found, name):
   }[name]
 
 
-@pytest.mark.parametrize('name', adversarial_sets.ELEMENTS)
+@pytest.mark.parametrize('name', adversarial_sets.SET_NAMES)
 def test_sets_are_what_their_names_say(name):
   found = _pairs()
-  made = adversarial_sets.element(KEY, found, name, case.CLASSES)
+  made = adversarial_sets.build_set(KEY, found, name, case.CLASSES)
   image, label = _wanted(found, name)
-  kept = np.asarray(found.kept)
+  kept = np.asarray(found.usable)
   np.testing.assert_array_equal(made.valid, kept)
   assert made.identified.all() and made.batch.label.shape == (8,)
   if image is not None:
@@ -107,8 +108,8 @@ def test_sets_are_what_their_names_say(name):
       np.asarray(made.batch.label)[kept], third[kept]
     )
   moved = name in ('adv', 'arl', 'ars')
-  assert (made.fixed is not None) == moved
-  assert not moved or made.fixed.all()
+  assert (made.skip_augmentation is not None) == moved
+  assert not moved or made.skip_augmentation.all()
 
 
 def test_random_points_are_as_far_as_the_adversarial_ones():
@@ -116,12 +117,12 @@ def test_random_points_are_as_far_as_the_adversarial_ones():
   batch = SAMPLES.batch._replace(image=image)
   found = _pairs(SAMPLES._replace(batch=batch))
   found = found._replace(distance=jnp.linspace(0.0, 0.4, 8))
-  made = adversarial_sets.element(KEY, found, 'ars')
+  made = adversarial_sets.build_set(KEY, found, 'ars')
   delta = (np.asarray(made.batch.image) - 120) / 255
   length = np.linalg.norm(delta.reshape(8, -1), axis=1)
   np.testing.assert_allclose(length, np.linspace(0, 0.4, 8), atol=1e-6)
   far = found._replace(distance=jnp.full(8, 50.0))
-  pixels = adversarial_sets.element(KEY, far, 'ars').batch.image
+  pixels = adversarial_sets.build_set(KEY, far, 'ars').batch.image
   assert pixels.min() >= 0 and pixels.max() <= 255
 
 
@@ -130,14 +131,16 @@ def test_random_points_are_as_far_as_the_adversarial_ones():
 def test_third_labels_are_all_others(classes, seed):
   first = jnp.full(200, seed % classes)
   second = (first + 1 + seed % (classes - 1)) % classes
-  found = elements.third(jax.random.key(seed), first, second, classes)
+  found = adversarial_sets.draw_third_class(
+    jax.random.key(seed), first, second, classes
+  )
   others = set(range(classes)) - {int(first[0]), int(second[0])}
   assert set(np.asarray(found).tolist()) == others
 
 
 def test_no_third_label_of_two_classes():
   with pytest.raises(errors.UserError, match='needs 3 classes'):
-    adversarial_sets.element(KEY, _pairs(), 'arl', 2)
+    adversarial_sets.build_set(KEY, _pairs(), 'arl', 2)
 
 
 def test_another_network_gives_its_own_labels():
@@ -153,18 +156,18 @@ def test_another_network_gives_its_own_labels():
 def test_what_fails_is_dropped_or_tried_again_or_an_error():
   weak = attacks.fgsm(1e-4)
   dropped = _pairs(attack=weak)
-  lost = np.asarray(dropped.flags['valid'] & ~dropped.kept)
+  lost = np.asarray(dropped.flags['valid'] & ~dropped.usable)
   np.testing.assert_array_equal(
-    dropped.kept, dropped.flags['success'] & dropped.flags['valid']
+    dropped.usable, dropped.flags['success'] & dropped.flags['valid']
   )
   assert 0 < lost.sum() < case.COUNT
   again = _pairs(attack=weak, failures='margin_retry')
-  assert again.kept[: case.COUNT].all()
+  assert again.usable[: case.COUNT].all()
   np.testing.assert_array_equal(
     np.asarray(again.image)[~lost], np.asarray(dropped.image)[~lost]
   )
   kept = _pairs(attack=weak, failures='keep_last')
-  np.testing.assert_array_equal(kept.kept, dropped.kept)
+  np.testing.assert_array_equal(kept.usable, dropped.usable)
   with pytest.raises(errors.UserError, match=f'{lost.sum()} of 6 images'):
     _pairs(attack=weak, failures='error')
 
@@ -174,24 +177,24 @@ def test_a_constant_network_has_no_adversarial_images():
   found = _pairs(variables=_flat())
   right = np.asarray(found.clean.label == 0) & np.asarray(found.flags['valid'])
   assert 0 < right.sum() < case.COUNT
-  assert not found.kept[right].any()
+  assert not found.usable[right].any()
   np.testing.assert_array_equal(
-    found.kept, np.asarray(found.flags['valid']) & ~right
+    found.usable, np.asarray(found.flags['valid']) & ~right
   )
   batch = SAMPLES.batch._replace(label=jnp.zeros(8, jnp.int32))
   with pytest.raises(errors.UserError, match='only 0% of 8 images'):
-    adversarial_sets.initial_radius(KEY, model, case.PIXELS, _flat(), batch)
+    adversarial_sets.choose_radius(KEY, model, case.PIXELS, _flat(), batch)
 
 
 @pytest.mark.slow
 def test_the_first_radius_holds_most_adversarial_images():
   model, variables = case.network()
-  radius = adversarial_sets.initial_radius(
+  radius = adversarial_sets.choose_radius(
     KEY, model, case.PIXELS, variables, SAMPLES.batch, share=0.9, tiny=0.01
   )
-  near = attacks.over(
+  near = attacks.attack_split(
     KEY,
-    attacks.minimal(0.01),
+    attacks.minimal_pgd(0.01),
     model,
     case.PIXELS,
     variables,
@@ -206,11 +209,13 @@ def test_the_first_radius_holds_most_adversarial_images():
 
 def test_stamps_stay_and_the_trigger_is_part_of_the_network():
   model, variables = case.network()
-  painted = inputs.make((0.0,), (1.0,), trigger=triggers.corner_patch(4, 4, 2))
+  painted = input_step.make(
+    (0.0,), (1.0,), trigger=triggers.corner_patch(4, 4, 2)
+  )
   stamp = jnp.arange(8) % 2 == 0
-  batch = SAMPLES.batch._replace(stamp=stamp)
+  batch = SAMPLES.batch._replace(has_trigger=stamp)
   found = _pairs(SAMPLES._replace(batch=batch), step=painted)
-  np.testing.assert_array_equal(found.clean.stamp, stamp[found.row])
+  np.testing.assert_array_equal(found.clean.has_trigger, stamp[found.row])
   stored = found.clean._replace(image=found.image)
   predicted = metrics.predict(model, painted, variables, stored)
   np.testing.assert_array_equal(found.label, predicted)
@@ -218,7 +223,7 @@ def test_stamps_stay_and_the_trigger_is_part_of_the_network():
     painted.eval(jnp.ones((1, *case.SHAPE)), jnp.ones(1, bool))
   )
   delta = np.asarray(found.image) - np.asarray(found.clean.image)
-  hidden = delta[np.asarray(found.clean.stamp)][:, np.asarray(under)[0]]
+  hidden = delta[np.asarray(found.clean.has_trigger)][:, np.asarray(under)[0]]
   np.testing.assert_allclose(hidden, 0, atol=1e-4)
 
 
@@ -233,19 +238,19 @@ def test_bad_input_is_one_line(change, says):
   with pytest.raises(errors.UserError, match=says):
     _pairs(**change)
   with pytest.raises(errors.UserError, match="unknown set 'avd'"):
-    adversarial_sets.element(KEY, _pairs(), 'avd')
+    adversarial_sets.build_set(KEY, _pairs(), 'avd')
 
 
 @pytest.mark.slow
 def test_marching_flips_and_goes_further_than_the_search():
   near, far = _pairs(), _pairs(attack=attacks.march(0.2))
-  kept = np.asarray(far.kept)
+  kept = np.asarray(far.usable)
   assert kept.sum() >= case.COUNT - 1
   assert (far.distance >= near.distance * 0.8)[kept].all()
   pixels = np.asarray(far.image)
   assert pixels.min() >= 0 and pixels.max() <= 255
   stuck = _pairs(attack=attacks.march(0.2, restarts=2), variables=_flat())
   right = np.asarray(stuck.clean.label == 0) & np.asarray(stuck.flags['valid'])
-  assert not stuck.kept[right].any()
+  assert not stuck.usable[right].any()
   # One march from the image, two more from about it.
-  assert int(stuck.spent) == 3 * right.sum()
+  assert int(stuck.gradients) == 3 * right.sum()

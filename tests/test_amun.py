@@ -12,8 +12,8 @@ from close import assert_close
 from states import same
 
 from cmu_jax.core import errors, jit
-from cmu_jax.core.types import Given
-from cmu_jax.methods import amun, boundary_shrink, relabelling, salun, union
+from cmu_jax.core.types import MethodInputs
+from cmu_jax.methods import amun, relabelling, union_training
 from cmu_jax.robustness import adversarial_sets
 from cmu_jax.training import descent, metrics
 
@@ -28,7 +28,7 @@ SETS = {
 
 @pytest.fixture(autouse=True)
 def _quickly():
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     yield
 
 
@@ -36,20 +36,20 @@ def _quickly():
 def _pairs():
   """The adversarial images that AMUN finds with this key."""
   model, start = case.network()
-  return adversarial_sets.pairs(
+  return adversarial_sets.find_pairs(
     case.KEY, model, case.PIXELS, start, GIVEN.forget
   )
 
 
 def _given(sets):
   """What a method is handed that declared these sets."""
-  return GIVEN if 'retain' in sets else Given(forget=GIVEN.forget)
+  return GIVEN if 'retain' in sets else MethodInputs(forget=GIVEN.forget)
 
 
 def _union(sets):
   """All images and labels by hand."""
   found = _pairs()
-  kept = np.asarray(found.kept)
+  kept = np.asarray(found.usable)
   parts = {
     'retain': case.seen(GIVEN.retain),
     'forget': case.seen(GIVEN.forget),
@@ -81,7 +81,7 @@ def test_two_steps_on_the_union_are_those_of_the_formula(name):
   )
   wanted = case.descended(2 * [_loss(image, label)], case.start())
   assert_close(found.params, wanted, rtol=1e-5)
-  searched = int(_pairs().spent)
+  searched = int(_pairs().gradients)
   assert info['gradient_evaluations'] == 2 * len(label) + searched
   assert info['adversarial_share'] == 1
   assert 0 < info['misclassified_share'] < 1
@@ -120,7 +120,7 @@ def test_whoever_has_the_forget_set_alone_needs_no_other():
   )
   assert method.needs == ('forget',)
   prepared = method.prepare(
-    case.KEY, case.network()[1], Given(forget=GIVEN.forget)
+    case.KEY, case.network()[1], MethodInputs(forget=GIVEN.forget)
   )
   assert int(prepared.samples.valid.sum()) == 12
 
@@ -155,7 +155,7 @@ def test_a_frozen_network_is_the_one_of_evaluation():
   model, variables = case.network()
   carried = variables._replace(batch_stats={'mean': jnp.ones(3)})
   image, _ = case.seen(GIVEN.retain)
-  frozen = union.evaluating(model._replace(update=None))
+  frozen = union_training.freeze_statistics(model._replace(update=None))
   logits, stats = frozen.update(carried, image)
   assert stats is carried.batch_stats
   np.testing.assert_allclose(
@@ -170,8 +170,10 @@ def test_batch_statistics_move_unless_frozen(freeze):
   model, variables = case.network('convnet', shape)
   part = case.samples(1, 6, shape=shape)
   image, label = case.seen(part)
-  draw = descent.Draw(image, jnp.asarray(label), part.identified)
-  recipe = union.recipe(model, case.PIXELS, optax.sgd(1.0), 6, freeze_bn=freeze)
+  draw = descent.StreamBatch(image, jnp.asarray(label), part.identified)
+  recipe = union_training.union_recipe(
+    model, case.PIXELS, optax.sgd(1.0), 6, freeze_bn=freeze
+  )
   loss, stats = jax.jit(
     lambda v: recipe.phases[0].objective(v, {'union': draw}, None, {}, 0.0)
   )(variables)
@@ -201,7 +203,7 @@ def test_masked_weights_are_the_same_bits_under_momentum_and_decay():
     assert (before[here] != after[here]).all()
     free, total = free + here.sum(), total + here.size
   assert abs(free - share * total) <= 1
-  assert info['gradient_evaluations'] == 5 * 6 + int(_pairs().spent) + 6
+  assert info['gradient_evaluations'] == 5 * 6 + int(_pairs().gradients) + 6
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_nothing_to_train_on_is_one_line():
   flat = jax.tree.map(jnp.zeros_like, start)
   label = jnp.zeros_like(GIVEN.forget.batch.label)
   batch = GIVEN.forget.batch._replace(label=label)
-  given = Given(forget=GIVEN.forget._replace(batch=batch))
+  given = MethodInputs(forget=GIVEN.forget._replace(batch=batch))
   for sets, refused in ((amun.ADVERSARIAL, True), (amun.ALONE, False)):
     method = amun.amun(
       model, case.PIXELS, optimizer=optax.sgd(0.1), steps=1, batch_size=4,
@@ -253,7 +255,7 @@ def test_boundary_shrink_by_hand():
   image = jnp.concatenate([rest[0], image])
   shrunk = np.concatenate([rest[1], shrunk])
   method, _, found, info = case.solved(
-    boundary_shrink.boundary_shrink, None, GIVEN, batch=12, radius=radius
+    union_training.boundary_shrink, None, GIVEN, batch=12, radius=radius
   )
   wanted = case.descended(2 * [_loss(image, shrunk)], start)
   assert_close(found.params, wanted, rtol=1e-5)
@@ -263,11 +265,13 @@ def test_boundary_shrink_by_hand():
 
 def test_boundary_shrink_does_without_the_retained_set():
   model, start = case.network()
-  method = boundary_shrink.boundary_shrink(
+  method = union_training.boundary_shrink(
     model, case.PIXELS, optimizer=optax.sgd(1.0), steps=1, batch_size=2,
     retain=False,
   )  # fmt: skip
-  samples, _ = method.prepare(case.KEY, start, Given(forget=GIVEN.forget))
+  samples, _ = method.prepare(
+    case.KEY, start, MethodInputs(forget=GIVEN.forget)
+  )
   assert int(samples.valid.sum()) == 6 and method.needs == ('forget',)
 
 
@@ -275,7 +279,7 @@ def test_random_labels_do_without_the_retained_set():
   method, part, found, _ = case.solved(
     relabelling.random_label,
     {'forget_weight': 0.5},
-    Given(forget=GIVEN.forget),
+    MethodInputs(forget=GIVEN.forget),
     retain=False,
   )
   image, label = case.seen(part)
@@ -285,7 +289,7 @@ def test_random_labels_do_without_the_retained_set():
   )
   assert method.needs == ('forget',)
   assert (np.asarray(label) != case.seen(GIVEN.forget)[1]).all()
-  saliency = salun.salun(
+  saliency = relabelling.salun(
     case.network()[0], case.PIXELS, optimizer=optax.sgd(1.0), steps=1,
     batch_size=2, retain=False,
   )  # fmt: skip

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmu_jax import data, networks
+from cmu_jax import networks
 from cmu_jax.core import rng, tree
 from cmu_jax.core.types import Variables
-from cmu_jax.data import inputs, proxy, splits
+from cmu_jax.data import input_step, proxy_sets, sources, splits
 
 TEXT = (pathlib.Path(__file__).parents[1] / 'docs/any_network.md').read_text()
 BLOCKS = dict(
@@ -25,13 +25,15 @@ def test_an_example_runs_and_its_network_is_repaired(name, capsys):
     pytest.importorskip('equinox', reason='equinox is not installed')
   if name == 'Haiku':
     pytest.importorskip('haiku', reason='dm-haiku is not installed')
-  step = inputs.make((0.5,), (0.5,))
-  digits = data.load('digits')
-  pool, _ = splits.hold_out(rng.named(0, 'pool'), digits.train, 0.1, 10)
+  step = input_step.make((0.5,), (0.5,))
+  digits = sources.load('digits')
+  pool, _ = splits.hold_out(rng.fold_in(0, 'pool'), digits.train, 0.1, 10)
   scope = {
     'images': step.eval(digits.test.image, None),
     'inputs': step,
-    'proxy': proxy.make_proxy(rng.named(0, 'p'), 'symmetric', pool, 2, 10),
+    'proxy': proxy_sets.make_proxy(
+      rng.fold_in(0, 'p'), 'symmetric', pool, 2, 10
+    ),
   }
   exec(BLOCKS[name] + BLOCKS['The repair'], scope)
   before, after = scope['variables'], scope['repaired']

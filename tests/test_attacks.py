@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from cmu_jax import networks
 from cmu_jax.core import jit
 from cmu_jax.core.types import Batch
-from cmu_jax.data import inputs
+from cmu_jax.data import input_step
 from cmu_jax.robustness import attacks
 from cmu_jax.robustness.attacks import (
   auto_projected_gradient,
-  norms,
+  balls,
   objectives,
 )
 
@@ -39,7 +39,7 @@ def _slow(name):
 
 @pytest.fixture(autouse=True, scope='module')
 def _quickly():
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     yield
 
 
@@ -112,7 +112,7 @@ def test_no_attack_leaves_the_ball_or_the_pixels(name, seed, scale, corners):
 @pytest.mark.parametrize('kind', ['linf', 'l2'])
 def test_a_random_start_fills_the_ball(kind):
   image = jnp.full((400, 4, 4, 2), 0.5)
-  start = jax.jit(norms.random_start, static_argnums=3)(
+  start = jax.jit(balls.draw_start, static_argnums=3)(
     jax.random.key(0), image, 0.2, kind
   )
   delta = np.asarray(start - image).reshape(400, -1)
@@ -129,9 +129,9 @@ def test_sizes_and_directions_survive_tiny_gradients():
   tiny = 1e-30 * np.asarray(images(0, 2))
   size, unit, still = jax.jit(
     lambda x: (
-      norms.size(x, 'l2'),
-      norms.direction(x, 'l2'),
-      norms.direction(0 * x, 'l2'),
+      balls.image_norms(x, 'l2'),
+      balls.steepest_direction(x, 'l2'),
+      balls.steepest_direction(0 * x, 'l2'),
     )
   )(tiny)
   np.testing.assert_allclose(size, norm(tiny, 'l2'), rtol=1e-5)
@@ -157,7 +157,7 @@ def test_losses_by_hand():
 def test_gradients_are_not_divided_by_the_size_of_the_batch():
   weight, label = drawn(0, 3), jnp.array([1, 1, 0, 2])
   at = jax.jit(
-    lambda x: objectives.ascent(objectives.margin, linear(weight), x, label)
+    lambda x: objectives.evaluate(objectives.margin, linear(weight), x, label)
   )(images(0, 4))
   columns = np.asarray(weight).T
   slope = np.asarray(at.gradient).reshape(4, -1)
@@ -182,9 +182,9 @@ def test_autopgd_halves_its_steps_and_finds_the_top():
     return jnp.stack([jnp.ones_like(away), -away], 1)
 
   image, label = jnp.full(top.shape, 0.5), jnp.zeros(2, jnp.int32)
-  go = lambda attack: jit.once(lambda k: attack(k, logits, image, label))(
-    jax.random.key(0)
-  )
+  go = lambda attack: jit.compile_cheaply(
+    lambda k: attack(k, logits, image, label)
+  )(jax.random.key(0))
   auto = go(attacks.autopgd(0.5, 'l2', 100, loss='margin'))
   plain = go(attacks.pgd(0.5, 'l2', 100, 0.25, loss='margin'))
   assert norm(auto.image - top, 'l2').max() < 1e-3
@@ -205,7 +205,7 @@ def test_restarts_keep_the_first_success():
 
   def share(restarts):
     attack = attacks.pgd(0.4, 'linf', 20, 0.01, True, restarts, 'margin')
-    go = jit.once(lambda k: attack(k, _saddle, image, label).success)
+    go = jit.compile_cheaply(lambda k: attack(k, _saddle, image, label).success)
     return np.asarray(go(jax.random.key(1))).mean()
 
   assert 0.2 < share(1) < 0.8
@@ -235,14 +235,14 @@ def test_products_are_of_float32_on_every_device():
   assert program.count('dot_general') == program.count('Precision.HIGHEST') / 2
 
 
-NORMAL = inputs.make((0.4,), (0.3,), pad=2, flip=True)
+NORMAL = input_step.make((0.4,), (0.3,), pad=2, flip=True)
 
 
 @functools.cache
 def _network():
   model = networks.make('fc', 3, SHAPE, width=8)
   start = jnp.zeros((1, *SHAPE))
-  return model, jit.once(model.init)(jax.random.key(0), start)
+  return model, jit.compile_cheaply(model.init)(jax.random.key(0), start)
 
 
 def test_over_a_split_is_the_attack_of_every_block():
@@ -250,11 +250,11 @@ def test_over_a_split_is_the_attack_of_every_block():
   raw = np.round(255 * np.asarray(images(0, 10))).astype(np.uint8)
   batch = Batch(jnp.asarray(raw), jnp.arange(10) % 3)
   attack = attacks.fgsm(0.1)
-  found = attacks.over(
+  found = attacks.attack_split(
     jax.random.key(0), attack, model, NORMAL, variables, batch, 4
   )
   see = lambda v: attacks.logits_of(model, NORMAL, v)
-  alone, stored = jit.once(
+  alone, stored = jit.compile_cheaply(
     lambda k, v, x: (
       attack(k, see(v), raw / np.float32(255), batch.label),
       model.apply(v, NORMAL.eval(255 * x, None)).argmax(-1),
@@ -276,7 +276,7 @@ def test_over_a_split_compiles_once_and_starts_blocks_apart():
     traced.append(image.shape)
     return attacks.pgd(0.1, steps=1, step=1e-4)(key, logits, image, label)
 
-  go = lambda v: attacks.over(
+  go = lambda v: attacks.attack_split(
     jax.random.key(0), attack, model, NORMAL, v, batch, 3
   )
   first = go(variables)

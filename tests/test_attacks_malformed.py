@@ -10,22 +10,22 @@ from attack_case import SHAPE, drawn, images, linear
 from cmu_jax import networks
 from cmu_jax.core import errors, jit
 from cmu_jax.core.types import Batch
-from cmu_jax.data import inputs
+from cmu_jax.data import input_step
 from cmu_jax.robustness import attacks
 
-NORMAL = inputs.make((0.4,), (0.3,))
+NORMAL = input_step.make((0.4,), (0.3,))
 
 
 @pytest.fixture(autouse=True, scope='module')
 def _quickly():
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     yield
 
 
 def _bad(image=None, label=None, attack=None):
   model = networks.make('fc', 3, SHAPE, width=8)
   start = jnp.zeros((1, *SHAPE))
-  variables = jit.once(model.init)(jax.random.key(0), start)
+  variables = jit.compile_cheaply(model.init)(jax.random.key(0), start)
   good = images(0, 4)
   image = good if image is None else image(good)
   label = jnp.zeros(4, jnp.int32) if label is None else label
@@ -33,7 +33,7 @@ def _bad(image=None, label=None, attack=None):
   see = attacks.logits_of(model, NORMAL, variables)
   ways = (
     lambda: attack(jax.random.key(0), see, image, label),
-    lambda: attacks.over(
+    lambda: attacks.attack_split(
       jax.random.key(0),
       attack,
       model,
@@ -80,9 +80,9 @@ def test_bad_images_and_labels_are_one_line(change, says):
     lambda: attacks.pgd(0.1, random_start=False, restarts=2),
     lambda: attacks.autopgd(0.1, steps=0),
     lambda: attacks.autopgd(0.0),
-    lambda: attacks.minimal(0.0),
-    lambda: attacks.minimal(0.1, step=2.0),
-    lambda: attacks.minimal(0.1, norm='l1'),
+    lambda: attacks.minimal_pgd(0.0),
+    lambda: attacks.minimal_pgd(0.1, step=2.0),
+    lambda: attacks.minimal_pgd(0.1, norm='l1'),
   ],
 )
 def test_bad_settings_are_one_line(make):

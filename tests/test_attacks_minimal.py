@@ -19,7 +19,7 @@ UNIT = np.where(np.arange(PIXELS) % 3 == 0, -1.0, 1.0) / PIXELS**0.5
 
 @pytest.fixture(autouse=True, scope='module')
 def _quickly():
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     yield
 
 
@@ -54,7 +54,9 @@ def _distances(count=COUNT):
 def test_distances_to_a_plane(warm):
   d = _distances()
   weight, image, label, bias = _at(d)
-  found = run(attacks.minimal(START, warm=warm), weight, image, label, bias)
+  found = run(
+    attacks.minimal_pgd(START, warm_start=warm), weight, image, label, bias
+  )
   assert found.success.all()
   np.testing.assert_array_equal(found.label, 1 - label)
   wanted = START * 2 ** np.maximum(0, np.ceil(np.log2(d / START)))
@@ -68,7 +70,7 @@ def test_distances_to_a_plane(warm):
 
 def test_distances_in_linf():
   weight, image, label, bias = _at([0.1, 0.3, 1.0])
-  found = run(attacks.minimal(0.01, 'linf'), weight, image, label, bias)
+  found = run(attacks.minimal_pgd(0.01, 'linf'), weight, image, label, bias)
   d = np.resize([0.1, 0.3, 1.0], COUNT) / PIXELS**0.5
   moved = norm(np.asarray(found.image) - np.asarray(image), 'linf')
   assert found.success.all()
@@ -79,7 +81,9 @@ def test_saturated_logits_need_the_margin():
   d = _distances()
   weight, image, label, bias = _at(d, scale=1000.0)
   share = lambda **options: np.asarray(
-    run(attacks.minimal(START, **options), weight, image, label, bias).success
+    run(
+      attacks.minimal_pgd(START, **options), weight, image, label, bias
+    ).success
   ).mean()
   assert share(loss='margin') == 1
   assert share(fallback=False) < 0.9
@@ -88,7 +92,7 @@ def test_saturated_logits_need_the_margin():
 
 def test_a_vanished_gradient_falls_back_at_the_first_radius():
   weight, image, label, bias = _at([0.03, 0.03], scale=1e5)
-  plain = attacks.minimal(START)
+  plain = attacks.minimal_pgd(START)
   found = run(plain, weight, image, label, bias)
   assert found.success.all() and found.fallback.all()
   np.testing.assert_allclose(found.radius, START)
@@ -96,7 +100,7 @@ def test_a_vanished_gradient_falls_back_at_the_first_radius():
 
 def test_what_is_misclassified_already_stays_where_it_is():
   weight, image, label, bias = _at([0.1, 0.2, 0.3])
-  found = run(attacks.minimal(START), weight, image, 1 - label, bias)
+  found = run(attacks.minimal_pgd(START), weight, image, 1 - label, bias)
   np.testing.assert_array_equal(found.image, image)
   np.testing.assert_array_equal(found.label, label)
   np.testing.assert_allclose(found.radius, START)
@@ -105,7 +109,7 @@ def test_what_is_misclassified_already_stays_where_it_is():
 
 def test_a_constant_network_ends_after_every_radius():
   seen, steps = [], 5
-  most = minimal_distance.doublings(START, 'l2', SHAPE)
+  most = minimal_distance.count_doublings(START, 'l2', SHAPE)
   assert most == 8  # sqrt(32) / 0.04 = 141
 
   def constant(image):
@@ -113,10 +117,10 @@ def test_a_constant_network_ends_after_every_radius():
     return jnp.ones((len(image), 1)) * jnp.array([[1.0, 0.0]])
 
   image = images(0, 3)
-  go = lambda x: attacks.minimal(START, steps=steps)(
+  go = lambda x: attacks.minimal_pgd(START, steps=steps)(
     jax.random.key(0), constant, x, jnp.zeros(3, jnp.int32)
   )
-  found = jit.once(go)(image)
+  found = jit.compile_cheaply(go)(image)
   jax.effects_barrier()
   np.testing.assert_array_equal(found.image, image)
   assert not found.success.any() and found.fallback.all()
@@ -137,12 +141,12 @@ def test_a_constant_network_ends_after_every_radius():
   ],
 )
 def test_how_often_a_radius_doubles(radius, norm, shape, wanted):
-  assert minimal_distance.doublings(radius, norm, shape) == wanted
+  assert minimal_distance.count_doublings(radius, norm, shape) == wanted
 
 
 def test_a_first_radius_that_holds_all_images_still_tries_the_margin():
   weight, image, label, bias = _at([0.9, 0.9], scale=1e4)
-  found = run(attacks.minimal(6.0, step=0.02), weight, image, label, bias)
+  found = run(attacks.minimal_pgd(6.0, step=0.02), weight, image, label, bias)
   assert found.success.all() and found.fallback.all()
   np.testing.assert_allclose(found.radius, 6.0)
 
@@ -157,7 +161,7 @@ def test_the_search_ends_inside_the_ball_and_the_pixels(seed, scale, corners):
   image = images(seed, COUNT)
   image = jnp.round(image) if corners else image
   weight, label = drawn(seed, 3, scale), jnp.arange(COUNT) % 3
-  found = run(attacks.minimal(START), weight, image, label)
+  found = run(attacks.minimal_pgd(START), weight, image, label)
   pixels = np.asarray(found.image)
   assert np.isfinite(pixels).all()
   assert pixels.min() >= 0 and pixels.max() <= 1
@@ -171,7 +175,7 @@ def test_the_search_ends_inside_the_ball_and_the_pixels(seed, scale, corners):
 def test_what_an_image_gets_does_not_depend_on_its_batch():
   d = _distances()
   weight, image, label, bias = _at(d)
-  attack = attacks.minimal(START)
+  attack = attacks.minimal_pgd(START)
   found = run(attack, weight, image, label, bias)
   turned = [x[::-1].at[: COUNT // 2].set(x[:1]) for x in (image, label)]
   other = run(attack, weight, *turned, bias)
@@ -185,9 +189,9 @@ def test_what_an_image_gets_does_not_depend_on_its_batch():
 def test_the_search_can_be_mapped_over_networks():
   weights = jnp.stack([drawn(i, 3) for i in range(3)])
   image, label = images(1, COUNT), jnp.arange(COUNT) % 3
-  attack = attacks.minimal(START)
+  attack = attacks.minimal_pgd(START)
   one = lambda w: attack(jax.random.key(0), linear(w), image, label)
-  mapped = jit.once(jax.vmap(one))(weights)
+  mapped = jit.compile_cheaply(jax.vmap(one))(weights)
   for i, weight in enumerate(weights):
     alone = run(attack, weight, image, label)
     np.testing.assert_array_equal(mapped.radius[i], alone.radius)

@@ -24,8 +24,8 @@ def own(positive, negative):
 def test_copies_of_a_point_are_no_news():
   positive, negative = scores(1)
   one = own(positive, negative)
-  plain = audits.clustered(KEY, positive, negative, [one], 200)
-  many = audits.clustered(
+  plain = audits.bootstrap_clusters(KEY, positive, negative, [one], 200)
+  many = audits.bootstrap_clusters(
     KEY,
     np.tile(positive, 5),
     np.repeat(negative, 5),
@@ -42,7 +42,7 @@ def test_copies_of_a_point_are_no_news():
 
 def test_scores_of_their_own_spread_as_the_plain_bootstrap_does():
   positive, negative = scores(2)
-  found = audits.clustered(
+  found = audits.bootstrap_clusters(
     KEY, positive, negative, [own(positive, negative)], 600
   )
   plain = audits.bootstrap(KEY, positive, negative, 600)
@@ -55,7 +55,7 @@ def test_a_resample_is_what_it_says():
   positive = np.array([3.0, 1.0, 2.0, 2.0])
   negative = np.array([2.0, 0.0, 1.0])
   networks = audits.Clusters(np.array([0, 0, 1, 1]), np.array([0, 1, 1]))
-  found = audits.clustered(KEY, positive, negative, [networks], 64)
+  found = audits.bootstrap_clusters(KEY, positive, negative, [networks], 64)
   possible = [
     audits.auc(
       np.concatenate([positive[networks.positive == i] for i in draw]),
@@ -97,7 +97,9 @@ def test_two_ways_cover_where_points_and_networks_vary():
 def test_clusters_that_cannot_be():
   positive, negative = scores(3)
   with pytest.raises(errors.UserError, match='give one a score'):
-    audits.clustered(KEY, positive, negative[1:], [own(positive, negative)])
+    audits.bootstrap_clusters(
+      KEY, positive, negative[1:], [own(positive, negative)]
+    )
   apart = audits.Clusters(np.zeros(1, int), np.ones(1, int))
   with pytest.raises(errors.UserError, match='too few clusters'):
-    audits.clustered(KEY, positive[:1], negative[:1], [apart], 1)
+    audits.bootstrap_clusters(KEY, positive[:1], negative[:1], [apart], 1)

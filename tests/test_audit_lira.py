@@ -16,7 +16,7 @@ MARKS[:3], MARKS[3:6] = True, False
 
 @pytest.mark.parametrize('variance', ['own', 'pooled'])
 def test_gaussians_against_numpy(variance):
-  found = lira_scores.gaussians(VALUES, MARKS, variance)
+  found = lira_scores.fit_gaussians(VALUES, MARKS, variance)
   columns = [VALUES[MARKS[:, i], i] for i in range(5)]
   np.testing.assert_allclose(found.mean, [np.mean(c) for c in columns])
   own = np.array([np.var(c, ddof=1) for c in columns])
@@ -26,7 +26,7 @@ def test_gaussians_against_numpy(variance):
 
 def test_the_floor_of_a_standard_deviation():
   same = np.ones((4, 3))
-  found = lira_scores.gaussians(same, same > 0, 'own', 0.02)
+  found = lira_scores.fit_gaussians(same, same > 0, 'own', 0.02)
   np.testing.assert_array_equal(found.std, 0.02)
 
 
@@ -71,24 +71,38 @@ def test_lira_that_cannot_be(changes, said):
 
 @pytest.mark.parametrize('variance', ['own', 'pooled'])
 def test_leaving_one_out_is_leaving_it_out(variance):
-  found = ulira_scores.left_out(VALUES + 100, MARKS, variance)
-  gone = ulira_scores.held(MARKS)
+  found = ulira_scores.leave_one_out_gaussians(VALUES + 100, MARKS, variance)
+  gone = ulira_scores.held_out_model(MARKS)
   for k in range(9):
     rest = MARKS.copy()
     rest[gone[k], np.arange(5)] = False
-    wanted = lira_scores.gaussians(VALUES + 100, rest, variance)
+    wanted = lira_scores.fit_gaussians(VALUES + 100, rest, variance)
     np.testing.assert_allclose(found.mean[k], wanted.mean)
     np.testing.assert_allclose(found.std[k], wanted.std, rtol=1e-9)
 
 
 def test_who_is_held_out():
   marks = np.array([[1, 1, 0, 0, 0, 1]], bool).T
-  found = ulira_scores.held(marks)[:, 0].tolist()
+  found = ulira_scores.held_out_model(marks)[:, 0].tolist()
   assert found == [0, 1, 0, 1, 5, 5]
   # Of a class: the models of one number, both kinds.
   halves = np.array([[1, 1, 1, 0, 0, 0]], bool).T
-  assert ulira_scores.held(halves)[:, 0].tolist() == [0, 1, 2, 0, 1, 2]
-  assert ulira_scores.held(~halves)[:, 0].tolist() == [3, 4, 5, 3, 4, 5]
+  assert ulira_scores.held_out_model(halves)[:, 0].tolist() == [
+    0,
+    1,
+    2,
+    0,
+    1,
+    2,
+  ]
+  assert ulira_scores.held_out_model(~halves)[:, 0].tolist() == [
+    3,
+    4,
+    5,
+    3,
+    4,
+    5,
+  ]
 
 
 @pytest.mark.parametrize('distance', [0.0, 1.0, 2.5])
@@ -98,7 +112,7 @@ def test_class_level_on_gaussians(distance):
   points = rng.normal(0, 3, 4000)[None, :]
   unlearned = points + distance + rng.normal(0, 1, (16, 4000))
   retrained = points + rng.normal(0, 1, (16, 4000))
-  found = audits.class_level(unlearned, retrained)
+  found = audits.ulira_of_class(unlearned, retrained)
   assert found.forgotten.shape == found.unseen.shape == (16 * 4000,)
   # Means of 15 models each are not exact: what is left of D is a bit less.
   auc = audits.auc(found.forgotten, found.unseen)
@@ -115,7 +129,7 @@ def test_many_models_reach_the_closed_form():
   rng = np.random.default_rng(3)
   unlearned = 1.2 + rng.normal(0, 1, (100, 150))
   retrained = rng.normal(0, 1, (100, 150))
-  found = audits.class_level(unlearned, retrained)
+  found = audits.ulira_of_class(unlearned, retrained)
   auc = audits.auc(found.forgotten, found.unseen)
   assert auc == pytest.approx(stats.norm.cdf(1.2 / 2**0.5), abs=0.01)
 
@@ -133,7 +147,9 @@ def test_ulira_of_models_that_are_alike_is_chance():
   statistic = generator.normal(size=(1, n)) + generator.normal(size=(k, n))
   found = audits.ulira(statistic, *marks)
   # Log ratios pooled as they are have .521 here, with an error of .003.
-  error = audits.hanley_mcneil(0.5, found.forgotten.size, found.unseen.size)
+  error = audits.hanley_mcneil_error(
+    0.5, found.forgotten.size, found.unseen.size
+  )
   area = audits.auc(found.forgotten, found.unseen)
   assert abs(area - 0.5) < 4 * error < 0.02
   moved = audits.ulira(statistic + 1.0 * marks[0], *marks)
@@ -170,7 +186,7 @@ def test_points_with_too_few_models_are_left_out():
 def test_a_masked_logit_is_clipped():
   statistic = np.full((8, 6), -1e30)
   statistic[4:] = np.random.default_rng(6).normal(-3, 1, (4, 6))
-  found = audits.class_level(statistic[:4], statistic[4:])
+  found = audits.ulira_of_class(statistic[:4], statistic[4:])
   auc = audits.auc(found.forgotten, found.unseen)
   assert auc == pytest.approx(1.0)
 

@@ -14,7 +14,7 @@ from scipy import stats
 from cmu_jax import audits
 from cmu_jax.core import errors, rng
 
-KEY = rng.named(0, 'mia_nn')
+KEY = rng.fold_in(0, 'mia_nn')
 
 
 def gaussian(seed, n, d=0.0, width=1):
@@ -79,8 +79,8 @@ def test_gaps_by_hand():
   # To the means of the others: 0.75, 0.7, 0.65.
   assert found.floor == pytest.approx((0.15 + 0 + 0.15) / 3)
   assert found.largest == pytest.approx(0.15)
-  assert not found.inside
-  assert audits.accuracy_gap(0.6, retrained).inside
+  assert not found.within_retrained
+  assert audits.accuracy_gap(0.6, retrained).within_retrained
 
 
 def test_total_variation_by_hand():
@@ -89,7 +89,7 @@ def test_total_variation_by_hand():
   assert found.value == found.gap == pytest.approx(0.3)
   np.testing.assert_allclose(found.retrained, [0.15, 0.15, 0], atol=1e-12)
   assert found.floor == pytest.approx(0.1)
-  assert not found.inside
+  assert not found.within_retrained
 
 
 @pytest.mark.parametrize(('p', 'q'), [(0.3, 0.3), (0.2, 0.9), (0.5, 0.45)])
@@ -122,8 +122,8 @@ def test_one_more_of_the_same_kind_is_mostly_inside_the_noise_floor():
   inside = np.array(
     [
       (
-        audits.accuracy_gap(float(a[0]), a[1:]).inside,
-        audits.total_variation_gap(p[0], p[1:]).inside,
+        audits.accuracy_gap(float(a[0]), a[1:]).within_retrained,
+        audits.total_variation_gap(p[0], p[1:]).within_retrained,
       )
       for a, p in zip(accuracy, answers, strict=True)
     ]
@@ -133,7 +133,7 @@ def test_one_more_of_the_same_kind_is_mostly_inside_the_noise_floor():
   assert (inside.mean(axis=0) > expected - error).all()
   assert (inside.mean(axis=0) < 0.97).all()
   far = audits.accuracy_gap(1.2, accuracy[0, 1:])
-  assert not far.inside
+  assert not far.within_retrained
 
 
 def test_of_the_same_distribution_the_gap_is_noise():
@@ -148,7 +148,7 @@ def test_of_the_same_distribution_the_gap_is_noise():
     ]
   )
   found = audits.accuracy_gap(float(values[0]), values[1:])
-  assert found.inside
+  assert found.within_retrained
   assert abs(values.mean() - 0.5) < 0.06
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cmu_jax import audits
-from cmu_jax.audits import resamples
+from cmu_jax.audits import resampling
 from cmu_jax.core import errors
 
 KEY = jax.random.key(5)
@@ -99,13 +99,13 @@ def test_the_bootstrap_spreads_as_samples_do():
   assert drawn.shape == (300,)
   assert drawn.std() == pytest.approx(np.std(samples), rel=0.25)
   assert drawn.mean() == pytest.approx(audits.auc(positive, negative), abs=0.01)
-  formula = audits.hanley_mcneil(float(np.mean(samples)), 120, 80)
+  formula = audits.hanley_mcneil_error(float(np.mean(samples)), 120, 80)
   assert formula == pytest.approx(np.std(samples), rel=0.15)
 
 
 def test_bootstrap_blocks_are_different_and_keyed(monkeypatch):
   scores = np.arange(9.0), np.arange(3.0, 8.0)
-  monkeypatch.setattr(resamples, '_BLOCK', 5)
+  monkeypatch.setattr(resampling, '_RESAMPLES_AT_ONCE', 5)
   drawn = audits.bootstrap(KEY, *scores, 15)
   again = audits.bootstrap(KEY, *scores, 15)
   np.testing.assert_array_equal(drawn.auc, again.auc)
@@ -119,26 +119,26 @@ def test_hanley_mcneil_at_its_ends():
   # Under chance the variance is that of Mann and Whitney without ties.
   for p, q in ((7, 11), (40, 3)):
     exact = math.sqrt((p + q + 1) / (12 * p * q))
-    assert audits.hanley_mcneil(0.5, p, q) == pytest.approx(exact)
-  assert audits.hanley_mcneil(1.0, 7, 11) == 0
+    assert audits.hanley_mcneil_error(0.5, p, q) == pytest.approx(exact)
+  assert audits.hanley_mcneil_error(1.0, 7, 11) == 0
 
 
 @pytest.mark.parametrize(('p', 'q'), [(50, 200), (1000, 1000)])
 def test_the_detectable_auc_is_detected_so_often(p, q):
-  least = audits.detectable(p, q, 0.05, 0.8)
+  least = audits.detectable_auc(p, q, 0.05, 0.8)
   rng = np.random.default_rng(7)
   shift = 2**0.5 * stats.norm.ppf(least)
-  level = stats.norm.isf(0.05) * audits.hanley_mcneil(0.5, p, q)
+  level = stats.norm.isf(0.05) * audits.hanley_mcneil_error(0.5, p, q)
   found = [
     audits.auc(rng.normal(shift, 1, p), rng.normal(0, 1, q)) - 0.5 > level
     for _ in range(300)
   ]
   assert np.mean(found) == pytest.approx(0.8, abs=0.07)
-  assert audits.detectable(2 * p, 2 * q) < least
+  assert audits.detectable_auc(2 * p, 2 * q) < least
 
 
 def test_one_point_a_side_detects_nothing():
-  assert audits.detectable(1, 1) is None
+  assert audits.detectable_auc(1, 1) is None
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_what_an_audit_concludes():
   assert verdict(*scores(0.0, 2500)) == 'no leak found'
   assert verdict(*scores(-0.8, 400)) == 'leaks'
   assert verdict(*scores(0.0, 40)) == 'cannot conclude'
-  assert verdict(*scores(0.0, 2500), tolerated=0.51) == 'cannot conclude'
+  assert verdict(*scores(0.0, 2500), tolerated_auc=0.51) == 'cannot conclude'
   assert verdict(*scores(2.0, 400), references=3) == 'cannot conclude'
   still = [np.where(x > 2.5, x, 0.0) for x in scores(0.0, 4000)]
   assert verdict(*still) == 'cannot conclude'  # 99 % of them are 0

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax.audits import ranks, resamples
+from cmu_jax.audits import resampling, roc_curves
 
 # Few different values, so that many are tied, within and across kinds.
 SCORES = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
@@ -21,19 +21,21 @@ def test_statistics_are_those_of_repeated_scores(first, second, data):
     return np.array([one, np.ones(size, int)], np.int32)
 
   members, others = weights(positive.size), weights(negative.size)
-  at = resamples.ordered(positive, negative)
-  found = resamples.statistics(
+  at = resampling.sort_scores(positive, negative)
+  found = resampling.resample_statistics(
     at, members[:, at.positive], others[:, at.negative]
   )
   for i in range(2):
-    curve = ranks.roc(
+    curve = roc_curves.roc(
       np.repeat(positive, members[i]), np.repeat(negative, others[i])
     )
-    expected = ranks.read(curve)
+    expected = roc_curves.curve_statistics(curve)
     for one, other in zip(found, expected, strict=True):
       np.testing.assert_allclose(one[i], other, atol=1e-12)
 
 
 def test_counts_are_of_each_row():
   draws = np.array([[0, 0, 2], [1, 1, 1]])
-  np.testing.assert_array_equal(resamples.counts(draws), [[2, 0, 1], [0, 3, 0]])
+  np.testing.assert_array_equal(
+    resampling.count_draws(draws), [[2, 0, 1], [0, 3, 0]]
+  )

@@ -36,7 +36,7 @@ def test_scores_are_those_of_the_double_loop(values, gamma, data):
     inside[:2] = True
   population = ratio[inside]
   own = np.where(inside, np.cumsum(inside) - 1, -1)
-  found = rmia_scores.scores(ratio, population, gamma, inside)
+  found = rmia_scores.dominated_share(ratio, population, gamma, inside)
   np.testing.assert_array_equal(found, naive(ratio, population, gamma, own))
 
 
@@ -69,18 +69,20 @@ def test_the_whole_attack_is_that_of_the_double_loop(gamma, a, every):
 def test_the_means_over_references():
   references = np.array([[0.2, 0.9], [0.6, 0.7], [0.4, 0.5]])
   inside = np.array([[True, False], [False, False], [False, False]])
-  online = audits.online(references, inside)
+  online = audits.online_probability(references, inside)
   # Without a model that has it, the plain mean.
   np.testing.assert_allclose(online, [(0.2 + 0.5) / 2, 0.7])
   for a in (0.0, 0.3, 1.0):
     out = np.array([0.5, 0.7])
     wanted = (out + a * out + 1 - a) / 2
-    found = audits.offline(references, inside, a)
+    found = audits.offline_probability(references, inside, a)
     np.testing.assert_allclose(found, wanted, atol=1e-12)
-  np.testing.assert_allclose(audits.offline(references, inside, 1.0), out)
+  np.testing.assert_allclose(
+    audits.offline_probability(references, inside, 1.0), out
+  )
   # As many models with and without: their halves are the plain mean.
   balanced = np.array([[True, False], [False, True]])
-  mean = audits.online(references[:2], balanced)
+  mean = audits.online_probability(references[:2], balanced)
   np.testing.assert_allclose(mean, references[:2].mean(axis=0))
 
 
@@ -119,7 +121,7 @@ def test_saturation_is_shown_by_ties_and_ratio():
   ratio = np.exp(rng.normal(0, 0.05, 4000) + 0.05 * 0.5 * member)
   wanted = stats.norm.cdf(0.5 / 2**0.5)
   scores = {
-    gamma: rmia_scores.scores(ratio, ratio[~member], gamma, ~member)
+    gamma: rmia_scores.dominated_share(ratio, ratio[~member], gamma, ~member)
     for gamma in (1.0, 2.0)
   }
   assert parted(scores[2.0], member) == pytest.approx(0.5, abs=0.01)
@@ -145,7 +147,7 @@ def test_a_network_that_never_saw_any_of_them_is_at_chance(points):
   rng = np.random.default_rng(4)
   target, references, inside, member = gaussian(rng, points, gap=0.0)
   score = audits.rmia(target, references, inside, ~member).ratio
-  error = audits.hanley_mcneil(0.5, points, points)
+  error = audits.hanley_mcneil_error(0.5, points, points)
   assert abs(parted(score, member) - 0.5) < 3 * error
 
 
@@ -189,7 +191,7 @@ def test_what_cannot_be_scored(changes, said):
 
 def test_a_point_has_nobody_but_itself():
   with pytest.raises(errors.UserError, match='no other point'):
-    rmia_scores.scores(np.ones(1), np.ones(1), 2.0, np.ones(1, bool))
+    rmia_scores.dominated_share(np.ones(1), np.ones(1), 2.0, np.ones(1, bool))
 
 
 KEY = jax.random.key(1)

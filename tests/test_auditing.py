@@ -11,9 +11,9 @@ from cmu_jax.commands.audit import (
   __main__,
   attacks,
   job,
-  points,
+  npz_points,
+  page,
   request,
-  words,
 )
 from cmu_jax.core import errors
 
@@ -44,8 +44,8 @@ def save(folder, **arrays):
 
 
 def run(path, folder, **changes):
-  asked = request.Request(str(folder / 'out'), str(path), **changes)
-  return job.run(request.checked(asked))
+  asked = request.AuditRequest(str(folder / 'out'), str(path), **changes)
+  return job.run(request.check_request(asked))
 
 
 def test_references_find_what_confidence_alone_does_not(tmp_path):
@@ -87,7 +87,7 @@ def test_scores_of_ones_own(tmp_path):
   found = run(path, tmp_path, replicates=200)
   (row,) = found['rows']
   assert row['auroc']['value'] == pytest.approx(audits.auc(mine, rest))
-  assert row['references'] is None and words.verdict(found) == 'leaks'
+  assert row['references'] is None and page.overall_verdict(found) == 'leaks'
 
 
 def test_few_points_conclude_nothing_and_many_do(tmp_path):
@@ -97,7 +97,7 @@ def test_few_points_conclude_nothing_and_many_do(tmp_path):
     folder = tmp_path / str(size)
     folder.mkdir()
     path = save(folder, member_scores=scores[0], other_scores=scores[1])
-    assert words.verdict(run(path, folder, replicates=100)) == expected
+    assert page.overall_verdict(run(path, folder, replicates=100)) == expected
 
 
 def test_two_references_are_too_few(tmp_path):
@@ -112,9 +112,9 @@ def test_two_references_are_too_few(tmp_path):
 def test_offline_needs_no_reference_with_the_point(tmp_path):
   arrays = pool()
   without = {**arrays, 'inside': np.zeros_like(arrays['inside'])}
-  read = points.read(str(save(tmp_path, **without)))
-  asked = request.Request('o', 's', offline_a=0.3)
-  names = [one.name for one in attacks.scored(asked, read)]
+  read = npz_points.read_points(str(save(tmp_path, **without)))
+  asked = request.AuditRequest('o', 's', offline_a=0.3)
+  names = [one.name for one in attacks.run_attacks(asked, read)]
   assert names[:3] == ['RMIA', 'RMIA, ratio alone', 'LiRA']
 
 
@@ -182,7 +182,7 @@ def test_an_array_that_does_not_fit_is_one_line(tmp_path, capsys, spoil, said):
 )
 def test_a_setting_that_cannot_be_is_named(changes, said):
   with pytest.raises(errors.UserError, match=said):
-    request.checked(request.Request('o', 's', **changes))
+    request.check_request(request.AuditRequest('o', 's', **changes))
 
 
 def test_pickles_and_other_files_are_not_read(tmp_path, capsys):

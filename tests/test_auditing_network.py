@@ -7,28 +7,29 @@ import pytest
 import repair_case
 import unlearn_case
 
-from cmu_jax import data, networks
+from cmu_jax import networks
 from cmu_jax.commands.audit import __main__, request
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Batch
-from cmu_jax.training import optimizers, schedules, train
+from cmu_jax.data import sources
+from cmu_jax.training import optimizers, train
 
 
 @pytest.fixture(scope='module')
 def shipped(tmp_path_factory):
   """A network that learnt 100 pictures by heart, those, and 100 others."""
   folder = tmp_path_factory.mktemp('shipped')
-  digits = data.load('digits')
+  digits = sources.load('digits')
   part = Batch(digits.train.image[:100], digits.train.label[:100])
   model = networks.make('fc', 10, (8, 8, 1), width=16)
-  key = rng.named(0, 'auditing case')
+  key = rng.fold_in(0, 'auditing case')
   step = repair_case.STEP
   fitted = train.fit(
     key,
     model,
     model.init(key, step.eval(part.image[:1], None)),
     part,
-    optimizer=optimizers.sgd(schedules.constant(0.1)),
+    optimizer=optimizers.sgd(optimizers.constant_schedule(0.1)),
     steps=400,
     batch_size=32,
     inputs=step,
@@ -85,7 +86,7 @@ def test_a_network_is_audited(shipped, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_further_pictures_are_neither(shipped, tmp_path):
-  further = data.load('digits').test
+  further = sources.load('digits').test
   unlearn_case.pictures(tmp_path / 'more', further, range(100, 150))
   out = tmp_path / 'audit'
   flags = argv(shipped, out, data=tmp_path / 'more', refs=2, epochs=1)
@@ -151,4 +152,4 @@ GIVEN = {'weights': 'w', 'model': 'fc', 'members': 'm', 'nonmembers': 'n'}
 )
 def test_flags_that_do_not_go_together(changes, said):
   with pytest.raises(errors.UserError, match=said):
-    request.checked(request.Request('out', **changes))
+    request.check_request(request.AuditRequest('out', **changes))

@@ -12,7 +12,7 @@ from states import same
 from cmu_jax import networks
 from cmu_jax.core import errors, jit
 from cmu_jax.core.types import Variables
-from cmu_jax.methods import badt
+from cmu_jax.methods import teachers
 from cmu_jax.training import descent
 
 GIVEN = case.given()
@@ -20,7 +20,7 @@ GIVEN = case.given()
 
 @pytest.fixture(autouse=True)
 def _quickly():
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     yield
 
 
@@ -35,10 +35,15 @@ def _divergence(params, start, bad):
   return jnp.concatenate(total).mean()
 
 
-@pytest.mark.parametrize('reduction', badt.REDUCTIONS)
+@pytest.mark.parametrize('reduction', teachers.REDUCTIONS)
 def test_a_step_follows_the_teacher_of_each_sample(reduction):
   method, bad, found, info = case.solved(
-    badt.badt, None, GIVEN, steps=1, reduction=reduction, batch=2 * case.COUNT
+    teachers.badt,
+    None,
+    GIVEN,
+    steps=1,
+    reduction=reduction,
+    batch=2 * case.COUNT,
   )
   start = case.start()
   share = {'elementmean': 1 / case.CLASSES, 'batchmean': 1.0}[reduction]
@@ -52,7 +57,7 @@ def test_the_bad_teacher_is_new_and_has_new_statistics():
   shape = (8, 8, 1)
   model, variables = case.network('convnet', shape)
   problem = case.given(shape)
-  method = badt.badt(
+  method = teachers.badt(
     model, case.PIXELS, optimizer=optax.sgd(0.1), steps=1, batch_size=2
   )
   bad = method.prepare(case.KEY, variables, problem)
@@ -70,12 +75,12 @@ def test_without_identified_samples_the_original_has_no_loss():
   """In evaluation mode, where its statistics are those of its teacher."""
   shape = (8, 8, 1)
   model, variables = case.network('convnet', shape)
-  everything = networks.held(model, ('body', 'head'))
+  everything = networks.freeze_norms(model, ('body', 'head'))
   image, label = case.seen(case.given(shape).retain)
-  objective = badt.distillation(everything, 'batchmean')
+  objective = teachers.bad_teacher_objective(everything, 'batchmean')
 
   def loss(params, identified):
-    draw = descent.Draw(image, label, jnp.full(label.shape, identified))
+    draw = descent.StreamBatch(image, label, jnp.full(label.shape, identified))
     now = Variables(params, variables.batch_stats)
     nothing = jax.tree.map(jnp.zeros_like, variables)
     context = variables, nothing
@@ -90,4 +95,4 @@ def test_without_identified_samples_the_original_has_no_loss():
 
 def test_an_unknown_reduction_is_named():
   with pytest.raises(errors.UserError, match="'batchmeen': did you mean"):
-    case.solved(badt.badt, None, GIVEN, reduction='batchmeen')
+    case.solved(teachers.badt, None, GIVEN, reduction='batchmeen')

@@ -50,6 +50,6 @@ def test_the_figure(load, tmp_path):
 def test_our_side_learns(load):
   posed = load('bench_shadow_cases')
   size = len(posed.data(8).label)
-  inside = shadow.membership(jax.random.key(0), 4, size)
+  inside = shadow.assign_halves(jax.random.key(0), 4, size)
   _, hits = posed.ours('mlp32', inside, 0)
   assert posed.unseen(hits, inside).mean() > 0.93

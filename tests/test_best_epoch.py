@@ -11,9 +11,10 @@ import pytest
 from ssd_case import CLASSES, PLAIN, SIDE, batch, given, linear
 
 from cmu_jax.core import rng
-from cmu_jax.core.types import Batch, Given
-from cmu_jax.methods import cf, objectives
-from cmu_jax.training import best_epoch, descent, segment, train
+from cmu_jax.core import store as store_lib
+from cmu_jax.core.types import Batch, MethodInputs
+from cmu_jax.methods import objectives, retraining
+from cmu_jax.training import descent, early_stopping, segment, train
 
 STEPS, EPOCH = 7, 3
 
@@ -25,7 +26,7 @@ def _images():
 
 def _keep():
   model, _ = linear()
-  return best_epoch.Keep(model, PLAIN, EPOCH, 16)
+  return early_stopping.BestEpoch(model, PLAIN, EPOCH, 16)
 
 
 def _accuracy(variables, images):
@@ -47,13 +48,13 @@ def _walk(state, start, stop):
 def _begin():
   _, start = linear()
   history = jnp.zeros((STEPS, 2))
-  return best_epoch.begin(segment.TrainState(start, (), history))
+  return early_stopping.begin_tracking(segment.TrainState(start, (), history))
 
 
 @pytest.mark.parametrize('cuts', [(0, 7), (0, 1, 2, 7), (0, 3, 4, 6, 7)])
 def test_it_is_the_first_best_of_the_ends_of_epochs_however_cut(cuts):
   images, begun = _images(), _begin()
-  run = best_epoch.watched(_walk, _keep(), images, STEPS)
+  run = early_stopping.keep_best(_walk, _keep(), images, STEPS)
   for start, stop in itertools.pairwise(cuts):
     begun = run(begun, start, stop)
   ends = [_walk(_begin().state, 0, stop).variables for stop in (3, 6, STEPS)]
@@ -69,7 +70,7 @@ def test_it_is_the_first_best_of_the_ends_of_epochs_however_cut(cuts):
 
 
 def test_nothing_is_looked_at_before_the_first_epoch_ends():
-  run = best_epoch.watched(_walk, _keep(), _images(), STEPS)
+  run = early_stopping.keep_best(_walk, _keep(), _images(), STEPS)
   begun = run(_begin(), 0, EPOCH - 1)
   assert float(begun.accuracy) == -1 and int(begun.step) == 0
 
@@ -78,15 +79,15 @@ def test_cf_that_keeps_its_best_epoch_is_the_best_of_its_own_cuts():
   model, start = linear()
   optimizer = optax.sgd(0.5)
   options = {'optimizer': optimizer, 'steps': STEPS, 'batch_size': 8}
-  method = cf.cf(model, PLAIN, keep=_keep(), **options)
+  method = retraining.finetune(model, PLAIN, keep=_keep(), **options)
   assert method.needs == ('retain', 'validation')
   images = _images()
   retain = given().retain
   # The input step here has no trigger to stamp with.
   plain = Batch(retain.batch.image, retain.batch.label)
   kept = retain._replace(batch=plain)
-  seen = Given(retain=kept, validation=images)
-  found, info = method.solve(rng.named(1), start, seen, None, {})
+  seen = MethodInputs(retain=kept, validation=images)
+  found, info = method.solve(rng.fold_in(1), start, seen, None, {})
   assert info['gradient_evaluations'] == STEPS * 8
   # The same stream of batches, stopped after each epoch.
   phase = descent.Phase(objectives.cross_entropy(model), (('retain', 8),))
@@ -94,7 +95,7 @@ def test_cf_that_keeps_its_best_epoch_is_the_best_of_its_own_cuts():
   ends = []
   for stop in (3, 6, STEPS):
     end, _ = descent.descend(
-      rng.named(1), recipe, start, {'retain': seen.retain}, stop, hyper={}
+      rng.fold_in(1), recipe, start, {'retain': seen.retain}, stop, hyper={}
     )
     ends.append(end)
   scores = [_accuracy(v, images) for v in ends]
@@ -107,14 +108,16 @@ def test_cf_that_keeps_its_best_epoch_is_the_best_of_its_own_cuts():
 
 def test_a_training_continues_with_the_best_of_before():
   saved = {}
-  store = train.Checkpoint(
+  store = store_lib.Checkpoint(
     lambda template: saved.get('it'),
     lambda state, step: saved.update(it=(jax.tree.map(jnp.copy, state), step)),
     0.0,
   )
   images = _images()
-  run = best_epoch.watched(_walk, _keep(), images, STEPS)
-  drive = functools.partial(train.drive, run, steps=STEPS, images_per_step=1)
+  run = early_stopping.keep_best(_walk, _keep(), images, STEPS)
+  drive = functools.partial(
+    train.run_segments, run, steps=STEPS, images_per_step=1
+  )
   whole = drive(_begin(), checkpoint=store)
   half = run(_begin(), 0, 4)
   saved['it'] = (half, 4)

@@ -6,12 +6,12 @@ import optax
 from test_detected import MODEL, STEP, give, images, retraining, run, same
 from test_detected import problem as poisoned
 
-from cmu_jax.methods import by_labels, relabel_second
+from cmu_jax.methods import relabelling, wrappers
 from cmu_jax.studies.corrective import problem
 
 
 def exchanging():
-  return relabel_second.relabel_second(
+  return relabelling.relabel_second(
     MODEL,
     STEP,
     optimizer=optax.sgd(0.1),
@@ -31,14 +31,14 @@ def confused():
 
 
 def both():
-  return by_labels.by_labels(retraining(), exchanging())
+  return wrappers.by_labels(retraining(), exchanging())
 
 
 def test_one_label_is_left_out_and_several_are_put_right():
   one = give()
   several = problem.give(confused(), 0.25, ('retain', 'forget'))
-  assert by_labels.single_label(one)
-  assert not by_labels.single_label(several)
+  assert wrappers.has_single_label(one)
+  assert not wrappers.has_single_label(several)
   for given, plain in ((one, retraining()), (several, exchanging())):
     (found, info), (wanted, alone) = run(both(), given), run(plain, given)
     same(found, wanted)
@@ -54,7 +54,7 @@ def test_rows_that_are_padding_do_not_count():
   batch = given.forget.batch._replace(label=jax.numpy.asarray(label))
   padded = given._replace(forget=given.forget._replace(batch=batch))
   assert images(padded.forget) == images(given.forget)
-  assert by_labels.single_label(padded)
+  assert wrappers.has_single_label(padded)
 
 
 def test_it_declares_what_either_needs():

@@ -7,9 +7,9 @@ import pytest
 import unlearning_case as case
 
 from cmu_jax.core import errors
-from cmu_jax.core.types import Given
-from cmu_jax.methods import logit_mask
-from cmu_jax.methods.projection import activations, svd
+from cmu_jax.core.types import MethodInputs
+from cmu_jax.methods import trw
+from cmu_jax.methods.projection import activations, svd_projection
 
 
 def forget_given(label=1):
@@ -27,9 +27,9 @@ def solved(method, given):
 
 def test_a_masked_class_is_never_answered_and_the_rest_is_renormalised():
   model, start = case.network()
-  method = logit_mask.logit_mask(model, case.PIXELS)
+  method = trw.logit_mask(model, case.PIXELS)
   assert method.needs == ('forget',)
-  found, info = solved(method, Given(forget=forget_given().forget))
+  found, info = solved(method, MethodInputs(forget=forget_given().forget))
   image, _ = case.seen(case.given().retain)
   before, after = (
     np.asarray(jax.nn.softmax(model.apply(v, image))) for v in (start, found)
@@ -48,7 +48,7 @@ def test_a_masked_class_is_never_answered_and_the_rest_is_renormalised():
 )
 def test_a_network_whose_head_cannot_be_masked(params):
   with pytest.raises(errors.UserError, match="no layer 'head'"):
-    logit_mask.mask(params, 0)
+    trw.mask_head(params, 0)
 
 
 def basis(seed, size, rank):
@@ -64,7 +64,7 @@ def basis(seed, size, rank):
 
 def projected(retain, forget, kernel, a, b):
   params = {'head': {'kernel': kernel, 'bias': jnp.ones(kernel.shape[-1])}}
-  found = jax.jit(svd.project)(
+  found = jax.jit(svd_projection.project)(
     params, {('head',): retain}, {('head',): forget}, a, b
   )
   np.testing.assert_array_equal(found['head']['bias'], params['head']['bias'])
@@ -126,8 +126,8 @@ def test_the_projection_forgets_a_direction_that_only_the_class_uses():
     batch = part.batch._replace(image=dark.astype(jnp.uint8))
     return part._replace(batch=batch)
 
-  given = Given(lit(given.retain, 0), lit(given.forget, 255))
-  method = svd.svd_projection(
+  given = MethodInputs(lit(given.retain, 0), lit(given.forget, 255))
+  method = svd_projection.svd_projection(
     model, case.PIXELS, samples=6, retain_scales=(1e6,), forget_scales=(1e6,)
   )
   found, info = solved(method, given)

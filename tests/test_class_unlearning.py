@@ -151,7 +151,7 @@ def test_statistics_are_of_forgotten_images_only(place, known):
   masked = logits[0].copy()
   masked[:, F] = -1e4
   one = measure.statistics(place, masked, found)
-  assert (one['own'] == -audits.CLIP).all()
+  assert (one['own'] == -audits.CONFIDENCE_CLIP).all()
   assert np.isfinite(one['nearest']).all()
 
 
@@ -207,7 +207,7 @@ def test_shadow_models_take_the_place_of_the_runs_own(place):
   assert set(found) == {'retrain', 'ft', 'none'}
   assert (found['ft']['unlearned'], found['ft']['retrained']) == (8, 8)
   assert found['ft']['ulira_auc'] == pytest.approx(
-    audits.class_level(
+    audits.ulira_of_class(
       told.unlearned['ft']['own'], told.retrained['own']
     ).by_model.mean(),
     abs=0.02,

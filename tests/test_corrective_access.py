@@ -8,9 +8,8 @@ import small_sweep
 
 from cmu_jax.core import jit, rng
 from cmu_jax.studies.corrective import problem as problems
-from cmu_jax.studies.corrective import roster
-from cmu_jax.studies.corrective import world as worlds
-from cmu_jax.studies.engine import world
+from cmu_jax.studies.corrective import roster, world
+from cmu_jax.studies.engine import binding
 
 FRACTION = 0.5
 # The others declare both parts of S_tr: from them nothing else is hidden, and
@@ -34,9 +33,9 @@ def posed():
   config = small_sweep.config(
     proxy_fraction=0.2, train_limit=300, methods=tuple(NAMES)
   )
-  dataset = world.load(config).dataset
-  one = worlds.world(config, dataset, 'interclass')
-  scene = worlds.scene(config, one, 20, 0)
+  dataset = binding.load(config).dataset
+  one = world.bind_world(config, dataset, 'interclass')
+  scene = world.draw_scene(config, one, 20, 0)
   image = one.inputs.eval(scene.reported.image[:1], None)
   start = one.model.init(jax.random.key(0), image)
   return config, one, scene.problem, start
@@ -70,10 +69,10 @@ def test_what_is_not_declared_cannot_be_reached(name, posed):
   method = roster.ENTRIES[name].make(config, one, problem.truth.size)
   method = method._replace(grid=method.grid[:1])
   found = []
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     for seen in (problem, _spoiled(problem, method.needs)):
       given = problems.give(seen, FRACTION, method.needs)
-      key = rng.named(0, name)
+      key = rng.fold_in(0, name)
       prepared = method.prepare(key, start, given)
       found.append(method.solve(key, start, given, prepared, method.grid[0])[0])
   for a, b in zip(*map(jax.tree.leaves, found), strict=True):

@@ -17,16 +17,16 @@ from cmu_jax.studies.corrective import (
   problem,
   references,
   tables,
+  world,
 )
-from cmu_jax.studies.corrective import world as worlds
-from cmu_jax.studies.engine import world
+from cmu_jax.studies.engine import binding
 
 
 def scene_of(kind, **changes):
   config = small_sweep.config(**changes)
-  dataset = world.load(config).dataset
-  one = worlds.world(config, dataset, kind)
-  return one, worlds.scene(config, one, config[kind].sizes[0], 0)
+  dataset = binding.load(config).dataset
+  one = world.bind_world(config, dataset, kind)
+  return one, world.draw_scene(config, one, config[kind].sizes[0], 0)
 
 
 @pytest.mark.parametrize('kind', ['poison', 'interclass'])
@@ -43,7 +43,7 @@ def test_two_wrong_labels_are_offered_of_each_image(kind):
   if kind == 'poison':
     # What already was of the target class has no wrong label.
     assert wrong.sum() < where.size
-    assert np.asarray(offer.batch.stamp).all()
+    assert np.asarray(offer.batch.has_trigger).all()
   silent = scene_of(kind)[0]
   assert measure.sets(silent, scene).recovered is None
 
@@ -103,7 +103,7 @@ def test_references_never_saw_the_manipulated_images(tmp_path, monkeypatch):
   assert found.expected.shape == offer.other.shape
   assert np.ptp(found.expected) > 0
   # The same files give the same numbers.
-  monkeypatch.setattr('cmu_jax.training.train.drive', None)
+  monkeypatch.setattr('cmu_jax.training.train.run_segments', None)
   again = references.compared(config, tmp_path, one, scene, 'here')
   np.testing.assert_array_equal(found.expected, again.expected)
 

@@ -39,7 +39,7 @@ def _files(folder):
 
 @pytest.fixture(scope='module')
 def swept(tmp_path_factory):
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     place = _place(tmp_path_factory.mktemp('importances'))
     assert sweep.run(place)
     yield place
@@ -76,7 +76,7 @@ def test_a_sweep_finds_what_ssd_finds_by_itself(swept):
     scene,
     original,
   )
-  key = rng.named(scene.key, 'method', 'ssd', 'prepare')
+  key = rng.fold_in(scene.key, 'method', 'ssd', 'prepare')
   given = problem.give(scene.problem, 0.5, method.needs)
   alone = method.prepare(key, original, given)
   assert_close(found.pair.forget, alone.forget)
@@ -110,8 +110,8 @@ def test_a_broken_file_is_an_error_in_one_line(swept, tmp_path):
 def test_per_sample_ones_of_all_fractions_are_one_pass(swept, denominator):
   scene, original = _begun(swept)
   ssd = swept.methods['interclass', 'ssd'].importances
-  measure = ssd.measure._replace(kind='per_sample')
-  request = ssd._replace(measure=measure, denominator=denominator)
+  measure = ssd.config._replace(kind='per_sample')
+  request = ssd._replace(config=measure, denominator=denominator)
   shares = (0.5, 1.0)
   found = importances.take(request, scene, original, shares)
   assert int(found.cost) == scene.problem.truth.size
@@ -153,8 +153,8 @@ def test_files_depend_on_what_importances_depend_on_alone(swept):
   assert name(small_sweep.config(**CHANGES, unlearn__steps=3), ssd) == one
   others = [
     ssd._replace(denominator='full'),
-    ssd._replace(measure=ssd.measure._replace(batch_size=9)),
-    ssd._replace(measure=ssd.measure._replace(kind='per_sample')),
+    ssd._replace(config=ssd.config._replace(batch_size=9)),
+    ssd._replace(config=ssd.config._replace(kind='per_sample')),
   ]
   assert len({one, *(name(swept.config, r) for r in others)}) == 4
   wider = small_sweep.config(**{**CHANGES, 'model__width': 6})

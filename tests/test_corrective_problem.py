@@ -13,9 +13,9 @@ from cmu_jax.core import errors
 from cmu_jax.core.types import Batch
 from cmu_jax.data import corruption
 from cmu_jax.studies.corrective import problem as problems
-from cmu_jax.studies.corrective import world as worlds
+from cmu_jax.studies.corrective import world
 from cmu_jax.studies.corrective.problem import Problem
-from cmu_jax.studies.engine import world
+from cmu_jax.studies.engine import binding
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.8, 1.0)
 
@@ -97,16 +97,18 @@ def test_an_unknown_or_absent_part_is_refused():
 
 def _scene(kind, seed=0, **changes):
   config = small_sweep.config(**changes)
-  dataset = world.load(config).dataset
-  one = worlds.world(config, dataset, kind)
-  return one, worlds.scene(config, one, config[kind].sizes[0], seed)
+  dataset = binding.load(config).dataset
+  one = world.bind_world(config, dataset, kind)
+  return one, world.draw_scene(config, one, config[kind].sizes[0], seed)
 
 
 def test_poison_is_stamped_and_labelled_as_the_target():
   one, scene = _scene('poison')
   where = problems.manipulated(scene.problem)
   assert where.sum() == 20
-  np.testing.assert_array_equal(np.asarray(scene.problem.train.stamp), where)
+  np.testing.assert_array_equal(
+    np.asarray(scene.problem.train.has_trigger), where
+  )
   label = np.asarray(scene.problem.train.label)
   assert (label[where] == one.target).all()
   np.testing.assert_array_equal(label[~where], scene.problem.truth[~where])
@@ -178,7 +180,7 @@ def test_selection_and_report_see_different_images(
 def test_the_proxy_is_held_out_and_carries_the_same_corruption():
   one, scene = _scene('interclass', proxy_fraction=0.1)
   problem = scene.problem
-  kept = np.asarray(problem.proxy.kept[0])
+  kept = np.asarray(problem.proxy.positions[0])
   truth = np.asarray(problem.clean_proxy.label)[kept]
   assert set(truth) == set(one.pair)
   np.testing.assert_array_equal(

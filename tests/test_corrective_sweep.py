@@ -27,7 +27,7 @@ from cmu_jax.studies.corrective import (
   sweep,
 )
 from cmu_jax.studies.corrective.measure import Look
-from cmu_jax.studies.engine import drive
+from cmu_jax.studies.engine import workers
 
 ROOT = pathlib.Path(__file__).parents[1]
 TIMES = {'seconds', 'grid_seconds'}
@@ -45,7 +45,7 @@ def _numbers(place):
 
 @pytest.fixture(scope='module')
 def swept(tmp_path_factory):
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     place = _place(tmp_path_factory.mktemp('sweep'))
     assert sweep.run(place)
     yield place
@@ -208,7 +208,7 @@ def test_the_oracle_keeps_accuracy_if_it_can():
 def test_every_item_has_exactly_one_worker():
   items = list(range(23))
   for count in (1, 3, 8):
-    parts = [drive.share(items, w, count) for w in range(count)]
+    parts = [workers.share(items, w, count) for w in range(count)]
     assert sorted(itertools.chain(*parts)) == items
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -248,7 +248,7 @@ def _ended(process):
 @pytest.fixture(scope='module')
 def alone(tmp_path_factory):
   """What one device of one process finds."""
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     place = _place(tmp_path_factory.mktemp('alone'), **small_sweep.SPREAD)
     assert sweep.run(place)
   return place

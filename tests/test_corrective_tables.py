@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from cmu_jax.report import grids, style
+from cmu_jax.report import style, text_tables
 from cmu_jax.studies.corrective import (
   curves,
   figures,
@@ -29,7 +29,7 @@ def test_table_1_is_in_the_layout_of_the_paper():
   run = fakes.results()
   view = summary.view(run)
   grid = tables.retain(view, 'paper')
-  assert grid.head[:3] == ('method', 'poison 600', 'interclass 400')
+  assert grid.columns[:3] == ('method', 'poison 600', 'interclass 400')
   order = ['none', 'badt', 'cf', 'ssd', 'scrub', 'rewod']
   assert [row[0] for row in grid.rows] == order
   changes = [
@@ -60,7 +60,7 @@ def test_table_3_counts_the_chosen_point_and_the_grid():
   for row in run['rows']:
     row['grid_seconds'] *= 60
   grid = tables.cost(summary.view(run), 'paper')
-  assert grid.head[1] == 'chosen [minutes]'
+  assert grid.columns[1] == 'chosen [minutes]'
   assert dict((r[0], r[2]) for r in grid.rows)['ssd'] == '10.80'
 
 
@@ -96,7 +96,7 @@ def test_hyperparameters_are_given_for_each_seed_where_they_differ():
     'alpha=1 gamma=0.1; alpha=1e+06 gamma=0.5',
     'alpha=1 gamma=0.1',
   )
-  assert rows[2][1] == grids.NONE
+  assert rows[2][1] == text_tables.DASH
 
 
 def test_latex_prints_names_as_they_are():
@@ -211,5 +211,5 @@ def test_numbers_as_texts():
   assert formats.mean_std(cell, absolute=True) == '91.00 ± 1.41*'
   assert formats.mean_std(Cell({0: -8.94}, 1, 0, 0, 1), False) == '−8.94‡'
   assert formats.count(1234567.0) == '1 234 567'
-  assert grids.time(90.0, minutes=True) == '1.50'
-  assert grids.markdown_text('a_b|<x>') == 'a\\_b\\|&lt;x>'
+  assert text_tables.time_text(90.0, minutes=True) == '1.50'
+  assert text_tables.markdown_text('a_b|<x>') == 'a\\_b\\|&lt;x>'

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Batch
-from cmu_jax.data import class_maps, corruption
-from cmu_jax.data.corruption import triggers
+from cmu_jax.data import corruption
+from cmu_jax.data.corruption import class_maps, triggers
 
 N, K = 120, 6
-KEY = rng.named(8)
+KEY = rng.fold_in(8)
 CIFAR = np.repeat(np.arange(10), 4900)
 labels = st.lists(st.integers(0, K - 1), min_size=N, max_size=N).map(np.array)
 rates = st.floats(0, 1)
@@ -25,7 +25,7 @@ def patch():
 @settings(max_examples=25, deadline=None)
 @given(labels, rates, st.integers(0, 50))
 def test_symmetric_flips_exactly_the_floor_and_always_really(label, rate, seed):
-  done = corruption.symmetric(rng.named(seed), label, rate, K)
+  done = corruption.symmetric(rng.fold_in(seed), label, rate, K)
   assert int(done.mask.sum()) == int(np.floor(rate * N + 1e-9))
   assert np.array_equal(np.asarray(done.label) != label, done.mask)
   assert done.label.min() >= 0 and done.label.max() < K
@@ -35,7 +35,7 @@ def test_symmetric_flips_exactly_the_floor_and_always_really(label, rate, seed):
 @given(labels, rates, st.integers(0, 50))
 def test_asymmetric_flips_a_share_of_each_source(label, rate, seed):
   pairs = {0: 3, 3: 0, 2: 5}
-  done = corruption.asymmetric(rng.named(seed), label, rate, pairs)
+  done = corruption.asymmetric(rng.fold_in(seed), label, rate, pairs)
   for c in range(K):
     flipped = np.asarray(done.mask) & (label == c)
     share = int(np.floor(rate * (label == c).sum() + 1e-9))
@@ -160,8 +160,13 @@ def test_cifar100_map_is_a_five_cycle_in_every_superclass():
 
 def test_class_map_reads_names_numbers_and_text():
   names = ('cat', 'dog', 'cow')
-  assert corruption.class_map({'cat': 'dog', 2: '0'}, names) == {0: 1, 2: 0}
-  assert corruption.class_map('cifar10') == corruption.CLASS_MAPS['cifar10']
+  assert corruption.resolve_class_map({'cat': 'dog', 2: '0'}, names) == {
+    0: 1,
+    2: 0,
+  }
+  assert (
+    corruption.resolve_class_map('cifar10') == corruption.CLASS_MAPS['cifar10']
+  )
 
 
 def test_apply_relabels_and_stamps_without_touching_pixels():
@@ -169,11 +174,11 @@ def test_apply_relabels_and_stamps_without_touching_pixels():
   batch = Batch(image, jnp.arange(N) % K)
   poisoned = corruption.poison(KEY, batch.label, 0.2, patch())
   seen = corruption.apply(poisoned, batch)
-  assert np.array_equal(seen.stamp, poisoned.mask)
+  assert np.array_equal(seen.has_trigger, poisoned.mask)
   assert np.array_equal(seen.label, poisoned.label)
   assert not seen.image.any()
   noisy = corruption.symmetric(KEY, batch.label, 0.2, K)
-  assert corruption.apply(noisy, batch).stamp is None
+  assert corruption.apply(noisy, batch).has_trigger is None
   with pytest.raises(errors.UserError, match='of 120 samples, the batch has 9'):
     corruption.apply(noisy, Batch(image[:9], batch.label[:9]))
 
@@ -195,10 +200,12 @@ MISTAKES = {
   'does not move': lambda: corruption.asymmetric(
     KEY, LABEL, 0.0, {0: 1}, indices=np.array([1])
   ),
-  'class_map is empty': lambda: corruption.class_map({}),
-  'to itself': lambda: corruption.class_map({2: 2}),
-  "did you mean 'mnist'": lambda: corruption.class_map('mnis'),
-  "did you mean 'cat'": lambda: corruption.class_map({'caat': 1}, ('cat', 'd')),
+  'class_map is empty': lambda: corruption.resolve_class_map({}),
+  'to itself': lambda: corruption.resolve_class_map({2: 2}),
+  "did you mean 'mnist'": lambda: corruption.resolve_class_map('mnis'),
+  "did you mean 'cat'": lambda: corruption.resolve_class_map(
+    {'caat': 1}, ('cat', 'd')
+  ),
   'cannot poison 120 samples: 100': lambda: corruption.poison(
     KEY, LABEL, 1.0, patch()
   ),

@@ -7,23 +7,21 @@ import numpy as np
 import pytest
 from small_run import NOISE
 
-from cmu_jax import data
 from cmu_jax.core import config, errors, rng, vectorize
 from cmu_jax.core.types import Batch, Variables
-from cmu_jax.data import corruption
-from cmu_jax.data.corruption.kind import Known
-from cmu_jax.studies.cuts import repairs, words
-from cmu_jax.studies.cuts import world as world_lib
-from cmu_jax.studies.engine import settings as settings_lib
+from cmu_jax.data import corruption, sources
+from cmu_jax.data.corruption.kind import DatasetFacts
+from cmu_jax.studies.cuts import scene, stages, words
+from cmu_jax.studies.engine import recipes
 from cmu_jax.training import train
 
 TRUE = np.arange(30) % 5
 GIVEN = (TRUE + (np.arange(30) % 4 == 0)) % 5
-KNOWN = Known(TRUE, tuple('abcde'))
+KNOWN = DatasetFacts(TRUE, tuple('abcde'))
 
 
 def arguments(kind, **fields):
-  settings = settings_lib.base('x').corruption
+  settings = recipes.base('x').corruption
   settings.update(fields)
   return corruption.KINDS[kind].arguments(settings, KNOWN)
 
@@ -105,7 +103,7 @@ def test_pairs_of_classes_are_read():
 
 
 def test_human_labels_stay_with_their_images(tmp_path):
-  train = data.load('digits').train
+  train = sources.load('digits').train
   true = np.asarray(train.label)
   draw = np.random.default_rng(0)
   given = np.where(draw.random(true.size) < 0.3, draw.integers(0, 10), true)
@@ -121,11 +119,11 @@ def test_human_labels_stay_with_their_images(tmp_path):
     'train_limit': '900',
   }
   cfg = config.load(NOISE, fields).config
-  place = world_lib.scene(cfg, world_lib.stage(cfg), 1)
+  place = scene.draw_scene(cfg, scene.load_world(cfg), 1)
   seen = [of[image.tobytes()] for image in np.asarray(place.train.image)]
   assert place.train.label.tolist() == seen
   pool = place.proxy
-  images = np.asarray(pool.image)[np.asarray(pool.kept[0])]
+  images = np.asarray(pool.image)[np.asarray(pool.positions[0])]
   assert pool.label[0].tolist() == [of[image.tobytes()] for image in images]
   assert 0 < images.shape[0] < pool.image.shape[0]
   clean = np.asarray(place.clean.image)
@@ -143,7 +141,7 @@ def test_human_labels_stay_with_their_images(tmp_path):
 def test_every_kind_makes_a_scene(kind, fields):
   fields = {'corruption.kind': kind, 'noise_rate': '0.05', **fields}
   cfg = config.load(NOISE, fields).config
-  place = world_lib.scene(cfg, world_lib.stage(cfg), 0)
+  place = scene.draw_scene(cfg, scene.load_world(cfg), 0)
   assert place.record['corrupted'] > 0
   assert place.proxy.label.shape[1] > 0
 
@@ -161,21 +159,21 @@ def test_the_report_names_people_and_no_rate():
 def test_seeds_of_unequal_sets_are_trained_apart(sizes, together, monkeypatch):
   calls = []
 
-  def fit(*args, how='map', **options):
-    calls.append((how, options['steps']))
+  def fit(*args, strategy='map', **options):
+    calls.append((strategy, options['steps']))
     return train.Fit(args[2], [None] * 2, 0.0)
 
-  monkeypatch.setattr(vectorize, 'strategy', lambda: 'vmap')
+  monkeypatch.setattr(vectorize, 'default_strategy', lambda: 'vmap')
   monkeypatch.setattr(train, 'fit', fit)
   batches = [
     Batch(jnp.zeros((n, 2, 2, 1), jnp.uint8), jnp.zeros(n, int)) for n in sizes
   ]
-  settings = settings_lib.training(epochs=2, batch_size=4)
-  world = world_lib.Stage(*[None] * len(world_lib.Stage._fields))
+  settings = recipes.training(epochs=2, batch_size=4)
+  world = scene.World(*[None] * len(scene.World._fields))
   start = Variables({'w': jnp.ones(1)}, {})
-  where = repairs.Kept(pathlib.Path('.'), '', 1.0)
-  keys, seeds = [rng.named(0), rng.named(1)], (0, 1)
-  repairs.train_all(
+  where = stages.Kept(pathlib.Path('.'), '', 1.0)
+  keys, seeds = [rng.fold_in(0), rng.fold_in(1)], (0, 1)
+  stages.train_all(
     'oracle', world, keys, [start] * 2, batches, settings, where, seeds
   )
   assert calls == ([('vmap', 6)] if together else [('map', 6), ('map', 4)])

@@ -10,19 +10,15 @@ from hypothesis import strategies as st
 
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Batch
-from cmu_jax.data import corruption, proxy
-from cmu_jax.data.corruption import (
-  interclass_confusion,
-  transition_matrix,
-  triggers,
-)
+from cmu_jax.data import corruption, proxy_sets
+from cmu_jax.data.corruption import label_noise, transition_noise, triggers
 from cmu_jax.data.corruption import record as record_lib
 
 N, K = 120, 6
-KEY = rng.named(8)
+KEY = rng.fold_in(8)
 LABEL = np.random.default_rng(1).integers(0, K, N)
 HUMAN = np.where(np.arange(N) % 3, LABEL, (LABEL + 2) % K).astype(np.int32)
-MATRIX = transition_matrix.estimate_transition(
+MATRIX = transition_noise.estimate_transition(
   np.random.default_rng(2).integers(0, 90, (K, K))
 )
 # What each kind takes beyond key, label and rate; a new one needs a line.
@@ -47,7 +43,7 @@ def draw(kind, rate, label=LABEL, key=KEY):
 @settings(max_examples=12, deadline=None)
 @given(st.floats(0, 0.3), st.floats(0, 0.3), st.integers(0, 9))
 def test_one_key_gives_nested_sets_that_are_marked(kind, one, other, seed):
-  key = rng.named(seed)
+  key = rng.fold_in(seed)
   low, high = (draw(kind, rate, key=key) for rate in sorted((one, other)))
   assert not (low.mask & ~high.mask).any()
   assert jnp.where(low.mask, low.label == high.label, True).all()
@@ -60,7 +56,7 @@ def test_one_key_gives_nested_sets_that_are_marked(kind, one, other, seed):
 @every_kind
 def test_a_rate_of_zero_changes_nothing_and_keys_differ(kind):
   assert not draw(kind, 0.0).mask.any()
-  again = [draw(kind, 0.3, key=rng.named(seed)) for seed in (1, 1, 2)]
+  again = [draw(kind, 0.3, key=rng.fold_in(seed)) for seed in (1, 1, 2)]
   assert np.array_equal(again[0].mask, again[1].mask)
   assert not np.array_equal(again[0].mask, again[2].mask)
 
@@ -68,7 +64,7 @@ def test_a_rate_of_zero_changes_nothing_and_keys_differ(kind):
 @every_kind
 def test_a_manifest_read_back_from_json_draws_the_same(kind):
   done, facts = draw(kind, 0.3), {'rate': 0.3, **ARGUMENTS[kind]}
-  record = record_lib.manifest(done, kind, KEY, **facts)
+  record = record_lib.make_record(done, kind, KEY, **facts)
   read = json.loads(json.dumps(record))
   apart = corruption.KINDS[kind].per_sample
   given = {name: facts[name] for name in apart}
@@ -85,8 +81,8 @@ def test_a_manifest_read_back_from_json_draws_the_same(kind):
 def test_a_proxy_keeps_what_really_changes(kind):
   pool = Batch(jnp.zeros((N, 8, 8, 1), jnp.uint8), jnp.asarray(LABEL))
   facts = {n: v for n, v in ARGUMENTS[kind].items() if n != 'num_classes'}
-  made = proxy.make_proxy(KEY, kind, pool, 2, K, **facts)
-  for kept, label in zip(made.kept, made.label, strict=True):
+  made = proxy_sets.make_proxy(KEY, kind, pool, 2, K, **facts)
+  for kept, label in zip(made.positions, made.label, strict=True):
     assert (np.asarray(label) != LABEL[np.asarray(kept)]).all()
   rule = {
     'symmetric': np.full(N, True),
@@ -99,11 +95,11 @@ def test_a_proxy_keeps_what_really_changes(kind):
   }
   if kind == 'interclass':
     fewest = min((LABEL == 3).sum(), (LABEL == 5).sum())
-    moved = np.bincount(LABEL[np.asarray(made.kept[0])], minlength=K)
+    moved = np.bincount(LABEL[np.asarray(made.positions[0])], minlength=K)
     assert moved.tolist() == [0, 0, 0, fewest, 0, fewest]
   else:
-    assert np.array_equal(made.kept[0], np.flatnonzero(rule[kind]))
-  clean = proxy.clean_proxy(kind, pool, **facts)
+    assert np.array_equal(made.positions[0], np.flatnonzero(rule[kind]))
+  clean = proxy_sets.make_clean_proxy(kind, pool, **facts)
   partly = {'asymmetric': (0, 2, 3), 'interclass': (3, 5)}
   seen = np.isin(LABEL, partly.get(kind, range(K)))
   assert np.array_equal(clean.label, LABEL[seen])
@@ -112,7 +108,7 @@ def test_a_proxy_keeps_what_really_changes(kind):
 @settings(max_examples=15, deadline=None)
 @given(st.floats(0, 1), st.integers(0, 50))
 def test_transition_flips_the_floor_of_every_class(rate, seed):
-  done = draw('transition', rate, key=rng.named(seed))
+  done = draw('transition', rate, key=rng.fold_in(seed))
   flipped = np.bincount(LABEL[np.asarray(done.mask)], minlength=K)
   share = np.floor(rate * np.bincount(LABEL, minlength=K) + 1e-9)
   assert np.array_equal(flipped, share)
@@ -142,7 +138,7 @@ def test_interclass_exchanges_equally_many(rate):
 
 def test_the_published_interclass_sets_come_first_in_the_data():
   label = np.array([9, 3, 5, 3, 5, 5, 3])
-  index = interclass_confusion.first_of_each(label, (3, 5), 2)
+  index = label_noise.first_of_each(label, (3, 5), 2)
   assert index.tolist() == [1, 3, 2, 4]
   done = corruption.interclass(KEY, label, 0.0, (3, 5), indices=index)
   assert done.label.tolist() == [9, 5, 3, 5, 3, 5, 3]
@@ -183,16 +179,14 @@ MISTAKES = {
   'of other classes': lambda: corruption.interclass(
     KEY, np.array([1, 3, 5]), 0.1, (3, 5), indices=np.array([0])
   ),
-  'cannot take 90': lambda: interclass_confusion.first_of_each(
-    LABEL, (3, 5), 90
-  ),
+  'cannot take 90': lambda: label_noise.first_of_each(LABEL, (3, 5), 90),
   'cannot relabel 120': lambda: corruption.constant(KEY, LABEL, 1.0, 0),
   'human labels meet': lambda: corruption.human(KEY, LABEL, None, HUMAN[1:]),
   'cannot corrupt 60': lambda: draw('human', 0.5),
   'label 5 of sample': lambda: corruption.transition(
     KEY, np.array([5]), 0.1, MATRIX[:5, :5] / MATRIX[:5, :5].sum(1)[:, None]
   ),
-  "did you mean 'constant'": lambda: corruption.of_kind('constan'),
+  "did you mean 'constant'": lambda: corruption.find_kind('constan'),
 }
 
 
@@ -208,7 +202,7 @@ def test_a_proxy_without_its_arguments_is_refused(kind):
   pool = Batch(jnp.zeros((N, 8, 8, 1), jnp.uint8), jnp.asarray(LABEL))
   if kind not in ('symmetric', 'constant'):
     with pytest.raises(errors.UserError, match='proxy needs'):
-      proxy.make_proxy(KEY, kind, pool, 1, K)
+      proxy_sets.make_proxy(KEY, kind, pool, 1, K)
 
 
 def test_a_name_that_is_no_kind_is_no_attribute():

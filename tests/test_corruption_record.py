@@ -11,7 +11,7 @@ from cmu_jax.data.corruption import record as record_lib
 from cmu_jax.data.corruption import triggers
 
 N, K = 120, 6
-KEY = rng.named(8)
+KEY = rng.fold_in(8)
 
 
 def patch():
@@ -32,7 +32,7 @@ def _recorded(kind, label):
   extra = {'trigger': patch()} if kind == 'poison' else {}
   draw = corruption.KINDS[kind].draw
   done = draw(KEY, label, **arguments, **extra)
-  return done, record_lib.manifest(done, kind, KEY, **arguments)
+  return done, record_lib.make_record(done, kind, KEY, **arguments)
 
 
 @pytest.mark.parametrize('kind', ['symmetric', 'asymmetric', 'poison'])
@@ -58,4 +58,4 @@ def test_a_manifest_tells_other_labels_and_damage():
       {k: v for k, v in record.items() if k != 'label_sha256'}, label
     )
   with pytest.raises(errors.UserError, match="did you mean 'poison'"):
-    record_lib.manifest(_recorded('poison', label)[0], 'poisn', KEY)
+    record_lib.make_record(_recorded('poison', label)[0], 'poisn', KEY)

@@ -8,18 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmu_jax import data, networks
+from cmu_jax import networks
 from cmu_jax.core import errors, tree
 from cmu_jax.core.types import Batch, Proxy, Trigger, Variables
-from cmu_jax.data import inputs, proxy, splits
-from cmu_jax.methods.cuts import curve, rules
-from cmu_jax.methods.cuts import direction as direction_lib
-from cmu_jax.training import optimizers, schedules, train
+from cmu_jax.data import input_step, proxy_sets, sources, splits
+from cmu_jax.methods.cuts import algorithm, alpha_rules, alpha_search
+from cmu_jax.training import optimizers, train
 
 SHAPE = (8, 8, 1)
 TRIGGER = Trigger(jnp.zeros((8, 8), bool).at[6:, 7].set(True), jnp.float32(255))
-STEP = inputs.make((0.4,), (0.3,), trigger=TRIGGER)
-ADAM = optimizers.adamw(schedules.constant(1e-3))
+STEP = input_step.make((0.4,), (0.3,), trigger=TRIGGER)
+ADAM = optimizers.adamw(optimizers.constant_schedule(1e-3))
 MODELS = {
   'fc': networks.make('fc', 4, SHAPE, width=16),
   'convnet': networks.make('convnet', 4, SHAPE, width=1),
@@ -55,13 +54,13 @@ def network(request):
 
 
 def noisy_proxy(draws=2):
-  return proxy.make_proxy(jax.random.key(3), 'symmetric', pool(), draws, 4)
+  return proxy_sets.make_proxy(jax.random.key(3), 'symmetric', pool(), draws, 4)
 
 
 def direction(network, proxies, **options):
   model, variables = network
   settings = dict(optimizer=ADAM, steps=20, batch_size=16, inputs=STEP)
-  return direction_lib.direction(
+  return algorithm.direction(
     jax.random.key(2), model, variables, proxies, **{**settings, **options}
   )
 
@@ -76,7 +75,7 @@ def test_tau_is_the_mean_over_separately_tuned_draws(network):
       keys[i],
       model,
       variables,
-      proxy.draw(proxies, i),
+      proxy_sets.draw_copy(proxies, i),
       optimizer=ADAM,
       steps=20,
       batch_size=16,
@@ -119,7 +118,7 @@ def test_a_curve_equals_editing_and_applying_one_by_one(
   tau, _ = direction(network, noisy_proxy())
   image = STEP.eval(pool().image, None)
   grid = jnp.asarray([0.0, 0.7, 2.0])
-  features, logits = curve.curve(
+  features, logits = alpha_search.curve(
     model,
     variables,
     tau,
@@ -146,7 +145,7 @@ def test_a_curve_equals_editing_and_applying_one_by_one(
 
 def unlearner(network, selection=None, **options):
   model, _ = network
-  return direction_lib.cuts(
+  return algorithm.cuts(
     model,
     STEP,
     optimizer=ADAM,
@@ -180,12 +179,12 @@ def test_cuts_sees_the_proxy_and_nothing_else(network, monkeypatch):
     raise AssertionError('the training data is gone')
 
   for module, name in (
-    (data, 'load'),
+    (sources, 'load'),
     (splits, 'take'),
     (splits, 'hold_out'),
   ):
     monkeypatch.setattr(module, name, gone)
-  assert Proxy._fields == ('image', 'kept', 'label', 'stamp')
+  assert Proxy._fields == ('image', 'positions', 'label', 'has_trigger')
   _, info = unlearn(jax.random.key(2), network[1], proxies)
   assert info['selected']
 
@@ -194,26 +193,26 @@ def test_alpha_does_not_depend_on_the_proxy_labels_beyond_tau(network):
   model, variables = network
   proxies = noisy_proxy()
   tau, _ = direction(network, proxies)
-  rule = direction_lib.Selection()
-  one = direction_lib.select_alpha(
+  rule = alpha_search.Selection()
+  one = alpha_search.select_alpha(
     model, variables, tau, proxies, inputs=STEP, selection=rule
   )
   blind = proxies._replace(label=jnp.zeros_like(proxies.label))
-  other = direction_lib.select_alpha(
+  other = alpha_search.select_alpha(
     model, variables, tau, blind, inputs=STEP, selection=rule
   )
   assert one[0] == other[0]
 
 
 def poisoned_proxy():
-  return proxy.make_proxy(
+  return proxy_sets.make_proxy(
     jax.random.key(3), 'poison', pool(), 1, 4, trigger=TRIGGER
   )
 
 
 def test_poison_abstains_where_no_alpha_qualifies(network):
   _, variables = network
-  rule = direction_lib.Selection(kind='poison', alphas=(0.0, 1e-6), target=0)
+  rule = alpha_search.Selection(kind='poison', alphas=(0.0, 1e-6), target=0)
   proxies = poisoned_proxy()
   # The model is taught the backdoor, so nothing this small undoes it.
   tau, _ = direction(network, proxies, steps=150)
@@ -231,7 +230,7 @@ def test_poison_abstains_where_no_alpha_qualifies(network):
 
 def test_poison_takes_the_first_alpha_that_qualifies(network):
   _, variables = network
-  rule = direction_lib.Selection(kind='poison', target=0)
+  rule = alpha_search.Selection(kind='poison', target=0)
   _, info = unlearner(network, rule)(
     jax.random.key(2), variables, poisoned_proxy()
   )
@@ -247,11 +246,11 @@ def test_poison_rates_are_those_of_stamped_images(network):
   model, variables = network
   proxies = poisoned_proxy()
   zero = jax.tree.map(jnp.zeros_like, variables.params)
-  rule = direction_lib.Selection(kind='poison', alphas=(1.0,), target=2)
-  _, curve = direction_lib.select_alpha(
+  rule = alpha_search.Selection(kind='poison', alphas=(1.0,), target=2)
+  _, curve = alpha_search.select_alpha(
     model, variables, zero, proxies, inputs=STEP, selection=rule
   )
-  batch = proxy.draw(proxies, 0)
+  batch = proxy_sets.draw_copy(proxies, 0)
   stamped = STEP.eval(batch.image, jnp.ones(batch.label.shape, bool))
   expected = np.mean(np.argmax(model.apply(variables, stamped), 1) == 2)
   np.testing.assert_allclose(
@@ -262,7 +261,9 @@ def test_poison_rates_are_those_of_stamped_images(network):
 def test_a_proxy_below_two_images_a_class_is_refused(network):
   small = noisy_proxy()
   small = small._replace(
-    image=small.image[:7], kept=small.kept[:, :7] % 7, label=small.label[:, :7]
+    image=small.image[:7],
+    positions=small.positions[:, :7] % 7,
+    label=small.label[:, :7],
   )
   with pytest.raises(errors.UserError, match='at least 8 are needed'):
     unlearner(network)(jax.random.key(2), network[1], small)
@@ -272,21 +273,21 @@ def test_the_default_measure_is_the_published_objective(network):
   model, variables = network
   proxies = noisy_proxy()
   tau, _ = direction(network, proxies)
-  _, curve = direction_lib.select_alpha(
+  _, curve = alpha_search.select_alpha(
     model,
     variables,
     tau,
     proxies,
     inputs=STEP,
-    selection=direction_lib.Selection(),
+    selection=alpha_search.Selection(),
   )
   edited = Variables(
     tree.edit(variables.params, tau, 0.5), variables.batch_stats
   )
   image = STEP.eval(proxies.image, None)
-  expected = rules.agreement(
+  expected = alpha_rules.agreement(
     model.features(edited, image),
     model.apply(edited, image),
-    k=rules.neighbour_count(48, 4),
+    k=alpha_rules.neighbour_count(48, 4),
   )
   np.testing.assert_allclose(curve['J'][10], expected.J, atol=1e-3)

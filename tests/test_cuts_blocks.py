@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from cmu_jax.core import jit, tree
 from cmu_jax.core.types import Variables
-from cmu_jax.methods.cuts import cuts_blocks, rules
-from cmu_jax.methods.cuts import folds as folds_lib
+from cmu_jax.methods.cuts import alpha_rules, cross_fitting
+from cmu_jax.methods.cuts import blocks as blocks_lib
 
 PARAMS = {
   'body': {
@@ -30,17 +30,17 @@ GRID = np.array([0.0, 0.5, 1.0, 2.0])
 
 
 def test_blocks_are_the_layers_that_the_task_vector_moves():
-  assert cuts_blocks.names(TAU) == BLOCKS
-  assert cuts_blocks.names({'w': jnp.ones(2)}) == ('w',)
+  assert blocks_lib.block_names(TAU) == BLOCKS
+  assert blocks_lib.block_names({'w': jnp.ones(2)}) == ('w',)
   deep = {'body': {'stage': {'conv': {'kernel': jnp.ones(1)}}}}
-  assert cuts_blocks.names(deep) == ('body/stage/conv',)
-  assert cuts_blocks.names(deep, cuts_blocks.block) == ('body/stage',)
+  assert blocks_lib.block_names(deep) == ('body/stage/conv',)
+  assert blocks_lib.block_names(deep, blocks_lib.stage_of) == ('body/stage',)
 
 
 @settings(max_examples=20, deadline=None)
 @given(alphas=st.lists(st.floats(-4, 4, width=32), min_size=3, max_size=3))
 def test_each_block_takes_its_own_step_and_nothing_else_moves(alphas):
-  edited = jax.jit(lambda a: cuts_blocks.edit(PARAMS, TAU, a, BLOCKS))(
+  edited = jax.jit(lambda a: blocks_lib.edit(PARAMS, TAU, a, BLOCKS))(
     jnp.asarray(alphas, jnp.float32)
   )
   single = [tree.edit(PARAMS, TAU, a) for a in alphas]
@@ -68,7 +68,7 @@ def test_a_climb_ends_where_no_block_gains_and_counts_its_calls():
     calls.append(alphas.shape)
     return bowl(alphas)
 
-  found = cuts_blocks.climb(score, BLOCKS, 0.75, GRID, sweeps=9)
+  found = blocks_lib.climb(score, BLOCKS, 0.75, GRID, sweeps=9)
   np.testing.assert_array_equal(found.alphas, [2.0, 0.0, 1.0])
   assert found.start == 0.75 and found.J[0] == pytest.approx(-2.1875)
   assert found.J[1:] == [0.0, 0.0]  # the second sweep moves nothing: the end
@@ -77,10 +77,10 @@ def test_a_climb_ends_where_no_block_gains_and_counts_its_calls():
 
 def test_a_tie_is_no_move_and_a_sum_is_climbed_together():
   flat = lambda alphas: np.zeros(len(alphas))
-  stays = cuts_blocks.climb(flat, BLOCKS, 0.75, GRID)
+  stays = blocks_lib.climb(flat, BLOCKS, 0.75, GRID)
   np.testing.assert_array_equal(stays.alphas, 3 * [0.75])
   coupled = lambda alphas: -((alphas.sum(axis=1) - 4) ** 2)
-  found = cuts_blocks.climb(coupled, BLOCKS, 1.0, GRID, sweeps=3)
+  found = blocks_lib.climb(coupled, BLOCKS, 1.0, GRID, sweeps=3)
   assert found.alphas.sum() == 4 and sorted(found.J) == found.J
 
 
@@ -88,9 +88,9 @@ def test_a_tie_is_no_move_and_a_sum_is_climbed_together():
 def test_the_score_is_the_cross_fitted_one_and_one_alpha_is_a_case_of_it():
   model = test_cuts.MODELS['fc']
   image = jnp.zeros((1, *test_cuts.SHAPE))
-  variables = jit.once(model.init)(jax.random.key(0), image)
+  variables = jit.compile_cheaply(model.init)(jax.random.key(0), image)
   whole = test_cuts.noisy_proxy()
-  folds = folds_lib.split(jax.random.key(4), whole, 2)
+  folds = cross_fitting.split(jax.random.key(4), whole, 2)
   draw = lambda seed: jax.tree.map(
     lambda x: np.random.default_rng(seed).normal(0, 0.2, x.shape),
     variables.params,
@@ -98,15 +98,17 @@ def test_the_score_is_the_cross_fitted_one_and_one_alpha_is_a_case_of_it():
   tau = jax.tree.map(
     lambda a, b: jnp.asarray(np.stack([a, b]), jnp.float32), draw(1), draw(2)
   )
-  blocks = cuts_blocks.names(tree.index(tau, 0))
-  score = cuts_blocks.scorer(
+  blocks = blocks_lib.block_names(tree.index(tau, 0))
+  score = blocks_lib.scorer(
     model, variables, folds, tau, blocks, inputs=test_cuts.STEP
   )
   given = np.array([[0.5] * len(blocks), [0.0] * (len(blocks) - 1) + [2.0]])
   found = score(given)
-  held = [test_cuts.STEP.eval(whole.image[x], None) for x in folds.held]
+  held = [test_cuts.STEP.eval(whole.image[x], None) for x in folds.held_out]
   size = held[0].shape[0]
-  k = rules.neighbour_count(size, model.apply(variables, held[0]).shape[1])
+  k = alpha_rules.neighbour_count(
+    size, model.apply(variables, held[0]).shape[1]
+  )
   for row, alphas in enumerate(given):
     expected = []
     for fold, images in enumerate(held):
@@ -120,5 +122,5 @@ def test_the_score_is_the_cross_fitted_one_and_one_alpha_is_a_case_of_it():
       edited = Variables(params, variables.batch_stats)
       features = model.features(edited, images)
       logits = model.head(edited, features)
-      expected.append(float(rules.agreement(features, logits, k=k).J))
+      expected.append(float(alpha_rules.agreement(features, logits, k=k).J))
     assert found[row] == pytest.approx(np.mean(expected), abs=1e-3)

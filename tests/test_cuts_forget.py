@@ -10,17 +10,15 @@ import pytest
 
 from cmu_jax import networks
 from cmu_jax.core import rng
-from cmu_jax.core.types import Batch, Given, Samples, Trigger, Variables
-from cmu_jax.data import inputs
-from cmu_jax.methods.cuts import curve as curve_lib
-from cmu_jax.methods.cuts import direction, rules
-from cmu_jax.methods.cuts import forget as forget_lib
-from cmu_jax.training import descent, optimizers, schedules, train
+from cmu_jax.core.types import Batch, MethodInputs, Samples, Trigger, Variables
+from cmu_jax.data import input_step
+from cmu_jax.methods.cuts import alpha_rules, alpha_search, forget_proxy
+from cmu_jax.training import descent, optimizers, train
 
 SHAPE = (8, 8, 1)
 MASK = jnp.zeros((8, 8), bool).at[6:, 6:].set(True)
-STEP = inputs.make((0.4,), (0.3,), trigger=Trigger(MASK, jnp.float32(255)))
-ADAM = optimizers.adamw(schedules.constant(5e-3))
+STEP = input_step.make((0.4,), (0.3,), trigger=Trigger(MASK, jnp.float32(255)))
+ADAM = optimizers.adamw(optimizers.constant_schedule(5e-3))
 CLASSES, TOTAL, BAD = 4, 160, 24
 OPTIONS = dict(optimizer=optax.sgd(1.0), steps=40, batch_size=8)
 
@@ -29,9 +27,9 @@ OPTIONS = dict(optimizer=optax.sgd(1.0), steps=40, batch_size=8)
 def network():
   """A network that has learnt its samples, the bad ones with their trigger."""
   model = networks.make('fc', CLASSES, SHAPE, width=16)
-  begin = jax.jit(model.init)(rng.named(0), jnp.zeros((1, *SHAPE)))
+  begin = jax.jit(model.init)(rng.fold_in(0), jnp.zeros((1, *SHAPE)))
   fitted = train.fit(
-    rng.named(1),
+    rng.fold_in(1),
     model,
     begin,
     rows(),
@@ -62,18 +60,20 @@ def forget(count=BAD, capacity=BAD, start=0):
 
 
 def poison(threshold=0.1):
-  return direction.Selection('poison', threshold=threshold)
+  return alpha_search.Selection('poison', threshold=threshold)
 
 
 def made(selection=None, **options):
   model, _ = network()
   settings = {**OPTIONS, **options}
-  return forget_lib.cuts_forget(model, STEP, selection=selection, **settings)
+  return forget_proxy.cuts_forget(model, STEP, selection=selection, **settings)
 
 
 @functools.cache
 def prepared():
-  return made().prepare(rng.named(2), network()[1], Given(forget=forget()))
+  return made().prepare(
+    rng.fold_in(2), network()[1], MethodInputs(forget=forget())
+  )
 
 
 def test_the_grid_is_the_released_one_with_one_in_front():
@@ -88,17 +88,19 @@ def test_the_grid_is_the_released_one_with_one_in_front():
 @pytest.mark.slow
 def test_tau_is_the_fine_tuning_without_batch_norm():
   model = networks.make('convnet', CLASSES, SHAPE, width=1)
-  variables = jax.jit(model.init)(rng.named(0), jnp.zeros((1, *SHAPE)))
+  variables = jax.jit(model.init)(rng.fold_in(0), jnp.zeros((1, *SHAPE)))
   phase = descent.Phase(
     lambda v, draws, context, hyper, time: _plain(model, v, draws['forget']),
     (('forget', 8),),
   )
   recipe = descent.Recipe((phase,), OPTIONS['optimizer'], STEP)
   tuned, cost = descent.descend(
-    rng.named(2), recipe, variables, {'forget': forget()}, 3
+    rng.fold_in(2), recipe, variables, {'forget': forget()}, 3
   )
-  method = forget_lib.cuts_forget(model, STEP, **{**OPTIONS, 'steps': 3})
-  found = method.prepare(rng.named(2), variables, Given(forget=forget()))
+  method = forget_proxy.cuts_forget(model, STEP, **{**OPTIONS, 'steps': 3})
+  found = method.prepare(
+    rng.fold_in(2), variables, MethodInputs(forget=forget())
+  )
   assert found['cost'] == cost == 3 * 8
   norms = 0
   flat = jax.tree_util.tree_leaves_with_path(found['tau'])
@@ -126,7 +128,7 @@ def test_zero_is_the_identity_and_other_points_subtract():
   found, info = jax.jit(
     lambda shared, points: jax.lax.map(
       lambda c: method.solve(
-        rng.named(0), variables, None, shared, {'cuts_coefficient': c}
+        rng.fold_in(0), variables, None, shared, {'cuts_coefficient': c}
       ),
       points,
     )
@@ -149,7 +151,7 @@ def test_zero_is_the_identity_and_other_points_subtract():
 @jax.jit
 def _rates(variables, tau, batch):
   """The share of a batch that keeps its trained label, for the whole grid."""
-  image = STEP.eval(batch.image, batch.stamp)
+  image = STEP.eval(batch.image, batch.has_trigger)
 
   def at(c):
     params = jax.tree.map(lambda p, t: p - c * t, variables.params, tau)
@@ -162,9 +164,9 @@ def _rates(variables, tau, batch):
 
 def test_poison_takes_the_smallest_coefficient_that_empties_s_f():
   _, variables = network()
-  method, given = made(poison()), Given(forget=forget(9))
-  shared = method.prepare(rng.named(2), variables, given)
-  found, info = method.solve(rng.named(3), variables, given, shared, {})
+  method, given = made(poison()), MethodInputs(forget=forget(9))
+  shared = method.prepare(rng.fold_in(2), variables, given)
+  found, info = method.solve(rng.fold_in(3), variables, given, shared, {})
   batch = jax.tree.map(lambda x: x[:9], forget(9).batch)
   rates = np.asarray(_rates(variables, shared['tau'], batch))
   wanted = 0.05 * int(np.argmax(rates < 0.105))
@@ -178,9 +180,9 @@ def test_poison_takes_the_smallest_coefficient_that_empties_s_f():
 
 def test_where_no_coefficient_qualifies_nothing_changes():
   _, variables = network()
-  method, given = made(poison()), Given(forget=forget())
+  method, given = made(poison()), MethodInputs(forget=forget())
   still = jax.tree.map(jnp.zeros_like, prepared())
-  found, info = method.solve(rng.named(3), variables, given, still, {})
+  found, info = method.solve(rng.fold_in(3), variables, given, still, {})
   assert (info['selected'], info['cuts_coefficient']) == (False, 0.0)
   jax.tree.map(np.testing.assert_array_equal, found, variables)
 
@@ -194,10 +196,12 @@ def test_the_choice_sees_no_row_that_is_not_valid(kind):
   image = np.where(bad[:, None, None, None], 255, np.asarray(batch.image))
   label = np.where(bad, 3, np.asarray(batch.label))
   other = samples._replace(
-    batch=Batch(jnp.asarray(image, jnp.uint8), jnp.asarray(label), batch.stamp)
+    batch=Batch(
+      jnp.asarray(image, jnp.uint8), jnp.asarray(label), batch.has_trigger
+    )
   )
-  selection = direction.Selection(kind, (0.0, 0.5, 1.0, 2.0), threshold=0.5)
-  choose = lambda x: forget_lib.choose(
+  selection = alpha_search.Selection(kind, (0.0, 0.5, 1.0, 2.0), threshold=0.5)
+  choose = lambda x: forget_proxy.choose_coefficient(
     model, STEP, variables, tau, x, selection
   )
   assert choose(samples) == choose(other)
@@ -207,16 +211,16 @@ def test_wrong_labels_take_the_coefficient_of_the_largest_agreement():
   model, variables = network()
   samples, tau = forget(20, 40, start=10), prepared()['tau']
   alphas = (0.0, 0.5, 1.0, 2.0)
-  found = forget_lib.choose(
-    model, STEP, variables, tau, samples, direction.Selection(alphas=alphas)
+  found = forget_proxy.choose_coefficient(
+    model, STEP, variables, tau, samples, alpha_search.Selection(alphas=alphas)
   )
   batch = jax.tree.map(lambda x: x[:20], samples.batch)
   present = len(set(np.asarray(batch.label).tolist()))
   measure = functools.partial(
-    rules.agreement, k=20 // (2 * present), share=present / CLASSES
+    alpha_rules.agreement, k=20 // (2 * present), class_share=present / CLASSES
   )
-  image = STEP.eval(batch.image, batch.stamp)
-  curve = curve_lib.curve(
+  image = STEP.eval(batch.image, batch.has_trigger)
+  curve = alpha_search.curve(
     model, variables, tau, image, jnp.asarray(alphas), measure
   )
   assert found.selected
@@ -225,20 +229,22 @@ def test_wrong_labels_take_the_coefficient_of_the_largest_agreement():
 
 def test_a_single_image_leaves_the_network_alone():
   model, variables = network()
-  found = forget_lib.choose(
+  found = forget_proxy.choose_coefficient(
     model,
     STEP,
     variables,
     prepared()['tau'],
     forget(1, 4),
-    direction.Selection(),
+    alpha_search.Selection(),
   )
-  assert found == rules.Choice(0.0, None, False)
+  assert found == alpha_rules.AlphaChoice(0.0, None, False)
 
 
 def test_frozen_parts_stay():
   _, variables = network()
   method = made(frozen=('head',))
-  tau = method.prepare(rng.named(2), variables, Given(forget=forget()))['tau']
+  tau = method.prepare(
+    rng.fold_in(2), variables, MethodInputs(forget=forget())
+  )['tau']
   assert not jax.tree.reduce(lambda a, x: a + abs(x).sum(), tau['head'], 0.0)
   assert jax.tree.reduce(lambda a, x: a + abs(x).sum(), tau['body'], 0.0)

@@ -9,13 +9,16 @@ import small_run
 import test_cuts
 
 from cmu_jax.core import config as configs
-from cmu_jax.core import errors, rng, tree
+from cmu_jax.core import errors, rng, store, tree
 from cmu_jax.core.types import Variables
-from cmu_jax.data import proxy
-from cmu_jax.methods.cuts import direction, rules, safe
-from cmu_jax.methods.cuts import folds as folds_lib
-from cmu_jax.studies.cuts import repairs
-from cmu_jax.studies.cuts import world as world_lib
+from cmu_jax.data import proxy_sets
+from cmu_jax.methods.cuts import (
+  alpha_rules,
+  alpha_search,
+  cross_fitting,
+  safe_alpha,
+)
+from cmu_jax.studies.cuts import scene, stages
 from cmu_jax.studies.engine import checks
 from cmu_jax.training import train
 
@@ -40,7 +43,7 @@ def variables():
 
 
 def vectors(variables, folds, **options):
-  return safe.task_vectors(
+  return safe_alpha.fit_fold_vectors(
     jax.random.key(5),
     MODEL,
     variables,
@@ -54,7 +57,7 @@ def vectors(variables, folds, **options):
 @pytest.fixture(scope='module')
 def split():
   whole = test_cuts.noisy_proxy()
-  return whole, folds_lib.split(jax.random.key(4), whole, 2)
+  return whole, cross_fitting.split(jax.random.key(4), whole, 2)
 
 
 def test_a_fold_vector_is_the_direction_of_its_own_proxy(variables, split):
@@ -67,7 +70,7 @@ def test_a_fold_vector_is_the_direction_of_its_own_proxy(variables, split):
         keys[row],
         MODEL,
         variables,
-        proxy.draw(folds.proxy, row),
+        proxy_sets.draw_copy(folds.proxy, row),
         inputs=STEP,
         **OPTIONS,
       ).variables.params
@@ -84,20 +87,20 @@ def test_a_fold_vector_is_the_direction_of_its_own_proxy(variables, split):
 def test_the_estimate_is_the_published_score_of_unseen_images(variables, split):
   whole, folds = split
   tau = vectors(variables, folds).tau
-  rule = direction.Selection(alphas=(0.0, 0.5, 1.0))
-  found = safe.noise_evidence(
+  rule = alpha_search.Selection(alphas=(0.0, 0.5, 1.0))
+  found = safe_alpha.noise_evidence(
     jax.random.key(6),
     MODEL,
     variables,
     folds,
     tau,
-    folds_lib.given(whole, folds.held),
+    cross_fitting.held_out_labels(whole, folds.held_out),
     inputs=STEP,
     selection=rule,
     replicates=5,
   )
   assert found.score.shape == found.rate.shape == (6, 2, 3)
-  for fold, held in enumerate(folds.held):
+  for fold, held in enumerate(folds.held_out):
     image = STEP.eval(whole.image[held], None)
     for position, alpha in enumerate(rule.alphas):
       edited = Variables(
@@ -105,7 +108,7 @@ def test_the_estimate_is_the_published_score_of_unseen_images(variables, split):
         variables.batch_stats,
       )
       logits = MODEL.apply(edited, image)
-      one = rules.agreement(MODEL.features(edited, image), logits, k=3)
+      one = alpha_rules.agreement(MODEL.features(edited, image), logits, k=3)
       np.testing.assert_allclose(
         found.score[0, fold, position], one.J, atol=2e-4
       )
@@ -117,25 +120,25 @@ def test_the_estimate_is_the_published_score_of_unseen_images(variables, split):
 
 def test_poison_is_judged_by_triggers_that_are_unseen(variables):
   whole = test_cuts.poisoned_proxy()
-  folds = folds_lib.split(jax.random.key(4), whole, 2)
+  folds = cross_fitting.split(jax.random.key(4), whole, 2)
   zero = jax.tree.map(lambda x: jnp.zeros((2, *x.shape)), variables.params)
-  found = safe.poison_evidence(
+  found = safe_alpha.poison_evidence(
     jax.random.key(6),
     MODEL,
     variables,
     folds,
     zero,
-    folds_lib.given(whole, folds.held),
+    cross_fitting.held_out_labels(whole, folds.held_out),
     inputs=STEP,
-    selection=direction.Selection(kind='poison', alphas=(1.0,), target=0),
+    selection=alpha_search.Selection(kind='poison', alphas=(1.0,), target=0),
     replicates=3,
   )
-  for fold, held in enumerate(folds.held):
+  for fold, held in enumerate(folds.held_out):
     image = whole.image[held]
     predicted = lambda stamp, image=image: np.argmax(
       MODEL.apply(variables, STEP.eval(image, stamp)), 1
     )
-    others = np.isin(held, np.asarray(whole.kept))
+    others = np.isin(held, np.asarray(whole.positions))
     hit = predicted(jnp.ones(len(held), bool))[others] == 0
     np.testing.assert_allclose(found.score[0, fold], hit.mean(), atol=1e-6)
     share = np.mean(predicted(None) == 0)
@@ -157,7 +160,7 @@ def test_stopped_fold_fine_tunings_end_as_if_they_had_not_been(
       raise Stopped
 
   restore = lambda template: kept[-1] if kept else None
-  where = train.Checkpoint(restore, save, -1.0)
+  where = store.Checkpoint(restore, save, -1.0)
   with pytest.raises(Stopped):
     vectors(variables, split[1], checkpoint=where)
   assert 0 < kept[0][1] < OPTIONS['steps']
@@ -171,18 +174,18 @@ DIGITS = f'{small_run.NOISE},width=16'
 def small(**fields):
   text = {'proxy_train.steps': '5', 'select.replicates': '20', **fields}
   config = configs.load(DIGITS, text).config
-  world = world_lib.stage(config)
-  return config, world, world_lib.scene(config, world, 0)
+  world = scene.load_world(config)
+  return config, world, scene.draw_scene(config, world, 0)
 
 
 def start(world, place):
   image = world.inputs.eval(world.dataset.test.image[:1], None)
-  return world.model.init(rng.named(place.key, 'init'), image)
+  return world.model.init(rng.fold_in(place.key, 'init'), image)
 
 
 def test_a_pool_too_small_to_split_leaves_the_model_as_it_is():
   config, world, place = small(**{'select.folds': '8'})
-  found, fitted = repairs.safe_alpha(
+  found, fitted = stages.safe_alpha(
     config, world, place, start(world, place), None, 0
   )
   assert fitted is None and not found.choice.selected
@@ -194,12 +197,12 @@ def test_a_pool_too_small_to_split_leaves_the_model_as_it_is():
 def test_the_rule_safe_is_what_the_row_cuts_takes(tmp_path):
   fields = {'select.rule': 'safe', 'finetune.steps': '2'}
   config, world, place = small(**fields)
-  found, info, fits = repairs.repairs(
+  found, info, fits = stages.repairs(
     config,
     world,
     place,
     start(world, place),
-    repairs.kept(config, tmp_path),
+    stages.kept(config, tmp_path),
     0,
   )
   assert found['cuts'].facts == found['cuts_safe'].facts

@@ -10,9 +10,9 @@ from close import assert_close
 from cmu_jax import networks
 from cmu_jax.core import tree
 from cmu_jax.core.types import Batch, Variables
-from cmu_jax.data import inputs
-from cmu_jax.methods import simplex as simplex_lib
-from cmu_jax.methods.cuts import simplex
+from cmu_jax.data import input_step
+from cmu_jax.methods import simplex
+from cmu_jax.methods.cuts import task_simplex
 from cmu_jax.training import metrics
 
 
@@ -30,7 +30,7 @@ def case():
 
 def test_members_lie_between_corners_and_the_answer_of_cuts():
   _, start, tuned, _ = case()
-  found = simplex.members(start, tuned, 0.4)
+  found = task_simplex.members(start, tuned, 0.4)
   mean = tree.mean(found.params)
   tau = tree.task_vector(start.params, tree.mean(tuned.params))
   assert_close(mean, tree.edit(start.params, tau, 0.4), 1e-5)
@@ -38,7 +38,7 @@ def test_members_lie_between_corners_and_the_answer_of_cuts():
                         tuned.params)  # fmt: skip
   shrunk = jax.tree.map(lambda m, c: m + (c - m) / 2, mean, corner)
   assert_close(tree.index(found.params, 0), shrunk, 1e-5)
-  spared = simplex.members(start, tuned, 0.4, ('head',))
+  spared = task_simplex.members(start, tuned, 0.4, ('head',))
   for leaf, kept in zip(
     jax.tree.leaves(spared.params['head']),
     jax.tree.leaves(start.params['head']),
@@ -50,18 +50,18 @@ def test_members_lie_between_corners_and_the_answer_of_cuts():
 def test_pooled_predictions_are_the_ensemble_of_probabilities():
   model, start, tuned, image = case()
   taus = jax.tree.map(lambda e, x: e - x[None], tuned.params, start.params)
-  spanned = simplex_lib.TaskSimplex(start.params, taus, 0.4)
+  spanned = simplex.TaskSimplex(start.params, taus, 0.4)
   chances = lambda params, x: jax.nn.softmax(
     model.apply(Variables(params, {}), x)
   )
-  expected = simplex_lib.simplex_ensemble(chances, spanned, image).value
-  members = simplex.members(start, tuned, 0.4)
-  pool = simplex.pooled(model)
+  expected = simplex.simplex_ensemble(chances, spanned, image).value
+  members = task_simplex.members(start, tuned, 0.4)
+  pool = task_simplex.ensemble_model(model)
   assert_close(jnp.exp(pool.apply(members, image)), expected, 1e-5)
-  pixels = inputs.make((0.5,), (0.5,))
+  pixels = input_step.make((0.5,), (0.5,))
   raw = jnp.arange(24, dtype=jnp.uint8).reshape(6, 2, 2, 1) * 10
   seen = metrics.predict(
     pool, pixels, members, Batch(raw, jnp.zeros(6, jnp.int32))
   )
-  fine = simplex_lib.simplex_ensemble(chances, spanned, pixels.eval(raw)).value
+  fine = simplex.simplex_ensemble(chances, spanned, pixels.eval(raw)).value
   assert seen.tolist() == np.asarray(fine.argmax(1)).tolist()

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
-from cmu_jax import data
 from cmu_jax.core import errors
-from cmu_jax.data.sources import cache, source
-from cmu_jax.data.sources.source import Arrays
+from cmu_jax.data import sources
+from cmu_jax.data.sources import cache, common
+from cmu_jax.data.sources.common import SplitArrays
 
 FACTS = {'files': [['a.png', 3, 17]]}
 
@@ -20,7 +20,7 @@ FACTS = {'files': [['a.png', 3, 17]]}
 def small(seed=0):
   image = data_fakes.pictures(4, seed=seed)
   label = np.array([0, 1, 0, 1], np.int32)
-  return Arrays(image, label, image[::-1], label[::-1], ('cat', 'dog'))
+  return SplitArrays(image, label, image[::-1], label[::-1], ('cat', 'dog'))
 
 
 def equal(one, other):
@@ -30,7 +30,7 @@ def equal(one, other):
 
 
 def test_digits_are_all_of_them_rescaled_to_bytes():
-  found = data.load('digits')
+  found = sources.load('digits')
   pixels, label = sklearn.datasets.load_digits(return_X_y=True)
   assert found.class_names == tuple('0123456789') and found.name == 'digits'
   images = np.concatenate([found.train.image, found.test.image])
@@ -38,25 +38,25 @@ def test_digits_are_all_of_them_rescaled_to_bytes():
   assert (images.min(), images.max()) == (0, 255)
   values = np.unique(images)
   assert np.array_equal(values, np.round(np.arange(17) * 255 / 16))
-  fifth = source.every_fifth(label)
+  fifth = common.every_fifth(label)
   expected = np.round(pixels[fifth] * 255 / 16).reshape(-1, 8, 8, 1)
   assert np.array_equal(found.test.image, expected)
   assert np.array_equal(found.train.label, label[~fifth])
 
 
 def test_arrays_are_on_the_device_with_the_right_types():
-  found = data.load('digits')
+  found = sources.load('digits')
   for batch in (found.train, found.test):
-    assert isinstance(batch.image, jax.Array) and batch.stamp is None
+    assert isinstance(batch.image, jax.Array) and batch.has_trigger is None
     assert batch.image.dtype == jnp.uint8 and batch.label.dtype == jnp.int32
 
 
 def test_the_fixed_test_split_is_a_fifth_of_every_class():
   label = np.random.default_rng(0).integers(0, 7, 200)
-  test = source.every_fifth(label)
+  test = common.every_fifth(label)
   size = np.bincount(label, minlength=7)
   assert np.array_equal(np.bincount(label[test], minlength=7), size // 5)
-  assert np.flatnonzero(source.every_fifth(np.zeros(11, int))).tolist() == [
+  assert np.flatnonzero(common.every_fifth(np.zeros(11, int))).tolist() == [
     4,
     9,
   ]
@@ -69,11 +69,11 @@ def test_a_cached_source_is_decoded_once(tmp_path):
     calls.append(1)
     return small()
 
-  first = cache.cached(tmp_path, 'set', FACTS, build)
-  second = cache.cached(tmp_path, 'set', FACTS, build)
+  first = cache.read_or_build(tmp_path, 'set', FACTS, build)
+  second = cache.read_or_build(tmp_path, 'set', FACTS, build)
   assert len(calls) == 1 and equal(first, second)
   assert isinstance(second.train_image, np.memmap)
-  cache.cached(tmp_path, 'set', {'files': [['a.png', 3, 18]]}, build)
+  cache.read_or_build(tmp_path, 'set', {'files': [['a.png', 3, 18]]}, build)
   assert len(calls) == 2
 
 
@@ -110,21 +110,21 @@ DAMAGE = {
 
 @pytest.mark.parametrize('damage', DAMAGE)
 def test_a_damaged_cache_is_noticed_and_rebuilt(damage, tmp_path, capsys):
-  cache.cached(tmp_path, 'set', FACTS, small)
-  folder = cache.folder_of(tmp_path, 'set', FACTS)
+  cache.read_or_build(tmp_path, 'set', FACTS, small)
+  folder = cache.cache_folder(tmp_path, 'set', FACTS)
   DAMAGE[damage](folder)
-  again = cache.cached(tmp_path, 'set', FACTS, lambda: small(seed=1))
+  again = cache.read_or_build(tmp_path, 'set', FACTS, lambda: small(seed=1))
   assert equal(again, small(seed=1))
   said = capsys.readouterr().err
   assert said.count('\n') == 1 and 'is damaged' in said
   unused = lambda: pytest.fail('it was not rebuilt')
-  assert equal(cache.cached(tmp_path, 'set', FACTS, unused), again)
+  assert equal(cache.read_or_build(tmp_path, 'set', FACTS, unused), again)
   assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, capsys):
   (tmp_path / 'file').write_text('in the way')
-  arrays = cache.cached(tmp_path / 'file' / 'cache', 'set', FACTS, small)
+  arrays = cache.read_or_build(tmp_path / 'file' / 'cache', 'set', FACTS, small)
   assert equal(arrays, small())
   said = capsys.readouterr().err
   assert said.count('\n') == 1 and 'without a data cache' in said
@@ -136,14 +136,14 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, capsys, monkeypatch):
     raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr(np, 'save', full)
-  assert equal(cache.cached(tmp_path, 'set', FACTS, small), small())
+  assert equal(cache.read_or_build(tmp_path, 'set', FACTS, small), small())
   assert 'No space left' in capsys.readouterr().err
   assert list(tmp_path.iterdir()) == []
 
 
 def test_the_cache_folder_comes_from_the_environment(tmp_path, monkeypatch):
   monkeypatch.setenv('CMU_JAX_CACHE', str(tmp_path / 'there'))
-  cache.cached(None, 'folder:/a b/c', FACTS, small)
+  cache.read_or_build(None, 'folder:/a b/c', FACTS, small)
   (folder,) = (tmp_path / 'there').iterdir()
   assert folder.name.startswith('folder_a_b_c-')
   monkeypatch.delenv('CMU_JAX_CACHE')
@@ -157,7 +157,7 @@ def test_an_error_in_a_thread_is_raised_and_the_first_one():
       raise errors.UserError(f'broken from {span.start}')
 
   with pytest.raises(errors.UserError, match='broken from 256'):
-    source.in_chunks('working', 5000, work)
+    common.run_in_chunks('working', 5000, work)
 
 
 def test_all_indices_are_worked_on_once():
@@ -166,7 +166,7 @@ def test_all_indices_are_worked_on_once():
   def work(span):
     done[span.start : span.stop] += 1
 
-  source.in_chunks('working', 1000, work)
+  common.run_in_chunks('working', 1000, work)
   assert (done == 1).all()
 
 
@@ -186,7 +186,7 @@ BAD = {
 @pytest.mark.parametrize('message', BAD)
 def test_arrays_that_are_no_classification_set(message):
   with pytest.raises(errors.UserError, match=message):
-    source.validated('set', small()._replace(**BAD[message]))
+    common.check_arrays('set', small()._replace(**BAD[message]))
 
 
 NAMES = {
@@ -203,12 +203,12 @@ NAMES = {
 @pytest.mark.parametrize('message', NAMES)
 def test_names_that_are_no_source(message, tmp_path):
   with pytest.raises(errors.UserError, match=message) as caught:
-    data.load(NAMES[message], data_dir=tmp_path)
+    sources.load(NAMES[message], data_dir=tmp_path)
   assert '\n' not in str(caught.value) and len(str(caught.value)) < 250
 
 
 def test_image_size_is_checked():
   with pytest.raises(errors.UserError, match='must be at least 1'):
-    data.load('digits', image_size=0)
+    sources.load('digits', image_size=0)
   with pytest.raises(errors.UserError, match='does not apply to digits'):
-    data.load('digits', image_size=32)
+    sources.load('digits', image_size=32)

@@ -7,10 +7,10 @@ import PIL.Image
 import pytest
 import small_run
 
-from cmu_jax import data
 from cmu_jax.core import config, errors
+from cmu_jax.data import sources
 from cmu_jax.data.sources import clothing1m
-from cmu_jax.studies.cuts import world
+from cmu_jax.studies.cuts import scene
 
 LISTS = (
   *('noisy_train_key_list.txt', 'noisy_label_kv.txt'),
@@ -52,7 +52,7 @@ def root(tmp_path):
 
 def load(root, size=8):
   source = f'clothing1m:{root}'
-  return data.load(source, image_size=size, cache_dir=root.parent / 'cache')
+  return sources.load(source, image_size=size, cache_dir=root.parent / 'cache')
 
 
 @pytest.mark.parametrize('annotations', [False, True])
@@ -152,7 +152,7 @@ def test_malformed_trees_are_one_line(root, message):
 )
 def test_sources_that_cannot_be(source, size, message):
   with pytest.raises(errors.UserError, match=message):
-    data.load(source, image_size=size)
+    sources.load(source, image_size=size)
 
 
 def test_its_config_makes_a_scene(tmp_path, monkeypatch):
@@ -160,6 +160,6 @@ def test_its_config_makes_a_scene(tmp_path, monkeypatch):
   write(tmp_path / 'set', train=140)
   spec = f'{small_run.ROOT}/configs/cuts_clothing1m.py:smoke'
   cfg = config.load(spec, {'dataset': f'clothing1m:{tmp_path}/set'}).config
-  place = world.scene(cfg, world.stage(cfg), 0)
+  place = scene.draw_scene(cfg, scene.load_world(cfg), 0)
   assert place.train.label.size == 112 and place.record['corrupted'] == 0
   assert place.proxy.label.shape == (2, 28)

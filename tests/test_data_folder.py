@@ -8,15 +8,17 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cmu_jax import data
 from cmu_jax.core import errors
+from cmu_jax.data import sources
 from cmu_jax.data.sources import pictures
 
 SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 
 
 def load(root, **options):
-  return data.load(f'folder:{root}', cache_dir=root.parent / 'cache', **options)
+  return sources.load(
+    f'folder:{root}', cache_dir=root.parent / 'cache', **options
+  )
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ MODES = {
 def test_pngs_of_any_mode(mode, tmp_path):
   picture, options, expected = MODES[mode]
   picture.save(tmp_path / 'x.png', **options)
-  head = pictures.header(tmp_path / 'x.png')
+  head = pictures.read_header(tmp_path / 'x.png')
   assert head == (4, 4, len(expected) == 1)
   pixels = pictures.decode(tmp_path / 'x.png', 'x', head.grey)
   assert pixels.shape == (4, 4, len(expected)) and pixels.dtype == np.uint8
@@ -206,6 +208,6 @@ def test_the_real_histology_folder(tmp_path):
   real = SHARED / 'folders' / 'lc25000_colon'
   if not real.is_dir():
     pytest.skip(f'no histology images in {real}')
-  found = data.load(f'folder:{real}', image_size=32, cache_dir=tmp_path)
+  found = sources.load(f'folder:{real}', image_size=32, cache_dir=tmp_path)
   assert found.train.image.shape == (300, 32, 32, 3)
   assert found.class_names == ('colon_aca', 'colon_n')

@@ -4,15 +4,15 @@ import data_fakes
 import numpy as np
 import pytest
 
-from cmu_jax import data
 from cmu_jax.core import errors
+from cmu_jax.data import sources
 
 IMAGES = data_fakes.pictures(20)
 LABELS = np.arange(20) % 2
 
 
 def load(path):
-  return data.load(f'npz:{path}', cache_dir=path.parent / 'cache')
+  return sources.load(f'npz:{path}', cache_dir=path.parent / 'cache')
 
 
 def save(tmp_path, **arrays):
@@ -146,4 +146,4 @@ def test_what_is_wrong_with_the_file_is_one_line(message, tmp_path):
 
 def test_image_size_is_for_folders(tmp_path):
   with pytest.raises(errors.UserError, match='does not apply to npz'):
-    data.load(f'npz:{save(tmp_path)}', image_size=8)
+    sources.load(f'npz:{save(tmp_path)}', image_size=8)

@@ -9,8 +9,8 @@ import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
-from cmu_jax import data
 from cmu_jax.core import errors
+from cmu_jax.data import sources
 
 SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data' / 'tfds'
 # Decoding the large sets once for all runs of the suite.
@@ -19,7 +19,7 @@ SPLITS = {'train': data_fakes.rows(8), 'test': data_fakes.rows(4, seed=1)}
 
 
 def load(root, name='tiny', **options):
-  return data.load(name, data_dir=root, cache_dir=root / 'cache', **options)
+  return sources.load(name, data_dir=root, cache_dir=root / 'cache', **options)
 
 
 def write(root, features=None, splits=None, **options):
@@ -163,7 +163,7 @@ def test_an_unknown_name_gets_the_nearest(tmp_path, download):
 @pytest.mark.parametrize('folder', ['', 'missing'])
 def test_a_known_set_that_is_not_there(tmp_path, folder):
   with pytest.raises(errors.UserError, match=r'mnist.*set data_dir.*download'):
-    data.load('mnist', data_dir=tmp_path / folder)
+    sources.load('mnist', data_dir=tmp_path / folder)
 
 
 def test_another_format_is_refused(tmp_path):
@@ -230,7 +230,7 @@ def test_tensorflow_is_never_loaded(root):
 def real(name, cache_dir):
   if not (SHARED / name).is_dir():
     pytest.skip(f'no {name} in {SHARED}')
-  return data.load(name, data_dir=SHARED, cache_dir=cache_dir)
+  return sources.load(name, data_dir=SHARED, cache_dir=cache_dir)
 
 
 def test_real_rows_are_decoded_and_in_order_of_id(tmp_path):

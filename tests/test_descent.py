@@ -8,18 +8,18 @@ import pytest
 
 from cmu_jax import networks
 from cmu_jax.core.types import Batch, Samples, Variables
-from cmu_jax.data import inputs
+from cmu_jax.data import input_step
 from cmu_jax.methods import objectives
 from cmu_jax.training import descent, optimizers, train
 
-PIXELS = inputs.make((0.0,), (1.0,))
+PIXELS = input_step.make((0.0,), (1.0,))
 
 
 def _samples(labels, valid=None):
   """Images whose single pixel is the row's number."""
   label = jnp.asarray(labels)
   rows = jnp.arange(label.shape[0], dtype=jnp.uint8)
-  found = descent.whole(Batch(rows[:, None, None, None], label))
+  found = descent.whole_batch(Batch(rows[:, None, None, None], label))
   return found if valid is None else found._replace(valid=jnp.asarray(valid))
 
 
@@ -137,19 +137,19 @@ def test_a_gradient_can_be_projected():
 def test_join_keeps_who_is_identified():
   one = _samples(range(3))
   two = _samples(range(2))._replace(identified=jnp.ones(2, bool))
-  both = descent.join(one, two)
+  both = descent.join_samples(one, two)
   assert isinstance(both, Samples)
   np.testing.assert_array_equal(
     np.asarray(both.identified), [False, False, False, True, True]
   )
 
 
-AUGMENTED = inputs.make((0.0,), (1.0,), pad=3, flip=True)
+AUGMENTED = input_step.make((0.0,), (1.0,), pad=3, flip=True)
 
 
 def _shown(samples, seed=0):
   """What the input step makes of all rows, in their order."""
-  draw = descent._draw(
+  draw = descent._draw_batch(
     AUGMENTED,
     jax.random.key(seed),
     samples,
@@ -166,9 +166,9 @@ def _pictures(rows, dtype=np.uint8):
 def test_fixed_rows_are_not_augmented_and_the_others_as_ever():
   batch = _pictures(40)
   fixed = jnp.arange(40) % 2 == 0
-  shown = _shown(descent.whole(batch, fixed))
+  shown = _shown(descent.whole_batch(batch, fixed))
   np.testing.assert_array_equal(shown[::2], PIXELS.eval(batch.image)[::2])
-  plain = _shown(descent.whole(batch))
+  plain = _shown(descent.whole_batch(batch))
   np.testing.assert_array_equal(shown[1::2], plain[1::2])
   assert (shown[::2] != plain[::2]).any()
 
@@ -176,32 +176,34 @@ def test_fixed_rows_are_not_augmented_and_the_others_as_ever():
 def test_fixed_rows_stay_so_when_sets_are_gathered_and_joined():
   batch, real = _pictures(6), _pictures(3, np.float32)
   fixed = jnp.array([True, False, True, False, False, True])
-  part = descent.gathered(batch, np.array([2, 3, 5]), 5, True, fixed)
-  np.testing.assert_array_equal(part.fixed, [True, False, True, True, False])
+  part = descent.gather_samples(batch, np.array([2, 3, 5]), 5, True, fixed)
+  np.testing.assert_array_equal(
+    part.skip_augmentation, [True, False, True, True, False]
+  )
   np.testing.assert_array_equal(part.batch.label, [2, 3, 5, 2, 3])
-  plain = descent.whole(real)
+  plain = descent.whole_batch(real)
   for pair, wanted in (
     ((part, plain), [True, False, True, True, False] + 3 * [False]),
     ((plain, part), 3 * [False] + [True, False, True, True, False]),
   ):
-    both = descent.join(*pair)
-    np.testing.assert_array_equal(both.fixed, wanted)
+    both = descent.join_samples(*pair)
+    np.testing.assert_array_equal(both.skip_augmentation, wanted)
     assert both.batch.image.dtype == jnp.float32
-  assert descent.join(plain, plain).fixed is None
+  assert descent.join_samples(plain, plain).skip_augmentation is None
 
 
 def test_a_set_without_fixed_rows_is_the_program_it_was():
   batch = _pictures(8)
-  leaves = jax.tree.leaves(descent.whole(batch))
+  leaves = jax.tree.leaves(descent.whole_batch(batch))
   assert len(leaves) == 4
   program = lambda samples: str(
     jax.make_jaxpr(
-      lambda key, s: descent._draw(AUGMENTED, key, s, jnp.arange(8))
+      lambda key, s: descent._draw_batch(AUGMENTED, key, s, jnp.arange(8))
     )(jax.random.key(0), samples)
   )
-  assert 'select_n' in program(descent.whole(batch))
-  assert len(program(descent.whole(batch))) < len(
-    program(descent.whole(batch, jnp.zeros(8, bool)))
+  assert 'select_n' in program(descent.whole_batch(batch))
+  assert len(program(descent.whole_batch(batch))) < len(
+    program(descent.whole_batch(batch, jnp.zeros(8, bool)))
   )
 
 
@@ -245,7 +247,7 @@ def test_a_network_learns_from_its_stream():
     jax.random.key(1),
     recipe,
     start,
-    {'retain': descent.whole(Batch(image, label))},
+    {'retain': descent.whole_batch(Batch(image, label))},
     60,
   )
   predicted = model.apply(found, PIXELS.eval(image)).argmax(-1)

@@ -11,15 +11,15 @@ import pytest
 from cmu_jax import networks
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Batch, Method, Trigger
-from cmu_jax.data import inputs
+from cmu_jax.data import input_step
 from cmu_jax.methods import detection
 from cmu_jax.methods import retraining as retraining_lib
-from cmu_jax.methods.detection import method as method_lib
+from cmu_jax.methods.detection import wrapper
 from cmu_jax.studies.corrective import problem as problems
 
 SHAPE = (8, 8, 1)
 MASK = jnp.zeros((8, 8), bool).at[6:, 6:].set(True)
-STEP = inputs.make((0.4,), (0.3,), trigger=Trigger(MASK, jnp.float32(255)))
+STEP = input_step.make((0.4,), (0.3,), trigger=Trigger(MASK, jnp.float32(255)))
 MODEL = networks.make('fc', 3, SHAPE, width=8)
 TOTAL, BAD = 60, 12
 
@@ -39,7 +39,7 @@ def problem():
 
 
 def start():
-  return jax.jit(MODEL.init)(rng.named(0), jnp.zeros((1, *SHAPE)))
+  return jax.jit(MODEL.init)(rng.fold_in(0), jnp.zeros((1, *SHAPE)))
 
 
 def give(fraction=0.25):
@@ -69,21 +69,21 @@ def images(samples):
   rows = zip(
     np.asarray(batch.image)[valid],
     np.asarray(batch.label)[valid],
-    np.asarray(batch.stamp)[valid],
+    np.asarray(batch.has_trigger)[valid],
     strict=True,
   )
   return sorted((x.tobytes(), int(y), bool(z)) for x, y, z in rows)
 
 
 def retraining():
-  return retraining_lib.rewod(
+  return retraining_lib.retrain(
     MODEL, STEP, optimizer=optax.sgd(0.1), steps=6, batch_size=16
   )
 
 
 def run(method, given, key=3):
   """As the benchmark drives a method, for its first grid point."""
-  keys = rng.named(key, 'prepare'), rng.named(key, 'solve')
+  keys = rng.fold_in(key, 'prepare'), rng.fold_in(key, 'solve')
   prepared = method.prepare(keys[0], start(), given)
   return method.solve(keys[1], start(), given, prepared, method.grid[0])
 
@@ -97,7 +97,7 @@ def same(one, other):
 
 def test_a_detector_that_flags_nothing_leaves_the_method_as_it_was():
   plain, given = retraining(), give()
-  method = method_lib.detected(plain, nothing, MODEL, STEP)
+  method = wrapper.with_detector(plain, nothing, MODEL, STEP)
   (found, info), (wanted, alone) = run(method, given), run(plain, given)
   same(found, wanted)
   assert int(info.pop('flagged')) == 0
@@ -106,10 +106,10 @@ def test_a_detector_that_flags_nothing_leaves_the_method_as_it_was():
 
 def test_a_perfect_detector_makes_it_the_method_at_fraction_one():
   whole = problems.give(problem(), 1.0, ('retain', 'forget'))
-  method = method_lib.detected(retraining(), perfect, MODEL, STEP)
+  method = wrapper.with_detector(retraining(), perfect, MODEL, STEP)
   found, info = run(method, give())
   assert int(info['flagged']) == BAD - 3
-  larger = method_lib.moved(give(), truth_of_retain())
+  larger = wrapper.move_flagged(give(), truth_of_retain())
   assert images(larger.retain) == images(whole.retain)
   assert images(larger.forget) == images(whole.forget)
   # What is left keeps its order, so that even the sample orders are equal.
@@ -121,7 +121,7 @@ def test_samples_move_and_none_is_lost(count):
   given = give()
   flags = np.random.default_rng(count).permutation(TOTAL) < count
   flags &= np.asarray(given.retain.valid)
-  larger = method_lib.moved(given, flags)
+  larger = wrapper.move_flagged(given, flags)
   before = images(given.retain) + images(given.forget)
   after = images(larger.retain) + images(larger.forget)
   assert sorted(before) == sorted(after)
@@ -138,7 +138,7 @@ def test_samples_move_and_none_is_lost(count):
 def test_flags_on_rows_that_are_not_valid_do_not_matter():
   given = give()
   flags = ~np.asarray(given.retain.valid)
-  assert method_lib.moved(given, flags) is given
+  assert wrapper.move_flagged(given, flags) is given
 
 
 def test_a_forget_set_without_room_grows():
@@ -146,14 +146,14 @@ def test_a_forget_set_without_room_grows():
   small = given._replace(
     retain=jax.tree.map(lambda x: x[:10], given.retain),
   )
-  larger = method_lib.moved(small, np.arange(10) < 9)
+  larger = wrapper.move_flagged(small, np.arange(10) < 9)
   assert larger.forget.valid.shape == (BAD + 9,)
   assert bool(larger.forget.valid.all())
 
 
 def test_a_detector_that_flags_everything_is_refused():
   with pytest.raises(errors.UserError, match='flagged all of S_tr'):
-    method_lib.moved(give(), np.ones(TOTAL, bool))
+    wrapper.move_flagged(give(), np.ones(TOTAL, bool))
 
 
 def test_a_method_gets_what_it_declared_and_the_detector_its_evidence():
@@ -176,14 +176,16 @@ def test_a_method_gets_what_it_declared_and_the_detector_its_evidence():
     ({'c': 1.0}, {'c': 2.0}),
     True,
   )
-  method = method_lib.detected(inner, look, MODEL, STEP)
+  method = wrapper.with_detector(inner, look, MODEL, STEP)
   assert method.needs == ('retain', 'forget', 'validation')
   assert (method.grid, method.elementwise) == (inner.grid, True)
   given = give()
-  prepared = method.prepare(rng.named(0), start(), given)
+  prepared = method.prepare(rng.fold_in(0), start(), given)
   over = jax.jit(
     lambda given, prepared, c: jax.lax.map(
-      lambda x: method.solve(rng.named(0), start(), given, prepared, {'c': x}),
+      lambda x: method.solve(
+        rng.fold_in(0), start(), given, prepared, {'c': x}
+      ),
       c,
     )
   )
@@ -200,8 +202,8 @@ def test_a_method_gets_what_it_declared_and_the_detector_its_evidence():
 
 def test_every_detector_runs_on_a_network():
   for name, make in detection.DETECTORS.items():
-    method = method_lib.detected(
-      retraining(), make(), MODEL, STEP, look=detection.look(name)
+    method = wrapper.with_detector(
+      retraining(), make(), MODEL, STEP, extract=detection.extractor_of(name)
     )
-    larger, _, count = method.prepare(rng.named(0), start(), give())
+    larger, _, count = method.prepare(rng.fold_in(0), start(), give())
     assert int(larger.forget.valid.sum()) == 3 + int(count)

@@ -12,19 +12,11 @@ from hypothesis import strategies as st
 
 from cmu_jax import networks
 from cmu_jax.core import errors, rng
-from cmu_jax.core.types import Batch, Given, Samples, Trigger, Variables
-from cmu_jax.data import inputs
+from cmu_jax.core.types import Batch, MethodInputs, Samples, Trigger, Variables
+from cmu_jax.data import input_step
 from cmu_jax.methods import detection
-from cmu_jax.methods.detection import (
-  clustering,
-  directions,
-  evidence,
-  neighbours,
-  rules,
-  spectral,
-  supervised,
-)
-from cmu_jax.methods.detection.evidence import Evidence
+from cmu_jax.methods.detection import detector_data, detectors, flagging
+from cmu_jax.methods.detection.detector_data import DetectorData
 from cmu_jax.training import descent
 
 NAMES = sorted(detection.DETECTORS)
@@ -34,7 +26,7 @@ SHAPE = (8, 8, 1)
 TRIGGER = Trigger(
   jnp.zeros((8, 8), bool).at[6:, 6:].set(True), jnp.float32(255)
 )
-STEP = inputs.make((0.4,), (0.3,), trigger=TRIGGER)
+STEP = input_step.make((0.4,), (0.3,), trigger=TRIGGER)
 
 
 def poisoned(seed=0, per_class=120, bad=30, known=10, width=12, apart=8.0):
@@ -48,7 +40,7 @@ def poisoned(seed=0, per_class=120, bad=30, known=10, width=12, apart=8.0):
   features = centre + generator.normal(size=centre.shape)
   found = np.zeros(label.size, bool)
   found[np.flatnonzero(wrong)[:known]] = True
-  return Evidence(features.astype(np.float32), label, found), wrong
+  return DetectorData(features.astype(np.float32), label, found), wrong
 
 
 def scores(found, seen, wrong):
@@ -62,7 +54,7 @@ def test_a_planted_cluster_is_found(name):
   for seed in range(2):
     seen, wrong = poisoned(seed)
     found = detection.DETECTORS[name]()(seen)
-    assert not (found & seen.known).any()
+    assert not (found & seen.identified).any()
     recall, precision = scores(found, seen, wrong)
     # The lowest of ten known ones bounds what is flagged: 10 / 11 on average.
     assert recall >= 0.8, (seed, recall, precision)
@@ -85,7 +77,7 @@ def test_nothing_is_flagged_where_s_f_is_like_the_rest(name):
 def test_the_order_of_samples_does_not_matter(name):
   seen, _ = poisoned(1)
   order = np.random.default_rng(7).permutation(seen.label.size)
-  shuffled = Evidence(*(x[order] for x in seen))
+  shuffled = DetectorData(*(x[order] for x in seen))
   find = detection.DETECTORS[name]()
   np.testing.assert_array_equal(find(seen)[order], find(shuffled))
 
@@ -95,7 +87,7 @@ def test_the_order_of_samples_does_not_matter(name):
 def test_little_or_nothing_identified_is_no_mistake(name, known):
   seen, _ = poisoned(2, known=known)
   found = detection.DETECTORS[name]()(seen)
-  assert found.shape == seen.known.shape
+  assert found.shape == seen.identified.shape
   if not known:
     assert not found.any()
 
@@ -107,7 +99,7 @@ def test_a_class_of_which_half_is_bad_is_split():
   sign = np.where(wrong, -1.0, 1.0) * np.where(label == 0, 1.0, -1.0)
   features = generator.normal(size=(200, 6)) + 6 * sign[:, None] * np.eye(6)[:1]
   known = wrong & (np.arange(200) % 8 == 1)
-  seen = Evidence(features.astype(np.float32), label, known)
+  seen = DetectorData(features.astype(np.float32), label, known)
   for name in ('clustering', 'supervised', 'knn'):
     found = detection.DETECTORS[name]()(seen)
     recall, precision = scores(found, seen, wrong)
@@ -120,27 +112,33 @@ def test_spectral_score_is_the_projection_on_the_top_singular_vector():
   features = seen.features.astype(np.float64)
   centred = features - features.mean(axis=0)
   axis = np.linalg.svd(centred, full_matrices=False)[2][0]
-  np.testing.assert_allclose(spectral.score(seen), (centred @ axis) ** 2, 1e-6)
+  np.testing.assert_allclose(
+    detectors.spectral_scores(seen), (centred @ axis) ** 2, 1e-6
+  )
 
 
 def test_published_spectral_flags_one_and_a_half_times_the_expected_count():
   seen, wrong = poisoned(4)
-  found = spectral.detector(0.2)(seen)
+  found = detectors.spectral_detector(0.2)(seen)
   # The 45 = 1.5 * 0.2 * 150 farthest ones of class 0, less those of S_f.
   assert 35 <= found.sum() <= 45
   assert not found[seen.label != 0].any()
   assert scores(found, seen, wrong)[0] == 1.0
   with pytest.raises(errors.UserError, match='spectral: share'):
-    spectral.detector(1.5)
+    detectors.spectral_detector(1.5)
 
 
 def test_clustering_scores_the_cluster_of_s_f():
   seen, wrong = poisoned(5)
   here = seen.label == 0
-  part = Evidence(*(x[here] for x in seen))
-  np.testing.assert_array_equal(clustering.score(part) == 1, wrong[here])
-  same = Evidence(np.ones((4, 3), np.float32), part.label[:4], np.arange(4) < 1)
-  assert np.ptp(clustering.score(same)) == 0
+  part = DetectorData(*(x[here] for x in seen))
+  np.testing.assert_array_equal(
+    detectors.cluster_scores(part) == 1, wrong[here]
+  )
+  same = DetectorData(
+    np.ones((4, 3), np.float32), part.label[:4], np.arange(4) < 1
+  )
+  assert np.ptp(detectors.cluster_scores(same)) == 0
 
 
 def test_neighbours_are_those_of_a_full_matrix_of_cosines():
@@ -148,22 +146,22 @@ def test_neighbours_are_those_of_a_full_matrix_of_cosines():
   unit = features / np.linalg.norm(features, axis=1, keepdims=True)
   cosine = unit @ unit.T - 9 * np.eye(40)
   wanted = np.sort(np.argsort(-cosine, axis=1)[:, :7], axis=1)
-  found = neighbours.nearest(features, 7)
+  found = detectors.find_neighbours(features, 7)
   np.testing.assert_array_equal(np.sort(found, axis=1), wanted)
-  assert neighbours.nearest(features[:3], 7).shape == (3, 2)
-  assert neighbours.nearest(features[:1], 7).shape == (1, 0)
+  assert detectors.find_neighbours(features[:3], 7).shape == (3, 2)
+  assert detectors.find_neighbours(features[:1], 7).shape == (1, 0)
 
 
 def test_votes_count_s_f_or_other_labels():
   seen, wrong = poisoned(6, known=15)
   flipped = seen.label.copy()
   flipped[:12] = 2
-  noisy = Evidence(seen.features, flipped, np.arange(flipped.size) < 4)
-  share = neighbours.score(seen, 10)
+  noisy = DetectorData(seen.features, flipped, np.arange(flipped.size) < 4)
+  share = detectors.neighbour_scores(seen, 10)
   assert share[wrong].mean() > 0.3 > 0.01 > share[~wrong].mean()
-  against = neighbours.score(noisy, 10, 'disagreement')
+  against = detectors.neighbour_scores(noisy, 10, 'disagreement')
   assert against[:12].min() > 0.7 > 0.3 > np.median(against[12:])
-  found = neighbours.detector(10, 'disagreement')(noisy)
+  found = detectors.neighbour_detector(10, 'disagreement')(noisy)
   assert set(np.flatnonzero(found)) <= set(range(4, 12))
   assert found.sum() >= 4
 
@@ -171,10 +169,15 @@ def test_votes_count_s_f_or_other_labels():
 def test_hidden_samples_score_as_those_of_s_f_do():
   seen, wrong = poisoned(7, bad=60, known=30)
   here = seen.label == 0
-  part = Evidence(*(x[here] for x in seen))
-  score, hidden = supervised.score(part), (wrong & ~seen.known)[here]
+  part = DetectorData(*(x[here] for x in seen))
+  score, hidden = (
+    detectors.classifier_scores(part),
+    (wrong & ~seen.identified)[here],
+  )
   # Cross-fitting: known and hidden ones come from one distribution.
-  assert scipy.stats.ks_2samp(score[part.known], score[hidden]).pvalue > 0.01
+  assert (
+    scipy.stats.ks_2samp(score[part.identified], score[hidden]).pvalue > 0.01
+  )
   assert score[hidden].min() > score[~wrong[here]].max()
 
 
@@ -194,7 +197,7 @@ def test_the_threshold_is_the_best_of_all_that_qualify(seed):
     fits = recall >= 0.5 and recall >= 1.5 * share
     if fits and tail * np.unique(mine).size < 0.05 and quality > best:
       best, wanted = quality, above & ~known
-  found = rules.flagged(score, known)
+  found = flagging.flag(score, known)
   np.testing.assert_array_equal(found, wanted)
 
 
@@ -207,30 +210,32 @@ def _given(seed=0, total=40, manipulated=8):
   half = jnp.arange(total) < manipulated // 2
 
   def part(valid):
-    whole = descent.whole(rows)
+    whole = descent.whole_batch(rows)
     return Samples(whole.batch, jnp.zeros(total, bool), valid)
 
-  return Given(retain=part(~half), forget=part(half))
+  return MethodInputs(retain=part(~half), forget=part(half))
 
 
 @functools.cache
 def _network():
   model = networks.make('fc', 3, SHAPE, width=8)
-  return model, jax.jit(model.init)(rng.named(0), jnp.zeros((1, *SHAPE)))
+  return model, jax.jit(model.init)(rng.fold_in(0), jnp.zeros((1, *SHAPE)))
 
 
 def test_evidence_is_the_features_of_valid_rows_with_their_triggers():
   model, variables = _network()
   given_ = _given()
-  seen = evidence.collect(rng.named(1), model, STEP, variables, given_, 7)
+  seen = detector_data.collect(
+    rng.fold_in(1), model, STEP, variables, given_, 7
+  )
   batch = given_.retain.batch
   every = np.asarray(
-    model.features(variables, STEP.eval(batch.image, batch.stamp))
+    model.features(variables, STEP.eval(batch.image, batch.has_trigger))
   )
   order = np.concatenate([np.arange(4, 40), np.arange(4)])
   np.testing.assert_allclose(seen.features, every[order], rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(seen.label, np.arange(40)[order] % 3)
-  np.testing.assert_array_equal(seen.known, np.arange(40) >= 36)
+  np.testing.assert_array_equal(seen.identified, np.arange(40) >= 36)
 
 
 def test_rows_that_are_not_valid_are_never_read():
@@ -242,21 +247,27 @@ def test_rows_that_are_not_valid_are_never_read():
     batch = samples.batch
     image = jnp.where(bad[:, None, None, None], 255 - batch.image, batch.image)
     label = jnp.where(bad, 2 - batch.label, batch.label)
-    return samples._replace(batch=Batch(image, label, batch.stamp ^ bad))
+    return samples._replace(batch=Batch(image, label, batch.has_trigger ^ bad))
 
-  other = Given(retain=spoiled(given_.retain), forget=spoiled(given_.forget))
-  look = lambda x: evidence.collect(rng.named(1), model, STEP, variables, x)
+  other = MethodInputs(
+    retain=spoiled(given_.retain), forget=spoiled(given_.forget)
+  )
+  look = lambda x: detector_data.collect(
+    rng.fold_in(1), model, STEP, variables, x
+  )
   for mine, theirs in zip(look(given_), look(other), strict=True):
     np.testing.assert_array_equal(mine, theirs)
 
 
 def test_wide_features_keep_their_distances():
   model = networks.make('fc', 3, SHAPE, width=2048)
-  variables = jax.jit(model.init)(rng.named(0), jnp.zeros((1, *SHAPE)))
+  variables = jax.jit(model.init)(rng.fold_in(0), jnp.zeros((1, *SHAPE)))
   batch = _given().retain.batch
-  found = evidence.features(rng.named(1), model, STEP, variables, batch)
+  found = detector_data.penultimate_features(
+    rng.fold_in(1), model, STEP, variables, batch
+  )
   every = np.asarray(
-    model.features(variables, STEP.eval(batch.image, batch.stamp))
+    model.features(variables, STEP.eval(batch.image, batch.has_trigger))
   )
   assert found.shape == (40, 512)
   gaps = lambda x: np.linalg.norm(x[1:] - x[:-1], axis=1)
@@ -273,7 +284,9 @@ def test_the_step_leads_to_the_nearest_boundary_of_a_linear_network():
   model = networks.from_functions(flat, lambda variables, x: x @ weight)
   image = np.random.default_rng(1).normal(size=(20, 2, 2, 3))
   image = jnp.asarray(image, jnp.float32)
-  found = directions.steps(model, Variables({}, {}), image).reshape(20, -1)
+  found = detector_data.boundary_steps(model, Variables({}, {}), image).reshape(
+    20, -1
+  )
   logits = np.asarray(image.reshape(20, -1) @ weight)
   order = np.argsort(-logits, axis=1)
   for i in range(20):
@@ -289,5 +302,7 @@ def test_the_step_leads_to_the_nearest_boundary_of_a_linear_network():
 
 def test_no_direction_of_a_constant_network():
   model = networks.from_functions(flat, lambda variables, x: 0 * x)
-  found = directions.steps(model, Variables({}, {}), jnp.ones((2, 4, 4, 1)))
+  found = detector_data.boundary_steps(
+    model, Variables({}, {}), jnp.ones((2, 4, 4, 1))
+  )
   assert (np.asarray(found) == 0).all()

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from cmu_jax.methods.detection import clustering, rules
-from cmu_jax.methods.detection.evidence import Evidence
+from cmu_jax.methods.detection import detectors, flagging
+from cmu_jax.methods.detection.detector_data import DetectorData
 
 
 def confused(known, hits, per_class=60, classes=2, seed=0):
@@ -17,22 +17,22 @@ def confused(known, hits, per_class=60, classes=2, seed=0):
     inside = np.flatnonzero((label == one) & half)[: hits[one]]
     outside = np.flatnonzero((label == one) & ~half)[: known[one] - hits[one]]
     chosen[np.append(inside, outside)] = True
-  return Evidence(features.astype(np.float32), label, chosen), half
+  return DetectorData(features.astype(np.float32), label, chosen), half
 
 
 def test_few_rows_a_class_tell_together_what_none_tells_alone():
   seen, half = confused(known=(3,) * 3, hits=(3, 3, 3), classes=3)
-  alone = rules.by_class(clustering.score, seen)
+  alone = flagging.flag_by_class(detectors.cluster_scores, seen)
   assert not alone.any()
-  found = clustering.detector()(seen)
-  np.testing.assert_array_equal(found, half & ~seen.known)
+  found = detectors.clustering_detector()(seen)
+  np.testing.assert_array_equal(found, half & ~seen.identified)
   less, _ = confused(known=(3,) * 3, hits=(3, 3, 2), classes=3)
-  assert not clustering.detector()(less).any()
+  assert not detectors.clustering_detector()(less).any()
 
 
 def test_one_row_a_class_says_nothing_however_many_classes_there_are():
   seen, _ = confused(known=(1,) * 10, hits=(1,) * 10, classes=10)
-  assert not rules.together(clustering.score, seen).any()
+  assert not flagging.flag_jointly(detectors.cluster_scores, seen).any()
 
 
 def test_together_errs_as_often_as_it_says():
@@ -43,5 +43,5 @@ def test_together_errs_as_often_as_it_says():
     known = generator.integers(1, 8, 3)
     hits = generator.binomial(known, 0.5)
     seen, _ = confused(tuple(known), tuple(hits), classes=3, seed=seed)
-    flagged += rules.together(clustering.score, seen).any()
+    flagged += flagging.flag_jointly(detectors.cluster_scores, seen).any()
   assert flagged <= 18  # 10 expected; 18 or more has a chance of 1 %

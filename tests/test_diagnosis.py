@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from cmu_jax import networks
 from cmu_jax.core import errors
 from cmu_jax.core.types import Batch
-from cmu_jax.data import inputs
+from cmu_jax.data import input_step
 from cmu_jax.methods import diagnosis
-from cmu_jax.methods.diagnosis import codes, counts, marks
+from cmu_jax.methods.diagnosis import codes, memorization
 from cmu_jax.training import metrics
 
 KEY = jax.random.key(0)
@@ -101,13 +101,15 @@ def test_under_symmetric_noise_the_errors_are_counted():
 
 
 def test_no_agreement_does_not_mean_no_errors():
-  assert marks.error_interval(0, 100, 10) == pytest.approx(
+  assert memorization.error_interval(0, 100, 10) == pytest.approx(
     (0, 9 * (1 - 0.05**0.01))
   )
-  assert marks.error_interval(100, 100, 2) == pytest.approx((0.05**0.01, 1))
+  assert memorization.error_interval(100, 100, 2) == pytest.approx(
+    (0.05**0.01, 1)
+  )
   random = np.random.default_rng(0)  # errors of .3 hit the label in a ninth
   ends = [
-    marks.error_interval(int(x), 300, 10)
+    memorization.error_interval(int(x), 300, 10)
     for x in random.binomial(300, 0.3 / 9, 400)
   ]
   covered = np.mean([low <= 0.3 <= high for low, high in ends])
@@ -143,14 +145,14 @@ def test_confidence_grows_with_the_samples():
 def test_the_table_by_hand():
   probability = np.array([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.2, 0.5, 0.3]])
   label = np.array([0, 2, 0])
-  found = counts.tally(probability, label)
+  found = codes.tally(probability, label)
   # The best guess of a truth is never the label that is known to be wrong.
   table = [[0, 0, 0], [2, 0, 1], [0, 0, 0]]
   np.testing.assert_array_equal(found.moved, [table])
   np.testing.assert_array_equal(
     found.predicted, [[[1, 0, 0], [1, 0, 0], [0, 0, 1]]]
   )
-  rows = counts.transition(found.moved[0])
+  rows = codes.transition_matrix(found.moved[0])
   np.testing.assert_allclose(rows, [[0, 0, 0], [2 / 3, 0, 1 / 3], [0, 0, 0]])
 
 
@@ -163,19 +165,19 @@ def test_weights_count_as_repeats_and_names_of_classes_do_not_matter(
   probability = random.dirichlet(np.ones(5), count)
   label = random.integers(0, 5, count)
   weight = random.integers(0, 3, (2, count))
-  both = counts.tally(probability, label, weight)
+  both = codes.tally(probability, label, weight)
   for row in range(2):
     index = np.repeat(np.arange(count), weight[row])
-    one = counts.tally(probability[index], label[index])
+    one = codes.tally(probability[index], label[index])
     np.testing.assert_array_equal(both.moved[row], one.moved[0])
     np.testing.assert_array_equal(both.predicted[row], one.predicted[0])
   order = random.permutation(5)
   # Counts that are equal are taken in the order of the classes: here none are.
   apart = random.integers(1, 10**6, (1, count))
-  renamed = counts.tally(probability[:, order], np.argsort(order)[label], apart)
+  renamed = codes.tally(probability[:, order], np.argsort(order)[label], apart)
   np.testing.assert_allclose(
     codes.code_lengths(renamed),
-    codes.code_lengths(counts.tally(probability, label, apart)),
+    codes.code_lengths(codes.tally(probability, label, apart)),
     rtol=1e-9,
   )
 
@@ -188,7 +190,7 @@ def test_code_lengths_are_those_of_a_proper_code():
     for i, j in sequence:
       moved[row, i, j] += 1
   # No image agrees, so that agreement costs nothing.
-  shown = counts.Tally(moved, moved)
+  shown = codes.Tally(moved, moved)
   total = np.exp(-codes.code_lengths(shown)).sum(axis=0)
   assert (total <= 1 + 1e-9).all() and (total > 0.05).all()
 
@@ -198,7 +200,7 @@ def test_too_many_agreements_speak_against_symmetric_noise():
   seen = np.zeros_like(moved)
   seen[:, 0, 0] = 0, 50, 100  # of 120; random labels allow for one half
   seen[:, 0, 1] = 120 - seen[:, 0, 0]
-  lengths = codes.code_lengths(counts.Tally(moved, seen))
+  lengths = codes.code_lengths(codes.Tally(moved, seen))
   none, few, many = lengths[:, diagnosis.FAMILIES.index('symmetric')]
   assert none == few < many - 20
   other = lengths[:, diagnosis.FAMILIES.index('transition')]
@@ -207,7 +209,7 @@ def test_too_many_agreements_speak_against_symmetric_noise():
 
 def test_probabilities_are_those_of_the_network():
   model = networks.make('fc', 3, (4, 4, 1), width=5)
-  step = inputs.make((0.5,), (0.5,))
+  step = input_step.make((0.5,), (0.5,))
   image = jnp.asarray(
     np.random.default_rng(0).integers(0, 256, (7, 4, 4, 1)), jnp.uint8
   )

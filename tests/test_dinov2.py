@@ -13,8 +13,8 @@ from jax import numpy as jnp
 from cmu_jax import networks
 from cmu_jax.core import errors
 from cmu_jax.networks import shipped, weights
-from cmu_jax.networks.families import dinov2, positions
-from cmu_jax.networks.weights import names as names_lib
+from cmu_jax.networks.families import dinov2
+from cmu_jax.networks.weights import matching
 
 TINY = {'patch': 5, 'width': 12, 'depth': 2, 'heads': 3, 'ratio': 2, 'side': 21}
 CONFIG = {
@@ -47,12 +47,12 @@ def _arrays(prefix='', **options):
   """What HF would store, by its names; the model and its variables."""
   model = networks.make('dinov2', 4, SHAPE, **TINY, **options)
   variables = _variables(model)
-  table = names_lib.torch_names(variables, dinov2.torch_name)
+  table = matching.torch_names(variables, dinov2.torch_name)
   names = {
     path: name if name.startswith('classifier') else prefix + name
     for path, name in table.items()
   }
-  layout = names_lib.Layout(names, True)
+  layout = matching.Layout(names, True)
   blank = dict.fromkeys(names.values(), np.zeros((), np.float32))
   found = weights.put_back(variables, blank, layout)
   found[f'{prefix}embeddings.mask_token'] = np.zeros((1, 12), np.float32)
@@ -61,7 +61,7 @@ def _arrays(prefix='', **options):
 
 def _ship(folder, arrays, config=CONFIG):
   path = folder / 'model.safetensors'
-  weights.write(path, weights.Stored(dict(arrays), {}, '.safetensors'))
+  weights.write(path, weights.StoredWeights(dict(arrays), {}, '.safetensors'))
   (folder / 'config.json').write_text(json.dumps(config))
   return path
 
@@ -92,17 +92,19 @@ def test_positions_are_resized_as_in_pytorch(old, new, antialias):
   expected = torch.nn.functional.interpolate(
     square, (new, new + 2), mode='bicubic', antialias=antialias
   )
-  down, across = (positions.rows(old, n, antialias) for n in (new, new + 2))
+  down, across = (
+    dinov2.interpolation_matrix(old, n, antialias) for n in (new, new + 2)
+  )
   got = np.einsum('hi,wj,ijd->dhw', down, across, table.reshape(old, old, 3))
   assert_close(got, expected[0].numpy(), 1e-6)
 
 
 def test_positions_of_the_same_grid_stay_and_constants_stay_constant():
   table = jnp.arange(12.0).reshape(4, 3)
-  assert np.array_equal(positions.interpolated(table, (2, 2), True), table)
+  assert np.array_equal(dinov2.interpolate(table, (2, 2), True), table)
   for antialias in (False, True):
     for old, new in ((3, 8), (8, 3)):
-      total = positions.rows(old, new, antialias).sum(1)
+      total = dinov2.interpolation_matrix(old, new, antialias).sum(1)
       np.testing.assert_allclose(total, 1, atol=1e-12)
 
 
@@ -129,7 +131,7 @@ def test_logits_are_those_of_transformers(name, tmp_path):
   torch_twin.randomize(network)
   network.save_pretrained(tmp_path)
   stored = weights.read(tmp_path / 'model.safetensors')
-  read = dinov2.options(tmp_path / 'config.json')
+  read = dinov2.read_options(tmp_path / 'config.json')
   assert read == {**TINY, 'gated': False, 'registers': 0, **options}
   model = networks.make('dinov2', 4, shape, **read)
   variables, _ = weights.fit(
@@ -149,7 +151,7 @@ def test_logits_are_those_of_transformers(name, tmp_path):
 def test_names_with_and_without_the_prefix_of_classifiers(tmp_path, prefix):
   _, variables, arrays = _arrays(prefix)
   path = _ship(tmp_path, arrays)
-  found = shipped.body(path, 'dinov2', 7, SHAPE)
+  found = shipped.load_backbone(path, 'dinov2', 7, SHAPE)
   got, expected = found.variables.params, variables.params
   assert got['head']['kernel'].shape == (24, 7)
   assert not np.asarray(got['head']['kernel']).any()
@@ -193,7 +195,7 @@ def test_what_does_not_fit_is_one_line(tmp_path, name):
   arrays = dict(_arrays()[2])
   CHANGES[name](arrays)
   with pytest.raises(errors.UserError, match=WORDS[name]) as caught:
-    shipped.body(_ship(tmp_path, arrays), 'dinov2', 4, SHAPE)
+    shipped.load_backbone(_ship(tmp_path, arrays), 'dinov2', 4, SHAPE)
   assert '\n' not in str(caught.value)
 
 
@@ -211,5 +213,5 @@ def test_what_does_not_fit_is_one_line(tmp_path, name):
 def test_configs_that_cannot_be_are_refused(tmp_path, change, words):
   path = _ship(tmp_path, _arrays()[2], {**CONFIG, **change})
   with pytest.raises(errors.UserError, match=words) as caught:
-    shipped.body(path, 'dinov2', 4, SHAPE)
+    shipped.load_backbone(path, 'dinov2', 4, SHAPE)
   assert '\n' not in str(caught.value)

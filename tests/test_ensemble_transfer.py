@@ -141,7 +141,7 @@ def test_everything_a_threat_says_of_an_ensemble():
   )
   networks = [found.one(variables, i) for i in range(3)]
   told = transfer.weighed(
-    rng.named(ensemble_case.KEY, 'attack'),
+    rng.fold_in(ensemble_case.KEY, 'attack'),
     networks,
     (found.model, variables),
     networks[0],

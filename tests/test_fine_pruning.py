@@ -10,15 +10,14 @@ import pytest
 
 from cmu_jax import networks
 from cmu_jax.core import errors, rng
-from cmu_jax.core.types import Batch, Given, Model, Variables
-from cmu_jax.data import inputs
-from cmu_jax.methods.backdoor import bn_recalibration
+from cmu_jax.core.types import Batch, MethodInputs, Model, Variables
+from cmu_jax.data import input_step
 from cmu_jax.methods.backdoor import pruning as pruning_lib
 from cmu_jax.networks import layers
 from cmu_jax.training import batch_norm
 
 SHAPE = (8, 8, 1)
-STEP = inputs.make((0.4,), (0.3,))
+STEP = input_step.make((0.4,), (0.3,))
 FC = networks.make('fc', 3, SHAPE, width=10)
 
 
@@ -29,7 +28,7 @@ def clean(count=20, seed=0):
 
 
 def start(model):
-  return jax.jit(model.init)(rng.named(0), jnp.zeros((1, *SHAPE)))
+  return jax.jit(model.init)(rng.fold_in(0), jnp.zeros((1, *SHAPE)))
 
 
 def pruning(steps=5, optimizer=None):
@@ -42,31 +41,31 @@ def pruning(steps=5, optimizer=None):
 def test_activity_is_the_mean_magnitude_of_each_feature():
   variables, batch = start(FC), clean()
   wanted = np.abs(FC.features(variables, STEP.eval(batch.image, None))).mean(0)
-  found = pruning_lib.activity(FC, STEP, variables, batch, 7)
+  found = pruning_lib.mean_activity(FC, STEP, variables, batch, 7)
   np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize(('share', 'left'), [(0.0, 10), (0.3, 7), (1.0, 0)])
 def test_the_least_active_channels_go(share, left):
   activity = jnp.asarray(np.random.default_rng(1).permutation(10) / 9)
-  found = np.asarray(jax.jit(pruning_lib.kept)(activity, share))
+  found = np.asarray(jax.jit(pruning_lib.active_channels)(activity, share))
   assert found.sum() == left
   np.testing.assert_array_equal(found, np.asarray(activity) > (9 - left) / 9)
 
 
 def test_a_share_of_zero_is_the_identity_before_fine_tuning():
   variables, method = start(FC), pruning(steps=0)
-  given = Given(clean_proxy=clean())
-  prepared = method.prepare(rng.named(0), variables, given)
+  given = MethodInputs(clean_proxy=clean())
+  prepared = method.prepare(rng.fold_in(0), variables, given)
   at = lambda share: method.solve(
-    rng.named(1), variables, given, prepared, {'pruned_share': share}
+    rng.fold_in(1), variables, given, prepared, {'pruned_share': share}
   )
   found, info = at(0.0)
   assert info == {'gradient_evaluations': 0}
   jax.tree.map(np.testing.assert_array_equal, found, variables)
   # What is cut off no longer matters to the logits, the rest does as before.
   half = at(0.5)[0]
-  mask = pruning_lib.kept(prepared, 0.5)
+  mask = pruning_lib.active_channels(prepared, 0.5)
   image = STEP.eval(clean().image, None)
   features = FC.features(variables, image) * mask[None, :]
   np.testing.assert_allclose(
@@ -79,12 +78,12 @@ def test_a_share_of_zero_is_the_identity_before_fine_tuning():
 )
 def test_pruned_channels_stay_so_while_the_rest_learns(optimizer):
   variables, method = start(FC), pruning(optimizer=optimizer)
-  given = Given(clean_proxy=clean())
-  prepared = method.prepare(rng.named(0), variables, given)
+  given = MethodInputs(clean_proxy=clean())
+  prepared = method.prepare(rng.fold_in(0), variables, given)
   found, info = method.solve(
-    rng.named(1), variables, given, prepared, {'pruned_share': 0.4}
+    rng.fold_in(1), variables, given, prepared, {'pruned_share': 0.4}
   )
-  mask = np.asarray(pruning_lib.kept(prepared, 0.4))
+  mask = np.asarray(pruning_lib.active_channels(prepared, 0.4))
   kernel = np.asarray(found.params['head']['kernel'])
   before = np.asarray(variables.params['head']['kernel'])
   assert (kernel[~mask] == 0).all() and (~mask).sum() == 4
@@ -96,7 +95,7 @@ def test_a_network_without_a_linear_head_is_refused():
   with pytest.raises(
     errors.UserError, match='needs the parameters of a linear'
   ):
-    pruning_lib.pruned(Variables({'w': jnp.ones(3)}, {}), jnp.ones(3, bool))
+    pruning_lib.prune(Variables({'w': jnp.ones(3)}, {}), jnp.ones(3, bool))
 
 
 def test_the_shares_are_a_grid_with_a_default_in_front():
@@ -134,8 +133,8 @@ def test_statistics_are_the_mean_and_variance_of_all_images(
 ):
   model, batch = _normalising(momentum), clean(50)
   variables = start(model)
-  found = batch_norm.recalibrated(
-    rng.named(1), model, STEP, variables, batch, batch_size
+  found = batch_norm.recalibrate(
+    rng.fold_in(1), model, STEP, variables, batch, batch_size
   )
   pixels = (np.asarray(batch.image, np.float64) / 255 - 0.4) / 0.3
   np.testing.assert_allclose(
@@ -149,10 +148,10 @@ def test_statistics_are_the_mean_and_variance_of_all_images(
 
 def test_statistics_of_the_same_images_stay():
   model, batch = networks.make('convnet', 3, SHAPE, width=1), clean(40)
-  solve = bn_recalibration.bn_recalibration(model, STEP, batch_size=20).solve
-  given, variables = Given(clean_proxy=batch), start(model)
-  once, info = solve(rng.named(1), variables, given, None, {})
-  twice, _ = solve(rng.named(1), once, given, None, {})
+  solve = pruning_lib.bn_recalibration(model, STEP, batch_size=20).solve
+  given, variables = MethodInputs(clean_proxy=batch), start(model)
+  once, info = solve(rng.fold_in(1), variables, given, None, {})
+  twice, _ = solve(rng.fold_in(1), once, given, None, {})
   assert info == {'gradient_evaluations': 0}
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
   jax.tree.map(close, twice.batch_stats, once.batch_stats)
@@ -166,9 +165,9 @@ def test_statistics_of_the_same_images_stay():
 
 def test_a_network_without_statistics_stays():
   variables = start(FC)
-  method = bn_recalibration.bn_recalibration(FC, STEP)
-  given = Given(clean_proxy=clean())
-  found, _ = method.solve(rng.named(1), variables, given, None, {})
+  method = pruning_lib.bn_recalibration(FC, STEP)
+  given = MethodInputs(clean_proxy=clean())
+  found, _ = method.solve(rng.fold_in(1), variables, given, None, {})
   jax.tree.map(np.testing.assert_array_equal, found, variables)
   assert method.needs == ('clean_proxy',)
 
@@ -185,7 +184,7 @@ def test_statistics_that_never_move_stay_bit_for_bit():
   head = jnp.asarray(np.random.default_rng(0).normal(size=(9, 4)), jnp.float32)
   kept = {'head': {'kernel': head, 'mean': head[0], 'var': head[1] ** 2}}
   variables = Variables({'w': jnp.ones(1)}, kept)
-  found = batch_norm.recalibrated(
-    rng.named(1), frozen(), STEP, variables, clean(), 7
+  found = batch_norm.recalibrate(
+    rng.fold_in(1), frozen(), STEP, variables, clean(), 7
   )
   jax.tree.map(np.testing.assert_array_equal, found.batch_stats, kept)

@@ -5,13 +5,13 @@ import torch_twin
 from jax import numpy as jnp
 
 from cmu_jax import networks
-from cmu_jax.networks.families import folded, folded_spec
-from cmu_jax.networks.families.folded_spec import Layer
+from cmu_jax.networks.families import folded
+from cmu_jax.networks.families.folded import LayerSpec
 
 
 def _convolution(kind, number, shape):
   reads, makes = f'v{number}', f'v{number + 1}'
-  return Layer(kind, (reads,), makes, f'c{number}', 1, True, shape)
+  return LayerSpec(kind, (reads,), makes, f'c{number}', 1, True, shape)
 
 
 def test_the_signal_survives_many_depthwise_layers():
@@ -20,10 +20,10 @@ def test_the_signal_survives_many_depthwise_layers():
   body = (
     _convolution('conv', 0, (32, 3, 3, 3)),
     *(_convolution(k, i, shapes[k]) for i, k in enumerate(kinds, 1)),
-    Layer('global_average_pool', (f'v{len(kinds) + 1}',), 'features'),
+    LayerSpec('global_average_pool', (f'v{len(kinds) + 1}',), 'features'),
   )
-  head = Layer('conv', ('features',), 'y', 'head', 1, False, (5, 32, 1, 1))
-  model = networks.bind(folded.network(folded_spec.Spec(6, body, head)))
+  head = LayerSpec('conv', ('features',), 'y', 'head', 1, False, (5, 32, 1, 1))
+  model = networks.bind(folded.build(folded.NetworkSpec(6, body, head)))
   image = jax.random.normal(jax.random.key(0), (4, 6, 6, 3))
 
   def seen(image):

@@ -13,8 +13,8 @@ from cmu_jax.audits import shadow
 from cmu_jax.core import config as configs
 from cmu_jax.core import errors
 from cmu_jax.core.types import Batch
-from cmu_jax.methods import alternating_ascent
-from cmu_jax.studies.engine import catalogue, distance
+from cmu_jax.methods import ascent
+from cmu_jax.studies.engine import catalogue, gaps
 from cmu_jax.studies.subsets import measure, requests, sweep, world
 from cmu_jax.studies.subsets import settings as run_settings
 
@@ -70,7 +70,7 @@ def test_methods_see_what_they_declare_and_nothing_twice():
 
 def row(ua, ra, ta, auc, diverged=False):
   values = (ua, ra, ta, auc)
-  names = distance.columns('confidence')
+  names = gaps.columns('confidence')
   return {**dict(zip(names, values, strict=True)), 'diverged': diverged}
 
 
@@ -79,12 +79,12 @@ RETRAINED = [row(0.9, 1.0, 0.9, 0.48), row(0.92, 1.0, 0.88, 0.52)]
 
 def test_a_gap_by_hand():
   rows = [row(0.93, 0.99, 0.89, 0.54), row(0.89, 0.99, 0.91, 0.46)]
-  found = distance.gap(rows, RETRAINED, 'confidence')
+  found = gaps.gap(rows, RETRAINED, 'confidence')
   assert found.of_means == pytest.approx((0 + 1 + 1 + 0) / 4)
   assert found.parts == pytest.approx((2, 1, 1, 4))
   assert found.of_runs == pytest.approx(2)
   assert found.std == pytest.approx(np.std([1.75, 2.25], ddof=1))
-  assert distance.gap(rows[:1], RETRAINED, 'confidence').std is None
+  assert gaps.gap(rows[:1], RETRAINED, 'confidence').std is None
 
 
 RUNS = st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=5)
@@ -94,23 +94,23 @@ RUNS = st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=5)
 @given(RUNS, RUNS)
 def test_the_mean_of_gaps_is_never_below_the_gap_of_means(rows, retrained):
   sides = [[row(*values) for values in side] for side in (rows, retrained)]
-  found = distance.gap(*sides, 'confidence')
+  found = gaps.gap(*sides, 'confidence')
   assert found.of_runs >= found.of_means - 1e-9
 
 
 def test_runs_that_diverged_are_left_out_of_a_gap():
   gone = {'diverged': True}
   rows = [RETRAINED[0], gone]
-  alone = distance.gap(rows[:1], RETRAINED, 'confidence')
-  assert distance.gap(rows, RETRAINED, 'confidence') == alone
-  assert distance.gap([gone], RETRAINED, 'confidence') is None
-  assert distance.gap(rows, RETRAINED, 'rmia') is None
+  alone = gaps.gap(rows[:1], RETRAINED, 'confidence')
+  assert gaps.gap(rows, RETRAINED, 'confidence') == alone
+  assert gaps.gap([gone], RETRAINED, 'confidence') is None
+  assert gaps.gap(rows, RETRAINED, 'rmia') is None
 
 
 def test_the_nearest_point_is_chosen_unless_it_diverged_once():
   near, far = RETRAINED, [row(0.1, 0.1, 0.1, 0.9)] * 2
   gone = [near[0], {'diverged': True}]
-  choose = lambda *points: distance.choose(points, RETRAINED, 'confidence')
+  choose = lambda *points: gaps.choose(points, RETRAINED, 'confidence')
   assert choose(far, near, far) == 1
   assert choose(far, gone, far) == 0
   assert choose(gone, gone, gone) == 2
@@ -148,7 +148,7 @@ def test_rmia_is_measured_with_references(place):
   forget = np.arange(0, 40, 5)
   logits = np.random.default_rng(1).normal(0, 2, (size, 10))
   logits = logits.astype(np.float32)
-  inside = shadow.membership(jax.random.key(0), 6, size)
+  inside = shadow.assign_halves(jax.random.key(0), 6, size)
   probability = measure.signal(place, 'taylor_softmax', logits)[None, :]
   known = measure.References(np.repeat(probability, 6, axis=0), inside)
   found = measure.values(place, logits, forget, known)
@@ -248,7 +248,7 @@ def test_ascent_between_epochs_by_hand():
   """A step down on D_R, one up on D_F, and again."""
   problem = case.given()
   _, _, found, info = case.solved(
-    alternating_ascent.alternating_ascent, None, problem, steps=3
+    ascent.alternating_ascent, None, problem, steps=3
   )
   down = lambda params: case.ce(params, problem.retain)
   up = lambda params: -case.ce(params, problem.forget)

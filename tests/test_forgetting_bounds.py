@@ -10,7 +10,7 @@ from cmu_jax.core import config as configs
 from cmu_jax.core import errors
 from cmu_jax.robustness import spectral
 from cmu_jax.studies.engine import bounds
-from cmu_jax.studies.subsets import cells, references, sweep, verdict, world
+from cmu_jax.studies.subsets import addresses, references, sweep, verdict, world
 
 ROOT = pathlib.Path(__file__).parents[1]
 SPEC = f'{ROOT}/configs/amun_digits.py:smoke,references=2,width=8'
@@ -23,7 +23,7 @@ def loaded(folder, clip, **fields):
 
 
 def norms(where, variables):
-  layers = spectral.layers(where.model.apply, variables, (8, 8, 1))
+  layers = spectral.find_layers(where.model.apply, variables, (8, 8, 1))
   dense = [np.asarray(spectral.subtree(variables.params, x.path)['kernel'])
            for x in layers]  # fmt: skip
   return [float(np.linalg.svd(x, compute_uv=False)[0]) for x in dense]
@@ -50,14 +50,16 @@ def test_references_do_too_and_nothing_is_mixed_up(tmp_path):
   high = references.references(loaded(tmp_path, 0.0)).probability
   # With norms of a half, 10 classes can hardly be told apart.
   assert low.max() < high.max()
-  assert cells.trained(held, 'x') != cells.trained(loaded(tmp_path, 0.6), 'x')
+  assert addresses.trained(held, 'x') != addresses.trained(
+    loaded(tmp_path, 0.6), 'x'
+  )
 
 
 def test_rows_say_how_large_the_norms_are(tmp_path):
   run = sweep.begin(loaded(tmp_path, 0.5, methods='ft,'), None)
-  cell = cells.Cell(0, 0, 'none', 0)
+  cell = addresses.Cell(0, 0, 'none', 0)
   assert sweep._solved(run, cell, ({},))[0]['largest_norm'] <= 0.5 * 1.0011
-  tuned = cells.Cell(0, 0, 'ft', 0)
+  tuned = addresses.Cell(0, 0, 'ft', 0)
   (row,) = sweep._solved(run, tuned, ({'learning_rate': 0.1},))
   assert row['largest_norm'] > 0.5
 

@@ -6,8 +6,8 @@ import pytest
 import unlearning_case as case
 
 from cmu_jax.core import config as configs
-from cmu_jax.core.types import Given, Method, Variables
-from cmu_jax.studies.subsets import cells, settings, sweep, world
+from cmu_jax.core.types import Method, MethodInputs, Variables
+from cmu_jax.studies.subsets import addresses, settings, sweep, world
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -25,14 +25,14 @@ def place(tmp_path_factory):
 
 
 def test_a_transferred_set_is_of_the_next_seed(place):
-  at = cells.Cell(1, 0, 'amun_transferred', 0)
+  at = addresses.Cell(1, 0, 'amun_transferred', 0)
   pair, three = (
     place._replace(config=config(seeds=seeds)) for seeds in ('0,1', '0,1,2')
   )
-  assert cells.donor(pair, at) == 0
-  assert cells.donor(three, at) == 2
-  assert cells.donor(three, at._replace(method='amun')) is None
-  assert cells.cell(pair, at, ()) != cells.cell(three, at, ())
+  assert addresses.donor(pair, at) == 0
+  assert addresses.donor(three, at) == 2
+  assert addresses.donor(three, at._replace(method='amun')) is None
+  assert addresses.cell(pair, at, ()) != addresses.cell(three, at, ())
   seen = []
   method = Method(
     (),
@@ -46,7 +46,7 @@ def test_a_transferred_set_is_of_the_next_seed(place):
   for source, used in ((other, other), (None, own)):
     seen.clear()
     sweep.solved(
-      case.KEY, method, own, Given(), ({},), lambda found: {}, source
+      case.KEY, method, own, MethodInputs(), ({},), lambda found: {}, source
     )
     assert seen == [('prepare', used), ('solve', own)]
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from cmu_jax.core import errors, rng
-from cmu_jax.data import inputs
+from cmu_jax.data import input_step
 from cmu_jax.data.corruption import triggers
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-KEY = rng.named(5)
+KEY = rng.fold_in(5)
 ONE = jnp.ones(1, bool)
 
 
@@ -94,7 +94,7 @@ def test_a_full_image_trigger_fits():
 
 def test_a_raw_trigger_through_evaluation():
   image, trigger = pixels(2, 32, 32, 3), triggers.badnet(32, 32)
-  step = inputs.make(MEAN, STD, trigger=trigger)
+  step = input_step.make(MEAN, STD, trigger=trigger)
   out = raw(jax.jit(step.eval)(image, jnp.array([True, False])))
   mask = np.asarray(trigger.mask)
   assert np.allclose(out[0][mask], 255, atol=1e-3)
@@ -105,7 +105,7 @@ def test_a_raw_trigger_through_evaluation():
 def test_a_raw_trigger_moves_with_its_image():
   image = jnp.zeros((64, 32, 32, 3), jnp.uint8)
   trigger = triggers.badnet(32, 32)
-  step = inputs.make(MEAN, STD, trigger=trigger, pad=4, flip=True)
+  step = input_step.make(MEAN, STD, trigger=trigger, pad=4, flip=True)
   out = raw(jax.jit(step.train)(KEY, image, jnp.ones(64, bool)))
   white = (out > 250).all(-1)
   # 10 rows and 6 columns from the border: never cut by a crop of 4.
@@ -118,7 +118,7 @@ def test_a_normalized_trigger_is_never_cropped_or_mirrored():
   image = pixels(64, 32, 32, 3)
   value = triggers.max_normalized(image, MEAN, STD) + 1
   trigger = triggers.corner_patch(32, 32, value=value)
-  step = inputs.make(MEAN, STD, trigger=trigger, pad=4, flip=True)
+  step = input_step.make(MEAN, STD, trigger=trigger, pad=4, flip=True)
   out = np.asarray(jax.jit(step.train)(KEY, image, jnp.arange(64) % 2 == 0))
   painted = np.isclose(out, value).all(-1)
   assert (painted[::2] == np.asarray(trigger.mask)[None]).all()
@@ -132,7 +132,9 @@ def test_uint8_and_float_pixels_give_the_same():
     pixels(8, 16, 16, 3),
     triggers.corner_patch(16, 16, value=127.5, stage='raw'),
   )
-  step = inputs.make(MEAN, STD, trigger=trigger, pad=2, flip=True, resize=24)
+  step = input_step.make(
+    MEAN, STD, trigger=trigger, pad=2, flip=True, resize=24
+  )
   stamp = jnp.arange(8) < 4
   train = jax.jit(step.train)
   assert np.array_equal(
@@ -142,7 +144,7 @@ def test_uint8_and_float_pixels_give_the_same():
 
 def test_padding_is_zero_on_the_raw_image():
   image = jnp.full((256, 8, 8, 3), 200, jnp.uint8)
-  out = jax.jit(inputs.make(MEAN, STD, pad=3).train)(KEY, image, None)
+  out = jax.jit(input_step.make(MEAN, STD, pad=3).train)(KEY, image, None)
   border = -np.array(MEAN) / np.array(STD)
   inside = (200 / 255 - np.array(MEAN)) / np.array(STD)
   is_border = np.isclose(out, border, atol=1e-5).all(-1)
@@ -156,7 +158,9 @@ def test_padding_is_zero_on_the_raw_image():
 
 def test_the_crop_is_a_window_of_the_padded_image():
   image = pixels(32, 8, 8, 3)
-  out = raw(jax.jit(inputs.make(MEAN, STD, pad=2, flip=True).train)(KEY, image))
+  out = raw(
+    jax.jit(input_step.make(MEAN, STD, pad=2, flip=True).train)(KEY, image)
+  )
   padded = np.pad(image, ((0, 0), (2, 2), (2, 2), (0, 0)))
   for one, whole in zip(out, padded, strict=True):
     windows = [whole[r : r + 8, c : c + 8] for r in range(5) for c in range(5)]
@@ -166,7 +170,9 @@ def test_the_crop_is_a_window_of_the_padded_image():
 
 def test_half_of_the_images_are_mirrored():
   image = jnp.tile(pixels(1, 4, 4, 3), (2000, 1, 1, 1))
-  out = raw(jax.jit(inputs.make(MEAN, STD, flip=True).train)(KEY, image, None))
+  out = raw(
+    jax.jit(input_step.make(MEAN, STD, flip=True).train)(KEY, image, None)
+  )
   same = np.isclose(out, image, atol=0.01).all((1, 2, 3))
   mirror = np.isclose(out, image[:, :, ::-1], atol=0.01).all((1, 2, 3))
   assert (same ^ mirror).all()
@@ -176,22 +182,22 @@ def test_half_of_the_images_are_mirrored():
 
 def test_the_key_decides_and_evaluation_has_none():
   image = pixels(16, 8, 8, 3)
-  step = inputs.make(MEAN, STD, pad=2, flip=True)
+  step = input_step.make(MEAN, STD, pad=2, flip=True)
   train = jax.jit(step.train)
   one, two, other = (
     train(KEY, image),
     train(KEY, image),
-    train(rng.named(6), image),
+    train(rng.fold_in(6), image),
   )
   assert np.array_equal(one, two) and not np.array_equal(one, other)
-  plain = inputs.make(MEAN, STD)
+  plain = input_step.make(MEAN, STD)
   assert np.array_equal(step.eval(image), plain.eval(image))
   assert np.array_equal(step.eval(image), plain.train(KEY, image))
 
 
 def test_vmap_over_keys_equals_a_loop():
   image, keys = pixels(4, 8, 8, 3), jax.random.split(KEY, 3)
-  train = inputs.make(MEAN, STD, pad=1, flip=True).train
+  train = input_step.make(MEAN, STD, pad=1, flip=True).train
   together = jax.jit(jax.vmap(train, (0, None)))(keys, image)
   for key, out in zip(keys, together, strict=True):
     assert np.allclose(train(key, image), out, atol=1e-6)
@@ -200,7 +206,7 @@ def test_vmap_over_keys_equals_a_loop():
 def test_resize_is_bilinear_and_comes_after_the_raw_trigger():
   image = jnp.zeros((1, 4, 4, 3), jnp.uint8)
   trigger = triggers.corner_patch(4, 4, size=2, value=255.0, stage='raw')
-  step = inputs.make((0.0,), (1.0,), trigger=trigger, resize=(8, 16))
+  step = input_step.make((0.0,), (1.0,), trigger=trigger, resize=(8, 16))
   out = np.asarray(step.eval(image, ONE))
   assert out.shape == (1, 8, 16, 3)
   assert np.allclose(
@@ -210,16 +216,16 @@ def test_resize_is_bilinear_and_comes_after_the_raw_trigger():
 
 
 def test_the_result_has_the_asked_dtype():
-  step = inputs.make(MEAN, STD, dtype=jnp.bfloat16)
+  step = input_step.make(MEAN, STD, dtype=jnp.bfloat16)
   assert step.eval(pixels(1, 4, 4, 3)).dtype == jnp.bfloat16
 
 
 def stamped_without_trigger():
-  inputs.make(MEAN, STD).eval(pixels(1, 4, 4, 3), ONE)
+  input_step.make(MEAN, STD).eval(pixels(1, 4, 4, 3), ONE)
 
 
 def trigger_of_another_size():
-  step = inputs.make(MEAN, STD, trigger=triggers.corner_patch(8, 8))
+  step = input_step.make(MEAN, STD, trigger=triggers.corner_patch(8, 8))
   step.eval(pixels(1, 4, 4, 3), ONE)
 
 
@@ -230,11 +236,11 @@ def trigger_of_another_size():
     ('make the trigger for that size', trigger_of_another_size),
     (
       '3 channels.*have 1',
-      lambda: inputs.make(MEAN, STD).eval(pixels(1, 4, 4, 1)),
+      lambda: input_step.make(MEAN, STD).eval(pixels(1, 4, 4, 1)),
     ),
-    ('differ in length', lambda: inputs.make(MEAN, (0.2,))),
-    ('std positive', lambda: inputs.make((0.5,), (0.0,))),
-    ('is negative', lambda: inputs.make(MEAN, STD, pad=-1)),
+    ('differ in length', lambda: input_step.make(MEAN, (0.2,))),
+    ('std positive', lambda: input_step.make((0.5,), (0.0,))),
+    ('is negative', lambda: input_step.make(MEAN, STD, pad=-1)),
   ],
 )
 def test_mistakes_are_named(message, make):

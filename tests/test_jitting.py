@@ -8,7 +8,9 @@ from cmu_jax.core import jit
 
 
 def test_a_loop_works_inside_jit_grad_and_vmap():
-  run = jit.looped(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y * x, x))
+  run = jit.compile_loop(
+    lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y * x, x)
+  )
   alone = run(jnp.asarray(2.0))
   assert alone == 16.0
   assert jax.jit(run)(jnp.asarray(2.0)) == alone

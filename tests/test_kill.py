@@ -12,6 +12,7 @@ import pytest
 import small_run
 
 from cmu_jax import main, report
+from cmu_jax.studies.cuts import show
 
 # Long enough to be caught at work, saved after every segment.
 FIELDS = {'train.steps': 1500, 'checkpoint_seconds': 0, 'seeds': '0,1'}
@@ -226,7 +227,7 @@ def test_a_sweep_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capfd):
   folder = tmp_path / 's'
   arguments = [*small_run.argv(file, folder), '--sweep']
 
-  build = report.build
+  build = show.build
 
   def stop_in_the_second(workdir):
     if pathlib.Path(workdir).name == 'noise=0.4':

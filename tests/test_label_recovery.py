@@ -11,7 +11,7 @@ from scipy import stats
 from cmu_jax import audits
 from cmu_jax.core import errors, rng
 
-KEY = rng.named(0, 'recovery')
+KEY = rng.fold_in(0, 'recovery')
 N, CLASSES = 2000, 6
 
 
@@ -40,7 +40,7 @@ def network(draws, truth, label=None, share=0.0, likely=0.0):
 @cases(st.integers(0, 999))
 def test_the_other_label_is_wrong_too(seed):
   _, truth, given = problem(seed, 60)
-  found = audits.other_wrong(rng.named(seed), given, truth, CLASSES)
+  found = audits.draw_other_labels(rng.fold_in(seed), given, truth, CLASSES)
   assert ((found >= 0) & (found < CLASSES)).all()
   assert (found != given).all()
   assert (found != truth).all()
@@ -48,7 +48,7 @@ def test_the_other_label_is_wrong_too(seed):
 
 def test_every_other_wrong_label_is_as_likely():
   zeros, fours = np.zeros(6000, int), np.full(6000, 4)
-  found = audits.other_wrong(KEY, zeros, fours, CLASSES)
+  found = audits.draw_other_labels(KEY, zeros, fours, CLASSES)
   counts = np.bincount(found, minlength=CLASSES)
   np.testing.assert_array_equal(counts[[0, 4]], 0)
   assert np.abs(counts[[1, 2, 3, 5]] - 1500).max() < 5 * np.sqrt(1500)
@@ -60,7 +60,7 @@ def test_a_share_that_was_learnt_by_heart(share, referenced):
   draws, truth, given = problem()
   logits = network(draws, truth, given, share)
   references = np.stack([network(draws, truth) for _ in range(4)])
-  found = audits.label_recovery(
+  found = audits.recover_labels(
     KEY, logits, given, truth, references if referenced else None
   )
   assert found.images == N
@@ -72,10 +72,12 @@ def test_a_share_that_was_learnt_by_heart(share, referenced):
 @pytest.mark.parametrize(('right', 'count'), [(5, 10), (50, 80), (0, 7)])
 def test_the_interval_is_wilsons(right, count):
   truth, given = np.zeros(count, int), np.ones(count, int)
-  other = audits.other_wrong(rng.named(KEY, 'other'), given, truth, CLASSES)
+  other = audits.draw_other_labels(
+    rng.fold_in(KEY, 'other'), given, truth, CLASSES
+  )
   logits = np.zeros((count, CLASSES), np.float32)
   logits[np.arange(count), np.where(np.arange(count) < right, 1, other)] = 5
-  found = audits.label_recovery(KEY, logits, given, truth)
+  found = audits.recover_labels(KEY, logits, given, truth)
   wanted = stats.binomtest(right, count).proportion_ci(method='wilson')
   assert found.rate == right / count
   np.testing.assert_allclose((found.low, found.high), wanted, atol=1e-12)
@@ -84,7 +86,7 @@ def test_the_interval_is_wilsons(right, count):
 def test_a_network_that_is_equally_unsure_is_chance():
   _, truth, given = problem(3, 50)
   logits = np.zeros((50, CLASSES), np.float32)
-  assert audits.label_recovery(KEY, logits, given, truth).rate == 0.5
+  assert audits.recover_labels(KEY, logits, given, truth).rate == 0.5
 
 
 def test_a_likely_mistake_is_no_leak_beside_references():
@@ -92,10 +94,10 @@ def test_a_likely_mistake_is_no_leak_beside_references():
   draws, truth, _ = problem(1)
   given = (truth + 1) % CLASSES
   logits = network(draws, truth, likely=2.0)
-  alone = audits.label_recovery(KEY, logits, given, truth)
+  alone = audits.recover_labels(KEY, logits, given, truth)
   assert alone.low > 0.8
   references = np.stack([network(draws, truth, likely=2.0) for _ in range(16)])
-  beside = audits.label_recovery(KEY, logits, given, truth, references, a=1.0)
+  beside = audits.recover_labels(KEY, logits, given, truth, references, a=1.0)
   assert abs(beside.rate - 0.5) < 0.06
 
 
@@ -104,7 +106,7 @@ def test_intervals_hold_chance():
   held = []
   for seed in range(40):
     draws, truth, given = problem(seed, 150)
-    found = audits.label_recovery(
+    found = audits.recover_labels(
       jax.random.key(seed), network(draws, truth), given, truth
     )
     held.append(found.low <= 0.5 <= found.high)
@@ -118,7 +120,7 @@ def test_intervals_hold_chance():
 def test_what_cannot_be_audited(truth, classes, said):
   given = np.array([0, 1])
   with pytest.raises(errors.UserError, match=said):
-    audits.other_wrong(KEY, given, np.array(truth), classes)
+    audits.draw_other_labels(KEY, given, np.array(truth), classes)
 
 
 def test_one_more_reference_is_right_half_of_the_time():

@@ -106,9 +106,9 @@ def test_what_has_no_bound_is_named(name):
   apply, operation = UNBOUNDED[name]
   found = _bound(apply, SHAPE)
   assert found.value is None and found.upper is None
-  assert found.why.startswith('no finite bound: ')
-  assert operation in found.why
-  assert lipschitz.lines(found) == [found.why]
+  assert found.reason.startswith('no finite bound: ')
+  assert operation in found.reason
+  assert lipschitz.format_lines(found) == [found.reason]
 
 
 def test_a_transformer_has_no_bound_and_the_module_is_named():
@@ -118,7 +118,7 @@ def test_a_transformer_has_no_bound_and_the_module_is_named():
   variables = jax.tree.map(lambda x: jnp.zeros(x.shape), made)
   found = _bound(functools.partial(model.apply, variables), shape)
   assert found.value is None
-  assert 'Classifier/body/layer_0' in found.why
+  assert 'Classifier/body/layer_0' in found.reason
 
 
 def test_a_function_that_only_borrows_a_name_is_taken_apart():

@@ -156,7 +156,7 @@ def test_set_up_leaves_the_users_settings(path, runs, monkeypatch, tmp_path):
 def test_the_cpu_is_the_default_only_without_a_plugin(
   path, runs, monkeypatch, plugin
 ):
-  monkeypatch.setattr(shell, '_accelerator', lambda: plugin)
+  monkeypatch.setattr(shell, '_has_accelerator', lambda: plugin)
   monkeypatch.delenv('JAX_PLATFORMS')
   main.main([f'--config={path}'])
   assert os.environ.get('JAX_PLATFORMS') == (None if plugin else 'cpu')

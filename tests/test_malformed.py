@@ -196,12 +196,12 @@ def test_out_of_memory_is_one_line_and_a_bug_is_not(
 ):
   import jax
 
-  from cmu_jax.studies.cuts import world
+  from cmu_jax.studies.cuts import scene
 
   def full(config):
     raise jax.errors.JaxRuntimeError(text)
 
-  monkeypatch.setattr(world, 'stage', full)
+  monkeypatch.setattr(scene, 'load_world', full)
   if text == 'INTERNAL':
     with pytest.raises(jax.errors.JaxRuntimeError):
       main.main(small_run.argv(NOISE, tmp_path / 'w'))

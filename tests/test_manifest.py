@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from states import ENTRY, entry, same, steps
 
-from cmu_jax.core import checkpoint, manifest
+from cmu_jax.core import checkpoint
 
 
 def _truncate(path):
@@ -69,7 +69,7 @@ def test_a_checkpoint_of_something_else(
 )
 def test_a_manifest_of_something_else(tmp_path, capfd, text):
   path = checkpoint.save(tmp_path, 4, entry(4), 'a')
-  (path / manifest.NAME).write_text(text)
+  (path / checkpoint.MANIFEST).write_text(text)
   assert checkpoint.restore(tmp_path, ENTRY, 'a') is None
   assert 'no readable manifest.json' in capfd.readouterr().err
 
@@ -77,11 +77,11 @@ def test_a_manifest_of_something_else(tmp_path, capfd, text):
 @pytest.mark.parametrize('change', ['step', 'tree', 'files', 'extra'])
 def test_a_manifest_that_does_not_match(tmp_path, change):
   path = checkpoint.save(tmp_path, 4, entry(4), 'a')
-  said = json.loads((path / manifest.NAME).read_text())
+  said = json.loads((path / checkpoint.MANIFEST).read_text())
   odd = {'step': 5, 'tree': [[1]], 'files': {'state/x': 3}}
   if change == 'extra':
     (path / 'state' / 'more').write_text('x')
   else:
     said[change] = odd[change]
-    (path / manifest.NAME).write_text(json.dumps(said))
+    (path / checkpoint.MANIFEST).write_text(json.dumps(said))
   assert checkpoint.restore(tmp_path, ENTRY, 'a') is None

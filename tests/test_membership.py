@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 @given(k=st.integers(1, 4), seed=st.integers(0, 9), count=st.integers(0, 10))
 def test_each_network_forgets_as_many_of_its_own(k, seed, count):
   key = jax.random.key(seed)
-  inside = shadow.membership(key, 2 * k, 20)
+  inside = shadow.assign_halves(key, 2 * k, 20)
   found = world.forget(key, inside, count)
   assert (found.sum(axis=1) == count).all()
   assert not (found & ~inside).any()
@@ -83,7 +83,7 @@ def test_what_a_run_leaves(done):
 @pytest.mark.slow
 def test_the_same_command_trains_nothing_again(done, monkeypatch):
   before = (done / 'results.json').read_text()
-  monkeypatch.setattr('cmu_jax.training.train.drive', None)
+  monkeypatch.setattr('cmu_jax.training.train.run_segments', None)
   assert run(done, RMIA) == 0
   after = json.loads((done / 'results.json').read_text())
   assert after['rows'] == json.loads(before)['rows']

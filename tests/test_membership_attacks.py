@@ -13,7 +13,7 @@ from cmu_jax.studies.membership import world as places
 def world(leak, seed=0, k=16, n=600, s=3):
   """Statistics of networks in which a point trained on stands out by `leak`."""
   generator = np.random.default_rng(seed)
-  inside = shadow.membership(jax.random.key(seed), k, n)
+  inside = shadow.assign_halves(jax.random.key(seed), k, n)
   target = generator.random((s, n)) < 0.5
   base = generator.normal(0, 2, (1, n))
 
@@ -73,7 +73,7 @@ def test_attacks_find_a_leak_and_claim_nothing_without_one(a):
 def world_of_its_own(leak, kept, seed, k=12, n=400):
   """K networks that forget half of their points, `kept` of the leak stays."""
   generator = np.random.default_rng(seed)
-  inside = shadow.membership(jax.random.key(seed), k, n)
+  inside = shadow.assign_halves(jax.random.key(seed), k, n)
   forget = places.forget(jax.random.key(seed + 99), inside, n // 4)
   base = generator.normal(0, 2, (1, n))
 

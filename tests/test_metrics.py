@@ -7,10 +7,10 @@ import pytest
 
 from cmu_jax import networks
 from cmu_jax.core.types import Batch, Trigger
-from cmu_jax.data import inputs
+from cmu_jax.data import input_step
 from cmu_jax.training import metrics
 
-STEP = inputs.make(
+STEP = input_step.make(
   (0.4,),
   (0.3,),
   trigger=Trigger(jnp.ones((8, 8), bool), jnp.float32(255)),
@@ -66,13 +66,13 @@ def test_attack_success_leaves_the_target_class_out():
   [(0.936, 0.797, 0.983, 74.73), (0.5, 0.6, 0.8, -50.0), (0.7, 0.7, 0.7, None)],
 )
 def test_recovery_is_in_percent_of_the_gap(accuracy, before, oracle, expected):
-  found = metrics.recovery(accuracy, before, oracle)
+  found = metrics.recovery_rate(accuracy, before, oracle)
   assert found == (expected and pytest.approx(expected, abs=0.01))
 
 
 def test_probabilities_are_the_softmax_of_the_logits():
   model = networks.make('fc', 3, (4, 4, 1), width=5)
-  step = inputs.make((0.5,), (0.5,))
+  step = input_step.make((0.5,), (0.5,))
   image = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 1), np.uint8)
   batch = Batch(jnp.asarray(image), jnp.zeros(7, jnp.int32))
   variables = model.init(jax.random.key(0), step.eval(batch.image[:1]))

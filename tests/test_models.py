@@ -211,7 +211,8 @@ def _all_derivatives(name, **extra):
 )
 def test_derivatives_with_our_convolution_and_with_jax(name):
   ours, stock = (
-    _all_derivatives(name, convolve=f) for f in (conv.canonical, conv.stock)
+    _all_derivatives(name, convolve=f)
+    for f in (conv.convolve_canonical, conv.convolve_stock)
   )
   for kind in stock:
     try:

@@ -17,7 +17,7 @@ from jax import numpy as jnp
 from cmu_jax import networks
 from cmu_jax.core import errors
 from cmu_jax.methods.projection import activations
-from cmu_jax.networks.families import folded, folded_spec
+from cmu_jax.networks.families import folded
 
 DATA = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 WEIGHTS = DATA / 'weights'
@@ -88,7 +88,7 @@ def _by_hand(arrays, image):
 def test_a_small_network_computes_its_layers(tmp_path):
   spec = _small()
   arrays = _arrays(spec)
-  model, variables = folded.from_spec(*_saved(tmp_path, spec, arrays))
+  model, variables = folded.load(*_saved(tmp_path, spec, arrays))
   rng = np.random.default_rng(1)
   image = jnp.asarray(rng.standard_normal((2, 6, 6, 3), np.float32))
 
@@ -115,7 +115,7 @@ def test_what_a_folded_convolution_sees_times_its_kernel_is_its_output(
 ):
   spec = _small()
   paths = _saved(tmp_path, spec, _arrays(spec))
-  model, variables = folded.from_spec(*paths)
+  model, variables = folded.load(*paths)
   rng = np.random.default_rng(2)
   image = jnp.asarray(rng.standard_normal((2, 6, 6, 3), np.float32))
 
@@ -136,8 +136,8 @@ def test_what_a_folded_convolution_sees_times_its_kernel_is_its_output(
 def test_another_head_keeps_the_body(tmp_path):
   spec = _small()
   paths = _saved(tmp_path, spec, _arrays(spec))
-  _, stored = folded.from_spec(*paths)
-  network = folded.network(folded_spec.read(paths[0]), 2)
+  _, stored = folded.load(*paths)
+  network = folded.build(folded.read_spec(paths[0]), 2)
   made = jax.eval_shape(
     networks.bind(network).init, jax.random.key(0), jnp.zeros((1, 6, 6, 3))
   )
@@ -191,7 +191,7 @@ def test_mistakes_are_named_in_one_line(tmp_path, change, words):
   arrays = _arrays(spec)
   change(spec, arrays)
   with pytest.raises(errors.UserError, match=words) as caught:
-    folded.from_spec(*_saved(tmp_path, spec, arrays))
+    folded.load(*_saved(tmp_path, spec, arrays))
   assert '\n' not in str(caught.value)
 
 
@@ -205,7 +205,7 @@ def test_files_that_are_not_what_they_should_be(tmp_path):
     (tmp_path / 'one.npy', 'one array'),
   ):
     with pytest.raises(errors.UserError, match=words):
-      folded.from_spec(layers, path)
+      folded.load(layers, path)
 
 
 @functools.cache
@@ -269,8 +269,8 @@ def test_neighbours_of_stored_weights(name, accuracy, width):
   layers = WEIGHTS / f'{name}_imagenet.spec.json'
   if not layers.is_file():
     pytest.skip(f'no {layers.name} in {WEIGHTS}')
-  model, variables = folded.from_spec(layers, WEIGHTS / f'{name}_imagenet.npz')
-  size = folded_spec.read(layers).input_size
+  model, variables = folded.load(layers, WEIGHTS / f'{name}_imagenet.npz')
+  size = folded.read_spec(layers).input_size
   train, train_label = _pictures('train', 60)
   test, test_label = _pictures('test', 25)
   features = _features(

@@ -14,8 +14,8 @@ from jax import numpy as jnp
 from cmu_jax import networks
 from cmu_jax.core import errors
 from cmu_jax.core.types import Variables
-from cmu_jax.networks import conv
-from cmu_jax.networks.families import mobile, mobilenet, mobilenet_v2
+from cmu_jax.networks import conv, layers
+from cmu_jax.networks.families import mobilenet
 
 SIZES = (
   ('mobilenet_v1', 1.0, 4_231_976),
@@ -41,9 +41,9 @@ def test_parameter_counts(name, width, count):
 def test_channels_are_multiples_of_eight_within_a_tenth():
   counts = [(32, 1, 32), (32, 0.01, 8), (24, 0.75, 24), (1280, 1.4, 1792)]
   for count, width, expected in counts:
-    assert mobile.channels(count, width) == expected
+    assert mobilenet.scale_channels(count, width) == expected
   for count in range(8, 400):
-    got = mobile.channels(count, 1.0)
+    got = mobilenet.scale_channels(count, 1.0)
     assert got % 8 == 0 and got >= 0.9 * count and got <= count + 8
 
 
@@ -103,9 +103,7 @@ def _v2_twin():
   'name,twin,family',
   (
     ('mobilenet_v1', _v1_twin, mobilenet),
-    pytest.param(
-      'mobilenet_v2', _v2_twin, mobilenet_v2, marks=pytest.mark.slow
-    ),
+    pytest.param('mobilenet_v2', _v2_twin, mobilenet, marks=pytest.mark.slow),
   ),
 )
 def test_logits_are_those_of_pytorch(name, twin, family):
@@ -131,12 +129,12 @@ def test_depthwise_is_the_grouped_convolution(size, stride, padding):
   x, kernel = _images(2, 9, 8, 5), _images(size, size, 1, 5)
 
   def grouped(x, kernel):
-    return conv.stock(
+    return conv.convolve_stock(
       x, kernel, (stride, stride), padding, feature_group_count=5
     )
 
   def ours(x, kernel):
-    return mobile.depthwise(x, kernel, stride, padding)
+    return layers.depthwise(x, kernel, stride, padding)
 
   def slopes(function):
     value, pull = jax.vjp(function, x, kernel)
@@ -150,22 +148,22 @@ def test_depthwise_is_the_grouped_convolution(size, stride, padding):
 
 def test_depthwise_of_half_precision_sums_in_float32():
   x, kernel = _images(1, 4, 4, 3).astype(jnp.bfloat16), _images(3, 3, 1, 3)
-  got = jax.jit(mobile.depthwise)(x, kernel)
-  wide = jax.jit(mobile.depthwise)(x.astype(jnp.float32), kernel)
+  got = jax.jit(layers.depthwise)(x, kernel)
+  wide = jax.jit(layers.depthwise)(x.astype(jnp.float32), kernel)
   assert got.dtype == jnp.bfloat16
   assert (got == wide.astype(jnp.bfloat16)).all()
 
 
 def _separable(params, image):
   """One block with everything that a mobile network has."""
-  block = mobilenet.Block(8, 2, jnp.float32, conv.canonical)
+  block = mobilenet.BlockV1(8, 2, jnp.float32, conv.convolve_canonical)
   bound = Variables(params, {})._asdict()
   return block.apply(bound, image, True, mutable=['batch_stats'])[0]
 
 
 def _made_block():
   image = _images(3, 6, 5, 4)
-  block = mobilenet.Block(8, 2, jnp.float32, conv.canonical)
+  block = mobilenet.BlockV1(8, 2, jnp.float32, conv.convolve_canonical)
   params = jax.jit(functools.partial(block.init, train=True))(
     jax.random.key(0), image
   )['params']

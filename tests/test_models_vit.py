@@ -75,7 +75,9 @@ def test_patches_are_the_convolution_with_their_stride():
   layer = variables.params['body']['conv_proj']
   kernel, bias = layer['kernel'], layer['bias']
   image = _images(2)
-  expected = conv.stock(image, kernel, (4, 4), 'VALID').reshape(2, 6, 12)
+  expected = conv.convolve_stock(image, kernel, (4, 4), 'VALID').reshape(
+    2, 6, 12
+  )
   got = jax.jit(model.stem)(variables, image)
   assert_close(got, expected + bias[None, None], 1e-5)
 

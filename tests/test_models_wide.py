@@ -27,12 +27,12 @@ SIZES = (
   ('densenet121', 1000, 224, {'stem': 'imagenet'}, 7_978_856),
 )
 CLASSES = 5
-PLAIN = functools.partial(layers.Conv, convolve=conv.canonical)
+PLAIN = functools.partial(layers.Conv, convolve=conv.convolve_canonical)
 
 
 def _body(name, more):
   """The body of a family, narrow and shallow; `more` makes it deeper."""
-  common = {'dtype': jnp.float32, 'convolve': conv.canonical}
+  common = {'dtype': jnp.float32, 'convolve': conv.convolve_canonical}
   bodies = {
     'resnet34': lambda: resnet.Body(
       (1, 1 + more), False, 64, 'cifar', **common

@@ -12,19 +12,19 @@ from jax import numpy as jnp
 
 from cmu_jax.core import config, errors
 from cmu_jax.core.types import Batch
-from cmu_jax.data import inputs
-from cmu_jax.networks import clip, zero_shot
-from cmu_jax.networks.clip import heads, preprocess, sizes
-from cmu_jax.studies.engine import settings as settings_lib
+from cmu_jax.data import input_step
+from cmu_jax.networks import clip
+from cmu_jax.networks.clip import architecture, heads, preprocess, zero_shot
+from cmu_jax.studies.engine import recipes
 from cmu_jax.studies.negation import job, settings, show, sweep, tables, verdict
 from cmu_jax.studies.negation.sets import Set
 from cmu_jax.studies.negation.world import Place, Task
 from cmu_jax.training import small_clip
 
-STEP = inputs.make(preprocess.MEAN, preprocess.STD)
+STEP = input_step.make(preprocess.MEAN, preprocess.STD)
 SIDE = 8
 CONFIG = f'{pathlib.Path(__file__).parents[1]}/configs/negation_clip.py'
-SIZES = small_clip.sizes(SIDE, 4, 16, 1)
+SIZES = small_clip.small_sizes(SIDE, 4, 16, 1)
 
 
 def _coloured(colours, count, seed):
@@ -44,31 +44,31 @@ COLD = ('blue', 'green'), [(40, 40, 220), (40, 200, 60)]
 @pytest.mark.slow  # compiled with all optimisations
 def test_a_small_clip_learns_or_says_that_it_did_not():
   names, colours = (a + b for a, b in zip(WARM, COLD, strict=True))
-  data = small_clip.Captioned(
+  data = small_clip.CaptionedImages(
     _coloured(colours, 256, 0), names, ('a {} picture.',)
   )
-  fit = lambda steps: small_clip.fit(
+  fit = lambda steps: small_clip.train_small_clip(
     jax.random.key(0), SIZES, data, STEP, steps=steps, learning_rate=3e-3
   )
   found = fit(60)
   unseen = data._replace(batch=_coloured(colours, 64, 1))
-  assert small_clip.good_enough(found, unseen, STEP) > 0.9
+  assert small_clip.check_accuracy(found, unseen, STEP) > 0.9
   # The table of tokens is what it was; the rest is not.
-  first = clip.bound(SIZES).init(jax.random.split(jax.random.key(0))[0])
+  first = clip.bind(SIZES).init(jax.random.split(jax.random.key(0))[0])
   table = lambda v: v.params['text_model']['embeddings']['token_embedding']
   assert np.allclose(
     table(found.variables)['embedding'], table(first)['embedding'], atol=1e-6
   )
   swapped = unseen._replace(class_names=names[1:] + names[:1])
   with pytest.raises(errors.UserError, match='less than 3 times chance'):
-    small_clip.good_enough(found, swapped, STEP)
+    small_clip.check_accuracy(found, swapped, STEP)
 
 
 def test_what_was_trained_here_is_read_like_any_other(tmp_path):
   variables = clip_case.variables(SIZES)
-  found = small_clip.loaded(SIZES, variables)
+  found = small_clip.as_loaded(SIZES, variables)
   path = clip_case.ship(
-    tmp_path, found.stored.arrays, config=sizes.config(SIZES)
+    tmp_path, found.stored.arrays, config=architecture.to_config(SIZES)
   )
   back = clip.load(path)
   assert back.sizes == SIZES
@@ -79,8 +79,8 @@ def test_what_was_trained_here_is_read_like_any_other(tmp_path):
     )
   )
   odd = clip_case.SIZES
-  (tmp_path / 'config.json').write_text(json.dumps(sizes.config(odd)))
-  assert sizes.from_config(tmp_path / 'config.json') == odd
+  (tmp_path / 'config.json').write_text(json.dumps(architecture.to_config(odd)))
+  assert architecture.from_config(tmp_path / 'config.json') == odd
 
 
 MISTAKES = {
@@ -113,7 +113,7 @@ def test_each_seed_fine_tunes_in_its_own_way():
   assert [one.learning_rate for one in found[:3]] == [1e-5, 5e-6, 2e-5]
   assert [one.weight_decay for one in found[:3]] == [0.1, 0.1, 0.0]
   assert [settings.padding(made, seed) for seed in range(3)] == [0, 2, 2]
-  assert config.plain(found[6]) == config.plain(found[0])
+  assert config.to_json(found[6]) == config.to_json(found[0])
   made.ways = ()
   assert settings.training(made, 3, 1) == settings.training(made, 3, 0)
   assert settings.padding(made, 1) == 0
@@ -174,17 +174,15 @@ def _task(found, names, colours, seed):
 @pytest.mark.slow  # a whole program
 def test_a_run_forgets_within_the_floor_and_continues(tmp_path, capsys):
   names, colours = (a + b for a, b in zip(WARM, COLD, strict=True))
-  data = small_clip.Captioned(
+  data = small_clip.CaptionedImages(
     _coloured(colours, 256, 0), names, ('a {} picture.',)
   )
-  found = small_clip.fit(
+  found = small_clip.train_small_clip(
     jax.random.key(0), SIZES, data, STEP, steps=60, learning_rate=3e-3
   )
   made = settings.shrink(settings.base('negation_test'))
   made.forget, made.dataset = ('red',), 'blue'
-  made.train = settings_lib.training(
-    steps=12, batch_size=32, learning_rate=3e-3
-  )
+  made.train = recipes.training(steps=12, batch_size=32, learning_rate=3e-3)
   tasks = (_task(found, *WARM, 10), _task(found, *COLD, 20))
   place = Place(made, tmp_path, STEP, tasks[1], tasks[:1], 'sum')
   first = sweep.run(place, None)

@@ -25,10 +25,10 @@ NOTEBOOK = (
 def test_the_rule_selects_what_the_notebook_selected():
   lambdas, forget, control = zip(*NOTEBOOK, strict=True)
   found = task_vectors.choose(lambdas, forget, control)
-  assert found.chosen == 0.9 and found.position == 5 and found.feasible
+  assert found.strength == 0.9 and found.position == 5 and found.feasible
   assert abs(found.threshold - 63.365) < 1e-9
   # The notebook's own threshold, of a reference of 66.66.
-  assert task_vectors.choose(lambdas, forget, control, 66.6632).chosen == 0.9
+  assert task_vectors.choose(lambdas, forget, control, 66.6632).strength == 0.9
   table = {row[0]: row[1:] for row in NOTEBOOK}
   asked = []
 
@@ -39,25 +39,25 @@ def test_the_rule_selects_what_the_notebook_selected():
   swept = task_vectors.negation_sweep(
     measure, lambda strength: strength, lambdas[::-1]
   )
-  assert swept.chosen == 0.9 and asked == list(lambdas)
+  assert swept.strength == 0.9 and asked == list(lambdas)
   assert swept.control.tolist() == list(control)
 
 
 def test_ties_keep_the_smaller_strength_and_nothing_feasible_is_zero():
   choose = task_vectors.choose
   tied = choose([1, 0, 0.5], [0.2, 0.9, 0.2], [0.8, 0.8, 0.8])
-  assert tied.chosen == 0.5 and tied.position == 1
+  assert tied.strength == 0.5 and tied.position == 1
   # 0.95 * 0.8 is 0.76 up to rounding: it is kept.
-  assert choose([0, 1], [0.9, 0.1], [0.8, 0.76]).chosen == 1
-  assert choose([0, 1], [0.9, 0.1], [0.8, 0.759]).chosen == 0
+  assert choose([0, 1], [0.9, 0.1], [0.8, 0.76]).strength == 1
+  assert choose([0, 1], [0.9, 0.1], [0.8, 0.759]).strength == 0
   none = choose([0.5, 1], [0.2, 0.1], [0.5, 0.4], reference=0.8)
-  assert none.chosen == 0 and none.position is None and not none.feasible
+  assert none.strength == 0 and none.position is None and not none.feasible
   nan = choose([0, 0.5, 1], [0.9, np.nan, 0.1], [0.8, 0.8, np.nan])
-  assert nan.chosen == 0 and nan.position == 0
+  assert nan.strength == 0 and nan.position == 0
   only = choose([0], [0.9], [0.8])
-  assert only.chosen == 0 and only.feasible
+  assert only.strength == 0 and only.feasible
   useless = choose([0, 0.5], [0.3, 0.4], [0.8, 0.8])
-  assert useless.chosen == 0 and useless.position == 0
+  assert useless.strength == 0 and useless.position == 0
 
 
 def test_a_sweep_without_zero_asks_for_the_reference():
@@ -71,7 +71,7 @@ def test_a_sweep_without_zero_asks_for_the_reference():
     measure, lambda strength: strength, [0.25, 1.0]
   )
   assert asked == [0.0, 0.25, 1.0]
-  assert found.reference == 0.9 and found.chosen == 0.25
+  assert found.reference == 0.9 and found.strength == 0.25
   assert task_vectors.negation_sweep(measure, lambda s: s).lambdas.size == 21
   for lambdas, message in (
     ([], 'no strengths'),

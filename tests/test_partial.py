@@ -15,7 +15,7 @@ from states import same
 from cmu_jax import networks
 from cmu_jax.core import errors, jit, tree
 from cmu_jax.core.types import Variables
-from cmu_jax.methods import cf_k, eu_k, retraining
+from cmu_jax.methods import retraining
 
 CONV = (8, 8, 1)
 FAMILIES = {
@@ -31,7 +31,7 @@ CUTS = {1: 'head', 2: 'conv4', 4: 'res2_0', 5: 'conv3', 7: 'res1_0', 8: 'conv2'}
 
 @pytest.fixture(autouse=True)
 def _quickly():
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     yield
 
 
@@ -39,7 +39,9 @@ def _paths(name):
   shape, options, _ = FAMILIES[name]
   model = networks.make(name, 3, shape, **options)
   image = jnp.zeros((1, *shape))
-  return tree.flat(jax.eval_shape(model.init, jax.random.key(0), image).params)
+  return tree.leaves_by_path(
+    jax.eval_shape(model.init, jax.random.key(0), image).params
+  )
 
 
 @pytest.mark.parametrize('name', FAMILIES)
@@ -48,7 +50,7 @@ def test_layers_are_all_modules_once(name):
   layers = networks.REGISTRY[name].layers(**options)
   names = [module for layer in layers for module in layer]
   found = {
-    path: [tree.under(path, (x,)) for x in names] for path in _paths(name)
+    path: [tree.is_under(path, (x,)) for x in names] for path in _paths(name)
   }
   assert len(layers) == count
   assert {sum(under) for under in found.values()} == {1}
@@ -59,29 +61,35 @@ def test_layers_are_all_modules_once(name):
 @pytest.mark.parametrize('last', CUTS)
 def test_cuts_of_resnet9_are_the_published_ones(last):
   layers = [layer[0] for layer in networks.REGISTRY['resnet9'].layers()]
-  frozen = networks.frozen('resnet9', last, width=64)
+  frozen = networks.frozen_modules('resnet9', last, width=64)
   assert list(frozen) == layers[: len(layers) - last]
   assert layers[len(frozen)].removeprefix('body/') == CUTS[last]
 
 
 def test_the_last_layers_of_the_benchmarks_wide_network():
   """5: the last two blocks and the head; 25: all but the first layer."""
-  frozen = networks.frozen('wrn_corrective', 5)
+  frozen = networks.frozen_modules('wrn_corrective', 5)
   assert frozen[-1] == 'body/stage3_block2/conv2'
-  assert networks.frozen('wrn_corrective', 25) == ('body/conv1',)
-  assert networks.frozen('wrn_corrective', -1) == ()
-  assert networks.frozen('fc', 1, depth=2) == ('body/hidden_0', 'body/hidden_1')
+  assert networks.frozen_modules('wrn_corrective', 25) == ('body/conv1',)
+  assert networks.frozen_modules('wrn_corrective', -1) == ()
+  assert networks.frozen_modules('fc', 1, depth=2) == (
+    'body/hidden_0',
+    'body/hidden_1',
+  )
 
 
 @pytest.mark.parametrize(
   ('call', 'words'),
   [
-    (lambda: networks.frozen('resnet9', 0), "0 last layers of 'resnet9'"),
-    (lambda: networks.frozen('resnet9', 10), 'give 1 to 9, or -1'),
-    (lambda: networks.frozen('resnet', 1), "unknown model 'resnet'"),
-    (lambda: networks.frozen('vit_tiny', 1), 'to train in part'),
-    (lambda: _tuned(cf_k.cf_k, ('body/conv_0',)), "'body/convs_0'"),
-    (lambda: _tuned(eu_k.eu_k, ('body', 'head')), 'leave one to train'),
+    (
+      lambda: networks.frozen_modules('resnet9', 0),
+      "0 last layers of 'resnet9'",
+    ),
+    (lambda: networks.frozen_modules('resnet9', 10), 'give 1 to 9, or -1'),
+    (lambda: networks.frozen_modules('resnet', 1), "unknown model 'resnet'"),
+    (lambda: networks.frozen_modules('vit_tiny', 1), 'to train in part'),
+    (lambda: _tuned(retraining.cf_k, ('body/conv_0',)), "'body/convs_0'"),
+    (lambda: _tuned(retraining.eu_k, ('body', 'head')), 'leave one to train'),
   ],
 )
 def test_mistakes_are_named_in_one_line(call, words):
@@ -96,8 +104,8 @@ def test_a_path_is_under_its_prefixes_alone(names):
   path = tuple(names)
   prefixes = {'/'.join(path[:i]) for i in range(1, len(path) + 1)}
   tried = {*prefixes, 'a', 'b/c', 'ab', 'a/b'}
-  assert {x for x in tried if tree.under(path, (x,))} == prefixes & tried
-  assert not tree.under(path, ())
+  assert {x for x in tried if tree.is_under(path, (x,))} == prefixes & tried
+  assert not tree.is_under(path, ())
 
 
 @functools.cache
@@ -123,15 +131,17 @@ def _tuned(factory, frozen):
 
 def _parts(variables, frozen):
   """Leaves in and outside of frozen modules, statistics included."""
-  found = [*tree.flat(variables.params).items()]
-  found += tree.flat(variables.batch_stats).items()
-  inside = [leaf for path, leaf in found if tree.under(path, frozen)]
-  return inside, [leaf for path, leaf in found if not tree.under(path, frozen)]
+  found = [*tree.leaves_by_path(variables.params).items()]
+  found += tree.leaves_by_path(variables.batch_stats).items()
+  inside = [leaf for path, leaf in found if tree.is_under(path, frozen)]
+  return inside, [
+    leaf for path, leaf in found if not tree.is_under(path, frozen)
+  ]
 
 
-@pytest.mark.parametrize('factory', [cf_k.cf_k, eu_k.eu_k])
+@pytest.mark.parametrize('factory', [retraining.cf_k, retraining.eu_k])
 def test_the_first_layers_stay_to_the_bit(factory):
-  frozen = networks.frozen('convnet', 2)
+  frozen = networks.frozen_modules('convnet', 2)
   _, _, found, info = _tuned(factory, frozen)
   before, after = _parts(_network()[1], frozen), _parts(found, frozen)
   assert len(before[0]) == 2 * (1 + 2 + 2)
@@ -146,9 +156,9 @@ def test_held_modules_are_in_evaluation_mode(name):
   shape, options, _ = FAMILIES[name]
   model, variables = case.network(name, shape, **options)
   image, _ = case.seen(case.given(shape).retain)
-  held = networks.held(model, ('body',))
+  held = networks.freeze_norms(model, ('body',))
   both = lambda *args: (held.update(*args), model.apply(*args))
-  (logits, stats), wanted = jit.once(both)(variables, image)
+  (logits, stats), wanted = jit.compile_cheaply(both)(variables, image)
   np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
   same(stats, variables.batch_stats)
 
@@ -156,7 +166,9 @@ def test_held_modules_are_in_evaluation_mode(name):
 def test_holding_nothing_changes_nothing():
   model, variables = _network()
   image, _ = case.seen(case.given(CONV).retain)
-  free, moved = jax.jit(networks.held(model, ()).update)(variables, image)
+  free, moved = jax.jit(networks.freeze_norms(model, ()).update)(
+    variables, image
+  )
   plain, also = jax.jit(model.update)(variables, image)
   same((free, moved), (plain, also))
   assert not np.allclose(free, model.apply(variables, image), atol=1e-3)
@@ -166,7 +178,7 @@ def test_a_held_first_layer_feeds_training_behind_it():
   """Statistics of the first layer stay, those behind follow the batch."""
   model, variables = _network()
   image, _ = case.seen(case.given(CONV).retain)
-  held = networks.held(model, networks.frozen('convnet', 3))
+  held = networks.freeze_norms(model, networks.frozen_modules('convnet', 3))
   _, stats = jax.jit(held.update)(variables, image)
   same(stats['body']['norms_0'], variables.batch_stats['body']['norms_0'])
   for name in ('norms_1', 'norms_2'):
@@ -179,7 +191,7 @@ def test_reset_takes_parameters_and_statistics_of_the_last_layers():
     {'a': {'w': 1}, 'b': {'w': 2}}, {'a': {'m': 3}, 'b': {'m': 4}}
   )
   new = jax.tree.map(lambda x: 10 * x, old)
-  found = eu_k.reset(old, new, ('a',))
+  found = retraining.reinitialize(old, new, ('a',))
   assert found == Variables(
     {'a': {'w': 1}, 'b': {'w': 20}}, {'a': {'m': 3}, 'b': {'m': 40}}
   )
@@ -187,8 +199,10 @@ def test_reset_takes_parameters_and_statistics_of_the_last_layers():
 
 def test_retraining_all_layers_is_rewod_which_forgets_the_original():
   problem = case.given()
-  whole = case.solved(retraining.rewod, None, problem)[2]
+  whole = case.solved(retraining.retrain, None, problem)[2]
   model, variables = case.network()
   zero = model, jax.tree.map(jnp.zeros_like, variables)
-  found = case.solved(eu_k.eu_k, None, problem, network_of=zero, frozen=())[2]
+  found = case.solved(
+    retraining.eu_k, None, problem, network_of=zero, frozen=()
+  )[2]
   same(found, whole)

@@ -22,20 +22,19 @@ import small_run
 from jax import numpy as jnp
 
 from cmu_jax import networks
-from cmu_jax.core import config, records
+from cmu_jax.core import config, provenance
 from cmu_jax.core.types import Batch, Variables
-from cmu_jax.data import inputs
-from cmu_jax.studies.classes import addresses
+from cmu_jax.data import input_step
+from cmu_jax.studies.classes import addresses as addresses_lib
 from cmu_jax.studies.classes import world as classes
 from cmu_jax.studies.corrective import cells
-from cmu_jax.studies.cuts import repairs
-from cmu_jax.studies.engine import world
+from cmu_jax.studies.cuts import stages
+from cmu_jax.studies.engine import binding
 from cmu_jax.studies.ensembles import world as ensembles
 from cmu_jax.studies.membership import world as audits
 from cmu_jax.studies.negation import sets, sweep
 from cmu_jax.studies.negation import world as negations
-from cmu_jax.studies.subsets import cells as subset_addresses
-from cmu_jax.studies.subsets import world as subsets
+from cmu_jax.studies.subsets import addresses, world
 
 TOLERANCE = 1e-4
 # The share of values that may jump on another machine.
@@ -91,13 +90,13 @@ def _config(name):
 
 
 def _cuts(folder):
-  return [repairs.kept(_config('cuts_digits.py'), folder).fingerprint]
+  return [stages.kept(_config('cuts_digits.py'), folder).fingerprint]
 
 
 def _corrective(folder):
   del folder
   made = _config('corrective_digits.py')
-  summed = records.data_sum(world.load(made).dataset)
+  summed = provenance.dataset_digest(binding.load(made).dataset)
   cell = cells.Cell(cells.Case('poison', 60, 0), 0.5, 'ssd')
   return [
     cells.case_address(made, summed, cell.case),
@@ -106,20 +105,20 @@ def _corrective(folder):
 
 
 def _subsets(folder):
-  place = subsets.load(_config('amun_digits.py'), folder)
-  cell = subset_addresses.Cell(0, 0, 'ft', 0)
+  place = world.load(_config('amun_digits.py'), folder)
+  cell = addresses.Cell(0, 0, 'ft', 0)
   return [
-    subset_addresses.trained(place, 'original 0'),
-    subset_addresses.cell(place, cell, ({'learning_rate': 0.1},)),
+    addresses.trained(place, 'original 0'),
+    addresses.cell(place, cell, ({'learning_rate': 0.1},)),
   ]
 
 
 def _classes(folder):
   place = classes.load(_config('trw_digits.py'), folder)
-  cell = addresses.Cell(0, 1, 'trw')
+  cell = addresses_lib.Cell(0, 1, 'trw')
   return [
-    addresses.retrained(place, cell),
-    addresses.cell(place, cell, ({'beta': 0.3},), 6),
+    addresses_lib.retrained(place, cell),
+    addresses_lib.cell(place, cell, ({'beta': 0.3},), 6),
   ]
 
 
@@ -148,7 +147,7 @@ def _negation(folder):
   place = negations.Place(
     _config('negation_clip.py'),
     folder,
-    inputs.make((0.5,), (0.5,)),
+    input_step.make((0.5,), (0.5,)),
     _set('control', 100),
     (_set('forget', 0),),
     'digest of the CLIP',

@@ -16,7 +16,7 @@ RHOS = (0.95, 0.9, 0.85, 0.8, 0.7, 0.0)
 def _fitted(seen):
   """The linear network with the samples' own labels as predictions."""
   model, state = linear()
-  image = look(seen.batch.image, seen.batch.stamp)
+  image = look(seen.batch.image, seen.batch.has_trigger)
   label = np.eye(3)[np.asarray(seen.batch.label)]
   kernel = np.linalg.lstsq(np.asarray(image).reshape(len(image), -1), label)[0]
   params = {'head': {'kernel': jnp.asarray(kernel, jnp.float32)}}
@@ -24,7 +24,7 @@ def _fitted(seen):
 
 
 def _pixels(seen):
-  image = look(seen.batch.image, seen.batch.stamp)
+  image = look(seen.batch.image, seen.batch.has_trigger)
   return np.asarray(image).reshape(len(image), -1)
 
 
@@ -57,7 +57,7 @@ def test_the_search_stops_where_brute_force_does(seed):
   model, state = _fitted(seen.forget)
   both = _pair(state, seed)
   found = potion.search(model, AUGMENTED, state, seen, both, 0.0, 400)
-  assert float(found.before) == 1
+  assert float(found.original_accuracy) == 1
   method, counts = potion.potion(model, AUGMENTED, rhos=RHOS), []
   solve = jax.jit(lambda hyper: method.solve(KEY, state, None, found, hyper))
   for point in method.grid:
@@ -75,7 +75,7 @@ def test_the_search_stops_where_brute_force_does(seed):
 def test_a_rule_that_nothing_meets_ends_where_thresholds_stop_to_matter():
   seen = some_given()
   model, state = _fitted(seen.forget)
-  both = importance.Pair(
+  both = importance.Importances(
     jax.tree.map(jnp.ones_like, state.params),
     jax.tree.map(lambda x: jnp.full_like(x, 0.5), state.params),
     jnp.int32(0),
@@ -84,7 +84,7 @@ def test_a_rule_that_nothing_meets_ends_where_thresholds_stop_to_matter():
   method = potion.potion(model, AUGMENTED)
   one, info = method.solve(KEY, state, None, found, {'potion_rho': 0.0})
   assert not info['satisfied']
-  assert int(found.tried) == 8
+  assert int(found.networks) == 8
   assert_close(one, state)
 
 
@@ -93,7 +93,7 @@ def test_no_more_networks_are_tried_than_asked_for():
   model, state = _fitted(seen.forget)
   both = pair(state.params, zeros=False)
   found = potion.search(model, AUGMENTED, state, seen, both, -1.0, 11)
-  assert int(found.tried) == 11
+  assert int(found.networks) == 11
   assert np.isfinite(np.asarray(found.accuracy)).all()
 
 
@@ -109,7 +109,7 @@ def test_rows_of_s_f_that_are_not_valid_do_not_count():
   found = potion.search(
     model, AUGMENTED, state, seen._replace(forget=part), both, 0.5, 3
   )
-  assert float(found.before) == 1
+  assert float(found.original_accuracy) == 1
 
 
 def test_the_method_takes_label_free_importances_once():
@@ -121,10 +121,10 @@ def test_the_method_takes_label_free_importances_once():
     0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 0.75
   }  # fmt: skip
   prepared = method.prepare(KEY, state, seen)
-  measure = importance.Measure(model, AUGMENTED, 'xlf', augment=False)
+  measure = importance.ImportanceConfig(model, AUGMENTED, 'xlf', augment=False)
   assert_close(
     prepared.pair.forget,
-    importance.importance(KEY, measure, state, seen.forget),
+    importance.compute(KEY, measure, state, seen.forget),
   )
   rhos = {'potion_rho': jnp.asarray([0.75, 0.0])}
   found, info = jax.jit(

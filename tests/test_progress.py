@@ -49,5 +49,5 @@ def test_short_work_says_nothing(capsys, clock):
 
 
 def test_nothing_is_said_where_somebody_else_does(capsys, clock):
-  with progress.muted():
+  with progress.mute():
     assert _said(capsys, clock, 2, [(9, 1), (9, 1)]) == []

@@ -10,10 +10,14 @@ import pytest
 from cmu_jax import networks
 from cmu_jax.core import config, errors, rng, tree
 from cmu_jax.core.types import Variables
-from cmu_jax.methods.backdoor import distill, projected, sensitivity
-from cmu_jax.studies.cuts import backdoor, measure
-from cmu_jax.studies.cuts import world as world_lib
-from cmu_jax.studies.engine import settings as settings_lib
+from cmu_jax.methods import finetuning
+from cmu_jax.methods.backdoor import (
+  distillation,
+  projected_distillation,
+  sensitivity,
+)
+from cmu_jax.studies.cuts import backdoor, evaluate, scene
+from cmu_jax.studies.engine import recipes
 from cmu_jax.training import train
 
 SHAPE = (8, 8, 1)
@@ -39,7 +43,7 @@ def test_kernels_become_matrices_with_the_bias_as_last_row():
     'b': {'c': {'kernel': drawn(1, 4, 6), 'bias': drawn(2, 6)}},
     'norm': {'scale': jnp.ones(5), 'bias': jnp.ones(5)},
   }
-  found = sensitivity.matrices(tau)
+  found = sensitivity.kernel_matrices(tau)
   assert {k: v.shape for k, v in found.items()} == {
     ('a',): (18, 5),
     ('b', 'c'): (5, 6),
@@ -57,7 +61,7 @@ def test_the_head_s_sensitivity_is_its_features_second_moment(network):
   found = jnp.mean(
     jnp.stack(
       [
-        sensitivity.sensitivity(k, model, variables, image)[('head',)]
+        sensitivity.estimate_sensitivity(k, model, variables, image)[('head',)]
         for k in jax.random.split(jax.random.key(1), 40)
       ]
     ),
@@ -78,9 +82,9 @@ def one_layer(seed=4, n_in=6, rank=3):
 @pytest.mark.parametrize('damping', [0.03, 0.3, 3.0])
 def test_a_projection_scales_each_eigendirection_by_the_closed_form(damping):
   tau, moments, basis, rank = one_layer()
-  found = jax.jit(sensitivity.project)(tau, moments, damping)
-  before = basis.T @ sensitivity.matrices(tau)['a',]
-  after = basis.T @ sensitivity.matrices(found)['a',]
+  found = jax.jit(sensitivity.project_vector)(tau, moments, damping)
+  before = basis.T @ sensitivity.kernel_matrices(tau)['a',]
+  after = basis.T @ sensitivity.kernel_matrices(found)['a',]
   mu = damping * rank / 6
   shrunk = np.where(np.arange(6) < rank, mu / (1 + mu), 1.0)[:, None] * before
   shrunk *= jnp.linalg.norm(before) / jnp.linalg.norm(shrunk)
@@ -89,11 +93,13 @@ def test_a_projection_scales_each_eigendirection_by_the_closed_form(damping):
 
 def test_the_limits_are_tau_itself_and_the_null_space():
   tau, moments, basis, rank = one_layer()
-  wide = sensitivity.project(tau, moments, 1e6)
+  wide = sensitivity.project_vector(tau, moments, 1e6)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), wide, tau
   )
-  narrow = sensitivity.matrices(sensitivity.project(tau, moments, 1e-5))['a',]
+  narrow = sensitivity.kernel_matrices(
+    sensitivity.project_vector(tau, moments, 1e-5)
+  )['a',]
   assert jnp.abs(basis[:, :rank].T @ narrow).max() < 1e-4
   assert jnp.linalg.norm(narrow) == pytest.approx(float(tree.norm(tau)))
 
@@ -101,11 +107,11 @@ def test_the_limits_are_tau_itself_and_the_null_space():
 def test_a_projection_ignores_the_scale_of_moments_and_keeps_tau_s_scale():
   tau, moments, *_ = one_layer()
   double = lambda x: jax.tree.map(lambda leaf: 2 * leaf, x)
-  first = sensitivity.project(tau, moments, 0.3)
+  first = sensitivity.project_vector(tau, moments, 0.3)
   for other in (
-    sensitivity.project(tau, double(moments), 0.3),
+    sensitivity.project_vector(tau, double(moments), 0.3),
     jax.tree.map(
-      lambda x: x / 2, sensitivity.project(double(tau), moments, 0.3)
+      lambda x: x / 2, sensitivity.project_vector(double(tau), moments, 0.3)
     ),
   ):
     jax.tree.map(
@@ -115,7 +121,7 @@ def test_a_projection_ignores_the_scale_of_moments_and_keeps_tau_s_scale():
 
 def test_layers_without_a_kernel_and_zero_tau_stay_zero():
   tau = {'a': {'kernel': jnp.zeros((2, 3))}, 'n': {'scale': jnp.ones(3)}}
-  found = sensitivity.project(tau, {('a',): jnp.eye(2)}, 0.3)
+  found = sensitivity.project_vector(tau, {('a',): jnp.eye(2)}, 0.3)
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(found))
 
 
@@ -138,43 +144,60 @@ TRIGGERED = np.stack(
 
 
 def test_alpha_is_the_lowest_J_among_those_below_the_threshold():
-  rule = projected.Rule(target=0)
-  choice, curve = projected.choose(STAY, TRIGGERED, BEFORE, rule, GRID)
+  rule = projected_distillation.Rule(target=0)
+  choice, curve = projected_distillation.choose_alpha(
+    STAY, TRIGGERED, BEFORE, rule, GRID
+  )
   assert (choice.alpha, choice.position, choice.selected) == (4.0, 3, True)
   np.testing.assert_allclose(
     curve['proxy_attack_success_rate'], [2 / 3, 1 / 3, 0, 0]
   )
   assert curve['J'][3] < curve['J'][2]
   # A lower J does not help where the trigger still works.
-  flipped = projected.choose(STAY, TRIGGERED[::-1], BEFORE, rule, GRID)[0]
+  flipped = projected_distillation.choose_alpha(
+    STAY, TRIGGERED[::-1], BEFORE, rule, GRID
+  )[0]
   assert flipped.alpha == 0.5
-  loose = projected.Rule(target=0, threshold=0.4)
-  assert projected.choose(STAY, TRIGGERED, BEFORE, loose, GRID)[0].alpha == 4.0
+  loose = projected_distillation.Rule(target=0, threshold=0.4)
+  assert (
+    projected_distillation.choose_alpha(STAY, TRIGGERED, BEFORE, loose, GRID)[
+      0
+    ].alpha
+    == 4.0
+  )
 
 
 def test_it_abstains_if_nothing_qualifies_or_too_much_changes():
-  rule = projected.Rule(target=0)
+  rule = projected_distillation.Rule(target=0)
   stuck = np.stack([one_hot([0, 0, 0, 0])] * 4)
-  nothing = projected.choose(STAY, stuck, BEFORE, rule, GRID)[0]
+  nothing = projected_distillation.choose_alpha(
+    STAY, stuck, BEFORE, rule, GRID
+  )[0]
   deleted = np.stack([one_hot([2, 1, 2, 1])] * 4)
-  changed, curve = projected.choose(deleted, TRIGGERED, BEFORE, rule, GRID)
+  changed, curve = projected_distillation.choose_alpha(
+    deleted, TRIGGERED, BEFORE, rule, GRID
+  )
   assert nothing == changed == (0.0, None, False)
   np.testing.assert_allclose(curve['agreement'], 0.75)
 
 
 def test_a_pool_of_the_target_alone_is_refused():
   with pytest.raises(errors.UserError, match='class 0, the target, for all 4'):
-    rule = projected.Rule(target=0)
-    projected.choose(STAY, TRIGGERED, one_hot([0] * 4), rule, GRID)
+    rule = projected_distillation.Rule(target=0)
+    projected_distillation.choose_alpha(
+      STAY, TRIGGERED, one_hot([0] * 4), rule, GRID
+    )
 
 
 def test_copies_carry_the_predictions_and_the_trigger():
   image = jnp.arange(2 * 64, dtype=jnp.uint8).reshape(2, *SHAPE)
   label = jnp.asarray([3, 1], jnp.int32)
-  both = distill.copies(image, label, True)
-  assert both.stamp.tolist() == [True, True, False, False]
+  both = distillation.triggered_copies(image, label, True)
+  assert both.has_trigger.tolist() == [True, True, False, False]
   assert both.label.tolist() == [3, 1, 3, 1]
-  assert distill.copies(image, label, False).stamp.tolist() == [True, True]
+  assert distillation.triggered_copies(
+    image, label, False
+  ).has_trigger.tolist() == [True, True]
 
 
 @functools.cache
@@ -182,19 +205,17 @@ def digits():
   """A poisoned network for the digits, in a few seconds."""
   changes = {'model.width': '128', 'train.epochs': '30', 'seeds': '0,'}
   settings = config.load('configs/cuts_poison_digits.py', changes).config
-  world = world_lib.stage(settings)
-  place = world_lib.scene(settings, world, 0)
+  world = scene.load_world(settings)
+  place = scene.draw_scene(settings, world, 0)
   image = world.inputs.eval(place.train.image[:1], None)
-  start = jax.jit(world.model.init)(rng.named(place.key, 'init'), image)
+  start = jax.jit(world.model.init)(rng.fold_in(place.key, 'init'), image)
   fitted = train.fit(
-    rng.named(place.key, 'train'),
+    rng.fold_in(place.key, 'train'),
     world.model,
     start,
     place.train,
     inputs=world.inputs,
-    **settings_lib.fit_options(
-      settings.train, place.train.label.shape[0], 'train'
-    ),
+    **recipes.fit_options(settings.train, place.train.label.shape[0], 'train'),
   )
   return settings, world, place, fitted.variables
 
@@ -205,7 +226,7 @@ def repaired():
   found, _ = backdoor.repairs(
     settings, world, place, poisoned, lambda name: None, attack=True
   )
-  score = measure.scorer(settings, world)
+  score = evaluate.scorer(settings, world)
   values = {
     name: score(network).values for name, (network, *_) in found.items()
   }
@@ -231,13 +252,13 @@ def test_the_trigger_goes_and_its_class_stays():
 def test_labels_of_the_pool_change_nothing():
   settings, world, place, poisoned = digits()
   hidden = place.proxy._replace(
-    kept=place.proxy.kept[:, :3],
+    positions=place.proxy.positions[:, :3],
     label=jnp.full((1, 3), 7, jnp.int32),
-    stamp=None,
+    has_trigger=None,
   )
-  options = settings_lib.fit_options(settings.proxy_train, 10, 'proxy_train')
+  options = recipes.fit_options(settings.proxy_train, 10, 'proxy_train')
   for vector in ('repair', 'attack'):
-    unlearn = projected.projected(
+    unlearn = projected_distillation.projected_distillation(
       world.model,
       world.inputs,
       vector=vector,
@@ -253,11 +274,11 @@ def test_labels_of_the_pool_change_nothing():
 
 def test_an_abstention_returns_the_network_as_it_was():
   settings, world, place, poisoned = digits()
-  options = settings_lib.fit_options(settings.proxy_train, 10, 'proxy_train')
-  after, info = projected.projected(
+  options = recipes.fit_options(settings.proxy_train, 10, 'proxy_train')
+  after, info = projected_distillation.projected_distillation(
     world.model,
     world.inputs,
-    rule=projected.Rule(alphas=(1e-4, 2e-4)),
+    rule=projected_distillation.Rule(alphas=(1e-4, 2e-4)),
     **{**options, 'steps': 30},
   )(jax.random.key(9), poisoned, place.proxy)
   assert (info['alpha'], info['selected']) == (0.0, False)
@@ -266,9 +287,13 @@ def test_an_abstention_returns_the_network_as_it_was():
 
 def test_distillation_holds_running_statistics(network):
   model, variables = network
-  logits, stats = distill.still(model).update(variables, drawn(5, 4, *SHAPE))
+  logits, stats = finetuning.freeze_statistics(model).update(
+    variables, drawn(5, 4, *SHAPE)
+  )
   assert stats is variables.batch_stats
   np.testing.assert_array_equal(
     logits, model.apply(variables, drawn(5, 4, *SHAPE))
   )
-  assert distill.still(model) is distill.still(model)
+  assert finetuning.freeze_statistics(model) is finetuning.freeze_statistics(
+    model
+  )

@@ -17,26 +17,26 @@ def _git(folder, *arguments):
 
 
 def test_commit(tmp_path):
-  assert provenance.commit(tmp_path) is None
+  assert provenance.git_commit(tmp_path) is None
   _git(tmp_path, 'init')
-  assert provenance.commit(tmp_path) is None
+  assert provenance.git_commit(tmp_path) is None
   (tmp_path / 'a').write_text('1')
   _git(tmp_path, 'add', 'a')
   _git(tmp_path, 'commit', '-m', 'a')
-  clean = provenance.commit(tmp_path)
+  clean = provenance.git_commit(tmp_path)
   assert len(clean) == 40
   (tmp_path / 'untracked').write_text('1')
-  assert provenance.commit(tmp_path) == clean
+  assert provenance.git_commit(tmp_path) == clean
   (tmp_path / 'a').write_text('2')
-  assert provenance.commit(tmp_path) == f'{clean}-dirty'
+  assert provenance.git_commit(tmp_path) == f'{clean}-dirty'
   (tmp_path / 'inside').mkdir()
-  assert provenance.commit(tmp_path / 'inside') is None
+  assert provenance.git_commit(tmp_path / 'inside') is None
 
 
 def test_provenance(monkeypatch):
   monkeypatch.setenv('PATH', '')
   monkeypatch.setattr(sys, 'orig_argv', ['/opt/python', '-m', 'x', '--a=b c'])
-  found = provenance.provenance({'a': 1})
+  found = provenance.describe_run({'a': 1})
   assert found['commit'] is None
   assert found['command'] == "python -m x '--a=b c'"
   assert found['config_hash'] == config.fingerprint({'a': 1})

@@ -7,10 +7,10 @@ import pytest
 
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Batch
-from cmu_jax.data import corruption, proxy
+from cmu_jax.data import corruption, proxy_sets
 from cmu_jax.data.corruption import triggers
 
-KEY = rng.named(12)
+KEY = rng.fold_in(12)
 MNIST = np.repeat(
   np.arange(10), (118, 134, 119, 122, 116, 108, 118, 125, 117, 118)
 )
@@ -26,41 +26,47 @@ def pool():
 
 
 def test_a_symmetric_proxy_flips_all_images_anew_in_each_draw():
-  made = proxy.make_proxy(KEY, 'symmetric', pool(), 2, 10)
-  assert made.label.shape == (2, 1195) and made.stamp is None
-  assert np.array_equal(made.kept, np.tile(np.arange(1195), (2, 1)))
+  made = proxy_sets.make_proxy(KEY, 'symmetric', pool(), 2, 10)
+  assert made.label.shape == (2, 1195) and made.has_trigger is None
+  assert np.array_equal(made.positions, np.tile(np.arange(1195), (2, 1)))
   assert (np.asarray(made.label) != MNIST[None]).all()
   assert (made.label[0] != made.label[1]).any()
 
 
 def test_an_asymmetric_proxy_keeps_the_flipped_only():
   pairs = corruption.CLASS_MAPS['mnist']
-  made = proxy.make_proxy(KEY, 'asymmetric', pool(), 1, 10, class_map=pairs)
-  true = MNIST[np.asarray(made.kept[0])]
+  made = proxy_sets.make_proxy(
+    KEY, 'asymmetric', pool(), 1, 10, class_map=pairs
+  )
+  true = MNIST[np.asarray(made.positions[0])]
   assert made.label.shape == (1, 592)
   assert made.label[0].tolist() == [pairs[c] for c in true.tolist()]
-  clean = proxy.clean_proxy('asymmetric', pool(), class_map=pairs)
+  clean = proxy_sets.make_clean_proxy('asymmetric', pool(), class_map=pairs)
   assert np.array_equal(clean.label, true)
 
 
 def test_a_poison_proxy_stamps_everything_but_the_target():
-  made = proxy.make_proxy(KEY, 'poison', pool(), 1, 10, trigger=patch())
+  made = proxy_sets.make_proxy(KEY, 'poison', pool(), 1, 10, trigger=patch())
   assert made.label.shape == (1, 1077)
-  assert (MNIST[np.asarray(made.kept[0])] != 0).all()
-  assert made.stamp.all() and not made.label.any()
-  clean = proxy.clean_proxy('poison', pool())
-  assert clean.stamp is None and np.array_equal(clean.label, MNIST)
+  assert (MNIST[np.asarray(made.positions[0])] != 0).all()
+  assert made.has_trigger.all() and not made.label.any()
+  clean = proxy_sets.make_clean_proxy('poison', pool())
+  assert clean.has_trigger is None and np.array_equal(clean.label, MNIST)
 
 
 def test_draw_gathers_under_jit_and_vmap():
-  made = proxy.make_proxy(
+  made = proxy_sets.make_proxy(
     KEY, 'asymmetric', pool(), 2, 10, class_map={1: 2, 3: 4}
   )
-  both = jax.jit(jax.vmap(lambda i: proxy.draw(made, i)))(jnp.arange(2))
-  one = proxy.draw(made, 1)
+  both = jax.jit(jax.vmap(lambda i: proxy_sets.draw_copy(made, i)))(
+    jnp.arange(2)
+  )
+  one = proxy_sets.draw_copy(made, 1)
   assert np.array_equal(both.image[1], one.image)
   assert np.array_equal(both.label[1], one.label)
-  assert np.array_equal(one.image[:, 0, 0, 0], np.asarray(made.kept[1]) % 251)
+  assert np.array_equal(
+    one.image[:, 0, 0, 0], np.asarray(made.positions[1]) % 251
+  )
 
 
 @pytest.mark.parametrize(
@@ -75,6 +81,6 @@ def test_draw_gathers_under_jit_and_vmap():
 def test_proxies_that_cannot_be_made(message, kind, options):
   some = Batch(jnp.zeros((4, 8, 8, 1), jnp.uint8), jnp.arange(4))
   with pytest.raises(errors.UserError, match=message):
-    proxy.make_proxy(KEY, kind, some, 1, 10, **options)
+    proxy_sets.make_proxy(KEY, kind, some, 1, 10, **options)
   with pytest.raises(errors.UserError, match='draws is 0'):
-    proxy.make_proxy(KEY, 'symmetric', some, 0, 10)
+    proxy_sets.make_proxy(KEY, 'symmetric', some, 0, 10)

@@ -34,7 +34,7 @@ def test_commands_are_understood(command, monkeypatch):
   flags, overrides = usage.parse(shlex.split(command)[3:])
   loaded = config.load(flags.config, overrides)
   if flags.sweep and loaded.config.task != 'corrective':
-    assert config.cells(loaded)
+    assert config.sweep_cells(loaded)
 
 
 def _anchor(heading):

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import small_run
 
-from cmu_jax import report
 from cmu_jax.core import config as configs
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Variables
-from cmu_jax.studies.cuts import words
-from cmu_jax.studies.cuts import world as world_lib
+from cmu_jax.studies.cuts import scene, show, words
 from cmu_jax.studies.engine import label_recovery
 from cmu_jax.training import metrics, train
 
@@ -22,15 +20,15 @@ def world():
     small_run.NOISE,
     {'audit': 'rmia', 'train_limit': '300', 'model.width': '8'},
   )
-  found = world_lib.stage(loaded.config)
-  return loaded.config, found, world_lib.scene(loaded.config, found, 0)
+  found = scene.load_world(loaded.config)
+  return loaded.config, found, scene.draw_scene(loaded.config, found, 0)
 
 
 def networks(world, count):
   """Networks that were never trained: they saw no label at all."""
   image = world.inputs.eval(world.dataset.test.image[:1], None)
   init = jax.jit(world.model.init)
-  return [init(rng.named(i), image) for i in range(count)]
+  return [init(rng.fold_in(i), image) for i in range(count)]
 
 
 def fits(some):
@@ -116,5 +114,5 @@ def test_a_run_with_an_audit(tmp_path, monkeypatch):
   audited = {r['method'] for r in found['rows'] if 'label_recovery_rate' in r}
   assert {'corrupted', 'cuts', 'oracle'} <= audited
   assert 'label recovery' in (tmp_path / 'tables/results.md').read_text()
-  page = report.build(tmp_path).read_text()
+  page = show.build(tmp_path).read_text()
   assert 'Are the wrong labels still in there?' in page

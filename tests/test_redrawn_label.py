@@ -11,16 +11,16 @@ import unlearning_case as case
 from states import same
 
 from cmu_jax.core import jit
-from cmu_jax.core.types import Given
-from cmu_jax.methods import redrawn_label, relabelling
-from cmu_jax.training import descent, losses
+from cmu_jax.core.types import MethodInputs
+from cmu_jax.methods import relabelling, union_training
+from cmu_jax.training import descent, metrics
 
 GIVEN = case.given()
 
 
 @pytest.fixture(autouse=True)
 def _quickly():
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     yield
 
 
@@ -35,16 +35,16 @@ def seen():
     return logits, stats
 
   spied = model._replace(update=update)
-  method = redrawn_label.redrawn_label(
+  method = union_training.redrawn_label(
     spied, case.PIXELS, optimizer=optax.sgd(0.0), steps=4, batch_size=12
   )
   whole, mask = method.prepare(case.KEY, start, GIVEN)
-  recipe = redrawn_label._recipe(
+  recipe = union_training._redrawn_recipe(
     spied, case.PIXELS, optax.sgd(0.0), 12, 4, False
   )
-  context = redrawn_label._Context(jax.random.key(5), None)
+  context = union_training._RedrawContext(jax.random.key(5), None)
   rows = np.flatnonzero(np.asarray(whole.valid))
-  draw = descent.Draw(
+  draw = descent.StreamBatch(
     jnp.asarray(whole.batch.image[rows], jnp.float32) / 255,
     whole.batch.label[rows],
     whole.identified[rows],
@@ -54,10 +54,10 @@ def seen():
       start, {'union': draw}, context, {}, jnp.float32(step) / 4
     )
     key = jax.random.fold_in(jax.random.key(5), step)
-    other = relabelling.wrong(key, draw.label, case.CLASSES)
+    other = relabelling.draw_wrong_labels(key, draw.label, case.CLASSES)
     label = jnp.where(draw.identified, other, draw.label)
     logits = model.update(start, draw.image)[0]
-    found.append((loss, losses.cross_entropy(logits, label).mean(), label))
+    found.append((loss, metrics.cross_entropy(logits, label).mean(), label))
   return draw, found, mask
 
 
@@ -79,11 +79,11 @@ def test_masked_weights_are_the_same_bits_under_momentum_and_decay(retain):
   optimizer = optax.chain(
     optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9)
   )
-  method = redrawn_label.redrawn_label(
+  method = union_training.redrawn_label(
     model, case.PIXELS, optimizer=optimizer, steps=5, batch_size=4,
     share=0.3, retain=retain,
   )  # fmt: skip
-  given = GIVEN if retain else Given(forget=GIVEN.forget)
+  given = GIVEN if retain else MethodInputs(forget=GIVEN.forget)
   prepared = method.prepare(case.KEY, start, given)
   found, info = method.solve(case.KEY, start, given, prepared, {})
   mask = jax.tree.leaves(prepared[1])

@@ -11,7 +11,7 @@ import repair_case
 from jax import numpy as jnp
 
 from cmu_jax import networks
-from cmu_jax.commands.repair import Request, __main__, repair
+from cmu_jax.commands.repair import RepairRequest, __main__, repair
 from cmu_jax.networks import weights
 from cmu_jax.training import metrics
 
@@ -154,7 +154,7 @@ def test_a_folder_of_another_request_is_left_alone(poisoned, tmp_path, capsys):
 def test_help_and_what_it_names(capsys):
   assert __main__.main(['--help']) == 0
   told = capsys.readouterr().out
-  assert all(f'--{field}' in told for field in Request._fields)
+  assert all(f'--{field}' in told for field in RepairRequest._fields)
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cmu_jax.commands.repair import finding, words
+from cmu_jax.commands.repair import words
 
 NAMES = ['cat', 'dog', 'owl']
 
@@ -77,7 +77,7 @@ def results(diagnosis, kind='label_noise', **changes):
 )
 def test_the_finding_is_told_on_the_page_and_on_the_console(diagnosis, said):
   told = results(diagnosis)
-  assert said in ' '.join(words.wrong(told))
+  assert said in ' '.join(words.corruption_sentences(told))
   assert said in words.console(told)
   assert 'Warning' not in words.console(told) or diagnosis['best'] in (
     'one_target',
@@ -87,7 +87,7 @@ def test_the_finding_is_told_on_the_page_and_on_the_console(diagnosis, said):
 
 def test_two_classes_tell_nothing_of_the_kind():
   told = {**results(found()), 'class_names': NAMES[:2]}
-  assert 'look alike' in finding.sentences(told)[0]
+  assert 'look alike' in words.diagnosis_sentences(told)[0]
 
 
 def test_a_map_of_many_classes_is_cut_short():
@@ -95,7 +95,7 @@ def test_a_map_of_many_classes_is_cut_short():
   names = [f'class{i}' for i in range(9)]
   cells = [[a, b, 9 - a] for a, b in pairs]
   one = results(found('asymmetric', class_map=pairs, cells=cells))
-  text = ' '.join(finding.sentences({**one, 'class_names': names}))
+  text = ' '.join(words.diagnosis_sentences({**one, 'class_names': names}))
   assert 'class5 → class6 and 3 more;' in text and 'class6 → ' not in text
 
 
@@ -150,19 +150,19 @@ def test_the_outcome_tells_which_rule_decided(changes, why):
 
 def test_steepness_is_told_where_it_was_asked_for():
   told = results(found())
-  assert words.steepness(told) == []
+  assert words.lipschitz_sentences(told) == []
   bound = {'value': 12.345, 'upper': None, 'why': 'all norms exact'}
   told['measured'] = {
     'before': {'lipschitz': bound},
     'after': {'lipschitz': {**bound, 'value': 2.5}},
   }
-  first, second = words.steepness(told)
+  first, second = words.lipschitz_sentences(told)
   assert '12.35' in first and '2.5' in first and 'all norms exact' in second
   none = {'value': None, 'upper': None, 'why': 'no finite bound: exp'}
   told['measured'] = {
     'before': {'lipschitz': none},
     'after': {'lipschitz': none},
   }
-  assert words.steepness(told) == [
+  assert words.lipschitz_sentences(told) == [
     'For this network there is no finite bound: exp.'
   ]

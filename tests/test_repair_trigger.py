@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cmu_jax.commands.repair.trigger import locate
+from cmu_jax.commands.repair.subject import locate_trigger
 
 
 def test_a_trigger_is_found_where_there_is_one_and_nowhere_else():
@@ -11,7 +11,7 @@ def test_a_trigger_is_found_where_there_is_one_and_nowhere_else():
   ordinary[:, 0], others[:, 0] = 0, 0  # A border that is always black.
   bad = others.copy()
   bad[:, 5:7, 3] = (250, 10, 99)
-  found = locate(bad, ordinary)
+  found = locate_trigger(bad, ordinary)
   assert np.argwhere(np.asarray(found.mask)).tolist() == [[5, 3], [6, 3]]
   assert np.asarray(found.value)[5, 3].tolist() == [250, 10, 99]
-  assert locate(others, ordinary) is None
+  assert locate_trigger(others, ordinary) is None

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import report_fakes
 
-from cmu_jax import report
 from cmu_jax.core import errors
-from cmu_jax.report import page
-from cmu_jax.studies.cuts import figures, results, tables, verdict
+from cmu_jax.studies.cuts import figures, load, page, show, tables, verdict
 
 NASTY = ['<b>x</b>', 'a|b', '$x_{', '[red]r', '"&\'', 'é', '`c`', '\\', '', '9']
 
@@ -56,7 +54,7 @@ def poison(tmp_path_factory):
   run = report_fakes.results('poison')
   folder = tmp_path_factory.mktemp('poison')
   report_fakes.save(folder, run, report_fakes.arrays(deleted=0))
-  return folder, report.build(folder)
+  return folder, show.build(folder)
 
 
 def test_build_writes_tables_figures_and_the_page(poison):
@@ -106,7 +104,7 @@ def test_the_same_files_give_the_same_report(poison, tmp_path):
   folder, _ = poison
   for name in ('results.json', 'arrays.npz'):
     (tmp_path / name).write_bytes((folder / name).read_bytes())
-  report.build(tmp_path)
+  show.build(tmp_path)
   assert _files(tmp_path) == _files(folder)
 
 
@@ -124,7 +122,7 @@ def test_figures_without_their_arrays_are_left_out_with_a_reason(tmp_path):
   stale = folder / 'figures/confusions.png'
   stale.parent.mkdir()
   stale.write_bytes(b'of an earlier run')
-  read, text = _read(report.build(folder))
+  read, text = _read(show.build(folder))
   assert not stale.exists()
   assert len(read.addresses) == 2
   assert 'recorded no confusion_corrupted, confusion_cuts' in text
@@ -143,7 +141,7 @@ def test_names_are_never_read_as_markup(tmp_path):
   folder = report_fakes.save(tmp_path, run, report_fakes.arrays(seeds=2))
   with warnings.catch_warnings():
     warnings.simplefilter('error')
-    read, text = _read(report.build(folder))
+    read, text = _read(show.build(folder))
   assert not {'script', 'b', 'i'} & set(read.tags)
   assert "Class '<b>x</b>' is no longer recognised" in text
   assert '<script>alert(1)</script>' in text and 'x <y> & z' in text
@@ -184,14 +182,14 @@ def _with_nan():
 def test_foreign_results_are_one_line_errors(tmp_path, content, message):
   (tmp_path / 'results.json').write_text(content)
   with pytest.raises(errors.UserError, match=re.escape(message)) as caught:
-    report.build(tmp_path)
+    show.build(tmp_path)
   assert '\n' not in str(caught.value)
   assert not (tmp_path / 'report.html').exists()
 
 
 def test_a_missing_file_is_a_one_line_error(tmp_path):
   with pytest.raises(errors.UserError, match='does not exist'):
-    report.build(tmp_path / 'nowhere')
+    show.build(tmp_path / 'nowhere')
 
 
 def _npz(**found):
@@ -214,7 +212,7 @@ def _npz(**found):
 def test_foreign_arrays_are_one_line_errors(tmp_path, content, message):
   (tmp_path / 'arrays.npz').write_bytes(content)
   with pytest.raises(errors.UserError, match=message) as caught:
-    results.arrays(tmp_path, 10)
+    load.arrays(tmp_path, 10)
   assert '\n' not in str(caught.value)
 
 
@@ -222,4 +220,4 @@ def test_a_lone_array_under_the_name_is_refused(tmp_path):
   with (tmp_path / 'arrays.npz').open('wb') as file:
     np.save(file, np.zeros(3))
   with pytest.raises(errors.UserError, match='plain arrays'):
-    results.arrays(tmp_path, 10)
+    load.arrays(tmp_path, 10)

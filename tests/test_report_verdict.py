@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from cmu_jax.core import errors
-from cmu_jax.report import stats
+from cmu_jax.report import page, stats
 from cmu_jax.studies.cuts import verdict
 
 
@@ -99,7 +99,7 @@ def test_a_deleted_class_is_no_repair_and_is_said_first():
   run = report_fakes.results('poison')
   found = verdict.verdict(run)
   assert found.label == 'made worse'
-  assert found.harmed == (verdict.Harm('0', 1.0, 0.0),)
+  assert found.harmed == (page.Harm('0', 1.0, 0.0),)
   assert found.sentences[0] == (
     'The trigger no longer works, but '
     "class '0' is no longer recognised: 1.00 → 0.00."

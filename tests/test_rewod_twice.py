@@ -14,11 +14,11 @@ OPTIONS = dict(optimizer=optax.sgd(0.1), steps=6, batch_size=16)
 
 
 def once():
-  return retraining.rewod(MODEL, STEP, **OPTIONS)
+  return retraining.retrain(MODEL, STEP, **OPTIONS)
 
 
 def twice():
-  return wrappers.rewod_twice(once(), MODEL, STEP)
+  return wrappers.retrain_twice(once(), MODEL, STEP)
 
 
 def relabelled(given, label):
@@ -29,7 +29,7 @@ def relabelled(given, label):
 
 def first(given, key=3):
   """What the first network says of S_f."""
-  named = rng.named(rng.named(key, 'solve'), 'first')
+  named = rng.fold_in(rng.fold_in(key, 'solve'), 'first')
   theta, _ = once().solve(named, start(), given, None, {})
   return metrics.predict(MODEL, STEP, theta, given.forget.batch)
 
@@ -44,7 +44,7 @@ def test_who_is_seen_as_labelled_comes_back_and_nobody_else():
   assert info['readmitted'] == 1
   back = np.zeros(label.size, bool)
   back[valid[0]] = True
-  larger = wrappers.readmitted(given, back)
+  larger = wrappers.readmit(given, back)
   wanted, alone = run(once(), larger)
   same(found, wanted)
   assert info['gradient_evaluations'] == 2 * alone['gradient_evaluations']
@@ -60,11 +60,11 @@ def test_where_nobody_comes_back_it_is_retraining():
 def test_rows_move_as_they_are_and_padding_does_not():
   given = give()
   everyone = np.ones(given.forget.valid.shape, bool)
-  larger = wrappers.readmitted(given, everyone)
+  larger = wrappers.readmit(given, everyone)
   assert images(larger.retain) == sorted(
     images(given.retain) + images(given.forget)
   )
   assert isinstance(larger.retain.batch, Batch)
-  none = wrappers.readmitted(given, ~everyone)
+  none = wrappers.readmit(given, ~everyone)
   assert images(none.retain) == images(given.retain)
   assert none.retain.valid.shape == given.retain.valid.shape

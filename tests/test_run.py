@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import small_run
 
-from cmu_jax import data
 from cmu_jax.core import config, errors
+from cmu_jax.data import sources
 from cmu_jax.data.corruption import record as record_lib
-from cmu_jax.studies.cuts import measure
-from cmu_jax.studies.cuts import world as world_lib
+from cmu_jax.studies.cuts import evaluate, scene
 
 KINDS = {
   'symmetric': small_run.NOISE,
@@ -103,9 +102,9 @@ def test_the_manifest_draws_the_same_corruption(finished):
   seeds = results['config']['seeds']
   assert list(records) == [str(seed) for seed in seeds]
   cfg = config.load(KINDS[kind], {'seeds': ','.join(map(str, seeds))}).config
-  world = world_lib.stage(cfg)
+  world = scene.load_world(cfg)
   for seed in seeds:
-    place = world_lib.scene(cfg, world, seed)
+    place = scene.draw_scene(cfg, world, seed)
     assert records[str(seed)]['corrupted'] > 0
     # What the oracle does not see is what the record says was corrupted.
     lost = place.train.label.size - place.clean.label.size
@@ -118,7 +117,7 @@ def test_a_record_fits_its_own_labels_only(finished):
   record = next(
     iter(json.loads((folder / 'corruption.json').read_text()).values())
   )
-  label = data.load('digits').train.label[: record['samples']]
+  label = sources.load('digits').train.label[: record['samples']]
   with pytest.raises(errors.UserError, match='differs from the recorded'):
     record_lib.from_manifest(record, label)
 
@@ -128,7 +127,7 @@ def test_the_record_alone_is_enough(finished):
   seed = results['config']['seeds'][-1]
   fields = {'noise_rate': '0', 'seeds': str(seed)}
   cfg = config.load(KINDS[kind], fields).config
-  truth = world_lib.scene(cfg, world_lib.stage(cfg), seed).train.label
+  truth = scene.draw_scene(cfg, scene.load_world(cfg), seed).train.label
   records = json.loads((folder / 'corruption.json').read_text())
   drawn = record_lib.from_manifest(records[str(seed)], truth)
   assert int(drawn.mask.sum()) == records[str(seed)]['corrupted']
@@ -201,7 +200,7 @@ def _diagnostic(kind, by_name, curve):
   """The best point of the curve, by what its row says it could see."""
   best, at = by_name['cuts_best_alpha'], curve['evaluated']
   here = at['alpha'].index(best['alpha'])
-  for name in measure.TESTED:
+  for name in evaluate.TESTED:
     if best[name] is not None:
       assert best[name] == at[name][here]
   if kind == 'poison':

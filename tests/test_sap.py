@@ -30,15 +30,17 @@ def test_patches_times_kernels_are_convolutions(size, stride, pad):
   state = np.random.default_rng(0)
   image = jnp.asarray(state.normal(size=(2, 7, 6, 3)), jnp.float32)
   kernel = jnp.asarray(state.normal(size=(size, size, 3, 4)), jnp.float32)
-  wanted = conv.stock(image, kernel, (stride,) * 2, ((pad, pad),) * 2)
-  rows = activations.patches(image, size, stride, ((pad, pad), (pad, pad)))
+  wanted = conv.convolve_stock(image, kernel, (stride,) * 2, ((pad, pad),) * 2)
+  rows = activations.extract_patches(
+    image, size, stride, ((pad, pad), (pad, pad))
+  )
   found = (rows @ kernel.reshape(-1, 4)).reshape(wanted.shape)
   np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 def _image(count=4, seed=0):
   some = samples(count, seed=seed).batch
-  return look(some.image, some.stamp)
+  return look(some.image, some.has_trigger)
 
 
 def test_every_layer_of_a_network_shows_its_inputs():
@@ -136,16 +138,16 @@ def test_the_lowest_losses_of_valid_rows_are_trusted():
   model, state = linear()
   valid = np.arange(20) % 4 != 0
   seen = samples(20, valid)
-  image = look(seen.batch.image, seen.batch.stamp)
+  image = look(seen.batch.image, seen.batch.has_trigger)
   logs = np.asarray(jax.nn.log_softmax(model.apply(state, image)))
   loss = -logs[np.arange(20), np.asarray(seen.batch.label)]
   wanted = np.flatnonzero(valid)[np.argsort(loss[valid])][:6]
-  found = sap.trusted(model, AUGMENTED, state, seen, 6)
+  found = sap.select_trusted(model, AUGMENTED, state, seen, 6)
   np.testing.assert_array_equal(
     found.batch.image, np.asarray(seen.batch.image)[wanted]
   )
   assert np.asarray(found.valid).all()
-  more = sap.trusted(model, AUGMENTED, state, seen, 30)
+  more = sap.select_trusted(model, AUGMENTED, state, seen, 30)
   assert np.asarray(more.valid).tolist() == [True] * 15 + [False] * 5
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmu_jax.core import jit
-from cmu_jax.methods import objectives, scrub_original, teachers
-from cmu_jax.training import schedules
+from cmu_jax.methods import finetuning, objectives, teachers
+from cmu_jax.training import optimizers
 
 GIVEN = case.given()
 TRAIN, BATCH = 50_000, 512
@@ -27,7 +27,7 @@ ASCENT = {
 
 @pytest.fixture(autouse=True)
 def _quickly():
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     yield
 
 
@@ -43,13 +43,13 @@ def _kd(params, start, part, temperature=4.0):
 @pytest.mark.parametrize('column', range(3))
 def test_the_plan_has_the_published_ascent(count, column):
   msteps = (100, 200, 400)[column]
-  plan = teachers.alternate(
+  plan = teachers.alternating_phases(
     1000,
     -(-count // BATCH),
     -(-(TRAIN - count) // BATCH),
     lambda epoch, step: step < msteps,
   )
-  rate = np.asarray(schedules.procedure_a(1.0, 1000)(np.arange(1000)))
+  rate = np.asarray(optimizers.procedure_a_schedule(1.0, 1000)(np.arange(1000)))
   steps, weight = ASCENT[count][column]
   assert plan.shape == (1000,)
   assert (plan == 0).sum() == steps
@@ -61,7 +61,7 @@ def test_the_plan_has_the_published_ascent(count, column):
 )
 @settings(max_examples=50, deadline=None)
 def test_epochs_alternate_until_ascent_ends(steps, forget, retain, epochs):
-  plan = teachers.alternate(
+  plan = teachers.alternating_phases(
     steps, forget, retain, lambda epoch, _: epoch < epochs
   )
   written = ('f' * forget + 'r' * retain) * epochs + 'r' * steps
@@ -69,9 +69,9 @@ def test_epochs_alternate_until_ascent_ends(steps, forget, retain, epochs):
 
 
 def test_epochs_count_the_rows_that_are_valid():
-  assert teachers.epoch_steps(GIVEN, case.COUNT, case.COUNT) == (1, 1)
-  assert teachers.epoch_steps(GIVEN, case.COUNT - 1, 2) == (2, 3)
-  assert teachers.epoch_steps(GIVEN, 100, 100) == (1, 1)
+  assert finetuning.epoch_lengths(GIVEN, case.COUNT, case.COUNT) == (1, 1)
+  assert finetuning.epoch_lengths(GIVEN, case.COUNT - 1, 2) == (2, 3)
+  assert finetuning.epoch_lengths(GIVEN, 100, 100) == (1, 1)
 
 
 def test_steps_alternate_as_released():
@@ -106,7 +106,7 @@ def test_steps_alternate_as_released():
 def test_published_steps_go_up_on_the_teacher_alone():
   hyper = {'gamma': 0.99, 'scrub_alpha': 0.5}
   method, _, found, _ = case.solved(
-    scrub_original.scrub_original, hyper, GIVEN, steps=4, temperature=2.0
+    teachers.scrub_original, hyper, GIVEN, steps=4, temperature=2.0
   )
   start = case.start()
 

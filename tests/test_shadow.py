@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cmu_jax import audits
 from cmu_jax.audits import shadow
-from cmu_jax.audits.shadow import groups, halves, memory
+from cmu_jax.audits.shadow import groups, planning
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Model, Variables
 from cmu_jax.data import splits
@@ -25,40 +25,40 @@ from cmu_jax.training import segment, train
 )
 def test_every_point_is_in_half_of_the_models(k, n, seed):
   key = jax.random.key(seed)
-  inside = shadow.membership(key, 2 * k, n)
+  inside = shadow.assign_halves(key, 2 * k, n)
   assert (inside.sum(axis=0) == k).all()
   assert set(inside.sum(axis=1)) <= {n // 2, n - n // 2}
-  more = shadow.membership(key, 2 * k + 2, n)
+  more = shadow.assign_halves(key, 2 * k + 2, n)
   np.testing.assert_array_equal(more[: 2 * k], inside)
 
 
 @pytest.mark.parametrize(('k', 'n'), [(3, 10), (0, 10), (4, 1)])
 def test_what_cannot_be_halved(k, n):
   with pytest.raises(errors.UserError, match=r'even number|give more'):
-    shadow.membership(case.KEY, k, n)
+    shadow.assign_halves(case.KEY, k, n)
 
 
 def test_rows_are_the_models_own():
   inside = np.zeros((3, 12), bool)
   inside[0, :9], inside[1, 3:7], inside[2, ::3] = True, True, True
-  rows = halves.rows(case.KEY, inside)
+  rows = planning.training_rows(case.KEY, inside)
   assert rows.shape == (3, 9)
   for model, own in zip(rows, inside, strict=True):
     assert set(model) == set(np.flatnonzero(own))
     assert (np.diff(model) >= 0).all()
   with pytest.raises(errors.UserError, match='model 1 is trained on no point'):
-    halves.rows(case.KEY, inside & (np.arange(3) != 1)[:, None])
+    planning.training_rows(case.KEY, inside & (np.arange(3) != 1)[:, None])
 
 
 def alone(model, batch, inside, fit, number):
   """One of the models, trained by itself from what it is made of."""
-  own = rng.named(case.KEY, 'model', number)
-  rows = halves.rows(rng.named(case.KEY, 'rows'), inside)[number]
+  own = rng.fold_in(case.KEY, 'model', number)
+  rows = planning.training_rows(rng.fold_in(case.KEY, 'rows'), inside)[number]
   image = fit.inputs.eval(batch.image[:1], None)
   return train.fit(
-    rng.named(own, 'train'),
+    rng.fold_in(own, 'train'),
     model,
-    model.init(rng.named(own, 'init'), image),
+    model.init(rng.fold_in(own, 'init'), image),
     splits.take(batch, rows),
     optimizer=fit.optimizer,
     steps=fit.steps,
@@ -77,7 +77,9 @@ CASES = [
 
 @pytest.mark.parametrize(('name', 'how'), CASES)
 def test_together_as_one_by_one(name, how):
-  found = case.trained(k=4, name=name, weights=True, plan=shadow.Plan(how=how))
+  found = case.trained(
+    k=4, name=name, weights=True, plan=shadow.Plan(strategy=how)
+  )
   batch, model = case.data(), case.model(name)
   for number in (0, 3):
     wanted = alone(model, batch, found.inside, case.fit(), number)
@@ -120,8 +122,8 @@ def _double():
 def test_together_as_one_by_one_in_double_precision(how):
   with jax.enable_x64(True):
     batch, model = case.data(), _double()
-    inside = shadow.membership(case.KEY, 4, 31)
-    plan = shadow.Plan(how=how)
+    inside = shadow.assign_halves(case.KEY, 4, 31)
+    plan = shadow.Plan(strategy=how)
     found = shadow.train(
       case.KEY, model, batch, inside, case.fit(), weights=True, plan=plan
     )
@@ -159,7 +161,7 @@ def test_each_model_forgets_its_own():
     seen.append((key, rest, gone))
     return jax.tree.map(lambda x: x * (1 + len(gone)), variables)
 
-  inside = shadow.membership(case.KEY, 4, 31)
+  inside = shadow.assign_halves(case.KEY, 4, 31)
   forget = inside & (np.arange(31) < 9)[None, :]
   found = case.trained(k=4, forget=forget, unlearn=unlearn, weights=True)
   plain = case.trained(k=4, weights=True)
@@ -180,7 +182,7 @@ def test_each_model_forgets_its_own():
 
 
 def test_what_cannot_be_forgotten():
-  stranger = ~shadow.membership(case.KEY, 4, 31)
+  stranger = ~shadow.assign_halves(case.KEY, 4, 31)
   for options in (
     {'forget': stranger, 'unlearn': lambda k, v, r, g: v},
     {'forget': ~stranger},
@@ -202,7 +204,7 @@ def test_membership_that_does_not_fit():
 )
 def test_groups_are_even_and_within_bounds(count, most, block):
   most = max(most, block)
-  held = groups.held(count, most, block)
+  held = groups.even_group_size(count, most, block)
   assert held % block == 0
   assert held <= most
   assert -(-count // held) == -(-count // (most // block * block))
@@ -210,30 +212,32 @@ def test_groups_are_even_and_within_bounds(count, most, block):
 
 def test_memory_decides_the_group(monkeypatch):
   batch, fit = case.data(), case.fit()
-  recipe = segment.Recipe(
+  recipe = segment.SegmentSpec(
     case.model(), fit.loss, fit.optimizer, fit.inputs, fit.batch_size
   )
-  one = memory.need(recipe, batch, 16, fit.steps)
+  one = planning.memory_need(recipe, batch, 16, fit.steps)
   parameters = 16 * 8 + 8 + 8 * 4 + 4
-  assert one.member >= 2 * 4 * parameters
-  wider = memory.need(recipe._replace(batch_size=16), batch, 16, fit.steps)
-  assert wider.step > 1.4 * one.step
-  assert wider.member == one.member
-  both = one.member + one.step
-  assert memory.group_size(one, 9, 4 * both + one.member, 4) == 5
-  assert memory.group_size(one, 3, 4 * both + one.member, 4) == 3
-  assert memory.group_size(one, 9, both + 4 * one.member, 1) == 5
+  assert one.per_model >= 2 * 4 * parameters
+  wider = planning.memory_need(
+    recipe._replace(batch_size=16), batch, 16, fit.steps
+  )
+  assert wider.per_step > 1.4 * one.per_step
+  assert wider.per_model == one.per_model
+  both = one.per_model + one.per_step
+  assert planning.largest_group(one, 9, 4 * both + one.per_model, 4) == 5
+  assert planning.largest_group(one, 3, 4 * both + one.per_model, 4) == 3
+  assert planning.largest_group(one, 9, both + 4 * one.per_model, 1) == 5
   with pytest.raises(errors.UserError, match='MiB; raise it'):
-    memory.group_size(one, 9, 4 * both - 1, 4)
+    planning.largest_group(one, 9, 4 * both - 1, 4)
   titles = []
-  drive = train.drive
+  drive = train.run_segments
 
   def spy(*args):
     titles.append(args[-1])
     return drive(*args)
 
-  monkeypatch.setattr(train, 'drive', spy)
-  case.trained(k=10, plan=shadow.Plan(budget=5 * both, threads=1))
+  monkeypatch.setattr(train, 'run_segments', spy)
+  case.trained(k=10, plan=shadow.Plan(memory_bytes=5 * both, threads=1))
   assert [title.rpartition(' models ')[2] for title in titles] == [
     '0 to 3 of 10',
     '4 to 7 of 10',
@@ -243,14 +247,14 @@ def test_memory_decides_the_group(monkeypatch):
 
 @pytest.mark.slow
 def test_the_time_is_predicted():
-  inside = shadow.membership(case.KEY, 10, 31)
+  inside = shadow.assign_halves(case.KEY, 10, 31)
   arguments = (case.KEY, case.model(), case.data(), inside, case.fit(2000))
   plan = shadow.Plan(threads=1, group=4)
-  told = shadow.predicted(*arguments, plan)
+  told = shadow.predict_seconds(*arguments, plan)
   began = time.monotonic()
   shadow.train(*arguments, signals={}, plan=plan)
   taken = time.monotonic() - began
   assert told < 3 * taken
   assert taken < 3 * told + 1
-  one = shadow.predicted(*arguments[:4], case.fit(1), plan)
+  one = shadow.predict_seconds(*arguments[:4], case.fit(1), plan)
   assert one < told

@@ -19,7 +19,7 @@ HERE = pathlib.Path(__file__).parent
 
 def plan(folder, **options):
   """Groups of four; every segment is saved."""
-  return shadow.Plan(group=4, folder=folder, seconds=0.0, **options)
+  return shadow.Plan(group=4, folder=folder, save_seconds=0.0, **options)
 
 
 def same(found, wanted):
@@ -31,7 +31,7 @@ def same(found, wanted):
 def stop_after(monkeypatch, count):
   """Ends the process, as far as it can tell, after so many saved states."""
   left = [count]
-  saving = store.saving
+  saving = store.npz_checkpoint
 
   def counted(*args):
     checkpoint = saving(*args)
@@ -44,7 +44,7 @@ def stop_after(monkeypatch, count):
 
     return checkpoint._replace(save=save)
 
-  monkeypatch.setattr(store, 'saving', counted)
+  monkeypatch.setattr(store, 'npz_checkpoint', counted)
 
 
 @pytest.mark.parametrize('count', [2, pytest.param(7, marks=pytest.mark.slow)])
@@ -64,7 +64,7 @@ def test_stopped_in_the_middle_of_a_group(tmp_path, monkeypatch, count):
 
 def test_what_is_done_is_read(tmp_path, monkeypatch):
   first = case.trained(k=6, plan=plan(tmp_path), weights=True)
-  monkeypatch.setattr(train, 'drive', None)
+  monkeypatch.setattr(train, 'run_segments', None)
   again = case.trained(k=6, plan=plan(tmp_path), weights=True)
   same(again, first)
   for one, other in zip(
@@ -85,7 +85,7 @@ def test_other_models_have_other_files(tmp_path):
 
 
 def test_methods_start_from_the_same_models(tmp_path, monkeypatch):
-  inside = shadow.membership(case.KEY, 6, 31)
+  inside = shadow.assign_halves(case.KEY, 6, 31)
   forget = inside & (np.arange(31) < 9)[None, :]
 
   def method(scale):
@@ -96,7 +96,7 @@ def test_methods_start_from_the_same_models(tmp_path, monkeypatch):
 
   alone = case.trained(k=6, **method(0.5))
   first = case.trained(k=6, plan=plan(tmp_path, method='a'), **method(0.5))
-  monkeypatch.setattr(train, 'drive', None)
+  monkeypatch.setattr(train, 'run_segments', None)
   other = case.trained(k=6, plan=plan(tmp_path, method='b'), **method(2.0))
   again = case.trained(k=6, plan=plan(tmp_path, method='a'), **method(9.0))
   plain = case.trained(k=6, plan=plan(tmp_path), weights=True)

@@ -9,10 +9,10 @@ from jax import numpy as jnp
 from cmu_jax import networks
 from cmu_jax.core import errors
 from cmu_jax.networks import shipped, weights
-from cmu_jax.networks.shipped import said
-from cmu_jax.networks.weights import names
+from cmu_jax.networks.shipped import user_data
+from cmu_jax.networks.weights import matching
 
-SAID = dict.fromkeys(said.FIELDS) | {'mean': (0.5,), 'std': (0.5,)}
+SAID = dict.fromkeys(user_data.SIDE_FIELDS) | {'mean': (0.5,), 'std': (0.5,)}
 
 
 def _stored(path, stem):
@@ -22,10 +22,12 @@ def _stored(path, stem):
     model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3))
   )
   zero = jax.tree.map(lambda x: jnp.zeros(x.shape), template)
-  table = names.torch_names(template, networks.REGISTRY['resnet18'].torch_name)
+  table = matching.torch_names(
+    template, networks.REGISTRY['resnet18'].torch_name
+  )
   leaves = zip(table.items(), jax.tree.leaves(zero), strict=True)
   arrays = {name: np.zeros(_shape(p, x.shape)) for (p, name), x in leaves}
-  weights.write(path, weights.Stored(arrays, {}, '.npz'))
+  weights.write(path, weights.StoredWeights(arrays, {}, '.npz'))
 
 
 def _shape(path, shape):
@@ -52,7 +54,9 @@ def test_the_stem_is_read_off_the_weights(tmp_path, stem):
 
 def test_a_side_file_may_give_one_number_for_all_channels():
   given = {'mean': 0.5, 'std': 1, 'target': 2, 'class_names': ['a', 3]}
-  found = said.checked({**given, 'image_size': None, 'notes': 'x'}, 'w.npz')
+  found = user_data.check_side_file(
+    {**given, 'image_size': None, 'notes': 'x'}, 'w.npz'
+  )
   assert found == {
     **given,
     'mean': [0.5],
@@ -78,4 +82,4 @@ def test_a_side_file_may_give_one_number_for_all_channels():
 )
 def test_a_field_of_another_kind_is_one_line(field, value):
   with pytest.raises(errors.UserError, match=f"'{field}' in the side file"):
-    said.checked({field: value}, 'w.npz')
+    user_data.check_side_file({field: value}, 'w.npz')

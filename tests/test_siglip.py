@@ -13,8 +13,8 @@ from jax import numpy as jnp
 from cmu_jax import networks
 from cmu_jax.commands.repair import __main__
 from cmu_jax.core import errors
-from cmu_jax.networks import clip, weights, zero_shot
-from cmu_jax.networks.clip import heads, preprocess, sizes
+from cmu_jax.networks import clip, weights
+from cmu_jax.networks.clip import architecture, heads, preprocess, zero_shot
 
 _ACTIVATION = 'gelu_pytorch_tanh'
 SIZES = clip.Sizes(
@@ -52,7 +52,7 @@ NAMES = ('cat', 'dog', 'owl')
 
 @functools.cache
 def _variables():
-  leaves, structure = jax.tree.flatten(clip.template(SIZES))
+  leaves, structure = jax.tree.flatten(clip.variable_shapes(SIZES))
   rng = np.random.default_rng(3)
   draw = lambda x: jnp.asarray(rng.uniform(-0.3, 0.3, x.shape), jnp.float32)
   return jax.tree.unflatten(structure, [draw(x) for x in leaves])
@@ -60,13 +60,13 @@ def _variables():
 
 @functools.cache
 def _arrays():
-  return clip.named(_variables())[0].arrays
+  return clip.export(_variables())[0].arrays
 
 
 def _ship(folder, arrays=None, config=CONFIG):
   path = folder / 'model.safetensors'
   found = _arrays() if arrays is None else arrays
-  weights.write(path, weights.Stored(dict(found), {}, '.safetensors'))
+  weights.write(path, weights.StoredWeights(dict(found), {}, '.safetensors'))
   (folder / 'config.json').write_text(json.dumps(config))
   return path
 
@@ -78,12 +78,12 @@ def _ids(classes=3, sentences=2):
 
 @pytest.mark.slow
 def test_parameter_count_and_sparse_config_of_the_published_size(tmp_path):
-  known = clip.KNOWN['siglip-vit-b16']
-  assert networks.parameter_count(clip.template(known)) == 203_155_970
+  known = clip.PUBLISHED['siglip-vit-b16']
+  assert networks.parameter_count(clip.variable_shapes(known)) == 203_155_970
   # What is published leaves out all that is HF's default.
   sparse = {'model_type': 'siglip', 'vision_config': {'image_size': 384}}
   (tmp_path / 'config.json').write_text(json.dumps(sparse))
-  found = sizes.from_config(tmp_path / 'config.json')
+  found = architecture.from_config(tmp_path / 'config.json')
   assert found == known._replace(image_size=384)
 
 
@@ -107,8 +107,10 @@ def test_weights_load_under_their_names_and_go_back(tmp_path):
   for name, array in _arrays().items():
     assert np.array_equal(back[name], array)
     assert back[name].shape == array.shape
-  (tmp_path / 'config.json').write_text(json.dumps(sizes.config(SIZES)))
-  assert clip.which(path) == SIZES
+  (tmp_path / 'config.json').write_text(
+    json.dumps(architecture.to_config(SIZES))
+  )
+  assert clip.resolve_sizes(path) == SIZES
 
 
 IN_PROJ = 'vision_model.head.attention.in_proj_weight'
@@ -163,7 +165,7 @@ def test_towers_are_those_of_transformers(tmp_path):
       input_ids=torch.tensor(ids),
     )
   assert found.sizes == SIZES
-  ours = clip.bound(found.sizes)
+  ours = clip.bind(found.sizes)
   compare = jax.jit(
     lambda v, x, t: (ours.image(v, x), ours.text(v, t), ours.logits(v, x, t))
   )
@@ -175,12 +177,12 @@ def test_towers_are_those_of_transformers(tmp_path):
 
 
 def test_a_head_of_ids_ranks_classes_as_the_towers_do():
-  found = clip.Loaded(SIZES, _variables(), None, None)
+  found = clip.LoadedClip(SIZES, _variables(), None, None)
   ids = _ids(sentences=1)
-  head = heads.of_tokens(found, ids, NAMES, ('{}',))
+  head = heads.make_from_tokens(found, ids, NAMES, ('{}',))
   image = np.random.default_rng(2).standard_normal((2, 17, 17, 3), np.float32)
   whole = torch_twin.quick(
-    clip.bound(SIZES).logits, _variables(), image, jnp.asarray(ids[:, 0])
+    clip.bind(SIZES).logits, _variables(), image, jnp.asarray(ids[:, 0])
   )
   both = zero_shot.variables(_variables(), head.kernel)
   got = torch_twin.quick(zero_shot.model(SIZES, 3).apply, both, image)
@@ -189,21 +191,21 @@ def test_a_head_of_ids_ranks_classes_as_the_towers_do():
 
 
 def test_heads_ask_for_the_right_tokens():
-  found = clip.Loaded(SIZES, _variables(), None, None)
+  found = clip.LoadedClip(SIZES, _variables(), None, None)
   with pytest.raises(errors.UserError, match='of_tokens') as caught:
     heads.make(found, NAMES)
   assert '\n' not in str(caught.value)
   with pytest.raises(errors.UserError, match='0 to 100: take their own'):
-    heads.of_tokens(found, _ids() + 1, NAMES, ('{}', 'a {}'))
+    heads.make_from_tokens(found, _ids() + 1, NAMES, ('{}', 'a {}'))
   with pytest.raises(errors.UserError, match=r'give \[3, 1, up to 7\]'):
-    heads.of_tokens(found, _ids(), NAMES, ('{}',))
+    heads.make_from_tokens(found, _ids(), NAMES, ('{}',))
 
 
 def test_pictures_are_squeezed_whole():
   pixels = np.zeros((10, 30, 3), np.uint8)
   pixels[:, :15] = 255
   picture = PIL.Image.fromarray(pixels)
-  seen = preprocess.squeezed(picture, 6)
+  seen = preprocess.squeeze(picture, 6)
   assert seen.shape == (6, 6, 3)
   assert seen[:, 0].min() == 255 and seen[:, -1].max() == 0
 

@@ -12,14 +12,14 @@ from cmu_jax.core import errors, jit
 from cmu_jax.core.types import Variables
 from cmu_jax.networks import conv, layers
 from cmu_jax.robustness import spectral
-from cmu_jax.robustness.spectral.baselines import circulant, gouk, gram, miyato
+from experiments import spectral_baselines
 
 KERNEL = jax.random.normal(jax.random.key(0), (3, 3, 2, 3))
 
 
 @pytest.fixture(autouse=True)
 def _compiled_cheaply():
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     yield
 
 
@@ -37,8 +37,10 @@ def padded(x):
 def norms():
   return {
     'zero': sigmas(padded, (5, 5, 2))[0],
-    'circular': np.sort(circulant.singular_values(KERNEL, (7, 7)).ravel()),
-    'fine': circulant.singular_values(KERNEL, (64, 64)).max(),
+    'circular': np.sort(
+      spectral_baselines.circular_singular_values(KERNEL, (7, 7)).ravel()
+    ),
+    'fine': spectral_baselines.circular_singular_values(KERNEL, (64, 64)).max(),
   }
 
 
@@ -55,7 +57,9 @@ def test_zero_padding_is_below_the_circle_below_all_frequencies():
 
 @pytest.mark.parametrize('iterations', (1, 6))
 def test_gram_iteration_is_an_upper_bound_that_closes_in(iterations):
-  bound = gram.upper_bound(KERNEL, (7, 7), iterations=iterations)
+  bound = spectral_baselines.gram_upper_bound(
+    KERNEL, (7, 7), iterations=iterations
+  )
   true = norms()['circular'][-1]
   assert bound >= true * (1 - 1e-6)
   assert bound <= true * (1.01 if iterations == 6 else 2)
@@ -63,30 +67,36 @@ def test_gram_iteration_is_an_upper_bound_that_closes_in(iterations):
 
 def test_gram_iteration_of_large_and_zero_kernels_is_finite():
   for factor in (0.0, 1e12):
-    bound = gram.upper_bound(KERNEL * factor, (7, 7))
+    bound = spectral_baselines.gram_upper_bound(KERNEL * factor, (7, 7))
     np.testing.assert_allclose(
       bound, norms()['circular'][-1] * factor, rtol=1e-2, atol=1e-6
     )
 
 
 def test_a_reshaped_kernel_bounds_the_norm_up_to_its_window():
-  sigma, vector = miyato.reshaped_norm(
+  sigma, vector = spectral_baselines.reshaped_norm(
     jax.random.key(1), KERNEL, iterations=200
   )
   matrix = np.asarray(KERNEL).reshape(-1, 3)
   np.testing.assert_allclose(sigma, np.linalg.svd(matrix)[1][0], rtol=1e-5)
   assert norms()['zero'] <= 3 * sigma
-  warm, _ = miyato.reshaped_norm(jax.random.key(2), KERNEL, start=vector)
+  warm, _ = spectral_baselines.reshaped_norm(
+    jax.random.key(2), KERNEL, start=vector
+  )
   np.testing.assert_allclose(warm, sigma, rtol=1e-5)
-  scaled = np.linalg.svd(miyato.normalised(KERNEL, sigma).reshape(-1, 3))[1]
+  scaled = np.linalg.svd(
+    spectral_baselines.normalize_kernel(KERNEL, sigma).reshape(-1, 3)
+  )[1]
   np.testing.assert_allclose(scaled[0], 1, rtol=1e-5)
 
 
 def test_division_brings_the_measured_norm_to_the_bound():
   layer, _ = only(layers.Conv(3), (5, 5, 2))
   own = {'kernel': KERNEL}
-  run = jit.once(
-    lambda key, own: gouk.projected(key, layer, own, 1.0, iterations=200)
+  run = jit.compile_cheaply(
+    lambda key, own: spectral_baselines.divide_by_norm(
+      key, layer, own, 1.0, iterations=200
+    )
   )
   done, found = run(jax.random.key(0), own)
   np.testing.assert_allclose(done['kernel'], KERNEL / found.sigma[0], rtol=1e-5)
@@ -96,25 +106,25 @@ def test_division_brings_the_measured_norm_to_the_bound():
 
 
 def test_cutting_on_the_grid_leaves_the_window_above_the_bound():
-  whole = circulant.clipped(KERNEL, (3, 3), 1.0)
-  cut = circulant.singular_values(whole, (3, 3))
+  whole = spectral_baselines.clip_circular(KERNEL, (3, 3), 1.0)
+  cut = spectral_baselines.circular_singular_values(whole, (3, 3))
   np.testing.assert_allclose(cut.max(), 1, rtol=1e-4)
-  window = circulant.clipped(KERNEL, (8, 8), 1.0)
+  window = spectral_baselines.clip_circular(KERNEL, (8, 8), 1.0)
   assert window.shape == KERNEL.shape
-  assert circulant.singular_values(window, (8, 8)).max() > 1
+  assert spectral_baselines.circular_singular_values(window, (8, 8)).max() > 1
 
 
 def test_a_grid_below_the_kernel_gets_one_line():
   with pytest.raises(errors.UserError, match='smaller'):
-    circulant.singular_values(KERNEL, (2, 8))
+    spectral_baselines.circular_singular_values(KERNEL, (2, 8))
   with pytest.raises(errors.UserError, match='iterations'):
-    gram.upper_bound(KERNEL, (8, 8), iterations=0)
+    spectral_baselines.gram_upper_bound(KERNEL, (8, 8), iterations=0)
 
 
 @pytest.mark.slow
 def test_the_report_has_every_layer_and_the_joint_map(capsys):
   apply, variables = network(Small(), (6, 5, 3))
-  rows = spectral.report(apply, variables, (6, 5, 3), beneath='no more')
+  rows = spectral.report_norms(apply, variables, (6, 5, 3), caption='no more')
   assert [(row['path'], row['kind']) for row in rows] == [
     ('first', 'conv'),
     ('norm', 'norm'),
@@ -123,12 +133,12 @@ def test_the_report_has_every_layer_and_the_joint_map(capsys):
   ]
   by_kind = {row['kind']: row['sigma'] for row in rows[:3]}
   assert by_kind['conv_norm'] <= by_kind['conv'] * by_kind['norm']
-  found = spectral.layers(apply, variables, (6, 5, 3))
+  found = spectral.find_layers(apply, variables, (6, 5, 3))
   for layer in found:
     (row,) = [
       x for x in rows if (x['path'], x['kind']) == (layer.path, layer.kind)
     ]
-    true = sigmas(spectral.bound(layer, variables), layer.shape)[0]
+    true = sigmas(spectral.bind_layer(layer, variables), layer.shape)[0]
     np.testing.assert_allclose(row['sigma'], true, rtol=1e-4)
   printed = capsys.readouterr().out
   assert 'first + norm' in printed
@@ -138,4 +148,4 @@ def test_the_report_has_every_layer_and_the_joint_map(capsys):
 
 def test_a_network_without_such_layers_gets_one_line():
   with pytest.raises(errors.UserError, match='flax'):
-    spectral.report(lambda v, x: x, Variables({}, {}), (2, 2, 1))
+    spectral.report_norms(lambda v, x: x, Variables({}, {}), (2, 2, 1))

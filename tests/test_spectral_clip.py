@@ -20,7 +20,7 @@ from cmu_jax.core import errors, jit
 from cmu_jax.core.types import Batch, Variables
 from cmu_jax.networks import conv
 from cmu_jax.robustness import spectral
-from cmu_jax.robustness.spectral import lowering
+from cmu_jax.robustness.spectral import clipping
 
 BOUND = 0.8
 
@@ -47,7 +47,7 @@ def case():
 
 @pytest.fixture(autouse=True)
 def _compiled_cheaply():
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     yield
 
 
@@ -126,7 +126,7 @@ def test_low_precision_stays_and_is_within_the_bound():
 
 def test_without_rounds_a_kernel_is_rescaled():
   apply, variables, _, _ = case()
-  layers = spectral.layers(apply, variables, SHAPE)[:1]
+  layers = spectral.find_layers(apply, variables, SHAPE)[:1]
   done, info = spectral.clip_weights(
     jax.random.key(0),
     apply,
@@ -145,13 +145,13 @@ def test_without_rounds_a_kernel_is_rescaled():
 @pytest.mark.slow
 def test_a_convolution_and_its_batch_norm_as_one_map():
   apply, variables, _, _ = case()
-  found = spectral.layers(apply, variables, SHAPE)
-  (both,) = spectral.joint(found)
+  found = spectral.find_layers(apply, variables, SHAPE)
+  (both,) = spectral.joint_layers(found)
   done, _ = spectral.clip_weights(
     jax.random.key(0), apply, variables, SHAPE, 1.0, layers=(both, found[0])
   )
   for layer in (both, found[0]):
-    true = sigmas(spectral.bound(layer, done), SHAPE)[0]
+    true = sigmas(spectral.bind_layer(layer, done), SHAPE)[0]
     assert true <= 1.001
   assert equal(done.params['norm'], variables.params['norm'])
 
@@ -174,7 +174,7 @@ def _descend(scale, rounds=40):
     w, found = held
     image = run(w, found.vector)
     target = image / found.sigma[0]
-    slope = lambda w: jax.grad(lowering.objective, 1)(
+    slope = lambda w: jax.grad(clipping.descent_objective, 1)(
       run, w, found.vector, target
     )
     for _ in range(5):
@@ -188,7 +188,7 @@ def _descend(scale, rounds=40):
     w = jax.lax.fori_loop(0, rounds, round_, begin)[0]
     return spectrum(w, None, 500).sigma[0]
 
-  return float(jit.once(go)(kernel))
+  return float(jit.compile_cheaply(go)(kernel))
 
 
 def test_the_division_by_the_width_is_load_bearing():
@@ -204,7 +204,9 @@ def test_descent_on_a_dense_kernel_has_the_closed_form(rate, rounds):
   run = lambda w, x: x @ w
   w, image = kernel, run(kernel, vector)
   for _ in range(rounds):
-    slope = jax.grad(lowering.objective, 1)(run, w, vector, image / s[0])
+    slope = jax.grad(clipping.descent_objective, 1)(
+      run, w, vector, image / s[0]
+    )
     w = w - rate * slope
   expected = 1 + (1 - 2 * rate) ** rounds * (s[0] - 1)
   new = np.linalg.norm(vector[:, 0] @ w)

@@ -37,7 +37,7 @@ LAYERS = {
 
 @pytest.fixture(autouse=True)
 def _compiled_cheaply():
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     yield
 
 
@@ -50,15 +50,15 @@ NAMES = [
 
 def power(linear, shape, **options):
   run = functools.partial(spectral.power_qr, linear=linear, shape=shape)
-  return jit.once(lambda key: run(key, **options))(jax.random.key(3))
+  return jit.compile_cheaply(lambda key: run(key, **options))(jax.random.key(3))
 
 
 @functools.cache
 def facts(name):
   """All that the next tests ask of a layer, as one program."""
   apply, variables = network(LAYERS[name], SHAPE)
-  (layer,) = spectral.layers(apply, variables, SHAPE)
-  linear = spectral.bound(layer, variables)
+  (layer,) = spectral.find_layers(apply, variables, SHAPE)
+  linear = spectral.bind_layer(layer, variables)
 
   def run(key):
     x = jax.random.normal(key, (2, *SHAPE))
@@ -75,7 +75,9 @@ def facts(name):
       'pulled': (pull(y)[0], jax.linear_transpose(linear, x)(y)[0]),
     }
 
-  return layer, jax.tree.map(np.asarray, jit.once(run)(jax.random.key(0)))
+  return layer, jax.tree.map(
+    np.asarray, jit.compile_cheaply(run)(jax.random.key(0))
+  )
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -110,8 +112,8 @@ def test_float64_reaches_the_dense_svd():
     own = Variables({'kernel': kernel}, {})
     module = nn.Conv(4, (3, 3), 2, use_bias=False, param_dtype=jnp.float64)
     apply = lambda v, x: module.apply({'params': v.params}, x)
-    (layer,) = spectral.layers(apply, own, SHAPE)
-    linear = spectral.bound(layer, own)
+    (layer,) = spectral.find_layers(apply, own, SHAPE)
+    linear = spectral.bind_layer(layer, own)
     found = power(linear, SHAPE, k=4, iterations=2000, shift=1.0)
     true = sigmas(linear, SHAPE)[:4]
     np.testing.assert_allclose(found.sigma, true, rtol=1e-9)
@@ -123,8 +125,8 @@ def test_a_pointwise_convolution_has_the_norm_of_its_kernel(stride, readoff):
   # Every singular value occurs once a pixel, and R_ii may be negative.
   module = layers.Conv(4, 1, stride, padding=0)
   apply, variables = network(module, (4, 4, 3))
-  (layer,) = spectral.layers(apply, variables, (4, 4, 3))
-  linear = spectral.bound(layer, variables)
+  (layer,) = spectral.find_layers(apply, variables, (4, 4, 3))
+  linear = spectral.bind_layer(layer, variables)
   options = {'k': 4, 'iterations': 200, 'shift': 1.0, 'readoff': readoff}
   found = power(linear, (4, 4, 3), **options)
   true = np.linalg.svd(variables.params['kernel'][0, 0])[1][0]
@@ -185,20 +187,20 @@ def test_settings_that_cannot_be_get_one_line(options):
 
 def test_layers_are_found_with_what_they_are():
   apply, variables = network(Small(), SHAPE)
-  found = spectral.layers(jax.jit(apply), variables, SHAPE)
+  found = spectral.find_layers(jax.jit(apply), variables, SHAPE)
   jax.jit(apply)(variables, jnp.zeros((1, *SHAPE)))
-  assert found == spectral.layers(jax.jit(apply), variables, SHAPE)
+  assert found == spectral.find_layers(jax.jit(apply), variables, SHAPE)
   assert [(x.path, x.kind, x.shape, x.norm) for x in found] == [
     ('first', 'conv', (6, 5, 3), 'norm'),
     ('norm', 'norm', (6, 5, 4), None),
     ('head', 'dense', (36,), None),
   ]
-  (both,) = spectral.joint(found)
+  (both,) = spectral.joint_layers(found)
   middle = found[1].shape
-  product = dense(spectral.bound(found[1], variables), middle) @ dense(
-    spectral.bound(found[0], variables), SHAPE
+  product = dense(spectral.bind_layer(found[1], variables), middle) @ dense(
+    spectral.bind_layer(found[0], variables), SHAPE
   )
-  whole = dense(spectral.bound(both, variables), SHAPE)
+  whole = dense(spectral.bind_layer(both, variables), SHAPE)
   np.testing.assert_allclose(whole, product, atol=1e-5)
 
 
@@ -206,9 +208,9 @@ def test_equal_layers_of_a_network_share_one_function():
   model = networks.make('resnet20', 10, (16, 16, 3), width=4)
   image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
-  found = spectral.layers(model.apply, variables, (16, 16, 3))
+  found = spectral.find_layers(model.apply, variables, (16, 16, 3))
   assert [x.kind for x in found].count('conv') == 19
-  assert len(spectral.joint(found)) == 19
+  assert len(spectral.joint_layers(found)) == 19
   assert len({(x.linear, x.shape) for x in found}) == 10
 
 
@@ -233,9 +235,9 @@ class Plain(nn.Module):
 
 def test_what_is_not_affine_is_no_layer():
   apply, variables = network(Gate(), SHAPE)
-  assert spectral.layers(apply, variables, SHAPE) == ()
+  assert spectral.find_layers(apply, variables, SHAPE) == ()
   apply, variables = network(nn.LayerNorm(), SHAPE)
-  assert spectral.layers(apply, variables, SHAPE) == ()
+  assert spectral.find_layers(apply, variables, SHAPE) == ()
   layer, linear = only(Plain(), SHAPE)
   assert layer.kind == 'dense'
   assert sigmas(linear, SHAPE).shape == (60,)
@@ -254,7 +256,7 @@ def test_parameters_elsewhere_get_one_line():
   made = module.init(jax.random.key(0), jnp.zeros((1, 4, 3)))
   apply = lambda v, x: module.apply({'params': v.params}, x)
   with pytest.raises(errors.UserError, match='cannot be measured'):
-    spectral.layers(apply, Variables(made['params'], {}), (4, 3))
+    spectral.find_layers(apply, Variables(made['params'], {}), (4, 3))
 
 
 def _inside_loops(jaxpr, looped=False):

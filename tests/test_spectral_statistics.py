@@ -17,7 +17,7 @@ BOUND = 0.8
 
 @pytest.fixture(autouse=True)
 def _compiled_cheaply():
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     yield
 
 

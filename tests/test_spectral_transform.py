@@ -14,7 +14,7 @@ from cmu_jax.robustness import spectral
 
 @pytest.fixture(autouse=True)
 def _compiled_cheaply():
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     yield
 
 
@@ -22,7 +22,7 @@ def _compiled_cheaply():
 def trained():
   """Four noisy steps with the transformation last in a chain."""
   apply, variables = network(Small(), SHAPE)
-  layers = spectral.layers(apply, variables, SHAPE)[:2]
+  layers = spectral.find_layers(apply, variables, SHAPE)[:2]
   clip = spectral.clip_spectral_norm(layers, 1.0, 2, max_rounds=5)
   tx = optax.chain(optax.identity(), clip)
 
@@ -67,7 +67,7 @@ def test_other_updates_pass_as_they_are():
 
 def test_missing_statistics_and_parameters_get_one_line():
   apply, variables = network(Small(), SHAPE)
-  layers = spectral.layers(apply, variables, SHAPE)
+  layers = spectral.find_layers(apply, variables, SHAPE)
   tx = spectral.clip_spectral_norm(layers, 1.0, 1)
   params = variables.params
   with pytest.raises(errors.UserError, match='batch_stats'):

@@ -65,7 +65,9 @@ def test_the_update_in_numpy(weight, gamma, exponent):
 def test_importances_of_zero():
   zero, one = jnp.zeros(1), jnp.ones(1)
   found = [
-    float(dampen(one, importance.Pair(kept, bad, jnp.int32(0)), 1.0, 0.5)[0])
+    float(
+      dampen(one, importance.Importances(kept, bad, jnp.int32(0)), 1.0, 0.5)[0]
+    )
     for kept, bad in [(zero, zero), (zero, one), (one, zero), (one, 4 * one)]
   ]
   assert found == [1, 0, 1, 0.125]
@@ -73,7 +75,7 @@ def test_importances_of_zero():
 
 def test_39_of_the_50_published_points_differ():
   points = ssd.published_grid()
-  found, positions = ssd.distinct(points)
+  found, positions = ssd.distinct_points(points)
   assert (len(points), len(found), len(set(positions))) == (50, 39, 39)
   assert len({tuple(p.values()) for p in points}) == 50
   whole = [p['ssd_dampening'] >= p['ssd_selection_weight'] for p in found]
@@ -87,7 +89,7 @@ def test_39_of_the_50_published_points_differ():
 def test_no_two_distinct_points_agree():
   both = pair({'a': jnp.ones(4000)}, zeros=False)
   ones = {'a': jnp.ones(4000)}
-  wide = importance.Pair(
+  wide = importance.Importances(
     jax.tree.map(lambda x: x / 1e3, both.retain), both.forget, both.cost
   )
   seen = {
@@ -159,7 +161,7 @@ def test_an_unknown_denominator_is_named():
 
 @pytest.mark.parametrize('share', [0.0, 0.001, 0.01, 0.3, 1.0])
 def test_the_percentile_is_that_of_numpy(share):
-  falling = assd.ratios(pair(PARAMS))
+  falling = assd.sorted_ratios(pair(PARAMS))
   assert falling.shape == (170,)
   kept, bad = (
     np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(t)])

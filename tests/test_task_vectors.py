@@ -9,7 +9,7 @@ from close import assert_close
 from cmu_jax import networks
 from cmu_jax.core import errors
 from cmu_jax.core.types import Batch
-from cmu_jax.data import inputs
+from cmu_jax.data import input_step
 from cmu_jax.methods import task_vectors
 
 
@@ -224,7 +224,7 @@ def test_a_tangent_network_is_the_first_order_and_adds_up():
 
 
 def test_vectors_of_several_ways_are_apart_and_spare_the_head():
-  pixels = inputs.make((0.5,), (0.5,))
+  pixels = input_step.make((0.5,), (0.5,))
   model = networks.make('fc', 3, (2, 2, 1), width=4)
   image = jnp.asarray(np.arange(24).reshape(6, 2, 2, 1), jnp.uint8)
   batch = Batch(image, jnp.array([0, 0, 0, 1, 1, 1], jnp.int32))

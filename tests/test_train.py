@@ -8,20 +8,13 @@ import optax
 import pytest
 
 from cmu_jax import networks
-from cmu_jax.core import checkpoint, errors, tree
+from cmu_jax.core import checkpoint, errors, store, tree
 from cmu_jax.core.types import Batch, Variables
-from cmu_jax.data import inputs
-from cmu_jax.training import (
-  best_epoch,
-  losses,
-  optimizers,
-  schedules,
-  stopping,
-  train,
-)
+from cmu_jax.data import input_step
+from cmu_jax.training import early_stopping, metrics, optimizers, train
 
 SHAPE = (8, 8, 1)
-STEP = inputs.make((0.4,), (0.3,))
+STEP = input_step.make((0.4,), (0.3,))
 MODEL = networks.make('fc', 4, SHAPE, width=16)
 CONV = networks.make('convnet', 4, SHAPE, width=1)
 
@@ -40,7 +33,7 @@ def start(model=MODEL, seed=0):
   )
 
 
-ADAM = optimizers.adamw(schedules.constant(3e-3))
+ADAM = optimizers.adamw(optimizers.constant_schedule(3e-3))
 
 
 def run(model=MODEL, steps=40, batch=None, **options):
@@ -65,7 +58,7 @@ def test_learns_and_reports_every_step():
 def test_one_step_equals_the_same_step_by_hand():
   batch = data(16)
   theta = start()
-  sgd = optimizers.sgd(schedules.constant(0.1))
+  sgd = optimizers.sgd(optimizers.constant_schedule(0.1))
   result = run(steps=1, batch=batch, variables=theta, optimizer=sgd)
 
   def objective(params):
@@ -118,7 +111,7 @@ def test_one_compilation_for_all_seeds_and_segments():
 
   def loss(logits, label):
     traces.append(label.shape)
-    return losses.cross_entropy(logits, label)
+    return metrics.cross_entropy(logits, label)
 
   run(loss=loss), run(loss=loss, key=jax.random.key(9))
   assert len(traces) == 1
@@ -127,9 +120,9 @@ def test_one_compilation_for_all_seeds_and_segments():
 @pytest.mark.parametrize('option', ['checkpoint', 'watch', 'until'])
 def test_a_loop_refuses_what_it_would_not_do(option):
   given = {
-    'checkpoint': train.Checkpoint(lambda template: None, lambda *_: None),
-    'watch': (best_epoch.Keep(MODEL, STEP, 1), data()),
-    'until': stopping.Until(1, lambda history: True),
+    'checkpoint': store.Checkpoint(lambda template: None, lambda *_: None),
+    'watch': (early_stopping.BestEpoch(MODEL, STEP, 1), data()),
+    'until': early_stopping.StopRule(1, lambda history: True),
   }
   with pytest.raises(ValueError, match="how='loop' takes no checkpoint"):
     run(
@@ -184,7 +177,7 @@ def kept(folder, kill_after=None):
       raise Killed
 
   restore = lambda template: checkpoint.restore(folder, template, 'f')
-  return train.Checkpoint(restore, save, seconds=0.0)
+  return store.Checkpoint(restore, save, seconds=0.0)
 
 
 def test_a_killed_training_continues_bit_for_bit(tmp_path):
@@ -209,8 +202,8 @@ def test_divergence_names_its_step():
 
 def test_frozen_parts_stay_bit_identical_under_momentum_and_decay():
   theta = start(CONV)
-  frozen = optimizers.freezing(
-    optimizers.sgd(schedules.constant(0.05)), ('head',)
+  frozen = optimizers.freeze_modules(
+    optimizers.sgd(optimizers.constant_schedule(0.05)), ('head',)
   )
   found = run(CONV, variables=theta, optimizer=frozen).variables
   chex.assert_trees_all_equal(found.params['head'], theta.params['head'])
@@ -237,7 +230,7 @@ def test_no_images_is_one_clear_line():
 
 def test_weight_decay_mask_spares_biases():
   mask = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
-  decayed = optimizers.adamw(schedules.constant(0.1), 0.5, mask)
+  decayed = optimizers.adamw(optimizers.constant_schedule(0.1), 0.5, mask)
   params = {'w': jnp.ones((2, 2)), 'b': jnp.ones(2)}
   zero = jax.tree.map(jnp.zeros_like, params)
   updates, _ = decayed.update(zero, decayed.init(params), params)
@@ -272,17 +265,17 @@ def test_ends_at_the_first_look_that_has_seen_enough(monkeypatch, how):
   # However long a segment takes: one step each, or as long as may be.
   for seconds in (0.0, 1e6):
     monkeypatch.setattr(train, '_SEGMENT_SECONDS', seconds)
-    ended = run(steps=120, until=stopping.Until(5, _learnt), **options)
+    ended = run(steps=120, until=early_stopping.StopRule(5, _learnt), **options)
     assert ended.history.shape == whole[..., :enough, :].shape
     chex.assert_trees_all_equal(ended.variables, short.variables)
 
 
 def test_a_training_that_ended_early_is_not_continued(tmp_path):
-  saving = train.Checkpoint(
+  saving = store.Checkpoint(
     lambda like: checkpoint.restore(tmp_path, like, 'f'),
     lambda state, step: checkpoint.save(tmp_path, step, state, 'f'),
   )
-  options = dict(until=stopping.Until(5, _learnt), checkpoint=saving)
+  options = dict(until=early_stopping.StopRule(5, _learnt), checkpoint=saving)
   first = run(steps=120, **options)
   again = run(steps=120, **options)
   assert again.images_per_second is None  # Nothing was run.

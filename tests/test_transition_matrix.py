@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmu_jax.core import errors
-from cmu_jax.data.corruption import transition_matrix
+from cmu_jax.data.corruption import transition_noise
 
 UNIFORM = (1 - np.eye(4)) / 3
 counts = st.lists(st.integers(0, 99), min_size=16, max_size=16).map(
@@ -17,15 +17,15 @@ counts = st.lists(st.integers(0, 99), min_size=16, max_size=16).map(
 @settings(max_examples=25, deadline=None)
 @given(counts)
 def test_an_estimate_is_valid_and_ignores_right_answers(confusion):
-  found = transition_matrix.estimate_transition(confusion)
-  assert np.array_equal(transition_matrix.validated(found), found)
+  found = transition_noise.estimate_transition(confusion)
+  assert np.array_equal(transition_noise.check_transition(found), found)
   more = confusion + 7 * np.eye(4, dtype=int)
-  assert np.array_equal(transition_matrix.estimate_transition(more), found)
+  assert np.array_equal(transition_noise.estimate_transition(more), found)
   assert (found[~np.eye(4, dtype=bool)] > 0).all()
 
 
 def test_an_estimate_by_hand():
-  found = transition_matrix.estimate_transition([[9, 3, 1], [0, 5, 0], [2] * 3])
+  found = transition_noise.estimate_transition([[9, 3, 1], [0, 5, 0], [2] * 3])
   # Row 0: (.5, 3.5, 1.5) / 5.5, times .9, plus .05, then without its diagonal.
   row = 0.9 * np.array([3.5, 1.5]) / 5.5 + 0.05
   assert np.allclose(found[0], [0, *(row / row.sum())], rtol=1e-12)
@@ -33,19 +33,19 @@ def test_an_estimate_by_hand():
 
 
 def test_symmetric_noise_is_told_by_its_rows():
-  assert transition_matrix.is_symmetric(UNIFORM)
+  assert transition_noise.is_symmetric(UNIFORM)
   tilted = UNIFORM.copy()
   # KL of (1/3 + e, 1/3 - e, 1/3) from uniform is about 3 e^2.
   tilted[2, :2] += 0.095, -0.095
-  assert transition_matrix.is_symmetric(tilted)
+  assert transition_noise.is_symmetric(tilted)
   tilted[2, :2] += 0.015, -0.015
-  assert not transition_matrix.is_symmetric(tilted)
-  assert not transition_matrix.is_symmetric(np.roll(np.eye(4), 1, axis=1))
+  assert not transition_noise.is_symmetric(tilted)
+  assert not transition_noise.is_symmetric(np.roll(np.eye(4), 1, axis=1))
 
 
 def test_the_diagonal_is_taken_out():
   kept = 0.7 * np.eye(4) + 0.3 * UNIFORM
-  found = transition_matrix.of_those_that_move(kept)
+  found = transition_noise.remove_diagonal(kept)
   assert np.allclose(found, UNIFORM)
   assert kept[0, 0] == 0.7
 
@@ -64,10 +64,10 @@ def test_the_diagonal_is_taken_out():
 )
 def test_matrices_that_are_none(message, matrix):
   with pytest.raises(errors.UserError, match=message) as caught:
-    transition_matrix.validated(matrix)
+    transition_noise.check_transition(matrix)
   assert '\n' not in str(caught.value)
 
 
 def test_a_class_that_never_moves_has_no_row():
   with pytest.raises(errors.UserError, match=r'row 0 .* moves no label'):
-    transition_matrix.of_those_that_move(np.eye(3))
+    transition_noise.remove_diagonal(np.eye(3))

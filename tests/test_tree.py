@@ -71,7 +71,7 @@ def test_edits_add_up(first, second):
 
 def test_normalisation_with_statistics_is_excluded_whatever_its_name(variables):
   tau = tree.task_vector(
-    variables.params, moved(variables.params), tree.eligible(variables)
+    variables.params, moved(variables.params), tree.edit_predicate(variables)
   )
   assert not any(jnp.any(x) for x in jax.tree.leaves(tau['whitening']))
   for part in ('body', 'layer', 'head'):
@@ -82,7 +82,7 @@ def test_frozen_parts_are_excluded(variables):
   tau = tree.task_vector(
     variables.params,
     moved(variables.params),
-    tree.eligible(variables, frozen=('head',)),
+    tree.edit_predicate(variables, frozen=('head',)),
   )
   assert not any(jnp.any(x) for x in jax.tree.leaves(tau['head']))
   assert jnp.any(tau['body']['kernel'])
@@ -107,7 +107,7 @@ def test_edit_keeps_dtypes():
 @pytest.mark.parametrize('distribution', ['normal', 'uniform'])
 def test_random_vector_has_the_norm_of_every_leaf(variables, distribution):
   tau = tree.task_vector(
-    variables.params, moved(variables.params), tree.eligible(variables)
+    variables.params, moved(variables.params), tree.edit_predicate(variables)
   )
   noise = tree.random_like(jax.random.key(3), tau, distribution)
   for a, b in zip(jax.tree.leaves(noise), jax.tree.leaves(tau), strict=True):

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmu_jax.core import config, errors, rng
-from cmu_jax.data import corruption, inputs
+from cmu_jax.data import corruption, input_step
 from cmu_jax.data.corruption import record as record_lib
 from cmu_jax.data.corruption import triggers
-from cmu_jax.studies.cuts import world as world_lib
+from cmu_jax.studies.cuts import scene
 
-KEY = rng.named(5)
+KEY = rng.fold_in(5)
 KINDS = {
   'badnet': {'margin': (0, 0), 'percent': 0.2},
   'corner': {'size': 2, 'value': 1.5},
@@ -32,7 +32,7 @@ def pixels(*shape):
 
 def raw(trigger, image, stamp=None):
   """Pixels 0 to 255 as the input step's evaluation has them."""
-  step = inputs.make((0.0,), (1.0,), trigger=trigger)
+  step = input_step.make((0.0,), (1.0,), trigger=trigger)
   stamp = jnp.ones(len(image), bool) if stamp is None else stamp
   return np.asarray(jax.jit(step.eval)(image, stamp)) * 255
 
@@ -53,7 +53,7 @@ def test_a_blended_trigger_is_the_rounded_mixture(alpha):
 
 def test_a_blended_trigger_of_weight_one_is_the_pattern():
   pattern = np.asarray(pixels(6, 5))
-  trigger = triggers.blended(6, 5, 1.0, pattern)
+  trigger = triggers.blended_pattern(6, 5, 1.0, pattern)
   painted = raw(trigger, pixels(2, 6, 5, 3))
   assert np.allclose(painted, pattern[None, :, :, None], atol=1e-3)
 
@@ -85,7 +85,7 @@ def test_a_trigger_comes_back_from_its_record(kind):
   label = np.arange(40) % 4
   trigger = triggers.make(kind, 8, 8, **KINDS[kind])
   done = corruption.poison(KEY, label, 0.2, trigger)
-  record = record_lib.manifest(done, 'poison', KEY, rate=0.2)
+  record = record_lib.make_record(done, 'poison', KEY, rate=0.2)
   read = json.loads(json.dumps(record))
   again = record_lib.from_manifest(read, label).trigger
   assert np.array_equal(again.mask, trigger.mask)
@@ -96,7 +96,7 @@ def test_a_trigger_comes_back_from_its_record(kind):
 def test_a_damaged_pattern_is_refused():
   label = np.arange(40) % 4
   done = corruption.poison(KEY, label, 0.2, triggers.sinusoidal(8, 8, 9.0, 2.0))
-  record = record_lib.manifest(done, 'poison', KEY, rate=0.2)
+  record = record_lib.make_record(done, 'poison', KEY, rate=0.2)
   record['trigger']['pattern']['float32'] = 'AAA'
   with pytest.raises(errors.UserError, match='manifest is damaged'):
     record_lib.from_manifest(record, label)
@@ -105,14 +105,14 @@ def test_a_damaged_pattern_is_refused():
 MISTAKES = {
   "did you mean 'blended'": lambda: triggers.make('blend', 8, 8),
   "did you mean 'alpha'": lambda: triggers.make('blended', 8, 8, alfa=0.1),
-  'alpha 0.0 is outside': lambda: triggers.blended(8, 8, 0.0),
-  'pattern of shape': lambda: triggers.blended(
+  'alpha 0.0 is outside': lambda: triggers.blended_pattern(8, 8, 0.0),
+  'pattern of shape': lambda: triggers.blended_pattern(
     8, 8, pattern=np.zeros((8, 9), np.uint8)
   ),
   'amplitude 256': lambda: triggers.sinusoidal(8, 8, 256.0),
   'frequency 4.0': lambda: triggers.sinusoidal(8, 8, 20.0, 4.0),
   'meets images of 1 channels': lambda: raw(
-    triggers.blended(8, 8, pattern=np.zeros((8, 8, 3), np.uint8)),
+    triggers.blended_pattern(8, 8, pattern=np.zeros((8, 8, 3), np.uint8)),
     pixels(1, 8, 8, 1),
   ),
 }
@@ -140,9 +140,9 @@ def test_mistakes_are_one_clear_line(message):
 )
 def test_every_trigger_makes_a_scene(fields):
   cfg = config.load(small_run.POISON, fields).config
-  world = world_lib.stage(cfg)
-  place = world_lib.scene(cfg, world, 0)
-  assert place.train.stamp.sum() == place.record['corrupted'] > 0
+  world = scene.load_world(cfg)
+  place = scene.draw_scene(cfg, world, 0)
+  assert place.train.has_trigger.sum() == place.record['corrupted'] > 0
   image = place.train.image[:3]
   painted = world.inputs.eval(image, jnp.ones(3, bool))
   assert not np.allclose(painted, world.inputs.eval(image, None), atol=0.01)

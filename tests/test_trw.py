@@ -10,12 +10,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from cmu_jax import networks
-from cmu_jax.core.types import Batch, Given, Variables
-from cmu_jax.data import inputs
+from cmu_jax.core.types import Batch, MethodInputs, Variables
+from cmu_jax.data import input_step
 from cmu_jax.methods import trw
 from cmu_jax.training import descent
 
-STEP = inputs.make((0.5,), (0.5,))
+STEP = input_step.make((0.5,), (0.5,))
 MODEL = networks.make('fc', 5, (4, 4, 1), width=6)
 
 
@@ -31,7 +31,7 @@ def kl(p, q):
 def test_no_tilt_is_the_renormalised_answer():
   logits = random(0, 7, 5)
   found = np.asarray(
-    jax.jit(trw.tilted)(jnp.asarray(logits), 2, jnp.arange(5.0), 0.0)
+    jax.jit(trw.tilt_answers)(jnp.asarray(logits), 2, jnp.arange(5.0), 0.0)
   )
   p = np.asarray(jax.nn.softmax(logits))
   expected = p / (1 - p[:, 2:3])
@@ -47,7 +47,7 @@ def test_no_tilt_is_the_renormalised_answer():
 def test_two_retained_classes(beta, expected):
   logits = jnp.log(jnp.array([[2 / 3, 1 / 3, 1e3]]))
   similar = jnp.array([0.9, 0.1, 0.0])
-  found = np.asarray(trw.tilted(logits, 2, similar, beta))[0]
+  found = np.asarray(trw.tilt_answers(logits, 2, similar, beta))[0]
   np.testing.assert_allclose(found[:2], expected, rtol=1e-4)
   odds = np.log(found[0] / found[1]) - np.log(2)
   assert odds == pytest.approx(beta * 0.8, rel=1e-5)
@@ -58,7 +58,7 @@ def test_two_retained_classes(beta, expected):
 def test_the_tilt_is_the_nearest_with_its_mean_similarity(seed, beta, shift):
   logits, similar = random(seed, 1, 6), np.abs(random(seed + 1, 6))
   found, moved, plain = (
-    np.asarray(trw.tilted(jnp.asarray(logits), 3, jnp.asarray(s), b))[0]
+    np.asarray(trw.tilt_answers(jnp.asarray(logits), 3, jnp.asarray(s), b))[0]
     for s, b in ((similar, beta), (similar + shift, beta), (similar, 0.0))
   )
   np.testing.assert_allclose(found, moved, atol=2e-5)
@@ -77,21 +77,21 @@ def test_the_tilt_is_the_nearest_with_its_mean_similarity(seed, beta, shift):
 
 def test_a_uniform_answer_becomes_a_softmax_of_similarities():
   similar = jnp.array([0.1, 0.0, 0.5, 0.4])
-  found = trw.tilted(jnp.zeros((1, 4)), 1, similar, 3.0)[0]
+  found = trw.tilt_answers(jnp.zeros((1, 4)), 1, similar, 3.0)[0]
   expected = jax.nn.softmax(3.0 * similar[jnp.array([0, 2, 3])])
   np.testing.assert_allclose(found[jnp.array([0, 2, 3])], expected, rtol=1e-6)
-  steep = trw.tilted(jnp.zeros((1, 4)), 1, similar, 1e4)[0]
+  steep = trw.tilt_answers(jnp.zeros((1, 4)), 1, similar, 1e4)[0]
   np.testing.assert_allclose(steep, [0, 0, 1, 0], atol=1e-6)
 
 
 def test_a_sure_answer_does_no_harm():
   logits = random(1, 3, 4)
   sure = jnp.asarray(logits).at[:, 0].set(60)
-  found = trw.tilted(sure, 0, jnp.zeros(4), 10.0)
+  found = trw.tilt_answers(sure, 0, jnp.zeros(4), 10.0)
   assert np.isfinite(found).all()
   np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-6)
   np.testing.assert_array_equal(
-    found, trw.tilted(jnp.asarray(logits), 0, jnp.zeros(4), 10.0)
+    found, trw.tilt_answers(jnp.asarray(logits), 0, jnp.zeros(4), 10.0)
   )
 
 
@@ -125,11 +125,11 @@ def test_the_rows_of_a_linear_head():
 
 def test_a_point_on_the_row_of_the_class_is_the_class():
   rows = random(4, 6, 9)
-  found = trw.principal(jnp.asarray(rows))
+  found = trw.principal_axes(jnp.asarray(rows))
   points = (3 * (rows - rows.mean(0))) @ np.asarray(found.axes)
-  each = trw.similarities(found.places, jnp.asarray(points), 2, 4)
+  each = trw.similarities(found.coordinates, jnp.asarray(points), 2, 4)
   np.testing.assert_allclose(
-    each[2], trw.similarity(found.places, 2, 4), atol=1e-5
+    each[2], trw.similarity(found.coordinates, 2, 4), atol=1e-5
   )
   np.testing.assert_allclose(np.asarray(each).sum(1), 1, rtol=1e-5)
   assert (np.asarray(each)[:, 2] == 0).all()
@@ -137,11 +137,13 @@ def test_a_point_on_the_row_of_the_class_is_the_class():
   nearest = np.asarray(each).argmax(1)[[0, 1, 3, 4, 5]]
   np.testing.assert_array_equal(nearest, [0, 1, 3, 4, 5])
   # The places are the rows in these axes.
-  np.testing.assert_allclose(np.asarray(found.places), points / 3, atol=1e-4)
+  np.testing.assert_allclose(
+    np.asarray(found.coordinates), points / 3, atol=1e-4
+  )
 
 
 def test_noise_moves_the_cosines():
-  places = trw.principal(jnp.asarray(random(5, 4, 7))).places
+  places = trw.principal_axes(jnp.asarray(random(5, 4, 7))).coordinates
   noise = jnp.array([0.3, -0.2, 0.1, 5.0])
   plain, moved = (
     np.log(np.asarray(trw.similarity(places, 3, 4, 0.5, n))[:3])
@@ -161,7 +163,9 @@ def test_what_a_tilt_costs_and_gains():
     similar[4] = 0
 
     def tilt(beta):
-      return trw.tilted(jnp.asarray(logits), 4, jnp.asarray(similar), beta)[0]
+      return trw.tilt_answers(
+        jnp.asarray(logits), 4, jnp.asarray(similar), beta
+      )[0]
 
     beta, keep = 2.3, np.arange(6) != 4
     q, plain = np.asarray(tilt(beta)), np.asarray(tilt(0.0))
@@ -182,7 +186,7 @@ def test_what_a_tilt_costs_and_gains():
 
 def samples(seed, count, label):
   image = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 1))
-  return descent.whole(
+  return descent.whole_batch(
     Batch(jnp.asarray(image, jnp.uint8), jnp.asarray(label, jnp.int32))
   )
 
@@ -199,20 +203,22 @@ def test_one_step_by_hand(retain, by_sample):
     betas=(2.0,), dimensions=(3,), retain=retain, by_sample=by_sample,
     noises=(0.5,),
   )  # fmt: skip
-  given = Given(keep if retain else None, forget)
+  given = MethodInputs(keep if retain else None, forget)
   prepared = method.prepare(jax.random.key(1), start, given)
   found, info = method.solve(
     jax.random.key(2), start, given, prepared, method.grid[0]
   )
   assert info['gradient_evaluations'] == (16 if retain else 8)
   rows = jnp.asarray(start.params['head']['kernel']).T
-  image, found_axes = STEP.eval(forget.batch.image), trw.principal(rows)
+  image, found_axes = STEP.eval(forget.batch.image), trw.principal_axes(rows)
   noise = 0.5 * prepared[-1]
-  similar = trw.similarity(found_axes.places, 4, 3, noise=noise)
+  similar = trw.similarity(found_axes.coordinates, 4, 3, noise=noise)
   if by_sample:
     points = MODEL.features(start, image) @ found_axes.axes
-    similar = trw.similarities(found_axes.places, points, 4, 3, noise=noise)
-  wanted = trw.tilted(MODEL.apply(start, image), 4, similar, 2.0)
+    similar = trw.similarities(
+      found_axes.coordinates, points, 4, 3, noise=noise
+    )
+  wanted = trw.tilt_answers(MODEL.apply(start, image), 4, similar, 2.0)
 
   def loss(params):
     there = Variables(params, start.batch_stats)
@@ -235,7 +241,7 @@ def test_one_step_by_hand(retain, by_sample):
 
 def test_at_the_target_nothing_moves():
   logits = jnp.asarray(random(3, 4, 5))
-  wanted = trw.tilted(logits, 0, jnp.zeros(5), 1.0)
+  wanted = trw.tilt_answers(logits, 0, jnp.zeros(5), 1.0)
 
   def loss(z):
     return -jnp.sum(wanted * jax.nn.log_softmax(z), -1).sum()

@@ -11,16 +11,15 @@ import unlearn_case
 from cmu_jax import networks
 from cmu_jax.commands.unlearn import (
   METHODS,
-  Request,
+  UnlearnRequest,
   __main__,
   catalogue,
-  evidence,
   job,
 )
 from cmu_jax.commands.unlearn import unlearn as call
-from cmu_jax.commands.unlearn.request import checked
+from cmu_jax.commands.unlearn.request import check_request
 from cmu_jax.core import errors
-from cmu_jax.core.types import Batch, Given
+from cmu_jax.core.types import Batch, MethodInputs
 from cmu_jax.networks import weights
 from cmu_jax.training import descent, train
 
@@ -114,7 +113,7 @@ def test_a_call_that_was_stopped_goes_on(case, tmp_path, monkeypatch, capsys):
     if len(calls) == 3:
       raise KeyboardInterrupt
 
-  monkeypatch.setattr(job, '_SECONDS', 0.0)
+  monkeypatch.setattr(job, '_SAVE_SECONDS', 0.0)
   monkeypatch.setattr(train, '_check_finite', stop)
   with pytest.raises(KeyboardInterrupt):
     call(**request(case, out=str(tmp_path / 'b'), **asked))
@@ -135,7 +134,7 @@ def test_evidence_is_that_of_the_logits():
   logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]], np.float32)
   label = np.array([0, 0, 1])
   seen = {'forget': (logits, label), 'retain': None, 'test': (-logits, label)}
-  found = evidence.measured(seen, 2)
+  found = job.measure_sets(seen, 2)
   assert found['accuracy'] == {
     'forget': pytest.approx(1 / 3),
     'retain': None,
@@ -153,11 +152,11 @@ def test_every_method_that_is_offered_is_there():
   assert {*catalogue.FACTORIES, 'ssd'} == METHODS.keys()
   given = {'weights': 'w', 'model': 'fc', 'forget': 'f', 'out': 'o'}
   for name, (needs, _) in METHODS.items():
-    asked = Request(**given, method=name, retain='r')
-    assert checked(asked) is asked
+    asked = UnlearnRequest(**given, method=name, retain='r')
+    assert check_request(asked) is asked
     if needs:
       with pytest.raises(errors.UserError, match='needs --retain'):
-        checked(asked._replace(retain=None))
+        check_request(asked._replace(retain=None))
 
 
 @pytest.mark.parametrize(
@@ -216,14 +215,14 @@ def test_weights_with_a_nan_are_refused(case, tmp_path, capsys):
 
 def samples(count):
   image = jnp.zeros((count, 8, 8, 1), jnp.uint8)
-  return descent.whole(Batch(image, jnp.zeros(count, jnp.int32)))
+  return descent.whole_batch(Batch(image, jnp.zeros(count, jnp.int32)))
 
 
 def test_each_picture_counts_once():
   model = networks.make('fc', 10, (8, 8, 1), width=8)
-  given = Given(samples(80), samples(20))
-  asked = Request('w', 'fc', 'f', 'o', retain='r', method='random_label')
-  method = catalogue.method(asked, model, unlearn_case.STEP, given)
+  given = MethodInputs(samples(80), samples(20))
+  asked = UnlearnRequest('w', 'fc', 'f', 'o', retain='r', method='random_label')
+  method = catalogue.make_method(asked, model, unlearn_case.STEP, given)
   assert method.grid == ({'forget_weight': 0.25},)
 
 

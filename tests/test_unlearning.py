@@ -14,18 +14,8 @@ from hypothesis import strategies as st
 from states import same
 
 from cmu_jax.core import jit
-from cmu_jax.data import inputs
-from cmu_jax.methods import (
-  ascent,
-  cf,
-  gradient_ascent,
-  l1_sparse,
-  npo,
-  objectives,
-  relabel_second,
-  relabelling,
-  salun,
-)
+from cmu_jax.data import input_step
+from cmu_jax.methods import ascent, objectives, relabelling, retraining
 from cmu_jax.training import descent
 
 GIVEN = case.given()
@@ -33,7 +23,7 @@ GIVEN = case.given()
 
 @pytest.fixture(autouse=True)
 def _quickly():
-  with jit.hasty(True):
+  with jit.skip_optimizations(True):
     yield
 
 
@@ -72,7 +62,11 @@ def _toward(labels, weight):
 # Name -> factory, gradients an image and step, and (hyper, step of 2, theta_o,
 # prepared) -> the loss of params.
 BY_HAND = {
-  'cf': (cf.cf, 1, lambda h, t, o, p: lambda x: case.ce(x, GIVEN.retain)),
+  'cf': (
+    retraining.finetune,
+    1,
+    lambda h, t, o, p: lambda x: case.ce(x, GIVEN.retain),
+  ),
   'neggrad_plus': (
     ascent.neggrad_plus,
     2,
@@ -84,23 +78,23 @@ BY_HAND = {
     ),
   ),
   'gradient_ascent': (
-    gradient_ascent.gradient_ascent,
+    ascent.gradient_ascent,
     1,
     lambda h, t, o, p: lambda x: -h['strength'] * case.ce(x, GIVEN.forget),
   ),
-  'npo': (npo.npo, 2, lambda h, t, o, p: lambda x: _npo(x, h['beta'], o)),
+  'npo': (ascent.npo, 2, lambda h, t, o, p: lambda x: _npo(x, h['beta'], o)),
   'random_label': (
     relabelling.random_label,
     2,
     lambda h, t, o, p: _toward(p.batch.label, h['forget_weight']),
   ),
   'relabel_second': (
-    relabel_second.relabel_second,
+    relabelling.relabel_second,
     2,
     lambda h, t, o, p: _toward(_second(o), h['forget_weight']),
   ),
   'l1_sparse': (
-    l1_sparse.l1_sparse,
+    retraining.l1_sparse,
     1,
     lambda h, t, o, p: lambda x: _l1(x, h['l1'] * (1 - t / 2)),
   ),
@@ -143,9 +137,9 @@ def test_methods_declare_what_they_read(name):
 @pytest.mark.slow
 def test_neggrad_of_weight_one_is_cf():
   """With the same order and augmentation, in a network without BatchNorm."""
-  step, made = inputs.make((0.5,), (0.5,), pad=1, flip=True), []
+  step, made = input_step.make((0.5,), (0.5,), pad=1, flip=True), []
   model, variables = case.network()
-  for factory in (cf.cf, ascent.neggrad_plus):
+  for factory in (retraining.finetune, ascent.neggrad_plus):
     method = factory(
       model, step, optimizer=optax.sgd(0.05), steps=3, batch_size=4
     )
@@ -164,11 +158,11 @@ def test_both_sets_are_normalised_together():
   for name, part in zip(('retain', 'forget'), parts, strict=True):
     image, label = case.seen(part)
     identified = part.identified[: case.COUNT]
-    draws[name] = descent.Draw(image, jnp.asarray(label), identified)
+    draws[name] = descent.StreamBatch(image, jnp.asarray(label), identified)
   image = jnp.concatenate([draw.image for draw in draws.values()])
 
   def both(variables):
-    objective = objectives.with_retain(
+    objective = objectives.retain_plus_term(
       model, lambda logits, *_: 3 * logits.sum(), lambda hyper: 2.0
     )
     return objective(variables, draws, None, {}, 0.0)
@@ -186,7 +180,7 @@ def test_both_sets_are_normalised_together():
 @given(st.floats(-3, 3), st.sampled_from([0.1, 1.0, 4.0]))
 @settings(max_examples=20, deadline=None)
 def test_npo_weighs_ascent_by_what_is_left(ratio, beta):
-  slope = jax.grad(lambda r: npo.preference(r[None], beta)[0])(
+  slope = jax.grad(lambda r: ascent.preference_loss(r[None], beta)[0])(
     jnp.float32(ratio)
   )
   p, before = np.exp(ratio), 1.0
@@ -197,7 +191,9 @@ def test_npo_weighs_ascent_by_what_is_left(ratio, beta):
 def test_npo_becomes_ascent_as_beta_vanishes():
   ratio = jnp.linspace(-2, 2, 9)
   for beta in (1e-1, 1e-2):
-    excess = npo.preference(ratio, beta) - npo.preference(0 * ratio, beta)
+    excess = ascent.preference_loss(ratio, beta) - ascent.preference_loss(
+      0 * ratio, beta
+    )
     np.testing.assert_allclose(excess, ratio, atol=1.01 * beta)
 
 
@@ -205,7 +201,7 @@ def test_npo_becomes_ascent_as_beta_vanishes():
 @settings(max_examples=20, deadline=None)
 def test_random_labels_are_other_classes(classes, seed):
   label = jnp.arange(50, dtype=jnp.int32) % classes
-  found = relabelling.wrong(jax.random.key(seed), label, classes)
+  found = relabelling.draw_wrong_labels(jax.random.key(seed), label, classes)
   assert found.dtype == label.dtype
   assert not bool((found == label).any())
   assert set(np.asarray(found)) <= set(range(classes))
@@ -213,7 +209,7 @@ def test_random_labels_are_other_classes(classes, seed):
 
 def test_random_labels_have_no_favourite():
   label = jnp.full(6000, 1, jnp.int32)
-  found = relabelling.wrong(jax.random.key(0), label, 4)
+  found = relabelling.draw_wrong_labels(jax.random.key(0), label, 4)
   counts = np.bincount(np.asarray(found), minlength=4)
   assert counts[1] == 0
   assert np.abs(counts[[0, 2, 3]] - 2000).max() < 5 * np.sqrt(2000)
@@ -226,7 +222,7 @@ def test_the_runner_up_is_the_second_or_the_first_if_that_is_not_ours(k, seed):
   logits = rng.standard_normal((8, k)).astype(np.float32)
   order = np.argsort(-logits)
   label = rng.integers(0, k, 8).astype(np.int32)
-  found = relabel_second.runner_up(jnp.asarray(logits), jnp.asarray(label))
+  found = relabelling.runner_up(jnp.asarray(logits), jnp.asarray(label))
   wanted = np.where(order[:, 0] == label, order[:, 1], order[:, 0])
   np.testing.assert_array_equal(found, wanted)
 
@@ -234,14 +230,14 @@ def test_the_runner_up_is_the_second_or_the_first_if_that_is_not_ours(k, seed):
 def test_the_runner_up_of_two_confused_classes_is_the_true_one():
   truth = jnp.arange(10) % 2
   logits = jax.random.normal(jax.random.key(1), (10, 2))
-  found = relabel_second.runner_up(logits, 1 - truth)
+  found = relabelling.runner_up(logits, 1 - truth)
   np.testing.assert_array_equal(found, truth)
 
 
 def test_weights_shrink_under_an_l1_penalty():
-  method, _, none, _ = case.solved(l1_sparse.l1_sparse, {'l1': 0.0}, GIVEN)
+  method, _, none, _ = case.solved(retraining.l1_sparse, {'l1': 0.0}, GIVEN)
   some, _ = method.solve(case.KEY, case.network()[1], GIVEN, None, {'l1': 0.1})
-  assert l1_sparse.norm(some.params) < 0.9 * l1_sparse.norm(none.params)
+  assert retraining.l1_norm(some.params) < 0.9 * retraining.l1_norm(none.params)
 
 
 @functools.cache
@@ -250,7 +246,9 @@ def _salun():
   optimizer = optax.chain(
     optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9)
   )
-  return case.solved(salun.salun, None, GIVEN, optimizer=optimizer, steps=3)
+  return case.solved(
+    relabelling.salun, None, GIVEN, optimizer=optimizer, steps=3
+  )
 
 
 def test_salun_moves_salient_weights_alone():
@@ -268,7 +266,7 @@ def test_salun_moves_salient_weights_alone():
 def test_salient_is_what_is_above_the_quantile(share):
   rng = np.random.default_rng(0)
   gradient = {'a': rng.normal(size=(7, 8)), 'b': 0.2 * rng.normal(size=44)}
-  mask = salun.salient(jax.tree.map(jnp.float32, gradient), share)
+  mask = relabelling.salient_mask(jax.tree.map(jnp.float32, gradient), share)
   threshold = np.quantile(
     np.abs(np.concatenate([x.ravel() for x in gradient.values()])), 1 - share
   )
@@ -282,4 +280,4 @@ def test_salient_is_what_is_above_the_quantile(share):
 def test_what_is_salient_is_seen_at_the_original_over_the_rows_that_count():
   _, (_, mask), _, _ = _salun()
   gradient = jax.jit(jax.grad(lambda x: case.ce(x, GIVEN.forget)))(case.start())
-  same(mask, salun.salient(gradient, 0.5))
+  same(mask, relabelling.salient_mask(gradient, 0.5))

@@ -15,9 +15,9 @@ from safetensors import numpy as safe_numpy
 from cmu_jax import networks
 from cmu_jax.core import errors
 from cmu_jax.core.types import Batch
-from cmu_jax.data import inputs
+from cmu_jax.data import input_step
 from cmu_jax.networks import weights
-from cmu_jax.networks.weights import files, heads, names
+from cmu_jax.networks.weights import formats, matching
 from cmu_jax.training import metrics
 
 SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
@@ -42,14 +42,14 @@ def variables():
 @pytest.fixture(scope='module')
 def stored(variables):
   """The same as a PyTorch state dict, with counters."""
-  table = names.torch_names(template(), FAMILY.torch_name)
+  table = matching.torch_names(template(), FAMILY.torch_name)
   arrays = {
     name: np.zeros(_torch_shape(path, leaf.shape), np.float32)
     for (path, name), leaf in zip(
       table.items(), jax.tree.leaves(variables), strict=True
     )
   }
-  arrays = weights.put_back(variables, arrays, names.Layout(table, True))
+  arrays = weights.put_back(variables, arrays, matching.Layout(table, True))
   return {**arrays, 'bn1.num_batches_tracked': np.int64(7)}
 
 
@@ -88,10 +88,10 @@ def test_files_give_back_what_was_written(tmp_path, variables, stored, suffix):
   if suffix:
     arrays = stored
   else:
-    arrays = {p: np.asarray(x) for p, x in names._leaves(variables).items()}
+    arrays = {p: np.asarray(x) for p, x in matching._leaves(variables).items()}
   path = tmp_path / f'w{suffix}'
   meta = {'note': 'mine'} if suffix == '.safetensors' else {}
-  weights.write(path, weights.Stored(arrays, meta, suffix))
+  weights.write(path, weights.StoredWeights(arrays, meta, suffix))
   found = weights.read(path)
   assert (found.suffix, found.metadata) == (suffix, meta)
   assert found.arrays.keys() == arrays.keys()
@@ -220,12 +220,12 @@ def test_an_empty_file_a_missing_one_and_a_folder_of_something_else(tmp_path):
 
 def test_the_side_file_is_found_under_both_names(tmp_path):
   path = tmp_path / 'w.npz'
-  assert files.side_file(path) == {}
+  assert formats.read_side_file(path) == {}
   (tmp_path / 'w.json').write_text(json.dumps({'mean': [0.5]}))
-  assert files.side_file(path) == {'mean': [0.5]}
+  assert formats.read_side_file(path) == {'mean': [0.5]}
   (tmp_path / 'w.npz.json').write_text('[1]')
   with pytest.raises(errors.UserError, match='JSON object'):
-    files.side_file(path)
+    formats.read_side_file(path)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason='no ../shared/data')
@@ -249,7 +249,7 @@ def test_resnet20_of_someone_else_reaches_its_accuracy(images, low, high):
   samples = [source[i] for i in range(images)]
   image = jnp.asarray(np.stack([s['image'] for s in samples]))
   label = np.array([s['label'] for s in samples])
-  step = inputs.make((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+  step = input_step.make((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
   batch = Batch(image, jnp.asarray(label, jnp.int32))
   hit = metrics.predict(MODEL, step, read, batch, 500) == label
   assert low <= hit.mean() <= high
@@ -259,18 +259,18 @@ def test_resnet20_of_someone_else_reaches_its_accuracy(images, low, high):
 def test_a_head_of_fewer_than_two_outputs_is_no_classifier(outputs):
   arrays = {'fc.weight': np.zeros((outputs, 4), np.float32)}
   with pytest.raises(errors.UserError, match=f'has {outputs} output'):
-    heads.num_classes(arrays)
+    matching.count_classes(arrays)
 
 
 @pytest.mark.parametrize(
   'name', [n for n, f in networks.REGISTRY.items() if f.torch_name]
 )
 def test_the_classes_are_counted_off_the_files_of_every_family(name):
-  known = heads.known(networks.REGISTRY[name].torch_name)
+  known = matching.head_names(networks.REGISTRY[name].torch_name)
   head = networks.REGISTRY[name].torch_name('head')
   arrays = {
     'features.classifier.0.weight': np.zeros((5, 4), np.float32),
     f'module.{head}.bias': np.zeros(7, np.float32),
     f'module.{head}.weight': np.zeros((7, 4), np.float32),
   }
-  assert heads.num_classes(arrays, known) == 7
+  assert matching.count_classes(arrays, known) == 7

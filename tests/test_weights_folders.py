@@ -108,7 +108,7 @@ def test_the_only_step_of_a_manager_is_taken_and_several_are_listed(tmp_path):
 
 
 def test_the_state_of_a_training_of_ours_is_read(tmp_path):
-  begun = train.initial(optax.adamw(1e-3), START, 2)
+  begun = train.initial_state(optax.adamw(1e-3), START, 2)
   checkpoint.save(tmp_path / 'run', 1, begun, 'fingerprint')
   for path in (tmp_path / 'run', tmp_path / 'run' / '1'):
     _, found, _ = fitted(path)

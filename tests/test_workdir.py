@@ -9,7 +9,7 @@ import small_config
 from small_config import FILE, refusal
 
 from cmu_jax import main
-from cmu_jax.commands import grid, workdir
+from cmu_jax.commands import study, workdir
 from cmu_jax.core import config, errors
 
 path = pytest.fixture(small_config.place)
@@ -29,11 +29,11 @@ def test_a_workdir_belongs_to_one_config(path, runs, capfd):
 
 def test_many_changes_are_not_all_spelled_out(tmp_path):
   before = {f'a{i}': i for i in range(9)}
-  with workdir.opened(tmp_path, before):
+  with workdir.open_run(tmp_path, before):
     pass
   with (
     pytest.raises(errors.UserError, match='and 6 more') as caught,
-    workdir.opened(tmp_path, {'a8': 7, 'b': 1}),
+    workdir.open_run(tmp_path, {'a8': 7, 'b': 1}),
   ):
     pass
   assert '\n' not in str(caught.value)
@@ -47,7 +47,7 @@ def test_a_workdir_with_a_broken_config_json(path, runs, capfd, text):
 
 
 def test_two_runs_in_one_workdir(path, runs, capfd):
-  with workdir.opened(pathlib.Path('w'), config.load(path).config):
+  with workdir.open_run(pathlib.Path('w'), config.load(path).config):
     said = refusal(capfd, [f'--config={path}', '--workdir=w'])
   assert f'in use by process {os.getpid()}' in said
   assert main.main([f'--config={path}', '--workdir=w']) == 0
@@ -104,11 +104,11 @@ def test_finished(tmp_path, results, known):
   if results and 'provenance' in results:
     made_by = results['provenance']
     made_by['config_hash'] = made_by['config_hash'] or config.fingerprint(cfg)
-  assert grid.finished(tmp_path, cfg) is None
+  assert study.read_finished(tmp_path, cfg) is None
   (tmp_path / 'results.json').write_text(json.dumps(results))
-  assert (grid.finished(tmp_path, cfg) is not None) == known
+  assert (study.read_finished(tmp_path, cfg) is not None) == known
   (tmp_path / 'results.json').write_text('{"finished": tr')
-  assert grid.finished(tmp_path, cfg) is None
+  assert study.read_finished(tmp_path, cfg) is None
 
 
 def test_only_our_own_temporaries_are_tidied(tmp_path):
@@ -116,7 +116,7 @@ def test_only_our_own_temporaries_are_tidied(tmp_path):
   for name in [*kept, '.a.json.abc_efg1.part', '.results.json.12345678.part']:
     (tmp_path / name).write_text('')
   (tmp_path / '.checkpoint.abcdefgh.part').mkdir()
-  with workdir.opened(tmp_path, {'a': 1}):
+  with workdir.open_run(tmp_path, {'a': 1}):
     pass
   left = {path.name for path in tmp_path.iterdir()}
   assert left == {

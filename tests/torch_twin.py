@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cmu_jax.networks.weights import names
+from cmu_jax.networks.weights import matching
 
 
 def torchvision():
@@ -57,7 +57,7 @@ def variables_from(network, model, torch_name, image):
     for name, tensor in network.state_dict().items()
   }
   shapes = jax.eval_shape(model.init, jax.random.key(0), image[:1])
-  return names.fit(arrays, shapes, torch_name, 'the twin')[0]
+  return matching.fit(arrays, shapes, torch_name, 'the twin')[0]
 
 
 def quick(function, *args):

@@ -4,18 +4,18 @@ import numpy as np
 import PIL.Image
 import repair_case
 
-from cmu_jax import data, networks
+from cmu_jax import networks
 from cmu_jax.core import rng
-from cmu_jax.data import splits
-from cmu_jax.training import optimizers, schedules, train
+from cmu_jax.data import sources, splits
+from cmu_jax.training import optimizers, train
 
 STEP = repair_case.STEP
 
 
 def make(folder, forget=60, keep=300, steps=400, width=64):
   """Weights, side file, and folders of pictures to forget, keep and test."""
-  key = rng.named(0, 'unlearn case')
-  digits = data.load('digits')
+  key = rng.fold_in(0, 'unlearn case')
+  digits = sources.load('digits')
   part, _ = splits.hold_out(key, digits.train, 0.3, 10)
   model = networks.make('fc', 10, (8, 8, 1), width=width)
   trained = train.fit(
@@ -23,7 +23,7 @@ def make(folder, forget=60, keep=300, steps=400, width=64):
     model,
     model.init(key, STEP.eval(part.image[:1], None)),
     part,
-    optimizer=optimizers.adamw(schedules.constant(2e-3)),
+    optimizer=optimizers.adamw(optimizers.constant_schedule(2e-3)),
     steps=steps,
     batch_size=64,
     inputs=STEP,

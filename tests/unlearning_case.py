@@ -9,10 +9,10 @@ import optax
 
 from cmu_jax import networks
 from cmu_jax.core import jit
-from cmu_jax.core.types import Batch, Given, Samples
-from cmu_jax.data import inputs
+from cmu_jax.core.types import Batch, MethodInputs, Samples
+from cmu_jax.data import input_step
 
-PIXELS = inputs.make((0.0,), (1.0,))
+PIXELS = input_step.make((0.0,), (1.0,))
 SHAPE, CLASSES, COUNT, RATE = (4, 4, 1), 3, 6, 0.2
 KEY = jax.random.key(3)
 
@@ -33,7 +33,7 @@ def samples(seed, rows, identified=False, shape=SHAPE):
 
 def given(shape=SHAPE):
   """Both sets, with rows that do not count."""
-  return Given(
+  return MethodInputs(
     retain=samples(1, 9, shape=shape), forget=samples(2, 8, True, shape)
   )
 
@@ -43,7 +43,9 @@ def network(name='fc', shape=SHAPE, **options):
   """A model and its variables, away from where it was initialised."""
   options = options or ({'width': 5} if name == 'fc' else {})
   model = networks.make(name, CLASSES, shape, **options)
-  start = jit.once(model.init)(jax.random.key(0), jnp.zeros((1, *shape)))
+  start = jit.compile_cheaply(model.init)(
+    jax.random.key(0), jnp.zeros((1, *shape))
+  )
   rng = np.random.default_rng(4)
 
   def moved(leaf):

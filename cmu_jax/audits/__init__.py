@@ -7,36 +7,29 @@ Everything here takes arrays of scores or of statistics, whatever made them,
 and returns plain results. Higher scores are more like members throughout.
 """
 
-from cmu_jax.audits.clusters import Clusters, clustered
-from cmu_jax.audits.confidence import confidence_attack
+from cmu_jax.audits.evaluation import Audit, BootstrapEstimate, evaluate
 from cmu_jax.audits.label_recovery import (
-  Recovery,
+  LabelRecovery,
+  draw_other_labels,
   expected_advantage,
-  label_recovery,
-  other_wrong,
+  recover_labels,
 )
 from cmu_jax.audits.lira_scores import lira
-from cmu_jax.audits.ranks import (
+from cmu_jax.audits.resampling import Clusters, bootstrap, bootstrap_clusters
+from cmu_jax.audits.rmia_scores import (
+  Rmia,
+  offline_probability,
+  online_probability,
+  rmia,
+)
+from cmu_jax.audits.roc_curves import (
   auc,
   balanced_accuracy,
-  detectable,
-  hanley_mcneil,
+  detectable_auc,
+  hanley_mcneil_error,
   roc,
   tpr_at,
 )
-from cmu_jax.audits.resamples import bootstrap
-from cmu_jax.audits.retrained import (
-  LEAST_RETRAINED,
-  Gap,
-  accuracy_gap,
-  discriminator_accuracy,
-  nearest_class,
-  others,
-  separability,
-  total_variation,
-  total_variation_gap,
-)
-from cmu_jax.audits.rmia_scores import Rmia, offline, online, rmia
 from cmu_jax.audits.signals import (
   PROBABILITIES,
   SIGNALS,
@@ -44,41 +37,56 @@ from cmu_jax.audits.signals import (
   softmax,
   taylor_softmax,
 )
-from cmu_jax.audits.ulira_scores import CLIP, Ulira, class_level, ulira
-from cmu_jax.audits.verdict import Audit, Estimate, evaluate
+from cmu_jax.audits.svm_attacks import (
+  MIN_RETRAINED,
+  RetrainedGap,
+  accuracy_gap,
+  confidence_attack,
+  discriminator_accuracy,
+  leave_one_out_means,
+  nearest_class,
+  separability,
+  total_variation,
+  total_variation_gap,
+)
+from cmu_jax.audits.ulira_scores import (
+  CONFIDENCE_CLIP,
+  Ulira,
+  ulira,
+  ulira_of_class,
+)
 
 __all__ = [
-  'CLIP',
-  'LEAST_RETRAINED',
+  'CONFIDENCE_CLIP',
+  'MIN_RETRAINED',
   'PROBABILITIES',
   'SIGNALS',
   'Audit',
+  'BootstrapEstimate',
   'Clusters',
-  'Estimate',
-  'Gap',
-  'Recovery',
+  'LabelRecovery',
+  'RetrainedGap',
   'Rmia',
   'Ulira',
   'accuracy_gap',
   'auc',
   'balanced_accuracy',
   'bootstrap',
-  'class_level',
-  'clustered',
+  'bootstrap_clusters',
   'confidence_attack',
-  'detectable',
+  'detectable_auc',
   'discriminator_accuracy',
+  'draw_other_labels',
   'evaluate',
   'expected_advantage',
-  'hanley_mcneil',
-  'label_recovery',
+  'hanley_mcneil_error',
+  'leave_one_out_means',
   'lira',
   'logit_confidence',
   'nearest_class',
-  'offline',
-  'online',
-  'other_wrong',
-  'others',
+  'offline_probability',
+  'online_probability',
+  'recover_labels',
   'rmia',
   'roc',
   'separability',
@@ -88,4 +96,5 @@ __all__ = [
   'total_variation_gap',
   'tpr_at',
   'ulira',
+  'ulira_of_class',
 ]

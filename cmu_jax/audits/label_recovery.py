@@ -32,11 +32,11 @@ from cmu_jax.audits import rmia_scores, signals
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import PRNGKey
 
-_OFFLINE = 0.3
-_LEAST = 1e-30
+_OFFLINE_A = 0.3
+_MIN_PROBABILITY = 1e-30
 
 
-class Recovery(NamedTuple):
+class LabelRecovery(NamedTuple):
   """How often a wrong label that was trained on is guessed.
 
   Attributes:
@@ -52,9 +52,9 @@ class Recovery(NamedTuple):
   images: int
 
 
-def other_wrong(
+def draw_other_labels(
   key: PRNGKey,
-  given: Int[np.ndarray, 'n'],
+  wrong: Int[np.ndarray, 'n'],
   truth: Int[np.ndarray, 'n'],
   classes: int,
 ) -> Int[np.ndarray, 'n']:
@@ -62,7 +62,7 @@ def other_wrong(
 
   Args:
     key: each such label is as likely.
-    given: wrong labels.
+    wrong: wrong labels.
     truth: true labels.
     classes: k.
 
@@ -74,15 +74,15 @@ def other_wrong(
     f'an audit of wrong labels offers two of them, but there are {classes} '
     'classes: leave it out',
   )
-  right = given == truth
+  right = wrong == truth
   errors.check(
     not right.any(),
-    f'{int(right.sum())} of {given.size} labels are right, the first at '
+    f'{int(right.sum())} of {wrong.size} labels are right, the first at '
     f'{int(right.argmax())}: audit wrong ones alone',
   )
-  draw = jax.random.randint(key, given.shape, 0, classes - 2)
-  low, high = np.minimum(given, truth), np.maximum(given, truth)
-  found = np.asarray(draw, given.dtype)
+  draw = jax.random.randint(key, wrong.shape, 0, classes - 2)
+  low, high = np.minimum(wrong, truth), np.maximum(wrong, truth)
+  found = np.asarray(draw, wrong.dtype)
   found = found + (found >= low)
   return found + (found >= high)
 
@@ -94,7 +94,7 @@ def _probability(
   return np.asarray(found, np.float64)
 
 
-def _interval(rate: float, count: int) -> tuple[float, float]:
+def _wilson_interval(rate: float, count: int) -> tuple[float, float]:
   """Wilson's score interval of a share, 95 %."""
   z = float(stats.norm.ppf(0.975))
   centre = (rate + z**2 / (2 * count)) / (1 + z**2 / count)
@@ -106,7 +106,7 @@ def _interval(rate: float, count: int) -> tuple[float, float]:
 
 def expected_advantage(
   references: Num[np.ndarray, 'r n k'],
-  given: Int[np.ndarray, 'n'],
+  wrong: Int[np.ndarray, 'n'],
   other: Int[np.ndarray, 'n'],
   a: float = 1.0,
 ) -> Float[np.ndarray, 'n']:
@@ -117,40 +117,43 @@ def expected_advantage(
 
   Args:
     references: logits of the images.
-    given: wrong labels that were trained on.
+    wrong: wrong labels that were trained on.
     other: wrong labels that were not.
     a: of RMIA offline. With 1 the references alone are compared with, so that
       one more of them would be right about half of the time even where one of
       the labels is the likelier mistake.
   """
   first, second = (
-    _expected(_probability(references, label), a) for label in (given, other)
+    _expected_probability(_probability(references, label), a)
+    for label in (wrong, other)
   )
   return np.log(first) - np.log(second)
 
 
-def _expected(
+def _expected_probability(
   without: Float[np.ndarray, 'r n'], a: float
 ) -> Float[np.ndarray, 'n']:
-  mean = rmia_scores.offline(without, np.zeros(without.shape, bool), a)
-  return np.maximum(mean, _LEAST)
+  mean = rmia_scores.offline_probability(
+    without, np.zeros(without.shape, bool), a
+  )
+  return np.maximum(mean, _MIN_PROBABILITY)
 
 
-def label_recovery(
+def recover_labels(
   key: PRNGKey,
   logits: Num[np.ndarray, 'n k'],
-  given: Int[np.ndarray, 'n'],
+  wrong: Int[np.ndarray, 'n'],
   truth: Int[np.ndarray, 'n'],
   references: Num[np.ndarray, 'r n k'] | None = None,
   *,
-  a: float = _OFFLINE,
-) -> Recovery:
+  a: float = _OFFLINE_A,
+) -> LabelRecovery:
   """Audits a network for the wrong labels that it was trained under.
 
   Args:
     key: of the other labels.
     logits: of the network on the images.
-    given: the wrong labels of these.
+    wrong: the wrong labels of these.
     truth: their true ones.
     references: logits of networks that never saw the wrong labels; None for
       an attack without any.
@@ -159,16 +162,18 @@ def label_recovery(
   Raises:
     UserError: as `other_wrong`, or no image.
   """
-  errors.check(given.size, 'an audit of wrong labels has no image')
-  other = other_wrong(rng.named(key, 'other'), given, truth, logits.shape[-1])
+  errors.check(wrong.size, 'an audit of wrong labels has no image')
+  other = draw_other_labels(
+    rng.fold_in(key, 'other'), wrong, truth, logits.shape[-1]
+  )
 
   def ratio(label):
     seen = _probability(logits, label)
     if references is None:
       return seen
-    mean = _expected(_probability(references, label), a)
-    return np.maximum(seen, _LEAST) / mean
+    mean = _expected_probability(_probability(references, label), a)
+    return np.maximum(seen, _MIN_PROBABILITY) / mean
 
-  first, second = ratio(given), ratio(other)
+  first, second = ratio(wrong), ratio(other)
   rate = float(np.mean((first > second) + 0.5 * (first == second)))
-  return Recovery(rate, *_interval(rate, given.size), given.size)
+  return LabelRecovery(rate, *_wilson_interval(rate, wrong.size), wrong.size)

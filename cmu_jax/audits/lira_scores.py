@@ -20,9 +20,9 @@ from scipy import stats
 from cmu_jax.core import errors
 
 # What a caller gives, models by points; whether shapes agree is said in words.
-Table = Num[np.ndarray, '_ _']
-Marks = Bool[np.ndarray, '_ _']
-FLOOR = 1e-3
+ModelsByPoints = Num[np.ndarray, '_ _']
+ModelsByPointsMask = Bool[np.ndarray, '_ _']
+STD_FLOOR = 1e-3
 
 
 class Gaussians(NamedTuple):
@@ -37,7 +37,7 @@ class Gaussians(NamedTuple):
   std: Float[np.ndarray, '*k n']
 
 
-def finite(name: str, values: Num[np.ndarray, '...']) -> None:
+def check_finite(name: str, values: Num[np.ndarray, '...']) -> None:
   """Refuses statistics that no Gaussian fits.
 
   Raises:
@@ -51,7 +51,7 @@ def finite(name: str, values: Num[np.ndarray, '...']) -> None:
   )
 
 
-def spread(
+def standard_deviations(
   variance: Float[np.ndarray, '*k n'], kind: str, floor: float
 ) -> Float[np.ndarray, '*k n']:
   """Standard deviations of each point, or one for all, at least the floor.
@@ -62,7 +62,7 @@ def spread(
     floor: of the standard deviation.
   """
   if kind not in ('own', 'pooled'):
-    raise errors.unknown('variance', kind, ('own', 'pooled'))
+    raise errors.unknown_name('variance', kind, ('own', 'pooled'))
   known = np.isfinite(variance)
   if kind == 'pooled':
     count = known.sum(axis=-1, keepdims=True)
@@ -72,11 +72,11 @@ def spread(
   return np.maximum(np.sqrt(np.maximum(variance, 0)), floor)
 
 
-def gaussians(
+def fit_gaussians(
   statistic: Num[np.ndarray, 'k n'],
   where: Bool[np.ndarray, 'k n'],
   variance: str = 'own',
-  floor: float = FLOOR,
+  floor: float = STD_FLOOR,
 ) -> Gaussians:
   """The Gaussian of each point over the marked models.
 
@@ -91,10 +91,10 @@ def gaussians(
   mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
   away = np.where(where, statistic - np.nan_to_num(mean)[None, :], 0) ** 2
   own = np.where(count > 1, away.sum(axis=0) / np.maximum(count - 1, 1), np.nan)
-  return Gaussians(mean, spread(own, variance, floor))
+  return Gaussians(mean, standard_deviations(own, variance, floor))
 
 
-def log_ratio(
+def log_likelihood_ratio(
   statistic: Num[np.ndarray, '*k n'], first: Gaussians, second: Gaussians
 ) -> Float[np.ndarray, '*k n']:
   """log N(t; first) - log N(t; second)."""
@@ -107,11 +107,11 @@ def log_ratio(
 
 def lira(
   target: Num[np.ndarray, '_'],
-  references: Table,
-  inside: Marks,
+  references: ModelsByPoints,
+  inside: ModelsByPointsMask,
   *,
   variance: str = 'own',
-  floor: float = FLOOR,
+  floor: float = STD_FLOOR,
   online: bool = True,
 ) -> Float[np.ndarray, 'n']:
   """Scores every point; higher is more like a member.
@@ -134,12 +134,12 @@ def lira(
     f'shapes differ: target {target.shape}, references {references.shape}, '
     f'membership {inside.shape}',
   )
-  finite('target', target)
-  finite('reference', references)
-  out = gaussians(references, ~inside, variance, floor)
+  check_finite('target', target)
+  check_finite('reference', references)
+  out = fit_gaussians(references, ~inside, variance, floor)
   sides = {'without': out}
   if online:
-    sides['with'] = gaussians(references, inside, variance, floor)
+    sides['with'] = fit_gaussians(references, inside, variance, floor)
   for name, side in sides.items():
     lacking = ~(np.isfinite(side.mean) & np.isfinite(side.std))
     errors.check(
@@ -149,4 +149,4 @@ def lira(
     )
   if not online:
     return stats.norm.cdf(target, out.mean, out.std)
-  return log_ratio(target, sides['with'], out)
+  return log_likelihood_ratio(target, sides['with'], out)

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from cmu_jax.audits import lira_scores, ranks
+from cmu_jax.audits import lira_scores, roc_curves
 from cmu_jax.core import errors
 
-_LEAST = 1e-30
+_MIN_PROBABILITY = 1e-30
 
 
 class Rmia(NamedTuple):
@@ -38,7 +38,7 @@ class Rmia(NamedTuple):
   tied: float
 
 
-def _mean(
+def _masked_mean(
   values: Float[np.ndarray, 'k n'], where: Bool[np.ndarray, 'k n']
 ) -> Float[np.ndarray, 'n']:
   """Mean over marked models; NaN without any."""
@@ -47,8 +47,8 @@ def _mean(
   return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _checked(
-  references: lira_scores.Table, inside: lira_scores.Marks
+def _check_references(
+  references: lira_scores.ModelsByPoints, inside: lira_scores.ModelsByPointsMask
 ) -> Float[np.ndarray, 'k n']:
   errors.check(
     references.shape == inside.shape and references.size,
@@ -62,8 +62,9 @@ def _checked(
   return np.asarray(references, np.float64)
 
 
-def _outside(
-  inside: lira_scores.Marks, outside: lira_scores.Marks | None
+def _outside_mask(
+  inside: lira_scores.ModelsByPointsMask,
+  outside: lira_scores.ModelsByPointsMask | None,
 ) -> Bool[np.ndarray, 'k n']:
   if outside is None:
     return ~inside
@@ -75,10 +76,10 @@ def _outside(
   return outside
 
 
-def online(
-  references: lira_scores.Table,
-  inside: lira_scores.Marks,
-  outside: lira_scores.Marks | None = None,
+def online_probability(
+  references: lira_scores.ModelsByPoints,
+  inside: lira_scores.ModelsByPointsMask,
+  outside: lira_scores.ModelsByPointsMask | None = None,
 ) -> Float[np.ndarray, 'n']:
   """p(x) = (mean over models with x + mean over models without) / 2.
 
@@ -94,9 +95,9 @@ def online(
   Raises:
     UserError: a point without any model.
   """
-  values = _checked(references, inside)
-  outer = _outside(inside, outside)
-  within, without = _mean(values, inside), _mean(values, outer)
+  values = _check_references(references, inside)
+  outer = _outside_mask(inside, outside)
+  within, without = _masked_mean(values, inside), _masked_mean(values, outer)
   alone = np.isnan(within) & np.isnan(without)
   errors.check(
     not alone.any(),
@@ -107,11 +108,11 @@ def online(
   return np.where(np.isnan(both), np.fmax(within, without), both)
 
 
-def offline(
-  references: lira_scores.Table,
-  inside: lira_scores.Marks,
+def offline_probability(
+  references: lira_scores.ModelsByPoints,
+  inside: lira_scores.ModelsByPointsMask,
   a: float = 0.3,
-  outside: lira_scores.Marks | None = None,
+  outside: lira_scores.ModelsByPointsMask | None = None,
 ) -> Float[np.ndarray, 'n']:
   """p(x) = ((1 + a) p_out + 1 - a) / 2, of models without x alone.
 
@@ -128,7 +129,9 @@ def offline(
     UserError: a point is in every reference's training set.
   """
   errors.check(0 <= a <= 1, f'a is {a}; it must lie from 0 to 1')
-  without = _mean(_checked(references, inside), _outside(inside, outside))
+  without = _masked_mean(
+    _check_references(references, inside), _outside_mask(inside, outside)
+  )
   alone = np.isnan(without)
   errors.check(
     not alone.any(),
@@ -138,11 +141,11 @@ def offline(
   return ((1 + a) * without + 1 - a) / 2
 
 
-def scores(
+def dominated_share(
   ratio: Num[np.ndarray, 'n'],
   population: Num[np.ndarray, 'm'],
   gamma: float = 2.0,
-  own: Bool[np.ndarray, 'n'] | None = None,
+  in_population: Bool[np.ndarray, 'n'] | None = None,
 ) -> Float[np.ndarray, 'n']:
   """The share of the population that each point dominates by gamma.
 
@@ -152,14 +155,14 @@ def scores(
     ratio: of the points.
     population: ratios of the population.
     gamma: 1 or more.
-    own: which points are in the population themselves; they are not compared
-      with themselves. None for none.
+    in_population: which points are in the population themselves; they are not
+      compared with themselves. None for none.
 
   Raises:
     UserError: gamma below 1, or nothing to compare with.
   """
   errors.check(gamma >= 1, f'gamma is {gamma}; it must be at least 1')
-  self = np.zeros(ratio.shape, bool) if own is None else own
+  self = np.zeros(ratio.shape, bool) if in_population is None else in_population
   rest = population.size - self.astype(int)
   errors.check(
     (rest > 0).all(), 'the population has no other point to compare with'
@@ -171,13 +174,13 @@ def scores(
 
 def rmia(
   target: Num[np.ndarray, '_'],
-  references: lira_scores.Table,
-  inside: lira_scores.Marks,
+  references: lira_scores.ModelsByPoints,
+  inside: lira_scores.ModelsByPointsMask,
   population: Bool[np.ndarray, '_'],
   *,
   gamma: float = 2.0,
   a: float | None = None,
-  outside: lira_scores.Marks | None = None,
+  outside: lira_scores.ModelsByPointsMask | None = None,
 ) -> Rmia:
   """Scores every point of a pool.
 
@@ -208,11 +211,13 @@ def rmia(
     f'points, of {target.size}; mark some of them',
   )
   mean = (
-    online(references, inside, outside)
+    online_probability(references, inside, outside)
     if a is None
-    else offline(references, inside, a, outside)
+    else offline_probability(references, inside, a, outside)
   )
-  ratio = np.maximum(target, _LEAST) / np.maximum(mean, _LEAST)
+  ratio = np.maximum(target, _MIN_PROBABILITY) / np.maximum(
+    mean, _MIN_PROBABILITY
+  )
   own = population if population.all() else None
-  found = scores(ratio, ratio[population], gamma, own)
-  return Rmia(found, ratio, ranks.tied(found))
+  found = dominated_share(ratio, ratio[population], gamma, own)
+  return Rmia(found, ratio, roc_curves.tied_share(found))

@@ -11,21 +11,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from cmu_jax.training import losses
+from cmu_jax.training import metrics
 
 Logits = Float[Array, '*b n k']
 Labels = Int[Array, 'n']
 Signal = Callable[[Any, Any], jax.Array]
 
-_LEAST = 1e-30
+_MIN_PROBABILITY = 1e-30
 
 
-def _chosen(values: Logits, label: Labels) -> Float[Array, '*b n']:
+def _label_value(values: Logits, label: Labels) -> Float[Array, '*b n']:
   where = jnp.broadcast_to(label, values.shape[:-1])[..., None]
   return jnp.take_along_axis(values, where, axis=-1)[..., 0]
 
 
-def _others(values: Logits, label: Labels, fill: float) -> Logits:
+def _replace_label(values: Logits, label: Labels, fill: float) -> Logits:
   """The values with that of the label replaced."""
   own = jax.nn.one_hot(label, values.shape[-1], dtype=bool)
   return jnp.where(jnp.broadcast_to(own, values.shape), fill, values)
@@ -41,7 +41,7 @@ def log_likelihood(logits: Logits, label: Labels) -> Float[Array, '*b n']:
   classes = logits.shape[-1]
   flat = logits.reshape(-1, classes)
   labels = jnp.broadcast_to(label, logits.shape[:-1]).reshape(-1)
-  return -losses.cross_entropy(flat, labels).reshape(logits.shape[:-1])
+  return -metrics.cross_entropy(flat, labels).reshape(logits.shape[:-1])
 
 
 def negative_entropy(logits: Logits, label: Labels) -> Float[Array, '*b n']:
@@ -62,8 +62,8 @@ def logit_confidence(logits: Logits, label: Labels) -> Float[Array, '*b n']:
     section 4.
   """
   wide = logits.astype(jnp.float32)
-  rest = jax.nn.logsumexp(_others(wide, label, -jnp.inf), axis=-1)
-  return _chosen(wide, label) - rest
+  rest = jax.nn.logsumexp(_replace_label(wide, label, -jnp.inf), axis=-1)
+  return _label_value(wide, label) - rest
 
 
 def taylor_softmax(
@@ -105,10 +105,10 @@ def taylor_softmax(
       total = 1 + u / i * total
     return total
 
-  own = polynomial(_chosen(scaled, label) - margin)
+  own = polynomial(_label_value(scaled, label) - margin)
   powers = polynomial(scaled)
-  rest = powers.sum(axis=-1) - _chosen(powers, label)
-  return jnp.maximum(own / (own + rest), _LEAST)
+  rest = powers.sum(axis=-1) - _label_value(powers, label)
+  return jnp.maximum(own / (own + rest), _MIN_PROBABILITY)
 
 
 SIGNALS: dict[str, Signal] = {

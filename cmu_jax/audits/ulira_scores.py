@@ -27,13 +27,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from cmu_jax.audits import lira_scores, ranks
+from cmu_jax.audits import lira_scores, roc_curves
 from cmu_jax.core import errors
 
 # One model is held out, and a variance needs two more.
-LEAST = 3
+MIN_MODELS = 3
 # Beyond it a logit-scaled confidence says nothing more.
-CLIP = 60.0
+CONFIDENCE_CLIP = 60.0
 
 
 class Ulira(NamedTuple):
@@ -60,7 +60,7 @@ class Ulira(NamedTuple):
   others: Bool[np.ndarray, '_ _']
 
 
-def held(where: Bool[np.ndarray, 'k n']) -> Int[np.ndarray, 'k n']:
+def held_out_model(where: Bool[np.ndarray, 'k n']) -> Int[np.ndarray, 'k n']:
   """The marked model that is left out for each row: itself, or a partner.
 
   The partner of a row that is not marked itself is the marked one of the same
@@ -73,11 +73,11 @@ def held(where: Bool[np.ndarray, 'k n']) -> Int[np.ndarray, 'k n']:
   return np.take_along_axis(order, rank % count, axis=0)
 
 
-def left_out(
+def leave_one_out_gaussians(
   statistic: Num[np.ndarray, 'k n'],
   where: Bool[np.ndarray, 'k n'],
   variance: str = 'pooled',
-  floor: float = lira_scores.FLOOR,
+  floor: float = lira_scores.STD_FLOOR,
 ) -> lira_scores.Gaussians:
   """Gaussians of the marked models without the one `held` for the row, [k, n].
 
@@ -92,22 +92,24 @@ def left_out(
   total = np.where(where, statistic, 0).sum(axis=0)[None, :]
   centre = total / np.maximum(rest + 1, 1)
   away = np.where(where, statistic - centre, 0)
-  gone = np.take_along_axis(away, held(where), axis=0)
+  gone = np.take_along_axis(away, held_out_model(where), axis=0)
   first = (away.sum(axis=0)[None, :] - gone) / np.maximum(rest, 1)
   squares = (away**2).sum(axis=0)[None, :] - gone**2
   own = (squares - rest * first**2) / np.maximum(rest - 1, 1)
   own = np.where(rest > 1, own, np.nan)
   mean = np.where(rest > 0, centre + first, np.nan)
-  return lira_scores.Gaussians(mean, lira_scores.spread(own, variance, floor))
+  return lira_scores.Gaussians(
+    mean, lira_scores.standard_deviations(own, variance, floor)
+  )
 
 
 def ulira(
-  statistic: lira_scores.Table,
-  forgotten: lira_scores.Marks,
-  unseen: lira_scores.Marks,
+  statistic: lira_scores.ModelsByPoints,
+  forgotten: lira_scores.ModelsByPointsMask,
+  unseen: lira_scores.ModelsByPointsMask,
   *,
   variance: str = 'pooled',
-  floor: float = lira_scores.FLOOR,
+  floor: float = lira_scores.STD_FLOOR,
 ) -> Ulira:
   """Per-example U-LiRA over models that forgot different points.
 
@@ -132,24 +134,34 @@ def ulira(
     not (forgotten & unseen).any(),
     'some points are marked as forgotten and as unseen by the same model',
   )
-  clipped = np.clip(np.asarray(statistic, np.float64), -CLIP, CLIP)
-  lira_scores.finite('model', clipped)
-  sides = [left_out(clipped, w, variance, floor) for w in (forgotten, unseen)]
-  enough = (forgotten.sum(axis=0) >= LEAST) & (unseen.sum(axis=0) >= LEAST)
+  clipped = np.clip(
+    np.asarray(statistic, np.float64), -CONFIDENCE_CLIP, CONFIDENCE_CLIP
+  )
+  lira_scores.check_finite('model', clipped)
+  sides = [
+    leave_one_out_gaussians(clipped, w, variance, floor)
+    for w in (forgotten, unseen)
+  ]
+  enough = (forgotten.sum(axis=0) >= MIN_MODELS) & (
+    unseen.sum(axis=0) >= MIN_MODELS
+  )
   errors.check(
     enough.any(),
-    f'no point has {LEAST} models that forgot it and {LEAST} that never saw '
+    f'no point has {MIN_MODELS} models that forgot it and {MIN_MODELS} that '
+    f'never saw '
     'it: cannot conclude; train more models',
   )
   members, others = forgotten & enough[None, :], unseen & enough[None, :]
-  score = _shares(lira_scores.log_ratio(clipped, *sides), members, others)
-  by_model = _by_model(score, members, others)
+  score = _lower_shares(
+    lira_scores.log_likelihood_ratio(clipped, *sides), members, others
+  )
+  by_model = _auc_by_model(score, members, others)
   return Ulira(
     score[members], score[others], by_model, len(score), members, others
   )
 
 
-def _shares(
+def _lower_shares(
   ratio: Float[np.ndarray, 'k n'],
   members: Bool[np.ndarray, 'k n'],
   others: Bool[np.ndarray, 'k n'],
@@ -167,7 +179,7 @@ def _shares(
   return found
 
 
-def _by_model(
+def _auc_by_model(
   score: Float[np.ndarray, 'k n'],
   members: Bool[np.ndarray, 'k n'],
   others: Bool[np.ndarray, 'k n'],
@@ -179,16 +191,19 @@ def _by_model(
   pairs = [(r, r) for r in np.intersect1d(first, second)] if own else []
   pairs = pairs or list(zip(first, second, strict=False))
   return np.array(
-    [ranks.auc(score[i][members[i]], score[j][others[j]]) for i, j in pairs]
+    [
+      roc_curves.auc(score[i][members[i]], score[j][others[j]])
+      for i, j in pairs
+    ]
   )
 
 
-def class_level(
+def ulira_of_class(
   unlearned: Num[np.ndarray, 'k n'],
   retrained: Num[np.ndarray, 'r n'],
   *,
   variance: str = 'pooled',
-  floor: float = lira_scores.FLOOR,
+  floor: float = lira_scores.STD_FLOOR,
 ) -> Ulira:
   """U-LiRA of one forgotten class.
 

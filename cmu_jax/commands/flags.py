@@ -38,9 +38,9 @@ def parse(argv: Sequence[str], kind: type[T], text: str) -> T | None:
     return None
   if rest:
     known = [f'--{field}' for field in fields]
-    raise errors.unknown('argument', rest[0].partition('=')[0], known)
+    raise errors.unknown_name('argument', rest[0].partition('=')[0], known)
   given = {
-    field: _value(field, typed, _sample(hint, defaults.get(field)))
+    field: _parse_value(field, typed, _sample_value(hint, defaults.get(field)))
     for field, hint in fields.items()
     if (typed := getattr(found, field)) is not None
   }
@@ -51,7 +51,7 @@ def parse(argv: Sequence[str], kind: type[T], text: str) -> T | None:
   return kind(**given)
 
 
-def command(
+def run_request(
   ask: Callable[[Sequence[str]], Any], package: str, argv: Sequence[str] | None
 ) -> int:
   """Runs a command of one request and returns the exit code, see `shell.run`.
@@ -70,13 +70,14 @@ def command(
     shell.set_up()
     # Only now, as these import JAX, so that errors are quick.
     job = importlib.import_module(f'{package}.job')
-    words = importlib.import_module(f'{package}.words')
+    screen = 'words' if package.endswith('repair') else 'page'
+    words = importlib.import_module(f'{package}.{screen}')
     print(words.console(job.run(asked)))
 
   return shell.run(run, argv)
 
 
-def _sample(hint: Any, default: Any) -> Any:
+def _sample_value(hint: Any, default: Any) -> Any:
   """A value of a field's type, its default where there is one."""
   if default is not None:
     return default
@@ -88,14 +89,14 @@ def _sample(hint: Any, default: Any) -> Any:
   return _SAMPLES[chosen]
 
 
-def _value(field: str, text: str, like: Any) -> Any:
+def _parse_value(field: str, text: str, like: Any) -> Any:
   errors.check(text, f'--{field}= is empty')
   if isinstance(like, str):
     return text
   return literals.parse(text, like, f'--{field}')
 
 
-def positive(settings: Any, *fields: str) -> None:
+def check_positive(settings: Any, *fields: str) -> None:
   """Refuses numbers that are not above 0; None passes.
 
   Raises:
@@ -108,7 +109,7 @@ def positive(settings: Any, *fields: str) -> None:
     )
 
 
-def one_of(settings: Any, field: str, known: Sequence[str]) -> None:
+def check_choice(settings: Any, field: str, known: Sequence[str]) -> None:
   """Refuses a value that is not a known one.
 
   Raises:
@@ -116,10 +117,10 @@ def one_of(settings: Any, field: str, known: Sequence[str]) -> None:
   """
   value = getattr(settings, field)
   if value not in known:
-    raise errors.unknown(f'--{field}', value, known)
+    raise errors.unknown_name(f'--{field}', value, known)
 
 
-def statistics(settings: Any) -> None:
+def check_statistics(settings: Any) -> None:
   """Refuses a mean without a standard deviation, or the other way round.
 
   Raises:

@@ -66,7 +66,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, dict[str, str]]:
   for word in rest:
     flag, equals, value = word.partition('=')
     if not flag.startswith('--config.'):
-      raise errors.unknown('argument', flag, _known(parser))
+      raise errors.unknown_name('argument', flag, _option_names(parser))
     errors.check(equals, f'{flag} needs a value: write {flag}=VALUE')
     overrides[flag.removeprefix('--config.')] = value
   errors.check(
@@ -75,12 +75,12 @@ def parse(argv: Sequence[str]) -> tuple[Any, dict[str, str]]:
     '--config=configs/cuts_digits.py; see --help',
   )
   if flags.minutes is not None:
-    flags.minutes = _minutes(flags.minutes)
+    flags.minutes = _parse_minutes(flags.minutes)
   errors.check(flags.workdir != '', '--workdir= is empty: name a folder')
   return flags, overrides
 
 
-def _minutes(text: str) -> float:
+def _parse_minutes(text: str) -> float:
   """A number of minutes above 0."""
   try:
     minutes = float(text)
@@ -93,7 +93,9 @@ def _minutes(text: str) -> float:
   return minutes
 
 
-def text(folder: pathlib.Path, loaded: config_lib.Loaded | None) -> str:
+def help_text(
+  folder: pathlib.Path, loaded: config_lib.LoadedConfig | None
+) -> str:
   """The help text: flags, examples, the configs in a folder, or one's fields.
 
   Args:
@@ -101,19 +103,21 @@ def text(folder: pathlib.Path, loaded: config_lib.Loaded | None) -> str:
     loaded: the config given along with --help, if any.
   """
   if loaded is None:
-    lines = [f'  {path}: {_headline(path)}' for path in _configs(folder)]
+    lines = [f'  {path}: {_headline(path)}' for path in _config_files(folder)]
     return '\n'.join([_TEXT, f'configs in {folder}/:', *(lines or ['  none'])])
-  fields = config_lib.flat(loaded.config).items()
-  lines = [f'  --config.{field}={_shown(value)}' for field, value in fields]
+  fields = config_lib.flatten(loaded.config).items()
+  lines = [
+    f'  --config.{field}={_value_text(value)}' for field, value in fields
+  ]
   title = f'fields of {loaded.path}, with their values:'
   return '\n'.join([_TEXT, loaded.doc, '', title, *lines])
 
 
-def _known(parser: argparse.ArgumentParser) -> list[str]:
+def _option_names(parser: argparse.ArgumentParser) -> list[str]:
   return [name for action in parser._actions for name in action.option_strings]
 
 
-def _configs(folder: pathlib.Path) -> list[pathlib.Path]:
+def _config_files(folder: pathlib.Path) -> list[pathlib.Path]:
   return sorted(path for path in folder.glob('*.py') if path.stem[0] != '_')
 
 
@@ -126,7 +130,7 @@ def _headline(path: pathlib.Path) -> str:
   return (doc or '(no docstring)').splitlines()[0]
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
   if isinstance(value, (tuple, list)):
     return ','.join(map(str, value))
   return str(value).lower() if isinstance(value, bool) else str(value)

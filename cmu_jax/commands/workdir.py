@@ -10,15 +10,22 @@ from typing import IO, Any
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors, files
 
-CONFIG = 'config.json'
+CONFIG_FILE = 'config.json'
 # What is written before the first training, and what it and others leave.
-_CLAIM = (CONFIG, 'corruption.json')
-_MADE = ('checkpoints', 'results.json')
-_WRITTEN = ('.', 'cells', 'originals', 'figures', 'tables', 'tensorboard')
+_CLAIM_FILES = (CONFIG_FILE, 'corruption.json')
+_PRODUCTS = ('checkpoints', 'results.json')
+_OUTPUT_FOLDERS = (
+  '.',
+  'cells',
+  'originals',
+  'figures',
+  'tables',
+  'tensorboard',
+)
 
 
 @contextlib.contextmanager
-def opened(
+def open_run(
   folder: pathlib.Path, config: Any, flag: str = '--workdir'
 ) -> Iterator[pathlib.Path]:
   """Makes or continues the work folder of a config, and locks it.
@@ -37,17 +44,17 @@ def opened(
     UserError: the folder cannot be written, another run is using it, or it
       holds a run of another config.
   """
-  with locked(folder, flag):
-    _claim(folder, config_lib.plain(config), flag)
+  with lock(folder, flag):
+    _claim_folder(folder, config_lib.to_json(config), flag)
     try:
       yield folder
     except errors.UserError:
-      _disclaim(folder)
+      _release_claim(folder)
       raise
 
 
 @contextlib.contextmanager
-def locked(
+def lock(
   folder: pathlib.Path, flag: str = '--workdir'
 ) -> Iterator[pathlib.Path]:
   """Makes or continues a work folder of any config, and locks it.
@@ -55,13 +62,13 @@ def locked(
   Raises:
     UserError: the folder cannot be written, or another run is using it.
   """
-  with _lock(folder, flag):
-    for name in _WRITTEN:
-      files.tidy(folder / name)
+  with _take_lock(folder, flag):
+    for name in _OUTPUT_FOLDERS:
+      files.remove_temporaries(folder / name)
     yield folder
 
 
-def _lock(folder: pathlib.Path, flag: str) -> IO[str]:
+def _take_lock(folder: pathlib.Path, flag: str) -> IO[str]:
   """An open file whose lock the system drops when the process ends."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,9 +94,11 @@ def _lock(folder: pathlib.Path, flag: str) -> IO[str]:
   return file
 
 
-def _claim(folder: pathlib.Path, config: dict[str, Any], flag: str) -> None:
+def _claim_folder(
+  folder: pathlib.Path, config: dict[str, Any], flag: str
+) -> None:
   """Writes config.json, or checks that the one there says the same."""
-  path = folder / CONFIG
+  path = folder / CONFIG_FILE
   if not path.exists():
     files.write_json(path, config)
     return
@@ -100,21 +109,22 @@ def _claim(folder: pathlib.Path, config: dict[str, Any], flag: str) -> None:
   )
   if before != config:
     raise errors.UserError(
-      f'{folder} holds a run of another config ({_changes(before, config)}): '
+      f'{folder} holds a run of another config '
+      f'({_describe_changes(before, config)}): '
       f'choose another {flag}, or remove the folder to start afresh'
     )
 
 
-def _disclaim(folder: pathlib.Path) -> None:
+def _release_claim(folder: pathlib.Path) -> None:
   """Leaves a folder in which nothing was made to whatever config is next."""
-  if not any((folder / name).exists() for name in _MADE):
-    for name in _CLAIM:
+  if not any((folder / name).exists() for name in _PRODUCTS):
+    for name in _CLAIM_FILES:
       (folder / name).unlink(missing_ok=True)
 
 
-def _changes(before: dict[str, Any], after: dict[str, Any]) -> str:
+def _describe_changes(before: dict[str, Any], after: dict[str, Any]) -> str:
   """The fields that differ, at most four of them spelled out."""
-  old, new = config_lib.flat(before), config_lib.flat(after)
+  old, new = config_lib.flatten(before), config_lib.flatten(after)
   keys = [
     key
     for key in sorted(old.keys() | new.keys())

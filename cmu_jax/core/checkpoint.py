@@ -1,4 +1,10 @@
-"""Checkpoints that are whole or absent, and recognised when they are not ours.
+"""What a checkpoint says about itself, and whether that is true.
+
+manifest.json lists the fingerprint, the tree (path, shape and dtype of every
+leaf) and the size and SHA-256 of every file, so that a checkpoint which is cut
+short, altered or of another run is told from a good one before it is read.
+
+Checkpoints that are whole or absent, and recognised when they are not ours.
 
 A checkpoint is a folder named after its step:
 
@@ -11,6 +17,8 @@ write to a folder (the work folder's lock sees to that).
 """
 
 import contextlib
+import hashlib
+import json
 import logging
 import os
 import pathlib
@@ -26,7 +34,129 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from cmu_jax.core import errors, manifest
+from cmu_jax.core import errors
+
+SCHEMA = 1
+MANIFEST = 'manifest.json'
+
+
+def leaves_by_key(state: PyTree) -> dict[str, Any]:
+  """The leaves by their path, in order; the structure is left behind."""
+  leaves = jax.tree_util.tree_leaves_with_path(state)
+  return {jax.tree_util.keystr(path) or '.': leaf for path, leaf in leaves}
+
+
+def _write_manifest(
+  folder: pathlib.Path, step: int, state: PyTree, fingerprint: str
+) -> None:
+  """Writes the manifest of the files that `folder` holds.
+
+  Args:
+    folder: of one checkpoint, with the arrays in place.
+    step: number of the checkpoint.
+    state: pytree of arrays that the files hold.
+    fingerprint: of the configuration that the state belongs to.
+  """
+  manifest = {
+    'schema': SCHEMA,
+    'fingerprint': fingerprint,
+    'step': step,
+    'tree': _tree_entries(state),
+    'files': {
+      name: _size_and_sha256(folder / name) for name in _list_files(folder)
+    },
+  }
+  (folder / MANIFEST).write_text(
+    json.dumps(manifest, indent=1), encoding='utf-8'
+  )
+
+
+def _has_fingerprint(folder: pathlib.Path, fingerprint: str) -> bool:
+  """Whether the folder is a checkpoint of this fingerprint, whole or not."""
+  manifest = _read_manifest(folder)
+  return manifest is not None and manifest['fingerprint'] == fingerprint
+
+
+def _find_problem(
+  folder: pathlib.Path, step: int, template: PyTree, fingerprint: str
+) -> str | None:
+  """Why a checkpoint cannot be used, as the end of a sentence; None if it can.
+
+  Args:
+    folder: of one checkpoint.
+    step: that its name says.
+    template: a pytree of arrays or jax.ShapeDtypeStructs that it has to fit.
+    fingerprint: that it has to have.
+  """
+  manifest = _read_manifest(folder)
+  if manifest is None:
+    return f'has no readable {MANIFEST} of this version'
+  if manifest['fingerprint'] != fingerprint:
+    return 'belongs to another configuration'
+  if manifest['step'] != step:
+    return f'says it is of step {manifest["step"]}'
+  return _first_mismatch(manifest['tree'], template) or _first_damage(
+    folder, manifest['files']
+  )
+
+
+def _tree_entries(state: PyTree) -> list[list[Any]]:
+  return [
+    [name, list(leaf.shape), str(leaf.dtype)]
+    for name, leaf in leaves_by_key(state).items()
+  ]
+
+
+def _list_files(folder: pathlib.Path) -> list[str]:
+  return sorted(
+    path.relative_to(folder).as_posix()
+    for path in folder.rglob('*')
+    if path.is_file() and path != folder / MANIFEST
+  )
+
+
+def _size_and_sha256(path: pathlib.Path) -> list[Any]:
+  with path.open('rb') as file:
+    digest = hashlib.file_digest(file, 'sha256').hexdigest()
+  return [path.stat().st_size, digest]
+
+
+def _read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:
+  """The manifest, or None where there is none that this version wrote."""
+  try:
+    manifest = json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
+  except (OSError, ValueError):
+    return None
+  kinds = {'fingerprint': str, 'step': int, 'tree': list, 'files': dict}
+  if not isinstance(manifest, dict) or manifest.get('schema') != SCHEMA:
+    return None
+  fits = all(isinstance(manifest.get(key), kind) for key, kind in kinds.items())
+  return manifest if fits else None
+
+
+def _first_mismatch(tree: list[list[Any]], template: PyTree) -> str | None:
+  """The first leaf in which a manifest's tree and the template differ."""
+  wanted = _tree_entries(template)
+  for have, want in zip(tree, wanted, strict=False):
+    if have != want:
+      return f'holds {have}, where {want} is needed'
+  if len(tree) != len(wanted):
+    return f'holds {len(tree)} arrays, where {len(wanted)} are needed'
+  return None
+
+
+def _first_damage(folder: pathlib.Path, files: dict[str, Any]) -> str | None:
+  """The first file that is not as it was written."""
+  for name in sorted(files.keys() | set(_list_files(folder))):
+    if name not in files:
+      return f'has a file that was not saved with it, {name}'
+    if not (folder / name).is_file():
+      return f'lacks {name}'
+    if _size_and_sha256(folder / name) != files[name]:
+      size = (folder / name).stat().st_size
+      return f'is cut short or altered: {name} of {size} bytes'
+  return None
+
 
 _STALE = re.compile(r'\.checkpoint-\d+-.*\.part')
 
@@ -58,17 +188,17 @@ def save(
   part: pathlib.Path | None = None
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
+    _remove_stale(folder)
     part = pathlib.Path(
       tempfile.mkdtemp(
         dir=folder, prefix=f'.checkpoint-{step}-', suffix='.part'
       )
     )
-    _write(part, step, state, fingerprint)
+    _write_state(part, step, state, fingerprint)
     target = folder / str(step)
-    _make_way(target, fingerprint)
+    _free_name(target, fingerprint)
     part.rename(target)
-    _sync(folder)
+    _flush_to_disk(folder)
     _prune(folder, step, fingerprint, keep)
     return target
   except OSError as error:
@@ -99,11 +229,11 @@ def restore(
     and its step.
   """
   rejected, found = [], None
-  for step in _steps(pathlib.Path(folder).absolute()):
+  for step in _list_steps(pathlib.Path(folder).absolute()):
     path = pathlib.Path(folder).absolute() / str(step)
-    problem = manifest.problem(path, step, template, fingerprint)
+    problem = _find_problem(path, step, template, fingerprint)
     if problem is None:
-      found = _read(path, template), step
+      found = _read_state(path, template), step
       break
     rejected.append((path, problem))
   instead = f'step {found[1]} is used' if found else 'the stage starts afresh'
@@ -135,13 +265,13 @@ def cached(
   return state
 
 
-def _stored(leaves: dict[str, Any]) -> dict[str, Any]:
+def _without_empty(leaves: dict[str, Any]) -> dict[str, Any]:
   """What goes to disk: Orbax refuses arrays without elements."""
   return {name: leaf for name, leaf in leaves.items() if leaf.size}
 
 
 @contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
+def _raise_os_errors() -> Iterator[None]:
   """Turns Orbax's write failures into OSError, without its pages of logs.
 
   After a failure the logger stays silent: threads of Orbax that are still under
@@ -161,20 +291,20 @@ def _plain_errors() -> Iterator[None]:
   logger.setLevel(level)
 
 
-def _write(
+def _write_state(
   part: pathlib.Path, step: int, state: PyTree, fingerprint: str
 ) -> None:
   arrays = jax.tree.map(jnp.asarray, state)
-  leaves = _stored(manifest.named(arrays))
+  leaves = _without_empty(leaves_by_key(arrays))
   if leaves:
-    with _plain_errors():
+    with _raise_os_errors():
       ocp.save(part / 'state', leaves)
-  manifest.write(part, step, arrays, fingerprint)
+  _write_manifest(part, step, arrays, fingerprint)
   for path in (*part.rglob('*'), part):
-    _sync(path)
+    _flush_to_disk(path)
 
 
-def _sync(path: pathlib.Path) -> None:
+def _flush_to_disk(path: pathlib.Path) -> None:
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -182,7 +312,7 @@ def _sync(path: pathlib.Path) -> None:
     os.close(descriptor)
 
 
-def _steps(folder: pathlib.Path) -> list[int]:
+def _list_steps(folder: pathlib.Path) -> list[int]:
   """Steps in the folder, newest first."""
   if not folder.is_dir():
     return []
@@ -193,12 +323,12 @@ def _steps(folder: pathlib.Path) -> list[int]:
   )
 
 
-def _read(path: pathlib.Path, template: PyTree) -> PyTree:
+def _read_state(path: pathlib.Path, template: PyTree) -> PyTree:
   leaves = {
-    name: _target(leaf) for name, leaf in manifest.named(template).items()
+    name: _with_sharding(leaf) for name, leaf in leaves_by_key(template).items()
   }
-  stored = _stored(leaves)
-  with _plain_errors():
+  stored = _without_empty(leaves)
+  with _raise_os_errors():
     loaded = ocp.load(path / 'state', stored) if stored else {}
   empty = leaves.keys() - stored.keys()
   loaded |= {name: jnp.zeros_like(leaves[name]) for name in empty}
@@ -206,7 +336,7 @@ def _read(path: pathlib.Path, template: PyTree) -> PyTree:
   return jax.tree.unflatten(jax.tree.structure(template), values)
 
 
-def _target(leaf: Any) -> jax.ShapeDtypeStruct:
+def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
   """Where a leaf goes; jax.eval_shape's have no sharding, Orbax needs one."""
   sharding = getattr(leaf, 'sharding', None)
   if sharding is None:
@@ -214,11 +344,11 @@ def _target(leaf: Any) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _make_way(target: pathlib.Path, fingerprint: str) -> None:
+def _free_name(target: pathlib.Path, fingerprint: str) -> None:
   """Frees a name: our own old checkpoint goes, anything else is set aside."""
   if not os.path.lexists(target):
     return
-  if manifest.ours(target, fingerprint):
+  if _has_fingerprint(target, fingerprint):
     stale = target.with_name(f'.checkpoint-{target.name}-old.part')
     target.rename(stale)
     shutil.rmtree(stale)
@@ -238,14 +368,16 @@ def _prune(
   """Drops our checkpoints older than `step`, all but the newest keep - 1."""
   older = [
     path
-    for path in (folder / str(each) for each in _steps(folder) if each < step)
-    if manifest.ours(path, fingerprint)
+    for path in (
+      folder / str(each) for each in _list_steps(folder) if each < step
+    )
+    if _has_fingerprint(path, fingerprint)
   ]
   for path in older[max(keep - 1, 0) :]:
     shutil.rmtree(path)
 
 
-def _sweep(folder: pathlib.Path) -> None:
+def _remove_stale(folder: pathlib.Path) -> None:
   """Drops what a killed save left behind."""
   for path in folder.iterdir():
     if path.is_dir() and _STALE.fullmatch(path.name):

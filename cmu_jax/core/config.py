@@ -22,7 +22,7 @@ import ml_collections
 from cmu_jax.core import errors, files, literals
 
 
-class Loaded(NamedTuple):
+class LoadedConfig(NamedTuple):
   """A config file, read.
 
   Attributes:
@@ -60,7 +60,7 @@ def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
   for item in arg.split(',') if arg else ():
     key, equals, text = (part.strip() for part in item.partition('='))
     if key not in defaults:
-      raise errors.unknown('config argument', key, defaults)
+      raise errors.unknown_name('config argument', key, defaults)
     errors.check(key not in given, f"config argument '{key}' is given twice")
     what = f"config argument '{key}'"
     text = text if equals else 'true'
@@ -71,7 +71,7 @@ def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
   return types.SimpleNamespace(**values)
 
 
-def load(spec: str, overrides: Mapping[str, str] | None = None) -> Loaded:
+def load(spec: str, overrides: Mapping[str, str] | None = None) -> LoadedConfig:
   """Reads a config file and applies the overrides.
 
   Args:
@@ -82,29 +82,29 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> Loaded:
     UserError: the file is missing, is not a config or fails; a field is
       unknown; a value has the wrong type or cannot be written as JSON.
   """
-  path, arg = _split(spec)
-  module = _module(path)
+  path, arg = _split_spec(spec)
+  module = _import_file(path)
   get_config: Any = getattr(module, 'get_config', None)
   errors.check(
     callable(get_config),
     f'{path} has no get_config(arg): a config file defines '
     "get_config(arg: str = '') -> ml_collections.ConfigDict",
   )
-  config = _guarded(path, lambda: get_config(*filter(None, [arg])))
+  config = _call_user_code(path, lambda: get_config(*filter(None, [arg])))
   errors.check(
     isinstance(config, ml_collections.ConfigDict),
     f'get_config of {path} returns {type(config).__name__}, '
     'not an ml_collections.ConfigDict',
   )
   for field, text in (overrides or {}).items():
-    _override(config, field, text)
+    _apply_override(config, field, text)
   _pin_weights(config)
-  plain(config)
+  to_json(config)
   stem = pathlib.Path(path).stem
   name = re.sub(r'[^\w.,=+-]+', '_', f'{stem}-{arg}' if arg else stem)
   doc = inspect.cleandoc(module.__doc__ or '')
   sweep = getattr(module, 'sweep', None)
-  return Loaded(config.lock(), name, doc, path, arg, sweep)
+  return LoadedConfig(config.lock(), name, doc, path, arg, sweep)
 
 
 def _pin_weights(config: ml_collections.ConfigDict) -> None:
@@ -128,7 +128,7 @@ def _pin_weights(config: ml_collections.ConfigDict) -> None:
   model.weights_sha256 = found
 
 
-def plain(config: Any, where: str = 'config') -> Any:
+def to_json(config: Any, where: str = 'config') -> Any:
   """The config as JSON has it: dicts, lists, strings, numbers, bools, None.
 
   Raises:
@@ -136,10 +136,11 @@ def plain(config: Any, where: str = 'config') -> Any:
   """
   if isinstance(config, (Mapping, ml_collections.ConfigDict)):
     return {
-      str(key): plain(value, f'{where}.{key}') for key, value in config.items()
+      str(key): to_json(value, f'{where}.{key}')
+      for key, value in config.items()
     }
   if isinstance(config, (tuple, list)):
-    return [plain(value, f'{where}[{i}]') for i, value in enumerate(config)]
+    return [to_json(value, f'{where}[{i}]') for i, value in enumerate(config)]
   finite = not isinstance(config, float) or math.isfinite(config)
   if type(config) in (str, int, float, bool, type(None)) and finite:
     return config
@@ -154,16 +155,16 @@ def fingerprint(config: Any) -> str:
 
   It depends on names and values, not on their order, nor on tuple or list.
   """
-  text = json.dumps(plain(config), sort_keys=True, separators=(',', ':'))
+  text = json.dumps(to_json(config), sort_keys=True, separators=(',', ':'))
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def flat(config: Any) -> dict[str, Any]:
+def flatten(config: Any) -> dict[str, Any]:
   """Dotted field -> value for every field that is not a group."""
   return dict(_walk(config, ''))
 
 
-def cells(loaded: Loaded) -> dict[str, str]:
+def sweep_cells(loaded: LoadedConfig) -> dict[str, str]:
   """The cells of a sweep: their name -> the spec that `load` takes.
 
   Raises:
@@ -177,7 +178,7 @@ def cells(loaded: Loaded) -> dict[str, str]:
   found: dict[str, str] = {}
 
   def add(**arguments: Any) -> None:
-    cell = ','.join(f'{key}={_spell(arguments[key])}' for key in arguments)
+    cell = ','.join(f'{key}={_to_text(arguments[key])}' for key in arguments)
     name = re.sub(r'[^\w.,=+-]+', '_', cell)
     errors.check(cell, f'sweep of {loaded.path} adds a cell without arguments')
     errors.check(
@@ -187,15 +188,15 @@ def cells(loaded: Loaded) -> dict[str, str]:
     found[name] = f'{loaded.path}:{arg}'
 
   sweep: Any = loaded.sweep
-  _guarded(loaded.path, lambda: sweep(add))
+  _call_user_code(loaded.path, lambda: sweep(add))
   errors.check(found, f'sweep of {loaded.path} adds no cell')
   return found
 
 
-def _spell(value: Any) -> str:
+def _to_text(value: Any) -> str:
   """A value as parse_arg reads it."""
   if isinstance(value, (tuple, list)):
-    return '+'.join(map(_spell, value))
+    return '+'.join(map(_to_text, value))
   return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -207,7 +208,7 @@ def _walk(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:
       yield f'{prefix}{key}', value
 
 
-def _split(spec: str) -> tuple[str, str]:
+def _split_spec(spec: str) -> tuple[str, str]:
   """'a/b.py:arg' in its two parts; the file has to be there."""
   stem, dot, arg = spec.partition('.py:')
   path = stem + '.py' if dot else spec
@@ -218,19 +219,19 @@ def _split(spec: str) -> tuple[str, str]:
     )
   if not file.is_file():
     near = [str(other) for other in file.parent.glob('*.py')]
-    raise errors.unknown('config file', path, near)
+    raise errors.unknown_name('config file', path, near)
   return path, arg
 
 
-def _module(path: str) -> types.ModuleType:
+def _import_file(path: str) -> types.ModuleType:
   name = f'cmu_jax_config_{pathlib.Path(path).stem}'
   spec: Any = importlib.util.spec_from_file_location(name, path)
   module = importlib.util.module_from_spec(spec)
-  _guarded(path, lambda: spec.loader.exec_module(module))
+  _call_user_code(path, lambda: spec.loader.exec_module(module))
   return module
 
 
-def _guarded(path: str, call: Callable[[], Any]) -> Any:
+def _call_user_code(path: str, call: Callable[[], Any]) -> Any:
   """Calls the user's code: whatever it raises becomes one line."""
   try:
     return call()
@@ -248,8 +249,10 @@ def _guarded(path: str, call: Callable[[], Any]) -> Any:
     ) from error
 
 
-def _override(config: ml_collections.ConfigDict, field: str, text: str) -> None:
-  known = flat(config)
+def _apply_override(
+  config: ml_collections.ConfigDict, field: str, text: str
+) -> None:
+  known = flatten(config)
   if any(key.startswith(f'{field}.') for key in known):
     some = next(key for key in known if key.startswith(f'{field}.'))
     raise errors.UserError(
@@ -257,7 +260,7 @@ def _override(config: ml_collections.ConfigDict, field: str, text: str) -> None:
       f'--config.{some}={known[some]}'
     )
   if field not in known:
-    raise errors.unknown('config field', field, known)
+    raise errors.unknown_name('config field', field, known)
   value = literals.parse(text, known[field], f'--config.{field}')
   group, _, leaf = field.rpartition('.')
   parent = config

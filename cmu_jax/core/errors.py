@@ -9,7 +9,7 @@ class UserError(ValueError):
   """Bad input. The message is one line: what is wrong, where, the remedy."""
 
 
-class Several(UserError):
+class MultipleErrors(UserError):
   """More than one mistake, a line each."""
 
 
@@ -19,12 +19,12 @@ def check(condition: Any, message: str) -> None:
     raise UserError(message)
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
-  """The error for a name that is not one of `known`, with the nearest one."""
-  names = sorted(known)
+def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UserError:
+  """The error for a name that is not one of `choices`, with the nearest one."""
+  names = sorted(choices)
   near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
   hint = f"did you mean '{near[0]}'?" if near else f'known: {", ".join(names)}'
-  return UserError(f"unknown {what} '{name}': {hint}")
+  return UserError(f"unknown {kind} '{name}': {hint}")
 
 
 def first_line(error: BaseException) -> str:

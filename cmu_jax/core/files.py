@@ -17,7 +17,7 @@ _TEMPORARY = re.compile(r'\..+\.[a-z0-9_]{8}\.part')
 
 
 @contextlib.contextmanager
-def replacing(path: os.PathLike | str) -> Iterator[pathlib.Path]:
+def atomic_path(path: os.PathLike | str) -> Iterator[pathlib.Path]:
   """Yields a temporary path that becomes `path` if the block succeeds.
 
   Raises:
@@ -48,7 +48,7 @@ def replacing(path: os.PathLike | str) -> Iterator[pathlib.Path]:
       temporary.unlink(missing_ok=True)
 
 
-def tidy(folder: os.PathLike | str) -> None:
+def remove_temporaries(folder: os.PathLike | str) -> None:
   """Drops the temporaries that a killed process left in a folder.
 
   Only for a folder that no other process is writing to.
@@ -60,7 +60,7 @@ def tidy(folder: os.PathLike | str) -> None:
 
 def write(path: os.PathLike | str, save: Callable[[IO[bytes]], Any]) -> None:
   """Calls save(file) on a temporary binary file, then renames it to path."""
-  with replacing(path) as temporary, temporary.open('wb') as file:
+  with atomic_path(path) as temporary, temporary.open('wb') as file:
     save(file)
 
 

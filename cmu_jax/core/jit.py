@@ -27,13 +27,15 @@ _THREADED = {
 }
 
 
-def once(fn: Callable, static_argnums: int | tuple[int, ...] = ()) -> Callable:
+def compile_cheaply(
+  fn: Callable, static_argnums: int | tuple[int, ...] = ()
+) -> Callable:
   """`jax.jit`, compiled cheaply on a CPU; for what is called once or twice."""
   options: Any = _CHEAP if jax.default_backend() == 'cpu' else None
   return jax.jit(fn, static_argnums=static_argnums, compiler_options=options)
 
 
-def looped(
+def compile_loop(
   fn: Callable, donate_argnums: int | tuple[int, ...] = ()
 ) -> Callable:
   """`jax.jit` for the loops in which the time goes, of array arguments."""
@@ -51,7 +53,7 @@ def looped(
 
 
 @contextlib.contextmanager
-def careful() -> Iterator[None]:
+def optimize_fully() -> Iterator[None]:
   """Compiles with all optimisations inside the block, also where `hasty` is."""
   before = jax.config.read('jax_disable_most_optimizations')
   jax.config.update('jax_disable_most_optimizations', False)
@@ -62,10 +64,10 @@ def careful() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def hasty(wanted: bool) -> Iterator[None]:
+def skip_optimizations(enabled: bool) -> Iterator[None]:
   """Compiles everything cheaply inside the block, for smoke runs on a CPU."""
   before = jax.config.read('jax_disable_most_optimizations')
-  if wanted and jax.default_backend() == 'cpu':
+  if enabled and jax.default_backend() == 'cpu':
     jax.config.update('jax_disable_most_optimizations', True)
   try:
     yield

@@ -18,7 +18,7 @@ _KINDS = {
 }
 
 
-def parse(text: str, like: Any, what: str, separator: str = ',') -> Any:
+def parse(text: str, like: Any, field: str, separator: str = ',') -> Any:
   """Reads `text` as a value of the type of `like`, strictly.
 
   Args:
@@ -26,42 +26,42 @@ def parse(text: str, like: Any, what: str, separator: str = ',') -> Any:
     like: the value it replaces. Where that is None, any bool, int, float,
       tuple or list literal is taken as such and all else as a string; a tuple
       has items of the type of its first one.
-    what: the name of the field, for the error.
+    field: the name of the field, for the error.
     separator: between the items of a tuple.
 
   Raises:
     UserError: the text is not of that type.
   """
   try:
-    return _read(text.strip(), like, separator)
+    return _parse_like(text.strip(), like, separator)
   except (ValueError, SyntaxError) as error:
     kind = _KINDS.get(type(like), type(like).__name__)
     raise errors.UserError(
-      f'{what} takes {kind} (now {like!r}), not {text!r}'
+      f'{field} takes {kind} (now {like!r}), not {text!r}'
     ) from error
 
 
-def free(text: str) -> Any:
+def parse_untyped(text: str) -> Any:
   """Reads a literal; what is none, or is not a plain one, is a string."""
   spelled = {'true': True, 'false': False, 'none': None}
   if text.lower() in spelled:
     return spelled[text.lower()]
   try:
-    value = _literal(text)
+    value = _evaluate(text)
   except (ValueError, SyntaxError, MemoryError, RecursionError):
     return text
   return value if isinstance(value, (int, float, str, tuple, list)) else text
 
 
-def _read(text: str, like: Any, separator: str) -> Any:
+def _parse_like(text: str, like: Any, separator: str) -> Any:
   if like is None:
-    return free(text)
+    return parse_untyped(text)
   if isinstance(like, (tuple, list)):
-    return type(like)(_items(text, like, separator))
-  return _scalar(text, type(like))
+    return type(like)(_parse_items(text, like, separator))
+  return _parse_scalar(text, type(like))
 
 
-def _scalar(text: str, kind: type) -> Any:
+def _parse_scalar(text: str, kind: type) -> Any:
   """The value, or ValueError."""
   if kind is bool:
     if text.lower() not in ('true', 'false'):
@@ -79,33 +79,34 @@ def _scalar(text: str, kind: type) -> Any:
   raise ValueError(text)
 
 
-def _items(text: str, like: tuple | list, separator: str) -> list[Any]:
+def _parse_items(text: str, like: tuple | list, separator: str) -> list[Any]:
   """The items of '0,1,2', '(0,1,2)' or '[0,1,2]', or ValueError."""
   bare = re.fullmatch(r'\((.*)\)|\[(.*)\]|([^()\[\]]*)', text)
   kinds = {type(item) for item in like}
   if bare is None or kinds & {tuple, list}:
-    return _nested(text)
+    return _parse_nested(text)
   inside = next(part for part in bare.groups() if part is not None).strip()
   inside = inside.removesuffix(separator)
   words = [word.strip() for word in inside.split(separator)] if inside else []
   if '' in words:
     raise ValueError(text)
   if len(kinds) != 1:
-    return [free(word) for word in words]
+    return [parse_untyped(word) for word in words]
   kind = kinds.pop()
   return [
-    _scalar(word.strip('\'"') if kind is str else word, kind) for word in words
+    _parse_scalar(word.strip('\'"') if kind is str else word, kind)
+    for word in words
   ]
 
 
-def _nested(text: str) -> list[Any]:
-  value = _literal(text)
+def _parse_nested(text: str) -> list[Any]:
+  value = _evaluate(text)
   if not isinstance(value, (tuple, list)):
     raise ValueError(text)
   return list(value)
 
 
-def _literal(text: str) -> Any:
+def _evaluate(text: str) -> Any:
   # Python warns about odd escapes in quoted text, on stderr.
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')

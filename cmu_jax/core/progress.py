@@ -11,14 +11,14 @@ from rich import progress as rich_progress
 _muted = contextvars.ContextVar('muted', default=False)
 
 
-def _left(total: int, done: int, units: int, seconds: float) -> str:
+def _remaining_time(total: int, done: int, units: int, seconds: float) -> str:
   """An estimate at the rate of so many units in so many seconds."""
   if not units:
     return 'estimating'
   return f'about {seconds / units * (total - done):.0f} s left'
 
 
-def _plain(title: str, total: int, unit: str, start: int) -> Callable:
+def _line_progress(title: str, total: int, unit: str, start: int) -> Callable:
   """One line every five seconds, for logs and pipes."""
   began = last = since = time.monotonic()
   done = origin = start
@@ -35,7 +35,7 @@ def _plain(title: str, total: int, unit: str, start: int) -> Callable:
     if done >= total and now - began < 5:
       return
     last = now
-    left = _left(total, done, done - origin, now - since)
+    left = _remaining_time(total, done, done - origin, now - since)
     said = f'{title}: {done}/{total} {unit}, {now - began:.0f} s, {left} {note}'
     print(said.rstrip(), file=sys.stderr, flush=True)
 
@@ -43,7 +43,7 @@ def _plain(title: str, total: int, unit: str, start: int) -> Callable:
 
 
 @contextlib.contextmanager
-def muted() -> Iterator[None]:
+def mute() -> Iterator[None]:
   """No bars inside the block, of this thread: something else shows progress."""
   token = _muted.set(True)
   try:
@@ -71,7 +71,7 @@ def bar(
     yield lambda count=1, note='': None
     return
   if not sys.stderr.isatty():
-    yield _plain(title, total, unit, start)
+    yield _line_progress(title, total, unit, start)
     return
   columns = (
     rich_progress.TextColumn('{task.description}'),

@@ -13,13 +13,14 @@ import jax
 import numpy as np
 
 from cmu_jax.core import config as config_lib
+from cmu_jax.core.types import Dataset
 
 # Of results.json.
 SCHEMA = 1
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
-def process() -> dict[str, Any]:
+def describe_process() -> dict[str, Any]:
   """What someone needs to run the same command again.
 
   Returns:
@@ -29,19 +30,19 @@ def process() -> dict[str, Any]:
   versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
   device = jax.devices()[0]
   return {
-    'commit': commit(pathlib.Path(__file__).resolve().parents[2]),
+    'commit': git_commit(pathlib.Path(__file__).resolve().parents[2]),
     'command': shlex.join(['python', *sys.orig_argv[1:]]),
     'versions': {'python': platform.python_version(), **versions},
     'device': f'{device.platform}: {device.device_kind}',
   }
 
 
-def provenance(config: Any) -> dict[str, Any]:
+def describe_run(config: Any) -> dict[str, Any]:
   """`process`, and the config_hash of a run's config."""
-  return {**process(), 'config_hash': config_lib.fingerprint(config)}
+  return {**describe_process(), 'config_hash': config_lib.fingerprint(config)}
 
 
-def header(config: Any, finished: bool) -> dict[str, Any]:
+def results_header(config: Any, finished: bool) -> dict[str, Any]:
   """What the results.json of every run begins with.
 
   Args:
@@ -57,8 +58,8 @@ def header(config: Any, finished: bool) -> dict[str, Any]:
     'task': config.task,
     'smoke': config.smoke,
     'finished': finished,
-    'provenance': provenance(config),
-    'config': config_lib.plain(config),
+    'provenance': describe_run(config),
+    'config': config_lib.to_json(config),
   }
 
 
@@ -70,7 +71,7 @@ def digest(*arrays: Any) -> str:
   return total.hexdigest()
 
 
-def commit(folder: pathlib.Path) -> str | None:
+def git_commit(folder: pathlib.Path) -> str | None:
   """HEAD of the git checkout whose top is `folder`; None if it is not one.
 
   An installed package may lie inside somebody else's repository: that one's
@@ -78,12 +79,12 @@ def commit(folder: pathlib.Path) -> str | None:
   """
   if not (folder / '.git').exists():
     return None
-  head = _git(folder, 'rev-parse', 'HEAD')
-  changes = _git(folder, 'status', '--porcelain', '--untracked-files=no')
+  head = _run_git(folder, 'rev-parse', 'HEAD')
+  changes = _run_git(folder, 'status', '--porcelain', '--untracked-files=no')
   return f'{head}-dirty' if head and changes else head
 
 
-def _git(folder: pathlib.Path, *arguments: str) -> str | None:
+def _run_git(folder: pathlib.Path, *arguments: str) -> str | None:
   """What git prints, or None without git or if it fails."""
   try:
     done = subprocess.run(
@@ -96,3 +97,12 @@ def _git(folder: pathlib.Path, *arguments: str) -> str | None:
   except (OSError, subprocess.TimeoutExpired):
     return None
   return done.stdout.strip() if done.returncode == 0 else None
+
+
+def dataset_digest(dataset: Dataset) -> str:
+  """SHA-256 of all images and labels: two folders of one name may differ."""
+  digest = hashlib.sha256()
+  for batch in (dataset.train, dataset.test):
+    digest.update(np.ascontiguousarray(batch.image).data)
+    digest.update(np.ascontiguousarray(batch.label).data)
+  return digest.hexdigest()

@@ -7,7 +7,7 @@ import jax
 from cmu_jax.core.types import PRNGKey
 
 
-def named(key: PRNGKey | int, *names: str | int) -> PRNGKey:
+def fold_in(key: PRNGKey | int, *names: str | int) -> PRNGKey:
   """The key of a stage: `key` folded with each name in turn.
 
   >>> import jax

@@ -26,13 +26,13 @@ def path_names(path: tuple) -> tuple[str, ...]:
   )
 
 
-def under(path: tuple[str, ...], modules: tuple[str, ...]) -> bool:
+def is_under(path: tuple[str, ...], modules: tuple[str, ...]) -> bool:
   """Whether a path lies inside one of the modules 'body/conv1', 'head', ..."""
   parts = [tuple(module.split('/')) for module in modules]
   return any(path[: len(part)] == part for part in parts)
 
 
-def flat(tree: PyTree) -> dict[tuple[str, ...], Any]:
+def leaves_by_path(tree: PyTree) -> dict[tuple[str, ...], Any]:
   """The leaves by the names along their paths, in order."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {path_names(path): leaf for path, leaf in leaves}
@@ -110,7 +110,9 @@ def owns_statistics(variables: Variables) -> Predicate:
   return lambda path, leaf: path[:-1] in owners
 
 
-def eligible(variables: Variables, frozen: tuple[str, ...] = ()) -> Predicate:
+def edit_predicate(
+  variables: Variables, frozen: tuple[str, ...] = ()
+) -> Predicate:
   """Which parameters CUTS edits: all but BatchNorm's and frozen parts'.
 
   Args:

@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 
   image: UInt8[Array, '*b h w c'] | Float[Array, '*b h w c']
   label: Int[Array, '*b']
-  stamp: Bool[Array, '*b'] | None = None
+  has_trigger: Bool[Array, '*b'] | None = None
 
 
 class Dataset(NamedTuple):
@@ -146,9 +146,9 @@ class Proxy(NamedTuple):
   """
 
   image: UInt8[Array, 'n h w c']
-  kept: Int[Array, 's m']
+  positions: Int[Array, 's m']
   label: Int[Array, 's m']
-  stamp: Bool[Array, 's m'] | None = None
+  has_trigger: Bool[Array, 's m'] | None = None
 
 
 class Samples(NamedTuple):
@@ -168,10 +168,10 @@ class Samples(NamedTuple):
   batch: Batch
   identified: Bool[Array, 'n']
   valid: Bool[Array, 'n']
-  fixed: Bool[Array, 'n'] | None = None
+  skip_augmentation: Bool[Array, 'n'] | None = None
 
 
-class Given(NamedTuple):
+class MethodInputs(NamedTuple):
   """What a method of the corrective benchmark may see, besides the weights.
 
   A part that the method did not declare is None.
@@ -205,7 +205,8 @@ class Method(NamedTuple):
       may be one program.
     model: what the repaired `Variables` are of, where that is not the network
       itself: several that answer together, stacked. None for the network.
-    importances: the `importance.Request` of a method that starts from the
+    importances: the `importance.ImportanceRequest` of a method that starts
+      from the
       importances of S_f and of the rest. Who has them hands them to `prepare`
       as a fourth argument; None for methods without.
   """

@@ -23,11 +23,11 @@ def floor_share(rate: float, count: int) -> int:
   return math.floor(rate * count + 1e-9)
 
 
-def check_rate(rate: float, what: str = 'rate') -> None:
+def check_rate(rate: float, name: str = 'rate') -> None:
   """Raises UserError unless `rate` is a number from 0 to 1."""
   errors.check(
     isinstance(rate, int | float | np.number) and 0 <= rate <= 1,
-    f'{what} {rate!r} is not a number from 0 to 1; write 40% as 0.4',
+    f'{name} {rate!r} is not a number from 0 to 1; write 40% as 0.4',
   )
 
 
@@ -59,7 +59,7 @@ def shuffled_rank(key: PRNGKey, label: Labels) -> np.ndarray:
   return rank
 
 
-def stratified(
+def stratified_split(
   key: PRNGKey, label: Labels, fraction: float, num_classes: int
 ) -> tuple[Int[np.ndarray, 'held'], Int[np.ndarray, 'rest']]:
   """Cuts exactly floor(fraction * n_c) random items out of every class c.
@@ -92,7 +92,7 @@ def stratified(
 def take(batch: Batch, index: Indices) -> Batch:
   """The samples of `batch` at `index`, in that order."""
   where = jnp.asarray(index)
-  stamp = None if batch.stamp is None else batch.stamp[where]
+  stamp = None if batch.has_trigger is None else batch.has_trigger[where]
   return Batch(batch.image[where], batch.label[where], stamp)
 
 
@@ -107,5 +107,5 @@ def hold_out(
   Raises:
     UserError: the fraction or a label is out of range.
   """
-  held, rest = stratified(key, batch.label, fraction, num_classes)
+  held, rest = stratified_split(key, batch.label, fraction, num_classes)
   return take(batch, held), take(batch, rest)

@@ -20,16 +20,16 @@ from jaxtyping import PyTree
 
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import (
-  Given,
   InputStep,
   Method,
+  MethodInputs,
   Model,
   Samples,
   Variables,
 )
-from cmu_jax.methods import finetuning, salun, union
+from cmu_jax.methods import finetuning, relabelling, union_training
 from cmu_jax.robustness import adversarial_sets, attacks
-from cmu_jax.robustness.attacks import whole_split
+from cmu_jax.robustness.attacks import split_attack
 
 PARTS = ('retain', 'forget', 'adversarial')
 ALL = PARTS
@@ -44,7 +44,7 @@ class Prepared(NamedTuple):
   Attributes:
     samples: what is trained on.
     mask: which weights move; None for all.
-    facts: of D_A, see `adversarial_sets.facts`.
+    facts: of D_A, see `adversarial_sets.summarize_pairs`.
     spent: gradients of single images, of the search and of the mask.
   """
 
@@ -57,13 +57,13 @@ class Prepared(NamedTuple):
 def _check(sets: tuple[str, ...], element: str) -> None:
   for name in sets:
     if name not in PARTS:
-      raise errors.unknown('set of AMUN', name, PARTS)
+      raise errors.unknown_name('set of AMUN', name, PARTS)
   errors.check(
     'adversarial' in sets and len(set(sets)) == len(sets),
     f'sets {sets} of AMUN must have "adversarial", and each part once',
   )
-  if element not in adversarial_sets.ELEMENTS:
-    raise errors.unknown('set', element, adversarial_sets.ELEMENTS)
+  if element not in adversarial_sets.SET_NAMES:
+    raise errors.unknown_name('set', element, adversarial_sets.SET_NAMES)
 
 
 def amun(
@@ -98,8 +98,8 @@ def amun(
     sets: what is trained on: ALL; NO_FORGET, better where D_F is half of the
       training set; without D_R, ALONE or ADVERSARIAL.
     element: what stands for D_A, see `adversarial_sets.elements`.
-    attack: None for `attacks.minimal(0.04)`, the first radius for CIFAR-10.
-    failures: of the attack, see `adversarial_sets.pairs`.
+    attack: None for `attacks.minimal_pgd(0.04)`, the first radius for CIFAR-10.
+    failures: of the attack, see `adversarial_sets.find_pairs`.
     share: of the weights that move, as in SalUn; None for all.
     freeze_bn: normalise by running statistics and leave them. Published
       networks train on the statistics of batches that mix clean and
@@ -108,33 +108,35 @@ def amun(
     size: images of the attack at once.
 
   Returns:
-    The method; its info has `adversarial_sets.facts` besides.
+    The method; its info has `adversarial_sets.summarize_pairs` besides.
 
   Raises:
-    UserError: unknown sets, and what `adversarial_sets.pairs` refuses.
+    UserError: unknown sets, and what `adversarial_sets.find_pairs` refuses.
 
   References:
     AMUN, arXiv 2503.00917, algorithm 1 and section 4; with SalUn, section 6.
   """
   _check(sets, element)
   needs = tuple(n for n in ('retain', 'forget') if n in sets or n == 'forget')
-  project = None if share is None else salun.masked
-  recipe = union.recipe(
+  project = None if share is None else relabelling.apply_mask
+  recipe = union_training.union_recipe(
     model, inputs, optimizer, batch_size, freeze_bn=freeze_bn, project=project
   )
 
-  def prepare(key, variables: Variables, given: Given) -> Prepared:
+  def prepare(key, variables: Variables, given: MethodInputs) -> Prepared:
     forget = given.forget
     assert forget is not None
-    found = adversarial_sets.pairs(
+    found = adversarial_sets.find_pairs(
       key, model, inputs, variables, forget,
       attack=attack, failures=failures, size=size,
     )  # fmt: skip
-    classes = whole_split.classes_of(model, inputs, variables, forget.batch)
-    named = rng.named(key, 'element')
-    made = adversarial_sets.element(named, found, element, classes, augment)
+    classes = split_attack.count_classes(model, inputs, variables, forget.batch)
+    named = rng.fold_in(key, 'element')
+    made = adversarial_sets.build_set(named, found, element, classes, augment)
     parts: dict[str, Any] = {**given._asdict(), 'adversarial': made}
-    samples = union.joined([parts[name] for name in PARTS if name in sets])
+    samples = union_training.join(
+      [parts[name] for name in PARTS if name in sets]
+    )
     errors.check(
       np.asarray(samples.valid).any(),
       'no image of the set to be forgotten has an adversarial image, and '
@@ -142,26 +144,28 @@ def amun(
     )
     mask = None
     if share is not None:
-      mask = salun.mask_of(model, inputs, share)(variables, forget)
+      mask = relabelling.mask_program(model, inputs, share)(variables, forget)
     return Prepared(
       samples,
       mask,
-      jax.tree.map(jnp.float32, adversarial_sets.facts(found)),
-      found.spent + (0 if mask is None else forget.valid.sum()),
+      jax.tree.map(jnp.float32, adversarial_sets.summarize_pairs(found)),
+      found.gradients + (0 if mask is None else forget.valid.sum()),
     )
 
   def start(key, variables, given, prepared: Prepared) -> finetuning.Start:
     del key, given
     spent = int(prepared.spent)
-    return union.begin(variables, prepared.samples, steps, prepared.mask, spent)
+    return union_training.start_training(
+      variables, prepared.samples, steps, prepared.mask, spent
+    )
 
-  plain = finetuning.fine_tuning(
+  plain = finetuning.method(
     recipe, steps, 'AMUN', needs=needs, prepare=prepare, start=start
   )
-  return plain._replace(solve=_telling(plain.solve))
+  return plain._replace(solve=_with_facts(plain.solve))
 
 
-def _telling(solve: Callable) -> Callable:
+def _with_facts(solve: Callable) -> Callable:
   """`solve`, whose info has the facts of D_A."""
 
   def run(key, variables, given, prepared: Prepared, hyper, **options):

@@ -1,23 +1,24 @@
 """The frame of the methods that fine-tune: from a recipe to a `Method`."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from cmu_jax.core import rng
+from cmu_jax.core import rng, store
 from cmu_jax.core.types import (
-  Given,
   Info,
   InputStep,
   Method,
+  MethodInputs,
   Model,
   PRNGKey,
   Samples,
   Variables,
 )
-from cmu_jax.training import best_epoch, descent, train
+from cmu_jax.training import descent, early_stopping
 
 
 class Start(NamedTuple):
@@ -38,7 +39,7 @@ class Start(NamedTuple):
   spent: int = 0
 
 
-def fine_tuning(
+def method(
   recipe: descent.Recipe,
   steps: int,
   title: str,
@@ -47,7 +48,7 @@ def fine_tuning(
   needs: tuple[str, ...] | None = None,
   prepare: Callable[..., Any] = lambda key, variables, given: None,
   start: Callable[..., Start] | None = None,
-  keep: best_epoch.Keep | None = None,
+  keep: early_stopping.BestEpoch | None = None,
 ) -> Method:
   """A method that fine-tunes; its `solve` takes a `checkpoint` besides.
 
@@ -74,10 +75,10 @@ def fine_tuning(
   def solve(
     key: PRNGKey,
     variables: Variables,
-    given: Given,
+    given: MethodInputs,
     prepared: Any,
     hyper: Mapping[str, Any],
-    checkpoint: train.Checkpoint | None = None,
+    checkpoint: store.Checkpoint | None = None,
   ) -> tuple[Variables, Info]:
     begin = (start or plain)(key, variables, given, prepared)
     watch = None
@@ -102,22 +103,47 @@ def fine_tuning(
   return Method(seen, prepare, solve, grid)
 
 
-def points(
+def grid_points(
   name: str, values: tuple[float, ...]
 ) -> tuple[dict[str, float], ...]:
   """The grid of one hyperparameter."""
   return tuple({name: float(value)} for value in values)
 
 
-def teacher(key: PRNGKey, variables: Variables, given: Given) -> Variables:
+def prepare_teacher(
+  key: PRNGKey, variables: Variables, given: MethodInputs
+) -> Variables:
   """What to prepare where theta_o itself is the teacher."""
   del key, given
   return variables
 
 
-def fresh(
+def initialize(
   key: PRNGKey, model: Model, inputs: InputStep, samples: Samples
 ) -> Variables:
   """The network newly initialised, for images like these."""
   image = inputs.eval(samples.batch.image[:1], None)
-  return jax.jit(model.init)(rng.named(key, 'init'), image)
+  return jax.jit(model.init)(rng.fold_in(key, 'init'), image)
+
+
+def epoch_lengths(given: Any, forget: int, retain: int) -> tuple[int, int]:
+  """ceil(count / batch size) of S_f and of R, whose counts may be masked."""
+  sets = (given.forget, forget), (given.retain, retain)
+  first, second = (
+    -(-int(np.asarray(samples.valid).sum()) // size) for samples, size in sets
+  )
+  return first, second
+
+
+@functools.lru_cache(maxsize=32)
+def freeze_statistics(model: Model) -> Model:
+  """A network whose training holds its running statistics.
+
+  One object a network, so that compilations are shared.
+  """
+  return model._replace(
+    update=lambda variables, image: (
+      model.apply(variables, image),
+      variables.batch_stats,
+    )
+  )

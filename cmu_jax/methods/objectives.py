@@ -13,15 +13,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from cmu_jax.core.types import Model
-from cmu_jax.training import descent, losses
+from cmu_jax.training import descent, metrics
 
 Objective = Callable[..., tuple[jax.Array, PyTree]]
 # (logits, draw, context, hyper) -> one number.
-Term = Callable[[jax.Array, descent.Draw, Any, Any], jax.Array]
+Term = Callable[[jax.Array, descent.StreamBatch, Any, Any], jax.Array]
 
 
 def divergence(
-  wanted: Float[Array, 'n k'],
+  target_logits: Float[Array, 'n k'],
   logits: Float[Array, 'n k'],
   temperature: float = 1.0,
 ) -> Float[Array, 'n']:
@@ -30,12 +30,12 @@ def divergence(
   The factor keeps the size of gradients at any temperature T (Distilling the
   Knowledge in a Neural Network, arXiv 1503.02531, section 2).
   """
-  target = jax.nn.log_softmax(wanted.astype(jnp.float32) / temperature)
+  target = jax.nn.log_softmax(target_logits.astype(jnp.float32) / temperature)
   found = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
   return temperature**2 * jnp.sum(jnp.exp(target) * (target - found), -1)
 
 
-def on(model: Model, stream: str, term: Term) -> Objective:
+def single_term(model: Model, stream: str, term: Term) -> Objective:
   """One term on one stream.
 
   Args:
@@ -52,12 +52,15 @@ def on(model: Model, stream: str, term: Term) -> Objective:
   return objective
 
 
-def likelihood(
-  logits: Float[Array, 'n k'], draw: descent.Draw, context: Any, hyper: Any
+def cross_entropy_term(
+  logits: Float[Array, 'n k'],
+  draw: descent.StreamBatch,
+  context: Any,
+  hyper: Any,
 ) -> Float[Array, '']:
   """The mean cross-entropy with the labels that were trained with: a term."""
   del context, hyper
-  return losses.cross_entropy(logits, draw.label).mean()
+  return metrics.cross_entropy(logits, draw.label).mean()
 
 
 def cross_entropy(model: Model, stream: str = 'retain') -> Objective:
@@ -67,10 +70,10 @@ def cross_entropy(model: Model, stream: str = 'retain') -> Objective:
     model: the network, updated in training mode.
     stream: whose labels count.
   """
-  return on(model, stream, likelihood)
+  return single_term(model, stream, cross_entropy_term)
 
 
-def with_retain(
+def retain_plus_term(
   model: Model,
   term: Term,
   weight: Callable[[Any], Any] = lambda hyper: 1.0,
@@ -93,12 +96,12 @@ def with_retain(
     image = jnp.concatenate([retain.image, forget.image])
     logits, stats = model.update(variables, image)
     kept, other = jnp.split(logits, [retain.image.shape[0]])
-    plain = likelihood(kept, retain, context, hyper)
+    plain = cross_entropy_term(kept, retain, context, hyper)
     return weight(hyper) * plain + term(other, forget, context, hyper), stats
 
   return objective
 
 
-def both(batch_size: int) -> tuple[tuple[str, int], ...]:
+def paired_streams(batch_size: int) -> tuple[tuple[str, int], ...]:
   """The streams of `with_retain`: as many samples of R as of S_f."""
   return ('retain', batch_size), ('forget', batch_size)

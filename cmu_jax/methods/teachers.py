@@ -1,4 +1,4 @@
-r"""SCRUB as the corrective benchmark runs it: ascent on S_f, descent on R.
+"""SCRUB as the corrective benchmark runs it: ascent on S_f, descent on R.
 
   KD(theta)  = T^2 mean KL(softmax_T f(.; theta_o) || softmax_T f(.; theta))
   R:           min  CE + alpha KD
@@ -8,25 +8,43 @@ T = 4; theta_o is in evaluation mode on the same augmented images. One epoch of
 S_f goes before an epoch of R as long as fewer than `msteps` steps are done, so
 that 500 identified samples get 2 steps of ascent of 1000. This is not the
 published SCRUB, which is in `scrub_original`.
+
+SCRUB as published: away from the teacher on S_f, towards it on R.
+
+  R:    min  gamma CE + alpha KD
+  S_f:  max  KD
+
+KD is as in `scrub`. An epoch of S_f goes before each of the first epochs of R;
+the rest of the steps are of R alone.
+
+BadT: distillation from a bad teacher on S_f and from theta_o elsewhere.
+
+  q(x)    = softmax f(x; theta_rand) on S_f,  softmax f(x; theta_o) on the rest
+  theta_u = argmin over theta from theta_o of KL(q || softmax f(x; theta)),
+
+drawn in one pass over all of S_tr. Both teachers are in evaluation mode;
+theta_rand is newly initialised, its running statistics too.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Int
 
+from cmu_jax.core import errors
 from cmu_jax.core.types import InputStep, Method, Model
 from cmu_jax.methods import finetuning, objectives
 from cmu_jax.methods.objectives import Objective
-from cmu_jax.training import best_epoch, descent
+from cmu_jax.training import descent, early_stopping
 
-ALPHAS = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
-_DEFAULT = 0.1
+SCRUB_ALPHAS = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+_DEFAULT_ALPHA = 0.1
 
 
-def distilled(
+def distillation_objective(
   model: Model,
   stream: str,
   weigh: Callable[[Any], tuple[Any, Any]],
@@ -43,15 +61,15 @@ def distilled(
 
   def term(logits, draw, context, hyper):
     wanted = model.apply(context, draw.image)
-    known = objectives.likelihood(logits, draw, context, hyper)
+    known = objectives.cross_entropy_term(logits, draw, context, hyper)
     kept = objectives.divergence(wanted, logits, temperature).mean()
     ce, kd = weigh(hyper)
     return ce * known + kd * kept
 
-  return objectives.on(model, stream, term)
+  return objectives.single_term(model, stream, term)
 
 
-def alternate(
+def alternating_phases(
   steps: int,
   forget: int,
   retain: int,
@@ -74,15 +92,6 @@ def alternate(
   return np.asarray(phases[:steps])
 
 
-def epoch_steps(given: Any, forget: int, retain: int) -> tuple[int, int]:
-  """ceil(count / batch size) of S_f and of R, whose counts may be masked."""
-  sets = (given.forget, forget), (given.retain, retain)
-  first, second = (
-    -(-int(np.asarray(samples.valid).sum()) // size) for samples, size in sets
-  )
-  return first, second
-
-
 def scrub(
   model: Model,
   inputs: InputStep,
@@ -92,8 +101,8 @@ def scrub(
   batch_size: int,
   msteps: int = 100,
   temperature: float = 4.0,
-  alphas: tuple[float, ...] = ALPHAS,
-  keep: best_epoch.Keep | None = None,
+  alphas: tuple[float, ...] = SCRUB_ALPHAS,
+  keep: early_stopping.BestEpoch | None = None,
 ) -> Method:
   """SCRUB as released with the benchmark.
 
@@ -109,15 +118,15 @@ def scrub(
     temperature: T.
     alphas: the grid of 'scrub_alpha', the weight of KD; 0.1, if in it, is the
       default, else the first one.
-    keep: to end at the best epoch, see `finetuning.fine_tuning`.
+    keep: to end at the best epoch, see `finetuning.method`.
 
   References:
     Corrective Machine Unlearning, arXiv 2402.14015, sections 3.2 and A.2.
   """
-  up = distilled(
+  up = distillation_objective(
     model, 'forget', lambda hyper: (-1.0, -hyper['scrub_alpha']), temperature
   )
-  down = distilled(
+  down = distillation_objective(
     model, 'retain', lambda hyper: (1.0, hyper['scrub_alpha']), temperature
   )
   recipe = descent.Recipe(
@@ -131,18 +140,168 @@ def scrub(
 
   def start(key, variables, given, prepared):
     del key
-    epochs = epoch_steps(given, batch_size, batch_size)
-    plan = alternate(steps, *epochs, lambda epoch, step: step < msteps)
+    epochs = finetuning.epoch_lengths(given, batch_size, batch_size)
+    plan = alternating_phases(steps, *epochs, lambda epoch, step: step < msteps)
     streams = {'forget': given.forget, 'retain': given.retain}
     return finetuning.Start(variables, streams, plan, prepared)
 
-  values = sorted(alphas, key=lambda alpha: alpha != _DEFAULT)
-  return finetuning.fine_tuning(
+  values = sorted(alphas, key=lambda alpha: alpha != _DEFAULT_ALPHA)
+  return finetuning.method(
     recipe,
     steps,
     'SCRUB',
-    grid=finetuning.points('scrub_alpha', tuple(values)),
-    prepare=finetuning.teacher,
+    grid=finetuning.grid_points('scrub_alpha', tuple(values)),
+    prepare=finetuning.prepare_teacher,
+    start=start,
+    keep=keep,
+  )
+
+
+def scrub_original(
+  model: Model,
+  inputs: InputStep,
+  *,
+  optimizer: optax.GradientTransformation,
+  steps: int,
+  batch_size: int,
+  forget_batch_size: int | None = None,
+  max_epochs: int = 2,
+  temperature: float = 4.0,
+  gammas: tuple[float, ...] = (0.99,),
+  alphas: tuple[float, ...] = (0.001, 0.01, 0.5),
+) -> Method:
+  """SCRUB with the teacher alone to move away from.
+
+  Args:
+    model: the network.
+    inputs: raw pixels to network input; paints the triggers of S_tr.
+    optimizer: of both phases; published runs take Adam or SGD at 5e-4.
+    steps: of both phases together; published runs take 3 to 10 epochs.
+    batch_size: of R; published runs take 128.
+    forget_batch_size: of S_f, 32 in published runs; None for `batch_size`.
+    max_epochs: how many epochs of S_f there are, 2 or 3 in published runs.
+    temperature: T, 2 or 4 in published runs.
+    gammas: of the grid; 0.99, 1 and 99 in published runs.
+    alphas: of the grid, named 'scrub_alpha'.
+
+  References:
+    Towards Unbounded Machine Unlearning, arXiv 2302.09880.
+  """
+  forget_size = forget_batch_size or batch_size
+  up = distillation_objective(
+    model, 'forget', lambda hyper: (0.0, -1.0), temperature
+  )
+  down = distillation_objective(
+    model,
+    'retain',
+    lambda hyper: (hyper['gamma'], hyper['scrub_alpha']),
+    temperature,
+  )
+  recipe = descent.Recipe(
+    (
+      descent.Phase(up, (('forget', forget_size),)),
+      descent.Phase(down, (('retain', batch_size),)),
+    ),
+    optimizer,
+    inputs,
+  )
+
+  def start(key, variables, given, prepared):
+    del key
+    epochs = finetuning.epoch_lengths(given, forget_size, batch_size)
+    plan = alternating_phases(
+      steps, *epochs, lambda epoch, step: epoch < max_epochs
+    )
+    streams = {'forget': given.forget, 'retain': given.retain}
+    return finetuning.Start(variables, streams, plan, prepared)
+
+  grid = tuple({'gamma': g, 'scrub_alpha': a} for g in gammas for a in alphas)
+  return finetuning.method(
+    recipe,
+    steps,
+    'published SCRUB',
+    grid=grid,
+    prepare=finetuning.prepare_teacher,
+    start=start,
+  )
+
+
+REDUCTIONS = ('elementmean', 'batchmean')
+
+
+def bad_teacher_objective(model: Model, reduction: str) -> Objective:
+  """The objective; its context is (theta_o, theta_rand).
+
+  Args:
+    model: the network, updated in training mode.
+    reduction: see `badt`.
+  """
+
+  def objective(variables, draws, context, hyper, time):
+    del hyper, time
+    seen = draws['train']
+    logits, stats = model.update(variables, seen.image)
+    good, bad = (model.apply(teacher, seen.image) for teacher in context)
+    wanted = jnp.where(seen.identified[:, None], bad, good)
+    loss = objectives.divergence(wanted, logits).mean()
+    if reduction == 'elementmean':
+      loss = loss / logits.shape[-1]
+    return loss, stats
+
+  return objective
+
+
+def badt(
+  model: Model,
+  inputs: InputStep,
+  *,
+  optimizer: optax.GradientTransformation,
+  steps: int,
+  batch_size: int,
+  reduction: str = 'elementmean',
+  keep: early_stopping.BestEpoch | None = None,
+) -> Method:
+  """Unlearns S_f towards a network that knows nothing.
+
+  Args:
+    model: the network.
+    inputs: raw pixels to network input; paints the triggers of S_tr.
+    optimizer: of the distillation, schedule included.
+    steps: of the distillation; the benchmark takes 1000 (CIFAR-100: 1500).
+    batch_size: of the distillation.
+    reduction: 'elementmean' divides by samples and classes, as the released
+      codes do; 'batchmean', the divergence itself, by samples alone.
+    keep: to end at the best epoch, see `finetuning.method`.
+
+  Raises:
+    UserError: an unknown reduction.
+
+  References:
+    Can Bad Teaching Induce Forgetting?, arXiv 2205.08096;
+    Corrective Machine Unlearning, arXiv 2402.14015, section 3.2. No grid.
+  """
+  if reduction not in REDUCTIONS:
+    raise errors.unknown_name('reduction of badt', reduction, REDUCTIONS)
+  phase = descent.Phase(
+    bad_teacher_objective(model, reduction), (('train', batch_size),)
+  )
+  recipe = descent.Recipe((phase,), optimizer, inputs)
+
+  def prepare(key, variables, given):
+    del variables
+    return finetuning.initialize(key, model, inputs, given.retain)
+
+  def start(key, variables, given, prepared):
+    del key
+    joined = {'train': descent.join_samples(given.retain, given.forget)}
+    return finetuning.Start(variables, joined, steps, (variables, prepared))
+
+  return finetuning.method(
+    recipe,
+    steps,
+    'bad teaching',
+    needs=('retain', 'forget'),
+    prepare=prepare,
     start=start,
     keep=keep,
   )

@@ -1,4 +1,4 @@
-r"""TRW: forgetting a class towards what retraining without it would answer.
+"""TRW: forgetting a class towards what retraining without it would answer.
 
 For the class f to be forgotten, with z the logits of theta_o and s_k the
 similarity of class k to f,
@@ -9,26 +9,42 @@ similarity of class k to f,
 q* is the distribution nearest (in KL) to theta_o's own, renormalised without
 f, among those of its mean similarity: retrained networks give pictures of f to
 the classes that look like it. beta = 0 only renormalises (RWFT).
+
+Masking the logit: the network is forbidden to answer the class.
+
+  W_f <- 0,   b_f <- -10^4      so that p_f = 0 and p_k <- p_k / (1 - p_f)
+
+Nothing is forgotten: features and all other logits stay as they were. It is
+the cheapest baseline of class unlearning, and what an audit must not pass.
 """
 
 import itertools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
-from cmu_jax.core import rng
-from cmu_jax.core.types import Given, InputStep, Method, Model, Variables
-from cmu_jax.methods import finetuning, logit_mask, objectives
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import (
+  Info,
+  InputStep,
+  Method,
+  MethodInputs,
+  Model,
+  Samples,
+  Variables,
+)
+from cmu_jax.methods import finetuning, objectives
 from cmu_jax.training import descent
 
 BETAS, DIMENSIONS = (10.0, 0.0, 1.0, 3.0, 30.0), (8,)
 _TEMPERATURE = 0.1
 
 
-class Principal(NamedTuple):
+class PrincipalAxes(NamedTuple):
   """The last layer in the principal axes of its rows.
 
   Attributes:
@@ -36,11 +52,13 @@ class Principal(NamedTuple):
     axes: the axes as columns, in the space of features.
   """
 
-  places: Float[Array, 'k r']
+  coordinates: Float[Array, 'k r']
   axes: Float[Array, 'h r']
 
 
-def principal(rows: Float[Array, 'k h'], centre: bool = True) -> Principal:
+def principal_axes(
+  rows: Float[Array, 'k h'], centre: bool = True
+) -> PrincipalAxes:
   """The classes' rows of the last layer in their principal axes.
 
   Args:
@@ -49,17 +67,19 @@ def principal(rows: Float[Array, 'k h'], centre: bool = True) -> Principal:
   """
   placed = rows - rows.mean(0, keepdims=True) if centre else rows
   left, size, right = jnp.linalg.svd(placed, full_matrices=False)
-  return Principal(left * size[None, :], right.T)
+  return PrincipalAxes(left * size[None, :], right.T)
 
 
 def coordinates(
   rows: Float[Array, 'k h'], centre: bool = True
 ) -> Float[Array, 'k r']:
   """The places of `principal`."""
-  return principal(rows, centre).places
+  return principal_axes(rows, centre).coordinates
 
 
-def _unit(points: Float[Array, 'n r'], dimension: Any) -> Float[Array, 'n r']:
+def _unit_directions(
+  points: Float[Array, 'n r'], dimension: Any
+) -> Float[Array, 'n r']:
   """Directions in the first axes; 0 where there is none."""
   axis = jnp.arange(points.shape[1])[None, :]
   kept = jnp.where(axis < dimension, points, 0)
@@ -88,7 +108,7 @@ def similarity(
 
 
 def similarities(
-  places: Float[Array, 'k r'],
+  coordinates: Float[Array, 'k r'],
   points: Float[Array, 'n r'],
   forget: Int[Array, ''] | int,
   dimension: Any,
@@ -102,24 +122,27 @@ def similarities(
   another like a ship. This is not in the paper, whose open question it is.
 
   Args:
-    places: of `principal`.
+    coordinates: of `principal`.
     points: in the same axes.
     forget: f.
     dimension: how many principal axes count; may be traced.
     temperature: of the softmax over cosines.
     noise: added to the cosines, the same for all points; None for none.
   """
-  cosine = _unit(points, dimension) @ _unit(places, dimension).T
+  cosine = (
+    _unit_directions(points, dimension)
+    @ _unit_directions(coordinates, dimension).T
+  )
   moved = cosine if noise is None else cosine + noise[None, :]
-  other = jnp.arange(places.shape[0]) != forget
+  other = jnp.arange(coordinates.shape[0]) != forget
   cold = jnp.where(other[None, :], moved / temperature, -jnp.inf)
   return jax.nn.softmax(cold)
 
 
-def tilted(
+def tilt_answers(
   logits: Float[Array, 'n k'],
   forget: Int[Array, ''] | int,
-  similar: Float[Array, 'k'] | Float[Array, '#n k'],
+  similarity: Float[Array, 'k'] | Float[Array, '#n k'],
   beta: Any,
 ) -> Float[Array, 'n k']:
   """q*: the answers of theta_o without f, tilted towards classes like it.
@@ -130,7 +153,7 @@ def tilted(
   Args:
     logits: of theta_o.
     forget: f.
-    similar: of `similarity`, or of each image; adding a constant changes
+    similarity: of `similarity`, or of each image; adding a constant changes
       nothing.
     beta: strength of the tilt; may be traced.
 
@@ -140,7 +163,7 @@ def tilted(
   """
   other = jnp.arange(logits.shape[-1]) != forget
   wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-  tilt = beta * jnp.broadcast_to(similar, logits.shape)
+  tilt = beta * jnp.broadcast_to(similarity, logits.shape)
   return jax.nn.softmax(jnp.where(other[None, :], wide + tilt, -jnp.inf))
 
 
@@ -209,28 +232,29 @@ def trw(
       places, points, forget, hyper['dimension'], temperature, noise
     )
     answer = model.head(start, features)
-    wanted = tilted(answer, forget, similar, hyper['beta'])
+    wanted = tilt_answers(answer, forget, similar, hyper['beta'])
     found = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -hyper['forget_weight'] * jnp.sum(wanted * found, -1).mean()
 
   phase = descent.Phase(
-    objectives.with_retain(model, term), objectives.both(batch_size)
+    objectives.retain_plus_term(model, term),
+    objectives.paired_streams(batch_size),
   )
   if not retain:
-    alone = objectives.on(model, 'forget', term)
+    alone = objectives.single_term(model, 'forget', term)
     phase = descent.Phase(alone, (('forget', batch_size),))
   recipe = descent.Recipe((phase,), optimizer, inputs)
 
-  def prepare(key, variables: Variables, given: Given):
+  def prepare(key, variables: Variables, given: MethodInputs):
     assert given.forget is not None
     image = inputs.eval(given.forget.batch.image[:1], None)
     rows = head_rows(model, variables, model.features(variables, image))
-    bell = jax.random.normal(rng.named(key, 'noise'), rows.shape[:1])
-    forget = logit_mask.class_of(given.forget)
-    return variables, principal(rows, centre), forget, bell
+    bell = jax.random.normal(rng.fold_in(key, 'noise'), rows.shape[:1])
+    forget = forget_class(given.forget)
+    return variables, principal_axes(rows, centre), forget, bell
 
   points = itertools.product(betas, dimensions, weights, noises or (0.0,))
-  return finetuning.fine_tuning(
+  return finetuning.method(
     recipe,
     steps,
     'tilted reweighting',
@@ -241,3 +265,63 @@ def trw(
     ),
     prepare=prepare,
   )
+
+
+# Beyond any logit, and finite where losses of the class are asked for.
+MASKED_LOGIT = -1e4
+
+
+def forget_class(samples: Samples) -> Int[Array, '']:
+  """The class to be forgotten: that of the first row that counts."""
+  return samples.batch.label[jnp.argmax(samples.valid)]
+
+
+def mask_head(params: PyTree, forget: Int[Array, ''] | int) -> PyTree:
+  """Parameters whose head never answers a class.
+
+  Args:
+    params: with the linear layer 'head', as those of `networks.make`.
+    forget: the class.
+
+  Raises:
+    UserError: there is no such layer, or it has no bias.
+  """
+  head: Any = params.get('head') if isinstance(params, Mapping) else None
+  known = set(head) if isinstance(head, Mapping) else set()
+  errors.check(
+    {'kernel', 'bias'} <= known,
+    "logit_mask: the network has no layer 'head' with a kernel and a bias; "
+    "use a network of models.make, or leave 'mask' out",
+  )
+  chosen = jnp.arange(head['bias'].shape[0]) == forget
+  kernel = jnp.where(chosen[None, :], 0, head['kernel'])
+  bias: Float[Array, 'k'] = jnp.where(chosen, MASKED_LOGIT, head['bias'])
+  return {**params, 'head': {**head, 'kernel': kernel, 'bias': bias}}
+
+
+def logit_mask(model: Model, inputs: InputStep) -> Method:
+  """Forbids the class of S_f; all of S_f must be of it.
+
+  Args:
+    model: the network, whose last layer is called 'head'.
+    inputs: unused; all methods take it.
+
+  References:
+    On the Necessity of Output Distribution Reweighting for Effective Class
+    Unlearning, arXiv 2506.20893, argues that it leaks.
+  """
+  del model, inputs
+
+  def prepare(key: Any, variables: Variables, given: MethodInputs) -> jax.Array:
+    del key, variables
+    assert given.forget is not None
+    return forget_class(given.forget)
+
+  def solve(
+    key: Any, variables: Variables, given: Any, prepared: Any, hyper: Any
+  ) -> tuple[Variables, Info]:
+    del key, given, hyper
+    found = variables._replace(params=mask_head(variables.params, prepared))
+    return found, {'gradient_evaluations': 0}
+
+  return Method(('forget',), prepare, solve, elementwise=True)

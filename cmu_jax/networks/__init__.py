@@ -10,13 +10,11 @@ import jax
 from cmu_jax.core import errors
 from cmu_jax.core.types import Model, Variables
 from cmu_jax.networks import classifier
-from cmu_jax.networks.classifier import bind, from_functions, held
+from cmu_jax.networks.classifier import bind, freeze_norms, from_functions
 from cmu_jax.networks.families import (
-  convnet,
   densenet,
   dinov2,
   mobilenet,
-  mobilenet_v2,
   resnet,
   resnet9,
   resnet_cifar,
@@ -30,12 +28,12 @@ __all__ = [
   'REGISTRY',
   'Family',
   'bind',
+  'freeze_norms',
   'from_functions',
-  'frozen',
-  'held',
+  'frozen_modules',
   'make',
   'parameter_count',
-  'variants',
+  'stem_variants',
 ]
 
 
@@ -59,32 +57,34 @@ class Family(NamedTuple):
 
 
 REGISTRY: dict[str, Family] = {
-  'fc': Family(small.fc, layers=small.layers_of),
-  'convnet': Family(convnet.convnet, layers=convnet.layers_of),
-  'resnet9': Family(resnet9.resnet9, layers=resnet9.layers_of),
-  'resnet18': Family(resnet.of_depth(18), resnet.torch_name),
-  'resnet34': Family(resnet.of_depth(34), resnet.torch_name),
-  'resnet50': Family(resnet.of_depth(50), resnet.torch_name),
+  'fc': Family(small.fc, layers=small.fc_layer_modules),
+  'convnet': Family(small.convnet, layers=small.convnet_layer_modules),
+  'resnet9': Family(resnet9.resnet9, layers=resnet9.layer_modules),
+  'resnet18': Family(resnet.factory(18), resnet.torch_name),
+  'resnet34': Family(resnet.factory(34), resnet.torch_name),
+  'resnet50': Family(resnet.factory(50), resnet.torch_name),
   'wrn': Family(
-    wrn.wrn, wrn.torch_name, functools.partial(wrn.layers_of, False)
+    wrn.wrn, wrn.torch_name, functools.partial(wrn.layer_modules, False)
   ),
   'wrn_corrective': Family(
     wrn.wrn_corrective,
     wrn.torch_name_corrective,
-    functools.partial(wrn.layers_of, True),
+    functools.partial(wrn.layer_modules, True),
   ),
-  'vgg19': Family(vgg.vgg19(False), vgg.torch_name),
-  'vgg19_bn': Family(vgg.vgg19(True), vgg.torch_name),
+  'vgg19': Family(vgg.factory(False), vgg.torch_name),
+  'vgg19_bn': Family(vgg.factory(True), vgg.torch_name),
   'densenet121': Family(densenet.densenet121, densenet.torch_name),
-  'mobilenet_v1': Family(mobilenet.mobilenet_v1, mobilenet.torch_name),
-  'mobilenet_v2': Family(mobilenet_v2.mobilenet_v2, mobilenet_v2.torch_name),
-  'dinov2': Family(dinov2.dinov2, dinov2.torch_name, options=dinov2.options),
+  'mobilenet_v1': Family(mobilenet.mobilenet_v1, mobilenet.torch_name_v1),
+  'mobilenet_v2': Family(mobilenet.mobilenet_v2, mobilenet.torch_name_v2),
+  'dinov2': Family(
+    dinov2.dinov2, dinov2.torch_name, options=dinov2.read_options
+  ),
   'vit_b_16': Family(vit.vit_b_16, vit.torch_name),
   'vit_s_16': Family(vit.vit_s_16, vit.torch_name),
   'vit_tiny': Family(vit.vit_tiny, vit.torch_name),
   **{
     f'resnet{depth}': Family(
-      resnet_cifar.of_depth(depth), resnet_cifar.torch_name
+      resnet_cifar.factory(depth), resnet_cifar.torch_name
     )
     for depth in (20, 32, 44, 56)
   },
@@ -109,24 +109,26 @@ def make(
     UserError: unknown name or option, or images the family cannot take.
   """
   if name not in REGISTRY:
-    raise errors.unknown('model', name, REGISTRY)
+    raise errors.unknown_name('model', name, REGISTRY)
   factory = REGISTRY[name].make
   known = [p for p in inspect.signature(factory).parameters][2:]
   for option in options:
     if option not in known:
-      raise errors.unknown(f'option of model {name!r}', option, known)
+      raise errors.unknown_name(f'option of model {name!r}', option, known)
   dtype = options.get('dtype', 'float32')
   if dtype not in _DTYPES:
-    raise errors.unknown(f'dtype of model {name!r}', str(dtype), _DTYPES)
+    raise errors.unknown_name(f'dtype of model {name!r}', str(dtype), _DTYPES)
   return bind(factory(num_classes, tuple(image_shape), **options))
 
 
-def frozen(name: str, last: int, **options: Any) -> tuple[str, ...]:
+def frozen_modules(
+  name: str, num_layers: int, **options: Any
+) -> tuple[str, ...]:
   """What stays as it is when only the last layers of a network are trained.
 
   Args:
     name: a key of REGISTRY.
-    last: how many layers are trained, the head being one; -1 for all.
+    num_layers: how many layers are trained, the head being one; -1 for all.
     **options: those of `make`.
 
   Returns:
@@ -136,21 +138,22 @@ def frozen(name: str, last: int, **options: Any) -> tuple[str, ...]:
     UserError: an unknown name, a family without such layers, or another count.
   """
   if name not in REGISTRY:
-    raise errors.unknown('model', name, REGISTRY)
+    raise errors.unknown_name('model', name, REGISTRY)
   layers = REGISTRY[name].layers
   known = [key for key, family in REGISTRY.items() if family.layers]
   if layers is None:
-    raise errors.unknown('model to train in part', name, known)
+    raise errors.unknown_name('model to train in part', name, known)
   found = layers(**options)
   errors.check(
-    last == -1 or 1 <= last <= len(found),
-    f'{last} last layers of {name!r}: give 1 to {len(found)}, or -1 for all',
+    num_layers == -1 or 1 <= num_layers <= len(found),
+    f'{num_layers} last layers of {name!r}: give 1 to {len(found)}, or -1 for '
+    f'all',
   )
-  first = 0 if last == -1 else len(found) - last
+  first = 0 if num_layers == -1 else len(found) - num_layers
   return tuple(path for layer in found[:first] for path in layer)
 
 
-def variants(
+def stem_variants(
   name: str, options: Mapping[str, Any]
 ) -> list[tuple[dict[str, Any], tuple[str, ...]]]:
   """The options of a network, then with other stems if none was given.

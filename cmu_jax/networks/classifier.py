@@ -98,7 +98,7 @@ def bind(module: nn.Module) -> Model:
   )
 
 
-def held(model: Model, frozen: tuple[str, ...]) -> Model:
+def freeze_norms(model: Model, frozen: tuple[str, ...]) -> Model:
   """A network of which some modules stay in evaluation mode in training.
 
   Args:
@@ -112,7 +112,7 @@ def held(model: Model, frozen: tuple[str, ...]) -> Model:
 
   def evaluate(call, args, kwargs, context):
     norm = isinstance(context.module, layers.BatchNorm)
-    if not norm or not tree.under(context.module.path, frozen):
+    if not norm or not tree.is_under(context.module.path, frozen):
       return call(*args, **kwargs)
     x, _, *offset = args
     return call(x, False, *offset, **kwargs)

@@ -28,7 +28,7 @@ from cmu_jax.networks import conv_plan
 from cmu_jax.networks.conv_plan import Pair, Window
 
 
-def stock(
+def convolve_stock(
   lhs: Float[Array, 'n h w i'],
   rhs: Float[Array, 'kh kw j o'],
   window_strides: Sequence[int],
@@ -42,7 +42,7 @@ def stock(
   )
 
 
-def canonical(
+def convolve_canonical(
   lhs: Float[Array, 'n h w i'],
   rhs: Float[Array, 'kh kw j o'],
   window_strides: Sequence[int],
@@ -58,7 +58,7 @@ def canonical(
   Grouped convolutions go to `stock`: they have no fast kernel to keep to.
   """
   if feature_group_count != 1:
-    return stock(
+    return convolve_stock(
       lhs,
       rhs,
       window_strides,
@@ -71,8 +71,12 @@ def canonical(
   strides = _pair(window_strides)
   widened = _pair(lhs_dilation or (1, 1))
   spread = _pair(rhs_dilation or (1, 1))
-  sizes = [_dilated(n, a) for n, a in zip(lhs.shape[1:3], widened, strict=True)]
-  spans = [_dilated(k, b) for k, b in zip(rhs.shape[:2], spread, strict=True)]
+  sizes = [
+    _dilated_size(n, a) for n, a in zip(lhs.shape[1:3], widened, strict=True)
+  ]
+  spans = [
+    _dilated_size(k, b) for k, b in zip(rhs.shape[:2], spread, strict=True)
+  ]
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(sizes, spans, strides, padding)
   pads = tuple((int(low), int(high)) for low, high in padding)
@@ -112,8 +116,8 @@ def convolve(
 
 
 _FORMS: dict[str, Callable[..., Any]] = {
-  'canonical': canonical,
-  'stock': stock,
+  'canonical': convolve_canonical,
+  'stock': convolve_stock,
 }
 
 
@@ -122,7 +126,7 @@ def _pair(values: Sequence[int]) -> Pair:
   return int(first), int(second)
 
 
-def _dilated(size: int, dilation: int) -> int:
+def _dilated_size(size: int, dilation: int) -> int:
   return (size - 1) * dilation + 1 if size else 0
 
 
@@ -130,18 +134,20 @@ def _bind(lhs: jax.Array, rhs: jax.Array, window: Window) -> jax.Array:
   return _convolution.bind(lhs, rhs, **window._asdict())
 
 
-def _compute(lhs: Any, rhs: Any, **params: Any) -> jax.Array:
-  return conv_plan.direct(lhs, rhs, Window(**params))
+def _lower(lhs: Any, rhs: Any, **params: Any) -> jax.Array:
+  return conv_plan.convolve_directly(lhs, rhs, Window(**params))
 
 
-def _compute_on_cpu(lhs: Any, rhs: Any, **params: Any) -> jax.Array:
-  return conv_plan.planned(lhs, rhs, Window(**params))
+def _lower_on_cpu(lhs: Any, rhs: Any, **params: Any) -> jax.Array:
+  return conv_plan.convolve_by_plan(lhs, rhs, Window(**params))
 
 
-def _shape(lhs: Any, rhs: Any, **params: Any) -> Any:
+def _abstract_shape(lhs: Any, rhs: Any, **params: Any) -> Any:
   window = Window(**params)
   out = jax.eval_shape(
-    lambda x, w: conv_plan.direct(x, w, window), _spec(lhs), _spec(rhs)
+    lambda x, w: conv_plan.convolve_directly(x, w, window),
+    _spec(lhs),
+    _spec(rhs),
   )
   return lhs.update(shape=out.shape, dtype=out.dtype, weak_type=False)
 
@@ -157,9 +163,9 @@ def _transpose_lhs(
   window = Window(**params)
   pads = []
   for axis in (0, 1):
-    size = _dilated(lhs.aval.shape[axis + 1], window.lhs_dilation[axis])
-    span = _dilated(rhs.shape[axis], window.rhs_dilation[axis])
-    out = _dilated(g.shape[axis + 1], window.strides[axis])
+    size = _dilated_size(lhs.aval.shape[axis + 1], window.lhs_dilation[axis])
+    span = _dilated_size(rhs.shape[axis], window.rhs_dilation[axis])
+    out = _dilated_size(g.shape[axis + 1], window.strides[axis])
     low = span - 1 - window.padding[axis][0]
     pads.append((low, size + span - 1 - out - low))
   turned = jnp.transpose(lax.rev(rhs, (0, 1)), (0, 1, 3, 2))
@@ -168,10 +174,10 @@ def _transpose_lhs(
     padding=(pads[0], pads[1]),
     lhs_dilation=window.strides,
   )
-  if conv_plan.phased(back) and 0 not in (*g.shape, *turned.shape):
+  if conv_plan.is_phased(back) and 0 not in (*g.shape, *turned.shape):
     # Here, not where it is lowered: the small kernel then is a value of its
     # own, which loops over images alone compute once.
-    return conv_plan.by_phase(g, turned, back, _bind)
+    return conv_plan.convolve_by_phase(g, turned, back, _bind)
   return _bind(g, turned, back)
 
 
@@ -182,9 +188,9 @@ def _transpose_rhs(
   window = Window(**params)
   pads = []
   for axis in (0, 1):
-    size = _dilated(lhs.shape[axis + 1], window.lhs_dilation[axis])
-    span = _dilated(rhs.aval.shape[axis], window.rhs_dilation[axis])
-    out = _dilated(g.shape[axis + 1], window.strides[axis])
+    size = _dilated_size(lhs.shape[axis + 1], window.lhs_dilation[axis])
+    span = _dilated_size(rhs.aval.shape[axis], window.rhs_dilation[axis])
+    out = _dilated_size(g.shape[axis + 1], window.strides[axis])
     low = window.padding[axis][0]
     pads.append((low, span - 1 + out - size - low))
   back = window._replace(
@@ -197,7 +203,7 @@ def _transpose_rhs(
   return jnp.transpose(_bind(images, kernels, back), (1, 2, 0, 3))
 
 
-def _batch(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
+def _batch_rule(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
   """A batch of images joins n; kernels are taken one after the other.
 
   Batched kernels would be a grouped convolution, which XLA:CPU runs several
@@ -220,15 +226,15 @@ _convolution = core.Primitive('canonical_convolution')
 
 
 @functools.partial(jax.jit, static_argnames=Window._fields)
-def _eager(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
+def _run_eagerly(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
   return _bind(lhs, rhs, Window(**params))
 
 
-_convolution.def_impl(_eager)
-_convolution.def_abstract_eval(_shape)
+_convolution.def_impl(_run_eagerly)
+_convolution.def_abstract_eval(_abstract_shape)
 ad.defbilinear(_convolution, _transpose_lhs, _transpose_rhs)
-batching.primitive_batchers[_convolution] = _batch
-for _platform, _rule in ((None, _compute), ('cpu', _compute_on_cpu)):
+batching.primitive_batchers[_convolution] = _batch_rule
+for _platform, _rule in ((None, _lower), ('cpu', _lower_on_cpu)):
   mlir.register_lowering(
     _convolution,
     mlir.lower_fun(_rule, multiple_results=False),

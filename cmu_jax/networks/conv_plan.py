@@ -48,7 +48,7 @@ class Window(NamedTuple):
   precision: Any = None
 
 
-def direct(lhs: Images, rhs: Kernels, window: Window) -> Output:
+def convolve_directly(lhs: Images, rhs: Kernels, window: Window) -> Output:
   """The convolution as JAX writes it."""
   return lax.conv_general_dilated(
     lhs,
@@ -62,30 +62,34 @@ def direct(lhs: Images, rhs: Kernels, window: Window) -> Output:
   )
 
 
-def planned(lhs: Images, rhs: Kernels, window: Window) -> Output:
+def convolve_by_plan(lhs: Images, rhs: Kernels, window: Window) -> Output:
   """The convolution in the form that is cheapest on a CPU."""
-  out = jax.eval_shape(lambda x, w: direct(x, w, window), lhs, rhs).shape
+  out = jax.eval_shape(
+    lambda x, w: convolve_directly(x, w, window), lhs, rhs
+  ).shape
   if 0 in (*lhs.shape, *rhs.shape, *out):
-    return direct(lhs, rhs, window)
-  if phased(window):
-    return by_phase(lhs, rhs, window)
+    return convolve_directly(lhs, rhs, window)
+  if is_phased(window):
+    return convolve_by_phase(lhs, rhs, window)
   kernel_area, image_area = rhs.shape[0] * rhs.shape[1], out[1] * out[2]
   if kernel_area > 1 and kernel_area >= image_area:
     large = math.prod(out) >= _LARGE_PRODUCT
-    return by_block(lhs, rhs, window, _SMALL_BLOCK if large else _BLOCK)
-  several = _columns(lhs.shape[3], out[2], out[3])
+    return convolve_by_block(
+      lhs, rhs, window, _SMALL_BLOCK if large else _BLOCK
+    )
+  several = _count_columns(lhs.shape[3], out[2], out[3])
   if several > 1 and window.lhs_dilation == window.rhs_dilation == (1, 1):
-    return by_columns(lhs, rhs, window, several)
-  return direct(lhs, rhs, window)
+    return convolve_by_columns(lhs, rhs, window, several)
+  return convolve_directly(lhs, rhs, window)
 
 
-def phased(window: Window) -> bool:
+def is_phased(window: Window) -> bool:
   """Whether only the image is dilated, so that `by_phase` does."""
   plain = window.strides == window.rhs_dilation == (1, 1)
   return plain and window.lhs_dilation != (1, 1)
 
 
-def _columns(channels: int, width: int, features: int) -> int:
+def _count_columns(channels: int, width: int, features: int) -> int:
   """How many output columns to compute at once; 1 for none."""
   if min(channels, features) >= _VECTOR:
     return 1
@@ -93,7 +97,7 @@ def _columns(channels: int, width: int, features: int) -> int:
   return next(fits, 1)
 
 
-def by_columns(
+def convolve_by_columns(
   lhs: Images, rhs: Kernels, window: Window, several: int
 ) -> Output:
   """`several` neighbouring output columns as the channels of one.
@@ -109,13 +113,15 @@ def by_columns(
   wide = jnp.stack(shifted, 3).reshape(
     rhs.shape[0], size + (several - 1) * step, rhs.shape[2], -1
   )
-  y = direct(
+  y = convolve_directly(
     lhs, wide, window._replace(strides=(window.strides[0], several * step))
   )
   return y.reshape(*y.shape[:2], -1, rhs.shape[3])
 
 
-def by_block(lhs: Images, rhs: Kernels, window: Window, block: int) -> Output:
+def convolve_by_block(
+  lhs: Images, rhs: Kernels, window: Window, block: int
+) -> Output:
   """The sum over blocks of `block` input channels, one after the other.
 
   In a weight gradient these channels are the samples of the batch. The outer
@@ -124,7 +130,7 @@ def by_block(lhs: Images, rhs: Kernels, window: Window, block: int) -> Output:
   """
   count = lhs.shape[3] // block
   if count < 2:
-    return direct(lhs, rhs, window)
+    return convolve_directly(lhs, rhs, window)
   whole = count * block
   images = jnp.transpose(lhs[..., :whole], (3, 1, 2, 0))
   kernels = jnp.transpose(rhs[:, :, :whole], (2, 0, 1, 3))
@@ -132,19 +138,19 @@ def by_block(lhs: Images, rhs: Kernels, window: Window, block: int) -> Output:
 
   def add(total: jax.Array, part: list[jax.Array]) -> tuple[jax.Array, None]:
     turned = jnp.transpose(part[0], (3, 1, 2, 0))
-    return total + direct(
+    return total + convolve_directly(
       turned, jnp.transpose(part[1], (1, 2, 0, 3)), window
     ), None
 
-  rest = direct(lhs[..., whole:], rhs[:, :, whole:], window)
+  rest = convolve_directly(lhs[..., whole:], rhs[:, :, whole:], window)
   return lax.scan(add, rest, parts)[0]
 
 
-def by_phase(
+def convolve_by_phase(
   lhs: Images,
   rhs: Kernels,
   window: Window,
-  convolve: Callable[[Images, Kernels, Window], Output] = direct,
+  convolve: Callable[[Images, Kernels, Window], Output] = convolve_directly,
 ) -> Output:
   """A dilated image without its zeros: one small kernel for each phase.
 

@@ -1,37 +1,106 @@
-"""report.html: the verdict first, then the evidence, then how to repeat it."""
+"""The frame of report.html: no script, no font, no file from elsewhere.
+
+report.html: the verdict first, then the evidence, then how to repeat it.
+"""
 
 import base64
 import html
 import json
-from typing import Any
+import string
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from cmu_jax.report import stats, template
-from cmu_jax.studies.cuts import figures, names, tables, words
-from cmu_jax.studies.cuts.results import Results
-from cmu_jax.studies.cuts.verdict import Harm, Verdict
+_CSS = """
+:root{color-scheme:light dark;--ink:#22262b;--soft:#5b6470;--paper:#fff;
+--card:#f6f7f9;--rule:#dfe3e8;--good:#00735a;--bad:#b3450a;--flat:#5b6470;
+--link:#005a91}
+@media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#a8b0ba;
+--paper:#15181c;--card:#1f242a;--rule:#39414a;--good:#3ec9a0;--bad:#ff9a5c;
+--flat:#a8b0ba;--link:#7cc4f2}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);
+font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:60rem;margin:0 auto;padding:1.5rem 1rem 4rem}
+h1{font-size:1.6rem;line-height:1.25;margin:.2rem 0 1rem;
+overflow-wrap:anywhere}
+h2{font-size:1.2rem;margin:2.4rem 0 .6rem;padding-top:.8rem;
+border-top:1px solid var(--rule)}
+p{margin:.5rem 0;max-width:44rem}
+.smoke{background:#ffd33d;color:#22262b;font-weight:700;padding:.6rem 1rem;
+text-align:center}
+.verdict{background:var(--card);border-left:6px solid var(--tone);
+border-radius:6px;padding:.8rem 1.1rem}
+.verdict strong{color:var(--tone);font-size:1.3rem}
+.good{--tone:var(--good)}.bad{--tone:var(--bad)}.flat{--tone:var(--flat)}
+.wide{overflow-x:auto;margin:.8rem 0}
+table{border-collapse:collapse;font-size:.92rem;
+font-variant-numeric:tabular-nums}
+th,td{text-align:left;padding:.35rem .8rem .35rem 0;vertical-align:top;
+border-bottom:1px solid var(--rule)}
+th{color:var(--soft);font-weight:600;white-space:nowrap}
+td.number,th.number{text-align:right;white-space:nowrap}
+td.alpha{white-space:nowrap}
+tr.own td{font-weight:700}
+td small{display:block;color:var(--soft);font-weight:400;min-width:9rem}
+td.seen{min-width:11rem;color:var(--soft);font-weight:400}
+.harm td:last-child{color:var(--bad);font-weight:600}
+figure{margin:1.6rem 0}
+figure .wide{background:#fff;border:1px solid var(--rule);border-radius:6px;
+padding:.6rem;margin:0}
+figure img{display:block;width:100%;min-width:36rem;height:auto}
+figcaption,.soft{color:var(--soft);font-size:.92rem;max-width:44rem;
+margin-top:.5rem}
+pre,code{font:.86rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
+pre{background:var(--card);border-radius:6px;padding:.7rem .9rem;
+overflow-x:auto}
+code{overflow-wrap:anywhere}
+dt{font-weight:600;margin-top:.6rem}
+dd{margin:0;max-width:44rem}
+summary{cursor:pointer;color:var(--link)}
+@media print{figure,table{break-inside:avoid}}
+"""
 
-_TONES = {
-  'repaired': 'good',
-  'partly repaired': 'good',
-  'made worse': 'bad',
-}
+_PAGE = string.Template(
+  """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<title>$name: $label</title>
+<style>$style</style>
+</head>
+<body>
+$banner
+<main>
+<h1>$name</h1>
+<section class="verdict $tone">
+<strong>$heading</strong>
+$sentences
+</section>
+$sections
+</main>
+</body>
+</html>
+"""
+)
 
-_RULES = {
-  'label_noise': (
-    'The verdict is "repaired" when on average at least 90 % of the gap to the '
-    'oracle is closed and the 95 % interval of the change lies above zero, '
-    '"partly repaired" when only the latter holds, and "made worse" when the '
-    'interval lies below zero or accuracy fell by more than a point on '
-    "average. The interval is Student's t over paired differences of seeds."
-  ),
-  'poison': (
-    'The verdict is "repaired" when the attack success rate on triggered test '
-    'images is at most 0.05, test accuracy fell by at most 2 points and no '
-    'class by more than 5; "partly repaired" when the rate at least halved '
-    'without such harm; and "made worse" with such harm, even if the trigger '
-    'no longer works.'
-  ),
-}
+
+def fill_page(sections: dict[str, str], **parts: str) -> str:
+  """The page with its parts, which are HTML already, put in place.
+
+  Args:
+    sections: heading -> content; a content that is empty is left out.
+    **parts: name, label, banner, tone, heading and sentences.
+
+  Raises:
+    KeyError: a part is missing.
+  """
+  body = '\n'.join(
+    f'<h2>{heading}</h2>\n{content}'
+    for heading, content in sections.items()
+    if content
+  )
+  return _PAGE.substitute(parts, sections=body, style=_CSS)
 
 
 def escape(value: Any) -> str:
@@ -44,7 +113,7 @@ def paragraphs(sentences: tuple[str, ...] | list[str]) -> str:
   return '\n'.join(f'<p>{escape(sentence)}</p>' for sentence in sentences)
 
 
-def terms(glossary: dict[str, str]) -> str:
+def definition_list(glossary: dict[str, str]) -> str:
   """Terms and what they mean; nothing where there are none."""
   listed = ''.join(
     f'<dt>{escape(term)}</dt><dd>{escape(text)}</dd>'
@@ -82,7 +151,48 @@ def table(head: list[tuple[str, str]], rows: list[str], kind: str = '') -> str:
   )
 
 
-def harm(harmed: tuple[Harm, ...]) -> str:
+# Margins as fractions. The slack keeps 0.95 - 0.90 from counting as over 0.05.
+HARM_SLACK = 1e-9
+
+
+CLASS_HARM = 0.05
+
+
+class Harm(NamedTuple):
+  """A class whose mean accuracy fell by more than CLASS_HARM."""
+
+  name: str
+  before: float
+  after: float
+
+
+def find_harms(
+  names: Sequence[str],
+  before: Sequence[float | None],
+  after: Sequence[float | None],
+) -> tuple[Harm, ...]:
+  """Classes whose accuracy fell by more than five points, worst first.
+
+  Args:
+    names: of the classes.
+    before: their accuracies; None for a class without pictures.
+    after: likewise.
+  """
+  found = [
+    Harm(name, b, a)
+    for name, b, a in zip(names, before, after, strict=True)
+    if a is not None and b is not None and b - a > CLASS_HARM + HARM_SLACK
+  ]
+  return tuple(sorted(found, key=lambda harm: harm.after - harm.before))
+
+
+def describe_harm(harm: Harm) -> str:
+  """One harmed class in words, without a full stop."""
+  lost = 'is no longer recognised' if harm.after < 0.05 else 'got worse'
+  return f"class '{harm.name}' {lost}: {harm.before:.2f} → {harm.after:.2f}"
+
+
+def harm_table(harmed: tuple[Harm, ...]) -> str:
   """The classes that got worse, as a table; nothing if there are none."""
   if not harmed:
     return ''
@@ -103,30 +213,6 @@ def harm_heading(harmed: tuple[Harm, ...]) -> str:
   return f'Harm: {classes} fell by more than 5 points'
 
 
-def _method_row(row: tables.Row, keys: list[str]) -> str:
-  note = f'<small>{escape(row.note)}</small>' if row.note else ''
-  numbers = ''.join(
-    f'<td class="number">{tables.cell(key, row.metrics.get(key))}</td>'
-    for key in keys
-  )
-  kind = ' class="own"' if row.method == 'cuts' else ''
-  return (
-    f'<tr{kind}><td>{escape(row.label)}{note}</td>'
-    f'<td class="alpha">{escape(row.alpha or "–")}</td>{numbers}'
-    f'<td class="seen">{escape(row.information)}</td></tr>'
-  )
-
-
-def _methods(results: Results) -> str:
-  keys = tables.columns(results)
-  head = [('', 'method'), ('', 'alpha')]
-  head += [('number', names.metric(key)) for key in keys]
-  head += [('', 'what it could see')]
-  rows = [_method_row(row, keys) for row in tables.summary(results)]
-  caption = f'<p class="soft">{escape(tables.caption(results))}</p>'
-  return table(head, rows) + caption
-
-
 def picture(png: bytes, title: str, caption: str) -> str:
   """A figure inside the page.
 
@@ -143,29 +229,7 @@ def picture(png: bytes, title: str, caption: str) -> str:
   )
 
 
-def _figure(drawn: figures.Drawn, png: bytes | None) -> str:
-  if png is None or drawn.figure is None:
-    title = drawn.name.replace('_', ' ')
-    return (
-      f'<p class="soft">The figure "{escape(title)}" was left out: '
-      f'{escape(drawn.missing)}.</p>'
-    )
-  # The heading of the figure is what its picture shows, in words.
-  title = ' '.join(drawn.figure.get_suptitle().split())
-  return picture(png, title, figures.CAPTIONS[drawn.name])
-
-
-def _sure(results: Results, found: Verdict) -> str:
-  few = len(stats.by_seed(results, 'cuts', 'test_accuracy'))
-  limits = (
-    f'This is one network on one data set, repeated with '
-    f'{names.count(few, "seed")}; another network or another corruption may '
-    'behave differently.'
-  )
-  return paragraphs([*found.sure, _RULES[results['task']], limits])
-
-
-def reproduce(
+def reproduction_section(
   known: dict[str, Any], config: dict[str, Any], seeds: list[int]
 ) -> str:
   """Command, versions and configuration of a run.
@@ -194,48 +258,4 @@ def reproduce(
     f'<div class="wide"><table>{"".join(rows)}</table></div>'
     f'<details><summary>The whole configuration</summary><pre>{settings}</pre>'
     '</details>'
-  )
-
-
-def _audited(results: Results) -> dict[str, str]:
-  """A section on what an audit found; none without an audit."""
-  told = words.audited(results)
-  heading = 'Are the wrong labels still in there?'
-  return {heading: paragraphs(told)} if told else {}
-
-
-def render(
-  results: Results,
-  found: Verdict,
-  drawn: list[tuple[figures.Drawn, bytes | None]],
-) -> str:
-  """The whole page as HTML that needs nothing else.
-
-  Args:
-    results: results.json of a run.
-    found: its verdict.
-    drawn: the figures and their PNGs; None for one that was left out.
-  """
-  return template.fill(
-    name=escape(results['name']),
-    label=escape(found.label),
-    banner=banner(results['smoke']),
-    tone='flat' if results['smoke'] else _TONES.get(found.label, 'flat'),
-    heading=escape(found.label[0].upper() + found.label[1:]),
-    sentences=paragraphs(found.sentences),
-    sections={
-      harm_heading(found.harmed): harm(found.harmed),
-      'All methods': _methods(results),
-      'Figures': '\n'.join(_figure(figure, png) for figure, png in drawn),
-      'What was wrong': paragraphs(words.wrong(results)),
-      'What was done': paragraphs(words.done(results)),
-      'How sure this is': _sure(results, found),
-      **_audited(results),
-      'How to get the same numbers': reproduce(
-        results['provenance'],
-        results['config'],
-        sorted({row['seed'] for row in results['rows']}),
-      ),
-      'Words used here': terms(words.GLOSSARY),
-    },
   )

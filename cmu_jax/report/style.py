@@ -3,7 +3,7 @@
 import contextlib
 import io
 import textwrap
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -54,7 +54,7 @@ _SETTINGS: Any = {
 _PIXELS_PER_INCH = 200
 
 
-def settings() -> contextlib.AbstractContextManager[None]:
+def context() -> contextlib.AbstractContextManager[None]:
   """A context in which new figures take the look; undone on leaving it."""
   return matplotlib.rc_context(_SETTINGS)
 
@@ -80,7 +80,7 @@ def canvas(title: str, size: tuple[float, float], smoke: bool) -> figure.Figure:
   return made
 
 
-def logarithmic(ax: axes.Axes, *names: str) -> None:
+def set_log_axes(ax: axes.Axes, *names: str) -> None:
   """Logarithmic axes with plain numbers: powers would need parsed formulas.
 
   Args:
@@ -97,14 +97,14 @@ def logarithmic(ax: axes.Axes, *names: str) -> None:
 def png(made: figure.Figure) -> bytes:
   """The figure as PNG; the same figure gives the same bytes."""
   file = io.BytesIO()
-  with settings():
+  with context():
     made.savefig(
       file, format='png', dpi=_PIXELS_PER_INCH, metadata={'Software': None}
     )
   return file.getvalue()
 
 
-def across_seeds(
+def plot_across_seeds(
   ax: axes.Axes, x: list, y: list, label: str, colour: str, **line: Any
 ) -> None:
   """One thin line a seed and, where all seeds have a value, a bold mean.
@@ -126,3 +126,17 @@ def across_seeds(
   shared = sorted(set.intersection(*(set(table) for table in tables)))
   mean = [float(np.mean([table[a] for table in tables])) for a in shared]
   ax.plot(shared, mean, color=colour, label=label, **({'lw': 2.4} | line))
+
+
+class ReportFigure(NamedTuple):
+  """A figure, or why there is none.
+
+  Attributes:
+    name: one of ALL.
+    figure: the figure; None if it was left out.
+    missing: why it was left out; '' if it was not.
+  """
+
+  name: str
+  figure: figure.Figure | None
+  reason: str = ''

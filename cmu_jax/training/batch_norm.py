@@ -16,7 +16,7 @@ from cmu_jax.core import jit, rng, tree
 from cmu_jax.core.types import Batch, InputStep, Model, PRNGKey, Variables
 
 
-def _moments(
+def _batch_statistics(
   model: Model, variables: Variables, image: Float[Array, 'n h w c']
 ) -> PyTree:
   """Statistics of one batch, whatever the network's momentum is.
@@ -42,13 +42,13 @@ def _moments(
   return jax.tree.map(solve, variables.batch_stats, update(0), update(1))
 
 
-def _pooled(blocks: PyTree, weight: Float[Array, 'b']) -> PyTree:
+def _pool_blocks(blocks: PyTree, weight: Float[Array, 'b']) -> PyTree:
   """Statistics of all blocks together, from those of each block [b, ...].
 
   A variance beside a mean is that within blocks plus that between them; any
   other statistic is averaged.
   """
-  named = tree.flat(blocks)
+  named = tree.leaves_by_path(blocks)
   share = weight / weight.sum()
 
   def average(x):
@@ -71,19 +71,21 @@ def _pooled(blocks: PyTree, weight: Float[Array, 'b']) -> PyTree:
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(model: Model, inputs: InputStep) -> Callable:
+def _compile_statistics(model: Model, inputs: InputStep) -> Callable:
   """A jitted function from rows of images [b, n] to statistics a block."""
 
   def look(variables: Variables, image: jax.Array, rows: Int[Array, 'b n']):
     def block(index):
-      return _moments(model, variables, inputs.eval(image[index], None))
+      return _batch_statistics(
+        model, variables, inputs.eval(image[index], None)
+      )
 
     return jax.lax.map(block, rows)
 
-  return jit.looped(look)
+  return jit.compile_loop(look)
 
 
-def recalibrated(
+def recalibrate(
   key: PRNGKey,
   model: Model,
   inputs: InputStep,
@@ -107,9 +109,9 @@ def recalibrated(
   if not jax.tree.leaves(variables.batch_stats):
     return variables
   count = batch.label.shape[0]
-  order = np.asarray(jax.random.permutation(rng.named(key, 'order'), count))
+  order = np.asarray(jax.random.permutation(rng.fold_in(key, 'order'), count))
   blocks = np.array_split(order, -(-count // batch_size))
-  run = _compiled(model, inputs)
+  run = _compile_statistics(model, inputs)
   groups = [
     np.stack([block for block in blocks if block.size == size])
     for size in sorted({block.size for block in blocks})
@@ -118,4 +120,4 @@ def recalibrated(
   sizes = [np.full(rows.shape[0], rows.shape[1]) for rows in groups]
   weight = jnp.asarray(np.concatenate(sizes), jnp.float32)
   joined = jax.tree.map(lambda *x: jnp.concatenate(x), *found)
-  return variables._replace(batch_stats=_pooled(joined, weight))
+  return variables._replace(batch_stats=_pool_blocks(joined, weight))

@@ -16,13 +16,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from cmu_jax.core import jit, rng
+from cmu_jax.core import jit, rng, store
 from cmu_jax.core.types import Batch, InputStep, PRNGKey, Samples, Variables
 from cmu_jax.data import splits
-from cmu_jax.training import best_epoch, segment, train
+from cmu_jax.training import early_stopping, segment, train
 
 
-class Draw(NamedTuple):
+class StreamBatch(NamedTuple):
   """What a step sees of one set of samples.
 
   Attributes:
@@ -67,7 +67,7 @@ class Recipe(NamedTuple):
   project: Callable[[PyTree, Any], PyTree] | None = None
 
 
-class Plan(NamedTuple):
+class StepPlan(NamedTuple):
   """What each step does.
 
   Attributes:
@@ -79,29 +79,29 @@ class Plan(NamedTuple):
   turn: Int[Array, 't']
 
 
-class _Orders(NamedTuple):
+class _EpochOrders(NamedTuple):
   """The sample orders of an epoch of one stream and of the epoch after it."""
 
   epoch: Int[Array, '']
   order: Int[Array, '2 n']
 
 
-def plan(phases: np.ndarray) -> Plan:
+def plan_steps(phases: np.ndarray) -> StepPlan:
   """The plan of a sequence of phases, [t]."""
   turn = np.zeros_like(phases)
   for phase in np.unique(phases):
     here = phases == phase
     turn[here] = np.arange(here.sum())
-  return Plan(jnp.asarray(phases, jnp.int32), jnp.asarray(turn, jnp.int32))
+  return StepPlan(jnp.asarray(phases, jnp.int32), jnp.asarray(turn, jnp.int32))
 
 
-def whole(batch: Batch, fixed: Bool[Array, 'n'] | None = None) -> Samples:
+def whole_batch(batch: Batch, fixed: Bool[Array, 'n'] | None = None) -> Samples:
   """All of a batch, none of it identified; `fixed` rows are not augmented."""
   shape = batch.label.shape
   return Samples(batch, jnp.zeros(shape, bool), jnp.ones(shape, bool), fixed)
 
 
-def gathered(
+def gather_samples(
   batch: Batch,
   index: Int[np.ndarray, 'm'],
   capacity: int,
@@ -126,28 +126,34 @@ def gathered(
   )
 
 
-def join(first: Samples, second: Samples) -> Samples:
+def join_samples(first: Samples, second: Samples) -> Samples:
   """Both sets of samples as one; stamps must be in both or in neither."""
-  if first.fixed is not None or second.fixed is not None:
+  if (
+    first.skip_augmentation is not None or second.skip_augmentation is not None
+  ):
     first, second = (
-      x if x.fixed is not None else x._replace(fixed=jnp.zeros_like(x.valid))
+      x
+      if x.skip_augmentation is not None
+      else x._replace(skip_augmentation=jnp.zeros_like(x.valid))
       for x in (first, second)
     )
   return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
 
 
-def _orders(key: PRNGKey, valid: Bool[Array, 'n'], epoch: Any) -> _Orders:
+def _draw_orders(
+  key: PRNGKey, valid: Bool[Array, 'n'], epoch: Any
+) -> _EpochOrders:
   """Random orders of the valid rows, which come first."""
 
   def draw(each):
     bits = jax.random.uniform(jax.random.fold_in(key, each), valid.shape)
     return jnp.argsort(jnp.where(valid, bits, 2.0)).astype(jnp.int32)
 
-  return _Orders(epoch, jax.vmap(draw)(epoch + jnp.arange(2)))
+  return _EpochOrders(epoch, jax.vmap(draw)(epoch + jnp.arange(2)))
 
 
 def _positions(
-  orders: _Orders, first: Any, size: int, count: Int[Array, '']
+  orders: _EpochOrders, first: Any, size: int, count: Int[Array, '']
 ) -> Int[Array, 'b']:
   """Where samples `first`, first + 1, ... of the stream of epochs are.
 
@@ -159,20 +165,22 @@ def _positions(
   return orders.order[epoch, place % count]
 
 
-def _draw(
+def _draw_batch(
   inputs: InputStep, key: PRNGKey, samples: Samples, positions: Int[Array, 'b']
-) -> Draw:
+) -> StreamBatch:
   batch = samples.batch
-  stamp = None if batch.stamp is None else batch.stamp[positions]
+  stamp = None if batch.has_trigger is None else batch.has_trigger[positions]
   raw = batch.image[positions]
   image = inputs.train(key, raw, stamp)
-  if samples.fixed is not None:
-    keep = samples.fixed[positions][:, None, None, None]
+  if samples.skip_augmentation is not None:
+    keep = samples.skip_augmentation[positions][:, None, None, None]
     image = jnp.where(keep, inputs.eval(raw, stamp), image)
-  return Draw(image, batch.label[positions], samples.identified[positions])
+  return StreamBatch(
+    image, batch.label[positions], samples.identified[positions]
+  )
 
 
-def _step(
+def _descent_step(
   recipe: Recipe,
   phase: Phase,
   key: PRNGKey,
@@ -193,16 +201,16 @@ def _step(
     found = jax.lax.cond(
       orders[name].epoch == first // count,
       lambda old, *_: old,
-      lambda _, k, v, e: _orders(k, v, e),
+      lambda _, k, v, e: _draw_orders(k, v, e),
       orders[name],
-      rng.named(key, 'order', name),
+      rng.fold_in(key, 'order', name),
       streams[name].valid,
       first // count,
     )
     orders = {**orders, name: found}
-    augment = jax.random.fold_in(rng.named(key, 'augment', name), step)
+    augment = jax.random.fold_in(rng.fold_in(key, 'augment', name), step)
     places = _positions(found, first, size, count)
-    draws[name] = _draw(recipe.inputs, augment, streams[name], places)
+    draws[name] = _draw_batch(recipe.inputs, augment, streams[name], places)
   time = step / state.history.shape[0]
 
   def objective(params):
@@ -226,14 +234,15 @@ def _step(
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(recipe: Recipe) -> Callable:
+def _compile_steps(recipe: Recipe) -> Callable:
   """Steps [start, stop) as one program, cached by the recipe's functions."""
   used = sorted({name for phase in recipe.phases for name, _ in phase.streams})
 
   def run(key, state, streams, steps, context, hyper, start, stop):
     def body(step, carry):
       branches = [
-        functools.partial(_step, recipe, phase, key) for phase in recipe.phases
+        functools.partial(_descent_step, recipe, phase, key)
+        for phase in recipe.phases
       ]
       arguments = carry, streams, steps.turn[step], step, context, hyper
       if len(branches) == 1:
@@ -241,14 +250,14 @@ def _compiled(recipe: Recipe) -> Callable:
       return jax.lax.switch(steps.phase[step], branches, *arguments)
 
     orders = {
-      name: _Orders(
+      name: _EpochOrders(
         jnp.int32(-1), jnp.zeros((2, streams[name].valid.shape[0]), jnp.int32)
       )
       for name in used
     }
     return jax.lax.fori_loop(start, stop, body, (state, orders))[0]
 
-  return jit.looped(run, donate_argnums=1)
+  return jit.compile_loop(run, donate_argnums=1)
 
 
 def descend(
@@ -261,8 +270,8 @@ def descend(
   context: Any = None,
   hyper: Any = None,
   title: str = 'unlearning',
-  watch: tuple[best_epoch.Keep, Batch] | None = None,
-  checkpoint: train.Checkpoint | None = None,
+  watch: tuple[early_stopping.BestEpoch, Batch] | None = None,
+  checkpoint: store.Checkpoint | None = None,
 ) -> tuple[Variables, int]:
   """Fine-tunes a network on streams of samples.
 
@@ -285,13 +294,15 @@ def descend(
     Diverged: the loss is not finite; names the first such step.
   """
   phases = np.zeros(steps, int) if isinstance(steps, int) else steps
-  chosen = plan(phases)
+  chosen = plan_steps(phases)
   sizes = [sum(size for _, size in phase.streams) for phase in recipe.phases]
-  run, numbers = _compiled(recipe), jax.tree.map(jnp.float32, hyper)
+  run, numbers = _compile_steps(recipe), jax.tree.map(jnp.float32, hyper)
   go = lambda state, start, stop: run(
     key, state, dict(streams), chosen, context, numbers, start, stop
   )
-  begin = train.initial(recipe.optimizer, variables, len(phases))
-  driven = train.watching(go, begin, len(phases), watch)
-  fitted = train.drive(*driven, len(phases), max(sizes), checkpoint, title)
+  begin = train.initial_state(recipe.optimizer, variables, len(phases))
+  driven = train.track_best_epoch(go, begin, len(phases), watch)
+  fitted = train.run_segments(
+    *driven, len(phases), max(sizes), checkpoint, title
+  )
   return fitted.variables, int(np.asarray(sizes)[phases].sum())

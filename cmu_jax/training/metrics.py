@@ -1,4 +1,7 @@
-"""Predictions on the device, metrics from them in NumPy."""
+"""Losses: one value a sample, never reduced.
+
+Predictions on the device, metrics from them in NumPy.
+"""
 
 import functools
 import math
@@ -8,13 +11,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+import optax
+from jaxtyping import Array, Float, Int
 
 from cmu_jax.core import jit
 from cmu_jax.core.types import Batch, InputStep, Model, Variables
 
 
-def in_blocks(
+def cross_entropy(
+  logits: Float[Array, 'n k'], label: Int[Array, 'n']
+) -> Float[Array, 'n']:
+  """Softmax cross-entropy, in float32 whatever the network computes in."""
+  return optax.softmax_cross_entropy_with_integer_labels(
+    logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), label
+  )
+
+
+def map_blocks(
   see: Callable[[jax.Array], jax.Array],
   inputs: InputStep,
   batch: Batch,
@@ -36,7 +49,7 @@ def in_blocks(
   rows = jnp.minimum(jnp.arange(blocks * size), count - 1)
 
   def block(index):
-    stamp = None if batch.stamp is None else batch.stamp[index]
+    stamp = None if batch.has_trigger is None else batch.has_trigger[index]
     return see(inputs.eval(batch.image[index], stamp))
 
   found = jax.lax.map(block, rows.reshape(blocks, size))
@@ -51,9 +64,9 @@ def predictor(model: Model, inputs: InputStep, size: int) -> Callable:
     def see(image):
       return jnp.argmax(model.apply(variables, image), axis=-1)
 
-    return in_blocks(see, inputs, batch, size).astype(jnp.int32)
+    return map_blocks(see, inputs, batch, size).astype(jnp.int32)
 
-  return jit.looped(predict)
+  return jit.compile_loop(predict)
 
 
 def predict(
@@ -69,7 +82,7 @@ def predict(
 
 
 @functools.lru_cache(maxsize=64)
-def _outputs(
+def _output_program(
   model: Model, inputs: InputStep, size: int, scale: Callable
 ) -> Callable:
   """A jitted function from a split to its scaled logits, `size` at a time."""
@@ -78,9 +91,9 @@ def _outputs(
     def see(image):
       return scale(model.apply(variables, image))
 
-    return in_blocks(see, inputs, batch, size)
+    return map_blocks(see, inputs, batch, size)
 
-  return jit.looped(run)
+  return jit.compile_loop(run)
 
 
 def probabilities(
@@ -92,7 +105,7 @@ def probabilities(
 ) -> Float[np.ndarray, 'n k']:
   """Class probabilities of a split, in evaluation mode; stamps are painted."""
   size = min(batch_size, batch.label.shape[0])
-  run = _outputs(model, inputs, size, jax.nn.softmax)
+  run = _output_program(model, inputs, size, jax.nn.softmax)
   return np.asarray(run(variables, batch))
 
 
@@ -105,7 +118,7 @@ def logits(
 ) -> Float[np.ndarray, 'n k']:
   """Logits of a split, in evaluation mode; stamps are painted."""
   size = min(batch_size, batch.label.shape[0])
-  run = _outputs(model, inputs, size, jnp.float32)
+  run = _output_program(model, inputs, size, jnp.float32)
   return np.asarray(run(variables, batch))
 
 
@@ -149,7 +162,9 @@ def attack_success(
   return float(np.mean(predicted[others] == target))
 
 
-def recovery(accuracy: float, before: float, oracle: float) -> float | None:
+def recovery_rate(
+  accuracy: float, before: float, oracle: float
+) -> float | None:
   """RR in percent: (UT - UT_mix) / (UT_oracle - UT_mix); None if undefined."""
   gap = oracle - before
   return None if abs(gap) < 1e-12 else 100 * (accuracy - before) / gap

@@ -36,7 +36,7 @@ class TrainState(NamedTuple):
   history: Float[Array, '*s t 2']
 
 
-class Recipe(NamedTuple):
+class SegmentSpec(NamedTuple):
   """The static part of a training: what one compilation depends on."""
 
   model: Model
@@ -53,7 +53,7 @@ def _epoch_orders(key: PRNGKey, epoch: Any, size: int) -> Int[Array, '2 n']:
 
 
 def _train_step(
-  recipe: Recipe,
+  recipe: SegmentSpec,
   key: PRNGKey,
   step: Any,
   state: TrainState,
@@ -62,7 +62,7 @@ def _train_step(
 ) -> TrainState:
   """One gradient step on the samples at `positions`."""
   label = batch.label[positions]
-  stamp = None if batch.stamp is None else batch.stamp[positions]
+  stamp = None if batch.has_trigger is None else batch.has_trigger[positions]
   image = recipe.inputs.train(
     jax.random.fold_in(key, step), batch.image[positions], stamp
   )
@@ -86,8 +86,8 @@ def _train_step(
   return TrainState(Variables(params, stats), opt_state, history)
 
 
-def run(
-  recipe: Recipe,
+def run_segment(
+  recipe: SegmentSpec,
   key: PRNGKey,
   state: TrainState,
   batch: Batch,
@@ -109,7 +109,10 @@ def run(
   """
   trained_on = batch.label if rows is None else rows
   size, count = trained_on.shape[0], recipe.batch_size
-  order_key, augment_key = rng.named(key, 'order'), rng.named(key, 'augment')
+  order_key, augment_key = (
+    rng.fold_in(key, 'order'),
+    rng.fold_in(key, 'augment'),
+  )
 
   def body(step, carry):
     state, orders = carry
@@ -133,16 +136,19 @@ def run(
 
 
 @functools.lru_cache(maxsize=32)
-def compiled(recipe: Recipe, how: str | None) -> Callable:
-  """The jitted segment; `how` drives a leading axis, None means there is none.
+def compile_segment(recipe: SegmentSpec, strategy: str | None) -> Callable:
+  """The jitted segment; `strategy` drives a leading axis, None means there is
+  none.
 
   Cached by the identity of the recipe's functions, so seeds and stages that
   share them share one compilation.
   """
-  single = functools.partial(run, recipe)
+  single = functools.partial(run_segment, recipe)
 
   def stacked(key, state, batch, start, stop):
     member = lambda k, s, b: single(k, s, b, start, stop)
-    return vectorize.over(member, how)(key, state, batch)
+    return vectorize.map_members(member, strategy)(key, state, batch)
 
-  return jit.looped(single if how is None else stacked, donate_argnums=1)
+  return jit.compile_loop(
+    single if strategy is None else stacked, donate_argnums=1
+  )

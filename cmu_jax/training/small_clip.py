@@ -14,17 +14,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from cmu_jax.core import errors, jit, tree
+from cmu_jax.core import errors, jit, store, tree
 from cmu_jax.core.types import Batch, InputStep, Model, PRNGKey, Variables
-from cmu_jax.networks import clip, zero_shot
-from cmu_jax.networks.clip import heads, templates, tokenizer, towers
-from cmu_jax.training import metrics, optimizers, schedules, train
+from cmu_jax.networks import clip
+from cmu_jax.networks.clip import heads, prompts, towers, zero_shot
+from cmu_jax.training import metrics, optimizers, train
 
 _BATCH = 128
 _WARMUP = 50
 
 
-class Captioned(NamedTuple):
+class CaptionedImages(NamedTuple):
   """Images and what they are called.
 
   Attributes:
@@ -38,7 +38,7 @@ class Captioned(NamedTuple):
   sentences: tuple[str, ...]
 
 
-def sizes(
+def small_sizes(
   side: int, patch: int = 4, width: int = 64, depth: int = 2
 ) -> clip.Sizes:
   """The sizes of a small CLIP that knows every token.
@@ -59,29 +59,31 @@ def sizes(
   )
 
 
-def model(
-  of: clip.Sizes, class_names: Sequence[str], sentences: Sequence[str]
+def trainable_clip(
+  sizes: clip.Sizes, class_names: Sequence[str], sentences: Sequence[str]
 ) -> Model:
   """A CLIP whose outputs are the classes and whose text tower trains, too.
 
   Args:
-    of: sizes of the CLIP.
+    sizes: sizes of the CLIP.
     class_names: one an output.
     sentences: each with one '{}'; a class is the mean over them.
   """
-  named = templates.words(tuple(class_names))
+  named = prompts.spell_class_names(tuple(class_names))
   texts = [s.replace('{}', name) for name in named for s in sentences]
-  ids = tokenizer.encode(texts, of.context)
+  ids = prompts.encode(texts, sizes.context)
   ids = ids[:, : int((ids != 0).sum(1).max())]
-  both = clip.bound(of)
-  shape = (len(named), len(sentences), of.embed)
+  both = clip.bind(sizes)
+  shape = (len(named), len(sentences), sizes.embed)
 
   def columns(v: Variables) -> Float[Array, 'k e']:
-    rows = towers.unit(both.text(v, ids)).reshape(shape)
-    return jnp.exp(v.params['logit_scale']) * towers.unit(rows.mean(1))
+    rows = towers.normalise_rows(both.text(v, ids)).reshape(shape)
+    return jnp.exp(v.params['logit_scale']) * towers.normalise_rows(
+      rows.mean(1)
+    )
 
   def head(v: Variables, features: jax.Array) -> jax.Array:
-    return towers.unit(features) @ columns(v).T
+    return towers.normalise_rows(features) @ columns(v).T
 
   def apply(v: Variables, image: jax.Array) -> jax.Array:
     return head(v, both.image(v, image))
@@ -96,16 +98,16 @@ def model(
   return Model(init, apply, update, both.image, head)
 
 
-def fit(
+def train_small_clip(
   key: PRNGKey,
   of: clip.Sizes,
-  data: Captioned,
+  data: CaptionedImages,
   inputs: InputStep,
   *,
   steps: int,
   learning_rate: float = 1e-3,
-  checkpoint: train.Checkpoint | None = None,
-) -> clip.Loaded:
+  checkpoint: store.Checkpoint | None = None,
+) -> clip.LoadedClip:
   """Trains a small CLIP.
 
   Args:
@@ -120,29 +122,29 @@ def fit(
   Returns:
     The CLIP, with no file behind it.
   """
-  network = model(of, data.class_names, data.sentences)
+  network = trainable_clip(of, data.class_names, data.sentences)
   first, order = jax.random.split(key)
   warm = min(_WARMUP, steps // 4)
-  rate = schedules.warmup_cosine(learning_rate, warm, 0, steps)
-  begin = jit.once(network.init)(first, data.batch.image[:1])
+  rate = optimizers.warmup_cosine_schedule(learning_rate, warm, 0, steps)
+  begin = jit.compile_cheaply(network.init)(first, data.batch.image[:1])
   # Hundreds of steps repay what the optimisations take.
-  with jit.careful():
+  with jit.optimize_fully():
     fitted = train.fit(
       order,
       network,
       begin,
       data.batch,
-      optimizer=_all_but_tokens(optimizers.adamw(rate, 0.01)),
+      optimizer=_freeze_tokens(optimizers.adamw(rate, 0.01)),
       steps=steps,
       batch_size=_BATCH,
       inputs=inputs,
       checkpoint=checkpoint,
       title='small CLIP',
     )
-  return loaded(of, fitted.variables)
+  return as_loaded(of, fitted.variables)
 
 
-def _all_but_tokens(
+def _freeze_tokens(
   optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
   """Leaves the table of tokens as it is: few are ever used, and it is large."""
@@ -158,12 +160,14 @@ def _all_but_tokens(
   )
 
 
-def loaded(of: clip.Sizes, variables: Variables) -> clip.Loaded:
+def as_loaded(of: clip.Sizes, variables: Variables) -> clip.LoadedClip:
   """A CLIP that was made here, as `clip.load` gives one."""
-  return clip.Loaded(of, variables, *clip.named(variables))
+  return clip.LoadedClip(of, variables, *clip.export(variables))
 
 
-def accuracy(found: clip.Loaded, data: Captioned, inputs: InputStep) -> float:
+def zero_shot_accuracy(
+  found: clip.LoadedClip, data: CaptionedImages, inputs: InputStep
+) -> float:
   """Zero-shot accuracy, with a head as any CLIP gets it."""
   head = heads.make(found, data.class_names, data.sentences)
   network = zero_shot.model(found.sizes, len(data.class_names))
@@ -172,8 +176,11 @@ def accuracy(found: clip.Loaded, data: Captioned, inputs: InputStep) -> float:
   return float(np.mean(seen == np.asarray(data.batch.label)))
 
 
-def good_enough(
-  found: clip.Loaded, data: Captioned, inputs: InputStep, times: float = 3.0
+def check_accuracy(
+  found: clip.LoadedClip,
+  data: CaptionedImages,
+  inputs: InputStep,
+  times: float = 3.0,
 ) -> float:
   """The accuracy, if it is far enough above chance.
 
@@ -186,7 +193,10 @@ def good_enough(
   Raises:
     UserError: it is less: nothing could be seen in what follows.
   """
-  reached, chance = accuracy(found, data, inputs), 1 / len(data.class_names)
+  reached, chance = (
+    zero_shot_accuracy(found, data, inputs),
+    1 / len(data.class_names),
+  )
   errors.check(
     reached >= times * chance,
     f'the small CLIP reaches {reached:.1%} on images of '

@@ -16,9 +16,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from cmu_jax.core import errors, jit, progress, tree, vectorize
+from cmu_jax.core import errors, jit, progress, store, tree, vectorize
 from cmu_jax.core.types import Batch, InputStep, Model, Variables
-from cmu_jax.training import best_epoch, losses, segment, stopping
+from cmu_jax.training import early_stopping, metrics, segment
 
 _SEGMENT_SECONDS = 2.0
 
@@ -41,20 +41,6 @@ class Fit(NamedTuple):
   images_per_second: float | None
 
 
-class Checkpoint(NamedTuple):
-  """Where a training saves itself.
-
-  Attributes:
-    restore: (template) -> (state, step) or None.
-    save: (state, step), called between segments.
-    seconds: how much work may be lost at most.
-  """
-
-  restore: Callable[[Any], tuple[Any, int] | None]
-  save: Callable[[Any, int], Any]
-  seconds: float = 30.0
-
-
 def _check_finite(history: np.ndarray, start: int, title: str) -> None:
   """Raises Diverged if a loss from step `start` on is not finite."""
   bad = ~np.isfinite(history[..., 0])
@@ -67,7 +53,7 @@ def _check_finite(history: np.ndarray, start: int, title: str) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _initial(
+def _state_initializer(
   optimizer: optax.GradientTransformation, steps: int, stacked: bool
 ) -> Callable[[Variables], segment.TrainState]:
   """Cached by the optimiser: short trainings are many, and alike."""
@@ -79,27 +65,27 @@ def _initial(
     copied = jax.tree.map(jnp.copy, start)
     return segment.TrainState(copied, init(start.params), history)
 
-  return jit.once(make)
+  return jit.compile_cheaply(make)
 
 
-def initial(
+def initial_state(
   optimizer: optax.GradientTransformation,
   variables: Variables,
   steps: int,
   stacked: bool = False,
 ) -> segment.TrainState:
   """The state before step 0; copies, because segments donate their state."""
-  return _initial(optimizer, steps, stacked)(variables)
+  return _state_initializer(optimizer, steps, stacked)(variables)
 
 
-def drive(
+def run_segments(
   run: Callable,
-  state: segment.TrainState | best_epoch.Watched,
+  state: segment.TrainState | early_stopping.TrackedState,
   steps: int,
   images_per_step: int,
-  checkpoint: Checkpoint | None = None,
+  checkpoint: store.Checkpoint | None = None,
   title: str = 'train',
-  until: stopping.Until | None = None,
+  until: early_stopping.StopRule | None = None,
 ) -> Fit:
   """Runs segments until `steps`, with progress, checks and checkpoints.
 
@@ -121,10 +107,10 @@ def drive(
     print(f'{title}: continues at step {start} of {steps}', file=sys.stderr)
   step, length, busy, timed = start, 1, 0.0, 0
   saved = time.monotonic()
-  over = stopping.reached(until, state.history, step)
+  over = early_stopping.should_stop(until, state.history, step)
   with progress.bar(title, steps, start=start) as advance:
     while step < steps and not over:
-      stop = stopping.next_look(until, step, min(steps, step + length))
+      stop = early_stopping.next_check(until, step, min(steps, step + length))
       began = time.monotonic()
       state = run(state, step, stop)
       _check_finite(np.asarray(state.history)[..., step:stop, :], step, title)
@@ -136,7 +122,7 @@ def drive(
       length = int(
         np.clip(_SEGMENT_SECONDS / (seconds / (stop - step)), 1, 8 * length)
       )
-      step, over = stop, stopping.reached(until, state.history, stop)
+      step, over = stop, early_stopping.should_stop(until, state.history, stop)
       due = time.monotonic() - saved > checkpoint.seconds if checkpoint else 0
       if checkpoint and (due or over or step == steps):
         checkpoint.save(state, step)
@@ -156,26 +142,27 @@ def fit(
   steps: int,
   batch_size: int,
   inputs: InputStep,
-  loss: segment.Loss = losses.cross_entropy,
-  how: vectorize.How | None = None,
-  checkpoint: Checkpoint | None = None,
+  loss: segment.Loss = metrics.cross_entropy,
+  strategy: vectorize.Strategy | None = None,
+  checkpoint: store.Checkpoint | None = None,
   title: str = 'train',
-  watch: tuple[best_epoch.Keep, Batch] | None = None,
-  until: stopping.Until | None = None,
+  watch: tuple[early_stopping.BestEpoch, Batch] | None = None,
+  until: early_stopping.StopRule | None = None,
 ) -> Fit:
   """Trains a network on a device-resident split.
 
   Args:
-    key: random key of sample order and augmentation; or, with `how`, keys [s].
+    key: random key of sample order and augmentation; or, with `strategy`, keys
+      [s].
     model: the network.
-    variables: where to start; with `how`, stacked along a leading axis s.
-    batch: n raw images and labels; with `how`, stacked likewise.
+    variables: where to start; with `strategy`, stacked along a leading axis s.
+    batch: n raw images and labels; with `strategy`, stacked likewise.
     optimizer: an optax transformation; its schedule counts these steps.
     steps: optimiser steps.
     batch_size: samples a step; at most n are used.
     inputs: raw pixels to network input.
     loss: (logits, label) -> one value a sample.
-    how: None for one network; else how s networks are driven, see
+    strategy: None for one network; else how s networks are driven, see
       `vectorize.over` ('map', 'vmap' or 'loop'); a 'loop' takes none of
       `checkpoint`, `watch` and `until`.
     checkpoint: where to save and from where to continue.
@@ -192,10 +179,10 @@ def fit(
     UserError: an empty batch.
     ValueError: an option that a 'loop' does not take.
   """
-  if how == 'loop':
+  if strategy == 'loop':
     if checkpoint or watch or until:
       raise ValueError("how='loop' takes no checkpoint, watch or until")
-    return _fit_one_by_one(
+    return _fit_sequentially(
       key,
       model,
       variables,
@@ -207,7 +194,7 @@ def fit(
       loss=loss,
       title=title,
     )
-  stacked = how is not None
+  stacked = strategy is not None
   size = batch.label.shape[-1]
   errors.check(size > 0, f'{title}: no training images')
   count = min(batch_size, size)
@@ -216,14 +203,14 @@ def fit(
     f'{title}: {steps} steps of {count} '
     'images exceed 2^31 images; train for fewer steps',
   )
-  run = segment.compiled(
-    segment.Recipe(model, loss, optimizer, inputs, count), how
+  run = segment.compile_segment(
+    segment.SegmentSpec(model, loss, optimizer, inputs, count), strategy
   )
   members = batch.label.shape[0] if stacked else 1
   bound = lambda state, start, stop: run(key, state, batch, start, stop)
-  state = initial(optimizer, variables, steps, stacked)
-  return drive(
-    *watching(bound, state, steps, watch),
+  state = initial_state(optimizer, variables, steps, stacked)
+  return run_segments(
+    *track_best_epoch(bound, state, steps, watch),
     steps,
     count * members,
     checkpoint,
@@ -232,12 +219,12 @@ def fit(
   )
 
 
-def watching(
+def track_best_epoch(
   run: Callable,
   state: segment.TrainState,
   steps: int,
-  watch: tuple[best_epoch.Keep, Batch] | None,
-) -> tuple[Callable, segment.TrainState | best_epoch.Watched]:
+  watch: tuple[early_stopping.BestEpoch, Batch] | None,
+) -> tuple[Callable, segment.TrainState | early_stopping.TrackedState]:
   """What to drive, so that the best epoch is kept if that is asked for.
 
   Args:
@@ -249,10 +236,12 @@ def watching(
   if watch is None:
     return run, state
   keep, images = watch
-  return best_epoch.watched(run, keep, images, steps), best_epoch.begin(state)
+  return early_stopping.keep_best(
+    run, keep, images, steps
+  ), early_stopping.begin_tracking(state)
 
 
-def _fit_one_by_one(
+def _fit_sequentially(
   keys: Key[Array, 's'],
   model: Model,
   variables: Variables,

@@ -9,17 +9,23 @@ They are what RMIA, LiRA and U-LiRA compare a network with. Of each of them
 there remain the statistics at n points, unless its weights are asked for.
 """
 
-from cmu_jax.audits.shadow.halves import membership
-from cmu_jax.audits.shadow.plan import SIGNALS, Fit, Plan, Shadows, Unlearn
-from cmu_jax.audits.shadow.train import predicted, train
+from cmu_jax.audits.shadow.planning import (
+  DEFAULT_SIGNALS,
+  Plan,
+  Shadows,
+  ShadowTraining,
+  Unlearn,
+  assign_halves,
+)
+from cmu_jax.audits.shadow.training import predict_seconds, train
 
 __all__ = [
-  'SIGNALS',
-  'Fit',
+  'DEFAULT_SIGNALS',
   'Plan',
+  'ShadowTraining',
   'Shadows',
   'Unlearn',
-  'membership',
-  'predicted',
+  'assign_halves',
+  'predict_seconds',
   'train',
 ]

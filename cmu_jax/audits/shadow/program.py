@@ -24,7 +24,7 @@ Devices = tuple[jax.Device, ...]
 _AXIS = 'models'
 
 
-def placed(tree: PyTree, devices: Devices) -> PyTree:
+def place_on_devices(tree: PyTree, devices: Devices) -> PyTree:
   """Arrays with the models along their first axis, shared out over devices."""
   if len(devices) == 1:
     return tree
@@ -32,7 +32,7 @@ def placed(tree: PyTree, devices: Devices) -> PyTree:
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(_AXIS)))
 
 
-def _shared(run: Callable, split: int, devices: Devices) -> Callable:
+def _shard(run: Callable, split: int, devices: Devices) -> Callable:
   """`run` on every device; its first `split` arguments are of its models."""
   if len(devices) == 1:
     return run
@@ -90,14 +90,14 @@ def in_blocks(run: Callable, split: int, block: int, threads: int) -> Callable:
 
 
 @functools.lru_cache(maxsize=16)
-def training(
-  recipe: segment.Recipe, how: vectorize.How, devices: Devices
+def training_program(
+  recipe: segment.SegmentSpec, strategy: vectorize.Strategy, devices: Devices
 ) -> Callable:
   """(keys, state, rows, batch, start, stop) -> state, jitted.
 
   Args:
     recipe: the static part of the training.
-    how: how the models of a device are driven, see `vectorize.over`.
+    strategy: how the models of a device are driven, see `vectorize.over`.
     devices: that share the models; their number divides that of the models.
 
   Returns:
@@ -105,19 +105,21 @@ def training(
   """
 
   def run(keys, state, rows, batch, start, stop):
-    member = lambda k, s, r: segment.run(recipe, k, s, batch, start, stop, r)
-    return vectorize.over(member, how)(keys, state, rows)
+    member = lambda k, s, r: segment.run_segment(
+      recipe, k, s, batch, start, stop, r
+    )
+    return vectorize.map_members(member, strategy)(keys, state, rows)
 
-  return jit.looped(_shared(run, 3, devices), donate_argnums=1)
+  return jit.compile_loop(_shard(run, 3, devices), donate_argnums=1)
 
 
 @functools.lru_cache(maxsize=16)
-def statistics(
+def statistics_program(
   model: Model,
   inputs: InputStep,
   signals: Signals,
   size: int,
-  how: vectorize.How,
+  strategy: vectorize.Strategy,
   devices: Devices,
 ) -> Callable:
   """(variables, batch) -> {signal: [k, n]} in evaluation mode, jitted.
@@ -127,7 +129,7 @@ def statistics(
     inputs: raw pixels to network input.
     signals: name and function of (logits, label).
     size: images of a model in memory at once, at most n.
-    how: as for `training`.
+    strategy: as for `training`.
     devices: likewise.
   """
 
@@ -144,6 +146,6 @@ def statistics(
     return jax.tree.map(lambda x: x.reshape(-1)[:count], found)
 
   def run(variables, batch):
-    return vectorize.over(lambda v: look(v, batch), how)(variables)
+    return vectorize.map_members(lambda v: look(v, batch), strategy)(variables)
 
-  return jit.looped(_shared(run, 1, devices))
+  return jit.compile_loop(_shard(run, 1, devices))

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmu_jax import audits
-from cmu_jax.commands.audit.points import Points
-from cmu_jax.commands.audit.request import Request
+from cmu_jax.commands.audit.npz_points import AuditPoints
+from cmu_jax.commands.audit.request import AuditRequest
 
 
-class Scored(NamedTuple):
+class AttackScores(NamedTuple):
   """An attack.
 
   Attributes:
@@ -28,13 +28,15 @@ class Scored(NamedTuple):
   note: str = ''
 
 
-def scored(request: Request, points: Points) -> list[Scored]:
+def run_attacks(
+  request: AuditRequest, points: AuditPoints
+) -> list[AttackScores]:
   """Every attack that the points allow, the strongest in general first."""
   if points.scores is not None:
-    return [Scored('given scores', *points.scores, None)]
-  rows = _with_references(request, points)
+    return [AttackScores('given scores', *points.scores, None)]
+  rows = _reference_attacks(request, points)
   rows += [
-    (name, _signal(signal, points.logits, points.labels), None, '')
+    (name, _signal_values(signal, points.logits, points.labels), None, '')
     for name, signal in (
       ('confidence', 'logit_confidence'),
       ('entropy', 'negative_entropy'),
@@ -42,21 +44,23 @@ def scored(request: Request, points: Points) -> list[Scored]:
   ]
   member = points.member
   assert member is not None
-  others = ~member if points.judged is None else ~member & points.judged
+  others = ~member if points.audited is None else ~member & points.audited
   return [
-    Scored(name, score[member], score[others], count, note)
+    AttackScores(name, score[member], score[others], count, note)
     for name, score, count, note in rows
   ]
 
 
-def _signal(name: str, logits, labels, **options) -> np.ndarray:
+def _signal_values(name: str, logits, labels, **options) -> np.ndarray:
   found = audits.SIGNALS[name](
     jnp.asarray(logits), jnp.asarray(labels), **options
   )
   return np.asarray(found, np.float64)
 
 
-def _with_references(request: Request, points: Points) -> list[tuple]:
+def _reference_attacks(
+  request: AuditRequest, points: AuditPoints
+) -> list[tuple]:
   """RMIA and LiRA; neither without reference networks."""
   if points.inside is None:
     return []
@@ -65,10 +69,10 @@ def _with_references(request: Request, points: Points) -> list[tuple]:
   others = points.population
   order = {'order': request.taylor_order}
   seen = [
-    _signal('taylor_softmax', points.logits, points.labels, **order),
-    _signal('logit_confidence', points.logits, points.labels),
+    _signal_values('taylor_softmax', points.logits, points.labels, **order),
+    _signal_values('logit_confidence', points.logits, points.labels),
   ]
-  known = _known(request, points)
+  known = _reference_signals(request, points)
   found = audits.rmia(
     seen[0],
     known[0],
@@ -82,7 +86,7 @@ def _with_references(request: Request, points: Points) -> list[tuple]:
     ('RMIA, ratio alone', found.ratio, count, ''),
   ]
   online = request.offline_a is None
-  if _spread(inside, online):
+  if _has_variance(inside, online):
     pooled = audits.lira(
       seen[1], known[1], inside, variance='pooled', online=online
     )
@@ -90,19 +94,23 @@ def _with_references(request: Request, points: Points) -> list[tuple]:
   return rows
 
 
-def _known(request: Request, points: Points) -> list[np.ndarray]:
+def _reference_signals(
+  request: AuditRequest, points: AuditPoints
+) -> list[np.ndarray]:
   """Both signals of the references, [K, n] each."""
-  if points.known is not None:
+  if points.reference_signals is not None:
     names = ('taylor_softmax', 'logit_confidence')
-    return [points.known[name].astype(np.float64) for name in names]
+    return [points.reference_signals[name].astype(np.float64) for name in names]
   order = {'order': request.taylor_order}
   return [
-    _signal('taylor_softmax', points.reference_logits, points.labels, **order),
-    _signal('logit_confidence', points.reference_logits, points.labels),
+    _signal_values(
+      'taylor_softmax', points.reference_logits, points.labels, **order
+    ),
+    _signal_values('logit_confidence', points.reference_logits, points.labels),
   ]
 
 
-def _spread(inside: np.ndarray, online: bool) -> bool:
+def _has_variance(inside: np.ndarray, online: bool) -> bool:
   """Whether every point has the two models a side that a variance takes."""
   with_it = inside.sum(0).min() if online else 2
   return bool(min((~inside).sum(0).min(), with_it) >= 2)

@@ -1,4 +1,7 @@
-"""The figure and the report of an audit."""
+"""What an audit found, in plain words.
+
+The figure and the report of an audit.
+"""
 
 import operator
 import pathlib
@@ -8,10 +11,75 @@ import numpy as np
 from matplotlib import figure
 
 from cmu_jax import audits
-from cmu_jax.commands.audit import words
-from cmu_jax.commands.audit.attacks import Scored
+from cmu_jax.commands.audit.attacks import AttackScores
 from cmu_jax.core import files
-from cmu_jax.report import page, style, template
+from cmu_jax.report import page as page_lib
+from cmu_jax.report import style
+
+_HEADINGS = {
+  'leaks': 'Members can be told from non-members',
+  'no leak found': 'No leak found by these attacks',
+  'cannot conclude': 'Too little to conclude',
+}
+
+
+def overall_verdict(results: dict[str, Any]) -> str:
+  """One leak is a leak; without any, one attack that is able to say so."""
+  found = {row['verdict'] for row in results['rows']}
+  order = ('leaks', 'no leak found', 'cannot conclude')
+  return next(name for name in order if name in found)
+
+
+def audited_file(results: dict[str, Any]) -> str:
+  """The file that was audited."""
+  settings = results['settings']
+  return settings['scores'] or settings['weights']
+
+
+def heading(results: dict[str, Any]) -> str:
+  """The outcome as one line."""
+  return _HEADINGS[overall_verdict(results)]
+
+
+def outcome(results: dict[str, Any]) -> list[str]:
+  """What each attack found."""
+  return [
+    f'{row["attack"]}: {row["says"]}'
+    + (f' ({row["note"]}.)' if row['note'] else '')
+    for row in results['rows']
+  ]
+
+
+def limitations(results: dict[str, Any]) -> list[str]:
+  """What an audit can show and what it cannot."""
+  count = len(results['rows'])
+  said = [
+    'An attack that succeeds shows a leak. One that fails shows that this '
+    'attack fails: a stronger one may not.',
+    'Intervals are over points, for this one network; over trainings they are '
+    'wider. Members and non-members must be of one kind: where they differ by '
+    'date or source, the attack finds that.',
+  ]
+  if results['settings']['weights']:
+    said.append(
+      'References were trained with the recipe that was given. If the network '
+      'was trained in another way, they are no measure of what it would say of '
+      'a picture that it has not seen, and the attacks are weaker.'
+    )
+  if count > 1:
+    said.append(
+      f'{count} attacks were tried, and each interval is for one: of twenty '
+      'audits without a leak, about one finds one by chance in each attack.'
+    )
+  return said
+
+
+def console(results: dict[str, Any]) -> str:
+  """The outcome for a terminal."""
+  out = results['settings']['out']
+  lines = [heading(results), *outcome(results), f'report: {out}/report.html']
+  return '\n'.join(lines)
+
 
 _CAPTION = (
   'True against false positive rate, both logarithmic: what matters is whom an '
@@ -26,27 +94,29 @@ _COLUMNS = (
 _TONES = {'leaks': 'bad', 'no leak found': 'good', 'cannot conclude': 'flat'}
 
 
-def build(
-  results: dict[str, Any], found: list[Scored], out: pathlib.Path
+def write_page(
+  results: dict[str, Any], found: list[AttackScores], out: pathlib.Path
 ) -> pathlib.Path:
   """Writes figures/roc.png and report.html, each of them whole.
 
   Returns:
     The path of report.html.
   """
-  made = curves(results, found)
+  made = draw_curves(results, found)
   png = style.png(made)
   path = out / 'figures' / 'roc.png'
   files.write(path, operator.methodcaller('write', png))
   html = out / 'report.html'
-  files.write_text(html, _page(results, png, made.get_suptitle()))
+  files.write_text(html, _page_html(results, png, made.get_suptitle()))
   return html
 
 
-def curves(results: dict[str, Any], found: list[Scored]) -> figure.Figure:
+def draw_curves(
+  results: dict[str, Any], found: list[AttackScores]
+) -> figure.Figure:
   """The ROC curve of each attack."""
-  with style.settings():
-    made = style.canvas(words.heading(results), (7.2, 5.2), smoke=False)
+  with style.context():
+    made = style.canvas(heading(results), (7.2, 5.2), smoke=False)
     ax = made.subplots()
     least = 1 / max(one.others.size for one in found)
     for one, color in zip(found, style.COLOURS, strict=False):
@@ -60,7 +130,7 @@ def curves(results: dict[str, Any], found: list[Scored]) -> figure.Figure:
       )
     line = np.geomspace(least / 2, 1, 50)
     ax.plot(line, line, color=style.MUTED, ls=(0, (4, 3)), lw=1)
-    style.logarithmic(ax, 'x', 'y')
+    style.set_log_axes(ax, 'x', 'y')
     ax.set(
       xlim=(least / 2, 1),
       ylim=(least / 2, 1.05),
@@ -71,19 +141,19 @@ def curves(results: dict[str, Any], found: list[Scored]) -> figure.Figure:
     return made
 
 
-def _page(results: dict[str, Any], png: bytes, title: str) -> str:
-  return template.fill(
-    name='Audit of ' + page.escape(words.subject(results)),
-    label=page.escape(words.heading(results)),
+def _page_html(results: dict[str, Any], png: bytes, title: str) -> str:
+  return page_lib.fill_page(
+    name='Audit of ' + page_lib.escape(audited_file(results)),
+    label=page_lib.escape(heading(results)),
     banner='',
-    tone=_TONES[words.verdict(results)],
-    heading=page.escape(words.heading(results)),
-    sentences=page.paragraphs(words.outcome(results)),
+    tone=_TONES[overall_verdict(results)],
+    heading=page_lib.escape(heading(results)),
+    sentences=page_lib.paragraphs(outcome(results)),
     sections={
       'Attacks': _table(results),
-      'Curves': page.picture(png, title, _CAPTION),
-      'What this shows': page.paragraphs(words.sure(results)),
-      'How to get the same numbers': page.reproduce(
+      'Curves': page_lib.picture(png, title, _CAPTION),
+      'What this shows': page_lib.paragraphs(limitations(results)),
+      'How to get the same numbers': page_lib.reproduction_section(
         results['provenance'],
         results['settings'],
         [results['settings']['seed']],
@@ -102,8 +172,8 @@ def _table(results: dict[str, Any]) -> str:
       *(_cell(row[key]) for key, _ in _COLUMNS),
     ]
     rows.append(
-      f'<tr><td>{page.escape(row["attack"])}</td>'
-      + ''.join(f'<td class="number">{page.escape(c)}</td>' for c in cells)
+      f'<tr><td>{page_lib.escape(row["attack"])}</td>'
+      + ''.join(f'<td class="number">{page_lib.escape(c)}</td>' for c in cells)
       + '</tr>'
     )
   counts = results['rows'][0]
@@ -111,7 +181,9 @@ def _table(results: dict[str, Any]) -> str:
     f'{counts["positives"]} members, {counts["negatives"]} others; in brackets '
     f'{counts["confidence"]:.0%} intervals over points.'
   )
-  return page.table(head, rows) + f'<p class="soft">{page.escape(note)}</p>'
+  return (
+    page_lib.table(head, rows) + f'<p class="soft">{page_lib.escape(note)}</p>'
+  )
 
 
 def _cell(value: dict[str, float] | None) -> str:

@@ -69,7 +69,7 @@ example:
 """
 
 
-class Request(NamedTuple):
+class AuditRequest(NamedTuple):
   """An audit as the user asks for it.
 
   Attributes:
@@ -125,17 +125,17 @@ class Request(NamedTuple):
   seed: int = 0
 
 
-def parse(argv: Sequence[str]) -> Request | None:
+def parse(argv: Sequence[str]) -> AuditRequest | None:
   """Reads the command line; None where help is asked for.
 
   Raises:
     UserError: an unknown, missing, empty or malformed flag.
   """
-  found = flags.parse(argv, Request, _TEXT)
-  return None if found is None else checked(found)
+  found = flags.parse(argv, AuditRequest, _TEXT)
+  return None if found is None else check_request(found)
 
 
-def _network(request: Request) -> None:
+def _check_network(request: AuditRequest) -> None:
   """What goes with --weights, and what does not."""
   errors.check(
     (request.scores is None) != (request.weights is None),
@@ -159,22 +159,22 @@ def _network(request: Request) -> None:
     f'--refs is {request.refs}; give an even number, every two of them share '
     'the pictures out',
   )
-  flags.positive(
+  flags.check_positive(
     request, 'epochs', 'learning_rate', 'batch_size', 'memory', 'image_size'
   )
   for name in ('weight_decay', 'pad'):
     value = getattr(request, name)
     errors.check(value >= 0, f'--{name} is {value}; it must be at least 0')
-  flags.statistics(request)
+  flags.check_statistics(request)
 
 
-def checked(request: Request) -> Request:
+def check_request(request: AuditRequest) -> AuditRequest:
   """The request itself, if its values can be.
 
   Raises:
     UserError: names the field.
   """
-  _network(request)
+  _check_network(request)
   errors.check(
     request.gamma >= 1, f'--gamma is {request.gamma}; it must be at least 1'
   )

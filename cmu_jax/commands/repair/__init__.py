@@ -11,9 +11,9 @@ As a program, `python -m cmu_jax repair --help`; as a call:
 
 from typing import Any
 
-from cmu_jax.commands.repair.request import Request, checked
+from cmu_jax.commands.repair.request import RepairRequest, check_request
 
-__all__ = ['Request', 'repair']
+__all__ = ['RepairRequest', 'repair']
 
 
 def repair(**settings: Any) -> dict[str, Any]:
@@ -26,8 +26,6 @@ def repair(**settings: Any) -> dict[str, Any]:
   Raises:
     UserError: bad settings, weights or pictures.
   """
-  from cmu_jax.commands.repair import (
-    job,  # JAX is imported only after the settings
-  )
+  from cmu_jax.commands.repair import job
 
-  return job.run(checked(Request(**settings)))
+  return job.run(check_request(RepairRequest(**settings)))

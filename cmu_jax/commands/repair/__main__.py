@@ -8,8 +8,9 @@ from cmu_jax.commands.repair import request
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line and returns the exit code, see `flags.command`."""
-  return flags.command(request.parse, 'cmu_jax.commands.repair', argv)
+  """Runs the command line and returns the exit code, see
+  `flags.run_request`."""
+  return flags.run_request(request.parse, 'cmu_jax.commands.repair', argv)
 
 
 if __name__ == '__main__':

@@ -10,18 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from cmu_jax.commands.repair.request import Request
-from cmu_jax.commands.repair.subject import Subject
-from cmu_jax.core import checkpoint, rng, tree
+from cmu_jax.commands.repair.request import RepairRequest
+from cmu_jax.commands.repair.subject import RepairCase
+from cmu_jax.core import checkpoint, rng, store, tree
 from cmu_jax.core.types import Info, Proxy, Variables
-from cmu_jax.data import inputs, proxy
-from cmu_jax.methods.backdoor import projected
-from cmu_jax.methods.cuts import direction, rules, safe
-from cmu_jax.training import metrics, optimizers, schedules, stopping, train
+from cmu_jax.data import input_step, proxy_sets
+from cmu_jax.methods.backdoor import projected_distillation
+from cmu_jax.methods.cuts import (
+  algorithm,
+  alpha_rules,
+  alpha_search,
+  safe_alpha,
+)
+from cmu_jax.training import early_stopping, metrics, optimizers, train
 
 _FOLDS = 2
 # A vector of labels learnt by heart is about these images, not the corruption.
-_STEPS, _LEARNT = 200, 0.5
+_MAX_STEPS, _MEMORIZED_SHARE = 200, 0.5
 
 
 class Edit(NamedTuple):
@@ -39,15 +44,18 @@ class Edit(NamedTuple):
 
   method: str
   variables: Variables
-  choice: rules.Choice
+  choice: alpha_rules.AlphaChoice
   curve: dict[str, np.ndarray]
-  safe: Info | None
+  evidence: Info | None
   steps: int
-  learnt: float | None
+  learnt_share: float | None
 
 
-def edit(
-  request: Request, asked: Subject, settings: Info, folder: pathlib.Path
+def edit_network(
+  request: RepairRequest,
+  asked: RepairCase,
+  settings: Info,
+  folder: pathlib.Path,
 ) -> Edit:
   """Repairs by the projected method where it applies, else by CUTS.
 
@@ -57,34 +65,34 @@ def edit(
     settings: everything that the result depends on.
     folder: of the checkpoints.
   """
-  key = rng.named(request.seed, 'repair')
-  rate = schedules.constant(settings['learning_rate'])
+  key = rng.fold_in(request.seed, 'repair')
+  rate = optimizers.constant_schedule(settings['learning_rate'])
   tuning: Info = {
     'optimizer': optimizers.adamw(rate),
-    'steps': request.steps or _STEPS,
+    'steps': request.steps or _MAX_STEPS,
     'batch_size': request.batch_size,
   }
   text = json.dumps(settings, sort_keys=True, default=list)
   fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
-  def saving(name: str) -> train.Checkpoint:
+  def saving(name: str) -> store.Checkpoint:
     place = folder / name
-    return train.Checkpoint(
+    return store.Checkpoint(
       lambda like: checkpoint.restore(place, like, fingerprint),
       lambda state, step: checkpoint.save(place, step, state, fingerprint),
     )
 
   if asked.trigger is not None and request.rule == 'safe':
-    return _projected(key, asked, saving('copies'), tuning)
-  return _cuts(key, request, asked, saving, tuning)
+    return _edit_projected(key, asked, saving('copies'), tuning)
+  return _edit_by_cuts(key, request, asked, saving, tuning)
 
 
-def _projected(
-  key: jax.Array, asked: Subject, saving: train.Checkpoint, tuning: Info
+def _edit_projected(
+  key: jax.Array, asked: RepairCase, saving: store.Checkpoint, tuning: Info
 ) -> Edit:
   """Ordinary pictures with and without the trigger, see `methods.projected`."""
   assert asked.ordinary is not None and asked.target is not None
-  pixels = inputs.make(
+  pixels = input_step.make(
     asked.network.mean, asked.network.std, trigger=asked.trigger
   )
   size = asked.ordinary.shape[0]
@@ -94,30 +102,38 @@ def _projected(
     jnp.full((1, size), asked.target, jnp.int32),
     jnp.ones((1, size), bool),
   )
-  repaired, info = projected.projected(
+  repaired, info = projected_distillation.projected_distillation(
     asked.network.model,
     pixels,
-    rule=projected.Rule(target=asked.target),
+    rule=projected_distillation.Rule(target=asked.target),
     checkpoint=saving,
     **tuning,
   )(key, asked.network.variables, pool)
-  choice = rules.Choice(info['alpha'], info['position'], info['selected'])
+  choice = alpha_rules.AlphaChoice(
+    info['alpha'], info['position'], info['selected']
+  )
   steps = tuning['steps']
   return Edit('projected', repaired, choice, info['curve'], None, steps, None)
 
 
-def _cuts(
-  key: jax.Array, request: Request, asked: Subject, saving: Any, tuning: Info
+def _edit_by_cuts(
+  key: jax.Array,
+  request: RepairRequest,
+  asked: RepairCase,
+  saving: Any,
+  tuning: Info,
 ) -> Edit:
   """The published method; under label noise with a choice out of fold."""
-  samples = _proxy(rng.named(key, 'proxy'), request, asked)
-  tau, tuning, learnt = _vector(key, request, asked, samples, saving, tuning)
-  rule = (
-    direction.Selection(kind='label_noise')
-    if asked.target is None
-    else direction.Selection(kind='poison', target=asked.target)
+  samples = _make_proxy(rng.fold_in(key, 'proxy'), request, asked)
+  tau, tuning, learnt = _task_vector(
+    key, request, asked, samples, saving, tuning
   )
-  choice, curve = direction.select_alpha(
+  rule = (
+    alpha_search.Selection(kind='label_noise')
+    if asked.target is None
+    else alpha_search.Selection(kind='poison', target=asked.target)
+  )
+  choice, curve = alpha_search.select_alpha(
     asked.network.model,
     asked.network.variables,
     tau,
@@ -127,10 +143,10 @@ def _cuts(
   )
   record: Info | None = None
   if request.rule == 'safe' and asked.target is not None:
-    choice = _unless_disarmed(asked, rule, choice)
+    choice = _skip_if_disarmed(asked, rule, choice)
   if request.rule == 'safe' and asked.target is None:
-    found, _ = safe.judged(
-      rng.named(key, 'safe'),
+    found, _ = safe_alpha.choose_from_proxy(
+      rng.fold_in(key, 'safe'),
       asked.network.model,
       asked.network.variables,
       samples,
@@ -147,10 +163,10 @@ def _cuts(
   return Edit('cuts', variables, choice, curve, record, tuning['steps'], learnt)
 
 
-def _vector(
+def _task_vector(
   key: jax.Array,
-  request: Request,
-  asked: Subject,
+  request: RepairRequest,
+  asked: RepairCase,
   samples: Proxy,
   saving: Any,
   tuning: Info,
@@ -158,9 +174,11 @@ def _vector(
   """The task vector, with how it was tuned and what share was learnt."""
   window = train.steps_per_epoch(samples.label.shape[1], request.batch_size)
   learnt = lambda history: float(history[..., -window:, 1].mean())
-  half = stopping.Until(window, lambda history: learnt(history) >= _LEARNT)
-  tau, fitted = direction.direction(
-    rng.named(key, 'tune'),
+  half = early_stopping.StopRule(
+    window, lambda history: learnt(history) >= _MEMORIZED_SHARE
+  )
+  tau, fitted = algorithm.direction(
+    rng.fold_in(key, 'tune'),
     asked.network.model,
     asked.network.variables,
     samples,
@@ -173,9 +191,11 @@ def _vector(
   return tau, {**tuning, 'steps': history.shape[-2]}, learnt(history)
 
 
-def _unless_disarmed(
-  asked: Subject, rule: direction.Selection, choice: rules.Choice
-) -> rules.Choice:
+def _skip_if_disarmed(
+  asked: RepairCase,
+  rule: alpha_search.Selection,
+  choice: alpha_rules.AlphaChoice,
+) -> alpha_rules.AlphaChoice:
   """The choice, or none where the trigger does not work as it is.
 
   The published grid begins above 0: it would edit such a network, too.
@@ -188,15 +208,19 @@ def _unless_disarmed(
     256,
   )
   rate = np.array([np.mean(seen == rule.target)])
-  before = rules.smallest_below(np.zeros(1), rate, rule.threshold)
-  return rules.Choice(0.0, None, False) if before.selected else choice
+  before = alpha_rules.choose_smallest_below(np.zeros(1), rate, rule.threshold)
+  return (
+    alpha_rules.AlphaChoice(0.0, None, False) if before.selected else choice
+  )
 
 
-def _proxy(key: jax.Array, request: Request, asked: Subject) -> Proxy:
+def _make_proxy(
+  key: jax.Array, request: RepairRequest, asked: RepairCase
+) -> Proxy:
   """The bad samples as CUTS takes them: as they are, or made wrong anew."""
   bad = asked.bad
   if request.labels == 'true' and request.kind == 'label_noise':
-    return proxy.make_proxy(
+    return proxy_sets.make_proxy(
       key, 'symmetric', bad, 2, len(asked.network.class_names)
     )
   every = jnp.arange(bad.label.shape[0], dtype=jnp.int32)[None, :]

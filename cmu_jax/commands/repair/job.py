@@ -6,12 +6,12 @@ import numpy as np
 
 from cmu_jax.commands import workdir
 from cmu_jax.commands.repair import edit, page
-from cmu_jax.commands.repair.request import Request
-from cmu_jax.commands.repair.subject import Subject, subject
+from cmu_jax.commands.repair.request import RepairRequest
+from cmu_jax.commands.repair.subject import RepairCase, read_case
 from cmu_jax.core import files, provenance, rng
 from cmu_jax.core.types import Batch, Info, Variables
 from cmu_jax.methods import diagnosis
-from cmu_jax.methods.cuts import rules
+from cmu_jax.methods.cuts import alpha_rules
 from cmu_jax.networks import shipped
 from cmu_jax.robustness import attacks, lipschitz
 from cmu_jax.training import metrics
@@ -20,7 +20,7 @@ SCHEMA = 1
 _RATES = {'label_noise': 5e-4, 'poison': 1e-4}
 
 
-def run(request: Request) -> Info:
+def run(request: RepairRequest) -> Info:
   """Repairs a network and writes weights, results, figure and report.
 
   Continues where an earlier call with the same request was stopped.
@@ -28,14 +28,14 @@ def run(request: Request) -> Info:
   Raises:
     UserError: bad settings, weights or pictures; nothing is written then.
   """
-  asked = subject(request)
+  asked = read_case(request)
   settings = _settings(request, asked)
   out = pathlib.Path(request.out).expanduser()
-  with workdir.opened(out, settings, '--out'):
-    return _repaired(request, asked, settings, out)
+  with workdir.open_run(out, settings, '--out'):
+    return _repair(request, asked, settings, out)
 
 
-def _settings(request: Request, asked: Subject) -> Info:
+def _settings(request: RepairRequest, asked: RepairCase) -> Info:
   """The request with what was inferred, and what identifies its inputs."""
   return {
     **request._asdict(),
@@ -51,41 +51,43 @@ def _settings(request: Request, asked: Subject) -> Info:
   }
 
 
-def _repaired(
-  request: Request, asked: Subject, settings: Info, out: pathlib.Path
+def _repair(
+  request: RepairRequest, asked: RepairCase, settings: Info, out: pathlib.Path
 ) -> Info:
-  done = edit.edit(request, asked, settings, out / 'checkpoints')
+  done = edit.edit_network(request, asked, settings, out / 'checkpoints')
   results = {
     'schema': SCHEMA,
     'finished': True,
     'kind': request.kind,
     'method': done.method,
-    'provenance': provenance.provenance(settings),
+    'provenance': provenance.describe_run(settings),
     'settings': settings,
     'notes': list(asked.notes),
     'class_names': list(asked.network.class_names),
     'samples': int(asked.bad.label.shape[0]),
-    **_chosen(done.choice, done.curve),
-    'safe': done.safe,
-    'fine_tuning': {'steps': done.steps, 'learnt': done.learnt},
-    'diagnosis': _diagnosed(request, asked),
+    **_choice_record(done.choice, done.curve),
+    'safe': done.evidence,
+    'fine_tuning': {'steps': done.steps, 'learnt': done.learnt_share},
+    'diagnosis': _diagnose(request, asked),
     'measured': {
-      'before': _measured(request, asked, asked.network.variables),
-      'after': _measured(request, asked, done.variables),
+      'before': _measure(request, asked, asked.network.variables),
+      'after': _measure(request, asked, done.variables),
     },
   }
   _write(asked, done.variables, results, out)
   return results
 
 
-def _chosen(choice: rules.Choice, curve: dict[str, np.ndarray]) -> Info:
+def _choice_record(
+  choice: alpha_rules.AlphaChoice, curve: dict[str, np.ndarray]
+) -> Info:
   """The choice; alpha 0 is the choice to leave the model as it is."""
   finite = {name: metrics.json_list(v) for name, v in curve.items()}
   repaired = choice.selected and choice.alpha > 0
   return {'alpha': choice.alpha, 'repaired': repaired, 'curve': finite}
 
 
-def _diagnosed(request: Request, asked: Subject) -> Info | None:
+def _diagnose(request: RepairRequest, asked: RepairCase) -> Info | None:
   """Which corruption the bad samples show; None where they have true labels."""
   if request.kind == 'label_noise' and request.labels == 'true':
     return None
@@ -95,12 +97,14 @@ def _diagnosed(request: Request, asked: Subject) -> Info | None:
     asked.network.variables,
     asked.bad,
   )
-  key = rng.named(request.seed, 'diagnosis')
+  key = rng.fold_in(request.seed, 'diagnosis')
   label = np.asarray(asked.bad.label)
   return diagnosis.diagnose(key, probability, label).record
 
 
-def _measured(request: Request, asked: Subject, variables: Variables) -> Info:
+def _measure(
+  request: RepairRequest, asked: RepairCase, variables: Variables
+) -> Info:
   """What a network makes of the bad samples, and of the test pictures."""
 
   def seen(batch: Batch) -> np.ndarray:
@@ -115,7 +119,9 @@ def _measured(request: Request, asked: Subject, variables: Variables) -> Info:
     'predicted': np.bincount(bad, minlength=classes).tolist(),
     'test_accuracy': None,
     'class_accuracy': None,
-    'lipschitz': _steepness(asked, variables) if request.lipschitz else None,
+    'lipschitz': _lipschitz_bound(asked, variables)
+    if request.lipschitz
+    else None,
   }
   if asked.test is not None:
     counts = metrics.confusion(
@@ -126,19 +132,19 @@ def _measured(request: Request, asked: Subject, variables: Variables) -> Info:
   return found
 
 
-def _steepness(asked: Subject, variables: Variables) -> Info:
+def _lipschitz_bound(asked: RepairCase, variables: Variables) -> Info:
   """The Lipschitz bound, of pixels from 0 to 1."""
   network = asked.network
   found = lipschitz.bound(
-    rng.named(0, 'lipschitz'),
+    rng.fold_in(0, 'lipschitz'),
     attacks.logits_of(network.model, network.inputs, variables),
     asked.bad.image.shape[1:],
   )
-  return {'value': found.value, 'upper': found.upper, 'why': found.why}
+  return {'value': found.value, 'upper': found.upper, 'why': found.reason}
 
 
 def _write(
-  asked: Subject,
+  asked: RepairCase,
   after: Variables,
   results: Info,
   out: pathlib.Path,
@@ -146,5 +152,5 @@ def _write(
   """Repaired weights, side file, results and report."""
   results['weights'] = shipped.write(asked.network, after, out, 'repaired')
   files.write_json(out / 'results.json', {**results, 'finished': False})
-  page.build(results, out)
+  page.write_page(results, out)
   files.write_json(out / 'results.json', results)

@@ -9,7 +9,7 @@ from matplotlib import figure
 
 from cmu_jax.commands.repair import words
 from cmu_jax.core import files
-from cmu_jax.report import page, style, template
+from cmu_jax.report import page, style
 
 _CAPTION = (
   'What was looked at to choose alpha; no label of a test picture. The dashed '
@@ -17,28 +17,28 @@ _CAPTION = (
 )
 
 
-def build(results: dict[str, Any], out: pathlib.Path) -> pathlib.Path:
+def write_page(results: dict[str, Any], out: pathlib.Path) -> pathlib.Path:
   """Writes figures/alpha_curve.png and report.html, each of them whole.
 
   Returns:
     The path of report.html.
   """
-  made = curve(results)
+  made = draw_curve(results)
   png = style.png(made)
   path = out / 'figures' / 'alpha_curve.png'
   files.write(path, operator.methodcaller('write', png))
   html = out / 'report.html'
-  files.write_text(html, _page(results, png, made.get_suptitle()))
+  files.write_text(html, _page_html(results, png, made.get_suptitle()))
   return html
 
 
-def curve(results: dict[str, Any]) -> figure.Figure:
+def draw_curve(results: dict[str, Any]) -> figure.Figure:
   """J and its parts, or the rate at which bad samples hit the target."""
   poison = results['kind'] == 'poison'
   found = results['curve']
   key = 'proxy_attack_success_rate' if poison else 'J'
   label = 'triggered pictures sent to the target' if poison else 'score J'
-  with style.settings():
+  with style.context():
     made = style.canvas(words.heading(results), (9.2, 4.2), smoke=False)
     ax = made.subplots()
     y = np.array([np.nan if v is None else v for v in found[key]], float)
@@ -52,7 +52,7 @@ def curve(results: dict[str, Any]) -> figure.Figure:
         ls='--',
         label='predictions on ordinary pictures that stay',
       )
-      style.logarithmic(ax, 'x')
+      style.set_log_axes(ax, 'x')
     elif not poison:
       ax.plot(
         found['alpha'],
@@ -67,12 +67,12 @@ def curve(results: dict[str, Any]) -> figure.Figure:
     return made
 
 
-def _page(results: dict[str, Any], png: bytes, title: str) -> str:
-  harmed = words.harmed(results)
+def _page_html(results: dict[str, Any], png: bytes, title: str) -> str:
+  harmed = words.harmed_classes(results)
   measured = results['measured']['after']['test_accuracy'] is not None
   good = results['repaired'] and measured
   tone = 'bad' if harmed else 'good' if good else 'flat'
-  return template.fill(
+  return page.fill_page(
     name='Repair of ' + page.escape(results['settings']['weights']),
     label=page.escape(words.heading(results)),
     banner='',
@@ -80,13 +80,15 @@ def _page(results: dict[str, Any], png: bytes, title: str) -> str:
     heading=page.escape(words.heading(results)),
     sentences=page.paragraphs(words.outcome(results)),
     sections={
-      page.harm_heading(harmed): page.harm(harmed),
+      page.harm_heading(harmed): page.harm_table(harmed),
       'Before and after': _table(results),
       'How alpha was chosen': page.picture(png, title, _CAPTION),
-      'What was wrong': page.paragraphs(words.wrong(results)),
-      'How steep the network is': page.paragraphs(words.steepness(results)),
-      'How sure this is': page.paragraphs(words.sure(results)),
-      'How to get the same weights': page.reproduce(
+      'What was wrong': page.paragraphs(words.corruption_sentences(results)),
+      'How steep the network is': page.paragraphs(
+        words.lipschitz_sentences(results)
+      ),
+      'How sure this is': page.paragraphs(words.limitations(results)),
+      'How to get the same weights': page.reproduction_section(
         results['provenance'],
         results['settings'],
         [results['settings']['seed']],

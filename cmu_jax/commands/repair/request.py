@@ -61,7 +61,7 @@ example:
 """
 
 
-class Request(NamedTuple):
+class RepairRequest(NamedTuple):
   """A repair as the user asks for it; None is inferred.
 
   Attributes:
@@ -108,25 +108,27 @@ class Request(NamedTuple):
   seed: int = 0
 
 
-def parse(argv: Sequence[str]) -> Request | None:
+def parse(argv: Sequence[str]) -> RepairRequest | None:
   """Reads the command line; None where help is asked for.
 
   Raises:
     UserError: an unknown, missing, empty or malformed flag.
   """
-  found = flags.parse(argv, Request, _TEXT)
-  return None if found is None else checked(found)
+  found = flags.parse(argv, RepairRequest, _TEXT)
+  return None if found is None else check_request(found)
 
 
-def checked(request: Request) -> Request:
+def check_request(request: RepairRequest) -> RepairRequest:
   """The request itself, if its values can be.
 
   Raises:
     UserError: names the field.
   """
-  flags.one_of(request, 'kind', KINDS)
-  flags.one_of(request, 'labels', ('bad', 'true'))
-  flags.one_of(request, 'rule', ('safe', 'published'))
-  flags.positive(request, 'steps', 'batch_size', 'image_size', 'learning_rate')
-  flags.statistics(request)
+  flags.check_choice(request, 'kind', KINDS)
+  flags.check_choice(request, 'labels', ('bad', 'true'))
+  flags.check_choice(request, 'rule', ('safe', 'published'))
+  flags.check_positive(
+    request, 'steps', 'batch_size', 'image_size', 'learning_rate'
+  )
+  flags.check_statistics(request)
   return request

@@ -1,25 +1,93 @@
-"""What is to be repaired: a shipped network and its bad samples."""
+"""Where a trigger leads: from a flag, from the folder, or from the network.
 
-from typing import NamedTuple
+Finds a painted trigger by comparing bad samples with ordinary pictures.
+
+What is to be repaired: a shipped network and its bad samples.
+"""
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt8
 
-from cmu_jax.commands.repair.request import Request
-from cmu_jax.commands.repair.target import target_of
-from cmu_jax.commands.repair.trigger import locate
+from cmu_jax.commands.repair.request import RepairRequest
+from cmu_jax.core import errors
 from cmu_jax.core.types import Batch, Trigger
-from cmu_jax.data import inputs
+from cmu_jax.data import input_step
 from cmu_jax.networks import shipped
-from cmu_jax.networks.shipped import Shipped
+from cmu_jax.networks.shipped import ShippedNetwork
 from cmu_jax.training import metrics
 
+
+def choose_target(
+  given: Any,
+  named: tuple[str, ...],
+  found: tuple[str, ...],
+  seen: np.ndarray,
+) -> tuple[int, tuple[str, ...]]:
+  """Where the trigger leads, and how that is known."""
+  if given is not None:
+    text = str(given)
+    if text in named:
+      return named.index(text), ()
+    if text.isdecimal() and int(text) < len(named):
+      return int(text), ()
+    raise errors.unknown_name('--target', text, named)
+  if len(found) == 1 and found[0] in named:
+    return named.index(found[0]), (
+      f"The trigger leads to class '{found[0]}', after the folder's name.",
+    )
+  counts = np.bincount(seen, minlength=len(named))
+  target, share = int(counts.argmax()), counts.max() / counts.sum()
+  errors.check(
+    share >= 0.5,
+    f'the bad samples are sent to many classes, most often {share:.0%} to '
+    f"'{named[target]}': where does the trigger lead? give --target",
+  )
+  return target, (
+    f"The trigger leads to class '{named[target]}', where the network sends "
+    f'{share:.0%} of the bad samples.',
+  )
+
+
+# In steps of 255: how much a trigger's pixel may vary (JPEG does that), and how
+# far ordinary pictures must be from it on average.
+_MAX_STD, _MIN_DISTANCE = 10.0, 20.0
+_MAX_AREA = 0.25
+
+
+def locate_trigger(
+  bad: UInt8[np.ndarray, 'n h w c'], ordinary: UInt8[np.ndarray, 'm h w c']
+) -> Trigger | None:
+  """The pixels that are the same in all bad samples and not in other pictures.
+
+  Finds what is painted at one place with one look (BadNets), not what is
+  blended into the picture or moves.
+
+  Args:
+    bad: samples with the trigger.
+    ordinary: pictures without it.
+
+  Returns:
+    The trigger, a pattern of the bad samples' medians; None where no pixel
+    qualifies, or more than a quarter do.
+  """
+  steady = bad.std(axis=0, dtype=np.float64).max(-1) <= _MAX_STD
+  look = np.median(bad, axis=0)
+  apart = np.abs(ordinary - look).mean(axis=0).max(-1) >= _MIN_DISTANCE
+  mask = steady & apart
+  if not mask.any() or mask.mean() > _MAX_AREA:
+    return None
+  return Trigger(jnp.asarray(mask), jnp.asarray(look, jnp.float32))
+
+
 # The share of ordinary pictures that a located trigger must lead astray.
-_WORKS = 0.5
+_MIN_HIT_RATE = 0.5
 
 
-class Subject(NamedTuple):
+class RepairCase(NamedTuple):
   """A network and its bad samples.
 
   Attributes:
@@ -33,7 +101,7 @@ class Subject(NamedTuple):
     notes: what was inferred, in words.
   """
 
-  network: Shipped
+  network: ShippedNetwork
   bad: Batch
   test: Batch | None
   target: int | None
@@ -42,7 +110,7 @@ class Subject(NamedTuple):
   notes: tuple[str, ...]
 
 
-def subject(request: Request) -> Subject:
+def read_case(request: RepairRequest) -> RepairCase:
   """Reads everything that a repair needs.
 
   Raises:
@@ -56,43 +124,43 @@ def subject(request: Request) -> Subject:
     'target': request.target,
   }
   network = shipped.load(request.weights, request.model, request.proxy, said)
-  bad, target, why = _bad(request, network)
+  bad, target, why = _read_bad_samples(request, network)
   test = None
   if request.test is not None:
-    test = shipped.labelled(
-      request.test, bad.image, network.class_names, network.read
+    test = shipped.read_labelled(
+      request.test, bad.image, network.class_names, network.reader
     )
   notes = (*network.notes, *why)
-  found = Subject(network, bad, test, target, None, None, notes)
-  return _with_trigger(request, found) if target is not None else found
+  found = RepairCase(network, bad, test, target, None, None, notes)
+  return _add_trigger(request, found) if target is not None else found
 
 
-def _bad(
-  request: Request, network: Shipped
+def _read_bad_samples(
+  request: RepairRequest, network: ShippedNetwork
 ) -> tuple[Batch, int | None, tuple[str, ...]]:
   """The bad samples with their labels, the target, and how it is known."""
   pictures, named = network.pictures, network.class_names
   image = jnp.asarray(pictures.image)
   if request.kind == 'label_noise':
-    label = shipped.labels(request.proxy, pictures, named)
+    label = shipped.label_pictures(request.proxy, pictures, named)
     return Batch(image, jnp.asarray(label)), None, ()
   none = jnp.zeros(len(image), jnp.int32)
   seen = metrics.predict(
     network.model, network.inputs, network.variables, Batch(image, none), 256
   )
-  target, why = target_of(network.target, named, pictures.names, seen)
+  target, why = choose_target(network.target, named, pictures.names, seen)
   return Batch(image, jnp.full(len(image), target, jnp.int32)), target, why
 
 
-def _with_trigger(request: Request, found: Subject) -> Subject:
+def _add_trigger(request: RepairRequest, found: RepairCase) -> RepairCase:
   """The trigger, if ordinary pictures show which pixels it changes."""
   if request.ordinary is None:
     return found
   network = found.network
-  pictures = shipped.sized(
-    request.ordinary, found.bad.image, network.read
+  pictures = shipped.read_same_shape(
+    request.ordinary, found.bad.image, network.reader
   ).image
-  trigger = locate(np.asarray(found.bad.image), pictures)
+  trigger = locate_trigger(np.asarray(found.bad.image), pictures)
   batch = Batch(
     jnp.asarray(pictures),
     jnp.zeros(len(pictures), jnp.int32),
@@ -100,10 +168,10 @@ def _with_trigger(request: Request, found: Subject) -> Subject:
   )
   hit = 0.0
   if trigger is not None:
-    step = inputs.make(network.mean, network.std, trigger=trigger)
+    step = input_step.make(network.mean, network.std, trigger=trigger)
     seen = metrics.predict(network.model, step, network.variables, batch, 256)
     hit = float(np.mean(seen == found.target))
-  if trigger is None or hit < _WORKS:
+  if trigger is None or hit < _MIN_HIT_RATE:
     note = (
       'No trigger was located: no pixels are alike in all bad samples, differ '
       'from ordinary pictures and lead to the target class.'

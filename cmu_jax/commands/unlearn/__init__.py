@@ -11,9 +11,13 @@ As a program, `python -m cmu_jax unlearn --help`; as a call:
 
 from typing import Any
 
-from cmu_jax.commands.unlearn.request import METHODS, Request, checked
+from cmu_jax.commands.unlearn.request import (
+  METHODS,
+  UnlearnRequest,
+  check_request,
+)
 
-__all__ = ['METHODS', 'Request', 'unlearn']
+__all__ = ['METHODS', 'UnlearnRequest', 'unlearn']
 
 
 def unlearn(**settings: Any) -> dict[str, Any]:
@@ -26,8 +30,6 @@ def unlearn(**settings: Any) -> dict[str, Any]:
   Raises:
     UserError: bad settings, weights or pictures.
   """
-  from cmu_jax.commands.unlearn import (
-    job,  # JAX is imported only after the settings
-  )
+  from cmu_jax.commands.unlearn import job
 
-  return job.run(checked(Request(**settings)))
+  return job.run(check_request(UnlearnRequest(**settings)))

@@ -3,53 +3,55 @@
 import math
 from collections.abc import Callable
 
-from cmu_jax.commands.unlearn.request import Request
-from cmu_jax.core.types import Given, Info, InputStep, Method, Model, Samples
+from cmu_jax.commands.unlearn.request import UnlearnRequest
+from cmu_jax.core.types import (
+  Info,
+  InputStep,
+  Method,
+  MethodInputs,
+  Model,
+  Samples,
+)
 from cmu_jax.methods import (
   amun,
   ascent,
-  boundary_shrink,
-  cf,
-  gradient_ascent,
-  l1_sparse,
-  npo,
-  relabel_second,
   relabelling,
-  salun,
+  retraining,
   teachers,
   trw,
+  union_training,
 )
 from cmu_jax.methods.dampening import ssd
-from cmu_jax.training import optimizers, schedules
+from cmu_jax.training import optimizers
 
 FACTORIES: dict[str, Callable[..., Method]] = {
   'amun': amun.amun,
-  'finetune': cf.cf,
-  'l1_sparse': l1_sparse.l1_sparse,
+  'finetune': retraining.finetune,
+  'l1_sparse': retraining.l1_sparse,
   'random_label': relabelling.random_label,
-  'salun': salun.salun,
+  'salun': relabelling.salun,
   'neggrad_plus': ascent.neggrad_plus,
-  'npo': npo.npo,
+  'npo': ascent.npo,
   'scrub': teachers.scrub,
-  'relabel_second': relabel_second.relabel_second,
+  'relabel_second': relabelling.relabel_second,
   'trw': trw.trw,
-  'boundary_shrink': boundary_shrink.boundary_shrink,
-  'gradient_ascent': gradient_ascent.gradient_ascent,
+  'boundary_shrink': union_training.boundary_shrink,
+  'gradient_ascent': ascent.gradient_ascent,
 }
 # Their loss on the forget set has a weight beside that of what to keep.
 _WEIGHTED = ('random_label', 'salun', 'relabel_second')
 _RATE, _ASCENT_RATE = 1e-2, 1e-3
 
 
-def learning_rate(request: Request) -> float:
+def learning_rate(request: UnlearnRequest) -> float:
   """As asked for; an ascent has no minimum to stop at and gets a tenth."""
   if request.learning_rate is not None:
     return request.learning_rate
   return _ASCENT_RATE if request.method == 'gradient_ascent' else _RATE
 
 
-def method(
-  request: Request, model: Model, inputs: InputStep, given: Given
+def make_method(
+  request: UnlearnRequest, model: Model, inputs: InputStep, given: MethodInputs
 ) -> Method:
   """The method that a request names.
 
@@ -64,7 +66,7 @@ def method(
   if request.method == 'ssd':
     return ssd.ssd(model, inputs, batch_size=min(size, forget))
   optimizer = optimizers.sgd(
-    schedules.constant(learning_rate(request)), request.weight_decay
+    optimizers.constant_schedule(learning_rate(request)), request.weight_decay
   )
   return FACTORIES[request.method](
     model,

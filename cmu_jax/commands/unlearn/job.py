@@ -1,27 +1,103 @@
-"""One unlearning, from the request to the report."""
+"""What a network still knows of pictures: accuracy, and a membership attack.
+
+One unlearning, from the request to the report.
+"""
 
 import pathlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
+from cmu_jax import audits
 from cmu_jax.commands import workdir
-from cmu_jax.commands.unlearn import catalogue, evidence, page
-from cmu_jax.commands.unlearn.request import Request
+from cmu_jax.commands.unlearn import catalogue, page
+from cmu_jax.commands.unlearn.request import UnlearnRequest
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors, files, provenance, rng, store
-from cmu_jax.core.types import Batch, Given, Info, Samples, Variables
+from cmu_jax.core.types import Batch, Info, MethodInputs, Samples, Variables
 from cmu_jax.networks import shipped
-from cmu_jax.networks.shipped import Shipped
+from cmu_jax.networks.shipped import ShippedNetwork
 from cmu_jax.training import descent, metrics
+
+# Of the bootstrap: it belongs to the measurement, not to the request.
+_BOOTSTRAP_SEED = 0
+
+
+def measure_sets(
+  seen: Mapping[
+    str, tuple[Float[np.ndarray, 'n k'], Int[np.ndarray, 'n']] | None
+  ],
+  classes: int,
+) -> dict[str, Any]:
+  """Accuracy of each set, by class on the test set, and who can tell them.
+
+  Args:
+    seen: logits and labels of 'forget', 'retain' and 'test'; None where
+      there are no such pictures.
+    classes: k.
+
+  Returns:
+    'accuracy' and 'confidence' (mean probability of the label) by set,
+    'class_accuracy' of the test set, and 'membership': how well the confidence
+    in the label tells forgotten pictures from unseen ones (None without test
+    pictures), with its interval.
+  """
+  return {
+    'accuracy': {name: _accuracy(found) for name, found in seen.items()},
+    'confidence': {name: _confidence(found) for name, found in seen.items()},
+    'class_accuracy': _class_accuracy(seen['test'], classes),
+    'membership': _attack_membership(seen['forget'], seen['test']),
+  }
+
+
+def _accuracy(found: Any) -> float | None:
+  if found is None:
+    return None
+  logits, label = found
+  return float(np.mean(logits.argmax(-1) == label))
+
+
+def _confidence(found: Any) -> float | None:
+  if found is None:
+    return None
+  return float(np.mean(audits.softmax(*map(jnp.asarray, found))))
+
+
+def _class_accuracy(found: Any, classes: int) -> list[float | None] | None:
+  if found is None:
+    return None
+  logits, label = found
+  counts = metrics.confusion(label, logits.argmax(-1), classes)
+  return metrics.class_accuracy(counts)
+
+
+def _attack_membership(forget: Any, test: Any) -> dict[str, Any] | None:
+  """The attack by confidence on forgotten against unseen pictures."""
+  if test is None:
+    return None
+  scores = [
+    np.asarray(audits.logit_confidence(*map(jnp.asarray, found)))
+    for found in (forget, test)
+  ]
+  found = audits.evaluate(rng.fold_in(_BOOTSTRAP_SEED, 'membership'), *scores)
+  return {
+    'auc': found.auroc.value,
+    'low': found.auroc.low,
+    'high': found.auroc.high,
+    'verdict': found.verdict,
+    'says': found.says,
+  }
+
 
 SCHEMA = 1
 # At most so much of a training is lost.
-_SECONDS = 20.0
+_SAVE_SECONDS = 20.0
 
 
-class Subject(NamedTuple):
+class UnlearnCase(NamedTuple):
   """A network, what it shall forget, and what it shall keep.
 
   Attributes:
@@ -31,13 +107,13 @@ class Subject(NamedTuple):
     test: pictures that were not trained on, or None.
   """
 
-  network: Shipped
+  network: ShippedNetwork
   forget: Batch
   retain: Batch | None
   test: Batch | None
 
 
-def run(request: Request) -> Info:
+def run(request: UnlearnRequest) -> Info:
   """Unlearns and writes weights, results, figure and report.
 
   Continues where an earlier call with the same request was stopped.
@@ -45,14 +121,14 @@ def run(request: Request) -> Info:
   Raises:
     UserError: bad settings, weights or pictures; nothing is written then.
   """
-  asked = _subject(request)
+  asked = _read_case(request)
   settings = _settings(request, asked)
   out = pathlib.Path(request.out).expanduser()
-  with workdir.opened(out, settings, '--out'):
-    return _unlearned(request, asked, settings, out)
+  with workdir.open_run(out, settings, '--out'):
+    return _unlearn(request, asked, settings, out)
 
 
-def _subject(request: Request) -> Subject:
+def _read_case(request: UnlearnRequest) -> UnlearnCase:
   said = {
     'mean': request.mean,
     'std': request.std,
@@ -61,7 +137,9 @@ def _subject(request: Request) -> Subject:
   }
   network = shipped.load(request.weights, request.model, request.forget, said)
   image = jnp.asarray(network.pictures.image)
-  label = shipped.labels(request.forget, network.pictures, network.class_names)
+  label = shipped.label_pictures(
+    request.forget, network.pictures, network.class_names
+  )
   forget = Batch(image, jnp.asarray(label))
   errors.check(
     request.method != 'trw' or len(np.unique(label)) == 1,
@@ -71,13 +149,13 @@ def _subject(request: Request) -> Subject:
   retain, test = (
     None
     if root is None
-    else shipped.labelled(root, image, network.class_names, network.read)
+    else shipped.read_labelled(root, image, network.class_names, network.reader)
     for root in (request.retain, request.test)
   )
-  return Subject(network, forget, retain, test)
+  return UnlearnCase(network, forget, retain, test)
 
 
-def _settings(request: Request, asked: Subject) -> Info:
+def _settings(request: UnlearnRequest, asked: UnlearnCase) -> Info:
   """The request with what was inferred, and what identifies its inputs."""
   digests = {
     f'{name}_sha256': provenance.digest(batch.image, batch.label)
@@ -94,34 +172,36 @@ def _settings(request: Request, asked: Subject) -> Info:
   }
 
 
-def _given(asked: Subject) -> Given:
-  forget = descent.whole(asked.forget)
+def _method_inputs(asked: UnlearnCase) -> MethodInputs:
+  forget = descent.whole_batch(asked.forget)
   known = jnp.ones(asked.forget.label.shape, bool)
-  retain = None if asked.retain is None else descent.whole(asked.retain)
-  return Given(retain, Samples(forget.batch, known, forget.valid))
+  retain = None if asked.retain is None else descent.whole_batch(asked.retain)
+  return MethodInputs(retain, Samples(forget.batch, known, forget.valid))
 
 
-def _unlearned(
-  request: Request, asked: Subject, settings: Info, out: pathlib.Path
+def _unlearn(
+  request: UnlearnRequest, asked: UnlearnCase, settings: Info, out: pathlib.Path
 ) -> Info:
-  network, given = asked.network, _given(asked)
-  key = rng.named(request.seed, 'unlearn')
-  method = catalogue.method(request, network.model, network.inputs, given)
-  prepared = method.prepare(rng.named(key, 'prepare'), network.variables, given)
+  network, given = asked.network, _method_inputs(asked)
+  key = rng.fold_in(request.seed, 'unlearn')
+  method = catalogue.make_method(request, network.model, network.inputs, given)
+  prepared = method.prepare(
+    rng.fold_in(key, 'prepare'), network.variables, given
+  )
   name = config_lib.fingerprint(settings)
   after, info = method.solve(
-    rng.named(key, 'solve'),
+    rng.fold_in(key, 'solve'),
     network.variables,
     given,
     prepared,
     method.grid[0],
-    **_continued(request, out, name),
+    **_checkpoint_option(request, out, name),
   )
   results = {
     'schema': SCHEMA,
     'finished': True,
     'method': request.method,
-    'provenance': provenance.provenance(settings),
+    'provenance': provenance.describe_run(settings),
     'settings': settings,
     'notes': list(network.notes),
     'class_names': list(network.class_names),
@@ -135,23 +215,25 @@ def _unlearned(
       k: v if isinstance(v, str) else float(v) for k, v in info.items()
     },
     'measured': {
-      'before': _measured(asked, network.variables),
-      'after': _measured(asked, after),
+      'before': _measure(asked, network.variables),
+      'after': _measure(asked, after),
     },
   }
   _write(network, after, results, out)
-  store.drop(out, name)
+  store.remove_checkpoint(out, name)
   return results
 
 
-def _continued(request: Request, out: pathlib.Path, name: str) -> Info:
+def _checkpoint_option(
+  request: UnlearnRequest, out: pathlib.Path, name: str
+) -> Info:
   """Where a method that trains saves its state; SSD is done at once."""
   if request.method == 'ssd':
     return {}
-  return {'checkpoint': store.saving(out, name, _SECONDS)}
+  return {'checkpoint': store.npz_checkpoint(out, name, _SAVE_SECONDS)}
 
 
-def _measured(asked: Subject, variables: Variables) -> Info:
+def _measure(asked: UnlearnCase, variables: Variables) -> Info:
   """What a network makes of each set of pictures."""
   network = asked.network
   logits = {
@@ -164,14 +246,14 @@ def _measured(asked: Subject, variables: Variables) -> Info:
     for name, batch in asked._asdict().items()
     if name != 'network'
   }
-  return evidence.measured(logits, len(network.class_names))
+  return measure_sets(logits, len(network.class_names))
 
 
 def _write(
-  network: Shipped, after: Variables, results: Info, out: pathlib.Path
+  network: ShippedNetwork, after: Variables, results: Info, out: pathlib.Path
 ) -> None:
   """New weights, side file, results and report."""
   results['weights'] = shipped.write(network, after, out, 'unlearned')
   files.write_json(out / 'results.json', {**results, 'finished': False})
-  page.build(results, out)
+  page.write_page(results, out)
   files.write_json(out / 'results.json', results)

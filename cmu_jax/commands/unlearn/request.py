@@ -65,7 +65,7 @@ example:
 """
 
 
-class Request(NamedTuple):
+class UnlearnRequest(NamedTuple):
   """An unlearning as the user asks for it; None is inferred.
 
   Attributes:
@@ -106,25 +106,27 @@ class Request(NamedTuple):
   seed: int = 0
 
 
-def parse(argv: Sequence[str]) -> Request | None:
+def parse(argv: Sequence[str]) -> UnlearnRequest | None:
   """Reads the command line; None where help is asked for.
 
   Raises:
     UserError: an unknown, missing, empty or malformed flag.
   """
-  found = flags.parse(argv, Request, _TEXT)
-  return None if found is None else checked(found)
+  found = flags.parse(argv, UnlearnRequest, _TEXT)
+  return None if found is None else check_request(found)
 
 
-def checked(request: Request) -> Request:
+def check_request(request: UnlearnRequest) -> UnlearnRequest:
   """The request itself, if its values can be.
 
   Raises:
     UserError: names the field.
   """
-  flags.one_of(request, 'method', tuple(METHODS))
-  flags.positive(request, 'epochs', 'batch_size', 'image_size', 'learning_rate')
-  flags.statistics(request)
+  flags.check_choice(request, 'method', tuple(METHODS))
+  flags.check_positive(
+    request, 'epochs', 'batch_size', 'image_size', 'learning_rate'
+  )
+  flags.check_statistics(request)
   errors.check(
     request.weight_decay >= 0,
     f'--weight_decay is {request.weight_decay}; it must be at least 0',

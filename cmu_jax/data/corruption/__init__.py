@@ -18,13 +18,9 @@ from jaxtyping import Int
 
 from cmu_jax.core import errors
 from cmu_jax.core.types import Batch, Corruption
-from cmu_jax.data import class_maps
 from cmu_jax.data.corruption import (
-  asymmetric_noise,
-  clean_label_poisoning,
-  constant_relabel,
+  class_maps,
   human_labels,
-  interclass_confusion,
   label_noise,
   poisoning,
   transition_noise,
@@ -32,18 +28,18 @@ from cmu_jax.data.corruption import (
 from cmu_jax.data.corruption.kind import Kind
 
 KINDS: dict[str, Kind] = {
-  'symmetric': label_noise.KIND,
-  'asymmetric': asymmetric_noise.KIND,
-  'transition': transition_noise.KIND,
-  'interclass': interclass_confusion.KIND,
-  'constant': constant_relabel.KIND,
-  'human': human_labels.KIND,
-  'poison': poisoning.KIND,
-  'clean_label': clean_label_poisoning.KIND,
+  'symmetric': label_noise.SYMMETRIC,
+  'asymmetric': label_noise.ASYMMETRIC,
+  'transition': transition_noise.TRANSITION,
+  'interclass': label_noise.INTERCLASS,
+  'constant': label_noise.CONSTANT,
+  'human': human_labels.HUMAN,
+  'poison': poisoning.POISON,
+  'clean_label': poisoning.CLEAN_LABEL,
 }
 
 CLASS_MAPS = class_maps.CLASS_MAPS
-class_map = class_maps.class_map
+resolve_class_map = class_maps.resolve_class_map
 
 
 def __getattr__(name: str) -> Callable[..., Corruption]:
@@ -60,14 +56,14 @@ def __dir__() -> list[str]:
   return sorted({*globals(), *KINDS})
 
 
-def of_kind(name: str) -> Kind:
+def find_kind(name: str) -> Kind:
   """The kind of this name.
 
   Raises:
     UserError: there is none; names the nearest one.
   """
   if name not in KINDS:
-    raise errors.unknown('corruption', name, KINDS)
+    raise errors.unknown_name('corruption', name, KINDS)
   return KINDS[name]
 
 
@@ -100,5 +96,5 @@ def apply(corruption: Corruption, batch: Batch) -> Batch:
     f'the corruption is of {corruption.label.shape[0]} samples, the batch '
     f'has {n}; draw it from the labels of this batch',
   )
-  stamp = batch.stamp if corruption.trigger is None else corruption.mask
-  return batch._replace(label=corruption.label, stamp=stamp)
+  stamp = batch.has_trigger if corruption.trigger is None else corruption.mask
+  return batch._replace(label=corruption.label, has_trigger=stamp)

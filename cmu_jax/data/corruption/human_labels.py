@@ -7,11 +7,11 @@ from ml_collections import ConfigDict
 from cmu_jax.core import errors
 from cmu_jax.core.types import Corruption, Info, PRNGKey
 from cmu_jax.data import splits
-from cmu_jax.data.corruption import archive, kind
-from cmu_jax.data.corruption.kind import Kind, Known
+from cmu_jax.data.corruption import kind
+from cmu_jax.data.corruption.kind import DatasetFacts, Kind
 from cmu_jax.data.splits import Labels
 
-CLEAN = 'clean_label'
+_CLEAN = 'clean_label'
 
 
 def human(
@@ -49,11 +49,11 @@ def human(
       f'cannot corrupt {count} samples: {wrong.sum()} human labels are wrong; '
       'lower the rate',
     )
-    wrong = kind.first(key, wrong, count)
-  return kind.result(np.where(wrong, human, host), wrong)
+    wrong = kind.random_mask(key, wrong, count)
+  return kind.make_corruption(np.where(wrong, human, host), wrong)
 
 
-def _proxy(
+def _human_proxy(
   key: PRNGKey,
   label: Labels,
   num_classes: int,
@@ -65,19 +65,19 @@ def _proxy(
   asymmetric noise: proxy images keep the labels that people gave to them, and
   those whose label is right are left out.
   """
-  given = kind.needed(human, 'human', 'the human labels of its pool')
-  return KIND.draw(key, label, None, given)
+  given = kind.require(human, 'human', 'the human labels of its pool')
+  return HUMAN.draw(key, label, None, given)
 
 
-def _arguments(settings: ConfigDict, known: Known) -> Info:
+def _human_arguments(settings: ConfigDict, known: DatasetFacts) -> Info:
   """config.corruption.labels_key of labels_file; the file decides the rate.
 
   Labels are in the order of the source, CIFAR's original order for example. If
   the archive has true labels too ('clean_label'), they must be the dataset's.
   """
   name, where = settings.labels_key, 'config.corruption.labels_file'
-  found = archive.read(
-    settings.labels_file, {name: True, CLEAN: False}, 'labels_file'
+  found = kind.read_arrays(
+    settings.labels_file, {name: True, _CLEAN: False}, 'labels_file'
   )
   size, k = known.label.size, len(known.class_names)
   for array, values in found.items():
@@ -91,14 +91,14 @@ def _arguments(settings: ConfigDict, known: Known) -> Info:
       f"{where}: '{array}' has labels from {values.min()} to {values.max()}; "
       f'the dataset has classes 0 to {k - 1}',
     )
-  other = np.flatnonzero(found.get(CLEAN, known.label) != known.label)
+  other = np.flatnonzero(found.get(_CLEAN, known.label) != known.label)
   errors.check(
     not other.size,
-    f"{where}: '{CLEAN}' differs from the dataset in {other.size} of {size} "
+    f"{where}: '{_CLEAN}' differs from the dataset in {other.size} of {size} "
     f'images, first in image {other[:1].sum()}; is the file for another '
     'dataset or order?',
   )
   return {'rate': None, 'human': found[name].astype(np.int32)}
 
 
-KIND = Kind(human, _proxy, _arguments, per_sample=('human',))
+HUMAN = Kind(human, _human_proxy, _human_arguments, per_sample=('human',))

@@ -1,5 +1,11 @@
-"""What a kind of corruption is, and what several kinds share."""
+"""What a kind of corruption is, and what several kinds share.
 
+Arrays from .npz files that a config names.
+"""
+
+import pathlib
+import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +20,7 @@ from cmu_jax.data import splits
 from cmu_jax.data.splits import Indices
 
 
-class Known(NamedTuple):
+class DatasetFacts(NamedTuple):
   """What an experiment knows when it asks a kind for its arguments.
 
   Attributes:
@@ -47,13 +53,13 @@ class Kind(NamedTuple):
 
   draw: Callable[..., Corruption]
   proxy: Callable[..., Corruption]
-  arguments: Callable[[ConfigDict, Known], Info]
-  affected: Callable[..., Bool[np.ndarray, 'n']] | None = None
+  arguments: Callable[[ConfigDict, DatasetFacts], Info]
+  affected_mask: Callable[..., Bool[np.ndarray, 'n']] | None = None
   per_sample: tuple[str, ...] = ()
   task: str = 'label_noise'
 
 
-def chosen(indices: Indices, size: int) -> Bool[np.ndarray, 'n']:
+def index_mask(indices: Indices, size: int) -> Bool[np.ndarray, 'n']:
   """The mask of a given index set.
 
   Raises:
@@ -72,7 +78,7 @@ def chosen(indices: Indices, size: int) -> Bool[np.ndarray, 'n']:
   return mask
 
 
-def first(
+def random_mask(
   key: PRNGKey, eligible: Bool[np.ndarray, 'n'], count: int
 ) -> Bool[np.ndarray, 'n']:
   """A mask of `count` random samples among the eligible ones."""
@@ -80,7 +86,7 @@ def first(
   return eligible & (rank < count)
 
 
-def share_of_classes(
+def class_share_mask(
   key: PRNGKey, label: np.ndarray, rate: float, num_classes: int
 ) -> Bool[np.ndarray, 'n']:
   """A mask of floor(rate * n_c) random samples of every class c."""
@@ -89,15 +95,58 @@ def share_of_classes(
   return splits.shuffled_rank(key, label) < quota[label]
 
 
-def result(
+def make_corruption(
   label: np.ndarray, mask: np.ndarray, trigger: Trigger | None = None
 ) -> Corruption:
   """A corruption from host arrays."""
   return Corruption(jnp.asarray(label, jnp.int32), jnp.asarray(mask), trigger)
 
 
-def needed(value: Any, kind: str, what: str) -> Any:
+def require(value: Any, kind: str, what: str) -> Any:
   """The value, or UserError where a proxy of this kind lacks it."""
   if value is None:
     raise errors.UserError(f"a '{kind}' proxy needs {what}")
   return value
+
+
+_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def read_arrays(
+  path: str, names: dict[str, bool], field: str
+) -> dict[str, Any]:
+  """Arrays of an .npz file by name.
+
+  Args:
+    path: of the file.
+    names: name -> whether it has to be there.
+    field: config.corruption.<field> gave the path, for error messages.
+
+  Raises:
+    UserError: no path, no such file, no archive of plain arrays, or a name
+      that it lacks (with the nearest one it has).
+  """
+  where = f'config.corruption.{field}'
+  errors.check(path, f'{where} is empty; give the path of an .npz file')
+  file = pathlib.Path(path).expanduser()
+  errors.check(file.is_file(), f'{where}: the file {file} does not exist')
+  try:
+    # Opened here, since np.load leaves the file open if it is cut short.
+    with file.open('rb') as opened:
+      archive: Any = np.load(opened, allow_pickle=False)
+      # A single .npy is an array, of which no name can be asked.
+      there = getattr(archive, 'files', None)
+      found = {n: archive[n] for n in names if n in (there or ())}
+  except _BROKEN as error:
+    raise errors.UserError(
+      f'{where}: {file} is not a readable .npz of plain arrays '
+      f'({errors.first_line(error)}); save it with np.savez'
+    ) from error
+  if there is None:
+    raise errors.UserError(
+      f'{where}: {file} is one array, not an .npz; save it with np.savez'
+    )
+  for name, required in names.items():
+    if required and name not in found:
+      raise errors.unknown_name(f'array in {file}', name, there)
+  return found

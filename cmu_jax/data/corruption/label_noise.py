@@ -1,14 +1,24 @@
-"""Symmetric label noise: to a uniformly drawn other class."""
+"""Symmetric label noise: to a uniformly drawn other class.
+
+Asymmetric label noise: to the class that a class is mistaken for.
+
+Constant relabelling: random samples of all classes get one label.
+
+Interclass confusion: labels of two classes are exchanged.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Int
 from ml_collections import ConfigDict
 
 from cmu_jax.core import errors
 from cmu_jax.core.types import Corruption, Info, PRNGKey
 from cmu_jax.data import splits
-from cmu_jax.data.corruption import kind
-from cmu_jax.data.corruption.kind import Kind, Known
+from cmu_jax.data.corruption import class_maps, kind
+from cmu_jax.data.corruption.kind import DatasetFacts, Kind
 from cmu_jax.data.splits import Indices, Labels
 
 
@@ -40,19 +50,246 @@ def symmetric(
   which, where = jax.random.split(key)
   if indices is None:
     count = splits.floor_share(rate, host.size)
-    mask = kind.first(which, np.ones(host.size, bool), count)
+    mask = kind.random_mask(which, np.ones(host.size, bool), count)
   else:
-    mask = kind.chosen(indices, host.size)
+    mask = kind.index_mask(indices, host.size)
   step = np.asarray(jax.random.randint(where, host.shape, 1, num_classes))
-  return kind.result(np.where(mask, (host + step) % num_classes, host), mask)
+  return kind.make_corruption(
+    np.where(mask, (host + step) % num_classes, host), mask
+  )
 
 
-def _proxy(key: PRNGKey, label: Labels, num_classes: int) -> Corruption:
+def _symmetric_proxy(
+  key: PRNGKey, label: Labels, num_classes: int
+) -> Corruption:
   return symmetric(key, label, 1.0, num_classes)
 
 
-def _arguments(settings: ConfigDict, known: Known) -> Info:
+def _symmetric_arguments(settings: ConfigDict, known: DatasetFacts) -> Info:
   return {'num_classes': len(known.class_names)}
 
 
-KIND = Kind(symmetric, _proxy, _arguments)
+SYMMETRIC = Kind(symmetric, _symmetric_proxy, _symmetric_arguments)
+
+
+def asymmetric(
+  key: PRNGKey,
+  label: Labels,
+  rate: float,
+  class_map: Mapping,
+  indices: Indices | None = None,
+  num_classes: int | None = None,
+) -> Corruption:
+  """Moves floor(rate * n_c) labels of each source class c to class_map[c].
+
+  Args:
+    key: decides which samples.
+    label: true labels [n].
+    rate: share of each source class, 0 to 1.
+    class_map: source class to target class, see `class_maps.resolve_class_map`.
+    indices: the samples to corrupt instead of drawn ones; `rate` is unused.
+    num_classes: k, to check the labels and the map against.
+
+  Raises:
+    UserError: the rate, a label, a class or an index is out of range, or an
+      index is of a class that the map does not move.
+
+  References:
+    CUTS, arXiv 2511.18660, section 4.
+  """
+  splits.check_rate(rate)
+  names = [str(c) for c in range(num_classes or 0)]
+  pairs = class_maps.resolve_class_map(class_map, names)
+  largest = max(*pairs, *pairs.values(), np.max(label, initial=0))
+  top = num_classes or int(largest) + 1
+  host = splits.check_labels(label, top)
+  moved = np.arange(top)
+  moved[list(pairs)] = list(pairs.values())
+  source = moved[host] != host
+  if indices is None:
+    mask = source & kind.class_share_mask(key, host, rate, top)
+  else:
+    mask = kind.index_mask(indices, host.size)
+    errors.check(
+      source[mask].all(),
+      'indices has samples of a class that class_map does not move; '
+      'add the class to class_map or drop them',
+    )
+  return kind.make_corruption(np.where(mask, moved[host], host), mask)
+
+
+def _asymmetric_proxy(
+  key: PRNGKey,
+  label: Labels,
+  num_classes: int,
+  class_map: Mapping | None = None,
+) -> Corruption:
+  pairs = kind.require(class_map, 'asymmetric', 'a class_map')
+  return asymmetric(key, label, 1.0, pairs, num_classes=num_classes)
+
+
+def _asymmetric_arguments(settings: ConfigDict, known: DatasetFacts) -> Info:
+  names = known.class_names
+  return {'class_map': class_maps.parse_class_map(settings.class_map, names)}
+
+
+def _asymmetric_affected(
+  label: Labels, class_map: Mapping | None = None
+) -> Bool[np.ndarray, 'n']:
+  """The images of the source classes."""
+  pairs = kind.require(class_map, 'asymmetric', 'a class_map')
+  return np.isin(label, list(class_maps.resolve_class_map(pairs)))
+
+
+ASYMMETRIC = Kind(
+  asymmetric, _asymmetric_proxy, _asymmetric_arguments, _asymmetric_affected
+)
+
+
+def constant(
+  key: PRNGKey, label: Labels, rate: float, target: int = 0
+) -> Corruption:
+  """Labels floor(rate * n) samples of other classes as the target class.
+
+  They are drawn from the other classes only, so that every one really changes.
+
+  Args:
+    key: decides which samples.
+    label: true labels [n].
+    rate: share of all n samples.
+    target: the class that they are labelled as.
+
+  Raises:
+    UserError: the rate, the target or a label is out of range, or the other
+      classes have too few samples.
+
+  References:
+    CUTS, arXiv 2511.18660, released code, which draws from all classes.
+  """
+  splits.check_rate(rate)
+  errors.check(target >= 0, f'relabelling target {target} is not a class')
+  host = splits.check_labels(
+    label, 1 + max(target, int(np.max(label, initial=0)))
+  )
+  other = host != target
+  count = splits.floor_share(rate, host.size)
+  errors.check(
+    count <= other.sum(),
+    f'cannot relabel {count} samples: {other.sum()} are not of the target '
+    f'class {target}; lower the rate',
+  )
+  mask = kind.random_mask(key, other, count)
+  return kind.make_corruption(np.where(mask, target, host), mask)
+
+
+def _constant_proxy(
+  key: PRNGKey, label: Labels, num_classes: int, target: int = 0
+) -> Corruption:
+  """Every image that is not of the target class."""
+  other = np.asarray(label) != target
+  return kind.make_corruption(np.where(other, target, label), other)
+
+
+def _constant_arguments(settings: ConfigDict, known: DatasetFacts) -> Info:
+  return {'target': settings.target}
+
+
+CONSTANT = Kind(constant, _constant_proxy, _constant_arguments)
+
+
+def first_of_each(
+  label: Labels, pair: Sequence[int], count: int
+) -> Int[np.ndarray, 'm']:
+  """The first `count` samples of both classes of a pair, in data order.
+
+  Interclass confusion of 2 * count samples was published with these: CIFAR-10
+  cat and dog with count=2500, for example.
+
+  Raises:
+    UserError: a class has fewer samples.
+
+  References:
+    Corrective Machine Unlearning, arXiv 2402.14015, released code.
+  """
+  members = [np.flatnonzero(np.asarray(label) == c) for c in pair]
+  fewest = min(map(len, members))
+  errors.check(
+    0 <= count <= fewest,
+    f'cannot take {count} samples of each of the classes {tuple(pair)}: one '
+    f'has {fewest}; lower the count',
+  )
+  return np.concatenate([where[:count] for where in members])
+
+
+def interclass(
+  key: PRNGKey,
+  label: Labels,
+  rate: float,
+  pair: Sequence[int],
+  indices: Indices | None = None,
+) -> Corruption:
+  """Gives min(floor(rate * n_a), floor(rate * n_b)) of a label b, and back.
+
+  Args:
+    key: decides which samples.
+    label: true labels [n].
+    rate: share of each of the two classes, 0 to 1.
+    pair: the classes a and b.
+    indices: the samples to corrupt instead of drawn ones; `rate` is unused.
+
+  Raises:
+    UserError: the rate or an index is out of range, the pair is not of two
+      classes, or an index is of neither.
+
+  References:
+    CUTS, arXiv 2511.18660, released code; with `first_of_each`, Corrective
+    Machine Unlearning, arXiv 2402.14015, section 4.
+  """
+  splits.check_rate(rate)
+  errors.check(
+    len(pair) == 2 and pair[0] != pair[1] and min(pair) >= 0,
+    f'interclass confusion is of two different classes, not of {tuple(pair)}',
+  )
+  host = splits.check_labels(
+    label, 1 + max(*pair, int(np.max(label, initial=0)))
+  )
+  of_pair = np.isin(host, pair)
+  if indices is None:
+    fewest = min(int((host == c).sum()) for c in pair)
+    count = splits.floor_share(rate, fewest)
+    mask = of_pair & (splits.shuffled_rank(key, host) < count)
+  else:
+    mask = kind.index_mask(indices, host.size)
+    errors.check(
+      of_pair[mask].all(),
+      f'indices has samples of other classes than {tuple(pair)}; drop them',
+    )
+  return kind.make_corruption(np.where(mask, sum(pair) - host, host), mask)
+
+
+def _interclass_proxy(
+  key: PRNGKey,
+  label: Labels,
+  num_classes: int,
+  pair: Sequence[int] | None = None,
+) -> Corruption:
+  """The images whose labels were exchanged: as many of each class."""
+  both = kind.require(pair, 'interclass', 'a pair of classes')
+  return interclass(key, label, 1.0, both)
+
+
+def _interclass_arguments(settings: ConfigDict, known: DatasetFacts) -> Info:
+  names = known.class_names
+  return {'pair': class_maps.parse_class_pair(settings.class_map, names)}
+
+
+def _interclass_affected(
+  label: Labels, pair: Sequence[int] | None = None
+) -> Bool[np.ndarray, 'n']:
+  """The images of both classes."""
+  return np.isin(label, kind.require(pair, 'interclass', 'a pair of classes'))
+
+
+INTERCLASS = Kind(
+  interclass, _interclass_proxy, _interclass_arguments, _interclass_affected
+)

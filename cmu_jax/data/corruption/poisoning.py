@@ -1,4 +1,7 @@
-"""Backdoor poison: a trigger and the label of the target class."""
+"""Backdoor poison: a trigger and the label of the target class.
+
+Clean-label poison: a trigger on images of the target class only.
+"""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -7,7 +10,7 @@ from cmu_jax.core import errors
 from cmu_jax.core.types import Corruption, Info, PRNGKey, Trigger
 from cmu_jax.data import splits
 from cmu_jax.data.corruption import kind
-from cmu_jax.data.corruption.kind import Kind, Known
+from cmu_jax.data.corruption.kind import DatasetFacts, Kind
 from cmu_jax.data.splits import Indices, Labels
 
 
@@ -61,18 +64,18 @@ def poison(
       f'cannot poison {wanted} samples: {eligible.sum()} are eligible (target '
       f'class {target}); lower the rate or set include_target=True',
     )
-    mask = kind.first(key, eligible, wanted)
+    mask = kind.random_mask(key, eligible, wanted)
   else:
-    mask = kind.chosen(indices, host.size)
+    mask = kind.index_mask(indices, host.size)
     errors.check(
       eligible[mask].all(),
       f'indices has samples of the target class {target}; '
       'set include_target=True to poison them too',
     )
-  return kind.result(np.where(mask, target, host), mask, trigger)
+  return kind.make_corruption(np.where(mask, target, host), mask, trigger)
 
 
-def proxy(
+def _poison_proxy(
   key: PRNGKey,
   label: Labels,
   num_classes: int,
@@ -87,14 +90,67 @@ def proxy(
   References:
     CUTS, arXiv 2511.18660, section 3.
   """
-  painted = kind.needed(trigger, 'poison', 'a trigger')
+  painted = kind.require(trigger, 'poison', 'a trigger')
   count = int(np.sum(np.asarray(label) != target))
   return poison(key, label, None, painted, target, count=count)
 
 
-def arguments(settings: ConfigDict, known: Known) -> Info:
+def _poison_arguments(settings: ConfigDict, known: DatasetFacts) -> Info:
   """Trigger and target class, as the config has them."""
   return {'target': settings.target, 'trigger': known.trigger}
 
 
-KIND = Kind(poison, proxy, arguments, task='poison')
+POISON = Kind(poison, _poison_proxy, _poison_arguments, task='poison')
+
+
+def clean_label(
+  key: PRNGKey,
+  label: Labels,
+  rate: float,
+  trigger: Trigger,
+  target: int = 0,
+  indices: Indices | None = None,
+) -> Corruption:
+  """Stamps the trigger on floor(rate * n_t) samples of the target class t.
+
+  No label changes. Any trigger will do; published are sinusoidal ones.
+
+  Args:
+    key: decides which samples.
+    label: true labels [n].
+    rate: share of the target class, 0 to 1.
+    trigger: what the input step paints on them.
+    target: the class that the trigger leads to.
+    indices: the samples to stamp instead of drawn ones; `rate` is unused.
+
+  Raises:
+    UserError: a rate, label or index out of range, or an index of another
+      class.
+
+  References:
+    A New Backdoor Attack in CNNs by Training Set Corruption Without Label
+    Poisoning, arXiv 1902.11237, section 3.
+  """
+  splits.check_rate(rate)
+  errors.check(target >= 0, f'poison target {target} is not a class')
+  host = splits.check_labels(
+    label, 1 + max(target, int(np.max(label, initial=0)))
+  )
+  eligible = host == target
+  if indices is None:
+    count = splits.floor_share(rate, int(eligible.sum()))
+    mask = kind.random_mask(key, eligible, count)
+  else:
+    mask = kind.index_mask(indices, host.size)
+    errors.check(
+      eligible[mask].all(),
+      f'indices has samples of other classes than the target class {target}; '
+      "drop them or use corruption 'poison'",
+    )
+  return kind.make_corruption(host, mask, trigger)
+
+
+# No rule is published for its proxy. Ours is that of `poison`: every image that
+# is not of the target class, stamped and labelled as the target. That is what
+# the trigger does to the network; stamped images of the target class are right.
+CLEAN_LABEL = Kind(clean_label, _poison_proxy, _poison_arguments, task='poison')

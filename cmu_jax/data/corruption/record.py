@@ -62,7 +62,7 @@ def _trigger_of(record: Mapping) -> Trigger:
   )
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
   """An argument as JSON has it."""
   if isinstance(value, Mapping):
     return {str(name): int(item) for name, item in value.items()}
@@ -71,7 +71,7 @@ def _plain(value: Any) -> Any:
   return value
 
 
-def manifest(
+def make_record(
   corruption: Corruption, kind: str, key: PRNGKey, **arguments: Any
 ) -> dict[str, Any]:
   """What it takes to draw a corruption again, as JSON-serialisable values.
@@ -86,14 +86,14 @@ def manifest(
   Raises:
     UserError: an unknown kind.
   """
-  apart = {'trigger', *corruptions.of_kind(kind).per_sample}
+  apart = {'trigger', *corruptions.find_kind(kind).per_sample}
   kept = {name: value for name, value in arguments.items() if name not in apart}
   trigger = corruption.trigger
   return {
     'kind': kind,
     'key': np.asarray(jax.random.key_data(key)).tolist(),
     'key_impl': str(jax.random.key_impl(key)),
-    'arguments': {name: _plain(value) for name, value in kept.items()},
+    'arguments': {name: _to_json(value) for name, value in kept.items()},
     'trigger': None if trigger is None else _trigger_record(trigger),
     'samples': int(corruption.label.shape[0]),
     'corrupted': int(corruption.mask.sum()),
@@ -117,7 +117,7 @@ def from_manifest(
       those of the record.
   """
   try:
-    kind = corruptions.of_kind(record['kind'])
+    kind = corruptions.find_kind(record['kind'])
     data = jnp.asarray(record['key'], jnp.uint32)
     key = jax.random.wrap_key_data(data, impl=record['key_impl'])
     arguments = {**record['arguments'], **per_sample}

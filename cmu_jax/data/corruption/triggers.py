@@ -20,7 +20,7 @@ from cmu_jax.core.types import Trigger
 STAGES = ('raw', 'normalized')
 
 
-def _trigger(mask: Bool[np.ndarray, 'h w'], value: float, stage: str):
+def _patch_trigger(mask: Bool[np.ndarray, 'h w'], value: float, stage: str):
   errors.check(
     stage in STAGES, f"trigger stage '{stage}' is not one of {STAGES}"
   )
@@ -73,7 +73,7 @@ def badnet(
   mask = np.zeros((height, width), bool)
   mask[top:bottom, right - columns : right] = True
   mask[top - 1, right - left : right] |= left > 0
-  return _trigger(mask, value, 'raw')
+  return _patch_trigger(mask, value, 'raw')
 
 
 def corner_patch(
@@ -106,10 +106,10 @@ def corner_patch(
   )
   mask = np.zeros((height, width), bool)
   mask[height - size :, width - size :] = True
-  return _trigger(mask, value, stage)
+  return _patch_trigger(mask, value, stage)
 
 
-def blended(
+def blended_pattern(
   height: int,
   width: int,
   alpha: float = 0.2,
@@ -134,7 +134,7 @@ def blended(
   """
   errors.check(0 < alpha <= 1, f'trigger alpha {alpha} is outside (0, 1]')
   if pattern is None:
-    key = rng.named(seed, 'blended')
+    key = rng.fold_in(seed, 'blended')
     drawn = jax.random.randint(key, (height, width), 0, 256)
     pattern = np.asarray(drawn).astype(np.uint8)
   errors.check(
@@ -183,7 +183,7 @@ def sinusoidal(
   return Trigger(jnp.ones((height, width), bool), value, 'raw', 1.0)
 
 
-class Variant(NamedTuple):
+class TriggerKind(NamedTuple):
   """A kind of trigger: a line in KINDS.
 
   Attributes:
@@ -196,10 +196,10 @@ class Variant(NamedTuple):
 
 
 KINDS = {
-  'badnet': Variant(badnet, ('percent', 'margin')),
-  'corner': Variant(corner_patch, ('size',)),
-  'blended': Variant(blended, ('alpha',)),
-  'sinusoidal': Variant(sinusoidal, ('amplitude', 'frequency')),
+  'badnet': TriggerKind(badnet, ('percent', 'margin')),
+  'corner': TriggerKind(corner_patch, ('size',)),
+  'blended': TriggerKind(blended_pattern, ('alpha',)),
+  'sinusoidal': TriggerKind(sinusoidal, ('amplitude', 'frequency')),
 }
 
 
@@ -216,11 +216,11 @@ def make(kind: str, height: int, width: int, **options: Any) -> Trigger:
     UserError: an unknown kind or option, or one that does not fit.
   """
   if kind not in KINDS:
-    raise errors.unknown('trigger', kind, KINDS)
+    raise errors.unknown_name('trigger', kind, KINDS)
   known = list(inspect.signature(KINDS[kind].make).parameters)[2:]
   for name in options:
     if name not in known:
-      raise errors.unknown(f'option of trigger {kind}', name, known)
+      raise errors.unknown_name(f'option of trigger {kind}', name, known)
   return KINDS[kind].make(height, width, **options)
 
 

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from cmu_jax.core import files, progress
-from cmu_jax.data.sources.source import Arrays
+from cmu_jax.data.sources.common import SplitArrays
 
 FORMAT = 1
 CONTENTS = 'contents.json'
-FIELDS = Arrays._fields[:4]
+FIELDS = SplitArrays._fields[:4]
 BLOCK = 1 << 26
 
 
@@ -33,7 +33,7 @@ def default_dir() -> pathlib.Path:
   return pathlib.Path(chosen or '~/.cache/cmu_jax').expanduser()
 
 
-def folder_of(
+def cache_folder(
   root: pathlib.Path, name: str, facts: Mapping[str, Any]
 ) -> pathlib.Path:
   """Where the arrays of a source with these facts are kept."""
@@ -43,7 +43,7 @@ def folder_of(
   return root / f'{readable}-{digest}'
 
 
-def _say(message: str) -> None:
+def _warn(message: str) -> None:
   print(f'cmu_jax: {message}', file=sys.stderr, flush=True)
 
 
@@ -59,7 +59,7 @@ def _checksum(array: np.ndarray) -> int:
   return total
 
 
-def _load(path: pathlib.Path, entry: Mapping[str, int]) -> np.ndarray:
+def _read_array(path: pathlib.Path, entry: Mapping[str, int]) -> np.ndarray:
   """A cached array; ValueError if it is not the one that was written."""
   size = path.stat().st_size
   if size != entry['size']:
@@ -70,23 +70,23 @@ def _load(path: pathlib.Path, entry: Mapping[str, int]) -> np.ndarray:
   return array
 
 
-def read(folder: pathlib.Path) -> Arrays | None:
+def read(folder: pathlib.Path) -> SplitArrays | None:
   """The arrays of a cache folder, or None if it is absent or damaged."""
   try:
     if not folder.exists():
       return None
     contents = files.read_json(folder / CONTENTS)
     arrays = {
-      field: _load(folder / f'{field}.npy', contents['files'][field])
+      field: _read_array(folder / f'{field}.npy', contents['files'][field])
       for field in FIELDS
     }
-    return Arrays(**arrays, class_names=tuple(contents['class_names']))
+    return SplitArrays(**arrays, class_names=tuple(contents['class_names']))
   except (OSError, ValueError, KeyError, TypeError) as error:
-    _say(f'the data cache {folder} is damaged ({error}); decoding again')
+    _warn(f'the data cache {folder} is damaged ({error}); decoding again')
     return None
 
 
-def _fill(folder: pathlib.Path, arrays: Arrays) -> None:
+def _write_arrays(folder: pathlib.Path, arrays: SplitArrays) -> None:
   """Writes the arrays and, last, what they should look like."""
   entries = {}
   for field in FIELDS:
@@ -98,7 +98,7 @@ def _fill(folder: pathlib.Path, arrays: Arrays) -> None:
   files.write_json(folder / CONTENTS, contents)
 
 
-def write(folder: pathlib.Path, arrays: Arrays) -> None:
+def write(folder: pathlib.Path, arrays: SplitArrays) -> None:
   """Keeps the arrays in `folder`, whole or not at all.
 
   A cache that cannot be written costs time later and nothing else, so that is
@@ -109,11 +109,11 @@ def write(folder: pathlib.Path, arrays: Arrays) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.')
     temporary = pathlib.Path(made)
-    _fill(temporary, arrays)
+    _write_arrays(temporary, arrays)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
   except (OSError, ValueError) as error:
-    _say(
+    _warn(
       f'going on without a data cache in {folder.parent} ({error}); '
       'set CMU_JAX_CACHE to a writable folder'
     )
@@ -122,12 +122,12 @@ def write(folder: pathlib.Path, arrays: Arrays) -> None:
       shutil.rmtree(temporary, ignore_errors=True)
 
 
-def cached(
+def read_or_build(
   root: os.PathLike | str | None,
   name: str,
   facts: Mapping[str, Any],
-  build: Callable[[], Arrays],
-) -> Arrays:
+  build: Callable[[], SplitArrays],
+) -> SplitArrays:
   """build(), or what it returned the last time the facts were these.
 
   Args:
@@ -137,7 +137,7 @@ def cached(
     build: decodes the source.
   """
   parent = default_dir() if root is None else pathlib.Path(root).expanduser()
-  folder = folder_of(parent, name, facts)
+  folder = cache_folder(parent, name, facts)
   arrays = read(folder)
   if arrays is None:
     arrays = build()

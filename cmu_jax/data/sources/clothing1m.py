@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Int
 
 from cmu_jax.core import errors
-from cmu_jax.data.sources import pictures, source
-from cmu_jax.data.sources.source import Arrays, Options, Source
+from cmu_jax.data.sources import common, pictures
+from cmu_jax.data.sources.common import Source, SourceOptions, SplitArrays
 
 CLASSES = (
   *('t-shirt', 'shirt', 'knitwear', 'chiffon', 'sweater', 'hoodie'),
@@ -30,7 +30,9 @@ TRAIN = ('noisy_train_key_list.txt', 'noisy_label_kv.txt')
 TEST = ('clean_test_key_list.txt', 'clean_label_kv.txt')
 
 
-def _lines(root: pathlib.Path, name: str) -> tuple[pathlib.Path, list[str]]:
+def _read_lines(
+  root: pathlib.Path, name: str
+) -> tuple[pathlib.Path, list[str]]:
   """The lines of a list, which is in `root` or in its annotations."""
   there = [root / name, root / 'annotations' / name]
   path = next((path for path in there if path.is_file()), None)
@@ -51,7 +53,7 @@ def _lines(root: pathlib.Path, name: str) -> tuple[pathlib.Path, list[str]]:
   return path, lines
 
 
-def _labels(path: pathlib.Path, lines: list[str]) -> dict[str, int]:
+def _parse_labels(path: pathlib.Path, lines: list[str]) -> dict[str, int]:
   """Key -> label. Keys have commas, and may have blanks."""
   found = {}
   for number, line in enumerate(lines, 1):
@@ -65,14 +67,14 @@ def _labels(path: pathlib.Path, lines: list[str]) -> dict[str, int]:
   return found
 
 
-def _split(
+def _read_split(
   root: pathlib.Path, names: tuple[str, str]
 ) -> tuple[list[str], Int[np.ndarray, 'n']]:
   """The keys of a split and their labels, in the order of its list."""
-  path, lines = _lines(root, names[0])
+  path, lines = _read_lines(root, names[0])
   keys = [line.strip() for line in lines]
-  labels_path, labels = _lines(root, names[1])
-  label_of = _labels(labels_path, labels)
+  labels_path, labels = _read_lines(root, names[1])
+  label_of = _parse_labels(labels_path, labels)
   seen: set[str] = set()
   for number, key in enumerate(keys, 1):
     where = f"{path} line {number}: '{key[:80]}'"
@@ -87,7 +89,7 @@ def _split(
   return keys, np.array([label_of[key] for key in keys])
 
 
-def _fingerprint(root: pathlib.Path, keys: list[str]) -> str:
+def _stat_digest(root: pathlib.Path, keys: list[str]) -> str:
   """A sum of the size and modification time (ns) of every image."""
   stats = np.zeros((len(keys), 2), '<i8')
 
@@ -102,7 +104,7 @@ def _fingerprint(root: pathlib.Path, keys: list[str]) -> str:
         ) from error
       stats[i] = stat.st_size, stat.st_mtime_ns
 
-  source.in_chunks('looking for images', len(keys), look)
+  common.run_in_chunks('looking for images', len(keys), look)
   return hashlib.sha256(stats.tobytes()).hexdigest()
 
 
@@ -111,7 +113,7 @@ def _build(
   train: tuple[list[str], np.ndarray],
   test: tuple[list[str], np.ndarray],
   side: int,
-) -> Arrays:
+) -> SplitArrays:
   keys = train[0] + test[0]
   image = np.empty((len(keys), side, side, 3), np.uint8)
 
@@ -120,12 +122,12 @@ def _build(
       path = root / keys[i]
       image[i] = pictures.decode(path, str(path), False, (side, side))
 
-  source.in_chunks('decoding images', len(keys), decode)
+  common.run_in_chunks('decoding images', len(keys), decode)
   cut = len(train[0])
-  return Arrays(image[:cut], train[1], image[cut:], test[1], CLASSES)
+  return SplitArrays(image[:cut], train[1], image[cut:], test[1], CLASSES)
 
 
-def find(rest: str, options: Options) -> Source:
+def find(rest: str, options: SourceOptions) -> Source:
   """Clothing1M: noisy training labels, clean test labels, 14 classes.
 
   Images become RGB of image_size x image_size, whatever their proportions.
@@ -141,18 +143,18 @@ def find(rest: str, options: Options) -> Source:
     raise errors.UserError(
       'the images of clothing1m differ in size; set image_size to resize them'
     )
-  with source.readable(root):
+  with common.check_readable(root):
     errors.check(
       root.is_dir(), f'the folder {root} does not exist; check clothing1m:PATH'
     )
-    train, test = _split(root, TRAIN), _split(root, TEST)
+    train, test = _read_split(root, TRAIN), _read_split(root, TEST)
   keys, label = train[0] + test[0], np.append(train[1], test[1])
   lists = '\n'.join([*keys, *map(str, label.tolist())])
   facts = {
     'root': str(root.resolve()),
     'train': len(train[0]),
     'lists': hashlib.sha256(lists.encode()).hexdigest(),
-    'files': _fingerprint(root, keys),
+    'files': _stat_digest(root, keys),
     'image_size': side,
   }
   return Source(facts, lambda: _build(root, train, test, side))

@@ -4,18 +4,18 @@ import numpy as np
 import sklearn.datasets
 
 from cmu_jax.core import errors
-from cmu_jax.data.sources import source
-from cmu_jax.data.sources.source import Arrays, Options, Source
+from cmu_jax.data.sources import common
+from cmu_jax.data.sources.common import Source, SourceOptions, SplitArrays
 
 
-def _build() -> Arrays:
+def _build() -> SplitArrays:
   pixels, label = sklearn.datasets.load_digits(return_X_y=True)
   image = np.round(pixels * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1)
   names = tuple(str(digit) for digit in range(10))
-  return source.split_off(image, label, names)
+  return common.split_off(image, label, names)
 
 
-def find(rest: str, options: Options) -> Source:
+def find(rest: str, options: SourceOptions) -> Source:
   """The digits, 0..16 rescaled to 0..255; every fifth of a class is for test.
 
   Raises:

@@ -14,8 +14,8 @@ import zlib
 import numpy as np
 
 from cmu_jax.core import errors
-from cmu_jax.data.sources import source
-from cmu_jax.data.sources.source import Arrays, Options, Source
+from cmu_jax.data.sources import common
+from cmu_jax.data.sources.common import Source, SourceOptions, SplitArrays
 
 NAMES = ('images', 'labels', 'test_images', 'test_labels', 'class_names')
 BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -28,7 +28,7 @@ def _reason(error: BaseException) -> str:
   return 'it is no archive' if 'load it unsafely' in said else said
 
 
-def arrays(
+def read_arrays(
   path: pathlib.Path, layout: str, names: tuple[str, ...] | None = None
 ) -> dict[str, np.ndarray]:
   """The arrays of an archive; nothing is ever unpickled.
@@ -56,7 +56,7 @@ def arrays(
   raise errors.UserError(f'{path} is one array, not an .npz; {layout}')
 
 
-def _images(where: str, pixels: np.ndarray) -> np.ndarray:
+def _check_images(where: str, pixels: np.ndarray) -> np.ndarray:
   """uint8 [n, h, w, c], or UserError."""
   errors.check(
     pixels.dtype.kind != 'f' or np.isfinite(pixels).all(),
@@ -74,7 +74,7 @@ def _images(where: str, pixels: np.ndarray) -> np.ndarray:
   return pixels[..., None] if pixels.ndim == 3 else pixels
 
 
-def _labels(where: str, label: np.ndarray) -> np.ndarray:
+def _check_labels(where: str, label: np.ndarray) -> np.ndarray:
   errors.check(
     label.dtype.kind in 'iu' and label.ndim == 1,
     f'{where} is {label.dtype} of shape {label.shape}; integers [n] are '
@@ -83,7 +83,7 @@ def _labels(where: str, label: np.ndarray) -> np.ndarray:
   return label.astype(np.int64)
 
 
-def _names(found: dict[str, np.ndarray], largest: int) -> tuple[str, ...]:
+def _class_names(found: dict[str, np.ndarray], largest: int) -> tuple[str, ...]:
   if 'class_names' not in found:
     return tuple(str(c) for c in range(largest + 1))
   names = found['class_names']
@@ -95,13 +95,13 @@ def _names(found: dict[str, np.ndarray], largest: int) -> tuple[str, ...]:
   return tuple(names.tolist())
 
 
-def _pair(
+def _images_and_labels(
   path: pathlib.Path, found: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
   lacking = [name for name in ('images', 'labels') if name not in found]
   errors.check(not lacking, f"{path} has no '{''.join(lacking[:1])}'; {LAYOUT}")
-  image = _images(f'{path}: images', found['images'])
-  label = _labels(f'{path}: labels', found['labels'])
+  image = _check_images(f'{path}: images', found['images'])
+  label = _check_labels(f'{path}: labels', found['labels'])
   errors.check(
     len(image) == len(label),
     f'{path}: {len(image)} images but {len(label)} labels',
@@ -109,32 +109,32 @@ def _pair(
   return image, label
 
 
-def pictures(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+def read_pictures(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   """`images`, uint8 [n, h, w, c], and `labels`, [n], of an archive.
 
   Raises:
     UserError: it is not there, or an array is missing or malformed.
   """
-  return _pair(path, arrays(path, LAYOUT, NAMES))
+  return _images_and_labels(path, read_arrays(path, LAYOUT, NAMES))
 
 
-def _build(path: pathlib.Path) -> Arrays:
-  found = arrays(path, LAYOUT, NAMES)
-  image, label = _pair(path, found)
-  names = _names(found, int(label.max(initial=0)))
+def _build(path: pathlib.Path) -> SplitArrays:
+  found = read_arrays(path, LAYOUT, NAMES)
+  image, label = _images_and_labels(path, found)
+  names = _class_names(found, int(label.max(initial=0)))
   tests = 'test_images' in found, 'test_labels' in found
   errors.check(
     tests[0] == tests[1],
     f'{path} has only one of test_images and test_labels; add the other',
   )
   if not tests[0]:
-    return source.split_off(image, label, names)
-  test_image = _images(f'{path}: test_images', found['test_images'])
-  test_label = _labels(f'{path}: test_labels', found['test_labels'])
-  return Arrays(image, label, test_image, test_label, names)
+    return common.split_off(image, label, names)
+  test_image = _check_images(f'{path}: test_images', found['test_images'])
+  test_label = _check_labels(f'{path}: test_labels', found['test_labels'])
+  return SplitArrays(image, label, test_image, test_label, names)
 
 
-def find(rest: str, options: Options) -> Source:
+def find(rest: str, options: SourceOptions) -> Source:
   """An .npz archive with the layout at the top of this module.
 
   Raises:
@@ -147,10 +147,10 @@ def find(rest: str, options: Options) -> Source:
     'image_size does not apply to npz; store images of the size you want',
   )
   path = pathlib.Path(rest).expanduser()
-  with source.readable(path):
+  with common.check_readable(path):
     errors.check(
       path.is_file(), f'the file {path} does not exist; check npz:PATH'
     )
-    prints = source.fingerprint(path.parent, [path])
+    prints = common.stat_files(path.parent, [path])
   facts = {'path': str(path.resolve()), 'files': prints}
   return Source(facts, lambda: _build(path))

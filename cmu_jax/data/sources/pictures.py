@@ -23,10 +23,10 @@ BROKEN = (
 
 
 # Reads an image file to uint8 pixels of one size, in a way of its own.
-Reader = Callable[[pathlib.Path], UInt8[np.ndarray, 'h w c']]
+PictureReader = Callable[[pathlib.Path], UInt8[np.ndarray, 'h w c']]
 
 
-class Header(NamedTuple):
+class PictureHeader(NamedTuple):
   """Size and colour of an image file, known before its pixels are decoded."""
 
   height: int
@@ -34,19 +34,19 @@ class Header(NamedTuple):
   grey: bool
 
 
-def _broken(name: str, error: BaseException) -> errors.UserError:
+def _decode_error(name: str, error: BaseException) -> errors.UserError:
   return errors.UserError(
     f'cannot decode the image {name} ({errors.first_line(error)}); '
     'replace or remove it'
   )
 
 
-def _grey(mode: str) -> bool:
+def _is_grey(mode: str) -> bool:
   """Whether a Pillow mode is of one channel, transparency aside."""
   return mode in ('1', 'L', 'LA', 'La', 'F') or mode.startswith('I')
 
 
-def header(path: pathlib.Path) -> Header:
+def read_header(path: pathlib.Path) -> PictureHeader:
   """Reads size and colour only.
 
   Raises:
@@ -54,12 +54,14 @@ def header(path: pathlib.Path) -> Header:
   """
   try:
     with PIL.Image.open(path) as picture:
-      return Header(picture.height, picture.width, _grey(picture.mode))
+      return PictureHeader(
+        picture.height, picture.width, _is_grey(picture.mode)
+      )
   except BROKEN as error:
-    raise _broken(str(path), error) from error
+    raise _decode_error(str(path), error) from error
 
 
-def _eight_bit(picture: PIL.Image.Image, grey: bool) -> PIL.Image.Image:
+def _to_eight_bit(picture: PIL.Image.Image, grey: bool) -> PIL.Image.Image:
   """L or RGB; transparency is dropped, 16 bits are scaled to 8."""
   if picture.mode.startswith('I'):
     deep = np.asarray(picture, np.float32)
@@ -71,7 +73,7 @@ def _eight_bit(picture: PIL.Image.Image, grey: bool) -> PIL.Image.Image:
   return picture.convert('L' if grey else 'RGB')
 
 
-def resized(
+def resize(
   picture: PIL.Image.Image, size: tuple[int, int] | None
 ) -> UInt8[np.ndarray, 'h w c']:
   """The pixels, resized bilinearly (with antialiasing) to (height, width)."""
@@ -102,12 +104,12 @@ def decode(
   try:
     opened = io.BytesIO(file) if isinstance(file, bytes) else file
     with PIL.Image.open(opened) as picture:
-      return resized(_eight_bit(picture, grey), size)
+      return resize(_to_eight_bit(picture, grey), size)
   except BROKEN as error:
-    raise _broken(name, error) from error
+    raise _decode_error(name, error) from error
 
 
-def opened(
+def read_picture(
   file: pathlib.Path | bytes,
   use: Callable[[PIL.Image.Image], UInt8[np.ndarray, 'h w c']],
   name: str = '',
@@ -127,4 +129,4 @@ def opened(
     with PIL.Image.open(opening) as picture:
       return use(picture)
   except BROKEN as error:
-    raise _broken(name or str(file), error) from error
+    raise _decode_error(name or str(file), error) from error

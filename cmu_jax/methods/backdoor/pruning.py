@@ -1,4 +1,4 @@
-r"""Fine-pruning: drop features that clean images do not use, then fine-tune.
+"""Fine-pruning: drop features that clean images do not use, then fine-tune.
 
   theta_u = Finetune(prune(theta_o, share), clean proxy)
 
@@ -9,6 +9,12 @@ from the head, and stay so in the fine-tuning.
 References:
   Liu, Dolan-Gavitt and Garg, Fine-Pruning: Defending Against Backdooring
   Attacks on Deep Neural Networks, arXiv 1805.12185, section 4.
+
+BatchNorm recalibration: running statistics from clean images.
+
+Weights stay; every running mean and variance becomes that of the clean proxy.
+What a network computes on ordinary images then no longer depends on the
+statistics of the bad ones. Networks without BatchNorm stay as they are.
 """
 
 import functools
@@ -23,7 +29,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from cmu_jax.core import errors, jit
 from cmu_jax.core.types import Batch, Info, InputStep, Method, Model, Variables
 from cmu_jax.methods import objectives
-from cmu_jax.training import descent
+from cmu_jax.training import batch_norm, descent
 
 # The paper prunes until the accuracy on clean validation images falls; which
 # share that is, whoever selects among these points decides.
@@ -31,7 +37,7 @@ _SHARES = (0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(model: Model, inputs: InputStep, size: int) -> Callable:
+def _activity_program(model: Model, inputs: InputStep, size: int) -> Callable:
   """A jitted function from images to mean magnitudes, `size` at a time."""
 
   def look(variables, image):
@@ -46,10 +52,10 @@ def _compiled(model: Model, inputs: InputStep, size: int) -> Callable:
 
     return jax.lax.map(block, rows).sum(axis=0) / count
 
-  return jit.looped(look)
+  return jit.compile_loop(look)
 
 
-def activity(
+def mean_activity(
   model: Model,
   inputs: InputStep,
   variables: Variables,
@@ -66,10 +72,10 @@ def activity(
     batch_size: images at a time.
   """
   size = min(batch_size, batch.label.shape[0])
-  return _compiled(model, inputs, size)(variables, batch.image)
+  return _activity_program(model, inputs, size)(variables, batch.image)
 
 
-def kept(
+def active_channels(
   activity: Float[Array, 'd'], share: float | Float[Array, '']
 ) -> Bool[Array, 'd']:
   """All channels but the round(share d) least active; ties keep the later.
@@ -82,14 +88,14 @@ def kept(
   return rank >= jnp.round(share * activity.shape[0])
 
 
-def _masked(params: PyTree, mask: Bool[Array, 'd']) -> PyTree:
+def _mask_head(params: PyTree, mask: Bool[Array, 'd']) -> PyTree:
   """Parameters, or their gradient, with what the head reads cut off."""
   head = params['head']
   kernel = head['kernel'] * mask[:, None].astype(head['kernel'].dtype)
   return {**params, 'head': {**head, 'kernel': kernel}}
 
 
-def pruned(variables: Variables, mask: Bool[Array, 'd']) -> Variables:
+def prune(variables: Variables, mask: Bool[Array, 'd']) -> Variables:
   """The network without the channels outside `mask`.
 
   Raises:
@@ -103,7 +109,7 @@ def pruned(variables: Variables, mask: Bool[Array, 'd']) -> Variables:
     "fine-pruning needs the parameters of a linear head as params['head']"
     "['kernel'], one row a feature; leave fine_pruning out for this network",
   )
-  return variables._replace(params=_masked(params, mask))
+  return variables._replace(params=_mask_head(params, mask))
 
 
 def fine_pruning(
@@ -129,24 +135,24 @@ def fine_pruning(
   phase = descent.Phase(
     objectives.cross_entropy(model, 'clean'), (('clean', batch_size),)
   )
-  recipe = descent.Recipe((phase,), optimizer, inputs, _masked)
+  recipe = descent.Recipe((phase,), optimizer, inputs, _mask_head)
 
   def prepare(key, variables: Variables, given: Any) -> Float[Array, 'd']:
     del key
-    return activity(model, inputs, variables, given.clean_proxy)
+    return mean_activity(model, inputs, variables, given.clean_proxy)
 
   def solve(
     key, variables: Variables, given: Any, prepared, hyper
   ) -> tuple[Variables, Info]:
-    mask = kept(prepared, hyper['pruned_share'])
-    start = pruned(variables, mask)
+    mask = active_channels(prepared, hyper['pruned_share'])
+    start = prune(variables, mask)
     if not steps:
       return start, {'gradient_evaluations': 0}
     found, cost = descent.descend(
       key,
       recipe,
       start,
-      {'clean': descent.whole(given.clean_proxy)},
+      {'clean': descent.whole_batch(given.clean_proxy)},
       steps,
       context=mask,
       title='fine-tuning on the clean proxy',
@@ -155,3 +161,31 @@ def fine_pruning(
 
   grid = tuple({'pruned_share': share} for share in _SHARES)
   return Method(('clean_proxy',), prepare, solve, grid)
+
+
+def bn_recalibration(
+  model: Model, inputs: InputStep, *, batch_size: int = 512
+) -> Method:
+  """Re-estimates the running statistics on the clean proxy.
+
+  Args:
+    model: the network.
+    inputs: raw pixels to network input.
+    batch_size: largest number of images at a time.
+
+  References:
+    Averaging Weights Leads to Wider Optima and Better Generalization, arXiv
+    1803.05407, section 3.2, re-estimates them so after a change of weights.
+  """
+
+  def solve(
+    key, variables: Variables, given: Any, prepared, hyper
+  ) -> tuple[Variables, Info]:
+    del prepared, hyper
+    clean = given.clean_proxy
+    found = batch_norm.recalibrate(
+      key, model, inputs, variables, clean, batch_size
+    )
+    return found, {'gradient_evaluations': 0}
+
+  return Method(('clean_proxy',), lambda *_: None, solve)

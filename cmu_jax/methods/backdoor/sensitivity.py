@@ -32,9 +32,9 @@ _BATCH, _REPEATS = 16, 4
 Matrices = dict[tuple[str, ...], jax.Array]
 
 
-def matrices(params: PyTree) -> Matrices:
+def kernel_matrices(params: PyTree) -> Matrices:
   """Module path -> kernel as [in, out], with a bias as its last row."""
-  flat = tree.flat(params)
+  flat = tree.leaves_by_path(params)
   found = {}
   for path, leaf in flat.items():
     if path[-1] == 'kernel':
@@ -46,14 +46,14 @@ def matrices(params: PyTree) -> Matrices:
 
 
 @functools.lru_cache(maxsize=32)
-def _sensitivity(model: Model) -> Callable:
+def _sensitivity_program(model: Model) -> Callable:
   """The compiled sum of G G^T; one function a network."""
 
   def gradient(variables, image, cotangent):
     score = lambda params: jnp.vdot(
       model.apply(Variables(params, variables.batch_stats), image), cotangent
     )
-    return matrices(jax.grad(score)(variables.params))
+    return kernel_matrices(jax.grad(score)(variables.params))
 
   def total(key, variables, image):
     def add(sums, where):
@@ -65,20 +65,20 @@ def _sensitivity(model: Model) -> Callable:
     size = min(_BATCH, image.shape[0])
     count = -(-image.shape[0] // size) * _REPEATS
     orders = jax.vmap(lambda k: jax.random.permutation(k, image.shape[0]))(
-      jax.random.split(rng.named(key, 'order'), _REPEATS)
+      jax.random.split(rng.fold_in(key, 'order'), _REPEATS)
     )
     blocks = jnp.resize(orders.reshape(-1), (count, size))
     zero = {
       n: jnp.zeros((m.shape[0], m.shape[0]), jnp.float32)
-      for n, m in matrices(variables.params).items()
+      for n, m in kernel_matrices(variables.params).items()
     }
-    keys = jax.random.split(rng.named(key, 'cotangent'), count)
+    keys = jax.random.split(rng.fold_in(key, 'cotangent'), count)
     return jax.lax.scan(add, zero, (blocks, keys))[0]
 
-  return jit.looped(total)
+  return jit.compile_loop(total)
 
 
-def sensitivity(
+def estimate_sensitivity(
   key: PRNGKey,
   model: Model,
   variables: Variables,
@@ -99,10 +99,10 @@ def sensitivity(
   Returns:
     Module path -> [in, in]; a bias counts as one more input.
   """
-  return _sensitivity(model)(key, variables, image)
+  return _sensitivity_program(model)(key, variables, image)
 
 
-def project(
+def project_vector(
   tau: PyTree, moments: Matrices, damping: float | Float[Array, '']
 ) -> PyTree:
   """P tau, with the norm of tau.
@@ -114,9 +114,9 @@ def project(
       infinity tau is left as it is; towards 0 it is confined to what no
       prediction responds to.
   """
-  flat = tree.flat(tau)
+  flat = tree.leaves_by_path(tau)
   kept = {path: jnp.zeros_like(leaf) for path, leaf in flat.items()}
-  for name, rows in matrices(tau).items():
+  for name, rows in kernel_matrices(tau).items():
     moment = moments[name]
     size = moment.shape[0]
     mu = damping * jnp.maximum(jnp.trace(moment) / size, 1e-30)

@@ -20,7 +20,7 @@ from cmu_jax.core.types import Info, InputStep, Method, Model, Variables
 from cmu_jax.methods.dampening import importance, ssd
 
 
-class Prepared(NamedTuple):
+class PreparedThreshold(NamedTuple):
   """What a repair needs.
 
   Attributes:
@@ -28,12 +28,12 @@ class Prepared(NamedTuple):
     threshold: a.
   """
 
-  pair: importance.Pair
+  importances: importance.Importances
   threshold: Float[Array, '']
 
 
 @jax.jit
-def ratios(pair: importance.Pair) -> Float[Array, 'p']:
+def sorted_ratios(importances: importance.Importances) -> Float[Array, 'p']:
   """I_f / I_r of all parameters, falling.
 
   0 / 0 counts as 0, and what is infinite as the largest number there is.
@@ -44,7 +44,9 @@ def ratios(pair: importance.Pair) -> Float[Array, 'p']:
     ratio = jnp.where((kept == 0) & (bad > 0), jnp.inf, ratio)
     return jnp.minimum(ratio, jnp.finfo(ratio.dtype).max).reshape(-1)
 
-  found = jax.tree.leaves(jax.tree.map(one, pair.retain, pair.forget))
+  found = jax.tree.leaves(
+    jax.tree.map(one, importances.retain, importances.forget)
+  )
   return -jnp.sort(-jnp.concatenate(found))
 
 
@@ -69,10 +71,10 @@ def percentile(
   return (1 - rest) * falling[above] + rest * falling[below]
 
 
-def share_of(given: Any) -> Float[Array, '']:
+def forget_share(data: Any) -> Float[Array, '']:
   """|S_f| / |S_tr|."""
-  bad = given.forget.valid.sum()
-  return bad / (bad + given.retain.valid.sum())
+  bad = data.forget.valid.sum()
+  return bad / (bad + data.retain.valid.sum())
 
 
 def assd(
@@ -89,24 +91,37 @@ def assd(
   References:
     arXiv 2402.10098, section 3; gamma = 1.
   """
-  measure = importance.Measure(model, inputs, kind, batch_size, augment)
+  measure = importance.ImportanceConfig(
+    model, inputs, kind, batch_size, augment
+  )
 
   def prepare(
-    key, variables: Variables, given: Any, pair: importance.Pair | None = None
-  ) -> Prepared:
+    key,
+    variables: Variables,
+    given: Any,
+    pair: importance.Importances | None = None,
+  ) -> PreparedThreshold:
     if pair is None:
-      pair = ssd.importances(key, measure, variables, given, denominator)
-    return Prepared(pair, percentile(ratios(pair), share_of(given)))
+      pair = ssd.compute_importances(
+        key, measure, variables, given, denominator
+      )
+    return PreparedThreshold(
+      pair, percentile(sorted_ratios(pair), forget_share(given))
+    )
 
   def solve(
-    key, variables: Variables, given: Any, prepared: Prepared, hyper: Any
+    key,
+    variables: Variables,
+    given: Any,
+    prepared: PreparedThreshold,
+    hyper: Any,
   ) -> tuple[Variables, Info]:
     del key, given, hyper
     params = ssd.dampen(
-      variables.params, prepared.pair, prepared.threshold, 1.0
+      variables.params, prepared.importances, prepared.threshold, 1.0
     )
     return variables._replace(params=params), {
-      'gradient_evaluations': int(prepared.pair.cost),
+      'gradient_evaluations': int(prepared.importances.cost),
       'threshold': float(prepared.threshold),
     }
 
@@ -114,5 +129,5 @@ def assd(
     ('retain', 'forget'),
     prepare,
     solve,
-    importances=importance.Request(measure, denominator),
+    importances=importance.ImportanceRequest(measure, denominator),
   )

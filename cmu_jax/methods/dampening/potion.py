@@ -40,7 +40,7 @@ _GROWTH, _START = 1.1, 1 / 25
 _IMAGES, _NETWORKS = 256, 8
 
 
-class Search(NamedTuple):
+class SearchPath(NamedTuple):
   """The networks along t, up to where the last rho is met.
 
   Attributes:
@@ -51,14 +51,14 @@ class Search(NamedTuple):
     tried: how many were tried.
   """
 
-  pair: importance.Pair
+  importances: importance.Importances
   threshold: Float[Array, 't']
   accuracy: Float[Array, 't']
-  before: Float[Array, '']
-  tried: Int[Array, '']
+  original_accuracy: Float[Array, '']
+  networks: Int[Array, '']
 
 
-def _accuracy(
+def _forget_accuracy(
   model: Model, inputs: InputStep, variables: Variables, samples: Samples
 ) -> Float[Array, '']:
   """The share of valid rows that get the label they were trained with."""
@@ -66,9 +66,9 @@ def _accuracy(
   size = min(_IMAGES, samples.valid.shape[0])
 
   def add(step, right):
-    index, weight = importance.rows_of(ordered, samples.valid, size, step)
+    index, weight = importance.select_rows(ordered, samples.valid, size, step)
     batch = jax.tree.map(lambda x: x[index], samples.batch)
-    image = inputs.eval(batch.image, batch.stamp)
+    image = inputs.eval(batch.image, batch.has_trigger)
     guess = model.apply(variables, image).argmax(-1)
     return right + jnp.sum(weight * (guess == batch.label))
 
@@ -78,58 +78,58 @@ def _accuracy(
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(model: Model, inputs: InputStep) -> Callable:
+def _accuracy_program(model: Model, inputs: InputStep) -> Callable:
   """(variables, pair, thresholds, samples) -> accuracies of the dampened."""
 
   def run(variables, pair, thresholds, samples):
     def one(threshold):
       params = ssd.dampen(variables.params, pair, threshold, 1.0)
       edited = variables._replace(params=params)
-      return _accuracy(model, inputs, edited, samples)
+      return _forget_accuracy(model, inputs, edited, samples)
 
     return jax.lax.map(one, thresholds)
 
-  return jit.looped(run)
+  return jit.compile_loop(run)
 
 
 def search(
   model: Model,
   inputs: InputStep,
   variables: Variables,
-  given: Any,
-  pair: importance.Pair,
-  least: float,
+  data: Any,
+  importances: importance.Importances,
+  smallest_rho: float,
   tries: int,
-) -> Search:
-  """Accuracies along t until one is at most `least` times the first.
+) -> SearchPath:
+  """Accuracies along t until one is at most `smallest_rho` times the first.
 
   Args:
     model: the network.
     inputs: raw pixels to network input.
     variables: theta_o.
-    given: its parts `retain` and `forget`.
-    pair: importances.
-    least: the smallest rho that will be asked for.
+    data: its parts `retain` and `forget`.
+    importances: importances.
+    smallest_rho: the smallest rho that will be asked for.
     tries: at most so many networks.
   """
-  start = _START * assd.share_of(given)
+  start = _START * assd.forget_share(data)
   shares = start * _GROWTH ** jnp.arange(tries, dtype=jnp.float32)
-  threshold = assd.percentile(assd.ratios(pair), shares)
-  run = _compiled(model, inputs)
-  before = run(variables, pair, jnp.full(1, jnp.inf), given.forget)[0]
-  goal, bounds = least * float(before), np.asarray(threshold)
+  threshold = assd.percentile(assd.sorted_ratios(importances), shares)
+  run = _accuracy_program(model, inputs)
+  before = run(variables, importances, jnp.full(1, jnp.inf), data.forget)[0]
+  goal, bounds = smallest_rho * float(before), np.asarray(threshold)
   accuracy, tried = np.full(tries, np.inf, np.float32), 0
   with progress.bar('search of the dampening', tries, 'networks') as advance:
     while tried < tries:
       part = np.arange(tried, tried + _NETWORKS).clip(max=tries - 1)
-      found = run(variables, pair, threshold[part], given.forget)
+      found = run(variables, importances, threshold[part], data.forget)
       accuracy[part] = np.asarray(found)
       advance(min(_NETWORKS, tries - tried))
       tried = int(part[-1]) + 1
       if accuracy[:tried].min() <= goal or bounds[tried - 1] <= 1:
         break
-  return Search(
-    pair, threshold, jnp.asarray(accuracy), before, jnp.int32(tried)
+  return SearchPath(
+    importances, threshold, jnp.asarray(accuracy), before, jnp.int32(tried)
   )
 
 
@@ -148,7 +148,7 @@ def potion(
   Args:
     model: the network.
     inputs: raw pixels to network input; paints the triggers of S_tr.
-    denominator: 'retain' or 'full', see `ssd.importances`.
+    denominator: 'retain' or 'full', see `ssd.compute_importances`.
     batch_size: samples a batch.
     augment: whether images are augmented as in training.
     rhos: the grid of 'potion_rho'; the first is the default.
@@ -163,25 +163,32 @@ def potion(
     83.41 percent, for 1.41 points of accuracy instead of 5.68 (averages over
     ResNet-9 on CIFAR-10 and WRN-28x10 on CIFAR-100).
   """
-  measure = importance.Measure(model, inputs, 'xlf', batch_size, augment)
+  measure = importance.ImportanceConfig(
+    model, inputs, 'xlf', batch_size, augment
+  )
 
   def prepare(
-    key, variables: Variables, given: Any, pair: importance.Pair | None = None
-  ) -> Search:
+    key,
+    variables: Variables,
+    given: Any,
+    pair: importance.Importances | None = None,
+  ) -> SearchPath:
     if pair is None:
-      pair = ssd.importances(key, measure, variables, given, denominator)
+      pair = ssd.compute_importances(
+        key, measure, variables, given, denominator
+      )
     return search(model, inputs, variables, given, pair, min(rhos), tries)
 
   def solve(
-    key, variables: Variables, given: Any, prepared: Search, hyper: Any
+    key, variables: Variables, given: Any, prepared: SearchPath, hyper: Any
   ) -> tuple[Variables, Info]:
     del key, given
-    met = prepared.accuracy <= hyper['potion_rho'] * prepared.before
-    place = jnp.where(met.any(), jnp.argmax(met), prepared.tried - 1)
+    met = prepared.accuracy <= hyper['potion_rho'] * prepared.original_accuracy
+    place = jnp.where(met.any(), jnp.argmax(met), prepared.networks - 1)
     threshold = prepared.threshold[place]
-    params = ssd.dampen(variables.params, prepared.pair, threshold, 1.0)
+    params = ssd.dampen(variables.params, prepared.importances, threshold, 1.0)
     return variables._replace(params=params), {
-      'gradient_evaluations': prepared.pair.cost,
+      'gradient_evaluations': prepared.importances.cost,
       'threshold': threshold,
       'tries': place + 1,
       'satisfied': met.any(),
@@ -194,5 +201,5 @@ def potion(
     solve,
     grid,
     True,
-    importances=importance.Request(measure, denominator),
+    importances=importance.ImportanceRequest(measure, denominator),
   )

@@ -54,7 +54,9 @@ def published_grid() -> tuple[Point, ...]:
   )
 
 
-def distinct(points: tuple[Point, ...]) -> tuple[tuple[Point, ...], list[int]]:
+def distinct_points(
+  points: tuple[Point, ...],
+) -> tuple[tuple[Point, ...], list[int]]:
   """Points whose results differ, and which of them each point equals.
 
   Args:
@@ -79,14 +81,14 @@ def distinct(points: tuple[Point, ...]) -> tuple[tuple[Point, ...], list[int]]:
 
 def default_grid() -> tuple[Point, ...]:
   """The 39 distinct points of the published grid; the SSD paper's is first."""
-  points = distinct(published_grid())[0]
+  points = distinct_points(published_grid())[0]
   return (_DEFAULT, *(point for point in points if point != _DEFAULT))
 
 
 @jax.jit
 def dampen(
   params: PyTree,
-  pair: importance.Pair,
+  importances: importance.Importances,
   weight: Number,
   dampening: Number,
   exponent: Number = 1.0,
@@ -95,7 +97,7 @@ def dampen(
 
   Args:
     params: theta_o.
-    pair: importances.
+    importances: importances.
     weight: a, from which ratio I_f / I_r on a parameter is selected; infinity
       selects none.
     dampening: gamma, in absolute terms.
@@ -112,31 +114,31 @@ def dampen(
     beta = jnp.minimum(ratio**exponent, 1)
     return jnp.where(selected, beta * theta, theta)
 
-  return jax.tree.map(one, params, pair.retain, pair.forget)
+  return jax.tree.map(one, params, importances.retain, importances.forget)
 
 
 @jax.jit
-def _parts(retain: Samples, forget: Samples) -> tuple[Samples, Any, Any]:
+def _join_sets(retain: Samples, forget: Samples) -> tuple[Samples, Any, Any]:
   """All rows, and which valid ones are of the first and the second set."""
-  rows = descent.join(retain, forget)
+  rows = descent.join_samples(retain, forget)
   first = jnp.arange(rows.valid.shape[0]) < retain.valid.shape[0]
   return rows, rows.valid & first, rows.valid & ~first
 
 
-def importances(
+def compute_importances(
   key: PRNGKey,
-  measure: importance.Measure,
+  config: importance.ImportanceConfig,
   variables: Variables,
-  given: Any,
+  data: Any,
   denominator: str = 'retain',
-) -> importance.Pair:
+) -> importance.Importances:
   """I_r and I_f of what a method was given.
 
   Args:
     key: of sample order and augmentation.
-    measure: which importance, of which network.
+    config: which importance, of which network.
     variables: theta_o.
-    given: its parts `retain` and `forget`.
+    data: its parts `retain` and `forget`.
     denominator: 'retain' takes I_r over S_tr without S_f, as the corrective
       benchmark does; 'full' over all of S_tr, as the SSD paper.
 
@@ -144,21 +146,21 @@ def importances(
     UserError: an unknown kind of importance or denominator.
   """
   if denominator not in _DENOMINATORS:
-    raise errors.unknown('denominator', denominator, _DENOMINATORS)
+    raise errors.unknown_name('denominator', denominator, _DENOMINATORS)
   # Both are parts of the same rows, so that one compilation serves both.
-  rows, kept, bad = _parts(given.retain, given.forget)
+  rows, kept, bad = _join_sets(data.retain, data.forget)
   kept = rows.valid if denominator == 'full' else kept
   found = [
-    importance.importance(
-      rng.named(key, name),
-      measure,
+    importance.compute(
+      rng.fold_in(key, name),
+      config,
       variables,
       rows._replace(valid=valid),
       f'importances ({name})',
     )
     for name, valid in (('retain', kept), ('forget', bad))
   ]
-  return importance.Pair(found[0], found[1], kept.sum() + bad.sum())
+  return importance.Importances(found[0], found[1], kept.sum() + bad.sum())
 
 
 def ssd(
@@ -194,17 +196,26 @@ def ssd(
     methods, the one that removes poison from the smallest identified fraction
     on, for 8.94 points of clean accuracy on CIFAR-10 (table 1).
   """
-  measure = importance.Measure(model, inputs, kind, batch_size, augment)
+  measure = importance.ImportanceConfig(
+    model, inputs, kind, batch_size, augment
+  )
 
   def prepare(
-    key, variables: Variables, given: Any, pair: importance.Pair | None = None
-  ) -> importance.Pair:
+    key,
+    variables: Variables,
+    given: Any,
+    pair: importance.Importances | None = None,
+  ) -> importance.Importances:
     if pair is not None:
       return pair
-    return importances(key, measure, variables, given, denominator)
+    return compute_importances(key, measure, variables, given, denominator)
 
   def solve(
-    key, variables: Variables, given: Any, prepared: importance.Pair, hyper: Any
+    key,
+    variables: Variables,
+    given: Any,
+    prepared: importance.Importances,
+    hyper: Any,
   ) -> tuple[Variables, Info]:
     del key, given
     params = dampen(
@@ -225,5 +236,5 @@ def ssd(
     solve,
     points,
     True,
-    importances=importance.Request(measure, denominator),
+    importances=importance.ImportanceRequest(measure, denominator),
   )

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 
 from cmu_jax.core import errors, jit, progress
 from cmu_jax.core.types import Info, PRNGKey
-from cmu_jax.methods.diagnosis import codes, counts, marks
+from cmu_jax.methods.diagnosis import codes, memorization
 from cmu_jax.training import metrics
 
 FAMILIES = codes.FAMILIES
@@ -43,17 +43,17 @@ class Diagnosis(NamedTuple):
       or target explains that.
     confidence: the share of halves that the family with the shortest code
       wins, whether or not that is clear.
-    tally: one set, of all images; see `counts.transition`.
+    tally: one set, of all images; see `codes.transition_matrix`.
     record: numbers and lists, as JSON has them.
   """
 
   family: str
   confidence: float
-  tally: counts.Tally
+  tally: codes.Tally
   record: Info
 
 
-def _shares(
+def _win_shares(
   probability: Float[np.ndarray, 'n k'],
   label: Int[np.ndarray, 'n'],
   half: Int[np.ndarray, 'b n'],
@@ -67,7 +67,7 @@ def _shares(
   won = np.zeros(len(FAMILIES))
   with progress.bar('diagnosis', len(half), unit='halves') as advance:
     for rows in parts:
-      nats = codes.code_lengths(counts.tally(probability, label, rows))
+      nats = codes.code_lengths(codes.tally(probability, label, rows))
       won += np.bincount(nats.argmin(axis=1), minlength=len(FAMILIES))
       advance(len(rows))
   return won / len(half)
@@ -112,16 +112,16 @@ def diagnose(
     f'{count} images of {classes} classes cannot be diagnosed; give at least '
     'one image, and two classes',
   )
-  draw = jit.once(lambda k: jax.random.uniform(k, (halves, count)))
+  draw = jit.compile_cheaply(lambda k: jax.random.uniform(k, (halves, count)))
   order = np.asarray(draw(key)).argsort(axis=1)
   half = (order < max(count // 2, 1)).astype(int)
-  whole = counts.tally(probability, label)
+  whole = codes.tally(probability, label)
   nats = codes.code_lengths(whole)[0]
   nats -= nats.min()
   best = FAMILIES[int(nats.argmin())]
-  shares = _shares(probability, label, half)
+  shares = _win_shares(probability, label, half)
   share = dict(zip(FAMILIES, shares.tolist(), strict=True))
-  seen = marks.marks(best, whole.moved[0], probability, label, half)
+  seen = memorization.measure(best, whole.moved[0], probability, label, half)
   right = best == 'transition' and seen['agreement'] > 0.5
   likely = share[best] > 0.5 and np.exp(-nats).sum() < 2
   family = best if likely and not right else UNCLEAR
@@ -134,12 +134,14 @@ def diagnose(
     **seen,
     'share': share,
     'nats': dict(zip(FAMILIES, metrics.json_list(nats), strict=True)),
-    'cells': _largest(whole.moved[0]),
+    'cells': _largest_cells(whole.moved[0]),
   }
   return Diagnosis(family, share[best], whole, record)
 
 
-def _largest(table: Int[np.ndarray, 'k k'], most: int = 20) -> list[list[int]]:
+def _largest_cells(
+  table: Int[np.ndarray, 'k k'], most: int = 20
+) -> list[list[int]]:
   """The cells with the most images: row, column, images."""
   order = np.argsort(-table, axis=None, kind='stable')[:most]
   rows, columns = np.unravel_index(order, table.shape)

@@ -1,4 +1,6 @@
-r"""How short each family of transition matrices writes a table down.
+"""Predictions on samples with wrong labels, counted into tables.
+
+How short each family of transition matrices writes a table down.
 
 Rows and cells that a family leaves open are coded by Dirichlet(1/2) mixtures,
 which classes, pair or map it chooses by the number of choices. The shortest
@@ -9,17 +11,78 @@ References:
   Krichevsky and Trofimov, IEEE Trans. Inf. Theory 27 (1981) 199.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import special
 
 from cmu_jax.core.types import Info
-from cmu_jax.methods.diagnosis.counts import Tally
+
+
+class Tally(NamedTuple):
+  """What sets of images are counted into.
+
+  Attributes:
+    moved: by guessed truth (row) and wrong label (column); diagonal 0.
+    predicted: by predicted class (row) and wrong label (column).
+  """
+
+  moved: Int[np.ndarray, 'b k k']
+  predicted: Int[np.ndarray, 'b k k']
+
+
+def mask_wrong_label(
+  probability: Float[np.ndarray, 'n k'], label: Int[np.ndarray, 'n']
+) -> Float[np.ndarray, 'n k']:
+  """Probabilities with those of the wrong labels taken out."""
+  found = np.array(probability)
+  found[np.arange(len(label)), label] = -np.inf
+  return found
+
+
+def tally(
+  probability: Float[np.ndarray, 'n k'],
+  label: Int[np.ndarray, 'n'],
+  weight: Int[np.ndarray, 'b n'] | None = None,
+) -> Tally:
+  """Counts images, once for each row of weights.
+
+  Args:
+    probability: of each class, as the network has it.
+    label: the wrong labels.
+    weight: how often each image counts in each of b sets; None for one set
+      of all images.
+  """
+  classes = probability.shape[1]
+  cells = [
+    seen.argmax(axis=1) * classes + label
+    for seen in (mask_wrong_label(probability, label), probability)
+  ]
+  times = np.ones((1, len(label)), int) if weight is None else weight
+  size = classes * classes
+  start = size * np.arange(len(times))[:, None]
+  counts = [
+    np.bincount(
+      (start + cell[None, :]).ravel(), times.ravel(), size * len(times)
+    )
+    for cell in cells
+  ]
+  shape = (len(times), classes, classes)
+  return Tally(*(x.reshape(shape).round().astype(int) for x in counts))
+
+
+def transition_matrix(
+  table: Int[np.ndarray, 'k k'],
+) -> Float[np.ndarray, 'k k']:
+  """P(wrong label | row) of a table as in `Tally`; 0 without images."""
+  return table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+
 
 FAMILIES = ('symmetric', 'asymmetric', 'interclass', 'one_target', 'transition')
 
 
-def _mixture(
+def _mixture_nats(
   counts: Int[np.ndarray, '*b m'], cells: int
 ) -> Float[np.ndarray, '*b']:
   """Nats of counts [..., m] under a Dirichlet(1/2) mixture of `cells` cells.
@@ -31,13 +94,13 @@ def _mixture(
   return spread - (special.gammaln(counts + 0.5) - special.gammaln(0.5)).sum(-1)
 
 
-def _ways(classes: int, chosen: int) -> float:
+def _log_choices(classes: int, chosen: int) -> float:
   """The logarithm of how many sets of so many classes there are."""
   both = special.gammaln([chosen + 1, classes - chosen + 1])
   return float(special.gammaln(classes + 1) - both.sum())
 
 
-def _scattered(
+def _scatter_nats(
   rest: Int[np.ndarray, 'b k k'], free: Bool[np.ndarray, '#b k k']
 ) -> Float[np.ndarray, 'b']:
   """Nats of what lies outside of a structure, the shortest of three codes.
@@ -56,11 +119,11 @@ def _scattered(
   size = np.log((free * weight[..., None]).sum(-2) + 1e-300)
   weighed = (columns * size).sum(-1) - (rows * np.log(weight)).sum(-1)
   weighed += (classes - 1) / 2 * np.log(np.maximum(total, 1))
-  by_column = _mixture(columns, classes) + np.minimum(within, weighed)
+  by_column = _mixture_nats(columns, classes) + np.minimum(within, weighed)
   return np.minimum(even, by_column) + np.log(3)
 
 
-def _inside(
+def _structure_nats(
   cells: Int[np.ndarray, 'b m'],
   moved: Int[np.ndarray, 'b k k'],
   mask: Bool[np.ndarray, 'b k k'],
@@ -77,14 +140,14 @@ def _inside(
   split = np.stack([within, outside], -1)
   free = ~mask & ~np.eye(moved.shape[-1], dtype=bool)
   nats = (
-    _mixture(split, 2)
-    + _mixture(cells, cells.shape[-1])
-    + _scattered(rest, free)
+    _mixture_nats(split, 2)
+    + _mixture_nats(cells, cells.shape[-1])
+    + _scatter_nats(rest, free)
   )
   return np.where(within > outside, nats, np.inf)
 
 
-def pair_of(moved: Int[np.ndarray, 'b k k']) -> Int[np.ndarray, 'b 2']:
+def largest_pair(moved: Int[np.ndarray, 'b k k']) -> Int[np.ndarray, 'b 2']:
   """The two classes with the most images exchanged between them."""
   classes = moved.shape[-1]
   both = np.triu(moved + np.swapaxes(moved, -1, -2))
@@ -92,7 +155,7 @@ def pair_of(moved: Int[np.ndarray, 'b k k']) -> Int[np.ndarray, 'b 2']:
   return np.stack([where // classes, where % classes], -1)
 
 
-def map_of(
+def best_map(
   moved: Int[np.ndarray, 'b k k'],
 ) -> tuple[Float[np.ndarray, 'b'], Int[np.ndarray, 'b']]:
   """Nats of the best class map, and of how many classes it is.
@@ -108,9 +171,9 @@ def map_of(
   hot = to[..., None] == np.arange(classes)
   most = max(int((best > 0).sum(-1).max()), 1)
   found = [
-    _inside(ordered[..., :s], moved, hot & (rank < s)[..., None])
+    _structure_nats(ordered[..., :s], moved, hot & (rank < s)[..., None])
     + np.log(classes)
-    + _ways(classes, s)
+    + _log_choices(classes, s)
     + s * np.log(classes - 1)
     for s in range(1, most + 1)
   ]
@@ -118,7 +181,7 @@ def map_of(
   return nats.min(-1), nats.argmin(-1) + 1
 
 
-def _cell(
+def _take_cell(
   table: Int[np.ndarray, 'b k k'], where: Int[np.ndarray, 'b 2']
 ) -> Int[np.ndarray, 'b']:
   """One cell of each table."""
@@ -126,7 +189,7 @@ def _cell(
   return np.take_along_axis(row, where[..., None, 1:], -1)[..., 0, 0]
 
 
-def _excess(
+def _excess_nats(
   agreed: Int[np.ndarray, 'b'], total: Int[np.ndarray, 'b'], classes: int
 ) -> Float[np.ndarray, 'b']:
   """Nats by which so many agreements are too many for symmetric noise.
@@ -148,10 +211,12 @@ def code_lengths(counts: Tally) -> Float[np.ndarray, 'b f']:
   classes = moved.shape[-1]
   total = moved.sum((-1, -2))
   even = total * np.log(classes)
-  rows = np.minimum(even, _mixture(moved.sum(-1), classes)) + np.log(2)
+  rows = np.minimum(even, _mixture_nats(moved.sum(-1), classes)) + np.log(2)
   agreed = np.trace(counts.predicted, axis1=-2, axis2=-1)
-  pair, target = pair_of(moved), moved.sum(-2).argmax(-1)
-  both = np.stack([_cell(moved, pair), _cell(moved, pair[..., ::-1])], -1)
+  pair, target = largest_pair(moved), moved.sum(-2).argmax(-1)
+  both = np.stack(
+    [_take_cell(moved, pair), _take_cell(moved, pair[..., ::-1])], -1
+  )
   every = np.arange(classes)
   first, second = (every == end[..., None] for end in np.moveaxis(pair, -1, 0))
   crossed = first[..., None] & second[..., None, :]
@@ -160,23 +225,25 @@ def code_lengths(counts: Tally) -> Float[np.ndarray, 'b f']:
   lengths = {
     'symmetric': rows
     + total * np.log(classes - 1)
-    + _excess(agreed, total, classes),
-    'asymmetric': map_of(moved)[0],
-    'interclass': _inside(both, moved, crossed | np.swapaxes(crossed, -1, -2))
-    + _ways(classes, 2),
-    'one_target': _inside(column, moved, hit) + np.log(classes),
-    'transition': rows + _mixture(moved, classes - 1).sum(-1),
+    + _excess_nats(agreed, total, classes),
+    'asymmetric': best_map(moved)[0],
+    'interclass': _structure_nats(
+      both, moved, crossed | np.swapaxes(crossed, -1, -2)
+    )
+    + _log_choices(classes, 2),
+    'one_target': _structure_nats(column, moved, hit) + np.log(classes),
+    'transition': rows + _mixture_nats(moved, classes - 1).sum(-1),
   }
   return np.stack([lengths[name] for name in FAMILIES], -1)
 
 
-def structure(
+def describe_structure(
   family: str, moved: Int[np.ndarray, 'k k']
 ) -> tuple[Info, Int[np.ndarray, 'c 2']]:
   """Which classes a family is about, and the cells (truth, label) of it."""
   every = np.arange(len(moved))
   if family == 'interclass':
-    a, b = sorted(pair_of(moved[None])[0].tolist())
+    a, b = sorted(largest_pair(moved[None])[0].tolist())
     return {'pair': [a, b]}, np.array([[a, b], [b, a]])
   if family == 'one_target':
     target = int(moved.sum(0).argmax())
@@ -185,7 +252,7 @@ def structure(
   if family == 'asymmetric':
     best = moved.max(1)
     rows = np.sort(
-      np.argsort(-best, kind='stable')[: map_of(moved[None])[1][0]]
+      np.argsort(-best, kind='stable')[: best_map(moved[None])[1][0]]
     )
     cells = np.stack([rows, moved[rows].argmax(1)], 1)
     return {'class_map': cells.tolist()}, cells

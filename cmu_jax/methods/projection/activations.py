@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from cmu_jax.core import errors, folds, jit
+from cmu_jax.core import errors, jit, vectorize
 from cmu_jax.core.types import InputStep, Model, Samples, Variables
 from cmu_jax.methods.dampening import importance
 from cmu_jax.networks import layers
@@ -40,7 +40,7 @@ class Basis(NamedTuple):
   shares: Float[Array, 'i']
 
 
-def patches(
+def extract_patches(
   image: Float[Array, 'n h w c'],
   size: int,
   stride: int,
@@ -74,12 +74,14 @@ def _inputs_of(module: nn.Module, x: jax.Array) -> Float[Array, 'n p i'] | None:
     return x.reshape(len(x), -1, x.shape[-1])
   if isinstance(module, layers.Conv):
     pad = module.size // 2 if module.padding is None else module.padding
-    return patches(x, module.size, module.stride, ((pad, pad), (pad, pad)))
-  if isinstance(module, folded.Folded) and module.layer.kind == 'conv':
+    return extract_patches(
+      x, module.size, module.stride, ((pad, pad), (pad, pad))
+    )
+  if isinstance(module, folded.FoldedConv) and module.layer.kind == 'conv':
     size, stride = module.layer.shape[-1], module.layer.stride
     window = (size, size), (stride, stride)
     above, left = jax.lax.padtype_to_pads(x.shape[1:3], *window, 'SAME')
-    return patches(x, size, stride, (above, left))
+    return extract_patches(x, size, stride, (above, left))
   return None
 
 
@@ -123,22 +125,22 @@ def gram(
 
 
 @functools.lru_cache(maxsize=32)
-def _grams(model: Model, inputs: InputStep, size: int) -> Callable:
+def _gram_program(model: Model, inputs: InputStep, size: int) -> Callable:
   """Adds R R^T of batches [start, stop), layer by layer."""
 
   def run(variables, samples, total, start, stop):
     rows = jnp.argsort(~samples.valid, stable=True)
 
     def add(step, total):
-      index, weight = importance.rows_of(rows, samples.valid, size, step)
+      index, weight = importance.select_rows(rows, samples.valid, size, step)
       batch = jax.tree.map(lambda x: x[index], samples.batch)
-      image = inputs.eval(batch.image, batch.stamp)
+      image = inputs.eval(batch.image, batch.has_trigger)
       found = layer_inputs(model, variables, image)
       return {path: total[path] + gram(x, weight) for path, x in found.items()}
 
     return jax.lax.fori_loop(start, stop, add, total)
 
-  return jit.looped(run, donate_argnums=2)
+  return jit.compile_loop(run, donate_argnums=2)
 
 
 def bases(
@@ -146,7 +148,7 @@ def bases(
   inputs: InputStep,
   variables: Variables,
   samples: Samples,
-  who: str = 'sap',
+  method_name: str = 'sap',
 ) -> dict[Path, Basis]:
   """The singular vectors and shares of the inputs of every layer.
 
@@ -155,7 +157,7 @@ def bases(
     inputs: raw pixels to network input.
     variables: theta_o.
     samples: those that count.
-    who: asks, in the error.
+    method_name: asks, in the error.
 
   Raises:
     UserError: the network has no layer whose inputs are known.
@@ -163,21 +165,25 @@ def bases(
   size = min(_PATCHED, samples.valid.shape[0])
   one = jax.tree.map(lambda x: x[:1], samples.batch)
   shapes = jax.eval_shape(
-    lambda: layer_inputs(model, variables, inputs.eval(one.image, one.stamp))
+    lambda: layer_inputs(
+      model, variables, inputs.eval(one.image, one.has_trigger)
+    )
   )
   errors.check(
     shapes,
-    f'{who}: this network shows no dense layer or convolution of its own; '
-    f"build it from flax.linen.Dense or by models.make, or leave '{who}' out",
+    f'{method_name}: this network shows no dense layer or convolution of its '
+    f'own; '
+    f'build it from flax.linen.Dense or by models.make, or leave '
+    f"'{method_name}' out",
   )
-  run = _grams(model, inputs, size)
-  grams = folds.run(
+  run = _gram_program(model, inputs, size)
+  grams = vectorize.fold_batches(
     lambda total, start, stop: run(variables, samples, total, start, stop),
     {p: jnp.zeros((x.shape[-1],) * 2, jnp.float32) for p, x in shapes.items()},
     -(-samples.valid.sum() // size),
     'inputs of the layers',
   )
-  return _decomposed(grams)
+  return _decompose_all(grams)
 
 
 def decompose(gram: Float[Array, 'i i']) -> Basis:
@@ -187,10 +193,10 @@ def decompose(gram: Float[Array, 'i i']) -> Basis:
   return Basis(vectors, positive / jnp.maximum(positive.sum(), 1e-30))
 
 
-_decomposed = jax.jit(lambda grams: jax.tree.map(decompose, grams))
+_decompose_all = jax.jit(lambda grams: jax.tree.map(decompose, grams))
 
 
-def scaled(
+def scale_rows(
   basis: Basis, rows: Float[Array, 'i o'], scale: float | Float[Array, '']
 ) -> Float[Array, 'i o']:
   """U Lambda U^T W of one layer with Lambda_i = a s_i / ((a - 1) s_i + 1).

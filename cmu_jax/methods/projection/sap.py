@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from cmu_jax.core import folds, jit, tree
+from cmu_jax.core import jit, tree, vectorize
 from cmu_jax.core.types import (
   Info,
   InputStep,
@@ -34,38 +34,38 @@ from cmu_jax.core.types import (
 )
 from cmu_jax.methods.dampening import importance
 from cmu_jax.methods.projection import activations
-from cmu_jax.training import losses
+from cmu_jax.training import metrics
 
 # Images whose losses are computed together.
 _IMAGES = 512
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _lowest(samples: Samples, found: jax.Array, count: int) -> Samples:
+def _take_lowest(samples: Samples, found: jax.Array, count: int) -> Samples:
   lowest = jnp.argsort(jnp.where(samples.valid, found, jnp.inf))[:count]
   return jax.tree.map(lambda x: x[lowest], samples)
 
 
 @functools.lru_cache(maxsize=32)
-def _losses(model: Model, inputs: InputStep, size: int) -> Callable:
+def _losses_program(model: Model, inputs: InputStep, size: int) -> Callable:
   """Writes the losses of batches [start, stop) into a vector."""
 
   def run(variables, samples, found, start, stop):
     rows = jnp.arange(samples.valid.shape[0])
 
     def add(step, found):
-      index, _ = importance.rows_of(rows, samples.valid, size, step)
+      index, _ = importance.select_rows(rows, samples.valid, size, step)
       batch = jax.tree.map(lambda x: x[index], samples.batch)
-      image = inputs.eval(batch.image, batch.stamp)
+      image = inputs.eval(batch.image, batch.has_trigger)
       logits = model.apply(variables, image)
-      return found.at[index].set(losses.cross_entropy(logits, batch.label))
+      return found.at[index].set(metrics.cross_entropy(logits, batch.label))
 
     return jax.lax.fori_loop(start, stop, add, found)
 
-  return jit.looped(run, donate_argnums=2)
+  return jit.compile_loop(run, donate_argnums=2)
 
 
-def trusted(
+def select_trusted(
   model: Model,
   inputs: InputStep,
   variables: Variables,
@@ -83,36 +83,36 @@ def trusted(
   """
   rows = samples.valid.shape[0]
   size = min(_IMAGES, rows)
-  run = _losses(model, inputs, size)
-  found = folds.run(
+  run = _losses_program(model, inputs, size)
+  found = vectorize.fold_batches(
     lambda total, start, stop: run(variables, samples, total, start, stop),
     jnp.zeros(rows, jnp.float32),
     -(-rows // size),
     'losses of the retained samples',
   )
-  return _lowest(samples, found, count)
+  return _take_lowest(samples, found, count)
 
 
 def project(
   params: PyTree,
-  found: dict[activations.Path, activations.Basis],
+  bases: dict[activations.Path, activations.Basis],
   scale: float | Float[Array, ''],
 ) -> PyTree:
   """P W for every kernel whose layer is known (arXiv 2403.08618, section 3).
 
   Args:
     params: theta_o.
-    found: `activations.bases`.
+    bases: `activations.bases`.
     scale: a, at least 1; towards infinity P is the identity where s > 0.
   """
 
   def one(path, leaf):
     names = tree.path_names(path)
-    if names[-1] != 'kernel' or names[:-1] not in found:
+    if names[-1] != 'kernel' or names[:-1] not in bases:
       return leaf
-    basis = found[names[:-1]]
+    basis = bases[names[:-1]]
     rows = leaf.reshape(basis.vectors.shape[0], -1)
-    return activations.scaled(basis, rows, scale).reshape(leaf.shape)
+    return activations.scale_rows(basis, rows, scale).reshape(leaf.shape)
 
   return jax.tree_util.tree_map_with_path(one, params)
 
@@ -139,7 +139,7 @@ def sap(
 
   def prepare(key, variables: Variables, given: Any) -> Any:
     del key
-    chosen = trusted(model, inputs, variables, given.retain, samples)
+    chosen = select_trusted(model, inputs, variables, given.retain, samples)
     return activations.bases(model, inputs, variables, chosen)
 
   def solve(

@@ -5,12 +5,19 @@ chances = simplex.simplex_ensemble(fn, found, image, space='probabilities')
 """
 
 from cmu_jax.methods.simplex.cubature import simplex_weights
-from cmu_jax.methods.simplex.diagnosis import Ensemble, SimplexWarning
-from cmu_jax.methods.simplex.ensemble import METHODS, simplex_ensemble
+from cmu_jax.methods.simplex.ensemble import (
+  METHODS,
+  Ensemble,
+  SimplexWarning,
+  simplex_ensemble,
+)
 from cmu_jax.methods.simplex.geometry import TaskSimplex
-from cmu_jax.methods.simplex.heads import head_ensemble
-from cmu_jax.methods.simplex.moments import Moments, simplex_moments
-from cmu_jax.methods.simplex.series import log_mean_exp_simplex
+from cmu_jax.methods.simplex.moments import (
+  Moments,
+  head_ensemble,
+  log_mean_exp_simplex,
+  simplex_moments,
+)
 
 __all__ = [
   'METHODS',

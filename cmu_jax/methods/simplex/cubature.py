@@ -34,7 +34,7 @@ from cmu_jax.core import errors
 RULES = ('centroid', 'vertices', 'cubature2', 'cubature3', 'grundmann_moeller')
 
 
-class Lines(NamedTuple):
+class LineRule(NamedTuple):
   """A rule on the lines from the centroid to the vertices.
 
   Attributes:
@@ -48,7 +48,7 @@ class Lines(NamedTuple):
   share: Any
 
 
-def on_lines(method: str, total: Any) -> Lines | None:
+def line_rule(method: str, total: Any) -> LineRule | None:
   """The rule of a method, or None if its nodes are elsewhere too.
 
   Args:
@@ -56,14 +56,14 @@ def on_lines(method: str, total: Any) -> Lines | None:
     total: alpha_0 of the Dirichlet distribution; Q for the uniform one.
   """
   if method == 'centroid':
-    return Lines(1.0, 0.0, 0.0)
+    return LineRule(1.0, 0.0, 0.0)
   if method == 'vertices':
-    return Lines(0.0, 1.0, 1.0)
+    return LineRule(0.0, 1.0, 1.0)
   if method == 'cubature2':
-    return Lines(0.0, (total + 1) ** -0.5, 1.0)
+    return LineRule(0.0, (total + 1) ** -0.5, 1.0)
   if method == 'cubature3':
     outside = (total + 2) ** 2 / (4 * (total + 1))
-    return Lines(1 - outside, 2 / (total + 2), outside)
+    return LineRule(1 - outside, 2 / (total + 2), outside)
   return None
 
 
@@ -124,10 +124,10 @@ def simplex_weights(
   """
   errors.check(q >= 1, f'a simplex has 1 vertex or more, not {q}')
   if method not in RULES:
-    raise errors.unknown('cubature rule', method, RULES)
+    raise errors.unknown_name('cubature rule', method, RULES)
   if method == 'grundmann_moeller':
     return _grundmann_moeller(q, degree)
-  rule = on_lines(method, float(q))
+  rule = line_rule(method, float(q))
   assert rule is not None
   middle = np.full(q, 1 / q)
   nodes = middle + rule.reach * (np.eye(q) - middle)

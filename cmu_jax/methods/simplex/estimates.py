@@ -27,7 +27,7 @@ from cmu_jax.methods.simplex import cubature, visits
 from cmu_jax.methods.simplex.geometry import Frame
 
 
-class Options(NamedTuple):
+class MethodOptions(NamedTuple):
   """What a method may be told; hashable.
 
   Attributes:
@@ -49,7 +49,7 @@ class Options(NamedTuple):
 
 
 @struct.dataclass
-class Estimate:
+class MeanEstimate:
   """A mean and what came with it.
 
   Attributes:
@@ -67,19 +67,19 @@ class Estimate:
   visits: int = struct.field(pytree_node=False, default=1)
 
 
-def _plus(a: PyTree, b: PyTree, factor: Any = 1.0) -> PyTree:
+def _add_scaled(a: PyTree, b: PyTree, factor: Any = 1.0) -> PyTree:
   return jax.tree.map(lambda x, y: x + factor * y, a, b)
 
 
-def centroid(frame: Frame, fn: visits.Network, args: tuple) -> Estimate:
+def centroid(frame: Frame, fn: visits.Network, args: tuple) -> MeanEstimate:
   """The network in the middle."""
   found = visits.at_centre(frame, fn, args)
-  return Estimate(found, found)
+  return MeanEstimate(found, found)
 
 
-def on_lines(
-  frame: Frame, fn: visits.Network, args: tuple, rule: cubature.Lines
-) -> Estimate:
+def along_lines(
+  frame: Frame, fn: visits.Network, args: tuple, rule: cubature.LineRule
+) -> MeanEstimate:
   """A rule on the lines from the centroid to the vertices."""
   count = frame.mean.shape[0]
   total = visits.fold(
@@ -91,19 +91,19 @@ def on_lines(
     rule.reach,
   )
   if not isinstance(rule.centre, jax.Array) and rule.centre == 0:
-    return Estimate(total, visits=count)
+    return MeanEstimate(total, visits=count)
   middle = visits.at_centre(frame, fn, args)
   value = jax.tree.map(lambda x, y: rule.centre * x + y, middle, total)
-  return Estimate(value, middle, visits=count + 1)
+  return MeanEstimate(value, middle, visits=count + 1)
 
 
-def by_nodes(
+def at_nodes(
   frame: Frame,
   fn: visits.Network,
   args: tuple,
   nodes: np.ndarray,
   weights: np.ndarray,
-) -> Estimate:
+) -> MeanEstimate:
   """A rule with nodes anywhere."""
   total = visits.fold(
     frame,
@@ -112,7 +112,7 @@ def by_nodes(
     weights.astype(frame.mean.dtype),
     args,
   )
-  return Estimate(total, visits=len(weights))
+  return MeanEstimate(total, visits=len(weights))
 
 
 def helmert(mean: Float[Array, 'q']) -> Float[Array, 'r q']:
@@ -131,7 +131,7 @@ def helmert(mean: Float[Array, 'q']) -> Float[Array, 'r q']:
   return rows / jnp.sqrt(before[k - 1] * before[k])[:, None]
 
 
-def _leading(
+def _leading_directions(
   gram: Float[Array, 'q q'], mean: Float[Array, 'q'], rank: int
 ) -> Float[Array, 'r q']:
   """The combinations of deviations in which the simplex is widest."""
@@ -155,7 +155,7 @@ def _directions(
       f"directions {chosen!r} are none of 'deviations', 'helmert' or a rank of "
       '1 or more',
     )
-    rows = _leading(gram(), mean, min(int(chosen), q - 1))
+    rows = _leading_directions(gram(), mean, min(int(chosen), q - 1))
   return rows * jnp.sqrt(mean)[None, :], jnp.ones(rows.shape[0], mean.dtype)
 
 
@@ -164,9 +164,9 @@ def taylor(
   fn: visits.Network,
   args: tuple,
   order: int,
-  options: Options,
+  options: MethodOptions,
   gram: Callable,
-) -> Estimate:
+) -> MeanEstimate:
   """The expansion about the centroid to order 2 or 3, and the variance.
 
   Args:
@@ -184,19 +184,19 @@ def taylor(
   spread, bend, *twist = visits.fold(
     frame, look, rows, squares / (frame.total + 1), args
   )
-  value = _plus(middle, bend, 1 / 2)
+  value = _add_scaled(middle, bend, 1 / 2)
   for more in twist:
-    value = _plus(value, more, 1 / (3 * (frame.total + 2)))
-  return Estimate(value, middle, spread, visits=squares.shape[0] + 1)
+    value = _add_scaled(value, more, 1 / (3 * (frame.total + 2)))
+  return MeanEstimate(value, middle, spread, visits=squares.shape[0] + 1)
 
 
-def sampled(
+def monte_carlo(
   frame: Frame,
   fn: visits.Network,
   args: tuple,
   rows: Float[Array, 'n q'],
   control: bool,
-) -> Estimate:
+) -> MeanEstimate:
   """The mean over sampled networks, with its standard error.
 
   Deviations from the centroid are averaged, so that what all networks agree on
@@ -212,7 +212,7 @@ def sampled(
   n, q = rows.shape
   middle = visits.at_centre(frame, fn, args)
   slopes = (
-    visits.each(frame, visits.slope(fn, frame.skeleton), args)
+    visits.map_deviations(frame, visits.slope(fn, frame.skeleton), args)
     if control
     else None
   )
@@ -228,7 +228,7 @@ def sampled(
     lambda m, s: jnp.sqrt(jnp.maximum(s - m * m, 0) / (n - 1)), left, squares
   )
   count = n + 1 + (q if control else 0)
-  return Estimate(_plus(middle, left), middle, None, error, count)
+  return MeanEstimate(_add_scaled(middle, left), middle, None, error, count)
 
 
 def head_mean(
@@ -249,7 +249,7 @@ def head_mean(
       lambda u: jnp.tensordot(row.astype(u.dtype), u, 1, precision='highest'),
       corners,
     )
-    return visits.wide(head(mixed))
+    return visits.widen(head(mixed))
 
   def body(total: PyTree, pair: Any) -> tuple[PyTree, None]:
     row, weight = pair
@@ -267,8 +267,8 @@ def head_mean(
 
 
 def tangent(
-  frame: Frame, fn: visits.Network, args: tuple, options: Options
-) -> Estimate:
+  frame: Frame, fn: visits.Network, args: tuple, options: MethodOptions
+) -> MeanEstimate:
   """The network made linear at the frame's centre, its head as it is.
 
   The features at the vertices are f(centre) + Df(centre)[v_i - centre]; those
@@ -276,7 +276,7 @@ def tangent(
   """
   q = frame.mean.shape[0]
   middle = visits.at_centre(frame, fn, args)
-  slopes = visits.each(frame, visits.slope(fn, frame.skeleton), args)
+  slopes = visits.map_deviations(frame, visits.slope(fn, frame.skeleton), args)
   corners = jax.tree.map(lambda f, j: f[None] + j, middle, slopes)
   if options.head is None:
     value = jax.tree.map(
@@ -285,6 +285,6 @@ def tangent(
       ),
       corners,
     )
-    return Estimate(value, middle, visits=q + 1)
+    return MeanEstimate(value, middle, visits=q + 1)
   value = head_mean(options.head, corners, q, options.degree)
-  return Estimate(value, visits.wide(options.head(middle)), visits=q + 1)
+  return MeanEstimate(value, visits.widen(options.head(middle)), visits=q + 1)

@@ -42,7 +42,7 @@ class Frame(NamedTuple):
   mean: Float[Array, 'q']
   total: Any
   deviation: Callable[[Any], Floats]
-  combined: Callable[[Any], Floats]
+  combine: Callable[[Any], Floats]
   fixed: list[Any]
   skeleton: leaves.Skeleton
   streamed: bool
@@ -81,7 +81,7 @@ class TaskSimplex:
     errors.check(floats, 'the task vectors hold no floating-point arrays')
     return int(floats[0].shape[0])
 
-  def checked(self) -> 'TaskSimplex':
+  def validate(self) -> 'TaskSimplex':
     """Itself, if its parts fit each other.
 
     Raises:
@@ -110,8 +110,8 @@ class TaskSimplex:
   def mean(self) -> Float[Array, 'q']:
     """E[w]."""
     if self.alpha is None:
-      return jnp.full(self.q, 1 / self.q, _widest(self.base))
-    alpha = jnp.asarray(self.alpha, _widest(self.base))
+      return jnp.full(self.q, 1 / self.q, _weight_dtype(self.base))
+    alpha = jnp.asarray(self.alpha, _weight_dtype(self.base))
     return alpha / alpha.sum()
 
   def total(self) -> Any:
@@ -130,18 +130,18 @@ class TaskSimplex:
   def point(self, w: Any) -> PyTree:
     """The network at barycentric weights [q] that sum to 1."""
     one = frame(self)
-    step = one.combined(w)
+    step = one.combine(w)
     floats = [c + d for c, d in zip(one.centre, step, strict=True)]
-    return leaves.joined(one.skeleton, floats, one.fixed)
+    return leaves.join(one.skeleton, floats, one.fixed)
 
   def centroid(self) -> PyTree:
     """The network at E[w]: the uniform soup of the vertices."""
     one = frame(self)
-    return leaves.joined(one.skeleton, one.centre, one.fixed)
+    return leaves.join(one.skeleton, one.centre, one.fixed)
 
   def sample(self, key: PRNGKey, n: int) -> Float[Array, 'n q']:
     """Barycentric weights of n networks drawn from the simplex."""
-    dtype = _widest(self.base)
+    dtype = _weight_dtype(self.base)
     if self.alpha is not None:
       return jax.random.dirichlet(key, jnp.asarray(self.alpha, dtype), (n,))
     lengths = jax.random.exponential(key, (n, self.q), dtype)
@@ -169,7 +169,7 @@ class TaskSimplex:
     return jnp.sqrt(jnp.maximum(squared, 0) / (self.total() + 1))
 
 
-def _widest(params: PyTree) -> Any:
+def _weight_dtype(params: PyTree) -> Any:
   """The dtype of weights: float64 if a parameter has it, else float32."""
   dtypes = [x.dtype for x in leaves.split(params).floats]
   return jnp.promote_types(
@@ -184,16 +184,16 @@ def frame(simplex: TaskSimplex, anchor: str = 'centroid') -> Frame:
     simplex: checked here.
     anchor: 'centroid' or 'base'.
   """
-  simplex.checked()
+  simplex.validate()
   if callable(simplex.taus):
-    return _streamed(simplex, anchor)
+    return _stream_frame(simplex, anchor)
   base, taus = leaves.split(simplex.base), leaves.split(simplex.taus)
   mean, scale = simplex.mean(), simplex.scale
 
   def weighted(w: Any) -> Floats:
     return [
       jnp.tensordot(w.astype(x.dtype), x, 1, precision='highest')
-      for x in map(leaves.wide, taus.floats)
+      for x in map(leaves.widen, taus.floats)
     ]
 
   offset = weighted(mean)
@@ -202,7 +202,7 @@ def frame(simplex: TaskSimplex, anchor: str = 'centroid') -> Frame:
 
   def deviation(i: Any) -> Floats:
     return [
-      -scale * (leaves.wide(x[i]) - o)
+      -scale * (leaves.widen(x[i]) - o)
       for x, o in zip(taus.floats, offset, strict=True)
     ]
 
@@ -212,7 +212,8 @@ def frame(simplex: TaskSimplex, anchor: str = 'centroid') -> Frame:
     return [-scale * (x - w.sum().astype(x.dtype) * o) for x, o in found]
 
   centre = [
-    leaves.wide(x) - scale * o for x, o in zip(base.floats, offset, strict=True)
+    leaves.widen(x) - scale * o
+    for x, o in zip(base.floats, offset, strict=True)
   ]
   return Frame(
     centre,
@@ -226,7 +227,7 @@ def frame(simplex: TaskSimplex, anchor: str = 'centroid') -> Frame:
   )
 
 
-def _streamed(simplex: TaskSimplex, anchor: str) -> Frame:
+def _stream_frame(simplex: TaskSimplex, anchor: str) -> Frame:
   """A frame whose vectors are read, moved to the host and used one by one."""
   base, mean = leaves.split(simplex.base), simplex.mean()
   errors.check(
@@ -241,10 +242,10 @@ def _streamed(simplex: TaskSimplex, anchor: str) -> Frame:
   def read(i: int) -> Floats:
     tau = simplex.taus(i)
     leaves.check_like(simplex.base, tau, f'task vector {i}')
-    return [np.asarray(leaves.wide(x)) for x in leaves.split(tau).floats]
+    return [np.asarray(leaves.widen(x)) for x in leaves.split(tau).floats]
 
   def weighted(w: Any) -> Floats:
-    total = [np.zeros(x.shape, leaves.wide(x).dtype) for x in base.floats]
+    total = [np.zeros(x.shape, leaves.widen(x).dtype) for x in base.floats]
     for i, share in enumerate(np.asarray(w)):
       if share:
         total = [t + share * x for t, x in zip(total, read(i), strict=True)]
@@ -262,7 +263,7 @@ def _streamed(simplex: TaskSimplex, anchor: str) -> Frame:
     return [-scale * (x - size * o) for x, o in pairs]
 
   centre = [
-    jnp.asarray(np.asarray(leaves.wide(x)) - scale * o)
+    jnp.asarray(np.asarray(leaves.widen(x)) - scale * o)
     for x, o in zip(base.floats, offset, strict=True)
   ]
   return Frame(

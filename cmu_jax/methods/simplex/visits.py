@@ -23,15 +23,15 @@ Visit = Callable[..., PyTree]
 BACKENDS = ('jvp', 'jet')
 
 
-def wide(outputs: PyTree) -> PyTree:
+def widen(outputs: PyTree) -> PyTree:
   """Outputs in float32 at least: sums are made in it."""
-  return jax.tree.map(lambda x: leaves.wide(jnp.asarray(x)), outputs)
+  return jax.tree.map(lambda x: leaves.widen(jnp.asarray(x)), outputs)
 
 
-def _network(
+def _bind_network(
   fn: Network, skeleton: leaves.Skeleton, fixed: list[Any], args: tuple
 ) -> Callable[[list[Any]], PyTree]:
-  return lambda floats: wide(fn(leaves.joined(skeleton, floats, fixed), *args))
+  return lambda floats: widen(fn(leaves.join(skeleton, floats, fixed), *args))
 
 
 @functools.lru_cache(maxsize=64)
@@ -41,18 +41,18 @@ def value(fn: Network, skeleton: leaves.Skeleton) -> Visit:
   def visit(centre, direction, row, context, fixed, args):
     del row, context
     point = [c + d for c, d in zip(centre, direction, strict=True)]
-    return _network(fn, skeleton, fixed, args)(point)
+    return _bind_network(fn, skeleton, fixed, args)(point)
 
   return visit
 
 
 @functools.lru_cache(maxsize=64)
-def middle(fn: Network, skeleton: leaves.Skeleton) -> Visit:
+def centre_value(fn: Network, skeleton: leaves.Skeleton) -> Visit:
   """The outputs at the centre itself; the direction is not looked at."""
 
   def visit(centre, direction, row, context, fixed, args):
     del direction, row, context
-    return _network(fn, skeleton, fixed, args)(centre)
+    return _bind_network(fn, skeleton, fixed, args)(centre)
 
   return visit
 
@@ -67,7 +67,7 @@ def residual(fn: Network, skeleton: leaves.Skeleton) -> Visit:
 
   def visit(centre, direction, row, context, fixed, args):
     point = [c + d for c, d in zip(centre, direction, strict=True)]
-    found = _network(fn, skeleton, fixed, args)(point)
+    found = _bind_network(fn, skeleton, fixed, args)(point)
     start, slopes = context
     left = jax.tree.map(lambda x, y: x - y, found, start)
     if slopes is not None:
@@ -79,7 +79,7 @@ def residual(fn: Network, skeleton: leaves.Skeleton) -> Visit:
   return visit
 
 
-def _by_jvp(run: Callable, centre: Any, direction: Any, order: int) -> list:
+def _expand(run: Callable, centre: Any, direction: Any, order: int) -> list:
   """[f, Df[d], D2f[d, d], ...], by forward mode within forward mode."""
   nested = run
   for _ in range(order):
@@ -125,12 +125,12 @@ def derivatives(
 ) -> Visit:
   """(Df[d]^2, D2f[d, d], ..., D^k f[d, ..., d]) at the centre."""
   if backend not in BACKENDS:
-    raise errors.unknown('backend', backend, BACKENDS)
-  expand = _by_jvp if backend == 'jvp' else _by_jet
+    raise errors.unknown_name('backend', backend, BACKENDS)
+  expand = _expand if backend == 'jvp' else _by_jet
 
   def visit(centre, direction, row, context, fixed, args):
     del row, context
-    run = _network(fn, skeleton, fixed, args)
+    run = _bind_network(fn, skeleton, fixed, args)
     steps = [
       jnp.asarray(d).astype(c.dtype)
       for c, d in zip(centre, direction, strict=True)
@@ -147,7 +147,7 @@ def slope(fn: Network, skeleton: leaves.Skeleton) -> Visit:
 
   def visit(centre, direction, row, context, fixed, args):
     del row, context
-    run = _network(fn, skeleton, fixed, args)
+    run = _bind_network(fn, skeleton, fixed, args)
     steps = [
       jnp.asarray(d).astype(c.dtype)
       for c, d in zip(centre, direction, strict=True)
@@ -159,15 +159,15 @@ def slope(fn: Network, skeleton: leaves.Skeleton) -> Visit:
 
 def at_centre(frame: Frame, fn: Network, args: tuple) -> PyTree:
   """f(centre)."""
-  visit = middle(fn, frame.skeleton)
+  visit = centre_value(fn, frame.skeleton)
   run = jax.jit(visit) if frame.streamed else visit
   return run(frame.centre, None, None, None, frame.fixed, args)
 
 
-def _direction(frame: Frame, row: Any, reach: Any) -> list[Any]:
+def _scaled_direction(frame: Frame, row: Any, reach: Any) -> list[Any]:
   """A deviation by its position, or a combination by its coefficients."""
   single = np.ndim(row) == 0
-  found = frame.deviation(row) if single else frame.combined(row)
+  found = frame.deviation(row) if single else frame.combine(row)
   return [
     (reach * d).astype(c.dtype)
     for c, d in zip(frame.centre, found, strict=True)
@@ -203,7 +203,7 @@ def fold(
   if frame.streamed:
     run, total = jax.jit(visit), None
     for row, weight in zip(np.asarray(rows), np.asarray(weights), strict=True):
-      steps = _direction(frame, row, reach)
+      steps = _scaled_direction(frame, row, reach)
       found = run(frame.centre, steps, row, context, frame.fixed, args)
       zero = jax.tree.map(jnp.zeros_like, found) if total is None else total
       # Waiting keeps the next vectors off the device until this one is done.
@@ -212,7 +212,7 @@ def fold(
   rows, weights = jnp.asarray(rows), jnp.asarray(weights)
 
   def at(row: Any) -> PyTree:
-    steps = _direction(frame, row, reach)
+    steps = _scaled_direction(frame, row, reach)
     return visit(frame.centre, steps, row, context, frame.fixed, args)
 
   shapes = jax.eval_shape(at, rows[0])
@@ -221,7 +221,7 @@ def fold(
   return jax.lax.scan(body, zero, (rows, weights))[0]
 
 
-def each(frame: Frame, visit: Visit, args: tuple) -> PyTree:
+def map_deviations(frame: Frame, visit: Visit, args: tuple) -> PyTree:
   """What the visit finds along every deviation, stacked along a new axis."""
   count = frame.mean.shape[0]
   if frame.streamed:

@@ -8,7 +8,7 @@ forgotten = task_vectors.apply_task_vector(pretrained, merged, -0.5)
 from cmu_jax.methods.task_vectors.algebra import (
   Projection,
   apply_task_vector,
-  combined,
+  combine,
   cosine_matrix,
   dot,
   gram,
@@ -40,7 +40,7 @@ __all__ = [
   'SweepResult',
   'apply_task_vector',
   'choose',
-  'combined',
+  'combine',
   'cosine_matrix',
   'diversify',
   'dot',

@@ -81,26 +81,26 @@ def stack(taus: Iterable[PyTree]) -> PyTree:
   def stacked(first: Any, *others: Any) -> Any:
     if not tree.is_float(first):
       return first
-    return leaves.space(first).stack([first, *others])
+    return leaves.array_module(first).stack([first, *others])
 
   return jax.tree.map(stacked, *found)
 
 
-def _floats(tau: PyTree) -> list[Any]:
-  return [leaves.wide(x) for x in leaves.split(tau).floats]
+def _wide_floats(tau: PyTree) -> list[Any]:
+  return [leaves.widen(x) for x in leaves.split(tau).floats]
 
 
 def _flat_dot(a: Any, b: Any) -> Any:
   """Products over all axes but the first: [q, ...], [p, ...] -> [q, p]."""
   a, b = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
-  if leaves.space(a) is np and leaves.space(b) is np:
+  if leaves.array_module(a) is np and leaves.array_module(b) is np:
     return a @ b.T
   return jnp.matmul(a, b.T, precision='highest')
 
 
 def dot(a: PyTree, b: PyTree) -> Float[Array, '']:
   """The inner product over all floating-point leaves."""
-  pairs = zip(_floats(a), _floats(b), strict=True)
+  pairs = zip(_wide_floats(a), _wide_floats(b), strict=True)
   return jnp.asarray(sum(_flat_dot(x[None], y[None])[0, 0] for x, y in pairs))
 
 
@@ -109,7 +109,7 @@ norm = tree.norm
 
 def gram(stacked: PyTree) -> Float[Array, 'q q']:
   """Inner products of vectors stacked along a leading axis."""
-  return jnp.asarray(sum(_flat_dot(x, x) for x in _floats(stacked)))
+  return jnp.asarray(sum(_flat_dot(x, x) for x in _wide_floats(stacked)))
 
 
 def cosine_matrix(stacked: PyTree) -> Float[Array, 'q q']:
@@ -120,13 +120,13 @@ def cosine_matrix(stacked: PyTree) -> Float[Array, 'q q']:
   return jnp.where(scale > 0, products / jnp.where(scale > 0, scale, 1), 0)
 
 
-def combined(stacked: PyTree, weights: Float[Array, 'q']) -> PyTree:
+def combine(stacked: PyTree, weights: Float[Array, 'q']) -> PyTree:
   """sum_i weights_i tau_i of vectors stacked along a leading axis."""
 
   def total(leaf: Any) -> Any:
     if not tree.is_float(leaf):
       return leaf
-    wide = leaves.wide(leaf)
+    wide = leaves.widen(leaf)
     rows = jnp.asarray(weights, wide.dtype)
     return jnp.tensordot(rows, wide, 1, precision='highest').astype(leaf.dtype)
 
@@ -140,13 +140,13 @@ def projections(tau: PyTree, stacked: PyTree) -> Projection:
     tau: the vector.
     stacked: the others along a leading axis; they may depend on each other.
   """
-  pairs = zip(_floats(tau), _floats(stacked), strict=True)
+  pairs = zip(_wide_floats(tau), _wide_floats(stacked), strict=True)
   inner = jnp.asarray(sum(_flat_dot(y, x[None])[:, 0] for x, y in pairs))
   inverse = jnp.linalg.pinv(gram(stacked), hermitian=True)
   coefficients = jnp.matmul(inverse, inner, precision='highest')
   whole = dot(tau, tau)
   share = jnp.vdot(coefficients, inner) / jnp.where(whole > 0, whole, 1)
-  return Projection(coefficients, combined(stacked, coefficients), share)
+  return Projection(coefficients, combine(stacked, coefficients), share)
 
 
 def scale_layers(
@@ -163,11 +163,11 @@ def scale_layers(
   Raises:
     UserError: no parameter lies in one of the modules.
   """
-  flat = tree.flat(tau)
+  flat = tree.leaves_by_path(tau)
   if not callable(scales):
     for name in scales:
       errors.check(
-        any(tree.under(path, (name,)) for path in flat),
+        any(tree.is_under(path, (name,)) for path in flat),
         f"scale_layers: no parameter lies in '{name}'; the first one is in "
         f"'{'/'.join(next(iter(flat))[:-1])}'",
       )
@@ -175,7 +175,7 @@ def scale_layers(
   def factor(path: tuple[str, ...]) -> Any:
     if callable(scales):
       return scales(path)
-    within = [name for name in scales if tree.under(path, (name,))]
+    within = [name for name in scales if tree.is_under(path, (name,))]
     return scales[max(within, key=len)] if within else 1
 
   def scaled(path: Any, leaf: Any) -> Any:
@@ -203,12 +203,13 @@ def sparsify(tau: PyTree, keep: float) -> PyTree:
     return tau
   total = sum(x.size for x in floats)
   count = max(1, math.ceil(keep * total - 1e-9))
-  xp = leaves.space(floats[0])
-  sizes = xp.concatenate([xp.ravel(xp.abs(leaves.wide(x))) for x in floats])
+  xp = leaves.array_module(floats[0])
+  sizes = xp.concatenate([xp.ravel(xp.abs(leaves.widen(x))) for x in floats])
   if xp is np:
     least = np.partition(sizes, total - count)[total - count]
   else:
     least = jnp.sort(sizes)[total - count]
   return jax.tree.map(
-    lambda x: x * (abs(leaves.wide(x)) >= least) if tree.is_float(x) else x, tau
+    lambda x: x * (abs(leaves.widen(x)) >= least) if tree.is_float(x) else x,
+    tau,
   )

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from cmu_jax.core import errors, rng, tree
 from cmu_jax.core.types import Batch, InputStep, Model, Variables
-from cmu_jax.training import losses, optimizers, schedules, train
+from cmu_jax.training import metrics, optimizers, train
 
 
 class FineTuneConfig(NamedTuple):
@@ -39,20 +39,20 @@ def _optimizer(
   lr: float, wd: float, steps: int, frozen: tuple[str, ...]
 ) -> optax.GradientTransformation:
   """One object for a setting, so that compilations are shared."""
-  inner = optimizers.adamw(schedules.cosine(lr, steps), wd)
-  return optimizers.freezing(inner, frozen) if frozen else inner
+  inner = optimizers.adamw(optimizers.cosine_schedule(lr, steps), wd)
+  return optimizers.freeze_modules(inner, frozen) if frozen else inner
 
 
 @functools.lru_cache(maxsize=16)
 def _loss(smoothing: float) -> Callable[..., jax.Array]:
   if not smoothing:
-    return losses.cross_entropy
+    return metrics.cross_entropy
 
   def smoothed(
     logits: Float[Array, 'n k'], label: Int[Array, 'n']
   ) -> Float[Array, 'n']:
     flat = -jnp.mean(jax.nn.log_softmax(logits, axis=-1), axis=-1)
-    right = losses.cross_entropy(logits, label)
+    right = metrics.cross_entropy(logits, label)
     return (1 - smoothing) * right + smoothing * flat
 
   return smoothed
@@ -86,10 +86,10 @@ def diversify(
   taus: list[PyTree] = []
   for one in configs:
     if one.augment not in inputs:
-      raise errors.unknown('augmentation', one.augment, inputs)
+      raise errors.unknown_name('augmentation', one.augment, inputs)
     steps = one.epochs * train.steps_per_epoch(len(batch.label), batch_size)
     tuned = train.fit(
-      rng.named(one.seed, 'diversify'),
+      rng.fold_in(one.seed, 'diversify'),
       model,
       variables,
       batch,
@@ -100,7 +100,7 @@ def diversify(
       loss=_loss(one.label_smoothing),
       title=f'fine-tuning {len(taus) + 1} of {len(configs)}',
     )
-    eligible = tree.eligible(variables, frozen)
+    eligible = tree.edit_predicate(variables, frozen)
     taus.append(
       tree.task_vector(variables.params, tuned.variables.params, eligible)
     )

@@ -46,7 +46,7 @@ class Split(NamedTuple):
   skeleton: Skeleton
 
 
-def _kind(leaf: Any) -> str:
+def _leaf_kind(leaf: Any) -> str:
   if tree.is_float(leaf):
     return _FLOAT
   array = hasattr(leaf, 'dtype') or isinstance(leaf, bool | int | float)
@@ -56,7 +56,7 @@ def _kind(leaf: Any) -> str:
 def split(params: PyTree) -> Split:
   """Takes a pytree apart; `joined` puts it together."""
   leaves, structure = jax.tree.flatten(params)
-  kinds = tuple(_kind(leaf) for leaf in leaves)
+  kinds = tuple(_leaf_kind(leaf) for leaf in leaves)
   parts: dict[str, list[Any]] = {_FLOAT: [], _ARRAY: [], _STATIC: []}
   for kind, leaf in zip(kinds, leaves, strict=True):
     parts[kind].append(leaf)
@@ -68,7 +68,7 @@ def split(params: PyTree) -> Split:
   )
 
 
-def joined(skeleton: Skeleton, floats: list[Any], fixed: list[Any]) -> PyTree:
+def join(skeleton: Skeleton, floats: list[Any], fixed: list[Any]) -> PyTree:
   """The pytree, with floating-point leaves in the dtypes they had."""
   cast = [
     x if x.dtype == dtype else x.astype(dtype)
@@ -83,12 +83,12 @@ def joined(skeleton: Skeleton, floats: list[Any], fixed: list[Any]) -> PyTree:
   return jax.tree.unflatten(skeleton.structure, leaves)
 
 
-def wide(leaf: Any) -> Any:
+def widen(leaf: Any) -> Any:
   """A leaf in float32 at least, where it lives: sums are made in it."""
   return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
 
-def space(leaf: Any) -> Any:
+def array_module(leaf: Any) -> Any:
   """The module of functions for a leaf: NumPy's stay on the host."""
   return np if isinstance(leaf, np.ndarray | np.generic) else jnp
 
@@ -102,7 +102,7 @@ def check_like(params: PyTree, other: PyTree, what: str, lead: int = 0) -> None:
     what: its name in the message.
     lead: how many leading axes.
   """
-  mine, theirs = tree.flat(params), tree.flat(other)
+  mine, theirs = tree.leaves_by_path(params), tree.leaves_by_path(other)
   if mine.keys() != theirs.keys():
     odd = sorted('/'.join(name) for name in mine.keys() ^ theirs.keys())
     raise errors.UserError(

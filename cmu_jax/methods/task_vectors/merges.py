@@ -55,7 +55,7 @@ def stream(taus: Taus, count: int | None = None) -> Iterator[PyTree]:
   )
 
 
-def _fold(
+def _accumulate(
   taus: Iterable[PyTree], begin: Callable, step: Callable, end: Callable
 ) -> PyTree:
   """Accumulators of every floating-point leaf over a stream.
@@ -71,7 +71,7 @@ def _fold(
   count = 0
   for tau in taus:
     parts = leaves.split(tau)
-    wide = [leaves.wide(x) for x in parts.floats]
+    wide = [leaves.widen(x) for x in parts.floats]
     if first is None:
       first, held = parts._replace(floats=[]), [begin(x) for x in wide]
     else:
@@ -81,16 +81,16 @@ def _fold(
     count += 1
   assert first is not None
   merged = [end(a, count) for a in held]
-  return leaves.joined(first.skeleton, merged, first.fixed)
+  return leaves.join(first.skeleton, merged, first.fixed)
 
 
 def _sign(x: Any) -> Any:
-  return leaves.space(x).sign(x)
+  return leaves.array_module(x).sign(x)
 
 
 def uniform(taus: Taus, count: int | None = None) -> PyTree:
   """The mean of the vectors: model soups' merge, a simplex's centroid."""
-  return _fold(
+  return _accumulate(
     stream(taus, count), lambda x: x, lambda a, x: a + x, lambda a, n: a / n
   )
 
@@ -113,7 +113,7 @@ def negmerge(taus: Taus, count: int | None = None) -> PyTree:
     total, signs = held
     return (total / n) * (abs(signs) == n)
 
-  return _fold(
+  return _accumulate(
     stream(taus, count),
     lambda x: (x, _sign(x)),
     lambda held, x: (held[0] + x, held[1] + _sign(x)),
@@ -140,14 +140,14 @@ def ties(taus: Taus, count: int | None = None, keep: float = 0.2) -> PyTree:
   def merged(held: Any, n: int) -> Any:
     del n
     above, ups, below, downs = held
-    xp = leaves.space(above)
+    xp = leaves.array_module(above)
     total = above + below
     chosen = xp.where(total > 0, above, below)
     votes = xp.where(total > 0, ups, downs)
     return xp.where(total == 0, 0, chosen / xp.maximum(votes, 1))
 
   trimmed = (algebra.sparsify(tau, keep) for tau in stream(taus, count))
-  return _fold(
+  return _accumulate(
     trimmed,
     pieces,
     lambda held, x: tuple(a + b for a, b in zip(held, pieces(x), strict=True)),
@@ -165,6 +165,6 @@ def magmax(taus: Taus, count: int | None = None) -> PyTree:
 
   def larger(held: Any, x: Any) -> Any:
     tied = (abs(x) == abs(held)) & (x > held)
-    return leaves.space(x).where((abs(x) > abs(held)) | tied, x, held)
+    return leaves.array_module(x).where((abs(x) > abs(held)) | tied, x, held)
 
-  return _fold(stream(taus, count), lambda x: x, larger, lambda a, n: a)
+  return _accumulate(stream(taus, count), lambda x: x, larger, lambda a, n: a)

@@ -38,7 +38,7 @@ class SweepResult(NamedTuple):
   control: Float[np.ndarray, 'm']
   reference: float
   threshold: float
-  chosen: float
+  strength: float
   position: int | None
 
   @property

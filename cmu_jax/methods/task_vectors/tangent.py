@@ -34,7 +34,7 @@ def tangent(fn: Callable[..., PyTree], base: PyTree) -> Callable[..., PyTree]:
     ]
 
     def run(floats: list[Any]) -> PyTree:
-      return fn(leaves.joined(start.skeleton, floats, start.fixed), *args)
+      return fn(leaves.join(start.skeleton, floats, start.fixed), *args)
 
     value, slope = jax.jvp(run, (start.floats,), (steps,))
     return jax.tree.map(lambda a, b: a + b, value, slope)

@@ -5,30 +5,36 @@ References:
   2103.00020, 2021).
 """
 
-from cmu_jax.networks.clip.loading import (
-  ANY,
-  Loaded,
-  Towers,
-  bound,
-  load,
-  named,
-  template,
-  which,
+from cmu_jax.networks.clip.architecture import (
+  PUBLISHED,
+  Sizes,
+  Tower,
+  find_config,
+  from_config,
 )
-from cmu_jax.networks.clip.sizes import KNOWN, Sizes, Tower, beside, from_config
+from cmu_jax.networks.clip.loading import (
+  FROM_CONFIG,
+  LoadedClip,
+  Towers,
+  bind,
+  export,
+  load,
+  resolve_sizes,
+  variable_shapes,
+)
 
 __all__ = [
-  'ANY',
-  'KNOWN',
-  'Loaded',
+  'FROM_CONFIG',
+  'PUBLISHED',
+  'LoadedClip',
   'Sizes',
   'Tower',
   'Towers',
-  'beside',
-  'bound',
+  'bind',
+  'export',
+  'find_config',
   'from_config',
   'load',
-  'named',
-  'template',
-  'which',
+  'resolve_sizes',
+  'variable_shapes',
 ]

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from cmu_jax.networks.clip.sizes import Tower
+from cmu_jax.networks.clip.architecture import Tower
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -37,7 +37,7 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n t d']:
     n, t, width = x.shape
-    heads, std = self.tower.heads, _std(self.tower)
+    heads, std = self.tower.heads, _residual_std(self.tower)
 
     def project(name: str) -> Float[Array, 'n t h e']:
       y = _dense(width, std, self.dtype, name)(x)
@@ -70,7 +70,9 @@ class Perceptron(nn.Module):
     wide = (2 * self.tower.width) ** -0.5
     x = _dense(self.tower.inner, wide, self.dtype, 'fc1')(x)
     x = _ACTIVATIONS[self.tower.activation](x)
-    return _dense(self.tower.width, _std(self.tower), self.dtype, 'fc2')(x)
+    return _dense(
+      self.tower.width, _residual_std(self.tower), self.dtype, 'fc2'
+    )(x)
 
 
 class Block(nn.Module):
@@ -87,9 +89,9 @@ class Block(nn.Module):
   dtype: Any
 
   def setup(self) -> None:
-    self.layer_norm1 = norm(self.tower)
+    self.layer_norm1 = layer_norm(self.tower)
     self.self_attn = Attention(self.tower, self.causal, self.dtype)
-    self.layer_norm2 = norm(self.tower)
+    self.layer_norm2 = layer_norm(self.tower)
     self.mlp = Perceptron(self.tower, self.dtype)
 
   def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n t d']:
@@ -137,7 +139,7 @@ class Encoder(nn.Module):
     return self.layers(x)
 
 
-def _std(tower: Tower) -> float:
+def _residual_std(tower: Tower) -> float:
   """Of the first weights of what is added to the residual stream."""
   return tower.width**-0.5 * (2 * tower.depth) ** -0.5
 
@@ -147,12 +149,14 @@ def _dense(features: int, std: float, dtype: Any, name: str) -> nn.Dense:
   return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
 
 
-def embed(rows: int, width: int, dtype: Any, std: float = 0.02) -> nn.Embed:
+def embedding_table(
+  rows: int, width: int, dtype: Any, std: float = 0.02
+) -> nn.Embed:
   """A table of vectors, float32 as stored."""
   init = nn.initializers.normal(std)
   return nn.Embed(rows, width, dtype=dtype, embedding_init=init)
 
 
-def norm(tower: Tower) -> nn.LayerNorm:
+def layer_norm(tower: Tower) -> nn.LayerNorm:
   """LayerNorm in float32 with the epsilon of a tower."""
   return nn.LayerNorm(tower.epsilon, dtype=jnp.float32, use_fast_variance=False)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from cmu_jax.core import errors, files, tree
 from cmu_jax.data.sources import npz
-from cmu_jax.networks.clip import loading, templates, tokenizer, towers
+from cmu_jax.networks.clip import loading, prompts, towers
 
 _CHUNK = 64
 _REMEDY = 'make one with cmu_jax.networks.clip.heads.save'
@@ -40,14 +40,14 @@ class Head(NamedTuple):
 
 
 def make(
-  found: loading.Loaded,
+  loaded: loading.LoadedClip,
   class_names: Sequence[str],
-  sentences: Sequence[str] = templates.IMAGENET,
+  sentences: Sequence[str] = prompts.IMAGENET,
 ) -> Head:
   """The head of a CLIP for some classes.
 
   Args:
-    found: a CLIP with a text tower.
+    loaded: a CLIP with a text tower.
     class_names: one a class; '_' stands for a space.
     sentences: each with one '{}' for the name.
 
@@ -55,7 +55,7 @@ def make(
     UserError: no text tower, no '{}', or a tower of another vocabulary.
   """
   errors.check(
-    found.has_text,
+    loaded.has_text,
     'these weights have no text tower, so that class names cannot be made a '
     'head; use the whole CLIP, or a head that was saved before (head=FILE.npz)',
   )
@@ -65,20 +65,23 @@ def make(
       f"the sentence '{sentence}' must have {{}} once, for the class name",
     )
   errors.check(
-    found.sizes.kind == 'clip' and found.sizes.vocabulary > tokenizer.END,
-    f'these weights ({found.sizes.kind}, {found.sizes.vocabulary} tokens) have '
-    f"another tokenizer than CLIP's {tokenizer.END + 1}: make the head with "
-    'theirs (cmu_jax.networks.clip.heads.of_tokens), save it and give '
+    loaded.sizes.kind == 'clip' and loaded.sizes.vocabulary > prompts.END,
+    f'these weights ({loaded.sizes.kind}, {loaded.sizes.vocabulary} tokens) '
+    f'have '
+    f"another tokenizer than CLIP's {prompts.END + 1}: make the head with "
+    'theirs (cmu_jax.networks.clip.heads.make_from_tokens), save it and give '
     'head=FILE.npz',
   )
-  named = templates.words(class_names)
+  named = prompts.spell_class_names(class_names)
   texts = [s.replace('{}', name) for name in named for s in sentences]
-  rows = embedded(found, texts).reshape(len(named), len(sentences), -1)
-  return Head(_columns(found, rows), tuple(class_names), tuple(sentences))
+  rows = embed_texts(loaded, texts).reshape(len(named), len(sentences), -1)
+  return Head(
+    _class_columns(loaded, rows), tuple(class_names), tuple(sentences)
+  )
 
 
-def of_tokens(
-  found: loading.Loaded,
+def make_from_tokens(
+  loaded: loading.LoadedClip,
   ids: Int[np.ndarray, 'k s t'],
   class_names: Sequence[str],
   sentences: Sequence[str],
@@ -86,7 +89,7 @@ def of_tokens(
   """The head of weights that have a tokenizer of their own, such as SigLIP's.
 
   Args:
-    found: a CLIP or SigLIP with a text tower.
+    loaded: a CLIP or SigLIP with a text tower.
     ids: of every class in every sentence, as that tokenizer makes and fills
       them up.
     class_names: k of them.
@@ -95,8 +98,8 @@ def of_tokens(
   Raises:
     UserError: no text tower, or ids that it does not have.
   """
-  errors.check(found.has_text, 'these weights have no text tower')
-  sizes, shape = found.sizes, (len(class_names), len(sentences))
+  errors.check(loaded.has_text, 'these weights have no text tower')
+  sizes, shape = loaded.sizes, (len(class_names), len(sentences))
   errors.check(
     ids.shape[:2] == shape and ids.shape[2] <= sizes.context,
     f'ids have shape {ids.shape}; give [{shape[0]}, {shape[1]}, up to '
@@ -107,23 +110,25 @@ def of_tokens(
     f'ids go from {ids.min()} to {ids.max()}; these weights know 0 to '
     f'{sizes.vocabulary - 1}: take their own tokenizer',
   )
-  run = jax.jit(loading.bound(sizes).text)
-  rows = jnp.stack([run(found.variables, jnp.asarray(one)) for one in ids])
-  return Head(_columns(found, rows), tuple(class_names), tuple(sentences))
+  run = jax.jit(loading.bind(sizes).text)
+  rows = jnp.stack([run(loaded.variables, jnp.asarray(one)) for one in ids])
+  return Head(
+    _class_columns(loaded, rows), tuple(class_names), tuple(sentences)
+  )
 
 
-def _columns(
-  found: loading.Loaded, rows: Float[Array, 'k s e']
+def _class_columns(
+  found: loading.LoadedClip, rows: Float[Array, 'k s e']
 ) -> Float[Array, 'e k']:
   scale = jnp.exp(found.variables.params['logit_scale']).reshape(())
-  return scale * towers.unit(towers.unit(rows).mean(1)).T
+  return scale * towers.normalise_rows(towers.normalise_rows(rows).mean(1)).T
 
 
-def kept(
+def read_or_make(
   folder: os.PathLike | str,
-  found: loading.Loaded,
+  loaded: loading.LoadedClip,
   class_names: Sequence[str],
-  sentences: Sequence[str] = templates.IMAGENET,
+  sentences: Sequence[str] = prompts.IMAGENET,
 ) -> Head:
   """The head that `make` gives, from a file in `folder` if it is there.
 
@@ -132,30 +137,30 @@ def kept(
   digest = hashlib.sha256(
     json.dumps([list(class_names), list(sentences)]).encode()
   )
-  for path, leaf in tree.flat(found.variables.params).items():
+  for path, leaf in tree.leaves_by_path(loaded.variables.params).items():
     if path[0] not in ('vision_model', 'visual_projection'):
       digest.update(np.ascontiguousarray(leaf).data)
   file = pathlib.Path(folder) / f'{digest.hexdigest()[:24]}.npz'
   if file.is_file():
     return read(file)
-  head = make(found, class_names, sentences)
+  head = make(loaded, class_names, sentences)
   save(file, head)
   return head
 
 
-def embedded(
-  found: loading.Loaded, texts: Sequence[str]
+def embed_texts(
+  loaded: loading.LoadedClip, texts: Sequence[str]
 ) -> Float[Array, 'n e']:
   """Embeddings of texts, not normalised."""
-  ids = tokenizer.encode(texts, found.sizes.context)
+  ids = prompts.encode(texts, loaded.sizes.context)
   # The causal mask makes what follows the end token irrelevant: short rows
   # cost a fraction of 77 tokens.
   ids = ids[:, : int((ids != 0).sum(1).max())]
   missing = -len(ids) % min(_CHUNK, len(ids))
   ids = np.pad(ids, ((0, missing), (0, 0)), 'edge')
   chunks = ids.reshape(-1, min(_CHUNK, len(texts)), ids.shape[1])
-  run = jax.jit(loading.bound(found.sizes).text)
-  parts = [run(found.variables, jnp.asarray(chunk)) for chunk in chunks]
+  run = jax.jit(loading.bind(loaded.sizes).text)
+  parts = [run(loaded.variables, jnp.asarray(chunk)) for chunk in chunks]
   return jnp.concatenate(parts)[: len(texts)]
 
 
@@ -180,7 +185,7 @@ def read(path: os.PathLike | str) -> Head:
   """
   path = pathlib.Path(path).expanduser()
   errors.check(path.is_file(), f'the head {path} does not exist')
-  arrays = npz.arrays(path, _REMEDY)
+  arrays = npz.read_arrays(path, _REMEDY)
   errors.check(
     {'kernel', 'class_names', 'templates'} <= set(arrays)
     and arrays['kernel'].ndim == 2

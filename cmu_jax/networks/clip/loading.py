@@ -1,4 +1,12 @@
-"""A CLIP from a file of weights: which one it is, and its variables."""
+"""Where three kinds of files keep the parameters of a CLIP.
+
+HF's `flax_model.msgpack` has the names of our modules, `model.safetensors` the
+same with PyTorch's leaves. OpenAI's state dict (as an .npz, say) is a layout of
+its own: queries, keys and values are one matrix, and the projections are not
+transposed.
+
+A CLIP from a file of weights: which one it is, and its variables.
+"""
 
 import os
 import pathlib
@@ -12,21 +20,98 @@ import numpy as np
 from cmu_jax.core import errors
 from cmu_jax.core.types import Variables
 from cmu_jax.networks import weights
-from cmu_jax.networks.clip import names, siglip, sizes, towers
-from cmu_jax.networks.clip.sizes import Sizes
-from cmu_jax.networks.weights import names as names_lib
-from cmu_jax.networks.weights.names import Layout
+from cmu_jax.networks.clip import architecture, towers
+from cmu_jax.networks.clip.architecture import Sizes
+from cmu_jax.networks.weights import matching
+from cmu_jax.networks.weights.matching import Layout
+
+_OPENAI_NAMES = {
+  'vision_model/embeddings/class_embedding': 'visual.class_embedding',
+  'vision_model/embeddings/patch_embedding/kernel': 'visual.conv1.weight',
+  'vision_model/embeddings/position_embedding/embedding': (
+    'visual.positional_embedding'
+  ),
+  'vision_model/pre_layrnorm/scale': 'visual.ln_pre.weight',
+  'vision_model/pre_layrnorm/bias': 'visual.ln_pre.bias',
+  'vision_model/post_layernorm/scale': 'visual.ln_post.weight',
+  'vision_model/post_layernorm/bias': 'visual.ln_post.bias',
+  'visual_projection/kernel': 'visual.proj',
+  'text_model/embeddings/token_embedding/embedding': 'token_embedding.weight',
+  'text_model/embeddings/position_embedding/embedding': 'positional_embedding',
+  'text_model/final_layer_norm/scale': 'ln_final.weight',
+  'text_model/final_layer_norm/bias': 'ln_final.bias',
+  'text_projection/kernel': 'text_projection',
+  'logit_scale': 'logit_scale',
+}
+_OPENAI_BLOCK = {
+  'self_attn/out_proj': 'attn.out_proj',
+  'mlp/fc1': 'mlp.c_fc',
+  'mlp/fc2': 'mlp.c_proj',
+  'layer_norm1': 'ln_1',
+  'layer_norm2': 'ln_2',
+}
+_STACKED = ('q_proj', 'k_proj', 'v_proj')
+# Kernels that OpenAI keeps as (in, out).
+_UNTRANSPOSED = (
+  'params/visual_projection/kernel',
+  'params/text_projection/kernel',
+)
+
+
+def torch_name(module: str) -> str:
+  """A module's path here to its name in HF's PyTorch state dicts.
+
+  Args:
+    module: for example 'vision_model/encoder/layers/0/mlp/fc1'; the whole path
+      of leaves that are no kernel, scale or bias.
+
+  Returns:
+    For example 'vision_model.encoder.layers.0.mlp.fc1'.
+  """
+  name = module.strip('/').replace('/', '.')
+  if name.endswith('_embedding.embedding'):
+    return f'{name.removesuffix(".embedding")}.weight'
+  if name.endswith('attention.in_proj'):
+    return f'{name}_'
+  return name
+
+
+def openai_layout(paths: list[str]) -> Layout:
+  """OpenAI's layout of the leaves at `paths`, 'params/vision_model/...'."""
+  parts = {p: _STACKED.index(q) for p in paths for q in _STACKED if q in p}
+  return Layout(
+    {path: _openai_name(path.removeprefix('params/')) for path in paths},
+    torch=True,
+    thirds=parts,
+    untransposed=frozenset(_UNTRANSPOSED) & frozenset(paths),
+  )
+
+
+def _openai_name(path: str) -> str:
+  if path in _OPENAI_NAMES:
+    return _OPENAI_NAMES[path]
+  tower, _, inner = path.partition('/encoder/layers/')
+  index, _, inner = inner.partition('/')
+  prefix = 'visual.' if tower == 'vision_model' else ''
+  block = f'{prefix}transformer.resblocks.{index}'
+  module, _, leaf = inner.rpartition('/')
+  if module.rpartition('/')[2] in _STACKED:
+    return f'{block}.attn.in_proj_{"weight" if leaf == "kernel" else "bias"}'
+  return (
+    f'{block}.{_OPENAI_BLOCK[module]}.{"bias" if leaf == "bias" else "weight"}'
+  )
+
 
 # Names that leave the sizes to config.json.
-ANY = ('clip', 'siglip')
+FROM_CONFIG = ('clip', 'siglip')
 _TEXT = ('text_model', 'text_projection', 'logit_scale', 'logit_bias')
 _SCALARS = ('logit_scale', 'logit_bias')
 _MODULES: dict[str, Callable[..., Any]] = {
   'clip': towers.Clip,
-  'siglip': siglip.Siglip,
+  'siglip': towers.Siglip,
 }
 # What a config.json may say otherwise than the name of a model.
-_FREE = ('image_size', 'end')
+_DECIDED_BY_CONFIG = ('image_size', 'end')
 
 
 class Towers(NamedTuple):
@@ -45,7 +130,7 @@ class Towers(NamedTuple):
   logits: Callable[..., jax.Array]
 
 
-class Loaded(NamedTuple):
+class LoadedClip(NamedTuple):
   """A CLIP as it was found.
 
   Attributes:
@@ -57,7 +142,7 @@ class Loaded(NamedTuple):
 
   sizes: Sizes
   variables: Variables
-  stored: weights.Stored
+  stored: weights.StoredWeights
   layout: Layout
 
   @property
@@ -65,7 +150,7 @@ class Loaded(NamedTuple):
     return 'text_model' in self.variables.params
 
 
-def bound(sizes: Sizes, dtype: str = 'float32') -> Towers:
+def bind(sizes: Sizes, dtype: str = 'float32') -> Towers:
   """The functions of a CLIP of these sizes.
 
   Args:
@@ -90,12 +175,14 @@ def bound(sizes: Sizes, dtype: str = 'float32') -> Towers:
   return Towers(init, method('image'), method('text'), method('__call__'))
 
 
-def template(sizes: Sizes) -> Variables:
+def variable_shapes(sizes: Sizes) -> Variables:
   """Shapes of all variables; takes no memory."""
-  return jax.eval_shape(bound(sizes).init, jax.random.key(0))
+  return jax.eval_shape(bind(sizes).init, jax.random.key(0))
 
 
-def load(path: os.PathLike | str, name: str = ANY[0], **changes: Any) -> Loaded:
+def load(
+  path: os.PathLike | str, name: str = FROM_CONFIG[0], **changes: Any
+) -> LoadedClip:
   """Reads the weights of a CLIP or SigLIP.
 
   Args:
@@ -110,9 +197,9 @@ def load(path: os.PathLike | str, name: str = ANY[0], **changes: Any) -> Loaded:
     UserError: an unreadable file, or one that holds another network: one line
       for each missing, superfluous or misshapen array.
   """
-  sizes = which(path, name, **changes)
+  sizes = resolve_sizes(path, name, **changes)
   stored = weights.read(path)
-  shapes = template(sizes)
+  shapes = variable_shapes(sizes)
   if not any('text_model' in n or 'token_emb' in n for n in stored.arrays):
     kept = {k: v for k, v in shapes.params.items() if k not in _TEXT}
     shapes = Variables(kept, {})
@@ -127,52 +214,54 @@ def load(path: os.PathLike | str, name: str = ANY[0], **changes: Any) -> Loaded:
   variables, layout = weights.fit(
     arrays,
     shapes,
-    names.torch_name,
+    torch_name,
     pathlib.Path(path).name,
-    names.openai if sizes.kind == 'clip' else None,
+    openai_layout if sizes.kind == 'clip' else None,
   )
-  return Loaded(sizes, variables, stored, layout)
+  return LoadedClip(sizes, variables, stored, layout)
 
 
-def named(variables: Variables) -> tuple[weights.Stored, Layout]:
+def export(variables: Variables) -> tuple[weights.StoredWeights, Layout]:
   """Variables under the names of HF's PyTorch files, and where they are.
 
   `weights.write(path, stored)` with a `.safetensors` path makes a file of it
-  that `load` reads, given a config.json from `sizes.config`.
+  that `load` reads, given a config.json from `architecture.to_config`.
   """
-  layout = Layout(names_lib.torch_names(variables, names.torch_name), True)
+  layout = Layout(matching.torch_names(variables, torch_name), True)
   leaves = dict.fromkeys(layout.names.values(), np.zeros((), np.float32))
   arrays = weights.put_back(variables, leaves, layout)
-  return weights.Stored(arrays, {}, '.safetensors'), layout
+  return weights.StoredWeights(arrays, {}, '.safetensors'), layout
 
 
-def which(path: os.PathLike | str, name: str = ANY[0], **changes: Any) -> Sizes:
+def resolve_sizes(
+  path: os.PathLike | str, name: str = FROM_CONFIG[0], **changes: Any
+) -> Sizes:
   """The sizes that a name and config.json beside the weights say.
 
   Raises:
     UserError: an unknown name, no config.json where one is needed, or one that
       contradicts the name.
   """
-  known = {**sizes.KNOWN, **dict.fromkeys(ANY)}
+  known = {**architecture.PUBLISHED, **dict.fromkeys(FROM_CONFIG)}
   if name not in known:
-    raise errors.unknown('CLIP', name, known)
-  named, beside = known[name], sizes.beside(path)
+    raise errors.unknown_name('CLIP', name, known)
+  named, beside = known[name], architecture.find_config(path)
   errors.check(
     named is not None or beside is not None,
     f'{path}: the sizes of this CLIP are not known; put its config.json beside '
-    f'it, or name one of {", ".join(sizes.KNOWN)}',
+    f'it, or name one of {", ".join(architecture.PUBLISHED)}',
   )
-  found = sizes.from_config(beside) if beside is not None else named
+  found = architecture.from_config(beside) if beside is not None else named
   assert found is not None
   if named is not None:
-    _agree(named, found, str(beside), name)
+    _check_agreement(named, found, str(beside), name)
   for field in changes:
     if field not in Sizes._fields:
-      raise errors.unknown(f'option of {name!r}', field, Sizes._fields)
-  return sizes.checked(found._replace(**changes), name)
+      raise errors.unknown_name(f'option of {name!r}', field, Sizes._fields)
+  return architecture.check_sizes(found._replace(**changes), name)
 
 
-def _agree(named: Sizes, found: Sizes, where: str, name: str) -> None:
+def _check_agreement(named: Sizes, found: Sizes, where: str, name: str) -> None:
   """Refuses a config.json of another network; activations are its to say."""
   like = found._replace(
     vision=found.vision._replace(
@@ -181,7 +270,7 @@ def _agree(named: Sizes, found: Sizes, where: str, name: str) -> None:
     text=found.text._replace(
       activation=named.text.activation, epsilon=named.text.epsilon
     ),
-    **{field: getattr(named, field) for field in _FREE},
+    **{field: getattr(named, field) for field in _DECIDED_BY_CONFIG},
   )
   for field in Sizes._fields:
     a, b = getattr(like, field), getattr(named, field)

@@ -12,7 +12,7 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def pixels(
+def crop_centre(
   picture: PIL.Image.Image, side: int = 224
 ) -> UInt8[np.ndarray, 'side side 3']:
   """The centre of a picture whose shorter side was made `side` pixels long.
@@ -31,7 +31,7 @@ def pixels(
   return np.array(cut.convert('RGB'))
 
 
-def squeezed(
+def squeeze(
   picture: PIL.Image.Image, side: int = 224
 ) -> UInt8[np.ndarray, 'side side 3']:
   """A whole picture made square, as SigLIP sees it.
@@ -51,7 +51,7 @@ def normalisation(
   return (MEAN, STD) if kind == 'clip' else ((0.5,) * 3, (0.5,) * 3)
 
 
-def normalised(
+def normalise(
   image: UInt8[np.ndarray, '*b h w 3'],
 ) -> Float[np.ndarray, '*b h w 3']:
   """Pixels as the network takes them, float32."""

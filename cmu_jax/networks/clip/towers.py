@@ -2,6 +2,12 @@
 
 So `flax_model.msgpack` needs no table of names, and `model.safetensors` only
 the one for the leaves: the misspelling `pre_layrnorm` is theirs.
+
+SigLIP's two towers in linen (arXiv 2303.15343), called as in HF.
+
+What differs from CLIP: no class token but attention from a learned probe, no
+causal mask, texts read off at their last token, a bias beside the temperature.
+Texts must be filled up to the context as the tower was trained.
 """
 
 import math
@@ -12,10 +18,10 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cmu_jax.networks.clip import blocks
-from cmu_jax.networks.clip.sizes import LARGEST, Sizes
+from cmu_jax.networks.clip.architecture import LARGEST_TOKEN, Sizes, Tower
 
 # After training exp(logit_scale) is about 100; it starts at 1 / 0.07.
-_SCALE = math.log(1 / 0.07)
+_INITIAL_SCALE = math.log(1 / 0.07)
 
 
 class PatchEmbedding(nn.Module):
@@ -68,7 +74,7 @@ class VisionEmbeddings(nn.Module):
       'class_embedding', nn.initializers.normal(width**-0.5), (width,)
     )
     self.patch_embedding = PatchEmbedding(width, self.sizes.patch, self.dtype)
-    self.position_embedding = blocks.embed(
+    self.position_embedding = blocks.embedding_table(
       tokens, width, self.dtype, width**-0.5
     )
 
@@ -96,9 +102,9 @@ class VisionModel(nn.Module):
 
   def setup(self) -> None:
     self.embeddings = VisionEmbeddings(self.sizes, self.dtype)
-    self.pre_layrnorm = blocks.norm(self.sizes.vision)
+    self.pre_layrnorm = blocks.layer_norm(self.sizes.vision)
     self.encoder = blocks.Encoder(self.sizes.vision, False, self.dtype)
-    self.post_layernorm = blocks.norm(self.sizes.vision)
+    self.post_layernorm = blocks.layer_norm(self.sizes.vision)
 
   def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n t d']:
     """The projected patches, linear in the parameters."""
@@ -123,10 +129,10 @@ class TextEmbeddings(nn.Module):
 
   def setup(self) -> None:
     width = self.sizes.text.width
-    self.token_embedding = blocks.embed(
+    self.token_embedding = blocks.embedding_table(
       self.sizes.vocabulary, width, self.dtype
     )
-    self.position_embedding = blocks.embed(
+    self.position_embedding = blocks.embedding_table(
       self.sizes.context, width, self.dtype
     )
 
@@ -149,12 +155,12 @@ class TextModel(nn.Module):
   def setup(self) -> None:
     self.embeddings = TextEmbeddings(self.sizes, self.dtype)
     self.encoder = blocks.Encoder(self.sizes.text, True, self.dtype)
-    self.final_layer_norm = blocks.norm(self.sizes.text)
+    self.final_layer_norm = blocks.layer_norm(self.sizes.text)
 
   def __call__(self, ids: Int[Array, 'n t']) -> Float[Array, 'n d']:
     x = self.final_layer_norm(self.encoder(self.embeddings(ids)))
     end = self.sizes.end
-    found = ids if end == LARGEST else (ids == end).astype(jnp.int32)
+    found = ids if end == LARGEST_TOKEN else (ids == end).astype(jnp.int32)
     return x[jnp.arange(len(ids)), jnp.argmax(found, 1)]
 
 
@@ -177,7 +183,7 @@ class Clip(nn.Module):
     self.visual_projection = projection(self.sizes.embed, vision)
     self.text_projection = projection(self.sizes.embed, text)
     self.logit_scale = self.param(
-      'logit_scale', nn.initializers.constant(_SCALE), ()
+      'logit_scale', nn.initializers.constant(_INITIAL_SCALE), ()
     )
 
   def image(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n e']:
@@ -197,11 +203,14 @@ class Clip(nn.Module):
     self, image: Float[Array, 'n h w c'], ids: Int[Array, 'm t']
   ) -> Float[Array, 'n m']:
     """Scaled cosines of every picture and every text."""
-    rows, columns = unit(self.image(image)), unit(self.text(ids))
+    rows, columns = (
+      normalise_rows(self.image(image)),
+      normalise_rows(self.text(ids)),
+    )
     return self.scale() * rows @ columns.T
 
 
-def unit(x: Float[Array, '*b e']) -> Float[Array, '*b e']:
+def normalise_rows(x: Float[Array, '*b e']) -> Float[Array, '*b e']:
   """Rows of length one."""
   return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
@@ -210,3 +219,171 @@ def projection(features: int, width: int) -> nn.Dense:
   """A product without bias, in float32."""
   init = nn.initializers.normal(width**-0.5)
   return nn.Dense(features, use_bias=False, kernel_init=init)
+
+
+# Where their training starts (section 3.2).
+_SCALE, _BIAS = math.log(10), -10.0
+
+
+class SiglipVisionEmbeddings(nn.Module):
+  """Patches and positions.
+
+  Attributes:
+    sizes: of the SigLIP.
+    dtype: what is computed in.
+  """
+
+  sizes: Sizes
+  dtype: Any
+
+  def setup(self) -> None:
+    width = self.sizes.vision.width
+    count = (self.sizes.image_size // self.sizes.patch) ** 2
+    self.patch_embedding = PatchEmbedding(
+      width, self.sizes.patch, self.dtype, biased=True
+    )
+    self.position_embedding = blocks.embedding_table(
+      count, width, self.dtype, width**-0.5
+    )
+
+  def patches(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n t d']:
+    """The projected patches, row by row."""
+    return self.patch_embedding(image)
+
+  def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n t d']:
+    return x + self.position_embedding(jnp.arange(x.shape[1]))[None]
+
+
+class Probe(nn.Module):
+  """Attention of one learned query to all tokens.
+
+  Attributes:
+    tower: width and heads.
+    dtype: what the products are computed in; the softmax is float32.
+  """
+
+  tower: Tower
+  dtype: Any
+
+  @nn.compact
+  def __call__(
+    self, probe: Float[Array, '1 1 d'], x: Float[Array, 'n t d']
+  ) -> Float[Array, 'n d']:
+    width, heads = self.tower.width, self.tower.heads
+    # One matrix for queries, keys and values, as PyTorch keeps it.
+    project = nn.Dense(3 * width, dtype=self.dtype, name='in_proj')
+    cut = lambda y: y.reshape(*y.shape[:2], 3, heads, width // heads)
+    q, found = cut(project(probe))[0, 0, 0], cut(project(x))
+    k, v = found[:, :, 1], found[:, :, 2]
+    score = jnp.einsum('he,nthe->nht', q, k).astype(jnp.float32)
+    weight = nn.softmax(score * (width // heads) ** -0.5).astype(v.dtype)
+    mixed = jnp.einsum('nht,nthe->nhe', weight, v).reshape(len(x), width)
+    return nn.Dense(width, dtype=self.dtype, name='out_proj')(mixed)
+
+
+class Pooling(nn.Module):
+  """A picture's tokens as one vector: attention, then a perceptron.
+
+  Attributes:
+    tower: sizes.
+    dtype: what the products are computed in.
+  """
+
+  tower: Tower
+  dtype: Any
+
+  def setup(self) -> None:
+    init = nn.initializers.xavier_uniform()
+    self.probe = self.param('probe', init, (1, 1, self.tower.width))
+    self.attention = Probe(self.tower, self.dtype)
+    self.layernorm = blocks.layer_norm(self.tower)
+    self.mlp = blocks.Perceptron(self.tower, self.dtype)
+
+  def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n d']:
+    y = self.attention(self.probe, x)[:, None]
+    return (y + self.mlp(self.layernorm(y)))[:, 0].astype(jnp.float32)
+
+
+class SiglipVisionModel(nn.Module):
+  """The image tower up to the embedding.
+
+  Attributes:
+    sizes: of the SigLIP.
+    dtype: what the products are computed in.
+  """
+
+  sizes: Sizes
+  dtype: Any
+
+  def setup(self) -> None:
+    self.embeddings = SiglipVisionEmbeddings(self.sizes, self.dtype)
+    self.encoder = blocks.Encoder(self.sizes.vision, False, self.dtype)
+    self.post_layernorm = blocks.layer_norm(self.sizes.vision)
+    self.head = Pooling(self.sizes.vision, self.dtype)
+
+  def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n t d']:
+    """The projected patches, linear in the parameters."""
+    return self.embeddings.patches(image)
+
+  def trunk(self, x: Float[Array, 'n t d']) -> Float[Array, 'n d']:
+    """From patches to the embedding."""
+    return self.head(self.post_layernorm(self.encoder(self.embeddings(x))))
+
+
+class SiglipTextModel(nn.Module):
+  """The text tower up to the embedding.
+
+  Attributes:
+    sizes: of the SigLIP.
+    dtype: what the products are computed in.
+  """
+
+  sizes: Sizes
+  dtype: Any
+
+  def setup(self) -> None:
+    self.embeddings = TextEmbeddings(self.sizes, self.dtype)
+    self.encoder = blocks.Encoder(self.sizes.text, False, self.dtype)
+    self.final_layer_norm = blocks.layer_norm(self.sizes.text)
+    self.head = nn.Dense(self.sizes.embed)
+
+  def __call__(self, ids: Int[Array, 'n t']) -> Float[Array, 'n e']:
+    x = self.final_layer_norm(self.encoder(self.embeddings(ids)))
+    return self.head(x[:, -1])
+
+
+class Siglip(nn.Module):
+  """Both towers, the temperature and its bias; methods as of `towers.Clip`.
+
+  Attributes:
+    sizes: of the SigLIP.
+    dtype: what the products are computed in; parameters, LayerNorm, softmax
+      and embeddings are float32.
+  """
+
+  sizes: Sizes
+  dtype: Any = jnp.float32
+
+  def setup(self) -> None:
+    self.vision_model = SiglipVisionModel(self.sizes, self.dtype)
+    self.text_model = SiglipTextModel(self.sizes, self.dtype)
+    constant = nn.initializers.constant
+    self.logit_scale = self.param('logit_scale', constant(_SCALE), (1,))
+    self.logit_bias = self.param('logit_bias', constant(_BIAS), (1,))
+
+  def image(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n e']:
+    """Embeddings of pictures, not normalised."""
+    return self.vision_model.trunk(self.vision_model.stem(image))
+
+  def text(self, ids: Int[Array, 'n t']) -> Float[Array, 'n e']:
+    """Embeddings of texts, not normalised."""
+    return self.text_model(ids)
+
+  def __call__(
+    self, image: Float[Array, 'n h w c'], ids: Int[Array, 'm t']
+  ) -> Float[Array, 'n m']:
+    """Log odds that a picture and a text belong together."""
+    rows = normalise_rows(self.image(image))
+    columns = normalise_rows(self.text(ids))
+    cosines = rows @ columns.T
+    return jnp.exp(self.logit_scale)[None] * cosines + self.logit_bias[None]

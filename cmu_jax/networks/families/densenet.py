@@ -67,7 +67,7 @@ class Transition(nn.Module):
     return mean_pool(self.conv(nn.relu(self.norm(x, train))))
 
 
-class Body(layers.Stemmed):
+class Body(layers.StemTrunk):
   """The stem, dense blocks with transitions between them, and the mean.
 
   Attributes:
@@ -159,7 +159,7 @@ def densenet121(
     UserError: unknown stem, or images that are too small.
   """
   if stem not in _SMALLEST:
-    raise errors.unknown('stem of model densenet121', stem, _SMALLEST)
+    raise errors.unknown_name('stem of model densenet121', stem, _SMALLEST)
   (height, breadth, _), least = image_shape, _SMALLEST[stem]
   errors.check(
     min(height, breadth) >= least,

@@ -18,7 +18,7 @@ from cmu_jax.networks import classifier, conv, layers
 
 _STEMS = ('cifar', 'imagenet')
 _TORCH = {'shortcut': 'downsample.0', 'shortcut_norm': 'downsample.1'}
-_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+_STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 _BOTTLENECK = (50,)
 _EXPANSION = 4
 
@@ -87,7 +87,7 @@ class Block(nn.Module):
     return nn.relu((x + y) / 2 if self.halve else x + y)
 
 
-class Body(layers.Stemmed):
+class Body(layers.StemTrunk):
   """The stem, four stages of blocks, and the mean over the image.
 
   Attributes:
@@ -176,7 +176,7 @@ def max_pool3(x: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
   return x
 
 
-def of_depth(depth: int) -> Callable[..., classifier.Classifier]:
+def factory(depth: int) -> Callable[..., classifier.Classifier]:
   """The factory of one depth.
 
   Its options: `width`, channels of the stem; `stem`, 'cifar' for images of
@@ -206,11 +206,13 @@ def of_depth(depth: int) -> Callable[..., classifier.Classifier]:
   ) -> classifier.Classifier:
     del image_shape
     if stem not in _STEMS:
-      raise errors.unknown(f'stem of model resnet{depth}', stem, _STEMS)
+      raise errors.unknown_name(f'stem of model resnet{depth}', stem, _STEMS)
     if norm not in layers.NORMS:
-      raise errors.unknown(f'norm of model resnet{depth}', norm, layers.NORMS)
+      raise errors.unknown_name(
+        f'norm of model resnet{depth}', norm, layers.NORMS
+      )
     body = Body(
-      _SIZES[depth],
+      _STAGE_BLOCKS[depth],
       depth in _BOTTLENECK,
       width,
       stem,

@@ -145,7 +145,7 @@ def resnet9(
   return classifier.Classifier(body, num_classes, head_bias=False)
 
 
-def layers_of(**options: Any) -> tuple[tuple[str, ...], ...]:
+def layer_modules(**options: Any) -> tuple[tuple[str, ...], ...]:
   """The modules of each layer, from first to last, whatever the options.
 
   Of the last k layers, k = 2 starts at conv4, 4 at res2, 5 at conv3, 7 at res1

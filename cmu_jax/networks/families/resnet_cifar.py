@@ -57,7 +57,7 @@ class Block(nn.Module):
     return nn.relu(x + y)
 
 
-class Body(layers.Stemmed):
+class Body(layers.StemTrunk):
   """A 3x3 convolution, three stages of `blocks` blocks, the mean.
 
   Attributes:
@@ -106,7 +106,7 @@ class Body(layers.Stemmed):
     return jnp.mean(x, (1, 2), dtype=jnp.float32)
 
 
-def of_depth(depth: int) -> Callable[..., classifier.Classifier]:
+def factory(depth: int) -> Callable[..., classifier.Classifier]:
   """The factory of one depth, 6 n + 2.
 
   Args:

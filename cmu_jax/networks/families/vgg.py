@@ -31,7 +31,7 @@ _dense = functools.partial(
 )
 
 
-class Body(layers.Stemmed):
+class Body(layers.StemTrunk):
   """Five stages of 3x3 convolutions with max-pooling after each.
 
   Modules are called features_0, features_1 and so on and classifier_0 and
@@ -116,12 +116,16 @@ def adaptive_mean(
     x: images.
     size: windows along both axes.
   """
-  rows, columns = (_means(length, size, x.dtype) for length in x.shape[1:3])
+  rows, columns = (
+    _mean_matrix(length, size, x.dtype) for length in x.shape[1:3]
+  )
   exact = jax.lax.Precision.HIGHEST
   return jnp.einsum('ih,jw,nhwc->nijc', rows, columns, x, precision=exact)
 
 
-def _means(length: int, size: int, dtype: Any) -> Float[Array, 'size length']:
+def _mean_matrix(
+  length: int, size: int, dtype: Any
+) -> Float[Array, 'size length']:
   """The matrix of the means along one axis."""
   index = np.arange(size)
   first, last = index * length // size, -(-(index + 1) * length // size)
@@ -130,7 +134,7 @@ def _means(length: int, size: int, dtype: Any) -> Float[Array, 'size length']:
   return jnp.asarray(inside / (last - first)[:, None], dtype)
 
 
-def vgg19(batch_norm: bool) -> Callable[..., classifier.Classifier]:
+def factory(batch_norm: bool) -> Callable[..., classifier.Classifier]:
   """The factory of VGG-19 with or without BatchNorm.
 
   Its options: `width`, channels of the first stage; `hidden`, width of

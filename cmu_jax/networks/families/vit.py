@@ -106,7 +106,7 @@ def attention(qkv: Float[Array, 'n t e'], heads: int) -> Float[Array, 'n t d']:
   return mixed.reshape(n, t, width)
 
 
-class Body(layers.Stemmed):
+class Body(layers.StemTrunk):
   """Patches, a class token, positions, blocks; the token is the feature.
 
   Attributes:

@@ -67,7 +67,7 @@ class Block(nn.Module):
     return self.shortcut(active) + y
 
 
-class Body(layers.Stemmed):
+class Body(layers.StemTrunk):
   """A 3x3 convolution, three stages of blocks, and the mean over the image.
 
   Attributes:
@@ -146,7 +146,7 @@ def wrn(
     dtype=jnp.dtype(dtype),
     convolve=convolve,
   )
-  body = Body(_size('wrn', depth, width), width, False, layer)
+  body = Body(_blocks_per_stage('wrn', depth, width), width, False, layer)
   return classifier.Classifier(body, num_classes, dense=_dense)
 
 
@@ -172,11 +172,13 @@ def wrn_corrective(
     dtype=jnp.dtype(dtype),
     convolve=convolve,
   )
-  body = Body(_size('wrn_corrective', depth, width), width, True, layer)
+  body = Body(
+    _blocks_per_stage('wrn_corrective', depth, width), width, True, layer
+  )
   return classifier.Classifier(body, num_classes, dense=_dense)
 
 
-def layers_of(
+def layer_modules(
   corrective: bool, *, depth: int = 28, width: int = 10, **options: Any
 ) -> tuple[tuple[str, ...], ...]:
   """The modules of each layer, from first to last.
@@ -194,7 +196,7 @@ def layers_of(
   found: list[tuple[str, ...]] = [('body/conv1',)]
   across = ('shortcut', 'shortcut_norm') if corrective else ('shortcut',)
   for stage in range(3):
-    for index in range(_size('wrn', depth, width)):
+    for index in range(_blocks_per_stage('wrn', depth, width)):
       project = index == 0 and (stage > 0 or width > 1)
       names = ('norm1', 'conv1', *(across if project else ()))
       block = f'body/stage{stage + 1}_block{index + 1}'
@@ -214,7 +216,7 @@ def torch_name(module: str) -> str:
   """
   if module == 'body/norm':
     return 'bn1'
-  return _named(module, 'block{}.layer', {'shortcut': 'convShortcut'})
+  return _translate(module, 'block{}.layer', {'shortcut': 'convShortcut'})
 
 
 def torch_name_corrective(module: str) -> str:
@@ -227,10 +229,10 @@ def torch_name_corrective(module: str) -> str:
     For example 'layer2.0.shortcut.1'.
   """
   names = {'shortcut': 'shortcut.0', 'shortcut_norm': 'shortcut.1'}
-  return _named(module, 'layer{}', names)
+  return _translate(module, 'layer{}', names)
 
 
-def _named(module: str, stage: str, names: dict[str, str]) -> str:
+def _translate(module: str, stage: str, names: dict[str, str]) -> str:
   if module == 'head':
     return 'fc'
   parts = module.split('/')[1:]
@@ -240,7 +242,7 @@ def _named(module: str, stage: str, names: dict[str, str]) -> str:
   return '.'.join([*layer, inner])
 
 
-def _size(name: str, depth: int, width: int) -> int:
+def _blocks_per_stage(name: str, depth: int, width: int) -> int:
   """Blocks of a stage."""
   errors.check(
     depth >= 10 and depth % 6 == 4,

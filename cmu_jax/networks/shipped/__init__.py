@@ -1,23 +1,27 @@
 """A network as somebody shipped it: files in, everything bound, files out."""
 
-from cmu_jax.networks.shipped.bodies import Body, body
-from cmu_jax.networks.shipped.classes import class_names, labels
-from cmu_jax.networks.shipped.network import (
-  Shipped,
-  labelled,
+from cmu_jax.networks.shipped.user_data import (
+  label_pictures,
+  resolve_class_names,
+)
+from cmu_jax.networks.shipped.user_network import (
+  Backbone,
+  ShippedNetwork,
   load,
-  sized,
+  load_backbone,
+  read_labelled,
+  read_same_shape,
   write,
 )
 
 __all__ = [
-  'Body',
-  'Shipped',
-  'body',
-  'class_names',
-  'labelled',
-  'labels',
+  'Backbone',
+  'ShippedNetwork',
+  'label_pictures',
   'load',
-  'sized',
+  'load_backbone',
+  'read_labelled',
+  'read_same_shape',
+  'resolve_class_names',
   'write',
 ]

@@ -5,17 +5,22 @@ network's variables and back, so that repaired weights leave in the format,
 names and precision in which they came.
 """
 
-from cmu_jax.networks.weights.files import Stored, read, side_file, there, write
-from cmu_jax.networks.weights.heads import num_classes
-from cmu_jax.networks.weights.names import fit, put_back
+from cmu_jax.networks.weights.formats import (
+  StoredWeights,
+  locate,
+  read,
+  read_side_file,
+  write,
+)
+from cmu_jax.networks.weights.matching import count_classes, fit, put_back
 
 __all__ = [
-  'Stored',
+  'StoredWeights',
+  'count_classes',
   'fit',
-  'num_classes',
+  'locate',
   'put_back',
   'read',
-  'side_file',
-  'there',
+  'read_side_file',
   'write',
 ]

@@ -11,33 +11,32 @@ settings, so that each compiles once. Arithmetic is float32.
 
 from cmu_jax.robustness.attacks import (
   auto_projected_gradient,
-  fast_gradient,
   marching,
   minimal_distance,
   projected_gradient,
-  whole_split,
+  split_attack,
 )
-from cmu_jax.robustness.attacks.kind import Adversarial, Attack, Logits
+from cmu_jax.robustness.attacks.protocol import Attack, AttackResult, Logits
 
 __all__ = [
-  'Adversarial',
   'Attack',
+  'AttackResult',
   'Logits',
+  'attack_split',
   'autopgd',
   'ffgsm',
   'fgsm',
   'logits_of',
   'march',
-  'minimal',
-  'over',
+  'minimal_pgd',
   'pgd',
 ]
 
-fgsm = fast_gradient.fgsm
-ffgsm = fast_gradient.ffgsm
+fgsm = projected_gradient.fgsm
+ffgsm = projected_gradient.ffgsm
 pgd = projected_gradient.pgd
 autopgd = auto_projected_gradient.autopgd
 march = marching.march
-minimal = minimal_distance.minimal
-logits_of = whole_split.logits_of
-over = whole_split.over
+minimal_pgd = minimal_distance.minimal_pgd
+logits_of = split_attack.logits_of
+attack_split = split_attack.attack_split

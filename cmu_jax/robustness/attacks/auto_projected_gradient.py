@@ -18,18 +18,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from cmu_jax.robustness.attacks import (
-  kind,
-  norms,
+  balls,
   objectives,
   projected_gradient,
+  protocol,
 )
-from cmu_jax.robustness.attacks.kind import Attack
+from cmu_jax.robustness.attacks.protocol import Attack
 
 # Momentum, and the share of rising steps below which eta is halved.
-_KEEP, _RISING = 0.75, 0.75
+_MOMENTUM, _MIN_RISING_SHARE = 0.75, 0.75
 
 
-class _Point(NamedTuple):
+class _Iterate(NamedTuple):
   """Images with the objective and its gradient."""
 
   image: Float[Array, 'n h w c']
@@ -52,15 +52,15 @@ class _State(NamedTuple):
     hit: whether there was one.
   """
 
-  now: _Point
-  before: Float[Array, 'n h w c']
-  best: _Point
-  step: Float[Array, 'n']
+  current: _Iterate
+  previous: Float[Array, 'n h w c']
+  best: _Iterate
+  step_size: Float[Array, 'n']
   rises: Int[Array, 'n']
   halved: Bool[Array, 'n']
-  reached: Float[Array, 'n']
-  found: Float[Array, 'n h w c']
-  hit: Bool[Array, 'n']
+  checkpoint_value: Float[Array, 'n']
+  adversarial: Float[Array, 'n h w c']
+  success: Bool[Array, 'n']
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -76,7 +76,7 @@ def checkpoints(steps: int) -> list[int]:
   return sorted(set(found))
 
 
-def _windows(steps: int) -> np.ndarray:
+def _checkpoint_windows(steps: int) -> np.ndarray:
   """After each step: how many steps it closes a window of; 0 for none."""
   windows, last = np.zeros(steps, np.int32), 0
   for at in checkpoints(steps):
@@ -84,7 +84,7 @@ def _windows(steps: int) -> np.ndarray:
   return windows
 
 
-def _pick(where: jax.Array, first: _Point, second: _Point) -> _Point:
+def _select(where: jax.Array, first: _Iterate, second: _Iterate) -> _Iterate:
   return jax.tree.map(
     lambda a, b: jnp.where(where.reshape(-1, *(1,) * (a.ndim - 1)), a, b),
     first,
@@ -92,18 +92,18 @@ def _pick(where: jax.Array, first: _Point, second: _Point) -> _Point:
   )
 
 
-def _review(state: _State, window: jax.Array) -> _State:
+def _apply_checkpoint(state: _State, window: jax.Array) -> _State:
   """What a checkpoint does, if `window` is not 0."""
   here = window > 0
-  few = state.rises < _RISING * window
-  stuck = ~state.halved & (state.best.value <= state.reached)
+  few = state.rises < _MIN_RISING_SHARE * window
+  stuck = ~state.halved & (state.best.value <= state.checkpoint_value)
   halve = here & (few | stuck)
   return state._replace(
-    now=_pick(halve, state.best, state.now),
-    step=jnp.where(halve, state.step / 2, state.step),
+    current=_select(halve, state.best, state.current),
+    step_size=jnp.where(halve, state.step_size / 2, state.step_size),
     rises=jnp.where(here, 0, state.rises),
     halved=jnp.where(here, halve, state.halved),
-    reached=jnp.where(here, state.best.value, state.reached),
+    checkpoint_value=jnp.where(here, state.best.value, state.checkpoint_value),
   )
 
 
@@ -134,37 +134,39 @@ def autopgd(
     Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks, arXiv 2003.01690, algorithm 1 and section 3.
   """
-  far = kind.positive(radius, 'radius')
-  count = kind.counted(steps, 'steps')
-  kind.counted(restarts, 'restarts')
-  norms.check(norm)
-  each = objectives.of(loss)
-  windows = _windows(count)
+  far = protocol.check_positive(radius, 'radius')
+  count = protocol.check_count(steps, 'steps')
+  protocol.check_count(restarts, 'restarts')
+  balls.check_norm(norm)
+  each = objectives.loss_by_name(loss)
+  windows = _checkpoint_windows(count)
 
   def attack(key, logits, image, label):
     def see(x):
-      at = objectives.ascent(each, logits, x, label)
-      return _Point(x, at.value, at.gradient), at.logits.argmax(-1) != label
+      at = objectives.evaluate(each, logits, x, label)
+      return _Iterate(x, at.value, at.gradient), at.logits.argmax(-1) != label
 
     def move(i, state):
-      now, step = state.now, norms.by_image(state.step)
-      ahead = now.image + step * norms.direction(now.gradient, norm)
-      z = norms.inside(image, ahead, far, norm)
-      keep = jnp.where(i == 0, 1.0, _KEEP)
-      drift = (1 - keep) * (now.image - state.before)
+      now, step = state.current, balls.expand_to_pixels(state.step_size)
+      ahead = now.image + step * balls.steepest_direction(now.gradient, norm)
+      z = balls.project_images(image, ahead, far, norm)
+      keep = jnp.where(i == 0, 1.0, _MOMENTUM)
+      drift = (1 - keep) * (now.image - state.previous)
       pushed = now.image + keep * (z - now.image) + drift
-      point, flipped = see(norms.inside(image, pushed, far, norm))
+      point, flipped = see(balls.project_images(image, pushed, far, norm))
       moved = state._replace(
-        now=point,
-        before=now.image,
-        best=_pick(point.value > state.best.value, point, state.best),
+        current=point,
+        previous=now.image,
+        best=_select(point.value > state.best.value, point, state.best),
         rises=state.rises + (point.value > now.value),
-        found=jnp.where(norms.by_image(flipped), point.image, state.found),
-        hit=state.hit | flipped,
+        adversarial=jnp.where(
+          balls.expand_to_pixels(flipped), point.image, state.adversarial
+        ),
+        success=state.success | flipped,
       )
-      return _review(moved, jnp.asarray(windows)[i])
+      return _apply_checkpoint(moved, jnp.asarray(windows)[i])
 
-    start, flipped = see(norms.random_start(key, image, far, norm))
+    start, flipped = see(balls.draw_start(key, image, far, norm))
     state = _State(
       start,
       start.image,
@@ -177,9 +179,11 @@ def autopgd(
       flipped,
     )
     end = jax.lax.fori_loop(0, count, move, state)
-    reached = norms.by_image(end.hit)
-    return kind.outcome(
-      logits, jnp.where(reached, end.found, end.best.image), label
+    reached = balls.expand_to_pixels(end.success)
+    return protocol.evaluate_images(
+      logits, jnp.where(reached, end.adversarial, end.best.image), label
     )
 
-  return kind.checked(projected_gradient.repeated(attack, restarts))
+  return protocol.with_checks(
+    projected_gradient.with_restarts(attack, restarts)
+  )

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from cmu_jax.robustness.attacks import kind, norms, objectives
-from cmu_jax.robustness.attacks.kind import Attack
+from cmu_jax.robustness.attacks import balls, objectives, protocol
+from cmu_jax.robustness.attacks.protocol import Attack
 
 
 class _State(NamedTuple):
@@ -29,8 +29,8 @@ class _State(NamedTuple):
   """
 
   image: Float[Array, 'n h w c']
-  done: Bool[Array, 'n']
-  spent: Int[Array, 'n']
+  success: Bool[Array, 'n']
+  gradients: Int[Array, 'n']
   trial: Int[Array, '']
 
 
@@ -62,39 +62,41 @@ def march(
     AMUN, arXiv 2503.00917, appendix on FFGSM (single steps of arXiv
     2001.03994).
   """
-  length = kind.positive(radius, 'radius')
-  count = kind.counted(marches, 'marches')
-  most = kind.counted(restarts, 'restarts')
-  norms.check(norm)
-  each = objectives.of(loss)
+  length = protocol.check_positive(radius, 'radius')
+  count = protocol.check_count(marches, 'marches')
+  most = protocol.check_count(restarts, 'restarts')
+  balls.check_norm(norm)
+  each = objectives.loss_by_name(loss)
 
   def attack(key, logits, image, label):
     def flipped(x):
       return logits(x).argmax(-1) != label
 
     def begin(state):
-      noise = norms.random_start(
+      noise = balls.draw_start(
         jax.random.fold_in(key, state.trial), image, length, 'linf'
       )
       base = jnp.where(state.trial == 0, image, noise)
-      gradient = objectives.ascent(each, logits, base, label).gradient
-      unit = norms.direction(gradient, norm)
+      gradient = objectives.evaluate(each, logits, base, label).gradient
+      unit = balls.steepest_direction(gradient, norm)
 
       def step(i, now):
         x = jnp.clip(base + (i + 1) * length * unit, 0.0, 1.0)
-        x = jnp.where(norms.by_image(now[1]), now[0], x)
+        x = jnp.where(balls.expand_to_pixels(now[1]), now[0], x)
         return x, now[1] | flipped(x)
 
-      found, done = jax.lax.fori_loop(0, count, step, (state.image, state.done))
-      spent = state.spent + ~state.done
+      found, done = jax.lax.fori_loop(
+        0, count, step, (state.image, state.success)
+      )
+      spent = state.gradients + ~state.success
       return _State(found, done, spent, state.trial + 1)
 
     none = jnp.zeros(label.shape, jnp.int32)
     start = _State(image, flipped(image), none, jnp.int32(0))
     end = jax.lax.while_loop(
-      lambda s: (s.trial <= most) & ~s.done.all(), begin, start
+      lambda s: (s.trial <= most) & ~s.success.all(), begin, start
     )
-    found = kind.outcome(logits, end.image, label)
-    return found._replace(spent=end.spent)
+    found = protocol.evaluate_images(logits, end.image, label)
+    return found._replace(gradients=end.gradients)
 
-  return kind.checked(attack)
+  return protocol.with_checks(attack)

@@ -20,14 +20,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from cmu_jax.core import errors
-from cmu_jax.robustness.attacks import kind, norms, objectives
-from cmu_jax.robustness.attacks.kind import Attack
+from cmu_jax.robustness.attacks import balls, objectives, protocol
+from cmu_jax.robustness.attacks.protocol import Attack
 
 # A gradient of the cross-entropy as short as this says nothing any more.
-_VANISHED = 1e-12
+_VANISHED_GRADIENT = 1e-12
 
 
-class _State(NamedTuple):
+class _SearchState(NamedTuple):
   """The search of each image.
 
   Attributes:
@@ -42,25 +42,25 @@ class _State(NamedTuple):
 
   image: Float[Array, 'n h w c']
   radius: Float[Array, 'n']
-  inner: Int[Array, 'n']
+  step: Int[Array, 'n']
   doublings: Int[Array, 'n']
   fallback: Bool[Array, 'n']
-  done: Bool[Array, 'n']
-  spent: Int[Array, 'n']
+  finished: Bool[Array, 'n']
+  gradients: Int[Array, 'n']
 
 
-class _Rule(NamedTuple):
+class _SearchSettings(NamedTuple):
   """The settings of a search, see `minimal`."""
 
   norm: str
   steps: int
   step: float
-  warm: bool
-  each: objectives.Loss
-  falls_back: bool
+  warm_start: bool
+  loss: objectives.Loss
+  use_fallback: bool
 
 
-def doublings(radius: float, norm: str, shape: tuple[int, ...]) -> int:
+def count_doublings(radius: float, norm: str, shape: tuple[int, ...]) -> int:
   """ceil(log2(D / radius)), at least 0: after so many a ball holds [0, 1]^d.
 
   Args:
@@ -68,62 +68,62 @@ def doublings(radius: float, norm: str, shape: tuple[int, ...]) -> int:
     norm: 'linf' or 'l2'.
     shape: of one image.
   """
-  ratio = norms.diameter(norm, shape) / radius
+  ratio = balls.diameter(norm, shape) / radius
   return max(0, math.ceil(math.log2(ratio) - 1e-9))
 
 
 def _advance(
-  rule: _Rule,
+  rule: _SearchSettings,
   most: int,
   logits: objectives.Logits,
   image: jax.Array,
   label: jax.Array,
-  state: _State,
-) -> _State:
+  state: _SearchState,
+) -> _SearchState:
   """Looks at every image, then moves it, or widens its ball, or ends."""
 
   def each(found, wanted):
-    plain = rule.each(found, wanted)
+    plain = rule.loss(found, wanted)
     return jnp.where(state.fallback, objectives.margin(found, wanted), plain)
 
-  at = objectives.ascent(each, logits, state.image, label)
+  at = objectives.evaluate(each, logits, state.image, label)
   flipped = at.logits.argmax(-1) != label
-  going = ~state.done & ~flipped
-  full = going & (state.inner >= rule.steps)
-  vanished = norms.size(at.gradient, 'l2') < _VANISHED
+  going = ~state.finished & ~flipped
+  full = going & (state.step >= rule.steps)
+  vanished = balls.image_norms(at.gradient, 'l2') < _VANISHED_GRADIENT
   widest = state.doublings >= most
   # The widest ball is searched by the margin too before it is given up.
-  lost = full & widest & (state.fallback | (not rule.falls_back))
+  lost = full & widest & (state.fallback | (not rule.use_fallback))
   wider = full & ~widest
   moving = going & ~full
-  unit = norms.direction(at.gradient, rule.norm)
-  length = norms.by_image(rule.step * state.radius)
-  moved = norms.inside(
+  unit = balls.steepest_direction(at.gradient, rule.norm)
+  length = balls.expand_to_pixels(rule.step * state.radius)
+  moved = balls.project_images(
     image, state.image + length * unit, state.radius, rule.norm
   )
-  begun = state.image if rule.warm else image
-  begun = jnp.where(norms.by_image(full & ~lost), begun, state.image)
-  return _State(
-    jnp.where(norms.by_image(moving), moved, begun),
+  begun = state.image if rule.warm_start else image
+  begun = jnp.where(balls.expand_to_pixels(full & ~lost), begun, state.image)
+  return _SearchState(
+    jnp.where(balls.expand_to_pixels(moving), moved, begun),
     jnp.where(wider, 2 * state.radius, state.radius),
-    jnp.where(full, 0, state.inner + moving),
+    jnp.where(full, 0, state.step + moving),
     state.doublings + wider,
-    state.fallback | (going & (full | vanished) & rule.falls_back),
-    state.done | flipped | lost,
-    state.spent + ~state.done,
+    state.fallback | (going & (full | vanished) & rule.use_fallback),
+    state.finished | flipped | lost,
+    state.gradients + ~state.finished,
   )
 
 
 def _search(
-  rule: _Rule,
+  rule: _SearchSettings,
   start: float,
   logits: objectives.Logits,
   image: jax.Array,
   label: jax.Array,
-) -> kind.Adversarial:
+) -> protocol.AttackResult:
   count = label.shape
-  most = doublings(start, rule.norm, image.shape[1:])
-  state = _State(
+  most = count_doublings(start, rule.norm, image.shape[1:])
+  state = _SearchState(
     image,
     jnp.full(count, start, jnp.float32),
     jnp.zeros(count, jnp.int32),
@@ -133,23 +133,23 @@ def _search(
     jnp.zeros(count, jnp.int32),
   )
   end = jax.lax.while_loop(
-    lambda s: ~s.done.all(),
+    lambda s: ~s.finished.all(),
     lambda s: _advance(rule, most, logits, image, label, s),
     state,
   )
-  found = kind.outcome(logits, end.image, label)
+  found = protocol.evaluate_images(logits, end.image, label)
   return found._replace(
-    radius=end.radius, fallback=end.fallback, spent=end.spent
+    radius=end.radius, fallback=end.fallback, gradients=end.gradients
   )
 
 
 @functools.lru_cache(maxsize=64)
-def minimal(
+def minimal_pgd(
   radius: float,
   norm: str = 'l2',
   steps: int = 50,
   step: float = 0.1,
-  warm: bool = True,
+  warm_start: bool = True,
   loss: str = 'cross_entropy',
   fallback: bool = True,
 ) -> Attack:
@@ -165,7 +165,7 @@ def minimal(
     steps: of PGD at each radius.
     step: length of a step, as a share of the radius. An image goes past the
       boundary by less than a step.
-    warm: a wider ball goes on where the narrower one ended, as released;
+    warm_start: a wider ball goes on where the narrower one ended, as released;
       False begins it at the image, as the paper's pseudocode reads.
     loss: 'cross_entropy', 'margin' or 'dlr'.
     fallback: whether images for which that loss fails go on with the margin;
@@ -178,19 +178,21 @@ def minimal(
     AMUN, arXiv 2503.00917, algorithm 1 (l2 PGD of 50 steps of 0.1 eps, no cap
     on eps, no fallback).
   """
-  start = kind.positive(radius, 'radius')
-  share = kind.positive(step, 'step')
-  count = kind.counted(steps, 'steps')
-  norms.check(norm)
+  start = protocol.check_positive(radius, 'radius')
+  share = protocol.check_positive(step, 'step')
+  count = protocol.check_count(steps, 'steps')
+  balls.check_norm(norm)
   errors.check(
     share <= 1,
     f'step {share} of the attack is a share of the radius; give 1 or less',
   )
-  each = objectives.of(loss)
-  rule = _Rule(norm, count, share, warm, each, fallback and loss != 'margin')
+  each = objectives.loss_by_name(loss)
+  rule = _SearchSettings(
+    norm, count, share, warm_start, each, fallback and loss != 'margin'
+  )
 
   def attack(key, logits, image, label):
     del key
     return _search(rule, start, logits, image, label)
 
-  return kind.checked(attack)
+  return protocol.with_checks(attack)

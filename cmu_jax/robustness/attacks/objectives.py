@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cmu_jax.core import errors
-from cmu_jax.training import losses
+from cmu_jax.training import metrics
 
 Logits = Callable[[jax.Array], jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-class Ascent(NamedTuple):
+class Evaluation(NamedTuple):
   """An objective at n images.
 
   Attributes:
@@ -33,7 +33,7 @@ class Ascent(NamedTuple):
   gradient: Float[Array, 'n h w c']
 
 
-def _others(
+def _largest_other_logit(
   logits: Float[Array, 'n k'], label: Int[Array, 'n']
 ) -> Float[Array, 'n']:
   """The largest logit of another class."""
@@ -41,7 +41,7 @@ def _others(
   return jnp.where(own, -jnp.inf, logits).max(-1)
 
 
-def _own(
+def _label_logit(
   logits: Float[Array, 'n k'], label: Int[Array, 'n']
 ) -> Float[Array, 'n']:
   return jnp.take_along_axis(logits, label[:, None], -1)[:, 0]
@@ -52,7 +52,7 @@ def margin(
 ) -> Float[Array, 'n']:
   """max over j != y of z_j - z_y (Towards Evaluating the Robustness of Neural
   Networks, arXiv 1608.04644, section V-A)."""
-  return _others(logits, label) - _own(logits, label)
+  return _largest_other_logit(logits, label) - _label_logit(logits, label)
 
 
 def dlr(
@@ -77,26 +77,26 @@ def dlr(
 
 
 LOSSES: dict[str, Loss] = {
-  'cross_entropy': losses.cross_entropy,
+  'cross_entropy': metrics.cross_entropy,
   'margin': margin,
   'dlr': dlr,
 }
 
 
-def of(name: str) -> Loss:
+def loss_by_name(name: str) -> Loss:
   """The objective of this name.
 
   Raises:
     UserError: there is none; names the nearest one.
   """
   if name not in LOSSES:
-    raise errors.unknown('loss', str(name), LOSSES)
+    raise errors.unknown_name('loss', str(name), LOSSES)
   return LOSSES[name]
 
 
-def ascent(
+def evaluate(
   each: Loss, logits: Logits, image: jax.Array, label: jax.Array
-) -> Ascent:
+) -> Evaluation:
   """An objective, the logits and the gradient, by one forward and one backward
   pass.
 
@@ -113,4 +113,4 @@ def ascent(
     return values.sum(), (values, found)
 
   gradient, (values, found) = jax.grad(total, has_aux=True)(image)
-  return Ascent(values, found, gradient)
+  return Evaluation(values, found, gradient)

@@ -13,16 +13,16 @@ import jax.numpy as jnp
 
 from cmu_jax.core import progress, rng
 from cmu_jax.core.types import PRNGKey
-from cmu_jax.robustness.lipschitz import graph, norms, walk
-from cmu_jax.robustness.lipschitz.graph import Lost, Node, Source
-from cmu_jax.robustness.lipschitz.norms import Norm
+from cmu_jax.robustness.lipschitz import graph, operator_norms, walk
+from cmu_jax.robustness.lipschitz.graph import Node, Source, Unbounded
+from cmu_jax.robustness.lipschitz.operator_norms import NormBound
 
-__all__ = ['Bound', 'Part', 'bound', 'lines']
+__all__ = ['Bound', 'Stretch', 'bound', 'format_lines']
 
-Pair = tuple[tuple[Node, ...], Source]
+StretchKey = tuple[tuple[Node, ...], Source]
 
 
-class Part(NamedTuple):
+class Stretch(NamedTuple):
   """A linear stretch of a network.
 
   Attributes:
@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
   start: str
   end: str
-  norm: Norm
+  norm: NormBound
 
 
 class Bound(NamedTuple):
@@ -49,39 +49,43 @@ class Bound(NamedTuple):
 
   value: float | None
   upper: float | None
-  why: str
-  parts: tuple[Part, ...]
+  reason: str
+  stretches: tuple[Stretch, ...]
 
 
-def _needed(
-  nodes: tuple[Node, ...], end: str, into: dict[Pair, str], seen: set
+def _collect_stretches(
+  nodes: tuple[Node, ...], end: str, into: dict[StretchKey, str], seen: set
 ) -> None:
   """Collects the stretches whose norms the bound of nodes is made of."""
-  groups = [nodes, *((n,) for n in nodes)] if _mixed(nodes) else [nodes]
+  groups = (
+    [nodes, *((n,) for n in nodes)] if _have_mixed_sources(nodes) else [nodes]
+  )
   for group in groups:
-    for source in _sources(group):
-      into.setdefault(_pair(group, source), end)
+    for source in _distinct_sources(group):
+      into.setdefault(_stretch_key(group, source), end)
       if source not in seen:
         seen.add(source)
-        _needed(source.operands, source.name, into, seen)
+        _collect_stretches(source.operands, source.name, into, seen)
 
 
-def _sources(nodes: tuple[Node, ...]) -> tuple[Source, ...]:
+def _distinct_sources(nodes: tuple[Node, ...]) -> tuple[Source, ...]:
   return tuple(dict.fromkeys(s for node in nodes for s in node.sources))
 
 
-def _pair(nodes: tuple[Node, ...], source: Source) -> Pair:
+def _stretch_key(nodes: tuple[Node, ...], source: Source) -> StretchKey:
   """A stretch: a source, and those of some nodes that depend on it."""
   return tuple(node for node in nodes if source in node.sources), source
 
 
-def _mixed(nodes: tuple[Node, ...]) -> bool:
+def _have_mixed_sources(nodes: tuple[Node, ...]) -> bool:
   """Whether some operands depend on other sources than the rest."""
   return len({frozenset(node.sources) for node in nodes}) > 1
 
 
-def _combined(
-  nodes: tuple[Node, ...], sizes: dict[Pair, float], seen: dict[Source, float]
+def _combine_norms(
+  nodes: tuple[Node, ...],
+  sizes: dict[StretchKey, float],
+  seen: dict[Source, float],
 ) -> float:
   """How far nodes together, as one vector, can move when the image moves by 1.
 
@@ -92,28 +96,32 @@ def _combined(
   def moved(source: Source) -> float:
     if source not in seen:
       inner = (
-        _combined(source.operands, sizes, seen) if source.operands else 1.0
+        _combine_norms(source.operands, sizes, seen) if source.operands else 1.0
       )
       seen[source] = source.factor * inner
     return seen[source]
 
   def added(group: tuple[Node, ...]) -> float:
-    return sum(sizes[_pair(group, s)] * moved(s) for s in _sources(group))
+    return sum(
+      sizes[_stretch_key(group, s)] * moved(s) for s in _distinct_sources(group)
+    )
 
   whole = added(nodes)
-  if not _mixed(nodes):
+  if not _have_mixed_sources(nodes):
     return whole
   return min(whole, math.hypot(*(added((node,)) for node in nodes)))
 
 
-def _norm(key: PRNGKey, pair: Pair, steps: int, risk: float) -> Norm:
+def _stretch_norm(
+  key: PRNGKey, pair: StretchKey, steps: int, risk: float
+) -> NormBound:
   """The norm of a stretch; at once where it is no operation at all."""
   nodes, source = pair
   if nodes == (source,):
-    return Norm(1.0, 1.0, 0.0, 0, 'identity')
-  linear = graph.stretch(nodes, source)
-  return norms.spectral_norm(
-    key, linear, source.shape, graph.wide(), steps=steps, risk=risk
+    return NormBound(1.0, 1.0, 0.0, 0, 'identity')
+  linear = graph.linear_map(nodes, source)
+  return operator_norms.spectral_norm(
+    key, linear, source.shape, graph.norm_dtype(), steps=steps, risk=risk
   )
 
 
@@ -156,29 +164,34 @@ def bound(
   Raises:
     UserError: `apply` returns other than one array.
   """
-  output = walk.network(apply, tuple(image_shape), dtype)
-  if isinstance(output, Lost):
-    return Bound(None, None, f'no finite bound: {output.why}', ())
+  output = walk.trace_network(apply, tuple(image_shape), dtype)
+  if isinstance(output, Unbounded):
+    return Bound(None, None, f'no finite bound: {output.reason}', ())
   if not graph.is_node(output):
     return Bound(0.0, 0.0, 'the logits do not depend on the image', ())
-  pairs: dict[Pair, str] = {}
-  _needed((output,), 'logits', pairs, set())
+  pairs: dict[StretchKey, str] = {}
+  _collect_stretches((output,), 'logits', pairs, set())
   share = risk / len(pairs)
-  found: dict[Pair, Norm] = {}
+  found: dict[StretchKey, NormBound] = {}
   with progress.bar('spectral norms', len(pairs), 'maps') as advance:
     for i, pair in enumerate(pairs):
-      found[pair] = _norm(rng.named(key, i), pair, steps, share)
+      found[pair] = _stretch_norm(rng.fold_in(key, i), pair, steps, share)
       advance()
-  return _bound(output, pairs, found, risk)
+  return _assemble_bound(output, pairs, found, risk)
 
 
-def _bound(
-  output: Node, pairs: dict[Pair, str], found: dict[Pair, Norm], risk: float
+def _assemble_bound(
+  output: Node,
+  pairs: dict[StretchKey, str],
+  found: dict[StretchKey, NormBound],
+  risk: float,
 ) -> Bound:
   """The bound of the norms of all stretches."""
-  value = _combined((output,), {p: n.sigma for p, n in found.items()}, {})
+  value = _combine_norms((output,), {p: n.sigma for p, n in found.items()}, {})
   tops = {p: n.upper for p, n in found.items() if n.upper is not None}
-  upper = _combined((output,), tops, {}) if len(tops) == len(found) else None
+  upper = (
+    _combine_norms((output,), tops, {}) if len(tops) == len(found) else None
+  )
   exact = sum(n.method != 'lanczos' for n in found.values())
   rest = [n.residual for n in found.values() if n.method == 'lanczos']
   why = f'{exact} of {len(found)} norms exact'
@@ -187,13 +200,13 @@ def _bound(
       f', {len(rest)} converged estimates from below with residuals up to '
       f'{max(rest):.1e}; the margins hold with probability 1 - {risk:g}'
     )
-  parts = tuple(Part(p[1].name, pairs[p], n) for p, n in found.items())
+  parts = tuple(Stretch(p[1].name, pairs[p], n) for p, n in found.items())
   return Bound(value, upper, why, parts)
 
 
-def lines(found: Bound) -> list[str]:
+def format_lines(found: Bound) -> list[str]:
   """The bound in words, for a report: a line for it, and one for its make."""
   if found.value is None:
-    return [found.why]
+    return [found.reason]
   above = '' if found.upper is None else f' (at most {found.upper:.4g})'
-  return [f'Lipschitz bound {found.value:.4g}{above}', found.why]
+  return [f'Lipschitz bound {found.value:.4g}{above}', found.reason]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 # Longer stretches are cut by a source, to bound the recursion over them.
-_DEEPEST = 150
+_MAX_DEPTH = 150
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class Linear:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Lost:
+class Unbounded:
   """A value without a bound.
 
   Attributes:
@@ -75,7 +75,7 @@ class Lost:
     sign_of: the node that was compared with zero, where that is all it is.
   """
 
-  why: str
+  reason: str
   sign_of: Any = None
 
 
@@ -87,17 +87,17 @@ def is_node(value: Any) -> bool:
   return isinstance(value, (Source, Linear))
 
 
-def wide() -> Any:
+def norm_dtype() -> Any:
   """What norms are computed in, whatever the network computes in."""
   return jax.dtypes.canonicalize_dtype(float)
 
 
-def depth(node: Node) -> int:
+def linear_depth(node: Node) -> int:
   """Equations between a node and its sources."""
   return node.depth if isinstance(node, Linear) else 0
 
 
-def linear(
+def linear_node(
   name: str,
   apply: Callable[..., jax.Array],
   shape: tuple[int, ...],
@@ -107,14 +107,14 @@ def linear(
   """The node of an equation; see `Linear`."""
   nodes = [x for x in operands if is_node(x)]
   sources = tuple(dict.fromkeys(s for x in nodes for s in x.sources))
-  deep = 1 + max(map(depth, nodes))
+  deep = 1 + max(map(linear_depth, nodes))
   made = Linear(name, shape, sources, operands, shapes, apply, deep)
-  if deep <= _DEEPEST:
+  if deep <= _MAX_DEPTH:
     return made
   return Source('end of a long linear stretch', shape, (made,))
 
 
-def along(
+def propagate(
   node: Node, source: Source, value: Float[Array, '...'], seen: dict
 ) -> Float[Array, '...'] | None:
   """What a linear stretch makes of a value at one of its sources.
@@ -136,20 +136,22 @@ def along(
     found = []
     for operand, shape in zip(node.operands, node.shapes, strict=True):
       if is_node(operand):
-        operand = along(operand, source, value, seen)
-      found.append(jnp.zeros(shape, wide()) if operand is None else operand)
+        operand = propagate(operand, source, value, seen)
+      found.append(
+        jnp.zeros(shape, norm_dtype()) if operand is None else operand
+      )
     seen[node] = node.apply(*found)
   return seen[node]
 
 
-def stretch(
+def linear_map(
   nodes: tuple[Node, ...], source: Source
 ) -> Callable[[Float[Array, '...']], tuple[jax.Array, ...]]:
   """The linear map from a source to some nodes, of those that depend on it."""
 
   def run(value):
     seen: dict = {}
-    found = [along(node, source, value, seen) for node in nodes]
+    found = [propagate(node, source, value, seen) for node in nodes]
     return tuple(x for x in found if x is not None)
 
   return run

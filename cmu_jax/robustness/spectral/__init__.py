@@ -1,40 +1,45 @@
 """Spectral norms of implicitly linear layers: measured, clipped, reported."""
 
 from cmu_jax.robustness.spectral.editing import clip_weights
-from cmu_jax.robustness.spectral.krylov import Norm, lanczos, norm
-from cmu_jax.robustness.spectral.network import norms
+from cmu_jax.robustness.spectral.network import measure_layers, report_norms
 from cmu_jax.robustness.spectral.operators import (
   Layer,
-  bound,
-  joint,
-  layers,
-  layers_of,
-  parameters,
-  replaced,
+  bind_layer,
+  find_layers,
+  find_model_layers,
+  joint_layers,
+  layer_parameters,
+  replace_subtree,
   subtree,
 )
-from cmu_jax.robustness.spectral.power import Spectrum, power_qr, rayleigh
-from cmu_jax.robustness.spectral.table import report
+from cmu_jax.robustness.spectral.singular_values import (
+  LeadingNorm,
+  Spectrum,
+  estimate_norm,
+  lanczos,
+  power_qr,
+  rayleigh,
+)
 from cmu_jax.robustness.spectral.transform import ClipState, clip_spectral_norm
 
 __all__ = [
   'ClipState',
   'Layer',
-  'Norm',
+  'LeadingNorm',
   'Spectrum',
-  'bound',
+  'bind_layer',
   'clip_spectral_norm',
   'clip_weights',
-  'joint',
+  'estimate_norm',
+  'find_layers',
+  'find_model_layers',
+  'joint_layers',
   'lanczos',
-  'layers',
-  'layers_of',
-  'norm',
-  'norms',
-  'parameters',
+  'layer_parameters',
+  'measure_layers',
   'power_qr',
   'rayleigh',
-  'replaced',
-  'report',
+  'replace_subtree',
+  'report_norms',
   'subtree',
 ]

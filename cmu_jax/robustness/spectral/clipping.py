@@ -1,4 +1,15 @@
-"""Clipping one implicitly linear layer, as a pure function.
+"""Rounds of descent that bring a layer's singular values down.
+
+Directions v_i with sigma_i > c are brought to c by gradient descent on the
+kernel W (FastClip, arXiv 2402.16017, algorithm 2),
+
+  J(W) = sum_i || f_W(v_i) - min(c / sigma_i, 1) f_W0(v_i) ||^2 / W_out,
+
+with f without bias, and new directions after every round. The division by the
+width W_out of the output is load-bearing: with the plain sum the authors' step
+of .35 diverges.
+
+Clipping one implicitly linear layer, as a pure function.
 
 Convolutions go down in the rounds of `lowering`; a dense kernel has the closed
 form U min(S, c) V^T, and a BatchNorm |scale| <= c sqrt(var + epsilon).
@@ -12,19 +23,106 @@ from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from cmu_jax.core.types import PRNGKey
-from cmu_jax.robustness.spectral import krylov, lowering, operators, parts
+from cmu_jax.robustness.spectral import (
+  layer_kernels,
+  operators,
+  singular_values,
+)
+from cmu_jax.robustness.spectral.layer_kernels import ClipSettings
 from cmu_jax.robustness.spectral.operators import Layer
-from cmu_jax.robustness.spectral.parts import How
+
+
+def descend_kernel(
+  layer: Layer,
+  own: dict[str, Any],
+  bound: Float[Array, ''] | float,
+  value: jax.Array,
+  vector: Float[Array, 'k ...'],
+  most: Int[Array, ''],
+  how: ClipSettings,
+) -> tuple[jax.Array, Float[Array, 'k ...'], Int[Array, '']]:
+  """Rounds of descent until the directions that they follow are at the bound.
+
+  Args:
+    layer: which.
+    own: its parameters.
+    bound: c.
+    value: the kernel, in float32 or wider.
+    vector: directions to go on from, one of them where the norm is reached.
+    most: rounds.
+    how: settings.
+
+  Returns:
+    The kernel, the directions, and how many rounds it took.
+  """
+  full = jax.tree.map(layer_kernels.widen, own)
+  run = lambda w, x: layer.linear(layer_kernels.with_kernel(layer, full, w), x)
+  goal = bound * layer_kernels.target_slack(how)
+
+  def body(held):
+    w, vector, _, i = held
+    found = singular_values.power_qr(
+      jax.random.key(0),  # a start is given, so that nothing is drawn
+      lambda x: run(w, x),
+      layer.shape,
+      k=len(vector),
+      iterations=how.refresh,
+      start=vector,
+    )
+    high = found.sigma[0] > goal
+    scale = jnp.minimum(bound / found.sigma, 1)
+    lower = lambda: _gradient_steps(run, w, found.vector, scale, how)
+    return jax.lax.cond(high, lower, lambda: w), found.vector, high, i + high
+
+  def unfinished(held):
+    return held[2] & (held[3] < most)
+
+  begin = (value, vector, jnp.asarray(True), jnp.zeros((), jnp.int32))
+  w, vector, _, rounds = jax.lax.while_loop(unfinished, body, begin)
+  return w, vector, rounds
+
+
+def descent_objective(
+  run: Any,
+  w: jax.Array,
+  vector: Float[Array, 'k ...'],
+  target: Float[Array, 'k ...'],
+) -> Float[Array, '']:
+  """J(W): squared distance of the images of k directions, over W_out."""
+  image = run(w, vector)
+  return jnp.sum(jnp.square(image - target)) / image.shape[-2]
+
+
+def _gradient_steps(
+  run: Any,
+  w: jax.Array,
+  vector: Float[Array, 'k ...'],
+  scale: Float[Array, 'k'],
+  how: ClipSettings,
+) -> jax.Array:
+  """Gradient steps on J from where it is 0 up to the scaling."""
+  image = run(w, vector)
+  target = image * scale.reshape(-1, *(1,) * (image.ndim - 1))
+
+  def step(_, w):
+    slope = jax.grad(descent_objective, 1)(run, w, vector, target)
+    turn = 2 * descent_objective(run, slope, vector, jnp.zeros_like(target))
+    best = jnp.vdot(slope, slope) / jnp.where(turn > 0, turn, 1)
+    rate = best if how.rate is None else jnp.minimum(how.rate, best)
+    return w - rate * slope
+
+  return jax.lax.fori_loop(0, how.steps, step, w)
+
 
 # Rescaling rounds in low precision, so that it may have to be done again.
-_ATTEMPTS = 8
+_MAX_RESCALINGS = 8
 
 
-class Clipped(NamedTuple):
+class ClippedLayer(NamedTuple):
   """A layer after clipping.
 
   Attributes:
-    own: its parameters, as `operators.parameters` has them.
+    own: its parameters, as `operators.layer_parameters` has them.
     sigma: its norm, measured from a fresh start.
     before: its norm before.
     rounds: of descent that were made.
@@ -32,15 +130,15 @@ class Clipped(NamedTuple):
     vector: where sigma is reached, of norm 1.
   """
 
-  own: Any
+  parameters: Any
   sigma: Float[Array, '']
-  before: Float[Array, '']
+  initial_sigma: Float[Array, '']
   rounds: Int[Array, '']
   factor: Float[Array, '']
   vector: Float[Array, '...']
 
 
-class _Held(NamedTuple):
+class _ClipProgress(NamedTuple):
   """A clip under way.
 
   Attributes:
@@ -60,23 +158,23 @@ class _Held(NamedTuple):
 
   value: jax.Array
   vector: Float[Array, 'k ...']
-  seen: krylov.Norm
-  before: Float[Array, '']
-  looks: Int[Array, '']
+  measurement: singular_values.LeadingNorm
+  initial_sigma: Float[Array, '']
+  measurements: Int[Array, '']
   rounds: Int[Array, '']
-  left: Int[Array, '']
+  rounds_left: Int[Array, '']
   attempts: Int[Array, '']
   factor: Float[Array, '']
-  done: Bool[Array, '']
+  finished: Bool[Array, '']
 
 
-def clip(
+def clip_layer(
   key: PRNGKey,
   layer: Layer,
   own: dict[str, Any],
   bound: Float[Array, ''] | float,
-  how: How,
-) -> Clipped:
+  how: ClipSettings,
+) -> ClippedLayer:
   """Brings the norm of one layer to at most c; pure and traceable.
 
   One loop measures and lowers, so that all measurements are one piece of the
@@ -93,65 +191,78 @@ def clip(
     The layer with sigma <= c (1 + tolerance), in the type it came in; with its
     old values, bit by bit, if that held already.
   """
-  old = parts.kernel(layer, own)
+  old = layer_kernels.get_kernel(layer, own)
   look, draw = jax.random.split(key)
 
-  def measured(held: _Held) -> krylov.Norm:
+  def measured(held: _ClipProgress) -> singular_values.LeadingNorm:
     stored = held.value.astype(old.dtype).astype(held.value.dtype)
-    value = jnp.where(held.left > 0, held.value, stored)
-    fitted = parts.with_kernel(layer, own, value)
-    named = jax.random.fold_in(look, held.looks)
-    return parts.measure(named, layer, fitted, how.audit, how.tolerance / 10)
+    value = jnp.where(held.rounds_left > 0, held.value, stored)
+    fitted = layer_kernels.with_kernel(layer, own, value)
+    named = jax.random.fold_in(look, held.measurements)
+    return layer_kernels.measure_norm(
+      named, layer, fitted, how.audit_steps, how.tolerance / 10
+    )
 
-  def advance(held: _Held) -> _Held:
-    seen, first = measured(held), held.looks == 0
-    limit = bound * jnp.where(first, 1 + how.tolerance, parts.slack(how))
-    before = jnp.where(first, seen.sigma, held.before)
-    held = held._replace(seen=seen, before=before, looks=held.looks + 1)
+  def advance(held: _ClipProgress) -> _ClipProgress:
+    seen, first = measured(held), held.measurements == 0
+    limit = bound * jnp.where(
+      first, 1 + how.tolerance, layer_kernels.target_slack(how)
+    )
+    before = jnp.where(first, seen.sigma, held.initial_sigma)
+    held = held._replace(
+      measurement=seen, initial_sigma=before, measurements=held.measurements + 1
+    )
     high = seen.sigma > limit
-    exact = first | (held.left == 0) | (old.dtype == held.value.dtype)
+    exact = first | (held.rounds_left == 0) | (old.dtype == held.value.dtype)
     return jax.lax.cond(
-      high & (held.left > 0),
-      lambda: _lowered(layer, own, bound, how, held),
-      lambda: _settled(
+      high & (held.rounds_left > 0),
+      lambda: _lower_norm(layer, own, bound, how, held),
+      lambda: _rescale_or_finish(
         bound, high, exact, float(jnp.finfo(old.dtype).eps), held
       ),
     )
 
-  begin = _begun(draw, layer, own, how)
+  begin = _initial_progress(draw, layer, own, how)
   begin = begin._replace(
-    seen=jax.tree.map(jnp.zeros_like, jax.eval_shape(measured, begin))
+    measurement=jax.tree.map(jnp.zeros_like, jax.eval_shape(measured, begin))
   )
-  begin = begin._replace(before=begin.seen.sigma)
-  end = jax.lax.while_loop(lambda held: ~held.done, advance, begin)
-  over = end.before > bound * (1 + how.tolerance)
+  begin = begin._replace(initial_sigma=begin.measurement.sigma)
+  end = jax.lax.while_loop(lambda held: ~held.finished, advance, begin)
+  over = end.initial_sigma > bound * (1 + how.tolerance)
   kept = jnp.where(over, end.value.astype(old.dtype), old)
-  fitted = parts.with_kernel(layer, own, kept)
-  return Clipped(
+  fitted = layer_kernels.with_kernel(layer, own, kept)
+  return ClippedLayer(
     fitted,
-    end.seen.sigma,
-    end.before,
+    end.measurement.sigma,
+    end.initial_sigma,
     end.rounds,
     end.factor,
-    end.seen.vector,
+    end.measurement.vector,
   )
 
 
-def _closed(layer: Layer, own: dict[str, Any]) -> bool:
+def _has_closed_form(layer: Layer, own: dict[str, Any]) -> bool:
   """Whether there is a closed form."""
-  dense = layer.kind == 'dense' and parts.kernel(layer, own).ndim == 2
+  dense = (
+    layer.kind == 'dense' and layer_kernels.get_kernel(layer, own).ndim == 2
+  )
   return layer.kind == 'norm' or dense
 
 
-def _begun(key: PRNGKey, layer: Layer, own: dict[str, Any], how: How) -> _Held:
+def _initial_progress(
+  key: PRNGKey, layer: Layer, own: dict[str, Any], how: ClipSettings
+) -> _ClipProgress:
   """Before the first measurement; directions are random."""
-  value, none = parts.wide(parts.kernel(layer, own)), jnp.zeros((), jnp.int32)
-  closed = _closed(layer, own)
+  value, none = (
+    layer_kernels.widen(layer_kernels.get_kernel(layer, own)),
+    jnp.zeros((), jnp.int32),
+  )
+  closed = _has_closed_form(layer, own)
   k = 1 if closed else min(how.directions, math.prod(layer.shape))
-  return _Held(
+  return _ClipProgress(
     value,
     jax.random.normal(key, (k, *layer.shape)),
-    krylov.Norm(*[jnp.zeros(())] * 3),
+    singular_values.LeadingNorm(*[jnp.zeros(())] * 3),
     jnp.zeros(()),
     none,
     none,
@@ -162,24 +273,26 @@ def _begun(key: PRNGKey, layer: Layer, own: dict[str, Any], how: How) -> _Held:
   )
 
 
-def _lowered(
+def _lower_norm(
   layer: Layer,
   own: dict[str, Any],
   bound: Float[Array, ''] | float,
-  how: How,
-  held: _Held,
-) -> _Held:
+  how: ClipSettings,
+  held: _ClipProgress,
+) -> _ClipProgress:
   """By the closed form, or rounds of descent as long as they see a way down."""
-  if _closed(layer, own):
-    value = _cut(layer, own, bound)
-    return held._replace(value=value, left=jnp.zeros_like(held.left))
-  value, vector, rounds = lowering.descended(
+  if _has_closed_form(layer, own):
+    value = _clip_exactly(layer, own, bound)
+    return held._replace(
+      value=value, rounds_left=jnp.zeros_like(held.rounds_left)
+    )
+  value, vector, rounds = descend_kernel(
     layer,
     own,
     bound,
     held.value,
-    held.vector.at[-1].set(held.seen.vector),
-    held.left,
+    held.vector.at[-1].set(held.measurement.vector),
+    held.rounds_left,
     how,
   )
   # One at least, or rounding could keep measurement and descent apart forever.
@@ -188,39 +301,41 @@ def _lowered(
     value=value,
     vector=vector,
     rounds=held.rounds + rounds,
-    left=held.left - rounds,
+    rounds_left=held.rounds_left - rounds,
   )
 
 
-def _cut(
+def _clip_exactly(
   layer: Layer, own: dict[str, Any], bound: Float[Array, ''] | float
 ) -> jax.Array:
   """The nearest kernel or scale of a norm of at most c."""
-  value = parts.wide(parts.kernel(layer, own))
+  value = layer_kernels.widen(layer_kernels.get_kernel(layer, own))
   if layer.kind == 'norm':
-    slope = jnp.abs(operators.slopes(layer, jax.tree.map(parts.wide, own)))
+    slope = jnp.abs(
+      operators.channel_slopes(layer, jax.tree.map(layer_kernels.widen, own))
+    )
     return jnp.where(slope > bound, value * bound / slope, value)
   u, s, v = jnp.linalg.svd(value, full_matrices=False)
   with jax.default_matmul_precision('float32'):
     return value - (u * jnp.maximum(s - bound, 0)[None]) @ v
 
 
-def _settled(
+def _rescale_or_finish(
   bound: Float[Array, ''] | float,
   high: Bool[Array, ''],
   exact: Bool[Array, ''],
   epsilon: float,
-  held: _Held,
-) -> _Held:
+  held: _ClipProgress,
+) -> _ClipProgress:
   """Rescaled where it is still high, else done if stored values were seen."""
-  done = jnp.where(high, held.attempts >= _ATTEMPTS, exact)
+  done = jnp.where(high, held.attempts >= _MAX_RESCALINGS, exact)
   # More each time: in low precision a factor near 1 changes nothing.
-  factor = bound / held.seen.sigma * (1 - held.attempts * epsilon)
+  factor = bound / held.measurement.sigma * (1 - held.attempts * epsilon)
   factor = jnp.where(high & ~done, factor, 1).astype(held.factor.dtype)
   return held._replace(
     value=held.value * factor.astype(held.value.dtype),
-    left=jnp.zeros_like(held.left),
+    rounds_left=jnp.zeros_like(held.rounds_left),
     attempts=held.attempts + high,
     factor=held.factor * factor,
-    done=done,
+    finished=done,
   )

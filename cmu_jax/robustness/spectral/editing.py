@@ -1,21 +1,112 @@
-"""The clip of trained weights, as a one-off edit."""
+"""Running statistics anew after a clip, with the bounds kept.
+
+What a clipped convolution gives is smaller than what the running statistics of
+the BatchNorm behind it are of. Statistics of the clipped network bring means
+and variances back in line, and by smaller variances raise the BatchNorm's own
+norm; where that is bounded too, it is lowered again, which changes what the
+next BatchNorm sees. A round for each of them settles all of them.
+
+The clip of trained weights, as a one-off edit.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
 import numpy as np
 
 from cmu_jax import networks
-from cmu_jax.core import errors
+from cmu_jax.core import errors, progress, rng
 from cmu_jax.core.types import Batch, Info, InputStep, Model, PRNGKey, Variables
-from cmu_jax.robustness.spectral import network, operators, parts, statistics
-from cmu_jax.robustness.spectral.clipping import Clipped
+from cmu_jax.robustness.spectral import layer_kernels, network, operators
+from cmu_jax.robustness.spectral.clipping import ClippedLayer
+from cmu_jax.robustness.spectral.layer_kernels import ClipSettings
 from cmu_jax.robustness.spectral.operators import Layer
-from cmu_jax.robustness.spectral.parts import How
-from cmu_jax.training import metrics
+from cmu_jax.training import batch_norm, metrics
+
+LowerNorms = Callable[[tuple[Layer, ...], Variables], Variables]
+# Layers whose norm depends on running statistics.
+STATISTICS_KINDS = ('norm', 'conv_norm')
+
+
+def reestimate_statistics(
+  key: PRNGKey,
+  model: Model,
+  inputs: InputStep,
+  variables: Variables,
+  layers: tuple[Layer, ...],
+  images: Batch,
+  lower: LowerNorms,
+) -> Variables:
+  """The network with running statistics of images, and norms brought down.
+
+  Args:
+    key: of the order of the images.
+    model: the network.
+    inputs: raw pixels to network input; images are not augmented.
+    variables: the network's, its norms within the bound.
+    layers: those whose norms are bounded.
+    images: their labels are not looked at.
+    lower: (layers, variables) -> variables with the norms of these layers
+      within the bound, the same arrays where nothing is above it.
+  """
+  moving = tuple(layer for layer in layers if layer.kind in STATISTICS_KINDS)
+  with progress.bar('running statistics', len(moving) + 1, 'rounds') as advance:
+    for _ in range(len(moving) + 1):
+      fresh = batch_norm.recalibrate(
+        rng.fold_in(key, 'order'), model, inputs, variables, images
+      )
+      with progress.mute():
+        lowered = lower(moving, fresh) if moving else fresh
+      settled = _equal_leaves(lowered.params, variables.params)
+      variables = lowered
+      advance()
+      if settled:
+        break
+  return variables
+
+
+def lower_by_clipping(
+  key: PRNGKey, bound: float, how: ClipSettings
+) -> LowerNorms:
+  """Brings norms down as the clip does."""
+  return lambda layers, variables: network.clip_layers(
+    key, layers, variables, bound, how
+  )[0]
+
+
+def lower_by_scaling(
+  key: PRNGKey, bound: float, how: ClipSettings
+) -> LowerNorms:
+  """Brings norms down by one factor a layer, the baseline to beat."""
+
+  def lower(layers: tuple[Layer, ...], variables: Variables) -> Variables:
+    for layer in layers:
+      sigma = float(network.measure_layers(key, (layer,), variables)[0].sigma)
+      if sigma > bound * (1 + how.tolerance):
+        variables = scale_layer(layer, variables, bound / sigma)
+    return variables
+
+  return lower
+
+
+def scale_layer(layer: Layer, variables: Variables, factor: float) -> Variables:
+  """The network with the kernel or scale of a layer times a factor."""
+  own = operators.layer_parameters(layer, variables)
+  old = layer_kernels.get_kernel(layer, own)
+  fresh = layer_kernels.with_kernel(
+    layer, own, (old * factor).astype(old.dtype)
+  )
+  return network.replace_kernel(layer, variables, fresh)
+
+
+def _equal_leaves(first: Any, second: Any) -> bool:
+  pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+  return all(np.array_equal(a, b) for a, b in pairs)
+
 
 # Network input as it is.
-_AS_IS = InputStep(
+_IDENTITY_STEP = InputStep(
   lambda key, image, stamp=None: image, lambda image, stamp=None: image
 )
 
@@ -60,14 +151,14 @@ def clip_weights(
     variables: the network's.
     image_shape: of one image as the network takes it, (h, w, c).
     bound: c > 0.
-    layers: which; None for all of `operators.layers`. Those of
-      `operators.joint` bring a convolution and its BatchNorm as one map below
-      the bound, by the kernel.
+    layers: which; None for all of `operators.find_layers`. Those of
+      `operators.joint_layers` bring a convolution and its BatchNorm as one map
+      below the bound, by the kernel.
     tolerance: 1e-5 to .5, relative.
     max_rounds: of descent for each layer.
     directions: singular directions that a round treats.
     steps: of descent a round.
-    rate: of the steps; see `parts.How`.
+    rate: of the steps; see `layer_kernels.ClipSettings`.
     batch: images with labels for the accuracies; None for none.
     inputs: raw pixels to network input; None where the batch has that already.
     images: ordinary images for new running statistics, labels unused; None to
@@ -84,12 +175,12 @@ def clip_weights(
     UserError: no layer, or settings out of range, or a layer whose norm does
       not follow its kernel, or images for what is not a Model.
   """
-  how = How(directions, steps, rate, 5, max_rounds, tolerance)
-  parts.check(bound, how)
+  how = ClipSettings(directions, steps, rate, 5, max_rounds, tolerance)
+  layer_kernels.check_settings(bound, how)
   apply = model.apply if isinstance(model, Model) else model
-  chosen = _chosen(apply, variables, image_shape, layers)
-  done, found = network.clipped(key, chosen, variables, bound, how)
-  rows = [_row(*pair) for pair in zip(chosen, found, strict=True)]
+  chosen = _choose_layers(apply, variables, image_shape, layers)
+  done, found = network.clip_layers(key, chosen, variables, bound, how)
+  rows = [_layer_row(*pair) for pair in zip(chosen, found, strict=True)]
   for row in rows:
     errors.check(
       row['after'] <= bound * (1 + tolerance),
@@ -97,15 +188,17 @@ def clip_weights(
       'follow its kernel; leave it out of layers',
     )
   made = {'before': variables, 'after': done}
-  made['rescaled'] = rescaled(chosen, variables, rows)
+  made['rescaled'] = rescale_layers(chosen, variables, rows)
   if images is not None:
-    renewed = _renewal(key, model, inputs, chosen, images, _changed(rows))
-    clip = statistics.clipping(key, bound, how)
-    scale = statistics.scaling(key, bound, how)
+    renewed = _make_renewal(
+      key, model, inputs, chosen, images, _any_changed(rows)
+    )
+    clip = lower_by_clipping(key, bound, how)
+    scale = lower_by_scaling(key, bound, how)
     made['reestimated'] = renewed(done, clip)
     made['rescaled_reestimated'] = renewed(made['rescaled'], scale)
     done = made['reestimated']
-    rows = _remeasured(key, chosen, done, rows)
+    rows = _remeasure_rows(key, chosen, done, rows)
   info: Info = {'bound': bound, 'tolerance': tolerance, 'layers': rows}
   info['accuracy'] = None
   if batch is not None:
@@ -115,26 +208,27 @@ def clip_weights(
   return done, info
 
 
-def rescaled(
+def rescale_layers(
   layers: Iterable[Layer], variables: Variables, rows: list[dict[str, Any]]
 ) -> Variables:
   """The network with whole kernels scaled from 'before' to 'after'."""
   for layer, row in zip(layers, rows, strict=True):
     if row['after'] != row['before']:
       factor = row['after'] / row['before']
-      variables = statistics.scaled(layer, variables, factor)
+      variables = scale_layer(layer, variables, factor)
   return variables
 
 
-def _renewal(
+def _make_renewal(
   key: PRNGKey,
   model: Any,
   inputs: InputStep | None,
   layers: tuple[Layer, ...],
   images: Batch,
   wanted: bool,
-) -> Callable[[Variables, statistics.Lower], Variables]:
-  """(variables, lower) -> `statistics.reestimated`, or variables as they are.
+) -> Callable[[Variables, LowerNorms], Variables]:
+  """(variables, lower) -> `editing.reestimate_statistics`, or variables as
+  they are.
 
   Raises:
     UserError: not a Model, so that nobody knows how to train it.
@@ -146,49 +240,49 @@ def _renewal(
   )
   if not wanted:
     return lambda variables, lower: variables
-  return lambda variables, lower: statistics.reestimated(
-    key, model, inputs or _AS_IS, variables, layers, images, lower
+  return lambda variables, lower: reestimate_statistics(
+    key, model, inputs or _IDENTITY_STEP, variables, layers, images, lower
   )
 
 
-def _changed(rows: list[dict[str, Any]]) -> bool:
+def _any_changed(rows: list[dict[str, Any]]) -> bool:
   return any(row['after'] != row['before'] for row in rows)
 
 
-def _remeasured(
+def _remeasure_rows(
   key: PRNGKey,
   layers: tuple[Layer, ...],
   variables: Variables,
   rows: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
   """The rows with the norms of what depends on running statistics anew."""
-  moving = [i for i, x in enumerate(layers) if x.kind in statistics.MOVING]
-  found = network.norms(key, [layers[i] for i in moving], variables)
+  moving = [i for i, x in enumerate(layers) if x.kind in STATISTICS_KINDS]
+  found = network.measure_layers(key, [layers[i] for i in moving], variables)
   after = dict(zip(moving, (float(x.sigma) for x in found), strict=True))
   return [
     {**row, 'after': after.get(i, row['after'])} for i, row in enumerate(rows)
   ]
 
 
-def _row(layer: Layer, found: Clipped) -> dict[str, Any]:
+def _layer_row(layer: Layer, found: ClippedLayer) -> dict[str, Any]:
   return {
     'path': layer.path,
     'kind': layer.kind,
-    'before': float(found.before),
+    'before': float(found.initial_sigma),
     'after': float(found.sigma),
     'rounds': int(found.rounds),
     'factor': float(found.factor),
   }
 
 
-def _chosen(
+def _choose_layers(
   apply: Callable,
   variables: Variables,
   image_shape: tuple[int, ...],
   layers: Iterable[Layer] | None,
 ) -> tuple[Layer, ...]:
   if layers is None:
-    layers = operators.layers(apply, variables, image_shape)
+    layers = operators.find_layers(apply, variables, image_shape)
   chosen = tuple(layers)
   errors.check(
     chosen,
@@ -203,5 +297,5 @@ def _accuracy(
 ) -> float:
   """The share of a batch that a network classifies right."""
   model = networks.from_functions(apply, lambda variables, logits: logits)
-  found = metrics.predict(model, inputs or _AS_IS, variables, batch)
+  found = metrics.predict(model, inputs or _IDENTITY_STEP, variables, batch)
   return float(np.mean(found == np.asarray(batch.label)))

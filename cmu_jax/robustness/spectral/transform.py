@@ -9,9 +9,14 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from cmu_jax.core import errors, progress, rng
 from cmu_jax.core.types import PRNGKey, Variables
-from cmu_jax.robustness.spectral import network, operators, parts, power
+from cmu_jax.robustness.spectral import (
+  layer_kernels,
+  network,
+  operators,
+  singular_values,
+)
+from cmu_jax.robustness.spectral.layer_kernels import ClipSettings
 from cmu_jax.robustness.spectral.operators import Layer
-from cmu_jax.robustness.spectral.parts import How
 
 _WITH_STATISTICS = ('norm', 'conv_norm')
 
@@ -56,12 +61,12 @@ def clip_spectral_norm(
   layers: tx.update(updates, state, params, batch_stats=batch_stats).
 
   Args:
-    layers: of `operators.layers` or `operators.joint`.
+    layers: of `operators.find_layers` or `operators.joint_layers`.
     bound: c > 0.
     every: steps between clips, 1 or more.
     directions: singular directions that a round treats.
     steps: of descent a round.
-    rate: of the steps; see `parts.How`.
+    rate: of the steps; see `layer_kernels.ClipSettings`.
     max_rounds: of descent a clip.
     tolerance: 1e-5 to .5, relative.
     seed: of all random starts.
@@ -71,15 +76,15 @@ def clip_spectral_norm(
       no batch_stats where a BatchNorm layer needs them.
   """
   layers = tuple(layers)
-  how = How(directions, steps, rate, 5, max_rounds, tolerance)
-  parts.check(bound, how)
+  how = ClipSettings(directions, steps, rate, 5, max_rounds, tolerance)
+  layer_kernels.check_settings(bound, how)
   errors.check(layers, 'clip_spectral_norm: no layers to clip')
   errors.check(every >= 1, f'clip every {every} steps: give 1 or more')
 
   def init(params: PyTree) -> ClipState:
     del params
     start = tuple(
-      jax.random.normal(rng.named(seed, 'start', i), layer.shape)
+      jax.random.normal(rng.fold_in(seed, 'start', i), layer.shape)
       for i, layer in enumerate(layers)
     )
     unknown = jnp.full((len(layers),), jnp.inf)
@@ -94,28 +99,28 @@ def clip_spectral_norm(
     **extra: Any,
   ) -> tuple[PyTree, ClipState]:
     del extra
-    _demand(layers, params, batch_stats)
+    _check_arguments(layers, params, batch_stats)
     plain = Variables(optax.apply_updates(params, updates), batch_stats)
-    key = rng.named(
+    key = rng.fold_in(
       jax.random.fold_in(jax.random.key(seed), state.step), 'clip'
     )
 
     due = state.step % every == 0
-    kernels, sigma, vector = _settled(
+    kernels, sigma, vector = _clip_or_follow(
       key, layers, plain, bound, how, state.vector, due
     )
-    updates = _moved(layers, params, updates, plain, kernels)
+    updates = _redirect_updates(layers, params, updates, plain, kernels)
     return updates, ClipState(state.step + 1, sigma, vector)
 
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _settled(
+def _clip_or_follow(
   key: PRNGKey,
   layers: tuple[Layer, ...],
   plain: Variables,
   bound: float,
-  how: How,
+  how: ClipSettings,
   vectors: tuple[jax.Array, ...],
   due: Bool[Array, ''],
 ) -> tuple[list[jax.Array], Float[Array, 'layers'], tuple[jax.Array, ...]]:
@@ -132,21 +137,21 @@ def _settled(
   """
 
   def clip():
-    done, found = network.clipped(key, layers, plain, bound, how)
+    done, found = network.clip_layers(key, layers, plain, bound, how)
     ends = tuple(one.vector for one in found)
-    return _kernels(layers, done), [one.sigma for one in found], ends
+    return _get_kernels(layers, done), [one.sigma for one in found], ends
 
   def follow():
-    found = network.each(key, layers, plain, _followed, vectors)
+    found = network.map_layers(key, layers, plain, _follow_norm, vectors)
     ends = tuple(vector for _, vector in found)
-    return _kernels(layers, plain), [sigma for sigma, _ in found], ends
+    return _get_kernels(layers, plain), [sigma for sigma, _ in found], ends
 
-  with progress.muted():
+  with progress.mute():
     kernels, sigma, ends = jax.lax.cond(due, clip, follow)
   return kernels, jnp.stack(sigma).astype(jnp.float32), ends
 
 
-def _demand(
+def _check_arguments(
   layers: tuple[Layer, ...], params: PyTree | None, batch_stats: PyTree | None
 ) -> None:
   errors.check(
@@ -161,22 +166,24 @@ def _demand(
   )
 
 
-def _kernels(
+def _get_kernels(
   layers: tuple[Layer, ...], variables: Variables
 ) -> list[jax.Array]:
   return [
-    parts.kernel(layer, operators.parameters(layer, variables))
+    layer_kernels.get_kernel(
+      layer, operators.layer_parameters(layer, variables)
+    )
     for layer in layers
   ]
 
 
-def _followed(
+def _follow_norm(
   key: PRNGKey, layer: Layer, own: Any, vector: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """One iteration of PowerQR from the last vector."""
   if layer.kind == 'norm':
-    return parts.measure(key, layer, own).sigma, vector
-  found = power.power_qr(
+    return layer_kernels.measure_norm(key, layer, own).sigma, vector
+  found = singular_values.power_qr(
     key,
     lambda x: layer.linear(own, x),
     layer.shape,
@@ -186,7 +193,7 @@ def _followed(
   return found.sigma[0], found.vector[0]
 
 
-def _moved(
+def _redirect_updates(
   layers: tuple[Layer, ...],
   params: PyTree,
   updates: PyTree,
@@ -206,5 +213,5 @@ def _moved(
     way = after.astype(step.dtype) - start[name].astype(step.dtype)
     fresh = jnp.where(after == unclipped[name], step, way)
     changed = type(old)({**old, name: fresh})
-    updates = operators.replaced(updates, layer.path, changed)
+    updates = operators.replace_subtree(updates, layer.path, changed)
   return updates

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from cmu_jax.core import config as config_lib
 from cmu_jax.core.types import Info
 from cmu_jax.studies.classes import roster
-from cmu_jax.studies.subsets import cells
+from cmu_jax.studies.subsets import addresses
 from cmu_jax.studies.subsets.world import Place
 
 _VERSION = 1
@@ -30,7 +30,7 @@ def retrained(place: Place, at: Cell) -> str:
   return config_lib.fingerprint(
     {
       'version': _VERSION,
-      'network': cells.trained(place, 'retrained'),
+      'network': addresses.trained(place, 'retrained'),
       'cell': at._asdict(),
       'evaluate': place.config.evaluate.batch_size,
     }
@@ -53,7 +53,7 @@ def cell(place: Place, at: Cell, points: Any, compared: int) -> str:
     training = config[known.part]
   return config_lib.fingerprint(
     {
-      'network': cells.trained(place, f'original {at.seed}'),
+      'network': addresses.trained(place, f'original {at.seed}'),
       'retrained': retrained(place, Cell(compared, at.forget_class, 'retrain')),
       'cell': at._asdict(),
       'training': training,

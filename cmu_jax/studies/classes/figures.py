@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib import axes, figure
 
 from cmu_jax.report import style
-from cmu_jax.report.rows import Results
+from cmu_jax.report.frame import Results
+from cmu_jax.report.style import ReportFigure
 from cmu_jax.studies.classes import load, verdict
-from cmu_jax.studies.cuts.figures import Drawn
 
 _AXES = {'mia_nn_gap': 'MIA-NN gap [points]', 'tv': 'TV × 100'}
 CAPTIONS = {
@@ -115,7 +115,9 @@ def noise(found: Results) -> figure.Figure | None:
     numbers = sorted(set.intersection(*(set(one) for one in own.values())))
     lines = [[100 * one[c] for one in own.values()] for c in numbers]
     x = [list(own)] * len(lines)
-    style.across_seeds(ax, x, lines, f'trw, beta {beta:g}', style.COLOURS[i])
+    style.plot_across_seeds(
+      ax, x, lines, f'trw, beta {beta:g}', style.COLOURS[i]
+    )
   for name, colour in (('rwft', style.COLOURS[2]), ('retrain', style.MUTED)):
     value = load.mean(load.rows(found, name), 'tv')
     if value is not None:
@@ -127,17 +129,17 @@ def noise(found: Results) -> figure.Figure | None:
   return made
 
 
-def draw(found: Results, label: str) -> Iterator[Drawn]:
+def draw(found: Results, label: str) -> Iterator[ReportFigure]:
   """The figures one by one.
 
   Args:
     found: checked contents of results.json, of an unfinished run too.
     label: the verdict.
   """
-  with style.settings():
+  with style.context():
     for name, made in (
       ('nearness', nearness(found, label)),
       ('answers', answers(found)),
       ('noise', noise(found)),
     ):
-      yield Drawn(name, made)
+      yield ReportFigure(name, made)

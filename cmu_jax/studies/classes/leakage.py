@@ -21,7 +21,7 @@ def _row(
   forgotten: int, method: str, name: str, first: np.ndarray, second: np.ndarray
 ) -> Info:
   """One attack: AUC and balanced accuracy over held-out networks."""
-  found = audits.class_level(first, second)
+  found = audits.ulira_of_class(first, second)
   sides = found.forgotten, found.unseen
   return {
     'forget_class': forgotten,
@@ -37,7 +37,7 @@ def _row(
 def _control(forgotten: int, name: str, best: np.ndarray) -> list[Info]:
   """Some retrained networks against the others: what chance looks like."""
   half = len(best) // 2
-  if half < ulira_scores.LEAST:
+  if half < ulira_scores.MIN_MODELS:
     return []
   return [_row(forgotten, 'retrain', name, best[:half], best[half:])]
 
@@ -53,7 +53,7 @@ def _of_the_run(place: Place, found: Found, forgotten: int) -> Told:
   stacked = {
     method: {name: np.array([one[name] for one in some]) for name in some[0]}
     for method, some in held.items()
-    if len(some) >= ulira_scores.LEAST
+    if len(some) >= ulira_scores.MIN_MODELS
   }
   return Told(stacked, measure.statistics(place, answers, known))
 

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cmu_jax.report import rows as lists
-from cmu_jax.report import stats
-from cmu_jax.report.rows import Results
+from cmu_jax.report import frame, stats
+from cmu_jax.report.frame import Results
 from cmu_jax.studies.subsets import load
 
 Row = load.Row
@@ -30,7 +29,7 @@ def results(workdir: os.PathLike | str) -> Results:
     UserError: it is missing, broken or not that of such a run.
   """
   parts = {**dict.fromkeys(('rows', 'noise', 'tuning'), _ROW), 'ulira': _ULIRA}
-  return lists.read(workdir, 'class_unlearning', _REQUIRED, parts)
+  return frame.read_results(workdir, 'class_unlearning', _REQUIRED, parts)
 
 
 def rows(found: Results, method: str) -> list[Row]:

@@ -82,7 +82,7 @@ def _separable(
   near: Bool[np.ndarray, 'n'],
 ) -> float:
   return audits.discriminator_accuracy(
-    rng.named(0, 'folds'),
+    rng.fold_in(0, 'folds'),
     logits,
     where.unseen,
     near,
@@ -125,7 +125,7 @@ def _beside(
   if own is not None:
     apart = audits.accuracy_gap(accuracy, known.accuracy)
     spread = audits.total_variation_gap(answer, known.answer)
-    rest = audits.others(known.accuracy)[own]
+    rest = audits.leave_one_out_means(known.accuracy)[own]
     return {
       'mia_nn_gap': float(abs(accuracy - rest)),
       'mia_nn_floor': apart.floor,
@@ -139,10 +139,10 @@ def _beside(
   return {
     'mia_nn_gap': gap.gap,
     'mia_nn_floor': gap.floor,
-    'mia_nn_inside': gap.inside,
+    'mia_nn_inside': gap.within_retrained,
     'tv': far.gap,
     'tv_floor': far.floor,
-    'tv_inside': far.inside,
+    'tv_inside': far.within_retrained,
   }
 
 
@@ -219,13 +219,15 @@ def statistics(
   rows = np.flatnonzero(known.where.forget)
   rows = rows[: place.config.evaluate.ulira_points]
   seen = jnp.asarray(logits[..., rows, :])
-  confidence = jit.once(audits.logit_confidence)
+  confidence = jit.compile_cheaply(audits.logit_confidence)
   labels = {'own': known.forgotten, 'nearest': known.nearest}
   found = {
     name: confidence(seen, jnp.full(rows.size, label, jnp.int32))
     for name, label in labels.items()
   }
   return {
-    name: np.clip(np.asarray(x, np.float64), -audits.CLIP, audits.CLIP)
+    name: np.clip(
+      np.asarray(x, np.float64), -audits.CONFIDENCE_CLIP, audits.CONFIDENCE_CLIP
+    )
     for name, x in found.items()
   }

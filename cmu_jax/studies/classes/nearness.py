@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cmu_jax.studies.engine import distance
-from cmu_jax.studies.engine.distance import Gap
+from cmu_jax.studies.engine import gaps
+from cmu_jax.studies.engine.gaps import Gap
 
 Row = dict[str, Any]
 
@@ -29,7 +29,7 @@ def gap(rows: Sequence[Row], retrained: Sequence[Row]) -> Gap | None:
     retrained: of the retrained networks.
   """
   ideal = [{**row, 'tv': 0.0} for row in retrained]
-  return distance.between(rows, ideal, COLUMNS)
+  return gaps.between(rows, ideal, COLUMNS)
 
 
 def choose(points: Sequence[Sequence[Row]], retrained: Sequence[Row]) -> int:

@@ -38,7 +38,7 @@ def collect(place: Place, found: Found) -> Info:
   hypers: dict[str, dict[str, float]] = {'retrain': {}, **found.chosen}
   names = ['none', 'retrain', *config.methods]
   return {
-    **provenance.header(config, found.done),
+    **provenance.results_header(config, found.done),
     'class_names': list(place.dataset.class_names),
     'train_size': int(place.dataset.train.label.shape[0]),
     'test_size': int(place.dataset.test.label.shape[0]),

@@ -40,7 +40,7 @@ def count(place: Place, forgotten: int) -> int:
   """How many networks are retrained without a class."""
   if forgotten in place.config.forget_classes:
     return place.config.retrained
-  return audits.LEAST_RETRAINED
+  return audits.MIN_RETRAINED
 
 
 def late(run: Run) -> bool:
@@ -52,7 +52,7 @@ def _retrain(run: Run, cell: Cell, path: pathlib.Path) -> None:
   """One network without a class; its answers are all that is kept."""
   place, method = run.place, run.place.methods['retrain']
   given = world.give(place, cell.forget_class, method.needs)
-  key = rng.named(0, *map(str, cell))
+  key = rng.fold_in(0, *map(str, cell))
   # Retraining starts anew: of the original only the shapes are used.
   start = run.original(place.config.seeds[0])
   seen = lambda found: {'logits': measure.look(place, found)}

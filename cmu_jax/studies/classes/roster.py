@@ -8,8 +8,8 @@ import functools
 from ml_collections import ConfigDict
 
 from cmu_jax.core.types import InputStep, Method, Model
-from cmu_jax.methods import logit_mask, scrub_original, trw
-from cmu_jax.methods.projection import svd
+from cmu_jax.methods import teachers, trw
+from cmu_jax.methods.projection import svd_projection
 from cmu_jax.studies.engine import catalogue
 from cmu_jax.studies.engine.catalogue import Entry, Sizes
 
@@ -37,17 +37,17 @@ def entries(
   return {
     **{name: catalogue.ENTRIES[name] for name in _SHARED},
     'svd': Entry(
-      svd.svd_projection,
+      svd_projection.svd_projection,
       _retain,
       '',
       'projects kernels off what only the class uses',
     ),
     'scrub': make(
-      functools.partial(scrub_original.scrub_original, alphas=(0.5, 0.001)),
+      functools.partial(teachers.scrub_original, alphas=(0.5, 0.001)),
       'away from the original on the class, towards it elsewhere',
     ),
     'mask': Entry(
-      logit_mask.logit_mask, _retain, '', 'forbids the answer, nothing else'
+      trw.logit_mask, _retain, '', 'forbids the answer, nothing else'
     ),
     'rwft': make(
       functools.partial(tilted, betas=(0.0,), dimensions=dimensions[:1]),

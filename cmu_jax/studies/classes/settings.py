@@ -6,8 +6,8 @@ from cmu_jax import audits
 from cmu_jax.audits import ulira_scores
 from cmu_jax.core import errors
 from cmu_jax.studies.classes import roster
-from cmu_jax.studies.engine import checks, settings
-from cmu_jax.studies.subsets import settings as forgetting
+from cmu_jax.studies.engine import checks, recipes
+from cmu_jax.studies.subsets import settings
 
 _TRAININGS = ('train', 'unlearn')
 _RATES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 1e-4)
@@ -24,7 +24,7 @@ def base(name: str) -> ConfigDict:
       name=name,
       task='class_unlearning',
       smoke=False,  # shrunk: every stage runs, nothing is evidence
-      **settings.source(),
+      **recipes.source(),
       seeds=(0, 1, 2),  # of the original networks
       forget_classes=(1, 4, 8),  # each is forgotten by itself, and reported
       tuning_classes=(0, 7),  # hyperparameters are chosen on these
@@ -38,8 +38,8 @@ def base(name: str) -> ConfigDict:
       dimensions=(8,),  # of TRW: principal axes of the last layer
       noises=(0.1, 0.3, 1.0),  # added to TRW's cosines; () for none
       model=dict(name='resnet18', width=64, dtype='float32'),
-      input=settings.pixels(mean=(0.0,), std=(1.0,)),
-      **forgetting.trainings(),
+      input=recipes.pixels(mean=(0.0,), std=(1.0,)),
+      **settings.trainings(),
       evaluate=dict(
         batch_size=1024,
         mis_points=0,  # test points that MIS is fitted on; 0 for all
@@ -61,13 +61,14 @@ def _classes(config: ConfigDict) -> None:
     'what is chosen on a class may not be reported on it',
   )
   errors.check(
-    config.retrained >= audits.LEAST_RETRAINED,
+    config.retrained >= audits.MIN_RETRAINED,
     f'config.retrained is {config.retrained}; the noise floor needs '
-    f'{audits.LEAST_RETRAINED} or more',
+    f'{audits.MIN_RETRAINED} or more',
   )
   errors.check(
-    config.shadows == 0 or config.shadows >= ulira_scores.LEAST,
-    f'config.shadows is {config.shadows}; U-LiRA needs {ulira_scores.LEAST} '
+    config.shadows == 0 or config.shadows >= ulira_scores.MIN_MODELS,
+    f'config.shadows is {config.shadows}; U-LiRA needs '
+    f'{ulira_scores.MIN_MODELS} '
     "networks of a kind, or 0 for the run's own",
   )
 
@@ -116,7 +117,7 @@ def check(config: ConfigDict) -> None:
   checks.names('methods', config.methods, roster.KNOWN)
   _numbers(config)
   for part in _TRAININGS:
-    settings.fit_options(config[part], 1, part)
+    recipes.fit_options(config[part], 1, part)
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
@@ -125,8 +126,8 @@ def shrink(config: ConfigDict) -> ConfigDict:
   config.seeds = tuple(config.seeds)[:1]
   config.forget_classes = tuple(config.forget_classes)[:1]
   config.tuning_classes = tuple(config.tuning_classes)[:1]
-  config.retrained = audits.LEAST_RETRAINED
-  config.shadows = min(config.shadows, ulira_scores.LEAST)
+  config.retrained = audits.MIN_RETRAINED
+  config.shadows = min(config.shadows, ulira_scores.MIN_MODELS)
   config.train_limit = config.train_limit or 1000
   config.test_limit = config.test_limit or 300
   config.learning_rates = tuple(config.learning_rates)[:2]

@@ -16,11 +16,12 @@ from cmu_jax.audits import shadow
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import rng, tree
 from cmu_jax.core.types import Info, Variables
-from cmu_jax.studies.classes import addresses, measure, retrained, world
+from cmu_jax.studies.classes import addresses as addresses_lib
+from cmu_jax.studies.classes import measure, retrained, world
 from cmu_jax.studies.classes.addresses import Cell
 from cmu_jax.studies.classes.measure import Reference
-from cmu_jax.studies.engine import settings
-from cmu_jax.studies.subsets import cells, sweep
+from cmu_jax.studies.engine import recipes
+from cmu_jax.studies.subsets import addresses, sweep
 from cmu_jax.studies.subsets import measure as looks
 from cmu_jax.studies.subsets.sweep import Run
 from cmu_jax.studies.subsets.world import Place
@@ -45,19 +46,19 @@ def _trained(
 ) -> Callable[[int], Variables]:
   """K networks of the same points; a function from their number to each."""
   config, count = place.config, place.config.shadows
-  options = settings.fit_options(config.train, int(inside.sum()), 'train')
+  options = recipes.fit_options(config.train, int(inside.sum()), 'train')
   found = shadow.train(
-    rng.named(0, name),
+    rng.fold_in(0, name),
     place.model,
     place.dataset.train,
     np.tile(inside, (count, 1)),
-    shadow.Fit(place.inputs, **options),
+    shadow.ShadowTraining(place.inputs, **options),
     signals={},
     weights=True,
     plan=shadow.Plan(
-      seconds=config.checkpoint_seconds,
+      save_seconds=config.checkpoint_seconds,
       folder=place.folder,
-      address=cells.trained(place, 'shadow'),
+      address=addresses.trained(place, 'shadow'),
       title=name,
     ),
   )
@@ -91,16 +92,16 @@ def _unlearned(
   compared = retrained.count(place, cell.forget_class)
   name = config_lib.fingerprint(
     {
-      'shadow': cells.trained(place, 'shadow'),
+      'shadow': addresses.trained(place, 'shadow'),
       'nearest': known.nearest,
-      'cell': addresses.cell(place, cell, (hyper,), compared),
+      'cell': addresses_lib.cell(place, cell, (hyper,), compared),
     }
   )
 
   def compute() -> list[Info]:
     method = place.methods[cell.method]
     given = world.give(place, cell.forget_class, method.needs)
-    key = rng.named(0, 'shadow', *map(str, cell))
+    key = rng.fold_in(0, 'shadow', *map(str, cell))
     return sweep.solved(key, method, original(cell.seed), given, (hyper,), seen)
 
   rows = sweep.kept(run, name, cell, compute)

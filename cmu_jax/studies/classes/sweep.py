@@ -87,7 +87,7 @@ def _solved(
     ]
   method = place.methods[cell.method]
   given = world.give(place, cell.forget_class, method.needs)
-  key = rng.named(0, *map(str, cell))
+  key = rng.fold_in(0, *map(str, cell))
   return sweep.solved(key, method, variables, given, points, seen)
 
 
@@ -221,7 +221,7 @@ def run(begun: Run) -> Found:
   original = None if retrained.late(begun) else shadows.begin(place)
   with (
     progress.bar('class unlearning', total, 'trainings') as advance,
-    progress.muted(),
+    progress.mute(),
   ):
     hypers, tuning, done = _choices(begun, found, advance)
     for forgotten in config.forget_classes:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from cmu_jax.report import grids, stats
-from cmu_jax.report.grids import Grid
-from cmu_jax.report.rows import Results
+from cmu_jax.report import stats, text_tables
+from cmu_jax.report.frame import Results
+from cmu_jax.report.text_tables import TextTable
 from cmu_jax.studies.classes import load
 from cmu_jax.studies.classes.load import Row
 
@@ -45,7 +45,7 @@ def _spread(rows: Sequence[Row], column: str) -> str:
   values = [100 * row[column] for row in rows if row.get(column) is not None]
   spread = stats.spread(values)
   if spread is None:
-    return grids.NONE
+    return text_tables.DASH
   std = '' if spread.std is None else f' ± {spread.std:.2f}'
   return f'{spread.mean:.2f}{std}'
 
@@ -59,7 +59,7 @@ def times(found: Results, method: str, column: str) -> float | None:
 
 def _times(found: Results, method: str, column: str) -> str:
   value = times(found, method, column)
-  return grids.NONE if value is None else f'{value:.1f}'
+  return text_tables.DASH if value is None else f'{value:.1f}'
 
 
 def ulira(found: Results, method: str, statistic: str) -> list[Row]:
@@ -98,7 +98,7 @@ def _networks(found: Results) -> str:
   )
 
 
-def main(found: Results) -> Grid:
+def main(found: Results) -> TextTable:
   """The thesis's Table 5.1, with noise floors."""
   head = ['method', *_MAIN.values(), 'U-LiRA', 'U-LiRA, nearest']
   head += ['MIA-NN gap', 'x floor', 'TV', 'x floor', 'seconds', 'sees']
@@ -115,19 +115,19 @@ def main(found: Results) -> Grid:
         _times(found, method, 'mia_nn_gap'),
         _spread(rows, 'tv'),
         _times(found, method, 'tv'),
-        grids.time(seconds.mean if seconds else None, False),
+        text_tables.time_text(seconds.mean if seconds else None, False),
         rows[0]['information'] if rows else '',
       )
     )
   notes = (over(found), COLUMNS, AUDITS)
   title = 'Forgetting a class'
-  return Grid(title, notes, tuple(head), tuple(lines), wide=1)
+  return TextTable(title, notes, tuple(head), tuple(lines), prose_columns=1)
 
 
 _STATISTICS = ('own', 'nearest')
 
 
-def more(found: Results) -> Grid:
+def more(found: Results) -> TextTable:
   """What else was measured."""
   lines = [
     (method, *(_spread(load.rows(found, method), name) for name in _MORE))
@@ -139,10 +139,10 @@ def more(found: Results) -> Grid:
     'retraining has.'
   )
   head = ('method', *_MORE.values())
-  return Grid('More of the same networks', (note,), head, tuple(lines))
+  return TextTable('More of the same networks', (note,), head, tuple(lines))
 
 
-def classes(found: Results) -> Grid:
+def classes(found: Results) -> TextTable:
   """Total variation by class."""
   names, numbers = found['class_names'], found['config']['forget_classes']
   nearest = {
@@ -153,7 +153,7 @@ def classes(found: Results) -> Grid:
   for method in found['methods']:
     held = load.by_class(load.rows(found, method), 'tv')
     cells = [
-      f'{100 * held[c]:.1f}' if c in held else grids.NONE for c in numbers
+      f'{100 * held[c]:.1f}' if c in held else text_tables.DASH for c in numbers
     ]
     lines.append((method, *cells))
   head = tuple(f'{names[c]} → {nearest.get(c, "?")}' for c in numbers)
@@ -161,10 +161,10 @@ def classes(found: Results) -> Grid:
     'TV times 100, mean over networks, by forgotten class → the class that '
     'retrained networks most often take it for.'
   )
-  return Grid('Class by class', (note,), ('method', *head), tuple(lines))
+  return TextTable('Class by class', (note,), ('method', *head), tuple(lines))
 
 
-def noise(found: Results) -> Grid:
+def noise(found: Results) -> TextTable:
   """TRW with noise in its similarities."""
   lines = [
     (
@@ -182,10 +182,10 @@ def noise(found: Results) -> Grid:
     'stay as they were chosen, and beta too, or it is that of the paper.'
   )
   head = ('beta', 'standard deviation', 'ACC_r', 'MIA-NN gap', 'TV')
-  return Grid('TRW with noisy similarities', (note,), head, tuple(lines))
+  return TextTable('TRW with noisy similarities', (note,), head, tuple(lines))
 
 
-def tilt(found: Results) -> Grid | None:
+def tilt(found: Results) -> TextTable | None:
   """TRW by beta, on tuning classes, at the best learning rate of each."""
   tried: dict[float, dict[float, list[Row]]] = {}
   for row in found['tuning']:
@@ -204,10 +204,10 @@ def tilt(found: Results) -> Grid | None:
     'at the learning rate with the least TV.'
   )
   head = ('beta', 'ACC_r', 'MIA-NN gap', 'TV')
-  return Grid('Strength of the tilt', (note,), head, tuple(lines))
+  return TextTable('Strength of the tilt', (note,), head, tuple(lines))
 
 
-def choices(found: Results) -> Grid:
+def choices(found: Results) -> TextTable:
   """What each method does, and what was chosen for it."""
   lines = []
   for method, facts in found['methods'].items():
@@ -217,7 +217,7 @@ def choices(found: Results) -> Grid:
     tried = [row for row in found['tuning'] if row['method'] == method]
     points = {tuple(row['hyper'].items()) for row in tried}
     gone = load.diverged(found, method)
-    line = method, str(len(points) or 1), str(gone), chosen or grids.NONE
+    line = method, str(len(points) or 1), str(gone), chosen or text_tables.DASH
     lines.append((*line, facts['says']))
   note = (
     'Chosen by the least mean of |ΔACC_r|, |ΔACC_f| and TV to retrained '
@@ -225,10 +225,10 @@ def choices(found: Results) -> Grid:
     'reported; neither MIA-NN nor U-LiRA has a part in it.'
   )
   head = ('method', 'tried', 'diverged', 'chosen', 'does')
-  return Grid('What was run', (note,), head, tuple(lines), wide=2)
+  return TextTable('What was run', (note,), head, tuple(lines), prose_columns=2)
 
 
-def contents(found: Results) -> dict[str, Grid]:
+def contents(found: Results) -> dict[str, TextTable]:
   """All tables: name of the file, without its ending -> its table."""
   made = {'classes_forgotten': main(found), 'by_class': classes(found)}
   if found['noise']:

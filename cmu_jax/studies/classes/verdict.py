@@ -3,8 +3,7 @@
 from typing import NamedTuple
 
 from cmu_jax.report import stats
-from cmu_jax.report.frame import UNFINISHED, Verdict
-from cmu_jax.report.rows import Results
+from cmu_jax.report.frame import UNFINISHED, Results, Verdict
 from cmu_jax.studies.classes import load
 
 AUDITS = {'mia_nn_gap': 'MIA-NN', 'tv': 'TV'}

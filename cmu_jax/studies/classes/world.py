@@ -14,13 +14,13 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from cmu_jax.core import config as config_lib
-from cmu_jax.core import errors, records, rng
-from cmu_jax.core.types import Batch, Dataset, Given
+from cmu_jax.core import errors, provenance, rng
+from cmu_jax.core.types import Batch, Dataset, MethodInputs
 from cmu_jax.data import splits
 from cmu_jax.studies.classes import roster, settings
-from cmu_jax.studies.engine import world
+from cmu_jax.studies.engine import binding
 from cmu_jax.studies.engine.catalogue import Sizes
-from cmu_jax.studies.subsets import world as subsets
+from cmu_jax.studies.subsets import world
 from cmu_jax.studies.subsets.world import Place
 
 
@@ -32,7 +32,7 @@ def _enough(config: ConfigDict, dataset: Dataset, held: Batch) -> None:
   """Refuses classes that do not exist or have too few unseen images."""
   for field in ('forget_classes', 'tuning_classes'):
     for number in config[field]:
-      world.check_class(field, number, dataset)
+      binding.check_class(field, number, dataset)
   folds = config.evaluate.folds
   for name, part, remedy in (
     ('validation', held, 'config.validation'),
@@ -58,12 +58,12 @@ def _sizes(place: Place) -> np.ndarray:
   return np.bincount(label, minlength=place.dataset.num_classes)
 
 
-def give(place: Place, forgotten: int, needs: tuple[str, ...]) -> Given:
+def give(place: Place, forgotten: int, needs: tuple[str, ...]) -> MethodInputs:
   """What a method may see of a class; of one shape for all classes."""
   counts = _sizes(place)
   room = Sizes(int(counts.sum() - counts.min()), int(counts.max()))
   rows = index(place, forgotten)
-  return subsets.give(place.dataset.train, rows, needs, room)
+  return world.give(place.dataset.train, rows, needs, room)
 
 
 def load(config: ConfigDict, folder: pathlib.Path) -> Place:
@@ -76,15 +76,15 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
     UserError: bad data or settings, in one line.
   """
   settings.check(config)
-  whole = world.load(config).dataset
-  key = rng.named(0, 'validation')
+  whole = binding.load(config).dataset
+  key = rng.fold_in(0, 'validation')
   held, kept = splits.hold_out(
     key, whole.train, config.validation, whole.num_classes
   )
   _enough(config, whole, held)
   dataset = whole._replace(train=kept)
-  inputs = world.pixels(config.input, dataset, None)
-  model = world.network(config.model, dataset, inputs)
+  inputs = binding.pixels(config.input, dataset, None)
+  model = binding.network(config.model, dataset, inputs)
   size = kept.label.shape[0]
   share = size // whole.num_classes
   methods = roster.make(config, model, inputs, Sizes(size - share, share))
@@ -93,7 +93,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
     jnp.concatenate([part.label for part in (kept, whole.test, held)]),
   )
   summed = config_lib.fingerprint(
-    {'data': records.data_sum(whole), 'validation': config.validation}
+    {'data': provenance.dataset_digest(whole), 'validation': config.validation}
   )
   return Place(config, folder, dataset, pool, model, inputs, methods, summed)
 

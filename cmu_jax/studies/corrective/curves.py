@@ -96,7 +96,7 @@ def over_fractions(
   view = summary.view(results)
   found = looks.looks(view.methods)
   columns = len(view.problems)
-  with style.settings():
+  with style.context():
     size = (max(9.2, 1.6 + 3.9 * columns), 7.2)
     made = style.canvas(title, size, results['smoke'])
     grid = made.subplots(2, columns, squeeze=False, sharex=True)
@@ -135,7 +135,7 @@ def importance(results: Results) -> figure.Figure:
   )
   colours = shades(one['identified_fraction'] for one in results['importance'])
   title = 'Importance for S_f against importance for the rest, by parameter'
-  with style.settings():
+  with style.context():
     size = (max(9.2, 4.4 * len(problems)), 4.2)
     made = style.canvas(title, size, results['smoke'])
     grid = made.subplots(1, len(problems), squeeze=False, sharey=True)[0]

@@ -5,9 +5,9 @@ from functools import partial
 
 from matplotlib import figure
 
+from cmu_jax.report.style import ReportFigure
 from cmu_jax.studies.corrective import curves, looks, scatter, summary, verdict
 from cmu_jax.studies.corrective.load import Results
-from cmu_jax.studies.cuts.figures import Drawn
 
 # More curves than these in one panel cannot be told apart.
 _GROUP = 5
@@ -70,14 +70,14 @@ def names(results: Results) -> tuple[str, ...]:
   return tuple(_makers(results))
 
 
-def draw(results: Results) -> Iterator[Drawn]:
+def draw(results: Results) -> Iterator[ReportFigure]:
   """Draws the figures one by one.
 
   Args:
     results: checked contents of results.json, of an unfinished sweep too.
   """
   for name, make in _makers(results).items():
-    yield Drawn(name, make())
+    yield ReportFigure(name, make())
 
 
 def caption(name: str) -> str:

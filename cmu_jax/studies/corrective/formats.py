@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from cmu_jax.report.grids import NONE
+from cmu_jax.report.text_tables import DASH
 from cmu_jax.studies.corrective import summary
 from cmu_jax.studies.corrective.headline import Alpha
 from cmu_jax.studies.corrective.load import Row
@@ -43,7 +43,7 @@ def mean_interval(cell: Cell, digits: int = 3, intervals: bool = True) -> str:
   """'0.812 ± 0.031' with half the 95 % interval, and the signs."""
   found, between = summary.spread(cell), summary.interval(cell)
   if found is None:
-    return ('diverged' if cell.diverged else NONE) + marks(cell)
+    return ('diverged' if cell.diverged else DASH) + marks(cell)
   text = f'{found.mean:.{digits}f}'.replace('-', '−')
   if intervals and between is not None:
     text += f' ± {between.high - between.mean:.{digits}f}'
@@ -54,7 +54,7 @@ def mean_std(cell: Cell, absolute: bool) -> str:
   """Points with the sample standard deviation, as in the paper's Table 1."""
   found = summary.spread(cell)
   if found is None:
-    return ('diverged' if cell.diverged else NONE) + marks(cell)
+    return ('diverged' if cell.diverged else DASH) + marks(cell)
   mean = f'{100 * found.mean:.2f}' if absolute else _signed(found.mean)
   if found.std is None:
     return mean + marks(cell)
@@ -64,7 +64,7 @@ def mean_std(cell: Cell, absolute: bool) -> str:
 
 def count(value: float | None) -> str:
   """Thousands apart, a dash for None."""
-  return NONE if value is None else f'{value:,.0f}'.replace(',', ' ')
+  return DASH if value is None else f'{value:,.0f}'.replace(',', ' ')
 
 
 def alpha(found: Alpha) -> str:
@@ -77,7 +77,7 @@ def alpha(found: Alpha) -> str:
 def _hyper(row: Row) -> str:
   """'alpha=10 gamma=0.1'; a dash for a method without any."""
   chosen = (row.get('hyper') or {}).items()
-  return ' '.join(f'{key}={value:g}' for key, value in chosen) or NONE
+  return ' '.join(f'{key}={value:g}' for key, value in chosen) or DASH
 
 
 def hyper(rows: list[Row | None]) -> str:

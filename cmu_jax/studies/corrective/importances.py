@@ -4,7 +4,7 @@ SSD and its kin compare importances of S_f with those of the rest. They depend
 on the original network and on who is identified, not on the method, nor on its
 grid: a file, named by all that they do depend on, serves every cell. Squared
 batch means take a pass over S_tr for each identified fraction; per-sample ones
-add up, so that one pass serves all (`importance_fractions.nested`).
+add up, so that one pass serves all (`importance.compute_nested`).
 """
 
 import time
@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import rng, store, tree
 from cmu_jax.core.types import PRNGKey, Variables
-from cmu_jax.methods.dampening import importance_fractions, ssd
-from cmu_jax.methods.dampening.importance import Pair, Request
+from cmu_jax.methods.dampening import importance, ssd
+from cmu_jax.methods.dampening.importance import ImportanceRequest, Importances
 from cmu_jax.studies.corrective import cells
 from cmu_jax.studies.corrective import problem as problems
 from cmu_jax.studies.corrective.cells import Cell
@@ -41,25 +41,25 @@ class Kept(NamedTuple):
     seconds: how long they took, compilation included.
   """
 
-  pair: Pair
+  pair: Importances
   seconds: Float[Array, '']
 
 
 def fractions(
-  config: ConfigDict, cell: Cell, request: Request
+  config: ConfigDict, cell: Cell, request: ImportanceRequest
 ) -> tuple[float, ...]:
   """The identified fractions that one file serves, rising."""
-  if request.measure.kind != 'per_sample':
+  if request.config.kind != 'per_sample':
     return (cell.fraction,)
   asked = map(float, config.identified_fractions)
   return tuple(sorted({*asked, cell.fraction}))
 
 
 def address(
-  config: ConfigDict, summed: str, cell: Cell, request: Request
+  config: ConfigDict, summed: str, cell: Cell, request: ImportanceRequest
 ) -> str:
   """What the importances that a cell wants depend on."""
-  measure = request.measure
+  measure = request.config
   return config_lib.fingerprint(
     {
       'case': cells.case_address(config, summed, cell.case),
@@ -74,16 +74,16 @@ def address(
 
 def _nested(
   key: PRNGKey,
-  request: Request,
+  request: ImportanceRequest,
   scene: Scene,
   original: Variables,
   shares: tuple[float, ...],
-) -> Pair:
+) -> Importances:
   """Per-sample importances at all fractions, from one pass."""
   problem = scene.problem
   counts = np.array([problems.identified_count(problem, x) for x in shares])
-  found = importance_fractions.nested(
-    key, request.measure, original, problem.train, problem.rank, counts
+  found = importance.compute_nested(
+    key, request.config, original, problem.train, problem.rank, counts
   )
   if request.denominator == 'retain':
     return found
@@ -97,11 +97,11 @@ def _nested(
 
 
 def take(
-  request: Request,
+  request: ImportanceRequest,
   scene: Scene,
   original: Variables,
   shares: tuple[float, ...],
-) -> Pair:
+) -> Importances:
   """Importances at some identified fractions.
 
   Args:
@@ -113,21 +113,21 @@ def take(
   Returns:
     A pair whose leaves have a leading axis of fractions.
   """
-  owner = rng.named(scene.key, 'method', _OWNER[request.measure.kind])
-  key = rng.named(owner, 'prepare')
-  if request.measure.kind == 'per_sample':
+  owner = rng.fold_in(scene.key, 'method', _OWNER[request.config.kind])
+  key = rng.fold_in(owner, 'prepare')
+  if request.config.kind == 'per_sample':
     return _nested(key, request, scene, original, shares)
   given = problems.give(scene.problem, shares[0], _NEEDS)
-  found = ssd.importances(
-    key, request.measure, original, given, request.denominator
+  found = ssd.compute_importances(
+    key, request.config, original, given, request.denominator
   )
   lead = lambda x: jax.tree.map(lambda y: y[None], x)
-  return Pair(lead(found.retain), lead(found.forget), found.cost)
+  return Importances(lead(found.retain), lead(found.forget), found.cost)
 
 
 def _template(params: PyTree, count: int) -> Kept:
   wide = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), params)
-  return Kept(Pair(wide, wide, jnp.int32(0)), jnp.float32(0))
+  return Kept(Importances(wide, wide, jnp.int32(0)), jnp.float32(0))
 
 
 def kept(
@@ -135,7 +135,7 @@ def kept(
   folder: Any,
   summed: str,
   cell: Cell,
-  request: Request,
+  request: ImportanceRequest,
   scene: Scene,
   original: Variables,
 ) -> Kept:
@@ -158,7 +158,7 @@ def kept(
   """
   shares = fractions(config, cell, request)
   name = address(config, summed, cell, request)
-  file = store.saving(folder, name, 0.0, _FOLDER)
+  file = store.npz_checkpoint(folder, name, 0.0, _FOLDER)
   found = file.restore(_template(original.params, len(shares)))
   if found is None:
     began = time.monotonic()
@@ -171,5 +171,5 @@ def kept(
   one = lambda x: tree.index(x, at)
   pair = every.pair
   return Kept(
-    Pair(one(pair.retain), one(pair.forget), pair.cost), every.seconds
+    Importances(one(pair.retain), one(pair.forget), pair.cost), every.seconds
   )

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from cmu_jax.core import errors, files
-from cmu_jax.report import rows
-from cmu_jax.report.rows import Results
+from cmu_jax.report import frame
+from cmu_jax.report.frame import Results
 
 Row = dict[str, Any]
 
@@ -110,7 +110,7 @@ def check(value: Any, path: os.PathLike | str = 'results.json') -> Results:
       'to rewrite it',
     )
   for part in _FIELDS:
-    rows.check(path, part, value[part], _FIELDS[part])
+    frame.check_rows(path, part, value[part], _FIELDS[part])
   for part in _KEYS:
     _check_twice(path, part, value[part])
   _check_known(path, value)

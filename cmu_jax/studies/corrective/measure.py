@@ -65,7 +65,7 @@ def sets(one: World, scene: Scene) -> Look:
   reported, triggered = scene.reported, None
   if one.trigger is not None:
     stamp = jnp.ones(reported.label.shape, bool)
-    triggered = reported._replace(stamp=stamp)
+    triggered = reported._replace(has_trigger=stamp)
   return Look(
     reported,
     triggered,
@@ -83,8 +83,8 @@ def _offer(
   wrong = where[label[where] != truth[where]]
   if not wrong.size:
     return None
-  other = audits.other_wrong(
-    rng.named(scene.key, 'audit'),
+  other = audits.draw_other_labels(
+    rng.fold_in(scene.key, 'audit'),
     label[wrong],
     truth[wrong],
     one.dataset.num_classes,
@@ -111,7 +111,7 @@ def looker(
       return None
     size = min(batch_size, offer.batch.label.shape[0])
     see = functools.partial(model.apply, variables)
-    logits = metrics.in_blocks(see, inputs, offer.batch, size)
+    logits = metrics.map_blocks(see, inputs, offer.batch, size)
     own, other = (
       jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
       for label in (offer.batch.label, offer.other)

@@ -1,14 +1,14 @@
 """report.html of a sweep: verdict, a chart to pick from, tables, figures."""
 
-from cmu_jax.report import grids, page
-from cmu_jax.report import template as frame
-from cmu_jax.report.grids import Grid
+from cmu_jax.report import page, text_tables
+from cmu_jax.report.style import ReportFigure
+from cmu_jax.report.text_tables import TextTable
 from cmu_jax.studies.corrective import (
-  chart,
   figures,
   looks,
   outcomes,
   picker,
+  script,
   summary,
   tables,
   template,
@@ -17,7 +17,6 @@ from cmu_jax.studies.corrective import (
 from cmu_jax.studies.corrective.load import Results
 from cmu_jax.studies.corrective.outcomes import Outcome
 from cmu_jax.studies.corrective.verdict import Verdict
-from cmu_jax.studies.cuts.figures import Drawn
 
 _GLOSSARY = {
   'S_tr, S_m, S_f': (
@@ -89,14 +88,14 @@ def _chart(results: Results) -> str:
     return ''
   return (
     f'{template.CONTROLS}<script type="application/json" id="sweep">'
-    f'{picker.embedded(held)}</script><script>{chart.SCRIPT}</script>'
+    f'{picker.embedded(held)}</script><script>{script.SCRIPT}</script>'
   )
 
 
-def _more(title: str, tables: list[Grid]) -> str:
+def _more(title: str, tables: list[TextTable]) -> str:
   if not tables:
     return ''
-  body = ''.join(map(grids.html, tables))
+  body = ''.join(map(text_tables.html, tables))
   return f'<details><summary>{page.escape(title)}</summary>{body}</details>'
 
 
@@ -118,7 +117,7 @@ def _tables(results: Results) -> str:
     for rule in summary.SELECTIONS
   ]
   return (
-    ''.join(map(grids.html, made['paper']))
+    ''.join(map(text_tables.html, made['paper']))
     + _more('The same, chosen in hindsight (oracle)', made['oracle'])
     + _more('Chosen hyperparameters', chosen)
     + '<p class="soft">Every metric, in Markdown and LaTeX: the folder tables '
@@ -168,16 +167,18 @@ def _audited(results: Results) -> dict[str, str]:
     'finds nothing on average; a stronger one may. ' + _references(results)
   )
   heading = 'Are the wrong labels still in there?'
-  return {heading: page.paragraphs([limits]) + ''.join(map(grids.html, found))}
+  return {
+    heading: page.paragraphs([limits]) + ''.join(map(text_tables.html, found))
+  }
 
 
-def _figure(drawn: Drawn, png: bytes) -> str:
+def _figure(drawn: ReportFigure, png: bytes) -> str:
   made = drawn.figure
   title = ' '.join(made.get_suptitle().split()) if made else drawn.name
   return page.picture(png, title, figures.caption(drawn.name))
 
 
-def render(results: Results, drawn: list[tuple[Drawn, bytes]]) -> str:
+def render(results: Results, drawn: list[tuple[ReportFigure, bytes]]) -> str:
   """The whole page as HTML that needs nothing else.
 
   Args:
@@ -187,7 +188,7 @@ def render(results: Results, drawn: list[tuple[Drawn, bytes]]) -> str:
   found = verdict.verdict(results)
   seeds = summary.view(results).seeds
   banner = ''.join(map(page.warning, tables.warnings(results)))
-  return frame.fill(
+  return page.fill_page(
     name=page.escape(results['name']),
     label=page.escape(found.label),
     banner=f'<style>{template.STYLE}</style>{banner}',
@@ -200,8 +201,8 @@ def render(results: Results, drawn: list[tuple[Drawn, bytes]]) -> str:
       'Figures': '\n'.join(_figure(*pair) for pair in drawn),
       **_audited(results),
       'What was manipulated': _problems(results),
-      'How to read this': page.terms(_GLOSSARY),
-      'How to get the same numbers': page.reproduce(
+      'How to read this': page.definition_list(_GLOSSARY),
+      'How to get the same numbers': page.reproduction_section(
         results['provenance'], results['config'], list(seeds)
       ),
     },

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from cmu_jax.core import errors
-from cmu_jax.core.types import Batch, Given, Proxy
+from cmu_jax.core.types import Batch, MethodInputs, Proxy
 from cmu_jax.training import descent
 
-NEEDS = Given._fields
+NEEDS = MethodInputs._fields
 
 
 class Problem(NamedTuple):
@@ -71,7 +71,9 @@ def identified(problem: Problem, fraction: float) -> Bool[np.ndarray, 'n']:
   return manipulated(problem) & (problem.rank < count)
 
 
-def give(problem: Problem, fraction: float, needs: tuple[str, ...]) -> Given:
+def give(
+  problem: Problem, fraction: float, needs: tuple[str, ...]
+) -> MethodInputs:
   """What a method that declared `needs` may see at an identified fraction.
 
   Args:
@@ -85,7 +87,7 @@ def give(problem: Problem, fraction: float, needs: tuple[str, ...]) -> Given:
   """
   for name in needs:
     if name not in NEEDS:
-      raise errors.unknown('part of a problem', name, NEEDS)
+      raise errors.unknown_name('part of a problem', name, NEEDS)
   known = identified(problem, fraction)
   parts: dict[str, Any] = {
     'proxy': problem.proxy,
@@ -94,14 +96,16 @@ def give(problem: Problem, fraction: float, needs: tuple[str, ...]) -> Given:
   }
   if 'retain' in needs:
     rest = np.flatnonzero(~known)
-    parts['retain'] = descent.gathered(problem.train, rest, known.size, False)
+    parts['retain'] = descent.gather_samples(
+      problem.train, rest, known.size, False
+    )
   if 'forget' in needs:
     total = int(manipulated(problem).sum())
     found = np.flatnonzero(known)
-    parts['forget'] = descent.gathered(problem.train, found, total, True)
+    parts['forget'] = descent.gather_samples(problem.train, found, total, True)
   for name in needs:
     errors.check(
       parts[name] is not None,
       f'this problem has no {name}: set config.proxy_fraction above 0',
     )
-  return Given(**{name: parts[name] for name in needs})
+  return MethodInputs(**{name: parts[name] for name in needs})

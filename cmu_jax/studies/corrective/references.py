@@ -17,7 +17,7 @@ from cmu_jax.audits import shadow
 from cmu_jax.core import rng, tree
 from cmu_jax.studies.corrective import measure, problem
 from cmu_jax.studies.corrective.world import Scene, World
-from cmu_jax.studies.engine import settings
+from cmu_jax.studies.engine import recipes
 from cmu_jax.training import metrics
 
 
@@ -46,18 +46,18 @@ def compared(
   clean = ~problem.manipulated(scene.problem)
   # They are looked at here, stamped: their statistics would be of plain images.
   found = shadow.train(
-    rng.named(scene.key, 'references'),
+    rng.fold_in(scene.key, 'references'),
     one.model,
     scene.problem.train,
     np.tile(clean, (config.references, 1)),
-    shadow.Fit(
+    shadow.ShadowTraining(
       one.inputs,
-      **settings.fit_options(config.train, int(clean.sum()), 'train'),
+      **recipes.fit_options(config.train, int(clean.sum()), 'train'),
     ),
     signals={},
     weights=True,
     plan=shadow.Plan(
-      seconds=config.checkpoint_seconds,
+      save_seconds=config.checkpoint_seconds,
       folder=folder,
       address=address,
       # Every worker has a device of its own, and is on it already.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cmu_jax.core import provenance, records
+from cmu_jax.core import provenance, store
 from cmu_jax.core.types import Info
 from cmu_jax.studies.corrective import cells, selection
 from cmu_jax.studies.corrective.cells import Case
@@ -104,7 +104,7 @@ def collect(place: Stage, done: bool) -> Info:
   seen: set[Case] = set()
   for cell in cells.cells(config):
     name = cells.address(config, place.summed, cell)
-    record = records.read(place.folder, name)
+    record = store.read_record(place.folder, name)
     if record is None:
       continue
     case = cell.case
@@ -119,7 +119,7 @@ def collect(place: Stage, done: bool) -> Info:
     found['points'] += [{**named, **point} for point in record['points']]
     found['importance'] += _histogram(record)
   return {
-    **provenance.header(config, done),
+    **provenance.results_header(config, done),
     'class_names': list(next(iter(place.worlds.values())).dataset.class_names),
     'problems': list(problems.values()),
     **found,

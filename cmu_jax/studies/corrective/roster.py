@@ -11,33 +11,21 @@ from cmu_jax.core.types import Info, Method
 from cmu_jax.methods import (
   amun,
   ascent,
-  badt,
-  boundary_shrink,
-  by_labels,
-  cf,
-  cf_k,
   detection,
-  eu_k,
-  gradient_ascent,
-  l1_sparse,
-  npo,
-  relabel_second,
   relabelling,
   retraining,
-  salun,
-  scrub_original,
   teachers,
-  when_needed,
+  union_training,
   wrappers,
 )
-from cmu_jax.methods.backdoor import bn_recalibration, pruning
-from cmu_jax.methods.cuts import direction, forget, simplex
+from cmu_jax.methods.backdoor import pruning
+from cmu_jax.methods.cuts import alpha_search, forget_proxy, task_simplex
 from cmu_jax.methods.dampening import assd, potion, ssd
-from cmu_jax.methods.detection import method
+from cmu_jax.methods.detection import wrapper
 from cmu_jax.methods.projection import sap
 from cmu_jax.studies.corrective.world import World
-from cmu_jax.studies.engine import settings
-from cmu_jax.training import best_epoch, train
+from cmu_jax.studies.engine import recipes
+from cmu_jax.training import early_stopping, train
 
 _WORDS = {
   'retain': 'S_tr without S_f',
@@ -63,7 +51,7 @@ class Entry(NamedTuple):
 
 def _options(config: ConfigDict, part: str, size: int) -> Info:
   """The keyword arguments that a training's settings fix."""
-  found = settings.fit_options(config[part], size, part)
+  found = recipes.fit_options(config[part], size, part)
   return {**found, 'batch_size': min(found['batch_size'], size)}
 
 
@@ -73,7 +61,7 @@ def _ending(config: ConfigDict, one: World, part: str, size: int) -> Info:
     return {}
   epoch = train.steps_per_epoch(size, config[part].batch_size)
   batch = config.evaluate.batch_size
-  return {'keep': best_epoch.Keep(one.model, one.inputs, epoch, batch)}
+  return {'keep': early_stopping.BestEpoch(one.model, one.inputs, epoch, batch)}
 
 
 def _epochs(factory: Callable[..., Method], part: str = 'unlearn') -> Entry:
@@ -102,7 +90,7 @@ def _partial(factory: Callable[..., Method]) -> Entry:
   def make(config: ConfigDict, one: World, size: int) -> Method:
     options = dict(config.model)
     name = options.pop('name')
-    frozen = networks.frozen(name, config.layers, **options)
+    frozen = networks.frozen_modules(name, config.layers, **options)
     fitted = _options(config, 'unlearn', size)
     fitted |= _ending(config, one, 'unlearn', size)
     return factory(one.model, one.inputs, frozen=frozen, **fitted)
@@ -137,7 +125,7 @@ def _badt(config: ConfigDict, one: World, size: int) -> Method:
   fitted = _options(config, 'unlearn', size)
   fitted |= _ending(config, one, 'unlearn', size)
   reduction = config.badt_reduction
-  return badt.badt(one.model, one.inputs, reduction=reduction, **fitted)
+  return teachers.badt(one.model, one.inputs, reduction=reduction, **fitted)
 
 
 def _scrub(config: ConfigDict, one: World, size: int) -> Method:
@@ -152,9 +140,9 @@ def _cuts(published: bool) -> Entry:
 
   def make(config: ConfigDict, one: World, size: int) -> Method:
     poisoned = one.manipulation == 'poison'
-    rule = direction.Selection('poison' if poisoned else 'label_noise')
+    rule = alpha_search.Selection('poison' if poisoned else 'label_noise')
     fitted = _options(config, 'proxy_train', size)
-    return forget.cuts_forget(
+    return forget_proxy.cuts_forget(
       one.model, one.inputs, selection=rule if published else None, **fitted
     )
 
@@ -163,13 +151,13 @@ def _cuts(published: bool) -> Entry:
 
 def _rewod_twice(config: ConfigDict, one: World, size: int) -> Method:
   once = ENTRIES['rewod'].make(config, one, size)
-  return wrappers.rewod_twice(once, one.model, one.inputs)
+  return wrappers.retrain_twice(once, one.model, one.inputs)
 
 
 def _by_labels(config: ConfigDict, one: World, size: int) -> Method:
   """S_f is left out, or put right where it has several labels."""
-  exchanged = functools.partial(relabel_second.relabel_second, weights=(1.0,))
-  return by_labels.by_labels(
+  exchanged = functools.partial(relabelling.relabel_second, weights=(1.0,))
+  return wrappers.by_labels(
     ENTRIES['rewod_twice'].make(config, one, size),
     _tuned(exchanged).make(config, one, size),
   )
@@ -179,13 +167,13 @@ def _detected(detector: str, inner: str) -> Entry:
   """A method that is told more bad samples than were identified."""
 
   def make(config: ConfigDict, one: World, size: int) -> Method:
-    return method.detected(
+    return wrapper.with_detector(
       ENTRIES[inner].make(config, one, size),
       detection.DETECTORS[detector](),
       one.model,
       one.inputs,
       batch_size=config.evaluate.batch_size,
-      look=detection.look(detector),
+      extract=detection.extractor_of(detector),
     )
 
   return Entry(make, ENTRIES[inner].settings)
@@ -195,41 +183,41 @@ def _when_needed(config: ConfigDict, one: World, size: int) -> Method:
   """Retraining without S_f, and more suspects where that is not enough."""
   once = ENTRIES['rewod'].make(config, one, size)
   more = ENTRIES['clustering_by_labels'].make(config, one, size)
-  return when_needed.when_needed(once, more, one.model, one.inputs)
+  return wrappers.when_needed(once, more, one.model, one.inputs)
 
 
 def _bn_recalibration(config: ConfigDict, one: World, size: int) -> Method:
   del config, size
-  return bn_recalibration.bn_recalibration(one.model, one.inputs)
+  return pruning.bn_recalibration(one.model, one.inputs)
 
 
 ENTRIES: dict[str, Entry] = {
-  'rewod': _epochs(retraining.rewod, 'train'),
+  'rewod': _epochs(retraining.retrain, 'train'),
   'rewod_twice': Entry(_rewod_twice, ('train',)),
-  'cf': _epochs(cf.cf),
+  'cf': _epochs(retraining.finetune),
   'ssd': _dampening(ssd.ssd),
   'badt': Entry(_badt, ('unlearn', 'badt_reduction')),
   'scrub': Entry(_scrub, ('scrub', 'scrub_ascent_steps')),
-  'eu_k': _partial(eu_k.eu_k),
-  'cf_k': _partial(cf_k.cf_k),
-  'scrub_original': _tuned(scrub_original.scrub_original, 'scrub'),
+  'eu_k': _partial(retraining.eu_k),
+  'cf_k': _partial(retraining.cf_k),
+  'scrub_original': _tuned(teachers.scrub_original, 'scrub'),
   'assd': _dampening(assd.assd),
   'potion': _dampening(potion.potion, kinds=False),
   'neggrad_plus': _tuned(ascent.neggrad_plus),
-  'npo': _tuned(npo.npo),
-  'gradient_ascent': _tuned(gradient_ascent.gradient_ascent, 'ascent'),
+  'npo': _tuned(ascent.npo),
+  'gradient_ascent': _tuned(ascent.gradient_ascent, 'ascent'),
   'random_label': _tuned(relabelling.random_label),
-  'salun': _tuned(salun.salun),
-  'l1_sparse': _tuned(l1_sparse.l1_sparse),
-  'relabel_second': _tuned(relabel_second.relabel_second),
+  'salun': _tuned(relabelling.salun),
+  'l1_sparse': _tuned(retraining.l1_sparse),
+  'relabel_second': _tuned(relabelling.relabel_second),
   'by_labels': Entry(_by_labels, ('train', 'unlearn')),
   'sap': Entry(_sap),
   'cuts': _cuts(published=True),
   'cuts_grid': _cuts(published=False),
-  'cuts_simplex': _tuned(simplex.cuts_simplex, 'proxy_train'),
+  'cuts_simplex': _tuned(task_simplex.cuts_simplex, 'proxy_train'),
   'amun': _tuned(amun.amun),
   'amun_no_forget': _tuned(functools.partial(amun.amun, sets=amun.NO_FORGET)),
-  'boundary_shrink': _tuned(boundary_shrink.boundary_shrink),
+  'boundary_shrink': _tuned(union_training.boundary_shrink),
   'fine_pruning': _tuned(pruning.fine_pruning),
   'bn_recalibration': Entry(_bn_recalibration),
 }

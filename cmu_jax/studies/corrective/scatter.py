@@ -114,7 +114,7 @@ def utility(results: Results, problem: Problem) -> figure.Figure:
   title = (
     f'All hyperparameters: utility against unlearning, {looks.short(problem)}'
   )
-  with style.settings():
+  with style.context():
     size = (max(7.0, 2.2 + 3.1 * columns), 1.2 + 2.7 * rows)
     made = style.canvas(title, size, results['smoke'])
     grid = made.subplots(rows, columns, squeeze=False)
@@ -224,7 +224,7 @@ def cost(results: Results) -> figure.Figure:
   view = summary.view(results)
   columns = len(view.problems)
   title = 'Cost of the whole grid against repair, mean over fractions'
-  with style.settings():
+  with style.context():
     size = (max(7.0, 1 + 5.2 * columns), 5.4)
     made = style.canvas(title, size, results['smoke'])
     grid = made.subplots(1, columns, squeeze=False)[0]

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from cmu_jax.core import errors
 from cmu_jax.data.corruption import triggers
 from cmu_jax.studies.corrective import roster
-from cmu_jax.studies.engine import checks, settings
+from cmu_jax.studies.engine import checks, recipes
 
 PAPER = ('rewod', 'cf', 'ssd', 'badt', 'scrub')
 _VALIDATIONS = ('train_fifth', 'test_half', 'test')
@@ -47,17 +47,17 @@ def _trainings() -> dict[str, Any]:
     learning_rate=0.025,
   )
   return dict(
-    train=settings.training(steps=4000, **procedure),  # original and RewoD
-    unlearn=settings.training(steps=1000, **procedure),  # CF, BadT, ...
-    scrub=settings.training(
+    train=recipes.training(steps=4000, **procedure),  # original and RewoD
+    unlearn=recipes.training(steps=1000, **procedure),  # CF, BadT, ...
+    scrub=recipes.training(
       steps=1000, **{**procedure, 'learning_rate': 0.0025}
     ),
     scrub_ascent_steps=100,  # S_f epochs start while fewer steps are done
-    ascent=settings.training(
+    ascent=recipes.training(
       **{**procedure, 'schedule': 'constant', 'learning_rate': 0.0025},
       steps=20,
     ),  # gradient ascent alone: few steps, or everything is lost
-    proxy_train=settings.training(
+    proxy_train=recipes.training(
       steps=200, batch_size=64, learning_rate=1e-4
     ),  # CUTS on S_f
   )
@@ -73,7 +73,7 @@ def base(name: str) -> ConfigDict:
       name=name,
       task='corrective',
       smoke=False,  # shrunk: every stage runs, nothing is evidence
-      **settings.source(),
+      **recipes.source(),
       seeds=(0, 1, 2),
       audit='',  # rmia: are the wrong labels of S_m still in the networks?
       references=4,  # of an audit: networks without S_m; 0 for none
@@ -89,7 +89,7 @@ def base(name: str) -> ConfigDict:
       interclass=_interclass(),
       published_indices=False,  # the released poison set and S_f of seed 0
       model=dict(name='resnet9', width=64, dtype='float32'),
-      input=settings.pixels(),
+      input=recipes.pixels(),
       **_trainings(),
       ssd=dict(
         importance='batch',  # batch (as released), per_sample
@@ -165,7 +165,7 @@ def check(config: ConfigDict) -> None:
     'below 1',
   )
   for part in _TRAININGS:
-    settings.fit_options(config[part], 1, part)
+    recipes.fit_options(config[part], 1, part)
 
 
 def full(config: ConfigDict) -> ConfigDict:

@@ -31,7 +31,7 @@ def show(workdir: os.PathLike | str) -> pathlib.Path:
     files.write_text(workdir / 'tables' / name, text)
   total = len(figures.names(results))
   with progress.bar('drawing the report', total, 'figures') as advance:
-    drawn = frame.drawings(figures.draw(results), advance)
+    drawn = frame.draw_figures(figures.draw(results), advance)
   # Of earlier results there may have been others.
   stems = {path.stem for path in (workdir / 'figures').glob('*.png')}
   stale = filter(figures.ours, stems)

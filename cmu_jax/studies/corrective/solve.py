@@ -53,7 +53,7 @@ def _host(look: Look) -> Look:
 
 @functools.lru_cache(maxsize=32)
 def _looking(model: Model, inputs: InputStep, batch_size: int) -> Callable:
-  return jit.looped(measure.looker(model, inputs, batch_size))
+  return jit.compile_loop(measure.looker(model, inputs, batch_size))
 
 
 def look(
@@ -85,9 +85,9 @@ def _whole_grid(
       found, info = solve(key, variables, given, prepared, hyper)
       return seen(found, images), jnp.asarray(info['gradient_evaluations'])
 
-    return vectorize.over(point, chunk=chunk)(hypers)
+    return vectorize.map_members(point, chunk=chunk)(hypers)
 
-  return jit.looped(run)
+  return jit.compile_loop(run)
 
 
 def _at_once(
@@ -111,7 +111,7 @@ def _at_once(
     method.model or one.model,
     one.inputs,
     batch_size,
-    vectorize.members(weight),
+    vectorize.chunk_size(weight),
   )
   looks, cost = run(key, variables, given, prepared, hypers, images)
   stacked, counts = _host(looks), np.asarray(cost)
@@ -156,7 +156,7 @@ def ratios(prepared: Any) -> Info | None:
   References:
     Corrective Machine Unlearning, arXiv 2402.14015, figure 3.
   """
-  if not isinstance(prepared, importance.Pair):
+  if not isinstance(prepared, importance.Importances):
     return None
   bad, kept = (
     np.concatenate([np.ravel(x) for x in jax.tree.leaves(part)])
@@ -202,14 +202,16 @@ def cell(
   given = problem.give(scene.problem, fraction, method.needs)
   images = measure.sets(one, scene)
   known = () if measured is None else (measured.pair,)
-  prepared = method.prepare(rng.named(key, 'prepare'), original, given, *known)
+  prepared = method.prepare(
+    rng.fold_in(key, 'prepare'), original, given, *known
+  )
   jax.block_until_ready(jax.tree.leaves(prepared))
   shared = time.monotonic() - began
   # A repair pays for its importances, whichever cell took them.
   shared += 0.0 if measured is None else float(measured.seconds)
   every = _at_once if method.elementwise else _one_by_one
   found = every(
-    rng.named(key, 'solve'),
+    rng.fold_in(key, 'solve'),
     method,
     one,
     original,

@@ -5,15 +5,13 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from cmu_jax.core import jit, records, rng, store
+from cmu_jax.core import jit, provenance, rng, store
 from cmu_jax.core.types import Batch, Dataset, Method, Variables
-from cmu_jax.studies.corrective import cells, roster, world
-from cmu_jax.studies.corrective import settings as settings_lib
+from cmu_jax.studies.corrective import cells, roster, settings, world
 from cmu_jax.studies.corrective.cells import Case
 from cmu_jax.studies.corrective.world import Scene, World
-from cmu_jax.studies.engine import settings
-from cmu_jax.studies.engine import world as world_lib
-from cmu_jax.training import best_epoch, train
+from cmu_jax.studies.engine import binding, recipes
+from cmu_jax.training import early_stopping, train
 
 
 class Stage(NamedTuple):
@@ -42,15 +40,20 @@ def bind(config: ConfigDict, folder: pathlib.Path, dataset: Dataset) -> Stage:
     UserError: settings that do not fit the data.
   """
   made = {
-    kind: world.world(config, dataset, kind) for kind in config.manipulations
+    kind: world.bind_world(config, dataset, kind)
+    for kind in config.manipulations
   }
   methods = {}
   for kind, one in made.items():
-    first = world.scene(config, one, config[kind].sizes[0], config.seeds[0])
+    first = world.draw_scene(
+      config, one, config[kind].sizes[0], config.seeds[0]
+    )
     size = first.problem.truth.size
     for name in dict.fromkeys(('rewod', *config.methods)):
       methods[kind, name] = roster.ENTRIES[name].make(config, one, size)
-  return Stage(config, folder, made, records.data_sum(dataset), methods)
+  return Stage(
+    config, folder, made, provenance.dataset_digest(dataset), methods
+  )
 
 
 def original(place: Stage, case: Case, scene: Scene) -> Variables:
@@ -59,14 +62,16 @@ def original(place: Stage, case: Case, scene: Scene) -> Variables:
   name = cells.case_address(config, place.summed, case)
   image = one.inputs.eval(scene.reported.image[:1], None)
   batch = scene.problem.train
-  options = settings.fit_options(config.train, batch.label.shape[0], 'train')
+  options = recipes.fit_options(config.train, batch.label.shape[0], 'train')
   return train.fit(
-    rng.named(scene.key, 'train'),
+    rng.fold_in(scene.key, 'train'),
     one.model,
-    jit.once(one.model.init)(rng.named(scene.key, 'init'), image),
+    jit.compile_cheaply(one.model.init)(rng.fold_in(scene.key, 'init'), image),
     batch,
     inputs=one.inputs,
-    checkpoint=store.saving(place.folder, name, config.checkpoint_seconds),
+    checkpoint=store.npz_checkpoint(
+      place.folder, name, config.checkpoint_seconds
+    ),
     title=f'original, {case.manipulation} {case.size}, seed {case.seed}',
     watch=_watch(config, one, scene),
     **options,
@@ -75,21 +80,21 @@ def original(place: Stage, case: Case, scene: Scene) -> Variables:
 
 def _watch(
   config: ConfigDict, one: World, scene: Scene
-) -> tuple[best_epoch.Keep, Batch] | None:
+) -> tuple[early_stopping.BestEpoch, Batch] | None:
   """How the best epoch of the original is found; None for the last iterate."""
   if not config.best_epoch:
     return None
   size = scene.problem.train.label.shape[0]
   epoch = train.steps_per_epoch(size, config.train.batch_size)
   size = config.evaluate.batch_size
-  keep = best_epoch.Keep(one.model, one.inputs, epoch, size)
+  keep = early_stopping.BestEpoch(one.model, one.inputs, epoch, size)
   return keep, scene.problem.validation
 
 
 def scene_of(place: Stage, case: Case) -> Scene:
   """What a case works on."""
   one = place.worlds[case.manipulation]
-  return world.scene(place.config, one, case.size, case.seed)
+  return world.draw_scene(place.config, one, case.size, case.seed)
 
 
 def load(config: ConfigDict, folder: pathlib.Path) -> Stage:
@@ -98,5 +103,5 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Stage:
   Raises:
     UserError: bad data or settings, in one line.
   """
-  settings_lib.check(config)
-  return bind(config, folder, world_lib.load(config).dataset)
+  settings.check(config)
+  return bind(config, folder, binding.load(config).dataset)

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from cmu_jax.core import records, rng
+from cmu_jax.core import rng, store
 from cmu_jax.core.types import Info, Variables
 from cmu_jax.methods.dampening import importance
 from cmu_jax.studies.corrective import (
   cells,
   importances,
+  live,
   measure,
   references,
   roster,
@@ -26,7 +27,7 @@ from cmu_jax.studies.corrective.cells import Case, Cell
 from cmu_jax.studies.corrective.measure import Look
 from cmu_jax.studies.corrective.stage import Stage
 from cmu_jax.studies.corrective.world import Scene
-from cmu_jax.studies.engine import drive, live
+from cmu_jax.studies.engine import workers
 
 
 class Start(NamedTuple):
@@ -80,7 +81,7 @@ def _measured(
   )
 
 
-def _request(place: Stage, cell: Cell) -> importance.Request | None:
+def _request(place: Stage, cell: Cell) -> importance.ImportanceRequest | None:
   return place.methods[cell.case.manipulation, cell.method].importances
 
 
@@ -101,7 +102,7 @@ def _solve(place: Stage, cell: Cell, begun: Start) -> Info:
   measured = _measured(place, cell, begun)
   started = time.monotonic()
   points, histogram = solve.cell(
-    rng.named(begun.scene.key, 'method', cell.method),
+    rng.fold_in(begun.scene.key, 'method', cell.method),
     place.methods[kind, cell.method],
     place.worlds[kind],
     begun.scene,
@@ -159,7 +160,9 @@ def run(place: Stage, minutes: float | None = None) -> bool:
   )
   todo = cells.cells(config)
   names = {cell: cells.address(config, place.summed, cell) for cell in todo}
-  absent = {c for c in todo if records.read(place.folder, names[c]) is None}
+  absent = {
+    c for c in todo if store.read_record(place.folder, names[c]) is None
+  }
   waiting = {cell.case for cell in absent}
   start = _starting(place)
 
@@ -180,21 +183,21 @@ def run(place: Stage, minutes: float | None = None) -> bool:
       return
     if cell in absent:
       begun, began = start(cell.case), time.monotonic()
-      records.write(place.folder, names[cell], _solve(place, cell, begun))
+      store.write_record(place.folder, names[cell], _solve(place, cell, begun))
       clock.spent[cell.method] = time.monotonic() - began
-    record = records.read(place.folder, names[cell])
+    record = store.read_record(place.folder, names[cell])
     points = record['points'] if record else []
     best = selection.paper(points)
     note(cell, None if best is None else points[best], cell in absent)
 
-  drive.spread(cells.cases(config), begin)
-  drive.wait('originals')
-  drive.spread(_to_measure(place, [c for c in todo if c in absent]), look)
-  drive.wait('importances')
+  workers.spread(cells.cases(config), begin)
+  workers.wait('originals')
+  workers.spread(_to_measure(place, [c for c in todo if c in absent]), look)
+  workers.wait('importances')
   with live.display(len(todo), _columns(config)) as note:
-    drive.spread(todo, work)
-  drive.wait('cells')
-  left = [c for c in todo if records.read(place.folder, names[c]) is None]
+    workers.spread(todo, work)
+  workers.wait('cells')
+  left = [c for c in todo if store.read_record(place.folder, names[c]) is None]
   if left:
     print(
       f'the time is up with {len(left)} of {len(todo)} cells to do: the same '

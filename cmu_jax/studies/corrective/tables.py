@@ -6,8 +6,8 @@ from collections.abc import Callable
 import rich.console
 import rich.markup
 
-from cmu_jax.report import grids
-from cmu_jax.report.grids import Grid
+from cmu_jax.report import text_tables
+from cmu_jax.report.text_tables import TextTable
 from cmu_jax.studies.corrective import formats, headline, looks, summary
 from cmu_jax.studies.corrective.load import Results
 from cmu_jax.studies.corrective.summary import Line, Problem, View
@@ -28,7 +28,7 @@ def _table(
   notes: tuple[str, ...],
   columns: tuple[str, ...],
   cells: Callable[[str], list[str]],
-) -> Grid:
+) -> TextTable:
   """A row a method, with what it could see beside its numbers.
 
   Args:
@@ -45,16 +45,16 @@ def _table(
   shown, selection = title
   rule = f'Hyperparameters: {looks.SELECTIONS[selection]}.'
   signs = formats.legend(''.join(row[:-1]) for row in rows)
-  return Grid(
+  return TextTable(
     f'{shown} (selection: {selection})',
     (*notes, rule, *signs),
     ('method', *columns, _SEEN),
     tuple(rows),
-    wide=1,
+    prose_columns=1,
   )
 
 
-def retain(view: View, selection: str) -> Grid:
+def retain(view: View, selection: str) -> TextTable:
   """Table 1 of the paper: changes of Acc_retain, 'none' absolute.
 
   Each seed's mean over fractions, then mean and sample standard deviation
@@ -94,7 +94,7 @@ def _total(
   return (sum(means) / len(means) if means else None), missing
 
 
-def cost(view: View, selection: str) -> Grid:
+def cost(view: View, selection: str) -> TextTable:
   """Table 3 of the paper: time, and gradient evaluations, by method."""
   times = ('seconds', 'grid_seconds')
   counts = ('gradient_evaluations', 'grid_gradient_evaluations')
@@ -108,7 +108,9 @@ def cost(view: View, selection: str) -> Grid:
   unit = 'minutes' if minutes else 'seconds'
 
   def cells(method: str) -> list[str]:
-    texts = [grids.time(found[method, key][0], minutes) for key in times]
+    texts = [
+      text_tables.time_text(found[method, key][0], minutes) for key in times
+    ]
     texts += [formats.count(found[method, key][0]) for key in counts]
     stars = [found[method, key][1] for key in (*times, *counts)]
     return [text + star for text, star in zip(texts, stars, strict=True)]
@@ -134,7 +136,7 @@ def _alpha(view: View, line: Line) -> str:
   return text if set(each) == {text} else f'{text} ({", ".join(each)})'
 
 
-def alphas(view: View, selection: str) -> Grid:
+def alphas(view: View, selection: str) -> TextTable:
   """alpha_0.9 of the mean over seeds, and of each seed where they differ."""
   notes = (
     'The smallest identified fraction from which on Acc_corr stays at least '
@@ -159,7 +161,7 @@ def fractions(
   metric: str,
   selection: str,
   intervals: bool = True,
-) -> Grid:
+) -> TextTable:
   """One metric by method and identified fraction.
 
   Args:
@@ -190,7 +192,7 @@ def fractions(
   return _table(view, title, (note,), columns, cells)
 
 
-def hypers(view: View, problem: Problem, selection: str) -> Grid:
+def hypers(view: View, problem: Problem, selection: str) -> TextTable:
   """The chosen hyperparameters by method and identified fraction."""
 
   def cells(method: str) -> list[str]:
@@ -217,7 +219,7 @@ def metrics(results: Results, manipulation: str) -> list[str]:
   ]
 
 
-def contents(results: Results) -> dict[str, list[Grid]]:
+def contents(results: Results) -> dict[str, list[TextTable]]:
   """All tables: name of the file, without its ending -> its tables."""
   view = summary.view(results)
   rules = summary.SELECTIONS
@@ -249,13 +251,18 @@ def warnings(results: Results) -> list[str]:
 def texts(results: Results) -> dict[str, str]:
   """Names and contents of all files of tables, Markdown and LaTeX."""
   name, said = ' '.join(results['name'].split()), warnings(results)
-  above = [f'# {grids.markdown_text(name)}', *(f'**{line}**' for line in said)]
+  above = [
+    f'# {text_tables.markdown_text(name)}',
+    *(f'**{line}**' for line in said),
+  ]
   remark = ''.join(f'% {line}\n' for line in (name, *said))
   made = {}
   for stem, found in contents(results).items():
-    parts = [*above, *map(grids.markdown, found)]
+    parts = [*above, *map(text_tables.markdown, found)]
     made[f'{stem}.md'] = '\n\n'.join(part.rstrip() for part in parts) + '\n'
-    made[f'{stem}.tex'] = remark + '\n'.join(grids.latex(g) for g in found)
+    made[f'{stem}.tex'] = remark + '\n'.join(
+      text_tables.latex(g) for g in found
+    )
   return made
 
 
@@ -274,7 +281,7 @@ def console(
     printer.print(rich.markup.escape(line), style='bold')
   for grid in shown:
     printer.print(rich.markup.escape(grid.title), style='bold')
-    printer.print(grids.terminal(grid, prose=False))
+    printer.print(text_tables.terminal(grid, prose=False))
     printer.print(rich.markup.escape('\n'.join(grid.notes)) + '\n')
   printer.print(f'{_SEEN[0].upper()}{_SEEN[1:]}:')
   for method, seen in view.information.items():

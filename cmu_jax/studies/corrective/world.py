@@ -25,11 +25,10 @@ from cmu_jax.core.types import (
   Proxy,
   Trigger,
 )
-from cmu_jax.data import class_maps, corruption, proxy, splits
-from cmu_jax.data.corruption import interclass_confusion
+from cmu_jax.data import corruption, proxy_sets, splits
+from cmu_jax.data.corruption import class_maps, label_noise
 from cmu_jax.studies.corrective.problem import Problem
-from cmu_jax.studies.engine import label_recovery
-from cmu_jax.studies.engine import world as world_lib
+from cmu_jax.studies.engine import binding, label_recovery
 
 
 class World(NamedTuple):
@@ -73,7 +72,9 @@ class Scene(NamedTuple):
   expected: Float[np.ndarray, 'm'] | None = None
 
 
-def world(config: ConfigDict, dataset: Dataset, manipulation: str) -> World:
+def bind_world(
+  config: ConfigDict, dataset: Dataset, manipulation: str
+) -> World:
   """Binds network and input step for one manipulation.
 
   Raises:
@@ -82,17 +83,15 @@ def world(config: ConfigDict, dataset: Dataset, manipulation: str) -> World:
   trigger = pair = target = None
   if manipulation == 'poison':
     target = config.poison.target
-    world_lib.check_class('poison.target', target, dataset)
-    trigger = world_lib.trigger(
-      config.poison, config.input, dataset.train.image
-    )
+    binding.check_class('poison.target', target, dataset)
+    trigger = binding.trigger(config.poison, config.input, dataset.train.image)
   else:
-    first, second = class_maps.pair_from_text(
+    first, second = class_maps.parse_class_pair(
       config.interclass.pair, dataset.class_names, 'interclass.pair'
     )
     pair = (first, second)
-  step = world_lib.pixels(config.input, dataset, trigger)
-  model = world_lib.network(config.model, dataset, step)
+  step = binding.pixels(config.input, dataset, trigger)
+  model = binding.network(config.model, dataset, step)
   asked = bool(config.audit)
   label_recovery.check(config, dataset.num_classes)
   return World(manipulation, dataset, model, step, trigger, pair, target, asked)
@@ -105,11 +104,13 @@ def _validation(
   train, test, classes = dataset.train, dataset.test, dataset.num_classes
   if config.validation == 'train_fifth':
     held, rest = splits.hold_out(
-      rng.named(key, 'validation'), train, 0.2, classes
+      rng.fold_in(key, 'validation'), train, 0.2, classes
     )
     return rest, held, test
   if config.validation == 'test_half':
-    held, rest = splits.hold_out(rng.named(0, 'validation'), test, 0.5, classes)
+    held, rest = splits.hold_out(
+      rng.fold_in(0, 'validation'), test, 0.5, classes
+    )
     return train, held, rest
   return train, test, test
 
@@ -130,7 +131,7 @@ def _pair_indices(
     f'{fewest} training images; use {2 * fewest} or less',
   )
   if config.interclass.choice == 'first':
-    return interclass_confusion.first_of_each(label, pair, size // 2)
+    return label_noise.first_of_each(label, pair, size // 2)
   rank = splits.shuffled_rank(key, label)
   where = [np.flatnonzero((label == c) & (rank < size // 2)) for c in pair]
   return np.concatenate(where)
@@ -188,36 +189,36 @@ def _proxies(
     if one.manipulation == 'interclass'
     else {'trigger': one.trigger, 'target': one.target}
   )
-  made = proxy.make_proxy(key, one.manipulation, pool, 1, classes, **facts)
+  made = proxy_sets.make_proxy(key, one.manipulation, pool, 1, classes, **facts)
   return made, pool
 
 
-def scene(config: ConfigDict, one: World, size: int, seed: int) -> Scene:
+def draw_scene(config: ConfigDict, one: World, size: int, seed: int) -> Scene:
   """Draws what one seed works on.
 
   Raises:
     UserError: more samples are to be manipulated than there are.
   """
-  key = rng.named(seed, one.manipulation)
+  key = rng.fold_in(seed, one.manipulation)
   train, validation, reported = _validation(
-    config, rng.named(seed), one.dataset
+    config, rng.fold_in(seed), one.dataset
   )
   held, clean_proxy = None, None
   if config.proxy_fraction:
     pool, train = splits.hold_out(
-      rng.named(seed, 'proxy'),
+      rng.fold_in(seed, 'proxy'),
       train,
       config.proxy_fraction,
       one.dataset.num_classes,
     )
-    held, clean_proxy = _proxies(config, rng.named(key, 'proxy'), one, pool)
+    held, clean_proxy = _proxies(config, rng.fold_in(key, 'proxy'), one, pool)
   truth = np.asarray(train.label)
   drawn, listed = _manipulated(
-    config, rng.named(key, 'manipulate'), one, truth, size
+    config, rng.fold_in(key, 'manipulate'), one, truth, size
   )
-  rank = _rank(config, rng.named(key, 'identify'), listed, truth.size)
+  rank = _rank(config, rng.fold_in(key, 'identify'), listed, truth.size)
   batch = corruption.apply(drawn, train)
-  if one.trigger is not None and batch.stamp is None:
-    batch = batch._replace(stamp=jnp.zeros(truth.size, bool))
+  if one.trigger is not None and batch.has_trigger is None:
+    batch = batch._replace(has_trigger=jnp.zeros(truth.size, bool))
   problem = Problem(batch, truth, rank, held, clean_proxy, validation)
   return Scene(key, problem, reported)

@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from cmu_jax.core import rng
+from cmu_jax.core import rng, store
 from cmu_jax.core.types import Info, Unlearner, Variables
-from cmu_jax.methods.backdoor import distill, projected
-from cmu_jax.studies.cuts import world
-from cmu_jax.studies.engine import settings
+from cmu_jax.methods.backdoor import distillation, projected_distillation
+from cmu_jax.studies.cuts import scene
+from cmu_jax.studies.engine import recipes
 from cmu_jax.training import train
 
-Saving = Callable[[str], train.Checkpoint | None]
+Saving = Callable[[str], store.Checkpoint | None]
 Found = dict[str, tuple[Variables, str, Info]]
 
 _SEEN = 'weights + unlabelled pool, trigger, target'
@@ -23,8 +23,8 @@ _SEEN = 'weights + unlabelled pool, trigger, target'
 
 def repairs(
   config: ConfigDict,
-  world: world.Stage,
-  place: world.Scene,
+  world: scene.World,
+  place: scene.Scene,
   corrupted: Variables,
   saving: Saving,
   *,
@@ -47,26 +47,26 @@ def repairs(
   """
   pool = place.proxy.image.shape[0]
   once, twice = (
-    settings.fit_options(config.proxy_train, size, 'proxy_train')
+    recipes.fit_options(config.proxy_train, size, 'proxy_train')
     for size in (pool, 2 * pool)
   )
-  rule = projected.Rule(
+  rule = projected_distillation.Rule(
     target=config.corruption.target, threshold=config.select.threshold
   )
   parts = (world.model, world.inputs)
   methods: dict[str, Unlearner] = {
-    'distill_untriggered': distill.distill(
+    'distill_untriggered': distillation.self_distillation(
       *parts,
       untriggered=False,
       checkpoint=saving('distill_untriggered'),
       **once,
     ),
-    'distill_projected': projected.projected(
+    'distill_projected': projected_distillation.projected_distillation(
       *parts, rule=rule, checkpoint=saving('distill_both'), **twice
     ),
   }
   if attack:
-    methods['cuts_projected'] = projected.projected(
+    methods['cuts_projected'] = projected_distillation.projected_distillation(
       *parts,
       rule=rule,
       vector='attack',
@@ -76,7 +76,7 @@ def repairs(
   found: Found = {}
   fits = {}
   for name, unlearn in methods.items():
-    key = rng.named(place.key, 'backdoor', name)
+    key = rng.fold_in(place.key, 'backdoor', name)
     repaired, info = unlearn(key, corrupted, place.proxy)
     facts: Info = {k: info[k] for k in ('alpha', 'selected') if k in info}
     fits[name] = info['fit']

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from matplotlib import axes, figure
 
-from cmu_jax.report import stats, style
-from cmu_jax.studies.cuts import names
-from cmu_jax.studies.cuts.results import Results
+from cmu_jax.report import style
+from cmu_jax.studies.cuts import names, seed_stats
+from cmu_jax.studies.cuts.load import Results
 
 _PARTS = {
   'adjusted_agreement': ('adjusted agreement', '#56B4E9', '--'),
@@ -49,14 +49,14 @@ def _search(ax: axes.Axes, results: Results) -> None:
     if found := _having(results['curves'], part):
       x = [c['alpha'] for c in found]
       y = [_floats(c[part]) for c in found]
-      style.across_seeds(ax, x, y, label, colour, ls=dash, lw=1.6)
+      style.plot_across_seeds(ax, x, y, label, colour, ls=dash, lw=1.6)
   found = _having(results['curves'], key)
   if found:
     label = 'attack success on proxy' if poison else 'score J'
     colour = style.ATTACK if poison else style.INK
     x = [c['alpha'] for c in found]
     y = [_floats(c[key]) for c in found]
-    style.across_seeds(ax, x, y, label, colour)
+    style.plot_across_seeds(ax, x, y, label, colour)
     for curve, one in zip(found, y, strict=True):
       if curve.get('selected') is not False:
         near = int(
@@ -70,7 +70,7 @@ def _search(ax: axes.Axes, results: Results) -> None:
 
 
 def _level(ax: axes.Axes, results: Results, method: str, dash: Any) -> None:
-  values = list(stats.by_seed(results, method, 'test_accuracy').values())
+  values = list(seed_stats.by_seed(results, method, 'test_accuracy').values())
   if values:
     name = names.method(method).label
     ax.axhline(
@@ -89,7 +89,7 @@ def _tested(ax: axes.Axes, results: Results) -> None:
     if found := _having(evaluated, key):
       x = [e['alpha'] for e in found]
       y = [_floats(e[key]) for e in found]
-      style.across_seeds(ax, x, y, label, colour, marker=marker, ms=4)
+      style.plot_across_seeds(ax, x, y, label, colour, marker=marker, ms=4)
   _level(ax, results, 'corrupted', (0, (1, 1.5)))
   _level(ax, results, 'oracle', (0, (6, 2)))
   ax.set(xlabel='alpha (length of the step, no unit)', ylabel='rate (0 to 1)')
@@ -101,7 +101,7 @@ def _outcome(results: Results) -> str:
   """What the chosen alpha did, or where the best one lay, in words."""
   if results['task'] == 'poison':
     changes = [
-      (name, stats.paired(results, key, ('corrupted', 'cuts')))
+      (name, seed_stats.paired(results, key, ('corrupted', 'cuts')))
       for key, name in (
         ('attack_success_rate', 'attack success'),
         ('target_class_accuracy', 'target class'),
@@ -135,7 +135,7 @@ def alpha_curve(results: Results) -> figure.Figure:
   Args:
     results: results.json of a run, with at least one curve.
   """
-  with style.settings():
+  with style.context():
     made = style.canvas(_alpha_title(results), (9.2, 7.4), results['smoke'])
     top, bottom = made.subplots(2, 1, sharex=True)
     _search(top, results)
@@ -157,7 +157,7 @@ def _dots(
 ) -> None:
   low = _floor(results, key)
   for y, method in enumerate(methods):
-    values = list(stats.by_seed(results, method, key).values())
+    values = list(seed_stats.by_seed(results, method, key).values())
     colour = style.CUTS if method == 'cuts' else style.INK
     if not values:
       ax.text(
@@ -186,12 +186,12 @@ def _dots(
 def _methods_title(results: Results) -> str:
   changes = []
   for key, (name, *_) in _TESTED.items():
-    pairs = stats.paired(results, key, ('corrupted', 'cuts'))
+    pairs = seed_stats.paired(results, key, ('corrupted', 'cuts'))
     if len(pairs):
       before, after = pairs.mean(axis=0)
       changes.append(f'{name} {before:.3f} → {after:.3f}')
   text = f'CUTS: {", ".join(changes)}'
-  oracle = list(stats.by_seed(results, 'oracle', 'test_accuracy').values())
+  oracle = list(seed_stats.by_seed(results, 'oracle', 'test_accuracy').values())
   if len(changes) == 1 and oracle:
     text += f' (oracle: {np.mean(oracle):.3f})'
   return text
@@ -214,7 +214,7 @@ def methods(results: Results) -> figure.Figure:
     for key in _TESTED
     if any(row.get(key) is not None for row in results['rows'])
   ]
-  with style.settings():
+  with style.context():
     size = (9.2, 1.5 + 0.5 * len(order))
     made = style.canvas(_methods_title(results), size, results['smoke'])
     grid = made.subplots(1, len(keys), sharey=True, squeeze=False)[0]

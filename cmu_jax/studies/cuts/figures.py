@@ -1,12 +1,10 @@
 """The figures of a report, each a pure function of a run's files."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from matplotlib import figure
-
+from cmu_jax.report import style
 from cmu_jax.studies.cuts import curves, maps
-from cmu_jax.studies.cuts.results import Arrays, Results
+from cmu_jax.studies.cuts.load import Arrays, Results
 
 alpha_curve = curves.alpha_curve
 methods = curves.methods
@@ -42,20 +40,6 @@ CAPTIONS = {
 }
 
 
-class Drawn(NamedTuple):
-  """A figure, or why there is none.
-
-  Attributes:
-    name: one of ALL.
-    figure: the figure; None if it was left out.
-    missing: why it was left out; '' if it was not.
-  """
-
-  name: str
-  figure: figure.Figure | None
-  missing: str = ''
-
-
 def _lacking(name: str, results: Results, arrays: Arrays) -> str:
   """What the run did not record for this figure; '' if all is there."""
   needed = {
@@ -76,7 +60,7 @@ def _lacking(name: str, results: Results, arrays: Arrays) -> str:
   return ''
 
 
-def draw(results: Results, arrays: Arrays) -> Iterator[Drawn]:
+def draw(results: Results, arrays: Arrays) -> Iterator[style.ReportFigure]:
   """Draws the figures one by one, in the order of ALL.
 
   Args:
@@ -91,4 +75,4 @@ def draw(results: Results, arrays: Arrays) -> Iterator[Drawn]:
   }
   for name in ALL:
     missing = _lacking(name, results, arrays)
-    yield Drawn(name, None if missing else makers[name](), missing)
+    yield style.ReportFigure(name, None if missing else makers[name](), missing)

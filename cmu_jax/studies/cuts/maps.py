@@ -4,9 +4,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib import axes, colors, figure, image, patheffects
 
-from cmu_jax.report import style
+from cmu_jax.report import page, style
 from cmu_jax.studies.cuts import verdict
-from cmu_jax.studies.cuts.results import Arrays, Results
+from cmu_jax.studies.cuts.load import Arrays, Results
 
 _FEW = 20  # up to so many classes every cell carries its number
 _TRACED = 10  # so many colours are told apart
@@ -77,7 +77,7 @@ def _confusion_title(
   if not harmed:
     return f'{text}; no class fell by more than 5 points'
   more = f' and {len(harmed) - 1} more fell' if len(harmed) > 1 else ''
-  return f'{text}; {verdict.harm_text(harmed[0])}{more}'
+  return f'{text}; {page.describe_harm(harmed[0])}{more}'
 
 
 def confusions(results: Results, arrays: Arrays) -> figure.Figure:
@@ -91,7 +91,7 @@ def confusions(results: Results, arrays: Arrays) -> figure.Figure:
   before = _rates(arrays['confusion_corrupted'])
   after = _rates(arrays['confusion_cuts'])
   title = _confusion_title(results, before, after)
-  with style.settings():
+  with style.context():
     made = style.canvas(title, (10.4, 5.4), results['smoke'])
     left, right = made.subplots(1, 2, sharey=True)
     _confusion(left, before, class_names)
@@ -199,7 +199,7 @@ def feature_path(results: Results, arrays: Arrays) -> figure.Figure:
   traced = _traced(arrays)
   centres = _centres(arrays, traced)
   title = _path_title(chosen, len(traced), len(np.unique(label)))
-  with style.settings():
+  with style.context():
     made = style.canvas(title, (9.2, 6.6), results['smoke'])
     ax = made.subplots()
     for i, c in enumerate(traced):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from ml_collections import ConfigDict
 
 from cmu_jax.core.config import parse_arg
-from cmu_jax.studies.engine import settings
+from cmu_jax.studies.engine import recipes
 
 # The arrays of CIFAR-10N and CIFAR-100N with the most wrong labels.
 HUMAN_LABELS = {'cifar10': 'worse_label', 'cifar100': 'noisy_label'}
@@ -45,7 +45,7 @@ def cuts_noise_resnet(
     epochs=150,
     seeds=(0, 1, 2),
   )
-  config = settings.base(f'cuts_{dataset}')
+  config = recipes.base(f'cuts_{dataset}')
   config.dataset = dataset
   config.seeds = a.seeds
   config.noise_rate = a.noise
@@ -60,14 +60,14 @@ def cuts_noise_resnet(
     config.model.stem = 'imagenet' if a.paper else 'cifar'
   config.input.pad = 4
   config.input.resize = 224 if a.paper else 0
-  config.train = settings.training(
+  config.train = recipes.training(
     epochs=a.epochs,
     batch_size=256,
     learning_rate=1e-3,
     schedule='cosine',
     minimum=5e-6,
   )
-  config.proxy_train = settings.training(
+  config.proxy_train = recipes.training(
     epochs=120,
     batch_size=256,
     learning_rate=5e-4,
@@ -75,7 +75,7 @@ def cuts_noise_resnet(
     milestones=(50, 70, 90, 100, 110, 115),
     factor=0.7,
   )
-  config.finetune = settings.training(
+  config.finetune = recipes.training(
     epochs=80,
     batch_size=256,
     learning_rate=5e-5,

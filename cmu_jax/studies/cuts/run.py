@@ -1,54 +1,31 @@
 """One experiment, from config to report: the only imperative module."""
 
-import contextlib
 import pathlib
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmu_jax import report
 from cmu_jax.core import config as config_lib
-from cmu_jax.core import errors, files, jit, provenance, rng
+from cmu_jax.core import files, jit, provenance, rng
 from cmu_jax.core.types import Info, Variables
-from cmu_jax.studies.cuts import measure, repairs, tables, telemetry
-from cmu_jax.studies.cuts import world as world_lib
-from cmu_jax.studies.engine import label_recovery
+from cmu_jax.studies.cuts import (
+  evaluate,
+  scene,
+  show,
+  stages,
+  tables,
+  telemetry,
+)
+from cmu_jax.studies.engine import label_recovery, workers
 from cmu_jax.training import metrics, train
 
 SCHEMA = 1
 Series = list[tuple[str, np.ndarray, np.ndarray]]
 
 
-@contextlib.contextmanager
-def on_device() -> Iterator[None]:
-  """What a device refuses, in one line: to be there, or more memory."""
-  try:
-    jax.devices()
-  except (RuntimeError, AssertionError) as error:
-    reason = str(error) or 'none of JAX_PLATFORMS is there'
-    raise errors.UserError(
-      f'JAX has no device to run on: {reason}; install its plug-in, or set '
-      'JAX_PLATFORMS=cpu'
-    ) from error
-  try:
-    yield
-  except (jax.errors.JaxRuntimeError, MemoryError) as error:
-    if not re.search(
-      'RESOURCE_EXHAUSTED|[Oo]ut of memory|allocate', str(error)
-    ):
-      raise
-    raise errors.UserError(
-      f'out of memory: {errors.first_line(error)}; lower config.model.width, '
-      'the batch_size of config.train, proxy_train and finetune, or '
-      'config.evaluate.batch_size'
-    ) from error
-
-
-@on_device()
+@workers.on_device()
 def experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
   """Corrupts, trains, repairs, evaluates and reports; continues if killed.
 
@@ -63,18 +40,18 @@ def experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
     UserError: bad data or settings, a full disk, too little memory, a training
       that diverged.
   """
-  with jit.hasty(config.smoke):
+  with jit.skip_optimizations(config.smoke):
     return _experiment(config, workdir)
 
 
 def _experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
-  record = provenance.provenance(config)
-  where = repairs.kept(config, workdir)
-  world = world_lib.stage(config)
+  record = provenance.describe_run(config)
+  where = stages.kept(config, workdir)
+  world = scene.load_world(config)
   label_recovery.check(config, world.dataset.num_classes)
   seeds = tuple(config.seeds)
-  places = [world_lib.scene(config, world, seed) for seed in seeds]
-  files.write_json(workdir / 'config.json', config_lib.plain(config))
+  places = [scene.draw_scene(config, world, seed) for seed in seeds]
+  files.write_json(workdir / 'config.json', config_lib.to_json(config))
   files.write_json(
     workdir / 'corruption.json',
     {
@@ -82,9 +59,9 @@ def _experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
     },
   )
   starts = _starts(world, places)
-  keys = [rng.named(place.key, 'train') for place in places]
+  keys = [rng.fold_in(place.key, 'train') for place in places]
   fits = {
-    name: repairs.train_all(
+    name: stages.train_all(
       name, world, keys, starts, batches, config.train, where, seeds
     )
     for name, batches in (
@@ -94,7 +71,7 @@ def _experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
   }
   series = _series(fits, seeds)
   telemetry.write(workdir, series)
-  score = measure.scorer(config, world)
+  score = evaluate.scorer(config, world)
   found: list[Info] = []
   for place, seed, mix, oracle in zip(
     places, seeds, fits['corrupted'], fits['oracle'], strict=True
@@ -118,7 +95,7 @@ def _experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
   _write_arrays(workdir / 'arrays.npz', found)
   # A sweep passes over what is finished, so that is said last.
   files.write_json(workdir / 'results.json', {**results, 'finished': False})
-  page = report.build(workdir)
+  page = show.build(workdir)
   files.write_json(workdir / 'results.json', results)
   tables.console(results)
   _print_throughput(fits)
@@ -126,20 +103,18 @@ def _experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
   return results
 
 
-def _starts(
-  world: world_lib.Stage, places: list[world_lib.Scene]
-) -> list[Variables]:
+def _starts(world: scene.World, places: list[scene.Scene]) -> list[Variables]:
   """The initial weights of every seed, for corrupted model and oracle."""
   image = world.inputs.eval(world.dataset.test.image[:1], None)
-  init = jit.once(world.model.init)
-  return [init(rng.named(place.key, 'init'), image) for place in places]
+  init = jit.compile_cheaply(world.model.init)
+  return [init(rng.fold_in(place.key, 'init'), image) for place in places]
 
 
 def _one_seed(
   config: ConfigDict,
-  world: world_lib.Stage,
-  place: world_lib.Scene,
-  where: repairs.Kept,
+  world: scene.World,
+  place: scene.Scene,
+  where: stages.Kept,
   seed: int,
   score: Any,
   corrupted: Variables,
@@ -148,27 +123,27 @@ def _one_seed(
   first: bool,
 ) -> Info:
   """Repairs and evaluates one seed."""
-  found, info, fits = repairs.repairs(
+  found, info, fits = stages.repairs(
     config, world, place, corrupted, where, seed
   )
   everything = {
-    'corrupted': repairs.Repair(corrupted, 'nothing: the model as shipped', {}),
+    'corrupted': stages.Repair(corrupted, 'nothing: the model as shipped', {}),
     **found,
-    'oracle': repairs.Repair(oracle, 'all training data, clean labels', {}),
+    'oracle': stages.Repair(oracle, 'all training data, clean labels', {}),
   }
   scores = {n: score(r.variables, r.members) for n, r in everything.items()}
   single = {n: r for n, r in everything.items() if r.members is None}
   leaks = {n: audited(r.variables) for n, r in single.items()}
-  columns, best = measure.along(config, score, corrupted, info)
+  columns, best = evaluate.along(config, score, corrupted, info)
   scores['cuts_best_alpha'] = best['score']
-  everything['cuts_best_alpha'] = repairs.Repair(
+  everything['cuts_best_alpha'] = stages.Repair(
     corrupted,
     'test labels'
     if config.task == 'label_noise'
     else 'lowest proxy attack success',
     {'alpha': best['alpha']},
   )
-  path = measure.feature_path(config, world, corrupted, info) if first else {}
+  path = evaluate.feature_path(config, world, corrupted, info) if first else {}
   return {
     'seed': seed,
     'rows': [
@@ -198,7 +173,7 @@ def _one_seed(
 
 
 def _row(
-  name: str, seed: int, repair: repairs.Repair, scores: dict[str, Any]
+  name: str, seed: int, repair: stages.Repair, scores: dict[str, Any]
 ) -> Info:
   """One flat object of results.json."""
   values = scores[name].values
@@ -211,14 +186,14 @@ def _row(
     'information': repair.information,
     **repair.facts,
     **values,
-    'recovery_percent': metrics.recovery(
+    'recovery_percent': metrics.recovery_rate(
       values['test_accuracy'], accuracy['corrupted'], accuracy['oracle']
     ),
   }
 
 
 def _results(
-  config: ConfigDict, world: world_lib.Stage, record: Info, found: list[Info]
+  config: ConfigDict, world: scene.World, record: Info, found: list[Info]
 ) -> Info:
   """results.json; its schema is documented in DESIGN.md."""
   return {
@@ -228,7 +203,7 @@ def _results(
     'smoke': config.smoke,
     'finished': True,
     'provenance': record,
-    'config': config_lib.plain(config),
+    'config': config_lib.to_json(config),
     'class_names': list(world.dataset.class_names),
     'rows': [row for outcome in found for row in outcome['rows']],
     'per_class': [row for outcome in found for row in outcome['per_class']],
@@ -260,7 +235,7 @@ def _scores(found: list[Info]) -> Series:
     )
     for outcome in found
     for row in outcome['rows']
-    for name in measure.TESTED
+    for name in evaluate.TESTED
     if row[name] is not None
   ]
 

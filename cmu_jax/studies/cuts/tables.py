@@ -11,8 +11,8 @@ import rich.table
 
 from cmu_jax.report import stats
 from cmu_jax.report.stats import Spread
-from cmu_jax.studies.cuts import names
-from cmu_jax.studies.cuts.results import Results
+from cmu_jax.studies.cuts import names, seed_stats
+from cmu_jax.studies.cuts.load import Results
 
 
 class Row(NamedTuple):
@@ -63,7 +63,7 @@ def summary(results: Results) -> list[Row]:
   for method in names.ordered(row['method'] for row in results['rows']):
     rows = [row for row in results['rows'] if row['method'] == method]
     spreads = {
-      key: stats.spread(list(stats.by_seed(results, method, key).values()))
+      key: stats.spread(list(seed_stats.by_seed(results, method, key).values()))
       for key in keys
     }
     shown = names.method(method, results['task'])
@@ -146,7 +146,7 @@ def per_class(results: Results) -> str:
   methods = names.ordered(row['method'] for row in results['per_class'])
   head = ['class', *(names.method(method).label for method in methods)]
   seeds = {row['seed'] for row in results['per_class']}
-  means = [stats.class_means(results, method, seeds) for method in methods]
+  means = [seed_stats.class_means(results, method, seeds) for method in methods]
   rows = [
     [str(name)]
     + ['–' if np.isnan(mean[i]) else f'{mean[i]:.3f}' for mean in means]

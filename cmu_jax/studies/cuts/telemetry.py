@@ -104,5 +104,5 @@ def write(workdir: os.PathLike | str, series: Series) -> None:
   points = list(_points(series))
   lines = ''.join(_line(point) for point in points)
   files.write_text(workdir / 'metrics.jsonl', lines)
-  with files.replacing(workdir / 'tensorboard' / _EVENTS) as temporary:
+  with files.atomic_path(workdir / 'tensorboard' / _EVENTS) as temporary:
     _write_events(temporary, points)

@@ -1,32 +1,20 @@
 """What a run showed, in one label and a few plain sentences."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from cmu_jax.core import errors
-from cmu_jax.report import stats
-from cmu_jax.studies.cuts import names
-from cmu_jax.studies.cuts.results import Results
+from cmu_jax.report import page, stats
+from cmu_jax.studies.cuts import names, seed_stats
+from cmu_jax.studies.cuts.load import Results
 
-# Margins as fractions. The slack keeps 0.95 - 0.90 from counting as over 0.05.
-_SLACK = 1e-9
-CLASS_HARM = 0.05
 POISON_UTILITY_LOSS = 0.02
 POISON_ASR_GONE = 0.05
 NOISE_UTILITY_LOSS = 0.01
 NOISE_RECOVERED = 0.9
 
 _ORACLE = 'the oracle, which was trained without the corrupted samples'
-
-
-class Harm(NamedTuple):
-  """A class whose mean accuracy fell by more than CLASS_HARM."""
-
-  name: str
-  before: float
-  after: float
 
 
 class Verdict(NamedTuple):
@@ -42,56 +30,32 @@ class Verdict(NamedTuple):
 
   label: str
   sentences: tuple[str, ...]
-  harmed: tuple[Harm, ...]
+  harmed: tuple[page.Harm, ...]
   sure: tuple[str, ...]
 
 
-def harmed(results: Results) -> tuple[Harm, ...]:
+def harmed(results: Results) -> tuple[page.Harm, ...]:
   """Classes that CUTS lowered by more than five points, worst first."""
-  before, after = stats.class_changes(results)
+  before, after = seed_stats.class_changes(results)
   fall = np.nan_to_num(before - after, nan=0.0)
   worst = np.argsort(-fall, kind='stable')
   return tuple(
-    Harm(str(results['class_names'][i]), float(before[i]), float(after[i]))
+    page.Harm(str(results['class_names'][i]), float(before[i]), float(after[i]))
     for i in worst
-    if fall[i] > CLASS_HARM + _SLACK
+    if fall[i] > page.CLASS_HARM + page.HARM_SLACK
   )
 
 
-def falls(
-  names: Sequence[str],
-  before: Sequence[float | None],
-  after: Sequence[float | None],
-) -> tuple[Harm, ...]:
-  """Classes whose accuracy fell by more than five points, worst first.
-
-  Args:
-    names: of the classes.
-    before: their accuracies; None for a class without pictures.
-    after: likewise.
-  """
-  found = [
-    Harm(name, b, a)
-    for name, b, a in zip(names, before, after, strict=True)
-    if a is not None and b is not None and b - a > CLASS_HARM + _SLACK
-  ]
-  return tuple(sorted(found, key=lambda harm: harm.after - harm.before))
-
-
-def harm_text(harm: Harm) -> str:
-  """One harmed class in words, without a full stop."""
-  lost = 'is no longer recognised' if harm.after < 0.05 else 'got worse'
-  return f"class '{harm.name}' {lost}: {harm.before:.2f} → {harm.after:.2f}"
-
-
-def _harm_list(classes: tuple[Harm, ...]) -> str:
+def _harm_list(classes: tuple[page.Harm, ...]) -> str:
   more = len(classes) - 3
-  text = '; '.join(harm_text(harm) for harm in classes[:3])
+  text = '; '.join(page.describe_harm(harm) for harm in classes[:3])
   return f'{text}; and {more} more' if more > 0 else text
 
 
-def _harm_sentences(results: Results, found: tuple[Harm, ...]) -> list[str]:
-  before, after = stats.class_changes(results)
+def _harm_sentences(
+  results: Results, found: tuple[page.Harm, ...]
+) -> list[str]:
+  before, after = seed_stats.class_changes(results)
   if found:
     text = _harm_list(found)
     return [f'{text[0].upper()}{text[1:]}.']
@@ -117,7 +81,7 @@ def _recovery(results: Results) -> tuple[float | None, str]:
   The recovery rate of CUTS (arXiv 2511.18660); undefined where the oracle is
   not better than the corrupted model.
   """
-  triple = stats.paired(
+  triple = seed_stats.paired(
     results, 'test_accuracy', ('corrupted', 'cuts', 'oracle')
   )
   if not len(triple):
@@ -144,16 +108,18 @@ def _noise_label(difference: np.ndarray, recovery: float | None) -> str:
   # loss, and can never earn the full label.
   low = interval.low if interval else change - NOISE_UTILITY_LOSS
   high = interval.high if interval else change + NOISE_UTILITY_LOSS
-  if high < 0 or change < -NOISE_UTILITY_LOSS - _SLACK:
+  if high < 0 or change < -NOISE_UTILITY_LOSS - page.HARM_SLACK:
     return 'made worse'
   if low <= 0:
     return 'no clear change'
-  enough = recovery is not None and recovery >= NOISE_RECOVERED - _SLACK
+  enough = (
+    recovery is not None and recovery >= NOISE_RECOVERED - page.HARM_SLACK
+  )
   return 'repaired' if enough and interval else 'partly repaired'
 
 
 def _label_noise(
-  results: Results, pairs: np.ndarray, found: tuple[Harm, ...]
+  results: Results, pairs: np.ndarray, found: tuple[page.Harm, ...]
 ) -> tuple[str, list[str]]:
   recovery, sentence = _recovery(results)
   label = _noise_label(pairs[:, 1] - pairs[:, 0], recovery)
@@ -165,26 +131,28 @@ def _label_noise(
 
 def _poison_label(attack: np.ndarray, loss: float, hurt: bool) -> str:
   before, after = attack.mean(axis=0)
-  if hurt or loss > POISON_UTILITY_LOSS + _SLACK:
+  if hurt or loss > POISON_UTILITY_LOSS + page.HARM_SLACK:
     return 'made worse'
-  if after > before + CLASS_HARM + _SLACK:
+  if after > before + page.CLASS_HARM + page.HARM_SLACK:
     return 'made worse'
   if before <= POISON_ASR_GONE:
     return 'no clear change'
-  if after <= POISON_ASR_GONE + _SLACK:
+  if after <= POISON_ASR_GONE + page.HARM_SLACK:
     return 'repaired'
   return 'partly repaired' if after <= before / 2 else 'no clear change'
 
 
 def _poison(
-  results: Results, pairs: np.ndarray, found: tuple[Harm, ...]
+  results: Results, pairs: np.ndarray, found: tuple[page.Harm, ...]
 ) -> tuple[str, list[str]]:
-  attack = stats.paired(results, 'attack_success_rate', ('corrupted', 'cuts'))
+  attack = seed_stats.paired(
+    results, 'attack_success_rate', ('corrupted', 'cuts')
+  )
   loss = float((pairs[:, 0] - pairs[:, 1]).mean())
   utility = _change(pairs, 'Test accuracy')
   harm = _harm_sentences(results, found)
   if not len(attack):
-    bad = bool(found) or loss > POISON_UTILITY_LOSS + _SLACK
+    bad = bool(found) or loss > POISON_UTILITY_LOSS + page.HARM_SLACK
     label = 'made worse' if bad else 'no clear change'
     return label, ['The attack success rate was not measured.', *harm, utility]
   before, after = attack.mean(axis=0).tolist()
@@ -192,7 +160,7 @@ def _poison(
   label = _poison_label(attack, loss, bool(found))
   if before <= POISON_ASR_GONE:
     rate += ' The trigger did not work on the corrupted model either.'
-  elif after <= POISON_ASR_GONE + _SLACK and found:
+  elif after <= POISON_ASR_GONE + page.HARM_SLACK and found:
     harm = [f'The trigger no longer works, but {_harm_list(found)}.']
     return label, [*harm, rate, utility]
   return label, [rate, *harm, utility]
@@ -211,7 +179,7 @@ def _left(results: Results) -> list[str]:
       'No alpha drove the attack success rate on the proxy images low enough, '
       'so CUTS abstained and left the weights as they were.'
     )
-    attack = stats.by_seed(results, 'corrupted', 'attack_success_rate')
+    attack = seed_stats.by_seed(results, 'corrupted', 'attack_success_rate')
     rate = stats.spread(list(attack.values()))
     still = 'The trigger still works: attack success rate'
     return [why, f'{still} {rate.mean:.3f}.'] if rate else [why]
@@ -260,7 +228,7 @@ def verdict(results: Results) -> Verdict:
   Raises:
     UserError: no seed has a test accuracy both before and after.
   """
-  pairs = stats.paired(results, 'test_accuracy', ('corrupted', 'cuts'))
+  pairs = seed_stats.paired(results, 'test_accuracy', ('corrupted', 'cuts'))
   errors.check(
     len(pairs),
     "results.json: no seed has test_accuracy for both 'corrupted' and 'cuts', "

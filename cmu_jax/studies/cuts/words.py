@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from cmu_jax.report import stats
-from cmu_jax.studies.cuts import names
-from cmu_jax.studies.cuts.results import Results
+from cmu_jax.studies.cuts import names, seed_stats
+from cmu_jax.studies.cuts.load import Results
 
 GLOSSARY = {
   'alpha': (
@@ -151,7 +150,7 @@ def audited(results: Results) -> list[str]:
   means = {
     method: float(np.mean(list(values.values())))
     for method in names.ordered(row['method'] for row in results['rows'])
-    if (values := stats.by_seed(results, method, column))
+    if (values := seed_stats.by_seed(results, method, column))
   }
   if not means:
     return []

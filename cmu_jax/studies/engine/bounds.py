@@ -19,7 +19,7 @@ from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Info, Model, Variables
 from cmu_jax.robustness import spectral
 from cmu_jax.robustness.spectral import Layer
-from cmu_jax.studies.engine import settings
+from cmu_jax.studies.engine import recipes
 
 Layers = tuple[Layer, ...]
 
@@ -38,7 +38,7 @@ def layers(config: ConfigDict, model: Model, image: jax.Array) -> Layers:
   bound = config.clip.bound
   if not bound:
     return ()
-  found = spectral.layers_of(model, image)
+  found = spectral.find_model_layers(model, image)
   free = [layer for layer in found if layer.kind == 'norm']
   errors.check(
     not free,
@@ -51,7 +51,7 @@ def layers(config: ConfigDict, model: Model, image: jax.Array) -> Layers:
 
 def training(config: ConfigDict, layers: Layers, images: int) -> Info:
   """Keyword arguments of `train.fit`: config.train, under the bound."""
-  options = settings.fit_options(config.train, images, 'train')
+  options = recipes.fit_options(config.train, images, 'train')
   if not layers:
     return options
   clip = config.clip
@@ -76,5 +76,5 @@ def largest(layers: Layers, variables: Variables) -> float | None:
   """The largest norm of a bounded layer, from fresh starts; None for none."""
   if not layers:
     return None
-  found = spectral.norms(rng.named(0, 'norms'), layers, variables)
+  found = spectral.measure_layers(rng.fold_in(0, 'norms'), layers, variables)
   return max(float(one.sigma) for one in found)

@@ -13,19 +13,14 @@ from ml_collections import ConfigDict
 
 from cmu_jax.core.types import Info, InputStep, Method, Model
 from cmu_jax.methods import (
-  alternating_ascent,
   amun,
-  boundary_shrink,
-  cf,
-  gradient_ascent,
-  l1_sparse,
-  redrawn_label,
+  ascent,
   relabelling,
   retraining,
-  salun,
+  union_training,
 )
 from cmu_jax.robustness import attacks
-from cmu_jax.studies.engine import bounds, settings
+from cmu_jax.studies.engine import bounds, recipes
 
 # Of the weights that move, in SalUn and with AMUN.
 SHARE = 0.5
@@ -85,17 +80,17 @@ def _tuned(
 
 # One point a learning rate: weights and strengths would only multiply it.
 _rl = functools.partial(relabelling.random_label, weights=(1.0,))
-_salun = functools.partial(salun.salun, weights=(1.0,), share=SHARE)
-_ga = functools.partial(gradient_ascent.gradient_ascent, strengths=(1.0,))
-_l1 = functools.partial(l1_sparse.l1_sparse, penalties=(5e-4,))
-_shrink = boundary_shrink.boundary_shrink
+_salun = functools.partial(relabelling.salun, weights=(1.0,), share=SHARE)
+_ga = functools.partial(ascent.gradient_ascent, strengths=(1.0,))
+_l1 = functools.partial(retraining.l1_sparse, penalties=(5e-4,))
+_shrink = union_training.boundary_shrink
 
 ENTRIES: dict[str, Entry] = {
-  'retrain': Entry(retraining.rewod, _retain, 'train', 'trains anew on D_R'),
-  'ft': _tuned(cf.cf, _retain, 'fine-tunes on D_R'),
+  'retrain': Entry(retraining.retrain, _retain, 'train', 'trains anew on D_R'),
+  'ft': _tuned(retraining.finetune, _retain, 'fine-tunes on D_R'),
   'rl': _tuned(_rl, _retain, 'trains D_F under random labels'),
   'ga': _tuned(
-    alternating_ascent.alternating_ascent,
+    ascent.alternating_ascent,
     _whole,
     'climbs the loss of D_F between epochs on D_R',
   ),
@@ -130,7 +125,7 @@ ENTRIES: dict[str, Entry] = {
 DEFAULT = tuple(name for name in ENTRIES if name != 'retrain')
 
 # RL and SalUn with labels drawn at every access, as AMUN's tables have them.
-_redrawn = redrawn_label.redrawn_label
+_redrawn = union_training.redrawn_label
 _redrawn_salun = functools.partial(_redrawn, share=SHARE)
 PARITY = {
   f'{name}_redrawn{end}': _tuned(
@@ -213,7 +208,7 @@ def make(
   options: Info = (
     bounds.training(config, bounded, images)
     if entry.part == 'train'
-    else settings.fit_options(config[entry.part], images, entry.part)
+    else recipes.fit_options(config[entry.part], images, entry.part)
   )
   options = {**options, 'batch_size': min(options['batch_size'], images)}
   method = entry.make(model, inputs, **options)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from cmu_jax.core import errors
 from cmu_jax.data import corruption
 from cmu_jax.data.corruption import triggers
-from cmu_jax.studies.engine import settings
+from cmu_jax.studies.engine import recipes
 
 _TASKS = ('label_noise', 'poison')
 _HEAD_INPUTS = ('raw', 'normalized')
@@ -92,7 +92,7 @@ def _names(config: ConfigDict) -> None:
 
 def _known(field: str, name: str, known: Iterable[str]) -> None:
   if name not in known:
-    raise errors.unknown(f'config.{field}', name, known)
+    raise errors.unknown_name(f'config.{field}', name, known)
 
 
 def _folds(settings: ConfigDict) -> None:
@@ -182,4 +182,4 @@ def check(config: ConfigDict) -> None:
   model(config.model)
   for part in _TRAININGS:
     # A schedule's own limits do not depend on how many images there are.
-    settings.fit_options(config[part], 1, part)
+    recipes.fit_options(config[part], 1, part)

@@ -11,17 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cmu_jax import data
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Batch, Model, PRNGKey, Variables
-from cmu_jax.data import inputs, splits
-from cmu_jax.networks import clip, zero_shot
-from cmu_jax.networks.clip import heads, preprocess, templates
-from cmu_jax.studies.engine.world import Loaded
+from cmu_jax.data import input_step, sources, splits
+from cmu_jax.networks import clip
+from cmu_jax.networks.clip import heads, preprocess, prompts, zero_shot
+from cmu_jax.studies.engine.binding import Loaded
 from cmu_jax.training import small_clip
 
-NAMES = (*clip.KNOWN, *clip.ANY)
-_SENTENCES = templates.CIFAR[:1]
+NAMES = (*clip.PUBLISHED, *clip.FROM_CONFIG)
+_SENTENCES = prompts.CIFAR[:1]
 
 
 class Start(NamedTuple):
@@ -103,7 +102,7 @@ def start(config: ConfigDict, found: Loaded) -> Start:
   options, dataset = config.model, found.dataset
   if options.weights:
     one = clip.load(options.weights, options.name)
-    sentences = templates.of(config.dataset)
+    sentences = prompts.for_dataset(config.dataset)
   else:
     one, sentences = _small(config, found), _SENTENCES
   errors.check(
@@ -116,7 +115,7 @@ def start(config: ConfigDict, found: Loaded) -> Start:
   return Start(model, zero_shot.variables(one.variables, head.kernel))
 
 
-def _small(config: ConfigDict, found: Loaded) -> clip.Loaded:
+def _small(config: ConfigDict, found: Loaded) -> clip.LoadedClip:
   """A small CLIP trained on what the run leaves out, if that is enough."""
   asked_for = config.get('pretrain')
   errors.check(
@@ -124,7 +123,7 @@ def _small(config: ConfigDict, found: Loaded) -> clip.Loaded:
     'which weights? give --config.model.weights=model.safetensors, a CLIP of '
     'yours, or try :smoke, which trains a small one',
   )
-  whole = data.load(config.dataset, data_dir=config.data_dir)
+  whole = sources.load(config.dataset, data_dir=config.data_dir)
   rest = np.setdiff1d(np.arange(len(whole.train.label)), found.position)
   errors.check(
     rest.size >= 2 * whole.num_classes,
@@ -133,12 +132,14 @@ def _small(config: ConfigDict, found: Loaded) -> clip.Loaded:
   )
   rest = np.random.default_rng(0).permutation(rest)[: asked_for.images]
   side, options = whole.train.image.shape[1], config.model
-  of = small_clip.sizes(side, asked_for.patch, options.width, asked_for.depth)
-  captioned = lambda batch: small_clip.Captioned(
+  of = small_clip.small_sizes(
+    side, asked_for.patch, options.width, asked_for.depth
+  )
+  captioned = lambda batch: small_clip.CaptionedImages(
     _rgb(batch), whole.class_names, _SENTENCES
   )
-  one = small_clip.fit(
-    rng.named(0, 'small_clip'),
+  one = small_clip.train_small_clip(
+    rng.fold_in(0, 'small_clip'),
     of,
     captioned(splits.take(whole.train, np.sort(rest))),
     _step(2),
@@ -147,7 +148,7 @@ def _small(config: ConfigDict, found: Loaded) -> clip.Loaded:
   )
   # The test images that the run measures on are not needed for this.
   unseen = captioned(splits.take(whole.train, found.position))
-  reached = small_clip.good_enough(
+  reached = small_clip.check_accuracy(
     one, unseen, _step(0), asked_for.times_chance
   )
   print(f'small CLIP: zero-shot accuracy {reached:.1%} on unseen images')
@@ -155,7 +156,7 @@ def _small(config: ConfigDict, found: Loaded) -> clip.Loaded:
 
 
 def _step(pad: int) -> Any:
-  return inputs.make(preprocess.MEAN, preprocess.STD, pad=pad)
+  return input_step.make(preprocess.MEAN, preprocess.STD, pad=pad)
 
 
 def _rgb(batch: Batch) -> Batch:

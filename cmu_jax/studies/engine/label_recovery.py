@@ -14,7 +14,7 @@ from cmu_jax import audits
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Info, Variables
 from cmu_jax.data import splits
-from cmu_jax.studies.cuts import world
+from cmu_jax.studies.cuts import scene
 from cmu_jax.training import metrics, train
 
 AUDITS = ('', 'rmia')
@@ -28,7 +28,7 @@ def check(config: ConfigDict, classes: int) -> None:
     UserError: names the field, its value and what would do.
   """
   if config.audit not in AUDITS:
-    raise errors.unknown('config.audit', config.audit, AUDITS[1:])
+    raise errors.unknown_name('config.audit', config.audit, AUDITS[1:])
   errors.check(
     not config.audit or classes >= 3,
     f'config.audit={config.audit} offers two wrong labels of an image, but '
@@ -38,8 +38,8 @@ def check(config: ConfigDict, classes: int) -> None:
 
 def auditor(
   config: ConfigDict,
-  world: world.Stage,
-  place: world.Scene,
+  world: scene.World,
+  place: scene.Scene,
   fits: Sequence[train.Fit],
   at: int,
 ) -> Callable[[Variables], Info]:
@@ -74,8 +74,8 @@ def auditor(
   known = np.stack([logits(one) for one in others]) if others else None
 
   def look(variables: Variables) -> Info:
-    found = audits.label_recovery(
-      rng.named(place.key, 'audit'),
+    found = audits.recover_labels(
+      rng.fold_in(place.key, 'audit'),
       logits(variables),
       given[wrong],
       truth[wrong],

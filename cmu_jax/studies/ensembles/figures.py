@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib import figure
 
 from cmu_jax.report import style
-from cmu_jax.report.rows import Results
-from cmu_jax.studies.cuts.figures import Drawn
+from cmu_jax.report.frame import Results
+from cmu_jax.report.style import ReportFigure
 from cmu_jax.studies.ensembles import tables
 
 _PANELS = ('t_rate', 'joint_failure_rate', 'black_box_accuracy')
@@ -57,13 +57,13 @@ def penalty(results: Results) -> figure.Figure | None:
   ):
     x = [list(range(1, len(c[key]) + 1)) for c in curves]
     y = [c[key] for c in curves]
-    style.across_seeds(ax, x, y, 'mean', style.CUTS)
+    style.plot_across_seeds(ax, x, y, 'mean', style.CUTS)
     ax.set_title(key.replace('_', '-'))
     ax.set_xlabel('epoch')
   return made
 
 
-def draw(results: Results, label: str) -> Iterator[Drawn]:
+def draw(results: Results, label: str) -> Iterator[ReportFigure]:
   """The figures, one by one.
 
   Args:
@@ -72,6 +72,6 @@ def draw(results: Results, label: str) -> Iterator[Drawn]:
   """
   if not results['rows']:
     return
-  with style.settings():
-    yield Drawn('transfer', transfer(results, label))
-    yield Drawn('penalty', penalty(results))
+  with style.context():
+    yield ReportFigure('transfer', transfer(results, label))
+    yield ReportFigure('penalty', penalty(results))

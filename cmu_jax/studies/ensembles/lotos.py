@@ -46,7 +46,7 @@ def vectors(
     rounds: of PowerQR.
   """
   starts = tuple(
-    jax.random.normal(rng.named(key, i), (members.size, k, *shape))
+    jax.random.normal(rng.fold_in(key, i), (members.size, k, *shape))
     for i, shape in enumerate(members.shapes)
   )
   return advance(members, variables, starts, rounds)
@@ -61,8 +61,8 @@ def advance(
     return tuple(
       spectral.power_qr(
         # A start is given, so that nothing is drawn.
-        rng.named(0),
-        spectral.bound(layer, own),
+        rng.fold_in(0),
+        spectral.bind_layer(layer, own),
         layer.shape,
         k=start.shape[0],
         iterations=rounds,
@@ -83,7 +83,7 @@ def crossed(
   def each(one, own):
     found = []
     for layer, v in zip(one.layers, flat, strict=True):
-      image = spectral.bound(layer, own)(v).reshape(v.shape[0], -1)
+      image = spectral.bind_layer(layer, own)(v).reshape(v.shape[0], -1)
       size = jnp.sum(jnp.square(v.reshape(v.shape[0], -1)), -1)
       found.append(jnp.sqrt(jnp.sum(jnp.square(image), -1) / size + _TINY))
     return jnp.stack(found)
@@ -115,7 +115,7 @@ def scale(strength: float, depth: int, count: int, normaliser: str) -> float:
   if normaliser == 'code_compat_norm':
     return strength
   if normaliser != 'paper':
-    raise errors.unknown(
+    raise errors.unknown_name(
       'normaliser of LOTOS', str(normaliser), ('paper', 'code_compat_norm')
     )
   return strength / (depth * count * (count - 1))

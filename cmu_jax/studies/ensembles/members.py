@@ -60,7 +60,7 @@ def convolutions(
   model: Model, variables: Variables, image_shape: tuple[int, ...]
 ) -> tuple[Layer, ...]:
   """The convolutions of a network, which LOTOS compares members by."""
-  found = spectral.layers(model.apply, variables, image_shape)
+  found = spectral.find_layers(model.apply, variables, image_shape)
   return tuple(layer for layer in found if layer.kind == 'conv')
 
 
@@ -85,7 +85,7 @@ def alike(
   model: Model,
   count: int,
   layers: tuple[Layer, ...],
-  how: vectorize.How | None = None,
+  how: vectorize.Strategy | None = None,
 ) -> Members:
   """N networks of one kind, stacked.
 
@@ -93,7 +93,8 @@ def alike(
     model: the kind.
     count: N.
     layers: that members are compared by; the same in all.
-    how: they are driven, see `vectorize.over`; None for the backend's best.
+    how: they are driven, see `vectorize.map_members`; None for the backend's
+      best.
   """
   member = Member(model, layers)
 
@@ -103,7 +104,7 @@ def alike(
 
   def mapped(fn, variables, *arguments):
     each = lambda own, *rest: fn(member, own, *rest)
-    return vectorize.over(each, how)(variables, *arguments)
+    return vectorize.map_members(each, how)(variables, *arguments)
 
   def update(variables, image):
     return mapped(lambda one, own: one.model.update(own, image), variables)
@@ -115,7 +116,9 @@ def alike(
     def step(updates, state, params=None, *, batch_stats):
       # One after another also where `how` is 'vmap': that would turn the choice
       # of the steps that clip into clipping at every step.
-      return vectorize.over(run, 'map')(updates, state, params, batch_stats)
+      return vectorize.map_members(run, 'map')(
+        updates, state, params, batch_stats
+      )
 
     return optax.GradientTransformationExtraArgs(jax.vmap(extra.init), step)
 
@@ -156,7 +159,7 @@ def unlike(models: Sequence[Model], firsts: Sequence[Layer]) -> Members:
   members = [Member(m, (f,)) for m, f in zip(models, firsts, strict=True)]
 
   def init(key: PRNGKey, image: Float[Array, 'n h w c']) -> Variables:
-    made = [m.init(rng.named(key, i), image) for i, m in enumerate(models)]
+    made = [m.init(rng.fold_in(key, i), image) for i, m in enumerate(models)]
     return Variables(
       tuple(v.params for v in made), tuple(v.batch_stats for v in made)
     )

@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cmu_jax.core import errors
-from cmu_jax.studies.engine import checks, settings
+from cmu_jax.studies.engine import checks, recipes
 
 DEFAULT = ('plain', 'clipped', 'lotos', 'trs')
 METHODS = (*DEFAULT, 'lotos_unclipped')
@@ -34,7 +34,7 @@ _RANGES: dict[str, tuple[float, bool]] = {
 def _trainings() -> dict[str, Any]:
   """The released recipe, and what each kind of ensemble adds to it."""
   return dict(
-    train=settings.training(
+    train=recipes.training(
       batch_size=128,
       optimizer='sgd',
       weight_decay=5e-4,
@@ -75,7 +75,7 @@ def base(name: str) -> ConfigDict:
       name=name,
       task='ensemble',
       smoke=False,  # shrunk: every stage runs, nothing is evidence
-      **settings.source(),
+      **recipes.source(),
       seeds=(0, 1, 2),
       proxy_fraction=0.0,  # no method here takes a proxy
       methods=DEFAULT,  # plain: members on their own; clipped: with bounded
@@ -83,7 +83,7 @@ def base(name: str) -> ConfigDict:
       # lotos_unclipped: the penalty alone
       members=3,  # N
       model=dict(name='resnet18', width=64, dtype='float32'),
-      input=settings.pixels(),
+      input=recipes.pixels(),
       **_trainings(),
       attack=dict(
         radius=0.04,  # linf, of pixels in [0, 1]; PGD with a random start
@@ -138,7 +138,7 @@ def check(config: ConfigDict) -> None:
     f'{config.clip.bound}: the penalty would be idle; use a smaller mal, for '
     'example 0.8 of the bound',
   )
-  settings.fit_options(config.train, 1, 'train')
+  recipes.fit_options(config.train, 1, 'train')
 
 
 def shrink(config: ConfigDict) -> ConfigDict:

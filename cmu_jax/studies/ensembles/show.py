@@ -3,8 +3,8 @@
 import os
 import pathlib
 
-from cmu_jax.report import frame, rows
-from cmu_jax.report.rows import Results
+from cmu_jax.report import frame
+from cmu_jax.report.frame import Results
 from cmu_jax.studies.ensembles import figures, tables, verdict
 
 _GLOSSARY = {
@@ -31,7 +31,7 @@ _GLOSSARY = {
 
 def _read(workdir: os.PathLike | str) -> Results:
   parts = {'rows': ('method', 'seed', 'threat'), 'curves': ('method', 'seed')}
-  return rows.read(workdir, 'ensemble', {}, parts)
+  return frame.read_results(workdir, 'ensemble', {}, parts)
 
 
 REPORT = frame.Report(

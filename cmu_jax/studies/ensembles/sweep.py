@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax.core import records, rng, store
+from cmu_jax.core import rng, store
 from cmu_jax.core.types import Info, Variables
 from cmu_jax.robustness import lipschitz
 from cmu_jax.studies.ensembles import training, transfer, world
 from cmu_jax.studies.ensembles.world import Place
-from cmu_jax.training import metrics, train
+from cmu_jax.training import metrics
 
 
 class Found(NamedTuple):
@@ -47,9 +47,11 @@ def _late(deadline: float | None) -> bool:
 
 def _saving(
   place: Place, name: str, deadline: float | None
-) -> train.Checkpoint:
+) -> store.Checkpoint:
   """Where a training saves itself; past the deadline it ends there."""
-  kept = store.saving(place.folder, name, place.config.checkpoint_seconds)
+  kept = store.npz_checkpoint(
+    place.folder, name, place.config.checkpoint_seconds
+  )
 
   def save(state: Any, step: int) -> None:
     kept.save(state, step)
@@ -72,12 +74,12 @@ def _trained(
   """From its file if it is done; measurements of other attacks read it too."""
   name = world.address(place, method, seed, measured=False)
   start = world.start(place, method, seed)
-  kept: Any = store.saving(place.folder, f'whole{name}', 0.0)
+  kept: Any = store.npz_checkpoint(place.folder, f'whole{name}', 0.0)
   found = kept.restore(_Trained(start, jnp.zeros((place.steps, 4))))
   if found is not None:
     return found[0]
   # Surrogates see the images in another order than the ensembles they attack.
-  key = rng.named(seed, 'surrogate' if method == 'surrogate' else 'train')
+  key = rng.fold_in(seed, 'surrogate' if method == 'surrogate' else 'train')
   fitted = training.fit(
     key,
     place.recipes[method],
@@ -90,7 +92,7 @@ def _trained(
   done = _Trained(fitted.variables, fitted.history)
   kept.save(done, 0)
   # The optimiser's state is as large as the network, and done with.
-  store.drop(place.folder, name)
+  store.remove_checkpoint(place.folder, name)
   return done
 
 
@@ -147,7 +149,7 @@ def _looks(
   rows = []
   for name in config.threats:
     found = transfer.weighed(
-      rng.named(seed, 'attack', name),
+      rng.fold_in(seed, 'attack', name),
       networks,
       whole,
       surrogate,
@@ -167,7 +169,7 @@ def _bound(place: Place, method: str, variables: Variables) -> float | None:
   model, own = place.recipes[method].members.one(variables, 0)
   shape = place.inputs.eval(place.dataset.train.image[:1], None).shape[1:]
   apply = functools.partial(model.apply, own)
-  return lipschitz.bound(rng.named(0), apply, shape).value
+  return lipschitz.bound(rng.fold_in(0), apply, shape).value
 
 
 def _cell(
@@ -215,7 +217,7 @@ def _todo(
 ) -> Info | None:
   """A cell from its file, or done and kept; None if the time is up."""
   name = world.address(place, method, seed, measured=True)
-  record = records.read(place.folder, name)
+  record = store.read_record(place.folder, name)
   if record is not None:
     return record
   if _late(deadline):
@@ -224,7 +226,7 @@ def _todo(
     record = _cell(place, method, seed, surrogate(seed), deadline)
   except TimeIsUp:
     return None
-  records.write(place.folder, name, record)
+  store.write_record(place.folder, name, record)
   return record
 
 

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmu_jax.report import grids, stats
-from cmu_jax.report.grids import Grid
-from cmu_jax.report.rows import Results
+from cmu_jax.report import stats, text_tables
+from cmu_jax.report.frame import Results
+from cmu_jax.report.text_tables import TextTable
 
 NAMES = {
   'plain': 'plain',
@@ -65,7 +65,7 @@ def threats(results: Results) -> list[str]:
 def _cell(found: dict[int, float], digits: int) -> str:
   spread = stats.spread(list(found.values()))
   if spread is None:
-    return grids.NONE
+    return text_tables.DASH
   text = f'{spread.mean:.{digits}f}'
   return text if spread.std is None else f'{text} ± {spread.std:.{digits}f}'
 
@@ -85,7 +85,7 @@ def _by_method(
   )
 
 
-def rates(results: Results, threat: str) -> Grid:
+def rates(results: Results, threat: str) -> TextTable:
   """What attacks of one threat model do to every kind of ensemble."""
   head = ('ensemble', *(name for name, _ in METRICS.values()))
   note = (
@@ -94,10 +94,10 @@ def rates(results: Results, threat: str) -> Grid:
     'images that both have right and on which the attack on the first works.'
   )
   title = f'Threat model: {THREATS[threat]}'
-  return Grid(title, (note,), head, _by_method(results, threat, METRICS))
+  return TextTable(title, (note,), head, _by_method(results, threat, METRICS))
 
 
-def networks(results: Results) -> Grid:
+def networks(results: Results) -> TextTable:
   """What the networks are like."""
   head = ('ensemble', *(name for name, _ in NETWORKS.values()))
   first = threats(results)[0]
@@ -106,7 +106,7 @@ def networks(results: Results) -> Grid:
     'which the penalty of LOTOS was 0 throughout.'
   )
   rows = _by_method(results, first, NETWORKS)
-  return Grid('The networks', (note,), head, rows)
+  return TextTable('The networks', (note,), head, rows)
 
 
 class Change(NamedTuple):
@@ -145,14 +145,14 @@ def change(
 def signed(found: Change | None) -> str:
   """'−0.120 [−0.200, −0.040]'."""
   if found is None:
-    return grids.NONE
+    return text_tables.DASH
   text = f'{found.mean:+.3f}'
   if found.low is not None and found.high is not None:
     text += f' [{found.low:+.3f}, {found.high:+.3f}]'
   return text.replace('-', '−')
 
 
-def changes(results: Results, threat: str) -> Grid:
+def changes(results: Results, threat: str) -> TextTable:
   """What clipping does, and what the penalty adds to it."""
   there = methods(results)
   pairs = [
@@ -174,7 +174,7 @@ def changes(results: Results, threat: str) -> Grid:
     )
     for a, b in pairs
   )
-  return Grid(
+  return TextTable(
     f'Differences, seed by seed: {THREATS[threat]}',
     ("Mean and 95 % interval of Student's t over seeds.",),
     ('difference', *(METRICS[key][0] for key in keys)),
@@ -182,7 +182,7 @@ def changes(results: Results, threat: str) -> Grid:
   )
 
 
-def contents(results: Results) -> dict[str, Grid]:
+def contents(results: Results) -> dict[str, TextTable]:
   """All tables: name of the file, without its ending -> its table."""
   if not results['rows']:
     return {}

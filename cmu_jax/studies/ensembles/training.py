@@ -10,11 +10,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from cmu_jax.core import jit, rng
+from cmu_jax.core import jit, rng, store
 from cmu_jax.core.types import Batch, InputStep, PRNGKey, Variables
 from cmu_jax.studies.ensembles.members import Members
 from cmu_jax.studies.ensembles.regulariser import Regulariser
-from cmu_jax.training import losses, train
+from cmu_jax.training import metrics, train
 from cmu_jax.training.segment import TrainState
 
 # Columns of the history.
@@ -52,7 +52,7 @@ def objective(
 ) -> tuple[Float[Array, ''], tuple[Any, Float[Array, '4']]]:
   """The joint loss, with new statistics and the row of the history."""
   logits, stats = recipe.members.update(variables, image)
-  each = jax.vmap(lambda x: jnp.mean(losses.cross_entropy(x, label)))(logits)
+  each = jax.vmap(lambda x: jnp.mean(metrics.cross_entropy(x, label)))(logits)
   extra = recipe.regulariser.value(variables, carried, image, label)
   total = recipe.regulariser.total
   loss = (jnp.sum(each) if total else jnp.mean(each)) + extra
@@ -98,7 +98,7 @@ def _compiled(recipe: Recipe) -> Callable:
   def run(key, state, batch, start, stop):
     size, count = batch.label.shape[0], recipe.batch_size
     per_epoch = size // count
-    named = [rng.named(key, name) for name in ('order', 'augment')]
+    named = [rng.fold_in(key, name) for name in ('order', 'augment')]
 
     def body(step, carry):
       state, order = carry
@@ -116,7 +116,7 @@ def _compiled(recipe: Recipe) -> Callable:
     order = jnp.zeros((size,), jnp.int32)
     return jax.lax.fori_loop(start, stop, body, (state, order))[0]
 
-  return jit.looped(run, donate_argnums=1)
+  return jit.compile_loop(run, donate_argnums=1)
 
 
 @functools.lru_cache(maxsize=16)
@@ -129,7 +129,7 @@ def _started(recipe: Recipe, steps: int) -> Callable:
     # return them, or the second one would be compiled anew.
     return jax.tree.map(lambda x: jnp.array(x, x.dtype), state)
 
-  return jit.once(start)
+  return jit.compile_cheaply(start)
 
 
 def fit(
@@ -138,7 +138,7 @@ def fit(
   variables: Variables,
   batch: Batch,
   steps: int,
-  checkpoint: train.Checkpoint | None = None,
+  checkpoint: store.Checkpoint | None = None,
   title: str = 'ensemble',
 ) -> train.Fit:
   """Trains an ensemble on a device-resident split.
@@ -162,8 +162,8 @@ def fit(
   count = min(recipe.batch_size, batch.label.shape[0])
   recipe = recipe._replace(batch_size=count)
   run = _compiled(recipe)
-  state = _started(recipe, steps)(rng.named(key, 'vectors'), variables)
-  return train.drive(
+  state = _started(recipe, steps)(rng.fold_in(key, 'vectors'), variables)
+  return train.run_segments(
     lambda state, start, stop: run(key, state, batch, start, stop),
     state,
     steps,

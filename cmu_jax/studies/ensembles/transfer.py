@@ -128,7 +128,9 @@ def correct(inputs: InputStep, size: int) -> Threat:
   """
 
   def craft(key, attack, model, variables, batch):
-    found = attacks.over(key, attack, model, inputs, variables, batch, size)
+    found = attacks.attack_split(
+      key, attack, model, inputs, variables, batch, size
+    )
     return batch._replace(image=255 * found.image)
 
   def predict(model, variables, batch):
@@ -149,7 +151,7 @@ def _in_network_space(attack: Any, model: Model, inputs: InputStep) -> Callable:
     logits = functools.partial(model.apply, variables)
     return attack(key, logits, inputs.eval(image, None), label).image
 
-  return jit.looped(run)
+  return jit.compile_loop(run)
 
 
 def paper_compat_clamp(inputs: InputStep, size: int) -> Threat:
@@ -195,7 +197,7 @@ def threat(name: str, inputs: InputStep, size: int) -> Threat:
     UserError: an unknown name.
   """
   if name not in THREATS:
-    raise errors.unknown('threat', name, THREATS)
+    raise errors.unknown_name('threat', name, THREATS)
   return THREATS[name](inputs, size)
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from cmu_jax.core.types import Variables
 from cmu_jax.studies.ensembles.members import Members
 from cmu_jax.studies.ensembles.regulariser import Regulariser
-from cmu_jax.training import losses
+from cmu_jax.training import metrics
 
 _TINY = 1e-12
 
@@ -36,7 +36,7 @@ def slopes(
   def each(one, own, own_image):
     def loss(x):
       logits, _ = one.model.update(own, x)
-      return jnp.sum(losses.cross_entropy(logits, label))
+      return jnp.sum(metrics.cross_entropy(logits, label))
 
     return jax.grad(loss)(own_image).reshape(label.shape[0], -1)
 

@@ -1,7 +1,6 @@
 """What a run on ensembles showed, in words."""
 
-from cmu_jax.report.frame import UNFINISHED, Verdict
-from cmu_jax.report.rows import Results
+from cmu_jax.report.frame import UNFINISHED, Results, Verdict
 from cmu_jax.studies.ensembles import tables
 
 

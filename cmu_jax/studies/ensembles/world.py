@@ -8,14 +8,13 @@ import optax
 from ml_collections import ConfigDict
 
 from cmu_jax.core import config as config_lib
-from cmu_jax.core import jit, records, rng
+from cmu_jax.core import jit, provenance, rng
 from cmu_jax.core.types import Dataset, InputStep, Model, Variables
 from cmu_jax.robustness import attacks, spectral
 from cmu_jax.robustness.attacks import Attack
 from cmu_jax.robustness.spectral import Layer
-from cmu_jax.studies.engine import settings, world
-from cmu_jax.studies.ensembles import lotos, members, regulariser, trs
-from cmu_jax.studies.ensembles import settings as settings_lib
+from cmu_jax.studies.engine import binding, recipes
+from cmu_jax.studies.ensembles import lotos, members, regulariser, settings, trs
 from cmu_jax.studies.ensembles.members import Members
 from cmu_jax.studies.ensembles.regulariser import Regulariser
 from cmu_jax.studies.ensembles.training import Recipe
@@ -101,7 +100,7 @@ def _recipes(
   convolutions = tuple(x for x in layers if x.kind == 'conv') or layers
   group = members.alike(model, config.members, convolutions)
   alone = members.alike(model, 1, convolutions)
-  options = settings.fit_options(config.train, n, 'train')
+  options = recipes.fit_options(config.train, n, 'train')
   plain = options['optimizer']
   bounded = optax.chain(
     plain,
@@ -124,12 +123,12 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
   Raises:
     UserError: bad data or settings, in one line.
   """
-  settings_lib.check(config)
-  dataset = world.load(config).dataset
-  inputs = world.pixels(config.input, dataset, None)
-  model = world.network(config.model, dataset, inputs)
+  settings.check(config)
+  dataset = binding.load(config).dataset
+  inputs = binding.pixels(config.input, dataset, None)
+  model = binding.network(config.model, dataset, inputs)
   blank = inputs.eval(dataset.train.image[:1], None)
-  found = spectral.layers_of(model, blank)
+  found = spectral.find_model_layers(model, blank)
   layers = tuple(x for x in found if x.kind in ('conv', 'dense'))
   count = dataset.train.label.shape[0]
   made, steps = _recipes(config, model, inputs, layers, count)
@@ -141,7 +140,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
     config,
     folder,
     dataset,
-    records.data_sum(dataset),
+    provenance.dataset_digest(dataset),
     inputs,
     model,
     layers,
@@ -171,7 +170,7 @@ def start(place: Place, method: str, seed: int) -> Variables:
   image = place.inputs.eval(place.dataset.train.image[:1], None)
   name = 'surrogate' if method == 'surrogate' else 'init'
   init = place.recipes[method].members.init
-  return jit.once(init)(rng.named(seed, name), image)
+  return jit.compile_cheaply(init)(rng.fold_in(seed, name), image)
 
 
 @functools.lru_cache(maxsize=8)
@@ -180,15 +179,15 @@ def _norms(group: Members, layers: tuple[Layer, ...]) -> Any:
     del one
     return [
       spectral.power_qr(
-        rng.named(0, layer.path),
-        spectral.bound(layer, own),
+        rng.fold_in(0, layer.path),
+        spectral.bind_layer(layer, own),
         layer.shape,
         iterations=200,
       ).sigma[0]
       for layer in layers
     ]
 
-  return jit.once(lambda variables: group.map(each, variables))
+  return jit.compile_cheaply(lambda variables: group.map(each, variables))
 
 
 def largest_norm(place: Place, method: str, variables: Variables) -> float:

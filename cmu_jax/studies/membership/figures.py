@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib import figure
 
 from cmu_jax.report import style
-from cmu_jax.report.rows import Results
-from cmu_jax.studies.cuts.figures import Drawn
+from cmu_jax.report.frame import Results
+from cmu_jax.report.style import ReportFigure
 from cmu_jax.studies.membership import tables
 
 CAPTIONS = {
@@ -44,7 +44,7 @@ def roc(found: Results, label: str) -> figure.Figure | None:
     )
   line = np.geomspace(1e-3, 1, 50)
   ax.plot(line, line, color=style.MUTED, ls=(0, (4, 3)), lw=1)
-  style.logarithmic(ax, 'x', 'y')
+  style.set_log_axes(ax, 'x', 'y')
   ax.set(
     xlim=(1e-3, 1),
     ylim=(1e-3, 1.05),
@@ -55,12 +55,12 @@ def roc(found: Results, label: str) -> figure.Figure | None:
   return made
 
 
-def draw(found: Results, label: str) -> Iterator[Drawn]:
+def draw(found: Results, label: str) -> Iterator[ReportFigure]:
   """The figures, one by one.
 
   Args:
     found: checked contents of results.json.
     label: the finding in one line.
   """
-  with style.settings():
-    yield Drawn('roc', roc(found, label))
+  with style.context():
+    yield ReportFigure('roc', roc(found, label))

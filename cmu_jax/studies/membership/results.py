@@ -71,7 +71,7 @@ def row(place: Place, one: Audited) -> Info:
   @functools.cache
   def judged(ways: tuple[str, ...]) -> audits.Audit:
     return audits.evaluate(
-      rng.named(0, 'bootstrap', name),
+      rng.fold_in(0, 'bootstrap', name),
       positive,
       negative,
       references=scored.references,
@@ -84,7 +84,9 @@ def row(place: Place, one: Audited) -> Info:
   ways = ((), ('networks',), ('points',), settings.CLUSTERS)
   asked = ways if one.points == 'forget' else ()
   plain = {
-    key: value._asdict() if isinstance(value, audits.Estimate) else value
+    key: value._asdict()
+    if isinstance(value, audits.BootstrapEstimate)
+    else value
     for key, value in found._asdict().items()
   }
   return {
@@ -144,7 +146,7 @@ def collect(place: Place, found: list[Audited], done: bool) -> Info:
   methods = dict.fromkeys(one.method for one in found)
   size = int(place.pool.label.shape[0])
   return {
-    **provenance.header(config, done),
+    **provenance.results_header(config, done),
     'pool_size': size,
     'methods': {
       name: SAYS.get(name) or catalogue.ENTRIES[name].says for name in methods

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from cmu_jax import audits
 from cmu_jax.core import errors
-from cmu_jax.studies.engine import catalogue, checks, settings
+from cmu_jax.studies.engine import catalogue, checks, recipes
 
 ATTACKS = ('rmia', 'ulira')
 # What needs no fine-tuning, and is what the others are compared with.
@@ -24,10 +24,10 @@ def _trainings() -> dict[str, Any]:
     factor=0.1,
   )
   return dict(
-    train=settings.training(
+    train=recipes.training(
       epochs=100, learning_rate=0.1, milestones=(50, 75), **recipe
     ),  # of every network: audited, retrained, reference
-    unlearn=settings.training(
+    unlearn=recipes.training(
       epochs=10, learning_rate=1.0, milestones=(5,), **recipe
     ),  # the rate multiplies `learning_rates`
   )
@@ -46,7 +46,7 @@ def base(name: str, attack: str) -> ConfigDict:
       task='membership',
       attack=attack,  # rmia, ulira
       smoke=False,  # shrunk: every stage runs, nothing is evidence
-      **settings.source(),
+      **recipes.source(),
       seeds=(0, 1, 2, 3, 4),  # rmia: of the audited networks, pooled
       proxy_fraction=0.0,  # no method here takes a proxy
       references=16,  # networks to compare with; ulira: those audited
@@ -62,7 +62,7 @@ def base(name: str, attack: str) -> ConfigDict:
         offline_a=0.3,  # of the adaptive attack, which knows non-members only
       ),
       model=dict(name='fc', width=256, dtype='float32'),
-      input=settings.pixels(mean=(0.0,), std=(1.0,)),
+      input=recipes.pixels(mean=(0.0,), std=(1.0,)),
       **_trainings(),
       evaluate=dict(
         batch_size=1024,
@@ -134,7 +134,7 @@ def check(config: ConfigDict) -> None:
   )
   _ranges(config)
   for part in ('train', 'unlearn'):
-    settings.fit_options(config[part], 1, part)
+    recipes.fit_options(config[part], 1, part)
 
 
 def shrink(config: ConfigDict) -> ConfigDict:

@@ -3,8 +3,8 @@
 import os
 import pathlib
 
-from cmu_jax.report import frame, page, rows
-from cmu_jax.report.rows import Results
+from cmu_jax.report import frame, page
+from cmu_jax.report.frame import Results
 from cmu_jax.studies.membership import figures, tables, verdict, words
 
 _GLOSSARY = {
@@ -38,7 +38,7 @@ def _sections(found: Results) -> dict[str, str]:
 def _read(workdir: os.PathLike | str) -> Results:
   needed = {'pool_size': int, 'methods': dict, 'sanity': dict}
   columns = ('method', 'points', 'attack', 'adaptive', 'auroc')
-  return rows.read(workdir, 'membership', needed, {'rows': columns})
+  return frame.read_results(workdir, 'membership', needed, {'rows': columns})
 
 
 REPORT = frame.Report(

@@ -73,15 +73,15 @@ def _statistics(place: Place, world: _World, name: str, method: str):
 def _drawn(place: Place, name: str, inside: Bool[np.ndarray, 'k n']) -> _World:
   count = places.forgotten(place.config, inside.shape[1])
   return _World(
-    inside, places.forget(rng.named(0, name, 'forget'), inside, count)
+    inside, places.forget(rng.fold_in(0, name, 'forget'), inside, count)
   )
 
 
 def _references(place: Place) -> _World:
   """K networks on halves of the pool, and what they would forget."""
   size = place.pool.label.shape[0]
-  key = rng.named(0, 'references', 'members')
-  inside = shadow.membership(key, place.config.references, size)
+  key = rng.fold_in(0, 'references', 'members')
+  inside = shadow.assign_halves(key, place.config.references, size)
   return _drawn(place, 'references', inside)
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from cmu_jax.report import grids, stats
-from cmu_jax.report.grids import Grid
+from cmu_jax.report import stats, text_tables
+from cmu_jax.report.text_tables import TextTable
 
 Results = dict[str, Any]
 Row = dict[str, Any]
@@ -45,13 +45,13 @@ def _estimate(value: dict[str, float] | None) -> str:
 def _mean(values: list[float]) -> str:
   found = stats.spread(values)
   if found is None:
-    return grids.NONE
+    return text_tables.DASH
   if len(values) < 2:
     return f'{100 * found.mean:.2f}'
   return f'{100 * found.mean:.2f} ± {100 * (found.std or 0):.2f}'
 
 
-def _attacks(found: Results, points: str) -> Grid:
+def _attacks(found: Results, points: str) -> TextTable:
   rows = [row for row in found['rows'] if row['points'] == points]
   confidence = found['config']['evaluate']['confidence']
   seen = {
@@ -75,10 +75,10 @@ def _attacks(found: Results, points: str) -> Grid:
   ]
   head = ('method', 'attack', *_NUMBERS.values(), 'AUC by network')
   title = 'Forgotten or unseen' if points == 'forget' else 'Retained or unseen'
-  return Grid(title, (note,), head, tuple(texts))
+  return TextTable(title, (note,), head, tuple(texts))
 
 
-def _intervals(found: Results) -> Grid | None:
+def _intervals(found: Results) -> TextTable | None:
   """The AUC of forgotten points with an interval for each way to draw."""
   rows = [row for row in found['rows'] if row.get('intervals')]
   if not rows:
@@ -102,10 +102,10 @@ def _intervals(found: Results) -> Grid | None:
     if (sides := row['intervals'].values())
   ]
   head = ('method', 'attack', 'AUC', *(f'over {way}' for way in ways))
-  return Grid('What the intervals rest on', (note,), head, tuple(texts))
+  return TextTable('What the intervals rest on', (note,), head, tuple(texts))
 
 
-def _accuracy(found: Results) -> Grid:
+def _accuracy(found: Results) -> TextTable:
   rows = {row['method']: row for row in found['rows']}
   texts = [
     (method, *(_mean(row[name]) for name in _ACCURACIES), says)
@@ -117,10 +117,10 @@ def _accuracy(found: Results) -> Grid:
     'on D_F itself, RA on D_R, TA on points never seen.'
   )
   head = ('method', *_ACCURACIES.values(), 'does')
-  return Grid('Accuracy', (note,), head, tuple(texts), wide=1)
+  return TextTable('Accuracy', (note,), head, tuple(texts), prose_columns=1)
 
 
-def contents(found: Results) -> dict[str, Grid]:
+def contents(found: Results) -> dict[str, TextTable]:
   """All tables: name of the file, without its ending -> its table."""
   made = {'forgotten': _attacks(found, 'forget')}
   if any(row['points'] == 'retain' for row in found['rows']):

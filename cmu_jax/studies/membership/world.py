@@ -16,15 +16,14 @@ from cmu_jax.core import errors, rng
 from cmu_jax.core.types import (
   Batch,
   Dataset,
-  Given,
   InputStep,
+  MethodInputs,
   Model,
   PRNGKey,
   Variables,
 )
 from cmu_jax.data import splits
-from cmu_jax.studies.engine import catalogue, world
-from cmu_jax.studies.engine import settings as settings_lib
+from cmu_jax.studies.engine import binding, catalogue, recipes
 from cmu_jax.studies.membership import settings
 from cmu_jax.training import descent
 
@@ -56,9 +55,9 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
     UserError: bad data or settings, in one line.
   """
   settings.check(config)
-  dataset = world.load(config).dataset
-  inputs = world.pixels(config.input, dataset, None)
-  model = world.network(config.model, dataset, inputs)
+  dataset = binding.load(config).dataset
+  inputs = binding.pixels(config.input, dataset, None)
+  model = binding.network(config.model, dataset, inputs)
   whole = Batch(
     jnp.concatenate([dataset.train.image, dataset.test.image]),
     jnp.concatenate([dataset.train.label, dataset.test.label]),
@@ -84,7 +83,7 @@ def forget(
 ) -> Bool[np.ndarray, 'k n']:
   """`count` of the points of each network, drawn at random."""
   draw = lambda i: np.asarray(
-    jax.random.permutation(rng.named(key, i), inside.shape[1])
+    jax.random.permutation(rng.fold_in(key, i), inside.shape[1])
   )
   order = np.stack([draw(i) for i in range(len(inside))])
   # Members first, in a random order; the others never come.
@@ -97,7 +96,7 @@ def audited(place: Place) -> Bool[np.ndarray, 's n']:
   size = place.pool.label.shape[0]
   return np.stack(
     [
-      shadow.membership(rng.named(seed, 'members'), 2, size)[0]
+      shadow.assign_halves(rng.fold_in(seed, 'members'), 2, size)[0]
       for seed in place.config.seeds
     ]
   )
@@ -132,12 +131,12 @@ def train(
   rows = int(inside.sum(axis=1).max())
   signal = config.rmia.signal
   return shadow.train(
-    rng.named(0, name),
+    rng.fold_in(0, name),
     place.model,
     place.pool,
     inside,
-    shadow.Fit(
-      place.inputs, **settings_lib.fit_options(config.train, rows, 'train')
+    shadow.ShadowTraining(
+      place.inputs, **recipes.fit_options(config.train, rows, 'train')
     ),
     signals={
       signal: audits.SIGNALS[signal],
@@ -149,12 +148,12 @@ def train(
     unlearn=unlearner(place, method) if method else None,
     plan=shadow.Plan(
       group=config.group,
-      budget=int(config.memory * 2**30),
-      seconds=config.checkpoint_seconds,
+      memory_bytes=int(config.memory * 2**30),
+      save_seconds=config.checkpoint_seconds,
       folder=place.folder,
       address=_address(place, ''),
       method=_address(place, method) if method else '',
-      images=config.evaluate.batch_size,
+      images_at_once=config.evaluate.batch_size,
       title=f'{name}, then {method}' if method else name,
     ),
   )
@@ -194,11 +193,11 @@ def unlearner(place: Place, method: str) -> shadow.Unlearn:
     for part in made.needs:
       rows = sets[part]
       known = part == 'forget'
-      parts[part] = descent.gathered(place.pool, rows, rows.size, known)
-    given = Given(**parts)
-    prepared = made.prepare(rng.named(key, 'prepare'), variables, given)
+      parts[part] = descent.gather_samples(place.pool, rows, rows.size, known)
+    given = MethodInputs(**parts)
+    prepared = made.prepare(rng.fold_in(key, 'prepare'), variables, given)
     point = made.grid[0]
-    solve_key = rng.named(key, 'solve')
+    solve_key = rng.fold_in(key, 'solve')
     return made.solve(solve_key, variables, given, prepared, point)[0]
 
   return unlearn

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib import figure
 
 from cmu_jax.report import style
-from cmu_jax.report.rows import Results
-from cmu_jax.studies.cuts.figures import Drawn
+from cmu_jax.report.frame import Results
+from cmu_jax.report.style import ReportFigure
 from cmu_jax.studies.negation import tables
 
 CAPTIONS = {
@@ -45,8 +45,8 @@ def strengths(results: Results) -> figure.Figure | None:
   return made
 
 
-def draw(results: Results, label: str) -> Iterator[Drawn]:
+def draw(results: Results, label: str) -> Iterator[ReportFigure]:
   """The figures, one by one; the label of the verdict is not on them."""
   del label
-  with style.settings():
-    yield Drawn('strengths', strengths(results))
+  with style.context():
+    yield ReportFigure('strengths', strengths(results))

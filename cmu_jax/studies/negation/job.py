@@ -15,7 +15,7 @@ def collect(place: Place, found: sweep.Found) -> Info:
   """What results.json holds."""
   config: Any = place.config
   return {
-    **provenance.header(config, found.done),
+    **provenance.results_header(config, found.done),
     'control': place.control.data.name,
     'sizes': {
       one.data.name: [

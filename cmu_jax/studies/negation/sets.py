@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 
 from cmu_jax.core import errors
 from cmu_jax.core.types import Batch
-from cmu_jax.data.sources import tfds_sample
-from cmu_jax.data.sources.source import Options, every_fifth
+from cmu_jax.data.sources import tfds
+from cmu_jax.data.sources.common import SourceOptions, every_fifth
 from cmu_jax.networks import clip
-from cmu_jax.networks.clip import preprocess, templates
+from cmu_jax.networks.clip import preprocess, prompts
 
 _TEST = ('test', 'validation', 'val')
 # Sets whose test split has no labels.
@@ -63,7 +63,7 @@ def load(
   Raises:
     UserError: the set is absent, broken or too small.
   """
-  found = tfds_sample.opened(name, Options(config.data_dir, config.download))
+  found = tfds.open_set(name, SourceOptions(config.data_dir, config.download))
   control = name == config.dataset
   split, train, test = _positions(found)
   held = min(int(config.validation.share * len(train)), config.validation.most)
@@ -79,7 +79,7 @@ def load(
   )
   read = _reader(found, sizes)
   some = lambda where, rows: Batch(
-    *map(jnp.asarray, tfds_sample.some(found, where, np.sort(rows), read))
+    *map(jnp.asarray, tfds.read_images(found, where, np.sort(rows), read))
   )
   return Set(
     name,
@@ -87,13 +87,15 @@ def load(
     some('train', parts[0]),
     some(split, test[: most or len(test)]),
     found.class_names,
-    templates.IMAGENET[:1] if extra else templates.of(name.rpartition('/')[2]),
+    prompts.IMAGENET[:1]
+    if extra
+    else prompts.for_dataset(name.rpartition('/')[2]),
     some('train', parts[2]) if extra else None,
   )
 
 
 def _positions(
-  found: tfds_sample.Opened,
+  found: tfds.TfdsSet,
 ) -> tuple[str, Int[np.ndarray, 'n'], Int[np.ndarray, 'm']]:
   """The test split, and random orders of training and test images."""
   errors.check(
@@ -111,13 +113,13 @@ def _positions(
   return 'train', shuffled[~test], shuffled[test]
 
 
-def _reader(found: tfds_sample.Opened, sizes: clip.Sizes) -> Any:
+def _reader(found: tfds.TfdsSet, sizes: clip.Sizes) -> Any:
   """Pictures as they are where all are small squares, else as CLIP's."""
   height, width = found.keys.shape[:2]
   small = height == width and height is not None and height <= _SMALL
   if small and sizes.image_size > _SMALL:
     return _colours
-  return functools.partial(preprocess.pixels, side=sizes.image_size)
+  return functools.partial(preprocess.crop_centre, side=sizes.image_size)
 
 
 def _colours(picture: PIL.Image.Image) -> np.ndarray:

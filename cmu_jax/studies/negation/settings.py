@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cmu_jax.core import errors
-from cmu_jax.studies.engine import checks, clip_start, settings
+from cmu_jax.studies.engine import checks, clip_start, recipes
 
 METHODS = ('task_vector', 'uniform', 'negmerge')
 # Data sets by their TFDS names, and passes over them (arXiv 2212.04089).
@@ -47,7 +47,7 @@ def base(name: str) -> ConfigDict:
   Sources: arXiv 2212.04089 (fine-tuning, splits, the 95 % rule), 2410.05583
   (merging by agreement of signs).
   """
-  found = settings.source()
+  found = recipes.source()
   del found['image_size']
   return ConfigDict(
     dict(
@@ -62,7 +62,7 @@ def base(name: str) -> ConfigDict:
       epochs=tuple(FORGET.values()),  # of each set to forget; () for `train`
       control_limit=10000,  # test images of the control set; 0 for all
       model=clip_start.settings('clip-vit-b32'),
-      train=settings.training(
+      train=recipes.training(
         batch_size=128,
         weight_decay=0.1,
         learning_rate=1e-5,
@@ -130,7 +130,7 @@ def check(config: Any) -> None:
   for position in range(len(config.forget)):
     for seed in range(max(1, len(config.ways))):
       found = training(config, position, seed)
-      settings.fit_options(found, 10**4, 'train')
+      recipes.fit_options(found, 10**4, 'train')
 
 
 def training(config: Any, position: int, seed: int) -> ConfigDict:
@@ -168,7 +168,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
   config.model = clip_start.settings('clip', width=64)
   config.pretrain = {**clip_start.pretrain(), 'steps': 400, 'images': 10000}
   config.evaluate.batch_size = 100
-  config.train = settings.training(
+  config.train = recipes.training(
     steps=40, batch_size=64, learning_rate=3e-4, weight_decay=0.1
   )
   config.lambdas = 6

@@ -3,14 +3,14 @@
 import os
 import pathlib
 
-from cmu_jax.report import frame, rows
-from cmu_jax.report.rows import Results
+from cmu_jax.report import frame
+from cmu_jax.report.frame import Results
 from cmu_jax.studies.negation import figures, tables, verdict
 
 
 def _read(workdir: os.PathLike | str) -> Results:
   parts = {'rows': ('method', 'forget_set'), 'curves': ('method', 'forget_set')}
-  return rows.read(workdir, 'negation', {'control': str}, parts)
+  return frame.read_results(workdir, 'negation', {'control': str}, parts)
 
 
 REPORT = frame.Report(

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from cmu_jax.core import config as config_lib
-from cmu_jax.core import provenance, records, rng, store
+from cmu_jax.core import provenance, rng, store
 from cmu_jax.core.types import Batch, Info, Variables
 from cmu_jax.methods import task_vectors
 from cmu_jax.studies.negation import settings, world
@@ -81,7 +81,7 @@ def _trained_by(place: Place, position: int, seeds: Sequence[int]) -> Info:
     'head': provenance.digest(*jax.tree.leaves(task.start.batch_stats)),
     'train': [
       [
-        config_lib.plain(settings.training(config, position, s), 'train'),
+        config_lib.to_json(settings.training(config, position, s), 'train'),
         settings.padding(config, s),
       ]
       for s in seeds
@@ -118,13 +118,15 @@ def tuned(place: Place, position: int, seed: int) -> Variables:
   size = batch.label.shape[0]
   optimizer, options = world.optimiser(config, position, size, seed)
   fitted = train.fit(
-    rng.named(seed, 'tune', task.data.name),
+    rng.fold_in(seed, 'tune', task.data.name),
     task.model,
     task.start,
     batch,
     optimizer=optimizer,
     inputs=world.augmented(config, seed),
-    checkpoint=store.saving(place.folder, name, config.checkpoint_seconds),
+    checkpoint=store.npz_checkpoint(
+      place.folder, name, config.checkpoint_seconds
+    ),
     title=f'{task.data.name}, seed {seed}',
     **options,
   )
@@ -171,12 +173,12 @@ def _cell(place: Place, cell: Cell) -> Info:
     np.linspace(0, 1, config.lambdas),
     config.floor,
   )
-  after = build(sweep.chosen)
+  after = build(sweep.strength)
   row = {
     'forget_set': task.data.name,
     'method': cell.method,
     'seed': cell.seed,
-    'strength': sweep.chosen,
+    'strength': sweep.strength,
     'feasible': sweep.feasible,
     'tuned_accuracy': see(task, build(-1.0), 'test'),
     'forget_accuracy_before': see(task, start, 'test'),
@@ -209,12 +211,12 @@ def run(place: Place, minutes: float | None) -> Found:
   cells, found = todo(place.config), []
   for cell in cells:
     name = _address(place, cell)
-    record = records.read(place.folder, name)
+    record = store.read_record(place.folder, name)
     if record is None and deadline is not None and time.monotonic() > deadline:
       continue
     if record is None:
       record = _cell(place, cell)
-      records.write(place.folder, name, record)
+      store.write_record(place.folder, name, record)
     found.append(record)
     row = record['row']
     print(

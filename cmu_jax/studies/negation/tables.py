@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from cmu_jax.report.grids import Grid
-from cmu_jax.report.rows import Results
+from cmu_jax.report.frame import Results
+from cmu_jax.report.text_tables import TextTable
 
 NAMES = {
   'task_vector': 'a task vector',
@@ -60,7 +60,7 @@ def lines(results: Results) -> list[tuple[str, ...]]:
   return rows
 
 
-def contents(results: Results) -> dict[str, Grid]:
+def contents(results: Results) -> dict[str, TextTable]:
   """All tables: name of the file, without its ending -> its table."""
   rows = tuple(lines(results))
-  return {'summary': Grid('Before and after', (_NOTE,), _HEAD, rows)}
+  return {'summary': TextTable('Before and after', (_NOTE,), _HEAD, rows)}

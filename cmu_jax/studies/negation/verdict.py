@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from cmu_jax.report.frame import UNFINISHED, Verdict
-from cmu_jax.report.rows import Results
+from cmu_jax.report.frame import UNFINISHED, Results, Verdict
 from cmu_jax.studies.negation import tables
 
 

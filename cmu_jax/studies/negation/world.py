@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 
 from cmu_jax.core import errors, provenance, rng
 from cmu_jax.core.types import Batch, InputStep, Model, Variables
-from cmu_jax.data import inputs
-from cmu_jax.networks import clip, zero_shot
-from cmu_jax.networks.clip import heads, preprocess
-from cmu_jax.studies.engine import settings as settings_lib
+from cmu_jax.data import input_step
+from cmu_jax.networks import clip
+from cmu_jax.networks.clip import heads, preprocess, zero_shot
+from cmu_jax.studies.engine import recipes
 from cmu_jax.studies.negation import sets, settings
 from cmu_jax.studies.negation.sets import Set
 from cmu_jax.training import small_clip
@@ -62,7 +62,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
     UserError: bad data, weights or settings, in one line.
   """
   settings.check(config)
-  step = inputs.make(preprocess.MEAN, preprocess.STD)
+  step = input_step.make(preprocess.MEAN, preprocess.STD)
   if config.model.weights:
     found = clip.load(config.model.weights, config.model.name)
     data = [sets.load(config, name, found.sizes) for name in _names(config)]
@@ -85,7 +85,7 @@ def optimiser(
 ) -> tuple[optax.GradientTransformation, dict[str, Any]]:
   """The fine-tuning of the set at a position: optimiser, steps, batch size."""
   part = settings.training(config, position, seed)
-  options = settings_lib.fit_options(part, size, 'train')
+  options = recipes.fit_options(part, size, 'train')
   made = options.pop('optimizer')
   if config.clip_norm:
     made = optax.chain(optax.clip_by_global_norm(config.clip_norm), made)
@@ -100,7 +100,7 @@ def augmented(config: ConfigDict, seed: int) -> InputStep:
 @functools.cache
 def _padded(pad: int) -> InputStep:
   """One object for each padding, so that seeds share compilations."""
-  return inputs.make(preprocess.MEAN, preprocess.STD, pad=pad)
+  return input_step.make(preprocess.MEAN, preprocess.STD, pad=pad)
 
 
 def _names(config: ConfigDict) -> tuple[str, ...]:
@@ -108,16 +108,16 @@ def _names(config: ConfigDict) -> tuple[str, ...]:
 
 
 def _task(
-  config: ConfigDict, found: clip.Loaded, data: Set, kept: pathlib.Path
+  config: ConfigDict, found: clip.LoadedClip, data: Set, kept: pathlib.Path
 ) -> Task:
-  head = heads.kept(kept, found, data.class_names, data.sentences)
+  head = heads.read_or_make(kept, found, data.class_names, data.sentences)
   model = zero_shot.model(
     found.sizes, len(data.class_names), config.model.dtype
   )
   return Task(data, model, zero_shot.variables(found.variables, head.kernel))
 
 
-def _small(config: ConfigDict) -> tuple[clip.Loaded, list[Set]]:
+def _small(config: ConfigDict) -> tuple[clip.LoadedClip, list[Set]]:
   """A small CLIP that knows all sets, trained on images that are left out.
 
   Raises:
@@ -129,30 +129,32 @@ def _small(config: ConfigDict) -> tuple[clip.Loaded, list[Set]]:
     'which weights? give --config.model.weights=model.safetensors, a CLIP of '
     'yours, or try :smoke, which trains a small one',
   )
-  of = small_clip.sizes(32, asked.patch, config.model.width, asked.depth)
+  of = small_clip.small_sizes(32, asked.patch, config.model.width, asked.depth)
   names = _names(config)
   shares = (asked.images, *[asked.images // 4] * len(config.forget))
   data = [
     sets.load(config, name, of, extra)
     for name, extra in zip(names, shares, strict=True)
   ]
-  found = small_clip.fit(
-    rng.named(0, 'small_clip'),
+  found = small_clip.train_small_clip(
+    rng.fold_in(0, 'small_clip'),
     of,
     _together(data),
-    inputs.make(preprocess.MEAN, preprocess.STD, pad=2),
+    input_step.make(preprocess.MEAN, preprocess.STD, pad=2),
     steps=asked.steps,
     learning_rate=asked.learning_rate,
   )
-  plain = inputs.make(preprocess.MEAN, preprocess.STD)
+  plain = input_step.make(preprocess.MEAN, preprocess.STD)
   for one in data:
-    seen = small_clip.Captioned(one.validation, one.class_names, one.sentences)
-    reached = small_clip.good_enough(found, seen, plain, asked.times_chance)
+    seen = small_clip.CaptionedImages(
+      one.validation, one.class_names, one.sentences
+    )
+    reached = small_clip.check_accuracy(found, seen, plain, asked.times_chance)
     print(f'small CLIP: {reached:.1%} on unseen images of {one.name}')
   return found, data
 
 
-def _together(data: list[Set]) -> small_clip.Captioned:
+def _together(data: list[Set]) -> small_clip.CaptionedImages:
   """The images of all sets, and all their classes."""
   rests: list[Any] = [one.rest for one in data]
   first = np.cumsum([0, *(len(one.class_names) for one in data)])
@@ -161,4 +163,4 @@ def _together(data: list[Set]) -> small_clip.Captioned:
     jnp.concatenate([r.image for r in rests]), jnp.concatenate(label)
   )
   names = tuple(name for one in data for name in one.class_names)
-  return small_clip.Captioned(batch, names, data[0].sentences)
+  return small_clip.CaptionedImages(batch, names, data[0].sentences)

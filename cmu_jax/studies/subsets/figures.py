@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib import figure
 
 from cmu_jax.report import style
-from cmu_jax.report.rows import Results
-from cmu_jax.studies.cuts.figures import Drawn
-from cmu_jax.studies.engine import distance
+from cmu_jax.report.frame import Results
+from cmu_jax.report.style import ReportFigure
+from cmu_jax.studies.engine import gaps as gaps_lib
 from cmu_jax.studies.subsets import load, tables
 
 _PARTS = ('UA', 'RA', 'TA', 'attack')
@@ -67,7 +67,7 @@ def gaps(found: Results, label: str) -> figure.Figure | None:
 def attacks(found: Results) -> figure.Figure | None:
   """The attack of the gap on every run by method; None without any."""
   name = found['config']['attack']
-  column = distance.ATTACKS[name]
+  column = gaps_lib.ATTACKS[name]
   values = {
     m: [100 * r[column] for r in load.rows(found, m) if r.get(column)]
     for m in found['methods']
@@ -108,17 +108,17 @@ def in_turn(found: Results) -> figure.Figure | None:
   return made
 
 
-def draw(found: Results, label: str) -> Iterator[Drawn]:
+def draw(found: Results, label: str) -> Iterator[ReportFigure]:
   """The figures one by one.
 
   Args:
     found: checked contents of results.json, of an unfinished run too.
     label: the verdict.
   """
-  with style.settings():
+  with style.context():
     for name, made in (
       ('gaps', gaps(found, label)),
       ('attacks', attacks(found)),
       ('requests', in_turn(found)),
     ):
-      yield Drawn(name, made)
+      yield ReportFigure(name, made)

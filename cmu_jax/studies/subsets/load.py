@@ -2,9 +2,9 @@
 
 import os
 
-from cmu_jax.report import rows as lists
-from cmu_jax.report.rows import Results
-from cmu_jax.studies.engine.distance import Row
+from cmu_jax.report import frame
+from cmu_jax.report.frame import Results
+from cmu_jax.studies.engine.gaps import Row
 
 _REQUIRED = {
   'train_size': int,
@@ -22,7 +22,7 @@ def results(workdir: os.PathLike | str) -> Results:
     UserError: it is missing, broken or not that of such a run.
   """
   parts = dict.fromkeys(('rows', 'requests', 'tuning'), _ROW)
-  return lists.read(workdir, 'forgetting', _REQUIRED, parts)
+  return frame.read_results(workdir, 'forgetting', _REQUIRED, parts)
 
 
 def rows(found: Results, method: str) -> list[Row]:

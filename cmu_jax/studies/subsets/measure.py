@@ -62,7 +62,7 @@ def look(place: Place, variables: Variables) -> Float[np.ndarray, 'n k']:
 
 @functools.cache
 def _compiled(name: str) -> Callable:
-  return jit.once(audits.SIGNALS[name])
+  return jit.compile_cheaply(audits.SIGNALS[name])
 
 
 def signal(
@@ -132,7 +132,7 @@ def mis(place: Place, chance: Float[np.ndarray, 'n'], where: Groups) -> float:
   forget, retain, test = (chance[part] for part in where)
   most = place.config.evaluate.mis_points or None
   return audits.confidence_attack(
-    rng.named(0, 'mis'), retain, test, forget, most
+    rng.fold_in(0, 'mis'), retain, test, forget, most
   )
 
 
@@ -164,7 +164,7 @@ def values(
   hit = logits.argmax(axis=1) == np.asarray(place.pool.label)
   confidence = signal(place, 'logit_confidence', logits)
   found = audits.evaluate(
-    rng.named(0, 'bootstrap'),
+    rng.fold_in(0, 'bootstrap'),
     confidence[where.forget],
     confidence[where.test],
     replicates=place.config.evaluate.replicates,

@@ -6,7 +6,7 @@ from cmu_jax import audits
 from cmu_jax.audits import shadow
 from cmu_jax.core import rng
 from cmu_jax.studies.engine import bounds
-from cmu_jax.studies.subsets import cells
+from cmu_jax.studies.subsets import addresses
 from cmu_jax.studies.subsets.measure import References
 from cmu_jax.studies.subsets.world import Place
 
@@ -16,8 +16,8 @@ def references(place: Place) -> References | None:
   config = place.config
   if not config.references:
     return None
-  key, size = rng.named(0, 'references'), place.pool.label.shape[0]
-  inside = shadow.membership(key, config.references, size)
+  key, size = rng.fold_in(0, 'references'), place.pool.label.shape[0]
+  inside = shadow.assign_halves(key, config.references, size)
   options = bounds.training(config, place.bounded, size - size // 2)
   name = config.rmia.signal
   found = shadow.train(
@@ -25,16 +25,16 @@ def references(place: Place) -> References | None:
     place.model,
     place.pool,
     inside,
-    shadow.Fit(place.inputs, **options),
+    shadow.ShadowTraining(place.inputs, **options),
     signals={name: audits.SIGNALS[name]},
     plan=shadow.Plan(
       group=config.reference_group,
-      seconds=config.checkpoint_seconds,
+      save_seconds=config.checkpoint_seconds,
       folder=place.folder,
-      address=cells.trained(place, 'reference'),
+      address=addresses.trained(place, 'reference'),
       # One after another: side by side, every step would clip all of them.
-      how='map' if place.bounded else None,
-      images=config.evaluate.batch_size,
+      strategy='map' if place.bounded else None,
+      images_at_once=config.evaluate.batch_size,
       title='references',
     ),
   )

@@ -14,9 +14,9 @@ from jaxtyping import Int
 
 from cmu_jax.core import progress, rng
 from cmu_jax.core.types import Info, Variables
-from cmu_jax.methods import continuous
-from cmu_jax.studies.subsets import cells, measure, sweep
-from cmu_jax.studies.subsets.cells import Cell
+from cmu_jax.methods import wrappers
+from cmu_jax.studies.subsets import addresses, measure, sweep
+from cmu_jax.studies.subsets.addresses import Cell
 from cmu_jax.studies.subsets.sweep import Run
 from cmu_jax.studies.subsets.world import Place
 
@@ -36,7 +36,9 @@ def draw(config: Any, seed: int, size: int) -> Int[np.ndarray, 'r m']:
     size: |D|.
   """
   count, each = config.requests, max(1, round(config.request_share * size))
-  order = np.asarray(jax.random.permutation(rng.named(seed, 'requests'), size))
+  order = np.asarray(
+    jax.random.permutation(rng.fold_in(seed, 'requests'), size)
+  )
   return np.sort(order[: count * each].reshape(count, each), axis=1)
 
 
@@ -49,8 +51,8 @@ def _networks(
   if cell.method not in kinds:
     return [start] * len(index)
   method, anew = kinds[cell.method]
-  found = continuous.continuous(
-    rng.named(0, 'requests', *map(str, cell)),
+  found = wrappers.unlearn_continuously(
+    rng.fold_in(0, 'requests', *map(str, cell)),
     run.place.methods[method],
     start,
     run.place.dataset.train,
@@ -109,12 +111,12 @@ def requests(
   names = {'none': {}, **{n: chosen.get(m) for n, m, _ in KINDS}}
   pairs = sweep.reported(config)
   total = len(pairs) * len(names)
-  with progress.bar('requests', total, 'cells') as advance, progress.muted():
+  with progress.bar('requests', total, 'cells') as advance, progress.mute():
     for pair, (name, hyper) in itertools.product(pairs, names.items()):
       rows = None
       if hyper is not None:
         cell, index = Cell(*pair, name, 0), draw(config, pair[1], size)
-        at = cells.cell(place, cell, _points(place, hyper))
+        at = addresses.cell(place, cell, _points(place, hyper))
         compute = functools.partial(_rows, run, cell, hyper, index)
         rows = sweep.kept(run, at, cell, compute)
         found += [(cell, row) for row in rows or ()]

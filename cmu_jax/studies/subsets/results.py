@@ -6,7 +6,7 @@ from cmu_jax.core import provenance
 from cmu_jax.core.types import Info
 from cmu_jax.studies.engine import catalogue
 from cmu_jax.studies.subsets import world
-from cmu_jax.studies.subsets.cells import Cell
+from cmu_jax.studies.subsets.addresses import Cell
 from cmu_jax.studies.subsets.sweep import Found
 from cmu_jax.studies.subsets.world import Place
 
@@ -39,7 +39,7 @@ def collect(
   config: Any = place.config
   size = int(place.dataset.train.label.shape[0])
   return {
-    **provenance.header(config, found.done),
+    **provenance.results_header(config, found.done),
     'class_names': list(place.dataset.class_names),
     'train_size': size,
     'test_size': int(place.dataset.test.label.shape[0]),

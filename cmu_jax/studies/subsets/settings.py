@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from cmu_jax import audits
 from cmu_jax.core import errors
-from cmu_jax.studies.engine import catalogue, checks, distance, settings
+from cmu_jax.studies.engine import catalogue, checks, gaps, recipes
 
 _TRAININGS = ('train', 'unlearn')
 _RATES = (0.1, 0.05, 0.01, 5e-3, 1e-3, 1e-4, 1e-5)
@@ -22,10 +22,10 @@ def trainings() -> dict[str, Any]:
     factor=0.1,
   )
   return dict(
-    train=settings.training(
+    train=recipes.training(
       epochs=200, learning_rate=0.1, milestones=(40, 80, 120, 160), **recipe
     ),  # the original, Retrain and the references
-    unlearn=settings.training(
+    unlearn=recipes.training(
       epochs=10, learning_rate=1.0, milestones=(5,), **recipe
     ),  # the rate multiplies each of `learning_rates`
   )
@@ -41,7 +41,7 @@ def base(name: str) -> ConfigDict:
       name=name,
       task='forgetting',
       smoke=False,  # shrunk: every stage runs, nothing is evidence
-      **settings.source(),
+      **recipes.source(),
       seeds=(0, 1, 2),  # of the original networks
       forget_seeds=(0, 1, 2),  # of the forget sets that are reported
       tuning_seeds=(100,),  # of those that learning rates are chosen on
@@ -65,7 +65,7 @@ def base(name: str) -> ConfigDict:
         gamma=2.0,
       ),
       model=dict(name='resnet18', width=64, dtype='float32'),
-      input=settings.pixels(mean=(0.0,), std=(1.0,)),
+      input=recipes.pixels(mean=(0.0,), std=(1.0,)),
       **trainings(),
       evaluate=dict(
         batch_size=1024,
@@ -140,7 +140,7 @@ def check(config: ConfigDict) -> None:
   checks.model(config.model)
   checks.names('methods', config.methods, catalogue.ENTRIES)
   _transferred(config)
-  checks.names('attack', config.attack, distance.ATTACKS)
+  checks.names('attack', config.attack, gaps.ATTACKS)
   checks.names('rmia.signal', config.rmia.signal, audits.PROBABILITIES)
   errors.check(
     config.learning_rates and all(rate > 0 for rate in config.learning_rates),
@@ -158,7 +158,7 @@ def check(config: ConfigDict) -> None:
   _references(config)
   _requests(config)
   for part in _TRAININGS:
-    settings.fit_options(config[part], 1, part)
+    recipes.fit_options(config[part], 1, part)
 
 
 def ablation(config: ConfigDict) -> ConfigDict:

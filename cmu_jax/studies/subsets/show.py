@@ -4,7 +4,7 @@ import os
 import pathlib
 
 from cmu_jax.report import frame, page
-from cmu_jax.report.rows import Results
+from cmu_jax.report.frame import Results
 from cmu_jax.studies.subsets import figures, load, tables, verdict
 
 _GLOSSARY = {

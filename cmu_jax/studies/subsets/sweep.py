@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from cmu_jax.core import jit, progress, records, rng, store
-from cmu_jax.core.types import Given, Info, Method, PRNGKey, Variables
-from cmu_jax.studies.engine import bounds, distance
-from cmu_jax.studies.subsets import cells, measure, references, world
-from cmu_jax.studies.subsets.cells import Cell
+from cmu_jax.core import jit, progress, rng, store
+from cmu_jax.core.types import Info, Method, MethodInputs, PRNGKey, Variables
+from cmu_jax.studies.engine import bounds, gaps
+from cmu_jax.studies.subsets import addresses, measure, references, world
+from cmu_jax.studies.subsets.addresses import Cell
 from cmu_jax.studies.subsets.measure import References
 from cmu_jax.studies.subsets.world import Place
 from cmu_jax.training import train
@@ -46,28 +46,30 @@ class Run(NamedTuple):
 
 def original(place: Place, seed: int) -> Variables:
   """The network as trained on D, from its file if it is done."""
-  config, key = place.config, rng.named(seed, 'original')
-  name = cells.trained(place, f'original {seed}')
+  config, key = place.config, rng.fold_in(seed, 'original')
+  name = addresses.trained(place, f'original {seed}')
   image = place.inputs.eval(place.pool.image[:1], None)
-  start = jit.once(place.model.init)(rng.named(key, 'init'), image)
-  kept: Any = store.saving(place.folder, f'whole{name}', 0.0)
+  start = jit.compile_cheaply(place.model.init)(rng.fold_in(key, 'init'), image)
+  kept: Any = store.npz_checkpoint(place.folder, f'whole{name}', 0.0)
   found = kept.restore(start)
   if found is not None:
     return found[0]
   batch = place.dataset.train
   fitted = train.fit(
-    rng.named(key, 'train'),
+    rng.fold_in(key, 'train'),
     place.model,
     start,
     batch,
     inputs=place.inputs,
-    checkpoint=store.saving(place.folder, name, config.checkpoint_seconds),
+    checkpoint=store.npz_checkpoint(
+      place.folder, name, config.checkpoint_seconds
+    ),
     title=f'original, seed {seed}',
     **bounds.training(config, place.bounded, batch.label.shape[0]),
   )
   kept.save(fitted.variables, 0)
   # The optimiser's state is as large as the network, and done with.
-  store.drop(place.folder, name)
+  store.remove_checkpoint(place.folder, name)
   return fitted.variables
 
 
@@ -80,7 +82,7 @@ def solved(
   key: PRNGKey,
   method: Method,
   variables: Variables,
-  given: Given,
+  given: MethodInputs,
   points: Points,
   seen: Callable[[Variables], Info],
   source: Variables | None = None,
@@ -102,7 +104,7 @@ def solved(
   """
   began = time.monotonic()
   base = variables if source is None else source
-  prepared = method.prepare(rng.named(key, 'prepare'), base, given)
+  prepared = method.prepare(rng.fold_in(key, 'prepare'), base, given)
   jax.block_until_ready(jax.tree.leaves(prepared))
   shared, rows = time.monotonic() - began, []
   for hyper in points:
@@ -110,7 +112,7 @@ def solved(
     row: Info = {'hyper': hyper, 'diverged': False, **NO_COST}
     try:
       found, info = method.solve(
-        rng.named(key, 'solve'), variables, given, prepared, hyper
+        rng.fold_in(key, 'solve'), variables, given, prepared, hyper
       )
       row['gradient_evaluations'] = info['gradient_evaluations']
       row |= seen(found)
@@ -136,7 +138,7 @@ def _solved(run: Run, cell: Cell, points: Points) -> list[Info]:
     return [{'hyper': {}, 'diverged': False, **NO_COST, **seen(variables)}]
   method = place.methods[cell.method]
   given = world.give(place.dataset.train, forget, method.needs)
-  key, other = rng.named(0, *map(str, cell)), cells.donor(place, cell)
+  key, other = rng.fold_in(0, *map(str, cell)), addresses.donor(place, cell)
   source = None if other is None else run.original(other)
   return solved(key, method, variables, given, points, seen, source)
 
@@ -155,19 +157,21 @@ def kept(
   Returns:
     None if they are not there and the time is up.
   """
-  record = records.read(run.place.folder, name)
+  record = store.read_record(run.place.folder, name)
   if record is not None:
     return record['rows']
   if run.deadline is not None and time.monotonic() > run.deadline:
     return None
   rows = compute()
-  records.write(run.place.folder, name, {'cell': cell._asdict(), 'rows': rows})
+  store.write_record(
+    run.place.folder, name, {'cell': cell._asdict(), 'rows': rows}
+  )
   return rows
 
 
 def _todo(run: Run, cell: Cell, points: Points) -> list[Info] | None:
   """The rows of a cell, one a point of a grid; None if the time is up."""
-  name = cells.cell(run.place, cell, points)
+  name = addresses.cell(run.place, cell, points)
   return kept(run, name, cell, lambda: _solved(run, cell, points))
 
 
@@ -226,7 +230,7 @@ def chosen(
     found.append((Cell(*pair, method, 0), rows))
     best += retrained
   by_point = list(zip(*(rows for _, rows in found), strict=True))
-  at = distance.choose(by_point, best, place.config.attack)
+  at = gaps.choose(by_point, best, place.config.attack)
   return grid[at], found
 
 
@@ -256,7 +260,7 @@ def run(begun: Run) -> Found:
   _train(begun, pairs)
   with (
     progress.bar('forgetting', total, 'trainings') as advance,
-    progress.muted(),
+    progress.mute(),
   ):
     for method in methods:
       hyper, grids = chosen(begun, method, advance)

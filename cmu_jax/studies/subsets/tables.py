@@ -1,9 +1,9 @@
 """What a run measured, as tables in the layout of AMUN's Tables 1 and 2."""
 
-from cmu_jax.report import grids, stats
-from cmu_jax.report.grids import Grid
-from cmu_jax.report.rows import Results
-from cmu_jax.studies.engine import distance
+from cmu_jax.report import stats, text_tables
+from cmu_jax.report.frame import Results
+from cmu_jax.report.text_tables import TextTable
+from cmu_jax.studies.engine import gaps
 from cmu_jax.studies.subsets import load
 
 # Column -> heading; in points.
@@ -58,22 +58,22 @@ def _spread(found: Results, method: str, column: str) -> str:
   ]
   spread = stats.spread(values)
   if spread is None:
-    return grids.NONE
+    return text_tables.DASH
   std = '' if spread.std is None else f' ± {spread.std:.2f}'
   return f'{spread.mean:.2f}{std}'
 
 
-def gap(found: Results, method: str) -> distance.Gap | None:
+def gap(found: Results, method: str) -> gaps.Gap | None:
   """The gap of a method to Retrain."""
   attack = found['config']['attack']
   best = load.rows(found, 'retrain')
-  return distance.gap(load.rows(found, method), best, attack)
+  return gaps.gap(load.rows(found, method), best, attack)
 
 
 def _gap_cells(found: Results, method: str) -> tuple[str, str]:
   one = gap(found, method)
   if one is None:
-    return grids.NONE, grids.NONE
+    return text_tables.DASH, text_tables.DASH
   std = '' if one.std is None else f' ± {one.std:.2f}'
   return f'{one.of_means:.2f}', f'{one.of_runs:.2f}{std}'
 
@@ -105,7 +105,7 @@ def over(found: Results) -> str:
   )
 
 
-def main(found: Results, group: str) -> Grid:
+def main(found: Results, group: str) -> TextTable:
   """AMUN's Table 1 (with D_R) or 2 (without).
 
   Args:
@@ -123,7 +123,7 @@ def main(found: Results, group: str) -> Grid:
     for method in load.groups(found)[group]
   ]
   attack = ATTACKS[found['config']['attack']]
-  return Grid(
+  return TextTable(
     f'Forgetting {group}',
     (over(found), COLUMNS, f'{GAPS} The attack of the gap is {attack}.'),
     (
@@ -134,11 +134,11 @@ def main(found: Results, group: str) -> Grid:
       _SEEN,
     ),
     tuple(rows),
-    wide=1,
+    prose_columns=1,
   )
 
 
-def audits(found: Results) -> Grid:
+def audits(found: Results) -> TextTable:
   """Every attack by method, in points."""
   shown = _there(found, _AUDIT)
   rows = [
@@ -151,7 +151,9 @@ def audits(found: Results) -> Grid:
     'tied.'
   )
   head = ('method', *(_AUDIT[name] for name in shown))
-  return Grid('Attacks on membership', (over(found), note), head, tuple(rows))
+  return TextTable(
+    'Attacks on membership', (over(found), note), head, tuple(rows)
+  )
 
 
 def by_request(found: Results, method: str) -> dict[int, list[float]]:
@@ -164,7 +166,7 @@ def by_request(found: Results, method: str) -> dict[int, list[float]]:
   return held
 
 
-def in_turn(found: Results) -> Grid:
+def in_turn(found: Results) -> TextTable:
   """Requests one after another, by method."""
   methods = dict.fromkeys(row['method'] for row in found['requests'])
   held = {method: by_request(found, method) for method in methods}
@@ -172,7 +174,7 @@ def in_turn(found: Results) -> Grid:
   rows = []
   for method, values in held.items():
     cells = [stats.spread(values.get(i, [])) for i in numbers]
-    texts = [grids.NONE if c is None else f'{c.mean:.2f}' for c in cells]
+    texts = [text_tables.DASH if c is None else f'{c.mean:.2f}' for c in cells]
     rows.append((method, *texts))
   note = (
     'FR AUC minus FT AUC of the request at hand, in points, mean over runs: '
@@ -181,15 +183,15 @@ def in_turn(found: Results) -> Grid:
     'amun_adaptive from the network as it is by then. Nothing is tuned anew.'
   )
   head = ('method', *(f'request {i}' for i in numbers))
-  return Grid('Requests one after another', (note,), head, tuple(rows))
+  return TextTable('Requests one after another', (note,), head, tuple(rows))
 
 
 def _hyper(found: Results, method: str) -> str:
   chosen = found['methods'][method]['hyper']
-  return ' '.join(f'{k}={v:g}' for k, v in chosen.items()) or grids.NONE
+  return ' '.join(f'{k}={v:g}' for k, v in chosen.items()) or text_tables.DASH
 
 
-def choices(found: Results) -> Grid:
+def choices(found: Results) -> TextTable:
   """What each method does, its hyperparameters, and what they cost."""
   rows, bounded = [], any('largest_norm' in row for row in found['rows'])
   for method, facts in found['methods'].items():
@@ -204,9 +206,11 @@ def choices(found: Results) -> Grid:
         method,
         _hyper(found, method),
         str(len(tried) or 1),
-        grids.time(seconds.mean if seconds else None, False),
+        text_tables.time_text(seconds.mean if seconds else None, False),
         str(diverged),
-        *([f'{norm.mean:.2f}' if norm else grids.NONE] if bounded else []),
+        *(
+          [f'{norm.mean:.2f}' if norm else text_tables.DASH] if bounded else []
+        ),
         facts['says'],
       )
     )
@@ -220,14 +224,14 @@ def choices(found: Results) -> Grid:
     *(['largest norm'] if bounded else []),
     'does',
   )
-  return Grid('What was run', (note,), head, tuple(rows), wide=1)
+  return TextTable('What was run', (note,), head, tuple(rows), prose_columns=1)
 
 
 def _listed(seeds: list) -> str:
   return f'seed{"s" if len(seeds) > 1 else ""} {", ".join(map(str, seeds))}'
 
 
-def contents(found: Results) -> dict[str, Grid]:
+def contents(found: Results) -> dict[str, TextTable]:
   """All tables: name of the file, without its ending -> its table."""
   made = {
     group.replace(' ', '_'): main(found, group) for group in load.groups(found)

@@ -5,9 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cmu_jax.report import stats
-from cmu_jax.report.frame import UNFINISHED, Verdict
-from cmu_jax.report.rows import Results
-from cmu_jax.studies.engine import distance
+from cmu_jax.report.frame import UNFINISHED, Results, Verdict
+from cmu_jax.studies.engine import gaps
 from cmu_jax.studies.subsets import load, tables
 
 # As `audit.verdict` has it, which pages do not import: JAX comes with it.
@@ -35,7 +34,7 @@ def _by_run(found: Results, method: str) -> dict[tuple, float]:
   attack, best = found['config']['attack'], load.rows(found, 'retrain')
   held: dict[tuple, list[float]] = {}
   for row in load.rows(found, method):
-    one = distance.gap([row], best, attack)
+    one = gaps.gap([row], best, attack)
     if one is not None:
       held.setdefault((row['seed'], row['forget_seed']), []).append(one.of_runs)
   return {key: float(np.mean(values)) for key, values in held.items()}

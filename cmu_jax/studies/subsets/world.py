@@ -14,10 +14,17 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from cmu_jax.core import errors, records, rng
-from cmu_jax.core.types import Batch, Dataset, Given, InputStep, Method, Model
+from cmu_jax.core import errors, provenance, rng
+from cmu_jax.core.types import (
+  Batch,
+  Dataset,
+  InputStep,
+  Method,
+  MethodInputs,
+  Model,
+)
 from cmu_jax.data import corruption
-from cmu_jax.studies.engine import bounds, catalogue, world
+from cmu_jax.studies.engine import binding, bounds, catalogue
 from cmu_jax.studies.subsets import settings
 from cmu_jax.training import descent
 
@@ -76,7 +83,7 @@ def draw(config: ConfigDict, seed: int, size: int) -> Int[np.ndarray, 'm']:
   m = count(config, size)
   if config.published_indices:
     return np.sort(corruption.legacy_indices(seed, size, m))
-  order = jax.random.permutation(rng.named(seed, 'forget'), size)
+  order = jax.random.permutation(rng.fold_in(seed, 'forget'), size)
   return np.sort(np.asarray(order)[:m])
 
 
@@ -85,7 +92,7 @@ def give(
   forget: Int[np.ndarray, 'm'],
   needs: tuple[str, ...],
   capacity: catalogue.Sizes | None = None,
-) -> Given:
+) -> MethodInputs:
   """What a method that declared `needs` may see.
 
   Args:
@@ -104,8 +111,8 @@ def give(
   ):
     if name in needs:
       known = name == 'forget'
-      parts[name] = descent.gathered(train, rows, most, known)
-  return Given(**parts)
+      parts[name] = descent.gather_samples(train, rows, most, known)
+  return MethodInputs(**parts)
 
 
 def load(config: ConfigDict, folder: pathlib.Path) -> Place:
@@ -115,9 +122,9 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
     UserError: bad data or settings, in one line.
   """
   settings.check(config)
-  dataset = world.load(config).dataset
-  inputs = world.pixels(config.input, dataset, None)
-  model = world.network(config.model, dataset, inputs)
+  dataset = binding.load(config).dataset
+  inputs = binding.pixels(config.input, dataset, None)
+  model = binding.network(config.model, dataset, inputs)
   size = dataset.train.label.shape[0]
   m = count(config, size)
   sizes = catalogue.Sizes(size - m, m)
@@ -133,7 +140,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
     jnp.concatenate([dataset.train.image, dataset.test.image]),
     jnp.concatenate([dataset.train.label, dataset.test.label]),
   )
-  summed = records.data_sum(dataset)
+  summed = provenance.dataset_digest(dataset)
   return Place(
     config, folder, dataset, pool, model, inputs, methods, summed, bounded
   )

@@ -1,0 +1,163 @@
+"""The arrays of an audit, read from a file and checked against each other."""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from cmu_jax.core import errors
+from cmu_jax.data.sources import npz
+
+_SCORES = ('member_scores', 'other_scores')
+_TARGET = ('logits', 'labels', 'member')
+_REFERENCES = ('reference_logits', 'inside')
+_NAMES = (*_SCORES, *_TARGET, *_REFERENCES, 'population')
+
+
+class AuditPoints(NamedTuple):
+  """What is audited; arrays that were not given are None.
+
+  Attributes:
+    scores: of an attack of the user's, of members and of others.
+    logits: of the audited network, [n, k].
+    labels: [n].
+    member: which points are members, [n].
+    reference_logits: [K, n, k].
+    inside: which reference was trained on which point, [K, n].
+    population: RMIA's z, [n].
+    known: signals of the references, [K, n] each, in place of their logits.
+    judged: which points are audited, [n]; None for all.
+  """
+
+  scores: tuple[np.ndarray, np.ndarray] | None = None
+  logits: np.ndarray | None = None
+  labels: np.ndarray | None = None
+  member: np.ndarray | None = None
+  reference_logits: np.ndarray | None = None
+  inside: np.ndarray | None = None
+  population: np.ndarray | None = None
+  reference_signals: dict[str, np.ndarray] | None = None
+  audited: np.ndarray | None = None
+
+
+def read_points(path: str) -> AuditPoints:
+  """Reads an .npz of plain arrays.
+
+  Raises:
+    UserError: a file that cannot be read, a missing or unknown array, or one
+      whose shape, type or values do not fit.
+  """
+  found = npz.read_arrays(
+    pathlib.Path(path).expanduser(), 'see python -m cmu_jax audit --help'
+  )
+  for name in found:
+    if name not in _NAMES:
+      raise errors.unknown_name(f'array in {path}', name, _NAMES)
+  if any(name in found for name in _SCORES):
+    _check_present(path, found, _SCORES)
+    more = [name for name in found if name not in _SCORES]
+    errors.check(
+      not more,
+      f'{path} has scores and {", ".join(more)}: it is not clear which to '
+      'audit; leave out one of them',
+    )
+    first, second = (_check_scores(path, n, found[n]) for n in _SCORES)
+    return AuditPoints((first, second))
+  _check_present(path, found, _TARGET)
+  if any(name in found for name in _REFERENCES):
+    _check_present(path, found, _REFERENCES)
+  return _check_points(path, found)
+
+
+def _check_present(path: str, found: dict, names: tuple[str, ...]) -> None:
+  missing = [name for name in names if name not in found]
+  errors.check(
+    not missing,
+    f'{path} has no {" and no ".join(missing)}; it needs '
+    f'{", ".join(names)}, see --help',
+  )
+
+
+def _check_scores(path: str, name: str, values: np.ndarray) -> np.ndarray:
+  errors.check(
+    values.ndim == 1 and values.size > 0 and values.dtype.kind in 'fiu',
+    f'{name} in {path} has shape {values.shape} and type {values.dtype}; one '
+    'number a point is needed',
+  )
+  errors.check(
+    np.isfinite(values).all(),
+    f'{name} in {path} has {int((~np.isfinite(values)).sum())} values that '
+    'are not finite; drop them or mend what made them',
+  )
+  return values.astype(np.float64)
+
+
+def _check_logits(
+  path: str, name: str, values: np.ndarray, like: tuple
+) -> None:
+  errors.check(
+    values.ndim == len(like)
+    and all(
+      b is None or a == b for a, b in zip(values.shape, like, strict=True)
+    )
+    and values.dtype.kind == 'f'
+    and values.size > 0,
+    f'{name} in {path} has shape {values.shape} and type {values.dtype}; '
+    'floats [n, k] are needed, with the models in front for references',
+  )
+  errors.check(
+    np.isfinite(values).all(),
+    f'{name} in {path} has values that are not finite',
+  )
+
+
+def _check_mask(path: str, name: str, values: np.ndarray, shape: tuple) -> None:
+  errors.check(
+    values.shape == shape and values.dtype == bool,
+    f'{name} in {path} has shape {values.shape} and type {values.dtype}; '
+    f'booleans {shape} are needed',
+  )
+
+
+def _check_points(path: str, found: dict[str, np.ndarray]) -> AuditPoints:
+  logits = found['logits']
+  _check_logits(path, 'logits', logits, (None, None))
+  count, classes = logits.shape
+  labels = found['labels']
+  errors.check(
+    labels.shape == (count,)
+    and labels.dtype.kind in 'iu'
+    and labels.min() >= 0
+    and labels.max() < classes,
+    f'labels in {path} must be {count} integers from 0 to {classes - 1}',
+  )
+  _check_mask(path, 'member', found['member'], (count,))
+  inside = int(found['member'].sum())
+  errors.check(
+    0 < inside < count,
+    f'member in {path} marks {inside} of {count} points; an audit needs both '
+    'kinds',
+  )
+  if 'inside' in found:
+    models = found['inside'].shape[:1]
+    errors.check(
+      found['inside'].ndim == 2,
+      f'inside in {path} has shape {found["inside"].shape}; booleans [K, '
+      f'{count}] are needed, a row for each reference',
+    )
+    _check_mask(path, 'inside', found['inside'], (*models, count))
+    shape = (*models, count, classes)
+    _check_logits(path, 'reference_logits', found['reference_logits'], shape)
+  if 'population' in found:
+    _check_mask(path, 'population', found['population'], (count,))
+    errors.check(
+      found['population'].any(), f'population in {path} marks no point'
+    )
+  return AuditPoints(
+    logits=logits,
+    labels=labels,
+    member=found['member'],
+    reference_logits=found.get('reference_logits'),
+    inside=found.get('inside'),
+    population=found.get('population'),
+  )

@@ -1,0 +1,163 @@
+"""The input step: raw pixels to network input, inside the compiled step.
+
+Order: raw trigger, resize, zero-padded random crop and flip (training only),
+scaling and normalisation, normalised trigger. A raw trigger is augmented with
+its image; a normalised one is painted last and never cropped or mirrored.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Num
+
+from cmu_jax.core import errors
+from cmu_jax.core.types import InputStep, PRNGKey, Trigger
+
+Image = Num[Array, 'n h w c']
+TriggerFlags = Bool[Array, 'n'] | None
+
+
+def _paint(
+  trigger: Trigger | None, stage: str, image: Image, stamp: TriggerFlags
+):
+  """The trigger on stamped images, if this is its stage."""
+  if stamp is None:
+    return image
+  if trigger is None:
+    raise errors.UserError(
+      'the images are stamped but the input step has no trigger; pass trigger='
+    )
+  if trigger.stage != stage:
+    return image
+  errors.check(
+    trigger.mask.shape == image.shape[1:3],
+    f'a {stage} trigger of {trigger.mask.shape} pixels meets images of '
+    f'{image.shape[1:3]}; make the trigger for that size',
+  )
+  errors.check(
+    trigger.value.ndim < 3 or trigger.value.shape[2] == image.shape[3],
+    f'a trigger pattern of shape {trigger.value.shape} meets images of '
+    f'{image.shape[3]} channels; make it for one, or without channels',
+  )
+  rows = trigger.value.shape
+  painted = trigger.value.reshape(1, *rows, *(1,) * (3 - len(rows)))
+  if trigger.keep:
+    painted = trigger.keep * image.astype(jnp.float32) + painted
+  if stage == 'raw':
+    painted = jnp.clip(jnp.round(painted), 0, 255)
+  where = stamp[:, None, None, None] & trigger.mask[None, :, :, None]
+  return jnp.where(where, painted.astype(image.dtype), image)
+
+
+def _resize(
+  image: Image, size: tuple[int, int] | None
+) -> Num[Array, 'n height width c']:
+  if size is None or image.shape[1:3] == size:
+    return image
+  shape = (image.shape[0], *size, image.shape[3])
+  return jax.image.resize(image.astype(jnp.float32), shape, 'bilinear')
+
+
+def _augment(key: PRNGKey, image: Image, pad: int, flip: bool) -> Image:
+  """A random crop of the zero-padded image, mirrored with probability 1/2.
+
+  One gather with clipped coordinates and a mask costs half of padding and
+  slicing inside a compiled loop on a CPU.
+  """
+  n, h, w, _ = image.shape
+  shift_key, flip_key = jax.random.split(key)
+  shift = jax.random.randint(shift_key, (2, n), -pad, pad + 1)
+  mirrored = jax.random.bernoulli(flip_key, 0.5, (n,)) & flip
+  row = jnp.arange(h)[None] + shift[0][:, None]
+  column = jnp.arange(w)[None]
+  column = jnp.where(mirrored[:, None], w - 1 - column, column)
+  column = column + shift[1][:, None]
+  inside = ((row >= 0) & (row < h))[:, :, None]
+  inside = inside & ((column >= 0) & (column < w))[:, None, :]
+  cut = image[
+    jnp.arange(n)[:, None, None],
+    jnp.clip(row, 0, h - 1)[:, :, None],
+    jnp.clip(column, 0, w - 1)[:, None, :],
+  ]
+  return jnp.where(inside[..., None], cut, jnp.zeros((), image.dtype))
+
+
+def _normalise(
+  image: Image, mean: Float[np.ndarray, 'k'], std: Float[np.ndarray, 'k']
+) -> Float[Array, 'n h w c']:
+  errors.check(
+    mean.size in (1, image.shape[-1]),
+    f'mean and std are of {mean.size} channels, the images have '
+    f'{image.shape[-1]}; give one value a channel',
+  )
+  shape = (1, 1, 1, mean.size)
+  scaled = image.astype(jnp.float32) / 255
+  return (scaled - mean.reshape(shape)) / std.reshape(shape)
+
+
+def _check_statistics(mean: Sequence[float], std: Sequence[float]):
+  """Both as float32 vectors of one length."""
+  vectors = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+  errors.check(
+    vectors[0].shape == vectors[1].shape and vectors[0].ndim == 1,
+    f'mean {mean} and std {std} differ in length; give one value a channel',
+  )
+  errors.check(
+    np.isfinite(vectors).all() and (vectors[1] > 0).all(),
+    f'mean {mean} and std {std} must be finite and std positive',
+  )
+  return vectors
+
+
+def make(
+  mean: Sequence[float],
+  std: Sequence[float],
+  *,
+  trigger: Trigger | None = None,
+  pad: int = 0,
+  flip: bool = False,
+  resize: int | tuple[int, int] | None = None,
+  dtype: jax.typing.DTypeLike = jnp.float32,
+) -> InputStep:
+  """Binds the settings of an input step.
+
+  Args:
+    mean: one mean a channel (or a single one for all), of pixels in [0, 1].
+    std: likewise, the standard deviation.
+    trigger: painted on the images that are stamped.
+    pad: rows and columns of zeros around the raw image that the random crop
+      may take in; 0 for no crop. They become -mean/std.
+    flip: mirror half of the training images.
+    resize: side or (height, width) to resize to bilinearly, None to keep.
+    dtype: of the result.
+
+  Returns:
+    Pure functions that jit and vmap. Pixels may be uint8 or floats in
+    [0, 255]; the result is the same.
+
+  Raises:
+    UserError: mean and std do not fit each other, pad is negative, or, when
+      called, the channels or the trigger's size do not fit the images.
+  """
+  centre, scale = _check_statistics(mean, std)
+  errors.check(pad >= 0, f'crop padding {pad} is negative; use 0 for no crop')
+  size = (resize, resize) if isinstance(resize, int) else resize
+
+  def finish(image: Image, stamp: TriggerFlags) -> Float[Array, 'n h w c']:
+    normal = _normalise(image, centre, scale)
+    return _paint(trigger, 'normalized', normal, stamp).astype(dtype)
+
+  def evaluate(image: Image, stamp: TriggerFlags = None) -> jax.Array:
+    return finish(_resize(_paint(trigger, 'raw', image, stamp), size), stamp)
+
+  def train(
+    key: PRNGKey, image: Image, stamp: TriggerFlags = None
+  ) -> jax.Array:
+    image = _resize(_paint(trigger, 'raw', image, stamp), size)
+    if pad or flip:
+      image = _augment(key, image, pad, flip)
+    return finish(image, stamp)
+
+  return InputStep(train, evaluate)

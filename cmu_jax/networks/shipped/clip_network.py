@@ -1,0 +1,190 @@
+"""A user's CLIP as a classifier: its image tower and the names of classes."""
+
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from cmu_jax.core import errors, files
+from cmu_jax.core.types import Model, Variables
+from cmu_jax.data.sources import pictures
+from cmu_jax.networks import clip, weights
+from cmu_jax.networks.clip import heads, preprocess, prompts, zero_shot
+from cmu_jax.networks.weights.matching import Layout
+
+NAMES = (*clip.PUBLISHED, *clip.FROM_CONFIG)
+_OPTIONS = ('head', 'sentences', 'image_size', 'dtype')
+
+
+class ClipClassifier(NamedTuple):
+  """What a CLIP and some class names make.
+
+  Attributes:
+    model: image tower and frozen head.
+    variables: the head is among the statistics.
+    found: the CLIP itself.
+    layout: where in the file the image tower is.
+    head: as made, or as read from a file.
+    notes: what was inferred, in words.
+  """
+
+  model: Model
+  variables: Variables
+  clip: clip.LoadedClip
+  layout: Layout
+  head: heads.Head
+  notes: tuple[str, ...]
+
+
+def load_classifier(
+  path: str,
+  name: str,
+  class_names: tuple[str, ...],
+  options: Mapping[str, Any],
+) -> ClipClassifier:
+  """Loads a CLIP and makes its head, or reads one.
+
+  Args:
+    path: of the weights.
+    name: one of NAMES.
+    class_names: in the order of the outputs.
+    options: 'head' (an .npz from an earlier run), 'sentences' (a data set
+      whose sentences are taken, such as cifar10), 'image_size', 'dtype'.
+
+  Raises:
+    UserError: weights that do not fit, a head of other
+      classes or of another CLIP.
+  """
+  found = clip.load(path, name, **_size_changes(options))
+  sentences = _choose_templates(options.get('sentences'))
+  if options.get('head'):
+    head = _read_head(str(options['head']), class_names, found.sizes.embed)
+  else:
+    head = heads.make(found, class_names, sentences)
+  variables = zero_shot.variables(found.variables, head.kernel)
+  parts = tuple(f'params/{part}/' for part in zero_shot.IMAGE_PARTS)
+  kept = {p: n for p, n in found.layout.names.items() if p.startswith(parts)}
+  note = (
+    f'The head is made of {len(head.class_names)} class names in '
+    f'{len(head.templates)} sentences and stays as it is; '
+    f'activation {found.sizes.vision.activation}.'
+  )
+  return ClipClassifier(
+    zero_shot.model(
+      found.sizes, len(class_names), options.get('dtype', 'float32')
+    ),
+    variables,
+    found,
+    found.layout._replace(names=kept),
+    head,
+    (note,),
+  )
+
+
+def resolve_sizes(
+  path: str, name: str, options: Mapping[str, Any]
+) -> clip.Sizes:
+  """The sizes of a CLIP, before its weights are read.
+
+  Raises:
+    UserError: no weights, an unknown option, or what `clip.resolve_sizes`
+      refuses.
+  """
+  for option in options:
+    if option not in _OPTIONS:
+      raise errors.unknown_name(f'option of model {name!r}', option, _OPTIONS)
+  return clip.resolve_sizes(
+    weights.locate(path), name, **_size_changes(options)
+  )
+
+
+def _size_changes(options: Mapping[str, Any]) -> dict[str, Any]:
+  return {k: v for k, v in options.items() if k == 'image_size'}
+
+
+def choose_class_names(
+  names: Any, folders: tuple[str, ...], options: Mapping[str, Any]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """The class names that a head is made of, and a note.
+
+  Args:
+    names: as the user said, or None.
+    folders: class folders of the pictures; ('',) where there are none.
+    options: of the model; a stored head knows its classes.
+
+  Raises:
+    UserError: nobody says what the classes are called.
+  """
+  if names is not None:
+    words = tuple(map(str, names))
+  elif options.get('head'):
+    return heads.read(str(options['head'])).class_names, ()
+  else:
+    words = folders
+  errors.check(
+    len(set(words)) == len(words) > 1,
+    f'the head of a CLIP is made of class names, and {len(set(words))} are '
+    'known: give --classes=A,B,..., each name once',
+  )
+  note = 'The classes are taken to be the folders in alphabetical order.'
+  return words, () if names is not None else (note,)
+
+
+def check_image_size(sizes: clip.Sizes, image_size: Any) -> None:
+  """Refuses an image size that is not the tower's."""
+  errors.check(
+    image_size is None or image_size == sizes.image_size,
+    f'--image_size is {image_size}, but this CLIP sees {sizes.image_size} '
+    f'pixels: '
+    'leave it out, pictures are resized and cropped as it was trained',
+  )
+
+
+def picture_reader(found: clip.Sizes) -> pictures.PictureReader:
+  """Reads a picture as the tower sees it: uint8 [side, side, 3]."""
+  how = preprocess.squeeze if found.kind == 'siglip' else preprocess.crop_centre
+  cut = functools.partial(how, side=found.image_size)
+  return functools.partial(pictures.read_picture, use=cut)
+
+
+def write_head_and_config(
+  classifier: ClipClassifier, source: str, out: pathlib.Path
+) -> None:
+  """What weights need beside them to be read again: head and config.json."""
+  heads.save(out / 'head.npz', classifier.head)
+  config = clip.find_config(source)
+  if config is not None:
+    files.write_text(out / 'config.json', config.read_text(encoding='utf-8'))
+
+
+def _choose_templates(name: Any) -> tuple[str, ...]:
+  if name is None:
+    return prompts.IMAGENET
+  if name not in prompts.BY_DATASET:
+    raise errors.unknown_name(
+      'data set with sentences', str(name), prompts.BY_DATASET
+    )
+  return prompts.for_dataset(name)
+
+
+def _read_head(
+  path: str, class_names: tuple[str, ...], embed: int
+) -> heads.Head:
+  """A head from a file, its columns in the order of these classes."""
+  head = heads.read(path)
+  errors.check(
+    set(head.class_names) == set(class_names),
+    f'{path} is a head of {", ".join(head.class_names[:4])}..., the classes '
+    f'are {", ".join(class_names[:4])}...; make one for these',
+  )
+  errors.check(
+    head.kernel.shape[0] == embed,
+    f'{path} is a head for embeddings of {head.kernel.shape[0]}, this CLIP has '
+    f'{embed}; make one with these weights',
+  )
+  order = [head.class_names.index(name) for name in class_names]
+  columns = jnp.asarray(np.asarray(head.kernel)[:, order])
+  return heads.Head(columns, class_names, head.templates)

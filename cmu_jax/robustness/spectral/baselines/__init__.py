@@ -1,1 +1,0 @@
-"""Other ways to control or to bound a convolution's norm, for comparison."""

@@ -1,0 +1,149 @@
+"""What is measured on the test split: rows, confusions, curves, feature path.
+
+Nothing here flows back into a method: test labels choose only the row
+`cuts_best_alpha`, which says so.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from sklearn import decomposition
+
+from cmu_jax.core.types import Info, Variables
+from cmu_jax.methods.cuts import task_simplex
+from cmu_jax.studies.cuts import scene, stages
+from cmu_jax.training import metrics
+
+TESTED = ('test_accuracy', 'target_class_accuracy', 'attack_success_rate')
+
+
+class Score(NamedTuple):
+  """What a network does on the test split.
+
+  Attributes:
+    counts: confusion matrix on clean images, [k, k].
+    values: accuracies and rates by name, None where inapplicable.
+  """
+
+  counts: np.ndarray
+  values: Info
+
+
+def scorer(config: ConfigDict, world: scene.World) -> Callable[..., Score]:
+  """(variables, members=None) -> score; compiled once for all networks.
+
+  Where there are members the score is that of the mean of their probabilities.
+
+  Poison: the attack success rate is measured on a triggered *test* set, over
+  the images that are not of the target class.
+  """
+  test, classes = world.dataset.test, world.dataset.num_classes
+  label, target = np.asarray(test.label), config.corruption.target
+  size = config.evaluate.batch_size
+  poisoned = config.task == 'poison'
+  stamped = test._replace(has_trigger=jnp.ones(test.label.shape, bool))
+
+  def score(variables: Variables, members: Variables | None = None) -> Score:
+    single = members is None
+    model = world.model if single else task_simplex.ensemble_model(world.model)
+    shown = variables if single else members
+
+    def predict(batch):
+      return metrics.predict(model, world.inputs, shown, batch, size)
+
+    counts = metrics.confusion(label, predict(test), classes)
+    values: Info = {
+      'test_accuracy': metrics.accuracy(counts),
+      'target_class_accuracy': None,
+      'attack_success_rate': None,
+      'triggered_accuracy': None,
+    }
+    if poisoned:
+      hit = predict(stamped)
+      values['target_class_accuracy'] = metrics.class_accuracy(counts)[target]
+      values['attack_success_rate'] = metrics.attack_success(label, hit, target)
+      values['triggered_accuracy'] = float(np.mean(hit == label))
+    return Score(counts, values)
+
+  return score
+
+
+def along(
+  config: ConfigDict,
+  score: Callable[..., Score],
+  corrupted: Variables,
+  info: Info,
+) -> tuple[Info, Info]:
+  """Test scores on a coarse grid of alphas, alpha_hat included.
+
+  Returns:
+    The columns of the curve, and the diagnostic point: label noise, the best
+    test accuracy on the grid (it uses test labels); poison, the lowest proxy
+    attack success (it does not).
+  """
+  fine = np.asarray(info['curve']['alpha'])
+  coarse = fine[:: max(1, len(fine) // (config.evaluate.points - 1))]
+  grid = np.unique(np.concatenate([[0.0, info['alpha'], fine[-1]], coarse]))
+  rates = info['curve'].get('proxy_attack_success_rate')
+  lowest = None if rates is None else float(fine[int(np.argmin(rates))])
+  if lowest is not None:
+    grid = np.unique(np.append(grid, lowest))
+  scores = [
+    score(stages.edited(corrupted, info['tau'], float(a))) for a in grid
+  ]
+  columns: Info = {}
+  for name in TESTED:
+    values = [s.values[name] for s in scores]
+    columns[name] = None if values[0] is None else values
+  best = (
+    int(np.argmax(columns['test_accuracy']))
+    if lowest is None
+    else int(np.searchsorted(grid, lowest))
+  )
+  return (
+    {'alpha': grid.tolist(), **columns},
+    {'alpha': float(grid[best]), 'score': scores[best]},
+  )
+
+
+def feature_path(
+  config: ConfigDict, world: scene.World, corrupted: Variables, info: Info
+) -> dict[str, np.ndarray]:
+  """Where test images move in feature space as alpha grows (2-D PCA).
+
+  The projection is fitted to the features at alpha = 0 and at alpha_hat (the
+  end of the grid if the model is left as it is), so that both are seen in the
+  plane in which they differ most.
+
+  Returns:
+    'feature_path' [p, m, 2], 'feature_path_alpha' [p] and the true labels
+    'feature_path_label' [m]; the arrays of the figure. Nothing if the config
+    asks for no images.
+  """
+  count = min(config.evaluate.path_images, world.dataset.test.label.shape[0])
+  if not count:
+    return {}
+  image = world.inputs.eval(world.dataset.test.image[:count], None)
+  top = info['alpha'] or float(info['curve']['alpha'][-1])
+  alphas = np.round(np.linspace(0, 1.5 * top, 7), 4)
+  features = jax.jit(world.model.features)
+  points = [
+    np.asarray(
+      features(stages.edited(corrupted, info['tau'], float(a)), image),
+      np.float64,
+    )
+    for a in alphas
+  ]
+  plane = decomposition.PCA(2, svd_solver='full')
+  plane.fit(np.concatenate([points[0], points[4]]))
+  return {
+    'feature_path': np.stack([plane.transform(p) for p in points]).astype(
+      np.float32
+    ),
+    'feature_path_alpha': alphas,
+    'feature_path_label': np.asarray(world.dataset.test.label[:count]),
+  }

@@ -1,0 +1,198 @@
+"""What one seed of an experiment works on: data, corruption, proxy.
+
+Everything is drawn here, once and before any training; afterwards no stage
+touches the dataset again. The proxy is held out before the corruption.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+from ml_collections import ConfigDict
+
+from cmu_jax.core import errors, rng
+from cmu_jax.core.types import (
+  Batch,
+  Corruption,
+  Dataset,
+  Info,
+  InputStep,
+  Model,
+  PRNGKey,
+  Proxy,
+  Trigger,
+)
+from cmu_jax.data import corruption, proxy_sets, splits
+from cmu_jax.data.corruption import record
+from cmu_jax.data.corruption.kind import DatasetFacts
+from cmu_jax.studies.engine import binding, checks, clip_start
+
+
+class World(NamedTuple):
+  """What all seeds share.
+
+  Attributes:
+    dataset: train and test split, shrunk if the config says so.
+    model: the network.
+    inputs: raw pixels to network input, trigger included.
+    trigger: the backdoor, or None.
+    position: of each training image in the source, before any split.
+    arguments: of the corruption, beyond its rate.
+  """
+
+  dataset: Dataset
+  model: Model
+  inputs: InputStep
+  trigger: Trigger | None
+  position: np.ndarray
+  arguments: Info
+
+
+class Scene(NamedTuple):
+  """What one seed works on.
+
+  Attributes:
+    key: of this seed.
+    train: what the model is trained on: corrupted labels, stamps.
+    clean: its uncorrupted part, for the oracle.
+    proxy: what CUTS sees.
+    clean_proxy: the same images with true labels, for fine-tuning.
+    record: a small manifest that reproduces the corruption.
+    truth: labels of `train` before the corruption, for metrics only.
+  """
+
+  key: PRNGKey
+  train: Batch
+  clean: Batch
+  proxy: Proxy
+  clean_proxy: Batch
+  record: Info
+  truth: Int[Array, 'n']
+
+
+def load_world(config: ConfigDict) -> World:
+  """Loads the data and binds the network.
+
+  Raises:
+    UserError: bad data or settings, in one line.
+  """
+  checks.check(config)
+  loaded = binding.load(config)
+  dataset = loaded.dataset
+  binding.check_class('corruption.target', config.corruption.target, dataset)
+  trigger = None
+  if config.task == 'poison':
+    image = dataset.train.image
+    trigger = binding.trigger(config.corruption, config.input, image)
+  pixels = binding.pixels(config.input, dataset, trigger)
+  arguments = corruption.find_kind(config.corruption.kind).arguments(
+    config.corruption,
+    DatasetFacts(loaded.shipped, dataset.class_names, trigger),
+  )
+  if clip_start.asked(config):
+    model = clip_start.network(config, loaded)
+  else:
+    model = binding.network(config.model, dataset, pixels)
+  return World(dataset, model, pixels, trigger, loaded.position, arguments)
+
+
+def smallest_fraction(label: np.ndarray, classes: int) -> float:
+  """The smallest proxy fraction that holds out at least 2 images a class."""
+  sizes = np.bincount(label, minlength=classes)
+  candidates = np.unique(
+    np.concatenate([np.arange(1, 2 * classes + 1) / n for n in sizes if n])
+  )
+  for fraction in candidates[candidates <= 1]:
+    share = float(np.ceil(fraction * 1e4) / 1e4)
+    if sum(splits.floor_share(share, int(n)) for n in sizes) >= 2 * classes:
+      return share
+  return 1.0
+
+
+def _check_proxy(config: ConfigDict, label: np.ndarray, classes: int) -> None:
+  held = sum(
+    splits.floor_share(config.proxy_fraction, int(n))
+    for n in np.bincount(label, minlength=classes)
+  )
+  if held >= 2 * classes:
+    return
+  least = smallest_fraction(label, classes)
+  remedy = (
+    f'use --config.proxy_fraction={least:g} or more'
+    if least < 1
+    else f'the {label.size} training images are too few'
+  )
+  raise errors.UserError(
+    f'config.proxy_fraction {config.proxy_fraction} holds out {held} images '
+    f'for {classes} classes; at least {2 * classes} are needed: {remedy}'
+  )
+
+
+def _arguments(config: ConfigDict, world: World, index: np.ndarray) -> Info:
+  """The corruption's arguments for the training images at `index`."""
+  apart = corruption.find_kind(config.corruption.kind).per_sample
+  where = world.position[index]
+  return {
+    name: value[where] if name in apart else value
+    for name, value in world.arguments.items()
+  }
+
+
+def _corrupt(
+  config: ConfigDict, key: PRNGKey, batch: Batch, arguments: Info
+) -> tuple[Corruption, Info]:
+  """The corruption of the training split and its manifest."""
+  kind = config.corruption.kind
+  facts = {'rate': config.noise_rate, **arguments}
+  drawn = corruption.find_kind(kind).draw(key, batch.label, **facts)
+  errors.check(
+    drawn.mask.any() or not config.noise_rate or config.task != 'poison',
+    f'config.noise_rate {config.noise_rate} poisons none of the '
+    f'{batch.label.size} training images; use {1 / batch.label.size:.2g} or '
+    'more, or 0 for a run without poison',
+  )
+  return drawn, record.make_record(drawn, kind, key, **facts)
+
+
+def _proxies(
+  config: ConfigDict, key: PRNGKey, pool: Batch, classes: int, arguments: Info
+) -> tuple[Proxy, Batch]:
+  """The pool corrupted in full, and with its true labels."""
+  kind = config.corruption.kind
+  facts = {
+    n: v for n, v in arguments.items() if n not in ('rate', 'num_classes')
+  }
+  corrupted = proxy_sets.make_proxy(
+    key, kind, pool, config.proxy_draws, classes, **facts
+  )
+  return corrupted, proxy_sets.make_clean_proxy(kind, pool, **facts)
+
+
+def draw_scene(config: ConfigDict, world: World, seed: int) -> Scene:
+  """Draws hold-out, corruption and proxy of one seed.
+
+  Raises:
+    UserError: a proxy of fewer than two images a class; names the smallest
+      fraction that works.
+  """
+  key = rng.fold_in(seed)
+  train, classes = world.dataset.train, world.dataset.num_classes
+  _check_proxy(config, np.asarray(train.label), classes)
+  held, rest = splits.stratified_split(
+    rng.fold_in(key, 'hold_out'), train.label, config.proxy_fraction, classes
+  )
+  seen = splits.take(train, rest)
+  drawn, record = _corrupt(
+    config, rng.fold_in(key, 'corrupt'), seen, _arguments(config, world, rest)
+  )
+  proxies = _proxies(
+    config,
+    rng.fold_in(key, 'proxy'),
+    splits.take(train, held),
+    classes,
+    _arguments(config, world, held),
+  )
+  clean = splits.take(seen, jnp.flatnonzero(~drawn.mask))
+  corrupted = corruption.apply(drawn, seen)
+  return Scene(key, corrupted, clean, *proxies, record, seen.label)

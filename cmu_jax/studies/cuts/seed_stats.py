@@ -1,0 +1,54 @@
+"""seed_stats."""
+
+import numpy as np
+from jaxtyping import Float
+
+from cmu_jax.studies.cuts.load import Results
+
+
+def by_seed(results: Results, method: str, key: str) -> dict[int, float]:
+  """The values of one column for one method, leaving out null ones."""
+  return {
+    row['seed']: float(row[key])
+    for row in results['rows']
+    if row['method'] == method and row.get(key) is not None
+  }
+
+
+def paired(
+  results: Results, key: str, methods: tuple[str, ...]
+) -> Float[np.ndarray, 's m']:
+  """Values of `key` for m methods, at the seeds that all of them have."""
+  columns = [by_seed(results, method, key) for method in methods]
+  seeds = sorted(set.intersection(*(set(column) for column in columns)))
+  table = [[column[seed] for column in columns] for seed in seeds]
+  return np.asarray(table, float).reshape(len(seeds), len(methods))
+
+
+def class_means(
+  results: Results, method: str, seeds: set[int]
+) -> Float[np.ndarray, 'k']:
+  """Mean accuracy a class over seeds; NaN for a class without test images."""
+  rows = [
+    [np.nan if value is None else value for value in row['accuracy']]
+    for row in results['per_class']
+    if row['method'] == method and row['seed'] in seeds
+  ]
+  table = np.asarray(rows, float).reshape(-1, len(results['class_names']))
+  seen = np.isfinite(table)
+  total = np.where(seen, table, 0).sum(axis=0)
+  number = seen.sum(axis=0)
+  return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def class_changes(
+  results: Results,
+) -> tuple[Float[np.ndarray, 'k'], Float[np.ndarray, 'k']]:
+  """Accuracy a class before and after CUTS, over the seeds that have both."""
+  both = [
+    {row['seed'] for row in results['per_class'] if row['method'] == method}
+    for method in ('corrupted', 'cuts')
+  ]
+  seeds = both[0] & both[1]
+  before = class_means(results, 'corrupted', seeds)
+  return before, class_means(results, 'cuts', seeds)

@@ -1,0 +1,293 @@
+"""The stages of an experiment: corrupted model, oracle, repairs, controls."""
+
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from cmu_jax.core import checkpoint, jit, rng, store, tree, vectorize
+from cmu_jax.core import config as configs
+from cmu_jax.core.types import Batch, Info, PRNGKey, Variables
+from cmu_jax.methods.cuts import (
+  algorithm,
+  alpha_evidence,
+  alpha_search,
+  task_simplex,
+)
+from cmu_jax.methods.cuts import safe_alpha as safe_alpha_lib
+from cmu_jax.studies.cuts import backdoor, scene
+from cmu_jax.studies.engine import recipes
+from cmu_jax.training import train
+
+_edit = jax.jit(tree.edit)
+
+
+class Repair(NamedTuple):
+  """One method's result for one seed.
+
+  Attributes:
+    variables: the network.
+    information: what the method could see, in words.
+    facts: what goes into the row besides accuracies: alpha, selected.
+    members: networks along a leading axis whose probabilities are averaged, if
+      that is the answer; `variables` is then the network in their middle.
+  """
+
+  variables: Variables
+  information: str
+  facts: Info
+  members: Variables | None = None
+
+
+class Kept(NamedTuple):
+  """Where a stage keeps its checkpoints.
+
+  Attributes:
+    folder: the run's checkpoints.
+    fingerprint: of the run's config.
+    seconds: between two checkpoints of one training.
+  """
+
+  folder: pathlib.Path
+  fingerprint: str
+  seconds: float
+
+
+def kept(config: ConfigDict, workdir: pathlib.Path) -> Kept:
+  """The checkpoints of a run."""
+  return Kept(
+    workdir / 'checkpoints',
+    configs.fingerprint(config),
+    config.checkpoint_seconds,
+  )
+
+
+def saving(where: Kept, name: str, seed: str | int) -> store.Checkpoint:
+  """A training's checkpoints: <folder>/<stage>/seed_<seed>."""
+  folder = where.folder / name / f'seed_{seed}'
+  return store.Checkpoint(
+    lambda template: checkpoint.restore(folder, template, where.fingerprint),
+    lambda state, step: checkpoint.save(folder, step, state, where.fingerprint),
+    where.seconds,
+  )
+
+
+def train_all(
+  name: str,
+  world: scene.World,
+  keys: list[PRNGKey],
+  starts: list[Variables],
+  batches: list[Batch],
+  settings: ConfigDict,
+  where: Kept,
+  seeds: tuple[int, ...],
+) -> list[train.Fit]:
+  """Trains one network a seed, in the way that suits the backend.
+
+  On a CPU one seed after another (a `vmap` gains nothing there and would hold
+  all data at once); on an accelerator all seeds as one program, unless their
+  sets differ in size, as what people labelled rightly does.
+  """
+  sizes = [batch.label.shape[0] for batch in batches]
+  options = [recipes.fit_options(settings, size, 'train') for size in sizes]
+  if (
+    vectorize.default_strategy() == 'map'
+    or len(set(sizes)) > 1
+    or len(seeds) == 1
+  ):
+    return [
+      train.fit(
+        key,
+        world.model,
+        start,
+        batch,
+        inputs=world.inputs,
+        checkpoint=saving(where, name, seed),
+        title=f'{name}, seed {seed}',
+        **chosen,
+      )
+      for key, start, batch, seed, chosen in zip(
+        keys, starts, batches, seeds, options, strict=True
+      )
+    ]
+  together = '_'.join(map(str, seeds))
+  stacked = train.fit(
+    jnp.stack(keys),
+    world.model,
+    tree.stack(starts),
+    tree.stack(batches),
+    inputs=world.inputs,
+    strategy='vmap',
+    checkpoint=saving(where, name, together),
+    title=f'{name}, seeds {together}',
+    **options[0],
+  )
+  return [
+    train.Fit(
+      tree.index(stacked.variables, i),
+      stacked.history[i],
+      stacked.images_per_second,
+    )
+    for i in range(len(seeds))
+  ]
+
+
+def repairs(
+  config: ConfigDict,
+  world: scene.World,
+  place: scene.Scene,
+  corrupted: Variables,
+  where: Kept,
+  seed: int,
+) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:
+  """CUTS, its controls and baselines for one seed.
+
+  Returns:
+    The repairs by method name, CUTS's info, and the fits by stage name.
+  """
+  key = rng.fold_in(place.key, 'unlearn')
+  found, info, fits = _by_cuts(
+    key, config, world, place, corrupted, where, seed
+  )
+  for name, kind in (
+    ('random_vector', 'normal'),
+    ('random_vector_uniform', 'uniform'),
+  ):
+    noise = jit.compile_cheaply(tree.random_like, 2)(
+      rng.fold_in(key, name), info['tau'], kind
+    )
+    found[name] = Repair(
+      edited(corrupted, noise, info['alpha']),
+      'weights + norms of the task vector',
+      {'alpha': info['alpha']},
+    )
+  if config.task == 'poison':
+    others, tuned = backdoor.repairs(
+      config,
+      world,
+      place,
+      corrupted,
+      lambda name: saving(where, name, seed),
+    )
+    found |= {name: Repair(*other) for name, other in others.items()}
+    fits |= tuned
+  clean = train.fit(
+    rng.fold_in(key, 'finetune'),
+    world.model,
+    corrupted,
+    place.clean_proxy,
+    inputs=world.inputs,
+    checkpoint=saving(where, 'finetune', seed),
+    title=f'fine-tuning on clean proxy labels, seed {seed}',
+    **recipes.fit_options(
+      config.finetune, place.clean_proxy.label.shape[0], 'finetune'
+    ),
+  )
+  found['finetune_clean_proxy'] = Repair(
+    clean.variables, 'weights + clean labels of the proxy', {}
+  )
+  return found, info, {**fits, 'finetune': clean}
+
+
+def _by_cuts(
+  key: PRNGKey,
+  config: ConfigDict,
+  world: scene.World,
+  place: scene.Scene,
+  corrupted: Variables,
+  where: Kept,
+  seed: int,
+) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:
+  """CUTS with the published and with the safe alpha, and as a simplex."""
+  unlearn = algorithm.cuts(
+    world.model,
+    world.inputs,
+    selection=selection(config),
+    checkpoint=saving(where, 'cuts_proxy', seed),
+    **recipes.fit_options(
+      config.proxy_train, place.proxy.label.shape[1], 'proxy_train'
+    ),
+  )
+  _, info = unlearn(key, corrupted, place.proxy)
+  fits = {'cuts_proxy': info['fit']}
+  rules = {'cuts': {'alpha': info['alpha'], 'selected': info['selected']}}
+  if config.select.folds:
+    chosen, folded = safe_alpha(config, world, place, corrupted, where, seed)
+    info['safe'] = chosen.record
+    rules['cuts_safe'] = alpha_evidence.facts(chosen)
+    if config.select.rule == 'safe':
+      info |= chosen.choice._asdict()
+      rules['cuts'] = rules['cuts_safe']
+    fits |= {'cuts_folds': folded.fit} if folded else {}
+  found = {
+    name: Repair(
+      edited(corrupted, info['tau'], facts['alpha']),
+      'weights + corrupted proxy',
+      facts,
+    )
+    for name, facts in rules.items()
+  }
+  if place.proxy.label.shape[0] > 1:  # One vector spans nothing else than CUTS.
+    tuned = info['fit'].variables
+    members = task_simplex.members(corrupted, tuned, info['alpha'])
+    found['cuts_simplex'] = found['cuts']._replace(members=members)
+  return found, info, fits
+
+
+def safe_alpha(
+  config: ConfigDict,
+  world: scene.World,
+  place: scene.Scene,
+  corrupted: Variables,
+  where: Kept | None,
+  seed: int,
+) -> tuple[alpha_evidence.SafeChoice, safe_alpha_lib.FoldVectors | None]:
+  """The choice of `methods.cuts_safe` for one seed, and what it took.
+
+  A pool that is too small to be split is no evidence: the rule abstains.
+
+  Args:
+    config: every setting.
+    world: what all seeds share.
+    place: what this seed works on.
+    corrupted: theta_mix.
+    where: the run's checkpoints; None keeps none.
+    seed: of the checkpoint.
+  """
+  return safe_alpha_lib.choose_from_proxy(
+    rng.fold_in(place.key, 'safe'),
+    world.model,
+    corrupted,
+    place.proxy,
+    folds=config.select.folds,
+    inputs=world.inputs,
+    selection=selection(config),
+    tuning=lambda size: recipes.fit_options(
+      config.proxy_train, size, 'proxy_train'
+    ),
+    symmetric=config.corruption.kind == 'symmetric',
+    replicates=config.select.replicates,
+    confidence=config.select.confidence,
+    checkpoint=saving(where, 'cuts_folds', seed) if where else None,
+  )
+
+
+def selection(config: ConfigDict) -> alpha_search.Selection:
+  """How alpha is chosen, from the config."""
+  settings = config.select
+  return alpha_search.Selection(
+    kind=config.task,
+    class_share=settings.class_share,
+    head_input=settings.head_input,
+    patience=settings.patience or None,
+    threshold=settings.threshold,
+    target=config.corruption.target,
+  )
+
+
+def edited(variables: Variables, tau: PyTree, alpha: float) -> Variables:
+  """theta - alpha tau with the BatchNorm statistics as they were."""
+  return Variables(_edit(variables.params, tau, alpha), variables.batch_stats)
