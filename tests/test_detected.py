@@ -47,7 +47,7 @@ def give(fraction=0.25):
 
 
 def nothing(seen):
-  return np.zeros_like(seen.known)
+  return np.zeros_like(seen.identified)
 
 
 def truth_of_retain():
@@ -59,7 +59,7 @@ def truth_of_retain():
 
 
 def perfect(seen):
-  assert not seen.known[: TOTAL - 3].any()
+  assert not seen.identified[: TOTAL - 3].any()
   return truth_of_retain()
 
 
@@ -161,7 +161,7 @@ def test_a_method_gets_what_it_declared_and_the_detector_its_evidence():
 
   def look(evidence):
     seen.append(evidence)
-    return np.arange(evidence.known.size) < 2
+    return np.arange(evidence.identified.size) < 2
 
   def solve(key, variables, given, prepared, hyper):
     del key
@@ -196,7 +196,7 @@ def test_a_method_gets_what_it_declared_and_the_detector_its_evidence():
     found,
     start(),
   )
-  assert seen[0].known.sum() == 3
+  assert seen[0].identified.sum() == 3
   assert seen[0].label.size == TOTAL
 
 

@@ -46,7 +46,7 @@ def poisoned(seed=0, per_class=120, bad=30, known=10, width=12, apart=8.0):
 def scores(found, seen, wrong):
   """Recall and precision over what was hidden."""
   hits = (found & wrong).sum()
-  return hits / (wrong & ~seen.known).sum(), hits / max(found.sum(), 1)
+  return hits / (wrong & ~seen.identified).sum(), hits / max(found.sum(), 1)
 
 
 @pytest.mark.parametrize('name', BY_FEATURE)

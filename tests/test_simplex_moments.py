@@ -1,4 +1,4 @@
-"""Monte Carlo, moments, distances and tangents of a simplex of networks."""
+"""Monte Carlo, distances and linearised networks of a simplex."""
 
 import jax
 import numpy as np
@@ -14,9 +14,6 @@ from simplex_case import (
   network,
   points,
 )
-
-from cmu_jax.core import errors
-from cmu_jax.methods import simplex
 
 
 @pytest.fixture(autouse=True)
@@ -35,26 +32,6 @@ def test_monte_carlo_finds_the_fine_rule(seed):
   for sampled in (with_control, plain):
     assert (np.abs(sampled.value - fine) < 4.5 * sampled.error).all()
   assert with_control.error.mean() < plain.error.mean()
-
-
-def test_moments_agree_with_sampled_networks():
-  found = case(size=0.15)
-  told = simplex.simplex_moments(network, found, X)
-  assert_close(
-    told.mean, mean(network, found, X, method='taylor2').value, 1e-12
-  )
-  assert_close(told.centroid, network(found.centroid(), X), 1e-12)
-  rows = found.sample(jax.random.key(1), 4000)
-  every = jax.jit(jax.vmap(lambda w: network(found.point(w), X)))(rows)
-  apart = np.asarray(every - every.mean(0)[None])
-  covariance = np.einsum('mnk,mnl->nkl', apart, apart) / len(rows)
-  size = np.abs(covariance).max()
-  assert np.abs(told.covariance - covariance).max() < 0.05 * size
-  free = mean(network, found, X, method='taylor2').variance
-  assert_close(np.diagonal(told.covariance, axis1=1, axis2=2), free, 1e-12)
-  assert np.abs(every.mean(0) - told.mean).max() < 0.01
-  with pytest.raises(errors.UserError, match='one array'):
-    simplex.simplex_moments(lambda p, x: (x, x), found, X)
 
 
 def test_distances_and_angles_of_the_simplex():

@@ -170,7 +170,6 @@ def test_unusable_arguments_are_named():
     (found, {'degre': 3}, "did you mean 'degree'"),
     (found, {'method': 'mc'}, 'give it a key'),
     (found, {'method': 'tangent', 'anchor': 'here'}, 'unknown anchor'),
-    (found, {'backend': 'jat', 'method': 'taylor2'}, "did you mean 'jet'"),
     (found.replace(taus=short), {}, 'has shape'),
     (found.replace(taus=uneven), {}, 'are mixed'),
     (found.replace(taus={'head': 0}), {}, 'no floating-point'),

@@ -1,4 +1,4 @@
-"""Task-vector algebra, merges and tangents."""
+"""Task vectors: algebra, merges, several ways to fine-tune."""
 
 import jax
 import jax.numpy as jnp
@@ -60,39 +60,6 @@ def test_products_norms_and_cosines_are_those_of_flat_vectors():
   nothing = jax.tree.map(np.zeros_like, taus[0])
   angles = task_vectors.cosine_matrix(task_vectors.stack([taus[0], nothing]))
   assert_close(angles, np.array([[1.0, 0.0], [0.0, 0.0]]))
-
-
-def test_a_projection_is_the_least_squares_fit():
-  taus = vectors(4)
-  rows = np.stack([flat(tau) for tau in taus[1:]])
-  expected = np.linalg.lstsq(rows.T, flat(taus[0]), rcond=None)[0]
-  found = jax.jit(task_vectors.projections)(
-    taus[0], task_vectors.stack(taus[1:])
-  )
-  assert_close(found.coefficients, expected, rtol=1e-3)
-  inside = flat(jax.tree.map(np.asarray, found.inside))
-  assert_close(inside, expected @ rows, rtol=1e-3)
-  assert abs(rows @ (flat(taus[0]) - inside)).max() < 1e-4
-  share = (inside @ inside) / (flat(taus[0]) @ flat(taus[0]))
-  assert_close(found.share, share, rtol=1e-3)
-  same = task_vectors.projections(
-    taus[1], task_vectors.stack([taus[1], taus[1]])
-  )
-  assert_close(same.coefficients, np.array([0.5, 0.5]), rtol=1e-3)
-
-
-def test_layers_are_scaled_by_path():
-  (tau,) = vectors(1)
-  found = task_vectors.scale_layers(tau, {'body': 2.0, 'body/kernel': 0.5})
-  assert_close(found['body']['kernel'], tau['body']['kernel'] / 2)
-  assert_close(found['head'], tau['head'])
-  named = task_vectors.scale_layers(
-    tau, lambda path: 3.0 if path == ('head',) else 0.0
-  )
-  assert_close(named['head'], 3 * tau['head'])
-  assert not named['body']['kernel'].any()
-  with pytest.raises(errors.UserError, match="no parameter lies in 'trunk'"):
-    task_vectors.scale_layers(tau, {'trunk': 1.0})
 
 
 @pytest.mark.parametrize('lives', [np.asarray, jnp.asarray])
@@ -200,27 +167,6 @@ def test_unusable_vectors_are_named():
     task_vectors.task_vector(taus[0], vectors(1, size=6)[0])
   with pytest.raises(errors.UserError, match='give one or more'):
     task_vectors.stack([])
-
-
-def test_a_tangent_network_is_the_first_order_and_adds_up():
-  with jax.enable_x64(True):
-    base, one, other = (
-      {'w': jnp.asarray(tau['head'], float), 'n': jnp.asarray(3)}
-      for tau in vectors(3)
-    )
-
-    def fn(params, x):
-      return jnp.tanh(x @ params['w']) * params['n']
-
-    x = jnp.asarray(np.random.default_rng(1).normal(size=(4, 7)))
-    linear = jax.jit(task_vectors.tangent(fn, base))
-    assert_close(linear(base, x), fn(base, x), 1e-12)
-    slope = jax.jacobian(lambda w: fn({**base, 'w': w}, x))(base['w'])
-    expected = fn(base, x) + slope @ (one['w'] - base['w'])
-    assert_close(linear(one, x), expected, 1e-12)
-    both = {**base, 'w': one['w'] + other['w'] - base['w']}
-    added = linear(one, x) + linear(other, x) - linear(base, x)
-    assert_close(linear(both, x), added, 1e-12)
 
 
 def test_vectors_of_several_ways_are_apart_and_spare_the_head():

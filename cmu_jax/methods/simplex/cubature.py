@@ -39,8 +39,8 @@ class LineRule(NamedTuple):
 
   Attributes:
     centre: weight of the centroid.
-    reach: how far towards a vertex a node lies: 0 at the centroid, 1 at it.
-    share: weight of the other nodes together; each has m_i of it.
+    reach: position of the nodes: 0 at the centroid, 1 at the vertices.
+    share: total weight of these nodes; node i has the share m_i of it.
   """
 
   centre: Any
@@ -49,7 +49,7 @@ class LineRule(NamedTuple):
 
 
 def line_rule(method: str, total: Any) -> LineRule | None:
-  """The rule of a method, or None if its nodes are elsewhere too.
+  """Returns the rule of a method; None if some nodes lie off the lines.
 
   Args:
     method: its name.
@@ -59,6 +59,7 @@ def line_rule(method: str, total: Any) -> LineRule | None:
     return LineRule(1.0, 0.0, 0.0)
   if method == 'vertices':
     return LineRule(0.0, 1.0, 1.0)
+  # Reach and weight match the second moment, and the third if both are free.
   if method == 'cubature2':
     return LineRule(0.0, (total + 1) ** -0.5, 1.0)
   if method == 'cubature3':
@@ -69,6 +70,7 @@ def line_rule(method: str, total: Any) -> LineRule | None:
 
 def _compositions(total: int, parts: int) -> np.ndarray:
   """All rows of `parts` counts that sum to `total`."""
+  # Stars and bars: the counts are the gaps between the chosen positions.
   bars = itertools.combinations(range(total + parts - 1), parts - 1)
   rows = [
     np.diff([-1, *row, total + parts - 1]).astype(np.int64) - 1 for row in bars
@@ -83,6 +85,7 @@ def _grundmann_moeller(q: int, degree: int) -> tuple[np.ndarray, np.ndarray]:
   )
   n, s = q - 1, degree // 2
   count = math.comb(q + s, s)
+  # Every node is a forward pass; refuse before the table itself fills memory.
   errors.check(
     count <= 200_000,
     f'grundmann_moeller: degree {degree} takes {count} nodes for {q} vertices; '
@@ -108,11 +111,11 @@ def _grundmann_moeller(q: int, degree: int) -> tuple[np.ndarray, np.ndarray]:
 def simplex_weights(
   q: int, method: str = 'cubature2', degree: int = 5
 ) -> tuple[Float[np.ndarray, 'n q'], Float[np.ndarray, 'n']]:
-  """Barycentric nodes and weights of a rule: a pure table.
+  """Tabulates the barycentric nodes and the weights of a rule.
 
-  Nodes are not negative and sum to 1, weights sum to 1. Those of cubature3 and
-  grundmann_moeller are not all positive, so that what they make of
-  probabilities may leave [0, 1].
+  Nodes are not negative and sum to 1, weights sum to 1. Some weights of
+  cubature3 and grundmann_moeller are negative, so their means of probabilities
+  may leave [0, 1].
 
   Args:
     q: vertices, 1 or more.
@@ -129,11 +132,12 @@ def simplex_weights(
     return _grundmann_moeller(q, degree)
   rule = line_rule(method, float(q))
   assert rule is not None
-  middle = np.full(q, 1 / q)
-  nodes = middle + rule.reach * (np.eye(q) - middle)
+  centroid = np.full(q, 1 / q)
+  nodes = centroid + rule.reach * (np.eye(q) - centroid)
   weights = np.full(q, rule.share / q)
+  # Nodes of weight 0 would cost a forward pass each.
   if not rule.share:
-    return middle[None], np.ones(1)
+    return centroid[None], np.ones(1)
   if not rule.centre:
     return nodes, weights
-  return np.vstack([middle, nodes]), np.append(rule.centre, weights)
+  return np.vstack([centroid, nodes]), np.append(rule.centre, weights)

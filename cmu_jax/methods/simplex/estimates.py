@@ -1,4 +1,4 @@
-r"""The mean output over a simplex of networks, by one rule after another.
+r"""Estimates of the mean output over a simplex of networks.
 
 With c the centroid, d_i the deviations of Q vertices, m_i = E[w_i] and alpha_0
 the total of a Dirichlet distribution (1/Q and Q for the uniform one)
@@ -7,7 +7,7 @@ the total of a Dirichlet distribution (1/Q and Q for the uniform one)
   taylor3  and sum_i m_i D3f(c)[d_i, d_i, d_i] / (3 (alpha_0+1) (alpha_0+2))
   mc       the mean over n sampled networks
   mc_cv    the same less sum_i w_i Df(c)[d_i], whose mean is exactly 0
-  tangent  E head(u), u the features of the network made linear
+  tangent  E head(u), u the features of the linearised network
 
 and the cubature rules of `cubature`. These are our closed forms for the
 ensemble; the formula of the paper that proposes it is not public.
@@ -28,19 +28,18 @@ from cmu_jax.methods.simplex.geometry import Frame
 
 
 class MethodOptions(NamedTuple):
-  """What a method may be told; hashable.
+  """The options of the methods; hashable.
 
   Attributes:
-    backend: 'jvp' or 'jet', of the Taylor methods.
     directions: 'deviations', 'helmert' (one less) or a number of leading
       directions, of taylor2.
     degree: of 'grundmann_moeller' and of the head's mean under 'tangent'.
     n: samples of Monte Carlo.
-    anchor: where 'tangent' makes the network linear: 'centroid' or 'base'.
+    anchor: the point at which 'tangent' linearises the network: 'centroid' or
+      'base'.
     head: features -> outputs, of 'tangent'; None for the features themselves.
   """
 
-  backend: str = 'jvp'
   directions: str | int = 'deviations'
   degree: int = 5
   n: int = 256
@@ -50,14 +49,14 @@ class MethodOptions(NamedTuple):
 
 @struct.dataclass
 class MeanEstimate:
-  """A mean and what came with it.
+  """A mean and its by-products.
 
   Attributes:
     value: the mean output.
-    centre: the output at the centroid, where it was computed.
-    variance: of every output to first order, where it came for nothing.
+    centre: the output at the centroid, if the method computes it.
+    variance: of every output to first order, if it is a by-product.
     error: standard error of Monte Carlo.
-    visits: points and directions the network was run at.
+    visits: points and directions at which the network ran.
   """
 
   value: PyTree
@@ -72,15 +71,15 @@ def _add_scaled(a: PyTree, b: PyTree, factor: Any = 1.0) -> PyTree:
 
 
 def centroid(frame: Frame, fn: visits.Network, args: tuple) -> MeanEstimate:
-  """The network in the middle."""
-  found = visits.at_centre(frame, fn, args)
-  return MeanEstimate(found, found)
+  """Takes the output of the network in the middle."""
+  outputs = visits.at_centre(frame, fn, args)
+  return MeanEstimate(outputs, outputs)
 
 
 def along_lines(
   frame: Frame, fn: visits.Network, args: tuple, rule: cubature.LineRule
 ) -> MeanEstimate:
-  """A rule on the lines from the centroid to the vertices."""
+  """Applies a rule on the lines from the centroid to the vertices."""
   count = frame.mean.shape[0]
   total = visits.fold(
     frame,
@@ -90,11 +89,12 @@ def along_lines(
     args,
     rule.reach,
   )
+  # With an alpha that is traced the weight is an array, and its value unknown.
   if not isinstance(rule.centre, jax.Array) and rule.centre == 0:
     return MeanEstimate(total, visits=count)
-  middle = visits.at_centre(frame, fn, args)
-  value = jax.tree.map(lambda x, y: rule.centre * x + y, middle, total)
-  return MeanEstimate(value, middle, visits=count + 1)
+  centre = visits.at_centre(frame, fn, args)
+  value = jax.tree.map(lambda x, y: rule.centre * x + y, centre, total)
+  return MeanEstimate(value, centre, visits=count + 1)
 
 
 def at_nodes(
@@ -104,7 +104,7 @@ def at_nodes(
   nodes: np.ndarray,
   weights: np.ndarray,
 ) -> MeanEstimate:
-  """A rule with nodes anywhere."""
+  """Applies a rule with any nodes."""
   total = visits.fold(
     frame,
     visits.value(fn, frame.skeleton),
@@ -116,19 +116,15 @@ def at_nodes(
 
 
 def helmert(mean: Float[Array, 'q']) -> Float[Array, 'r q']:
-  """Orthonormal rows that are orthogonal to sqrt(mean); r is q - 1.
-
-  With e_k = sum_i row_ki sqrt(mean_i) d_i the sum of e_k e_k' is that of
-  mean_i d_i d_i', because sum_i mean_i d_i = 0.
-  """
+  """Builds q - 1 orthonormal rows that are orthogonal to sqrt(mean)."""
   root = jnp.sqrt(mean)
-  before = jnp.cumsum(mean)
+  cumulative = jnp.cumsum(mean)
   q = mean.shape[0]
   k = np.arange(1, q)
   rows = root[None, :] * root[k, None]
   rows = jnp.where(np.arange(q)[None, :] < k[:, None], rows, 0)
-  rows = rows.at[k - 1, k].set(-before[k - 1])
-  return rows / jnp.sqrt(before[k - 1] * before[k])[:, None]
+  rows = rows.at[k - 1, k].set(-cumulative[k - 1])
+  return rows / jnp.sqrt(cumulative[k - 1] * cumulative[k])[:, None]
 
 
 def _leading_directions(
@@ -136,26 +132,30 @@ def _leading_directions(
 ) -> Float[Array, 'r q']:
   """The combinations of deviations in which the simplex is widest."""
   root = jnp.sqrt(mean)
+  # The Gram matrix of sqrt(m_i) d_i has the eigenvalues of the covariance; the
+  # covariance itself has as many rows as the network has parameters.
   _, vectors = jnp.linalg.eigh(gram * root[:, None] * root[None, :])
   return vectors[:, ::-1][:, :rank].T
 
 
 def _directions(
-  frame: Frame, gram: Callable, chosen: str | int
+  frame: Frame, gram: Callable, choice: str | int
 ) -> tuple[Any, Any]:
   """Rows of `visits.fold` and the weights of their squares."""
   mean, q = frame.mean, frame.mean.shape[0]
-  if chosen == 'deviations':
+  if choice == 'deviations':
     return np.arange(q), mean
-  if chosen == 'helmert':
+  if choice == 'helmert':
+    # With e_k = sum_i row_ki sqrt(mean_i) d_i the sum of e_k e_k' equals that
+    # of mean_i d_i d_i', because sum_i mean_i d_i = 0. One direction is saved.
     rows = helmert(mean)
   else:
     errors.check(
-      isinstance(chosen, int) and chosen >= 1,
-      f"directions {chosen!r} are none of 'deviations', 'helmert' or a rank of "
+      isinstance(choice, int) and choice >= 1,
+      f"directions {choice!r} are none of 'deviations', 'helmert' or a rank of "
       '1 or more',
     )
-    rows = _leading_directions(gram(), mean, min(int(chosen), q - 1))
+    rows = _leading_directions(gram(), mean, min(int(choice), q - 1))
   return rows * jnp.sqrt(mean)[None, :], jnp.ones(rows.shape[0], mean.dtype)
 
 
@@ -167,27 +167,31 @@ def taylor(
   options: MethodOptions,
   gram: Callable,
 ) -> MeanEstimate:
-  """The expansion about the centroid to order 2 or 3, and the variance.
+  """Expands the outputs about the centroid; also gives their variance.
 
   Args:
     frame: of the simplex.
     fn: the network.
     args: of the network.
-    order: 2 or 3; 3 always takes the deviations, its cubic form has no basis.
+    order: 2 or 3.
     options: of the method.
     gram: () -> inner products of the deviations, for a low rank.
   """
-  chosen = options.directions if order == 2 else 'deviations'
-  rows, squares = _directions(frame, gram, chosen)
-  look = visits.derivatives(fn, frame.skeleton, order, options.backend)
-  middle = visits.at_centre(frame, fn, args)
-  spread, bend, *twist = visits.fold(
-    frame, look, rows, squares / (frame.total + 1), args
+  # Another basis has the same quadratic form but not the same cubic form.
+  choice = options.directions if order == 2 else 'deviations'
+  rows, squares = _directions(frame, gram, choice)
+  centre = visits.at_centre(frame, fn, args)
+  variance, second, *third = visits.fold(
+    frame,
+    visits.derivatives(fn, frame.skeleton, order),
+    rows,
+    squares / (frame.total + 1),
+    args,
   )
-  value = _add_scaled(middle, bend, 1 / 2)
-  for more in twist:
-    value = _add_scaled(value, more, 1 / (3 * (frame.total + 2)))
-  return MeanEstimate(value, middle, spread, visits=squares.shape[0] + 1)
+  value = _add_scaled(centre, second, 1 / 2)
+  for term in third:
+    value = _add_scaled(value, term, 1 / (3 * (frame.total + 2)))
+  return MeanEstimate(value, centre, variance, visits=squares.shape[0] + 1)
 
 
 def monte_carlo(
@@ -197,67 +201,66 @@ def monte_carlo(
   rows: Float[Array, 'n q'],
   control: bool,
 ) -> MeanEstimate:
-  """The mean over sampled networks, with its standard error.
-
-  Deviations from the centroid are averaged, so that what all networks agree on
-  costs no digits.
+  """Averages over sampled networks, with a standard error.
 
   Args:
     frame: of the simplex.
     fn: the network.
     args: of the network.
     rows: barycentric weights of the samples, two or more.
-    control: whether to subtract the linear term, whose mean is 0.
+    control: subtract the linear term, whose mean is 0.
   """
   n, q = rows.shape
-  middle = visits.at_centre(frame, fn, args)
+  centre = visits.at_centre(frame, fn, args)
   slopes = (
     visits.map_deviations(frame, visits.slope(fn, frame.skeleton), args)
     if control
     else None
   )
-  left, squares = visits.fold(
+  # Differences from the centroid are averaged: the part that all networks have
+  # in common would cost the variance its digits.
+  mean, squares = visits.fold(
     frame,
     visits.residual(fn, frame.skeleton),
     rows,
     jnp.full(n, 1 / n, rows.dtype),
     args,
-    context=(middle, slopes),
+    context=(centre, slopes),
   )
+  # Rounding may bring the variance of equal outputs below 0.
   error = jax.tree.map(
-    lambda m, s: jnp.sqrt(jnp.maximum(s - m * m, 0) / (n - 1)), left, squares
+    lambda m, s: jnp.sqrt(jnp.maximum(s - m * m, 0) / (n - 1)), mean, squares
   )
   count = n + 1 + (q if control else 0)
-  return MeanEstimate(_add_scaled(middle, left), middle, None, error, count)
+  return MeanEstimate(_add_scaled(centre, mean), centre, None, error, count)
 
 
 def head_mean(
   head: Callable[..., PyTree], corners: PyTree, q: int, degree: int
 ) -> PyTree:
-  """E head(sum_i w_i u_i), by a rule that is exact to the given degree.
+  """Computes E head(sum_i w_i u_i) by a rule of the given degree.
 
   Args:
     head: features -> outputs.
     corners: u_i along a leading axis.
-    q: how many.
+    q: the number of corners.
     degree: odd.
   """
   nodes, weights = cubature.simplex_weights(q, 'grundmann_moeller', degree)
 
   def at(row: Any) -> PyTree:
-    mixed = jax.tree.map(
+    features = jax.tree.map(
       lambda u: jnp.tensordot(row.astype(u.dtype), u, 1, precision='highest'),
       corners,
     )
-    return visits.widen(head(mixed))
+    return visits.widen(head(features))
 
   def body(total: PyTree, pair: Any) -> tuple[PyTree, None]:
     row, weight = pair
-    return (
-      jax.tree.map(lambda t, x: t + weight.astype(x.dtype) * x, total, at(row)),
-      None,
-    )
+    add = lambda t, x: t + weight.astype(x.dtype) * x
+    return jax.tree.map(add, total, at(row)), None
 
+  # A scan: high degrees have thousands of nodes, more than memory holds.
   dtype = jnp.result_type(*jax.tree.leaves(corners))
   rows, shares = jnp.asarray(nodes, dtype), jnp.asarray(weights, dtype)
   zero = jax.tree.map(
@@ -269,15 +272,16 @@ def head_mean(
 def tangent(
   frame: Frame, fn: visits.Network, args: tuple, options: MethodOptions
 ) -> MeanEstimate:
-  """The network made linear at the frame's centre, its head as it is.
+  """Linearises the network at the frame's centre and keeps its head.
 
-  The features at the vertices are f(centre) + Df(centre)[v_i - centre]; those
-  in between are their means. Without a head the mean is that of the vertices.
+  Without a head the mean is that of the vertices.
   """
   q = frame.mean.shape[0]
-  middle = visits.at_centre(frame, fn, args)
+  centre = visits.at_centre(frame, fn, args)
   slopes = visits.map_deviations(frame, visits.slope(fn, frame.skeleton), args)
-  corners = jax.tree.map(lambda f, j: f[None] + j, middle, slopes)
+  # f(centre) + Df(centre)[v_i - centre]; features in between are their means,
+  # so the network itself runs no more.
+  corners = jax.tree.map(lambda f, j: f[None] + j, centre, slopes)
   if options.head is None:
     value = jax.tree.map(
       lambda u: jnp.tensordot(
@@ -285,6 +289,6 @@ def tangent(
       ),
       corners,
     )
-    return MeanEstimate(value, middle, visits=q + 1)
+    return MeanEstimate(value, centre, visits=q + 1)
   value = head_mean(options.head, corners, q, options.degree)
-  return MeanEstimate(value, visits.widen(options.head(middle)), visits=q + 1)
+  return MeanEstimate(value, visits.widen(options.head(centre)), visits=q + 1)

@@ -2,10 +2,10 @@
 
   v_i = base - scale tau_i,   theta(w) = sum_i w_i v_i,   w ~ Dirichlet(alpha)
 
-The frame is what every method needs: the centroid and the deviations of the
-vertices from it, of floating-point leaves in float32 at least. Vertices of a
-stream are read one at a time on the host, so that a device holds the centroid,
-one deviation and what the network makes of them.
+Every method needs the frame: the centroid and the deviations of the vertices
+from it, of floating-point leaves in float32 at least. Vertices of a stream are
+read one at a time on the host, so that a device holds the centroid, one
+deviation and the values that the network computes from them.
 """
 
 from collections.abc import Callable
@@ -32,10 +32,10 @@ class Frame(NamedTuple):
     mean: E[w], [q].
     total: alpha_0, the sum of alpha.
     deviation: i -> v_i - centre.
-    combined: w -> sum_i w_i (v_i - centre).
+    combine: w -> sum_i w_i (v_i - centre).
     fixed: leaves that are not floating-point.
     skeleton: of the parameters.
-    streamed: whether vertices are read on the host, one at a time.
+    streamed: vertices are read on the host, one at a time.
   """
 
   centre: Floats
@@ -56,10 +56,10 @@ class TaskSimplex:
     base: parameters before fine-tuning.
     taus: task vectors stacked along a leading axis, or a function i -> tau,
       which is called whenever a vector is needed and may read it from a file.
-    scale: lambda; positive numbers go against the task vectors.
+    scale: lambda; a positive number goes against the task vectors.
     alpha: of the Dirichlet distribution over barycentric weights, [q]; None
       for all ones, the uniform distribution.
-    count: how many vectors a function has; None with stacked ones.
+    count: number of vectors of a function; None with stacked vectors.
   """
 
   base: Any
@@ -82,7 +82,7 @@ class TaskSimplex:
     return int(floats[0].shape[0])
 
   def validate(self) -> 'TaskSimplex':
-    """Itself, if its parts fit each other.
+    """Checks that the parts fit each other; returns the simplex itself.
 
     Raises:
       UserError: vectors of another network, none at all, an alpha of another
@@ -99,8 +99,10 @@ class TaskSimplex:
       shape = np.shape(self.alpha)
       errors.check(
         shape == (self.q,),
-        f'alpha has shape {shape} for {self.q} task vectors; give one a vector',
+        f'alpha has shape {shape} for {self.q} task vectors; give each vector '
+        'one number',
       )
+      # A traced value cannot be compared on the host.
       if not isinstance(self.alpha, jax.core.Tracer):
         errors.check(
           (np.asarray(self.alpha) > 0).all(), 'alpha must be above 0 throughout'
@@ -121,6 +123,7 @@ class TaskSimplex:
   def vertex(self, i: int) -> PyTree:
     """The network base - scale tau_i."""
     tau = self.taus(i) if callable(self.taus) else tree.index(self.taus, i)
+    # Minus: task vectors point towards the data to forget.
     return algebra.apply_task_vector(self.base, tau, -self.scale)
 
   def vertices(self) -> PyTree:
@@ -129,48 +132,53 @@ class TaskSimplex:
 
   def point(self, w: Any) -> PyTree:
     """The network at barycentric weights [q] that sum to 1."""
-    one = frame(self)
-    step = one.combine(w)
-    floats = [c + d for c, d in zip(one.centre, step, strict=True)]
-    return leaves.join(one.skeleton, floats, one.fixed)
+    centred = frame(self)
+    step = centred.combine(w)
+    floats = [c + d for c, d in zip(centred.centre, step, strict=True)]
+    return leaves.join(centred.skeleton, floats, centred.fixed)
 
   def centroid(self) -> PyTree:
     """The network at E[w]: the uniform soup of the vertices."""
-    one = frame(self)
-    return leaves.join(one.skeleton, one.centre, one.fixed)
+    centred = frame(self)
+    return leaves.join(centred.skeleton, centred.centre, centred.fixed)
 
   def sample(self, key: PRNGKey, n: int) -> Float[Array, 'n q']:
-    """Barycentric weights of n networks drawn from the simplex."""
+    """Draws the barycentric weights of n networks."""
     dtype = _weight_dtype(self.base)
     if self.alpha is not None:
       return jax.random.dirichlet(key, jnp.asarray(self.alpha, dtype), (n,))
+    # Normalised exponentials are uniform on the simplex, without the rejection
+    # loop of the gamma draws behind a general Dirichlet.
     lengths = jax.random.exponential(key, (n, self.q), dtype)
     return lengths / lengths.sum(axis=1, keepdims=True)
 
   def gram(self) -> Float[Array, 'q q']:
     """Inner products of the deviations from the centroid."""
-    one = frame(self)
-    rows = range(self.q)
-    if not one.streamed:
-      stacked = jax.lax.map(one.deviation, jnp.arange(self.q))
+    centred = frame(self)
+    if not centred.streamed:
+      stacked = jax.lax.map(centred.deviation, jnp.arange(self.q))
       return algebra.gram(stacked)
-    found = np.zeros((self.q, self.q))
-    for i in rows:
-      mine = one.deviation(i)
+    products = np.zeros((self.q, self.q))
+    for i in range(self.q):
+      row = centred.deviation(i)
+      # Read anew for every pair: memory holds two vectors, not all of them.
       for j in range(i, self.q):
-        other = mine if i == j else one.deviation(j)
-        pairs = zip(mine, other, strict=True)
-        found[i, j] = found[j, i] = sum(float(np.vdot(a, b)) for a, b in pairs)
-    return jnp.asarray(found, one.mean.dtype)
+        column = row if i == j else centred.deviation(j)
+        pairs = zip(row, column, strict=True)
+        product = sum(float(np.vdot(a, b)) for a, b in pairs)
+        products[i, j] = products[j, i] = product
+    return jnp.asarray(products, centred.mean.dtype)
 
   def radius(self) -> Float[Array, '']:
     """The root mean square distance of a network from the centroid."""
     squared = jnp.sum(self.mean() * jnp.diag(self.gram()))
+    # Cov(w) = (diag(m) - m m') / (alpha_0 + 1), and sum_i m_i d_i = 0.
     return jnp.sqrt(jnp.maximum(squared, 0) / (self.total() + 1))
 
 
 def _weight_dtype(params: PyTree) -> Any:
   """The dtype of weights: float64 if a parameter has it, else float32."""
+  # bfloat16 weights of 1/Q would not sum to 1.
   dtypes = [x.dtype for x in leaves.split(params).floats]
   return jnp.promote_types(
     jnp.float32, jnp.result_type(*dtypes) if dtypes else jnp.float32
@@ -178,10 +186,10 @@ def _weight_dtype(params: PyTree) -> Any:
 
 
 def frame(simplex: TaskSimplex, anchor: str = 'centroid') -> Frame:
-  """The frame of a simplex about its centroid, or about its base.
+  """Builds the frame of a simplex about its centroid, or about its base.
 
   Args:
-    simplex: checked here.
+    simplex: validated here.
     anchor: 'centroid' or 'base'.
   """
   simplex.validate()
@@ -190,13 +198,15 @@ def frame(simplex: TaskSimplex, anchor: str = 'centroid') -> Frame:
   base, taus = leaves.split(simplex.base), leaves.split(simplex.taus)
   mean, scale = simplex.mean(), simplex.scale
 
-  def weighted(w: Any) -> Floats:
+  def average(w: Any) -> Floats:
+    # 'highest': TF32 products would lose the digits that deviations need.
     return [
       jnp.tensordot(w.astype(x.dtype), x, 1, precision='highest')
       for x in map(leaves.widen, taus.floats)
     ]
 
-  offset = weighted(mean)
+  offset = average(mean)
+  # About the base, deviations are the scaled task vectors themselves.
   if anchor == 'base':
     offset = [jnp.zeros_like(x) for x in offset]
 
@@ -206,10 +216,11 @@ def frame(simplex: TaskSimplex, anchor: str = 'centroid') -> Frame:
       for x, o in zip(taus.floats, offset, strict=True)
     ]
 
-  def combined(w: Any) -> Floats:
+  def combine(w: Any) -> Floats:
     w = jnp.asarray(w, mean.dtype)
-    found = zip(weighted(w), offset, strict=True)
-    return [-scale * (x - w.sum().astype(x.dtype) * o) for x, o in found]
+    # Rows of a basis need not sum to 1: the offset counts as often as vectors.
+    pairs = zip(average(w), offset, strict=True)
+    return [-scale * (x - w.sum().astype(x.dtype) * o) for x, o in pairs]
 
   centre = [
     leaves.widen(x) - scale * o
@@ -220,7 +231,7 @@ def frame(simplex: TaskSimplex, anchor: str = 'centroid') -> Frame:
     mean,
     simplex.total(),
     deviation,
-    combined,
+    combine,
     base.fixed,
     base.skeleton,
     streamed=False,
@@ -237,6 +248,7 @@ def _stream_frame(simplex: TaskSimplex, anchor: str) -> Frame:
     'task vectors of a function are read on the host, outside of jit and vmap; '
     'stack them to transform the ensemble',
   )
+  # NumPy from here on: JAX arrays would put every vector on the device.
   scale, weights = float(simplex.scale), np.asarray(mean)
 
   def read(i: int) -> Floats:
@@ -244,22 +256,23 @@ def _stream_frame(simplex: TaskSimplex, anchor: str) -> Frame:
     leaves.check_like(simplex.base, tau, f'task vector {i}')
     return [np.asarray(leaves.widen(x)) for x in leaves.split(tau).floats]
 
-  def weighted(w: Any) -> Floats:
+  def average(w: Any) -> Floats:
     total = [np.zeros(x.shape, leaves.widen(x).dtype) for x in base.floats]
     for i, share in enumerate(np.asarray(w)):
+      # Reading may be a file: skip vectors that do not count.
       if share:
         total = [t + share * x for t, x in zip(total, read(i), strict=True)]
     return total
 
-  offset = weighted(0 * weights if anchor == 'base' else weights)
+  offset = average(0 * weights if anchor == 'base' else weights)
 
   def deviation(i: Any) -> Floats:
     pairs = zip(read(int(i)), offset, strict=True)
     return [-scale * (x - o) for x, o in pairs]
 
-  def combined(w: Any) -> Floats:
+  def combine(w: Any) -> Floats:
     size = np.asarray(w).sum()
-    pairs = zip(weighted(w), offset, strict=True)
+    pairs = zip(average(w), offset, strict=True)
     return [-scale * (x - size * o) for x, o in pairs]
 
   centre = [
@@ -271,7 +284,7 @@ def _stream_frame(simplex: TaskSimplex, anchor: str) -> Frame:
     mean,
     simplex.total(),
     deviation,
-    combined,
+    combine,
     base.fixed,
     base.skeleton,
     streamed=True,

@@ -1,8 +1,8 @@
-"""A network at points of a simplex, and its derivatives along directions.
+"""Visits of a network to a simplex: values at points, derivatives along lines.
 
-A visit is a function of (centre, direction, row, context, fixed, args). It is
-made once for each network, so that vertices of a stream share a compilation;
-vertices that are stacked are visited by one loop inside one program.
+A visit is a function of (centre, direction, row, context, fixed, args). Each
+network has one visit object, so that vertices of a stream share a compilation;
+stacked vertices are visited by one loop inside one program.
 """
 
 import functools
@@ -14,17 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from cmu_jax.core import errors
 from cmu_jax.methods.simplex.geometry import Frame
 from cmu_jax.methods.task_vectors import leaves
 
 Network = Callable[..., PyTree]
 Visit = Callable[..., PyTree]
-BACKENDS = ('jvp', 'jet')
 
 
 def widen(outputs: PyTree) -> PyTree:
-  """Outputs in float32 at least: sums are made in it."""
+  """Casts outputs to float32 at least, because sums of them follow."""
   return jax.tree.map(lambda x: leaves.widen(jnp.asarray(x)), outputs)
 
 
@@ -34,12 +32,15 @@ def _bind_network(
   return lambda floats: widen(fn(leaves.join(skeleton, floats, fixed), *args))
 
 
+# `jax.jit` compiles once for each function object, so the factories below are
+# cached: a new closure for every vertex would compile every time.
 @functools.lru_cache(maxsize=64)
 def value(fn: Network, skeleton: leaves.Skeleton) -> Visit:
   """The outputs at centre + direction."""
 
   def visit(centre, direction, row, context, fixed, args):
     del row, context
+    # `skeleton` restores the dtypes of the parameters after a sum in float32.
     point = [c + d for c, d in zip(centre, direction, strict=True)]
     return _bind_network(fn, skeleton, fixed, args)(point)
 
@@ -48,7 +49,7 @@ def value(fn: Network, skeleton: leaves.Skeleton) -> Visit:
 
 @functools.lru_cache(maxsize=64)
 def centre_value(fn: Network, skeleton: leaves.Skeleton) -> Visit:
-  """The outputs at the centre itself; the direction is not looked at."""
+  """The outputs at the centre; the direction is ignored."""
 
   def visit(centre, direction, row, context, fixed, args):
     del direction, row, context
@@ -59,7 +60,7 @@ def centre_value(fn: Network, skeleton: leaves.Skeleton) -> Visit:
 
 @functools.lru_cache(maxsize=64)
 def residual(fn: Network, skeleton: leaves.Skeleton) -> Visit:
-  """What a sample differs from its expansion by, and the square of it.
+  """The difference of a sample from its expansion, and its square.
 
   The context is (f(centre), slopes [q, ...] or None); the row holds the
   barycentric weights of the sample.
@@ -67,14 +68,18 @@ def residual(fn: Network, skeleton: leaves.Skeleton) -> Visit:
 
   def visit(centre, direction, row, context, fixed, args):
     point = [c + d for c, d in zip(centre, direction, strict=True)]
-    found = _bind_network(fn, skeleton, fixed, args)(point)
+    outputs = _bind_network(fn, skeleton, fixed, args)(point)
     start, slopes = context
-    left = jax.tree.map(lambda x, y: x - y, found, start)
+    difference = jax.tree.map(lambda x, y: x - y, outputs, start)
     if slopes is not None:
-      left = jax.tree.map(
-        lambda x, j: x - jnp.tensordot(row.astype(j.dtype), j, 1), left, slopes
+      # Deviations sum to zero with the mean weights, so the linear term of a
+      # sample has mean 0: subtracting it changes the variance alone.
+      difference = jax.tree.map(
+        lambda x, j: x - jnp.tensordot(row.astype(j.dtype), j, 1),
+        difference,
+        slopes,
       )
-    return left, jax.tree.map(jnp.square, left)
+    return difference, jax.tree.map(jnp.square, difference)
 
   return visit
 
@@ -84,59 +89,37 @@ def _expand(run: Callable, centre: Any, direction: Any, order: int) -> list:
   nested = run
   for _ in range(order):
     nested = lambda point, g=nested: jax.jvp(g, (point,), (direction,))
-  found = nested(centre)
-  # Each level doubles the outputs; of order k they are all k-th derivatives
-  # along d, whichever k of the levels they passed.
-  firsts = []
+  outputs = nested(centre)
+  # Each level doubles the outputs. All outputs of order k are the same k-th
+  # derivative along d, whichever k levels they passed.
+  terms = []
   for level in range(order + 1):
-    picked = found
+    term = outputs
     for depth in range(order):
-      picked = picked[1 if depth < level else 0]
-    firsts.append(picked)
-  return firsts
+      term = term[1 if depth < level else 0]
+    terms.append(term)
+  return terms
 
 
-def _by_jet(run: Callable, centre: Any, direction: Any, order: int) -> list:
-  """The same by Taylor-mode propagation of one path through the network."""
-  # Experimental in JAX: imported by those who ask for it.
-  from jax.experimental import jet
-
-  def along(t: jax.Array) -> PyTree:
-    return run(
-      [
-        c + t.astype(c.dtype) * d
-        for c, d in zip(centre, direction, strict=True)
-      ]
-    )
-
-  dtype = jnp.result_type(*centre)
-  zero, one = jnp.zeros((), dtype), jnp.ones((), dtype)
-  start = jax.eval_shape(along, zero)
-  flat = lambda t: tuple(jax.tree.leaves(along(t)))
-  value, series = jet.jet(flat, (zero,), ((one,) + (zero,) * (order - 1),))
-  whole = lambda rows: jax.tree.unflatten(jax.tree.structure(start), rows)
-  orders = [list(column) for column in zip(*series, strict=True)]
-  return [whole(list(value)), *map(whole, orders)]
+def _cast_steps(centre: list[Any], direction: list[Any]) -> list[Any]:
+  # `jax.jvp` refuses tangents whose dtype differs from that of the point.
+  return [
+    jnp.asarray(d).astype(c.dtype)
+    for c, d in zip(centre, direction, strict=True)
+  ]
 
 
 @functools.lru_cache(maxsize=64)
-def derivatives(
-  fn: Network, skeleton: leaves.Skeleton, order: int, backend: str = 'jvp'
-) -> Visit:
+def derivatives(fn: Network, skeleton: leaves.Skeleton, order: int) -> Visit:
   """(Df[d]^2, D2f[d, d], ..., D^k f[d, ..., d]) at the centre."""
-  if backend not in BACKENDS:
-    raise errors.unknown_name('backend', backend, BACKENDS)
-  expand = _expand if backend == 'jvp' else _by_jet
 
   def visit(centre, direction, row, context, fixed, args):
     del row, context
     run = _bind_network(fn, skeleton, fixed, args)
-    steps = [
-      jnp.asarray(d).astype(c.dtype)
-      for c, d in zip(centre, direction, strict=True)
-    ]
-    slope, *rest = expand(run, centre, steps, order)[1:]
-    return jax.tree.map(jnp.square, slope), *rest
+    steps = _cast_steps(centre, direction)
+    slope, *higher = _expand(run, centre, steps, order)[1:]
+    # The mean of the squared slope is the variance to first order.
+    return jax.tree.map(jnp.square, slope), *higher
 
   return visit
 
@@ -148,29 +131,27 @@ def slope(fn: Network, skeleton: leaves.Skeleton) -> Visit:
   def visit(centre, direction, row, context, fixed, args):
     del row, context
     run = _bind_network(fn, skeleton, fixed, args)
-    steps = [
-      jnp.asarray(d).astype(c.dtype)
-      for c, d in zip(centre, direction, strict=True)
-    ]
+    steps = _cast_steps(centre, direction)
     return jax.jvp(run, (centre,), (steps,))[1]
 
   return visit
 
 
 def at_centre(frame: Frame, fn: Network, args: tuple) -> PyTree:
-  """f(centre)."""
+  """Computes f(centre)."""
   visit = centre_value(fn, frame.skeleton)
+  # Stacked vertices are already inside a program; a stream runs on the host.
   run = jax.jit(visit) if frame.streamed else visit
   return run(frame.centre, None, None, None, frame.fixed, args)
 
 
 def _scaled_direction(frame: Frame, row: Any, reach: Any) -> list[Any]:
   """A deviation by its position, or a combination by its coefficients."""
-  single = np.ndim(row) == 0
-  found = frame.deviation(row) if single else frame.combine(row)
+  is_position = np.ndim(row) == 0
+  direction = frame.deviation(row) if is_position else frame.combine(row)
   return [
     (reach * d).astype(c.dtype)
-    for c, d in zip(frame.centre, found, strict=True)
+    for c, d in zip(frame.centre, direction, strict=True)
   ]
 
 
@@ -183,11 +164,11 @@ def fold(
   reach: Any = 1.0,
   context: Any = None,
 ) -> PyTree:
-  """sum_k weights_k visit(reach times direction k), one after another.
+  """Computes sum_k weights_k visit(reach times direction k) in sequence.
 
   Args:
-    frame: where.
-    visit: what to look at.
+    frame: of the simplex.
+    visit: the function to sum.
     rows: positions of deviations [n], or coefficients of combinations [n, q].
     weights: of the rows, [n].
     args: of the network.
@@ -195,19 +176,19 @@ def fold(
     context: for the visit.
   """
 
-  def added(total: Any, found: Any, weight: Any) -> Any:
+  def add(total: Any, outputs: Any, weight: Any) -> Any:
     return jax.tree.map(
-      lambda t, x: t + weight.astype(x.dtype) * x, total, found
+      lambda t, x: t + weight.astype(x.dtype) * x, total, outputs
     )
 
   if frame.streamed:
     run, total = jax.jit(visit), None
     for row, weight in zip(np.asarray(rows), np.asarray(weights), strict=True):
       steps = _scaled_direction(frame, row, reach)
-      found = run(frame.centre, steps, row, context, frame.fixed, args)
-      zero = jax.tree.map(jnp.zeros_like, found) if total is None else total
+      outputs = run(frame.centre, steps, row, context, frame.fixed, args)
+      zero = jax.tree.map(jnp.zeros_like, outputs) if total is None else total
       # Waiting keeps the next vectors off the device until this one is done.
-      total = jax.block_until_ready(added(zero, found, weight))
+      total = jax.block_until_ready(add(zero, outputs, weight))
     return total
   rows, weights = jnp.asarray(rows), jnp.asarray(weights)
 
@@ -217,25 +198,20 @@ def fold(
 
   shapes = jax.eval_shape(at, rows[0])
   zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  body = lambda total, pair: (added(total, at(pair[0]), pair[1]), None)
+  body = lambda total, pair: (add(total, at(pair[0]), pair[1]), None)
+  # A scan holds one visit in memory; `vmap` would hold all vertices.
   return jax.lax.scan(body, zero, (rows, weights))[0]
 
 
 def map_deviations(frame: Frame, visit: Visit, args: tuple) -> PyTree:
-  """What the visit finds along every deviation, stacked along a new axis."""
+  """Stacks the outputs of a visit along every deviation, on a new axis."""
   count = frame.mean.shape[0]
-  if frame.streamed:
-    run = jax.jit(visit)
-    found = [
-      jax.block_until_ready(
-        run(frame.centre, frame.deviation(i), i, None, frame.fixed, args)
-      )
-      for i in range(count)
-    ]
-    return jax.tree.map(lambda *rows: jnp.stack(rows), *found)
-  return jax.lax.map(
-    lambda i: visit(
-      frame.centre, frame.deviation(i), i, None, frame.fixed, args
-    ),
-    jnp.arange(count),
+  run = jax.jit(visit) if frame.streamed else visit
+  at = lambda i: run(
+    frame.centre, frame.deviation(i), i, None, frame.fixed, args
   )
+  if not frame.streamed:
+    return jax.lax.map(at, jnp.arange(count))
+  # Outputs are small; waiting frees the vectors of a visit before the next one.
+  outputs = [jax.block_until_ready(at(i)) for i in range(count)]
+  return jax.tree.map(lambda *rows: jnp.stack(rows), *outputs)

@@ -1,4 +1,4 @@
-"""Task vectors on any pytree: algebra, merges, tangents, negation.
+"""Task vectors on any pytree: algebra, merges, negation.
 
 tau = task_vectors.task_vector(pretrained, finetuned)
 merged = task_vectors.negmerge(taus)
@@ -6,15 +6,12 @@ forgotten = task_vectors.apply_task_vector(pretrained, merged, -0.5)
 """
 
 from cmu_jax.methods.task_vectors.algebra import (
-  Projection,
   apply_task_vector,
   combine,
   cosine_matrix,
   dot,
   gram,
   norm,
-  projections,
-  scale_layers,
   sparsify,
   stack,
   task_vector,
@@ -32,11 +29,9 @@ from cmu_jax.methods.task_vectors.negation import (
   choose,
   negation_sweep,
 )
-from cmu_jax.methods.task_vectors.tangent import tangent
 
 __all__ = [
   'FineTuneConfig',
-  'Projection',
   'SweepResult',
   'apply_task_vector',
   'choose',
@@ -49,12 +44,9 @@ __all__ = [
   'negation_sweep',
   'negmerge',
   'norm',
-  'projections',
-  'scale_layers',
   'sparsify',
   'stack',
   'stream',
-  'tangent',
   'task_vector',
   'ties',
   'uniform',

@@ -1,7 +1,7 @@
-"""The floating-point leaves of a pytree, apart from everything else in it.
+"""The floating-point leaves of a pytree, separated from all other leaves.
 
-Only they can be moved or differentiated. Counters and keys go along as
-arguments; functions, as Equinox modules hold them, are part of the structure.
+Only they can be moved or differentiated. Counters and keys are passed along as
+arguments; functions, as in Equinox modules, are part of the structure.
 """
 
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ class Split(NamedTuple):
   Attributes:
     floats: floating-point leaves.
     fixed: other arrays and numbers.
-    skeleton: all that is no array.
+    skeleton: the structure, and leaves that are no arrays.
   """
 
   floats: list[Any]
@@ -49,12 +49,14 @@ class Split(NamedTuple):
 def _leaf_kind(leaf: Any) -> str:
   if tree.is_float(leaf):
     return _FLOAT
+  # Python numbers are arguments too: as part of the skeleton, every value of a
+  # step counter would compile anew.
   array = hasattr(leaf, 'dtype') or isinstance(leaf, bool | int | float)
   return _ARRAY if array else _STATIC
 
 
 def split(params: PyTree) -> Split:
-  """Takes a pytree apart; `joined` puts it together."""
+  """Splits a pytree into its floating-point leaves and the rest."""
   leaves, structure = jax.tree.flatten(params)
   kinds = tuple(_leaf_kind(leaf) for leaf in leaves)
   parts: dict[str, list[Any]] = {_FLOAT: [], _ARRAY: [], _STATIC: []}
@@ -69,7 +71,8 @@ def split(params: PyTree) -> Split:
 
 
 def join(skeleton: Skeleton, floats: list[Any], fixed: list[Any]) -> PyTree:
-  """The pytree, with floating-point leaves in the dtypes they had."""
+  """Rebuilds a pytree, with floating-point leaves in their original dtypes."""
+  # Sums run in float32 at least; the network expects its own dtypes.
   cast = [
     x if x.dtype == dtype else x.astype(dtype)
     for x, dtype in zip(floats, skeleton.dtypes, strict=True)
@@ -84,38 +87,40 @@ def join(skeleton: Skeleton, floats: list[Any], fixed: list[Any]) -> PyTree:
 
 
 def widen(leaf: Any) -> Any:
-  """A leaf in float32 at least, where it lives: sums are made in it."""
+  """Casts a leaf to float32 at least, because sums of leaves follow."""
   return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
 
 def array_module(leaf: Any) -> Any:
-  """The module of functions for a leaf: NumPy's stay on the host."""
+  """Returns NumPy for leaves on the host, `jax.numpy` for others."""
+  # `jax.numpy` would copy a NumPy leaf to the device.
   return np if isinstance(leaf, np.ndarray | np.generic) else jnp
 
 
-def check_like(params: PyTree, other: PyTree, what: str, lead: int = 0) -> None:
+def check_like(params: PyTree, other: PyTree, name: str, lead: int = 0) -> None:
   """Raises UserError unless two trees have one structure and equal shapes.
 
   Args:
-    params: what the other one must fit.
-    other: a tree whose leaves may have leading axes more.
-    what: its name in the message.
-    lead: how many leading axes.
+    params: the tree that the other one must fit.
+    other: a tree whose leaves may have additional leading axes.
+    name: of the other tree, for the message.
+    lead: number of these axes.
   """
-  mine, theirs = tree.leaves_by_path(params), tree.leaves_by_path(other)
-  if mine.keys() != theirs.keys():
-    odd = sorted('/'.join(name) for name in mine.keys() ^ theirs.keys())
+  expected, actual = tree.leaves_by_path(params), tree.leaves_by_path(other)
+  if expected.keys() != actual.keys():
+    odd = sorted('/'.join(path) for path in expected.keys() ^ actual.keys())
     raise errors.UserError(
-      f"{what} and the parameters differ in structure at '{odd[0]}'; use "
+      f"{name} and the parameters differ in structure at '{odd[0]}'; use "
       'vectors of the same network'
     )
-  for name, leaf in mine.items():
+  # Counters may differ in shape, because they are not combined.
+  for path, leaf in expected.items():
     if not tree.is_float(leaf):
       continue
-    shape = np.shape(theirs[name])
+    shape = np.shape(actual[path])
     errors.check(
       len(shape) >= lead and shape[lead:] == leaf.shape,
-      f"{what} has shape {shape} at '{'/'.join(name)}', the parameters have "
+      f"{name} has shape {shape} at '{'/'.join(path)}', the parameters have "
       f'{leaf.shape}; use vectors of the same network'
       + (', stacked along a leading axis' if lead else ''),
     )

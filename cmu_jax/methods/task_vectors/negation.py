@@ -1,7 +1,7 @@
-"""How far to go against a task vector: validation data decide.
+"""The strength of a negated task vector, chosen on validation data.
 
 The strength lambda is the one with the lowest accuracy on the data to forget
-among those that keep 95 % of the accuracy on control data.
+among all that keep 95 % of the accuracy on control data.
 
 References:
   Editing Models with Task Arithmetic (arXiv 2212.04089, ICLR 2023), section 3;
@@ -16,21 +16,21 @@ from jaxtyping import Float
 
 from cmu_jax.core import errors, progress
 
-# Accuracies are counts over counts: what differs by rounding is a tie.
+# Accuracies are ratios of counts: differences by rounding are ties.
 _ROUNDING = 1e-9
 
 
 class SweepResult(NamedTuple):
-  """A sweep of strengths and what was chosen from it.
+  """A sweep of strengths and the choice from it.
 
   Attributes:
     lambdas: strengths, ascending.
     forget: validation accuracy on the data to forget, at each.
     control: validation accuracy on control data, at each.
     reference: the control accuracy of the unedited network.
-    threshold: what the control accuracy may not fall below.
-    chosen: the strength; 0 where none is feasible.
-    position: of it among the strengths; None where none is feasible.
+    threshold: the lowest acceptable control accuracy.
+    strength: the choice; 0 if no strength is feasible.
+    position: of the choice among the strengths; None if none is feasible.
   """
 
   lambdas: Float[np.ndarray, 'm']
@@ -53,12 +53,12 @@ def choose(
   reference: Any = None,
   control_floor: float = 0.95,
 ) -> SweepResult:
-  """The strength that forgets most while control data stay known.
+  """Chooses the strength that forgets most and keeps the control accuracy.
 
   Among strengths whose control accuracy is at least control_floor times the
-  reference the lowest forget accuracy wins; of equal ones the smallest
-  strength. Where none is feasible the strength is 0: the network stays as it
-  is. Accuracies that are not numbers are not feasible.
+  reference the lowest forget accuracy wins; the smallest strength breaks ties.
+  If none is feasible the strength is 0: the network stays unedited. Accuracies
+  that are not numbers are not feasible.
 
   Args:
     lambdas: strengths >= 0, in any order.
@@ -66,12 +66,13 @@ def choose(
     control: validation accuracy on control data, at each.
     reference: the control accuracy of the unedited network; None takes that of
       strength 0.
-    control_floor: the share of it that must stay.
+    control_floor: the share of it to keep.
 
   Raises:
     UserError: columns of different lengths, none at all, negative strengths,
       or no reference.
   """
+  # float64: float32 would round the default strengths, such as 0.35.
   columns = [np.asarray(x, np.float64) for x in (lambdas, forget, control)]
   errors.check(
     columns[0].ndim == 1 and columns[0].size,
@@ -82,9 +83,8 @@ def choose(
     f'the sweep has columns of {[x.size for x in columns]} values; give one '
     'forget and one control accuracy for each lambda',
   )
-  strengths, lost, kept = (
-    x[np.argsort(columns[0], kind='stable')] for x in columns
-  )
+  order = np.argsort(columns[0], kind='stable')
+  strengths, forgets, controls = (x[order] for x in columns)
   errors.check(
     strengths[0] >= 0, f'lambda {strengths[0]} is negative; use 0 or more'
   )
@@ -94,19 +94,26 @@ def choose(
       'the sweep has no control accuracy of the unedited network; put 0 among '
       'the lambdas or give the reference',
     )
-    reference = kept[0]
+    reference = controls[0]
   threshold = control_floor * reference
   position = None
   for i, (accuracy, control_accuracy) in enumerate(
-    zip(lost, kept, strict=True)
+    zip(forgets, controls, strict=True)
   ):
+    # A comparison with NaN is False, so NaN is neither feasible nor better.
     feasible = control_accuracy >= threshold - _ROUNDING * abs(threshold)
-    best = np.inf if position is None else lost[position]
+    best = np.inf if position is None else forgets[position]
     if feasible and accuracy < best - _ROUNDING:
       position = i
-  chosen = 0.0 if position is None else float(strengths[position])
+  strength = 0.0 if position is None else float(strengths[position])
   return SweepResult(
-    strengths, lost, kept, float(reference), threshold, chosen, position
+    strengths,
+    forgets,
+    controls,
+    float(reference),
+    threshold,
+    strength,
+    position,
   )
 
 
@@ -119,27 +126,28 @@ def negation_sweep(
   """Evaluates a grid of strengths on validation data and chooses one.
 
   Args:
-    eval_fn: what `build` makes -> (forget accuracy, control accuracy).
-    build: strength -> parameters, or whatever `eval_fn` takes.
-    lambdas: strengths; 0, 0.05, ..., 1 by default. If 0 is not among them it
-      is evaluated too, for the reference, but cannot be chosen.
-    control_floor: the share of the control accuracy that must stay.
+    eval_fn: output of `build` -> (forget accuracy, control accuracy).
+    build: strength -> parameters, or any other input of `eval_fn`.
+    lambdas: strengths; 0, 0.05, ..., 1 by default.
+    control_floor: the share of the control accuracy to keep.
 
   Raises:
     UserError: no strengths, or negative ones.
   """
-  given = np.linspace(0, 1, 21) if lambdas is None else lambdas
-  strengths = np.sort(np.asarray(given, np.float64))
+  grid = np.linspace(0, 1, 21) if lambdas is None else lambdas
+  strengths = np.sort(np.asarray(grid, np.float64))
   errors.check(
     strengths.size, 'the sweep has no strengths; give one or more lambdas'
   )
+  # Strength 0 is evaluated in any case, for the reference; it can be chosen
+  # only if the caller listed it.
   missing = strengths[0] != 0
   reference = float(eval_fn(build(0.0))[1]) if missing else None
-  found = []
+  accuracies = []
   with progress.bar('lambdas', strengths.size, unit='lambdas') as advance:
     for strength in strengths:
       forget, control = eval_fn(build(float(strength)))
-      found.append((float(forget), float(control)))
+      accuracies.append((float(forget), float(control)))
       advance()
-  lost, kept = np.array(found).T
-  return choose(strengths, lost, kept, reference, control_floor)
+  forgets, controls = np.array(accuracies).T
+  return choose(strengths, forgets, controls, reference, control_floor)
