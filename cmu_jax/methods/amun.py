@@ -154,9 +154,8 @@ def amun(
 
   def start(key, variables, given, prepared: Prepared) -> finetuning.Start:
     del key, given
-    spent = int(prepared.spent)
     return union_training.start_training(
-      variables, prepared.samples, steps, prepared.mask, spent
+      variables, prepared.samples, steps, prepared.mask, int(prepared.spent)
     )
 
   plain = finetuning.method(
