@@ -147,21 +147,6 @@ def test_a_damaged_newest_one_does_not_push_out_the_good_ones(tmp_path):
   assert steps(tmp_path) == [3]
 
 
-@pytest.mark.parametrize('template', [lambda: entry(0), ENTRY])
-def test_cached_computes_once(tmp_path, template):
-  calls = []
-
-  def compute():
-    calls.append(1)
-    return entry(6)
-
-  for _ in range(2):
-    same(entry(6), checkpoint.cached(tmp_path, 'a', template, compute))
-  assert len(calls) == 1
-  checkpoint.cached(tmp_path, 'b', template, compute)
-  assert len(calls) == 2
-
-
 def test_a_small_save_is_quick(tmp_path):
   state = _training_state()
   checkpoint.save(tmp_path, 0, state, 'a')

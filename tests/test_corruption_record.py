@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import replay
 
 from cmu_jax.core import errors, rng
 from cmu_jax.data import corruption
@@ -39,7 +40,7 @@ def _recorded(kind, label):
 def test_a_manifest_read_back_from_json_draws_the_same(kind):
   label = np.arange(N) % K
   done, record = _recorded(kind, label)
-  again = record_lib.from_manifest(json.loads(json.dumps(record)), label)
+  again = replay.draw_again(json.loads(json.dumps(record)), label)
   assert np.array_equal(again.label, done.label)
   assert np.array_equal(again.mask, done.mask)
   assert record['corrupted'] == int(done.mask.sum())
@@ -52,9 +53,9 @@ def test_a_manifest_tells_other_labels_and_damage():
   label = np.arange(N) % K
   _, record = _recorded('symmetric', label)
   with pytest.raises(errors.UserError, match='differs from the recorded one'):
-    record_lib.from_manifest(record, label[::-1])
+    replay.draw_again(record, label[::-1])
   with pytest.raises(errors.UserError, match=r'damaged.*label_sha256'):
-    record_lib.from_manifest(
+    replay.draw_again(
       {k: v for k, v in record.items() if k != 'label_sha256'}, label
     )
   with pytest.raises(errors.UserError, match="did you mean 'poison'"):

@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
+import replay
 import small_run
 
 from cmu_jax.core import config, errors
 from cmu_jax.data import sources
-from cmu_jax.data.corruption import record as record_lib
 from cmu_jax.studies.cuts import evaluate, scene
 
 KINDS = {
@@ -119,7 +119,7 @@ def test_a_record_fits_its_own_labels_only(finished):
   )
   label = sources.load('digits').train.label[: record['samples']]
   with pytest.raises(errors.UserError, match='differs from the recorded'):
-    record_lib.from_manifest(record, label)
+    replay.draw_again(record, label)
 
 
 def test_the_record_alone_is_enough(finished):
@@ -129,7 +129,7 @@ def test_the_record_alone_is_enough(finished):
   cfg = config.load(KINDS[kind], fields).config
   truth = scene.draw_scene(cfg, scene.load_world(cfg), seed).train.label
   records = json.loads((folder / 'corruption.json').read_text())
-  drawn = record_lib.from_manifest(records[str(seed)], truth)
+  drawn = replay.draw_again(records[str(seed)], truth)
   assert int(drawn.mask.sum()) == records[str(seed)]['corrupted']
 
 

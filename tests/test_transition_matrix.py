@@ -32,17 +32,6 @@ def test_an_estimate_by_hand():
   assert np.allclose(found[1], [0.5, 0, 0.5])
 
 
-def test_symmetric_noise_is_told_by_its_rows():
-  assert transition_noise.is_symmetric(UNIFORM)
-  tilted = UNIFORM.copy()
-  # KL of (1/3 + e, 1/3 - e, 1/3) from uniform is about 3 e^2.
-  tilted[2, :2] += 0.095, -0.095
-  assert transition_noise.is_symmetric(tilted)
-  tilted[2, :2] += 0.015, -0.015
-  assert not transition_noise.is_symmetric(tilted)
-  assert not transition_noise.is_symmetric(np.roll(np.eye(4), 1, axis=1))
-
-
 def test_the_diagonal_is_taken_out():
   kept = 0.7 * np.eye(4) + 0.3 * UNIFORM
   found = transition_noise.remove_diagonal(kept)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import replay
 import small_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,7 +88,7 @@ def test_a_trigger_comes_back_from_its_record(kind):
   done = corruption.poison(KEY, label, 0.2, trigger)
   record = record_lib.make_record(done, 'poison', KEY, rate=0.2)
   read = json.loads(json.dumps(record))
-  again = record_lib.from_manifest(read, label).trigger
+  again = replay.draw_again(read, label).trigger
   assert np.array_equal(again.mask, trigger.mask)
   assert np.array_equal(again.value, trigger.value)
   assert (again.stage, again.keep) == (trigger.stage, trigger.keep)
@@ -98,8 +99,8 @@ def test_a_damaged_pattern_is_refused():
   done = corruption.poison(KEY, label, 0.2, triggers.sinusoidal(8, 8, 9.0, 2.0))
   record = record_lib.make_record(done, 'poison', KEY, rate=0.2)
   record['trigger']['pattern']['float32'] = 'AAA'
-  with pytest.raises(errors.UserError, match='manifest is damaged'):
-    record_lib.from_manifest(record, label)
+  with pytest.raises(errors.UserError, match='record is damaged'):
+    replay.draw_again(record, label)
 
 
 MISTAKES = {

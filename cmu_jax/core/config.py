@@ -1,8 +1,8 @@
 """Configs: Python files with get_config(arg), changed on the command line.
 
 A config file has a docstring, `get_config(arg: str = '') -> ConfigDict` and,
-if it stands for a grid of runs, `sweep(add)` that calls add(**arguments) once
-for every cell. `FILE:word,key=value` passes the text after the colon as arg.
+for a grid of runs, `sweep(add)`, which calls add(**arguments) for every run.
+`FILE:word,key=value` passes the text after the colon as arg.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ from cmu_jax.core import errors, files, literals
 
 
 class LoadedConfig(NamedTuple):
-  """A config file, read.
+  """A config with the facts of its file.
 
   Attributes:
     config: locked, with the overrides applied.
     name: of the config and its argument, fit for a folder.
     doc: docstring of the file.
     path: of the file, as the user wrote it.
-    arg: what stood after the colon.
+    arg: the text after the colon.
     sweep: the file's sweep(add), or None.
   """
 
@@ -46,28 +46,28 @@ def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
   """Reads the text after the colon, 'smoke,noise=0.6,seeds=0+1', by defaults.
 
   Args:
-    arg: comma-separated key=value; a word alone stands for word=true.
-    **defaults: every key there is, with its default, which gives its type.
+    arg: comma-separated key=value; a word alone means word=true.
+    **defaults: all keys; the default of a key gives its type.
 
   Returns:
-    The defaults with the given values in their place.
+    The defaults, replaced by the values in `arg`.
 
   Raises:
-    UserError: an unknown key, one given twice, or a value of another type.
+    UserError: an unknown or repeated key, or a value of another type.
   """
   values = dict(defaults)
-  given: set[str] = set()
+  keys: set[str] = set()
   for item in arg.split(',') if arg else ():
     key, equals, text = (part.strip() for part in item.partition('='))
     if key not in defaults:
       raise errors.unknown_name('config argument', key, defaults)
-    errors.check(key not in given, f"config argument '{key}' is given twice")
-    what = f"config argument '{key}'"
+    errors.check(key not in keys, f"config argument '{key}' is given twice")
+    field = f"config argument '{key}'"
     text = text if equals else 'true'
     if not equals and not isinstance(defaults[key], bool):
-      raise errors.UserError(f'{what} needs a value: {key}={defaults[key]}')
-    values[key] = literals.parse(text, defaults[key], what, '+')
-    given.add(key)
+      raise errors.UserError(f'{field} needs a value: {key}={defaults[key]}')
+    values[key] = literals.parse(text, defaults[key], field, '+')
+    keys.add(key)
   return types.SimpleNamespace(**values)
 
 
@@ -99,6 +99,7 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> LoadedConfig:
   for field, text in (overrides or {}).items():
     _apply_override(config, field, text)
   _pin_weights(config)
+  # Refuses values that results.json and the fingerprint could not hold.
   to_json(config)
   stem = pathlib.Path(path).stem
   name = re.sub(r'[^\w.,=+-]+', '_', f'{stem}-{arg}' if arg else stem)
@@ -108,50 +109,48 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> LoadedConfig:
 
 
 def _pin_weights(config: ml_collections.ConfigDict) -> None:
-  """Puts the content of `model.weights` among the settings.
-
-  Other weights at the same path are then another run; so is another config.json
-  beside them, which says what network they are of.
-  """
+  """Records the digest of `model.weights` among the settings."""
   model = config.get('model')
   pinned = isinstance(model, ml_collections.ConfigDict)
   if not pinned or not model.get('weights') or 'weights_sha256' not in model:
     return
+  # Other weights at the same path are then another run; so is another
+  # config.json beside them, which describes the network.
   path = pathlib.Path(model.weights).expanduser()
-  found = files.digest(path, path.parent / 'config.json')
+  digest = files.digest(path, path.parent / 'config.json')
   errors.check(
-    model.weights_sha256 in ('', found),
+    model.weights_sha256 in ('', digest),
     f'config.model.weights_sha256 is {model.weights_sha256}, but the content '
-    f'of {path} gives {found}; leave it out, or take the weights that it was '
+    f'of {path} gives {digest}; leave it out, or take the weights that it was '
     'written for',
   )
-  model.weights_sha256 = found
+  model.weights_sha256 = digest
 
 
-def to_json(config: Any, where: str = 'config') -> Any:
-  """The config as JSON has it: dicts, lists, strings, numbers, bools, None.
+def to_json(config: Any, path: str = 'config') -> Any:
+  """Converts a config to JSON values: dicts, lists and scalars.
 
   Raises:
-    UserError: a value is something else, or not finite.
+    UserError: a value of another type, or a number that is not finite.
   """
   if isinstance(config, (Mapping, ml_collections.ConfigDict)):
     return {
-      str(key): to_json(value, f'{where}.{key}')
-      for key, value in config.items()
+      str(key): to_json(value, f'{path}.{key}') for key, value in config.items()
     }
   if isinstance(config, (tuple, list)):
-    return [to_json(value, f'{where}[{i}]') for i, value in enumerate(config)]
+    return [to_json(value, f'{path}[{i}]') for i, value in enumerate(config)]
+  # By exact type: a subclass, such as a NumPy float, would not survive JSON.
   finite = not isinstance(config, float) or math.isfinite(config)
   if type(config) in (str, int, float, bool, type(None)) and finite:
     return config
   raise errors.UserError(
-    f'{where} is {config!r}: a config holds only strings, bools, finite '
+    f'{path} is {config!r}: a config holds only strings, bools, finite '
     'numbers, None and tuples of these'
   )
 
 
 def fingerprint(config: Any) -> str:
-  """SHA-256 of a config, of a part of it, or of a dict of parts, as hex.
+  """Computes SHA-256 of a config, of a part of it, or of a dict of parts.
 
   It depends on names and values, not on their order, nor on tuple or list.
   """
@@ -160,41 +159,41 @@ def fingerprint(config: Any) -> str:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-  """Dotted field -> value for every field that is not a group."""
+  """Values of all fields by their dotted names."""
   return dict(_walk(config, ''))
 
 
 def sweep_cells(loaded: LoadedConfig) -> dict[str, str]:
-  """The cells of a sweep: their name -> the spec that `load` takes.
+  """Lists the cells of a sweep: their name -> the spec that `load` takes.
 
   Raises:
-    UserError: the file has no sweep(add), it fails, adds nothing, or adds the
-      same cell twice.
+    UserError: the file has no sweep(add), or sweep fails, adds no cell, or adds
+      the same cell twice.
   """
   errors.check(
     callable(loaded.sweep),
     f'{loaded.path} has no sweep(add): leave --sweep out or add one',
   )
-  found: dict[str, str] = {}
+  specs: dict[str, str] = {}
 
   def add(**arguments: Any) -> None:
     cell = ','.join(f'{key}={_to_text(arguments[key])}' for key in arguments)
     name = re.sub(r'[^\w.,=+-]+', '_', cell)
     errors.check(cell, f'sweep of {loaded.path} adds a cell without arguments')
     errors.check(
-      name not in found, f"sweep of {loaded.path} adds '{cell}' twice"
+      name not in specs, f"sweep of {loaded.path} adds '{cell}' twice"
     )
     arg = ','.join(filter(None, (loaded.arg, cell)))
-    found[name] = f'{loaded.path}:{arg}'
+    specs[name] = f'{loaded.path}:{arg}'
 
   sweep: Any = loaded.sweep
   _call_user_code(loaded.path, lambda: sweep(add))
-  errors.check(found, f'sweep of {loaded.path} adds no cell')
-  return found
+  errors.check(specs, f'sweep of {loaded.path} adds no cell')
+  return specs
 
 
 def _to_text(value: Any) -> str:
-  """A value as parse_arg reads it."""
+  """Formats a value for `parse_arg`."""
   if isinstance(value, (tuple, list)):
     return '+'.join(map(_to_text, value))
   return str(value).lower() if isinstance(value, bool) else str(value)
@@ -209,7 +208,7 @@ def _walk(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _split_spec(spec: str) -> tuple[str, str]:
-  """'a/b.py:arg' in its two parts; the file has to be there."""
+  """Splits 'a/b.py:arg' into file and argument; checks that the file exists."""
   stem, dot, arg = spec.partition('.py:')
   path = stem + '.py' if dot else spec
   file = pathlib.Path(path)
@@ -218,8 +217,8 @@ def _split_spec(spec: str) -> tuple[str, str]:
       f"--config={spec} is not a Python file such as 'configs/cuts_digits.py'"
     )
   if not file.is_file():
-    near = [str(other) for other in file.parent.glob('*.py')]
-    raise errors.unknown_name('config file', path, near)
+    names = [str(other) for other in file.parent.glob('*.py')]
+    raise errors.unknown_name('config file', path, names)
   return path, arg
 
 
@@ -232,39 +231,41 @@ def _import_file(path: str) -> types.ModuleType:
 
 
 def _call_user_code(path: str, call: Callable[[], Any]) -> Any:
-  """Calls the user's code: whatever it raises becomes one line."""
+  """Calls code of a config file; turns its errors into one-line ones."""
   try:
     return call()
   except errors.UserError:
     raise
   except (Exception, SystemExit) as error:
+    # The last line of the user's file, not of the library that it called.
     frames = traceback.extract_tb(error.__traceback__)
     file = str(pathlib.Path(path).absolute())
     lines = [frame.lineno for frame in frames if frame.filename == file]
     line = getattr(error, 'lineno', None) or (lines[-1] if lines else None)
-    where = f'{path} line {line}' if line else path
+    place = f'{path} line {line}' if line else path
     text = ' '.join(str(error).split())
     raise errors.UserError(
-      f'{where}: {type(error).__name__}: {text}'
+      f'{place}: {type(error).__name__}: {text}'
     ) from error
 
 
 def _apply_override(
   config: ml_collections.ConfigDict, field: str, text: str
 ) -> None:
-  known = flatten(config)
-  if any(key.startswith(f'{field}.') for key in known):
-    some = next(key for key in known if key.startswith(f'{field}.'))
+  fields = flatten(config)
+  if any(key.startswith(f'{field}.') for key in fields):
+    example = next(key for key in fields if key.startswith(f'{field}.'))
     raise errors.UserError(
       f'--config.{field} is a group: set one of its fields, as in '
-      f'--config.{some}={known[some]}'
+      f'--config.{example}={fields[example]}'
     )
-  if field not in known:
-    raise errors.unknown_name('config field', field, known)
-  value = literals.parse(text, known[field], f'--config.{field}')
+  if field not in fields:
+    raise errors.unknown_name('config field', field, fields)
+  value = literals.parse(text, fields[field], f'--config.{field}')
   group, _, leaf = field.rpartition('.')
   parent = config
   for key in filter(None, group.split('.')):
     parent = parent[key]
+  # A ConfigDict refuses a new type, but a field that is None may take any.
   with parent.ignore_type():
     parent[leaf] = value

@@ -1,4 +1,4 @@
-"""Files written whole: a temporary name in the same folder, then a rename."""
+"""Files that are whole or absent: a temporary name, then a rename."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from cmu_jax.core import errors
 
-# '.' + the final name + '.' + what tempfile makes up + '.part'
+# '.' + the final name + '.' + tempfile's random letters + '.part'
 _TEMPORARY = re.compile(r'\..+\.[a-z0-9_]{8}\.part')
 
 
@@ -21,21 +21,24 @@ def atomic_path(path: os.PathLike | str) -> Iterator[pathlib.Path]:
   """Yields a temporary path that becomes `path` if the block succeeds.
 
   Raises:
-    UserError: the folder cannot be written or the disk is full. The file that
-      was there before, if any, is left as it was.
+    UserError: the folder is not writable or the disk is full. An earlier file
+      of this name is unchanged.
   """
   path = pathlib.Path(path)
   temporary: pathlib.Path | None = None
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because a rename across file systems is a copy.
     handle, name = tempfile.mkstemp(
       dir=path.parent, prefix=f'.{path.name}.', suffix='.part'
     )
     os.close(handle)
     temporary = pathlib.Path(name)
     yield temporary
-    with temporary.open('rb') as written:
-      os.fsync(written.fileno())
+    # Without fsync a power failure may leave the new name with empty content.
+    with temporary.open('rb') as file:
+      os.fsync(file.fileno())
+    # mkstemp makes the file readable by its owner only.
     temporary.chmod(0o644)
     temporary.replace(path)
   except OSError as error:
@@ -49,7 +52,7 @@ def atomic_path(path: os.PathLike | str) -> Iterator[pathlib.Path]:
 
 
 def remove_temporaries(folder: os.PathLike | str) -> None:
-  """Drops the temporaries that a killed process left in a folder.
+  """Removes the temporary files of a killed process from a folder.
 
   Only for a folder that no other process is writing to.
   """
@@ -65,41 +68,42 @@ def write(path: os.PathLike | str, save: Callable[[IO[bytes]], Any]) -> None:
 
 
 def digest(*paths: os.PathLike | str) -> str:
-  """SHA-256 of the names and bytes of files, and of all files in folders.
+  """Computes SHA-256 of the names and bytes of files and folders.
 
   Args:
-    *paths: one that does not exist counts as nothing.
+    *paths: files, and folders with all files in them; absent ones are skipped.
 
   Raises:
     UserError: a file cannot be read.
   """
   total = hashlib.sha256()
   for path in map(pathlib.Path, paths):
-    inside = sorted(p for p in path.rglob('*') if p.is_file())
-    for file in [path] if path.is_file() else inside:
+    content = sorted(p for p in path.rglob('*') if p.is_file())
+    for file in [path] if path.is_file() else content:
       try:
-        with file.open('rb') as opened:
-          content = hashlib.file_digest(opened, 'sha256').hexdigest()
+        with file.open('rb') as stream:
+          checksum = hashlib.file_digest(stream, 'sha256').hexdigest()
       except OSError as error:
         raise errors.UserError(
           f'cannot read {file}: {error.strerror}; check its permissions'
         ) from error
-      total.update(f'{file.relative_to(path)} {content}\n'.encode())
+      total.update(f'{file.relative_to(path)} {checksum}\n'.encode())
   return total.hexdigest()
 
 
 def write_text(path: os.PathLike | str, text: str) -> None:
-  """Writes UTF-8 text whole."""
+  """Writes UTF-8 text."""
   write(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: os.PathLike | str, value: Any) -> None:
-  """Writes JSON whole; NaN and infinities are refused (ValueError)."""
+  """Writes JSON; NaN and infinities are refused (ValueError)."""
+  # json.dumps would write them as NaN, which other readers of JSON refuse.
   write_text(path, json.dumps(value, indent=1, allow_nan=False) + '\n')
 
 
 def read_json(path: os.PathLike | str) -> Any:
-  """Reads a JSON file; a broken or unreadable one is a UserError."""
+  """Reads a JSON file; a broken or unreadable file is a UserError."""
   try:
     return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
   except (OSError, ValueError) as error:

@@ -22,11 +22,11 @@ def parse(text: str, like: Any, field: str, separator: str = ',') -> Any:
   """Reads `text` as a value of the type of `like`, strictly.
 
   Args:
-    text: what the user typed.
-    like: the value it replaces. Where that is None, any bool, int, float,
-      tuple or list literal is taken as such and all else as a string; a tuple
-      has items of the type of its first one.
-    field: the name of the field, for the error.
+    text: the user's input.
+    like: the value it replaces. If that is None, any bool, int, float, tuple or
+      list literal is taken as such and other text as a string; a tuple has
+      items of the type of its first item.
+    field: name of the field, for the error.
     separator: between the items of a tuple.
 
   Raises:
@@ -42,10 +42,11 @@ def parse(text: str, like: Any, field: str, separator: str = ',') -> Any:
 
 
 def parse_untyped(text: str) -> Any:
-  """Reads a literal; what is none, or is not a plain one, is a string."""
-  spelled = {'true': True, 'false': False, 'none': None}
-  if text.lower() in spelled:
-    return spelled[text.lower()]
+  """Reads a plain literal; any other text is a string."""
+  # Lower-case words, because that is how the command line spells them.
+  words = {'true': True, 'false': False, 'none': None}
+  if text.lower() in words:
+    return words[text.lower()]
   try:
     value = _evaluate(text)
   except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -62,13 +63,14 @@ def _parse_like(text: str, like: Any, separator: str) -> Any:
 
 
 def _parse_scalar(text: str, kind: type) -> Any:
-  """The value, or ValueError."""
+  """Reads a scalar, or raises ValueError."""
   if kind is bool:
     if text.lower() not in ('true', 'false'):
       raise ValueError(text)
     return text.lower() == 'true'
   if kind is float:
     number = float(text)
+    # float() accepts 'nan' and 'inf', which no setting can mean.
     if not math.isfinite(number):
       raise ValueError(text)
     return number
@@ -80,19 +82,21 @@ def _parse_scalar(text: str, kind: type) -> Any:
 
 
 def _parse_items(text: str, like: tuple | list, separator: str) -> list[Any]:
-  """The items of '0,1,2', '(0,1,2)' or '[0,1,2]', or ValueError."""
-  bare = re.fullmatch(r'\((.*)\)|\[(.*)\]|([^()\[\]]*)', text)
+  """Reads the items of '0,1,2', '(0,1,2)' or '[0,1,2]', or raises."""
+  flat = re.fullmatch(r'\((.*)\)|\[(.*)\]|([^()\[\]]*)', text)
   kinds = {type(item) for item in like}
-  if bare is None or kinds & {tuple, list}:
+  if flat is None or kinds & {tuple, list}:
     return _parse_nested(text)
-  inside = next(part for part in bare.groups() if part is not None).strip()
+  inside = next(part for part in flat.groups() if part is not None).strip()
   inside = inside.removesuffix(separator)
   words = [word.strip() for word in inside.split(separator)] if inside else []
   if '' in words:
     raise ValueError(text)
+  # An empty or mixed tuple says nothing about the type of a new item.
   if len(kinds) != 1:
     return [parse_untyped(word) for word in words]
   kind = kinds.pop()
+  # Quotes around the strings of a tuple are optional: shells remove them.
   return [
     _parse_scalar(word.strip('\'"') if kind is str else word, kind)
     for word in words

@@ -1,4 +1,4 @@
-"""Progress with an estimate for anything that may last over five seconds."""
+"""Progress with an estimate, for work that may last over five seconds."""
 
 import contextlib
 import contextvars
@@ -8,43 +8,53 @@ from collections.abc import Callable, Iterator
 
 from rich import progress as rich_progress
 
+# A context variable, because threads run cells side by side and each of them
+# mutes its own bars only.
 _muted = contextvars.ContextVar('muted', default=False)
+_INTERVAL_SECONDS = 5
 
 
 def _remaining_time(total: int, done: int, units: int, seconds: float) -> str:
-  """An estimate at the rate of so many units in so many seconds."""
+  """Estimates the remaining time at a rate of `units` in `seconds`."""
   if not units:
     return 'estimating'
   return f'about {seconds / units * (total - done):.0f} s left'
 
 
 def _line_progress(title: str, total: int, unit: str, start: int) -> Callable:
-  """One line every five seconds, for logs and pipes."""
-  began = last = since = time.monotonic()
-  done = origin = start
+  """Builds an `advance` that prints a line every five seconds."""
+  begin = latest = timed_from = time.monotonic()
+  count_done = timed_count = start
 
   def advance(count: int = 1, note: str = '') -> None:
-    nonlocal last, done, since, origin
+    nonlocal latest, count_done, timed_from, timed_count
     now = time.monotonic()
-    if done == start and 20 * count < total:
-      # The first of many steps compiles: it says nothing about the others.
-      since, origin = now, start + count
-    done += count
-    if now - last < 5 and done < total:
+    if count_done == start and 20 * count < total:
+      # The first of many steps includes the compilation: it says nothing about
+      # the speed of the others.
+      timed_from, timed_count = now, start + count
+    count_done += count
+    if now - latest < _INTERVAL_SECONDS and count_done < total:
       return
-    if done >= total and now - began < 5:
+    # Work that ends within the interval stays silent.
+    if count_done >= total and now - begin < _INTERVAL_SECONDS:
       return
-    last = now
-    left = _remaining_time(total, done, done - origin, now - since)
-    said = f'{title}: {done}/{total} {unit}, {now - began:.0f} s, {left} {note}'
-    print(said.rstrip(), file=sys.stderr, flush=True)
+    latest = now
+    remaining = _remaining_time(
+      total, count_done, count_done - timed_count, now - timed_from
+    )
+    line = (
+      f'{title}: {count_done}/{total} {unit}, {now - begin:.0f} s, '
+      f'{remaining} {note}'
+    )
+    print(line.rstrip(), file=sys.stderr, flush=True)
 
   return advance
 
 
 @contextlib.contextmanager
 def mute() -> Iterator[None]:
-  """No bars inside the block, of this thread: something else shows progress."""
+  """Hides the bars of this thread inside the block."""
   token = _muted.set(True)
   try:
     yield
@@ -56,11 +66,11 @@ def mute() -> Iterator[None]:
 def bar(
   title: str, total: int, unit: str = 'steps', start: int = 0
 ) -> Iterator[Callable]:
-  """A progress bar on a terminal, a line every 5 s elsewhere.
+  """Shows a progress bar on a terminal, a line every 5 s elsewhere.
 
   Args:
-    title: what is under way.
-    total: how many units there are.
+    title: name of the work.
+    total: number of units.
     unit: their name.
     start: units done in an earlier run.
 

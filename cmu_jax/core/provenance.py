@@ -1,4 +1,4 @@
-"""Where a result comes from: code, config, command, versions, device."""
+"""Provenance of results: code, config, command, versions, device, data."""
 
 import hashlib
 import importlib.metadata
@@ -21,16 +21,17 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
 def describe_process() -> dict[str, Any]:
-  """What someone needs to run the same command again.
+  """Describes the running process, so that others can repeat it.
 
   Returns:
-    commit (git HEAD, with '-dirty' after local changes; None where the package
+    commit (git HEAD, with '-dirty' after local changes; None if the package
     does not run from a git checkout), command, versions, device.
   """
   versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
   device = jax.devices()[0]
   return {
     'commit': git_commit(pathlib.Path(__file__).resolve().parents[2]),
+    # orig_argv keeps `-m cmu_jax.main`, which sys.argv replaces by a path.
     'command': shlex.join(['python', *sys.orig_argv[1:]]),
     'versions': {'python': platform.python_version(), **versions},
     'device': f'{device.platform}: {device.device_kind}',
@@ -38,16 +39,16 @@ def describe_process() -> dict[str, Any]:
 
 
 def describe_run(config: Any) -> dict[str, Any]:
-  """`process`, and the config_hash of a run's config."""
+  """Adds the config_hash of a run to `describe_process`."""
   return {**describe_process(), 'config_hash': config_lib.fingerprint(config)}
 
 
 def results_header(config: Any, finished: bool) -> dict[str, Any]:
-  """What the results.json of every run begins with.
+  """Builds the first fields of every results.json.
 
   Args:
     config: of the run.
-    finished: whether the numbers that follow are all.
+    finished: whether the run is complete.
 
   Returns:
     schema, name, task, smoke, finished, provenance and config.
@@ -64,19 +65,26 @@ def results_header(config: Any, finished: bool) -> dict[str, Any]:
 
 
 def digest(*arrays: Any) -> str:
-  """SHA-256 of the bytes of arrays, one after the other."""
+  """Computes SHA-256 of the bytes of some arrays, in sequence."""
   total = hashlib.sha256()
   for array in arrays:
     total.update(np.ascontiguousarray(array).tobytes())
   return total.hexdigest()
 
 
-def git_commit(folder: pathlib.Path) -> str | None:
-  """HEAD of the git checkout whose top is `folder`; None if it is not one.
+def dataset_digest(dataset: Dataset) -> str:
+  """Computes SHA-256 of all images and labels of a dataset.
 
-  An installed package may lie inside somebody else's repository: that one's
-  commit says nothing about this code.
+  Two folders of the same name may hold different images.
   """
+  train, test = dataset.train, dataset.test
+  return digest(train.image, train.label, test.image, test.label)
+
+
+def git_commit(folder: pathlib.Path) -> str | None:
+  """Reads HEAD of the git checkout whose top is `folder`, or None."""
+  # An installed package may lie inside somebody else's repository, whose commit
+  # says nothing about this code: git itself would search the parents too.
   if not (folder / '.git').exists():
     return None
   head = _run_git(folder, 'rev-parse', 'HEAD')
@@ -85,9 +93,9 @@ def git_commit(folder: pathlib.Path) -> str | None:
 
 
 def _run_git(folder: pathlib.Path, *arguments: str) -> str | None:
-  """What git prints, or None without git or if it fails."""
+  """Returns the output of git, or None without git or if it fails."""
   try:
-    done = subprocess.run(
+    process = subprocess.run(
       ['git', '-C', str(folder), *arguments],
       capture_output=True,
       text=True,
@@ -96,13 +104,4 @@ def _run_git(folder: pathlib.Path, *arguments: str) -> str | None:
     )
   except (OSError, subprocess.TimeoutExpired):
     return None
-  return done.stdout.strip() if done.returncode == 0 else None
-
-
-def dataset_digest(dataset: Dataset) -> str:
-  """SHA-256 of all images and labels: two folders of one name may differ."""
-  digest = hashlib.sha256()
-  for batch in (dataset.train, dataset.test):
-    digest.update(np.ascontiguousarray(batch.image).data)
-    digest.update(np.ascontiguousarray(batch.label).data)
-  return digest.hexdigest()
+  return process.stdout.strip() if process.returncode == 0 else None

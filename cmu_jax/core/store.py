@@ -1,10 +1,12 @@
-"""Where a sweep keeps the networks as trained on S_tr.
+"""Results of cells, each in a file named by its address.
 
-One .npz a network, named by what it depends on. Not an Orbax checkpoint: that
-is written by all processes of a distributed run together, and here every
-process trains originals of its own.
+The address is a digest of everything that the content depends on:
 
-What cells of a run found, each a file named by what it depends on.
+  folder/cells/<address>.json       the record of a cell
+  folder/<kind>/<address>.npz       a training, or another pytree of arrays
+
+Pytrees are not Orbax checkpoints: all processes of a distributed run write such
+a checkpoint together, and here every process has trainings of its own.
 """
 
 import pathlib
@@ -20,53 +22,20 @@ from jaxtyping import PyTree
 from cmu_jax.core import checkpoint, errors, files
 from cmu_jax.core.types import Info
 
+NamedArrays = dict[str, Any]
+
 _STEP = 'step'
-
-
-def _read_checkpoint(
-  path: pathlib.Path, template: PyTree
-) -> tuple[PyTree, int] | None:
-  """The state in a file and its step; None if there is no file."""
-  if not path.exists():
-    return None
-  wanted = checkpoint.leaves_by_key(template)
-  try:
-    with np.load(path, allow_pickle=False) as stored:
-      found = {name: stored[name] for name in stored.files}
-    step = int(found.pop(_STEP))
-    same = found.keys() == wanted.keys() and all(
-      found[n].shape == wanted[n].shape and found[n].dtype == wanted[n].dtype
-      for n in found
-    )
-  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-    raise errors.UserError(
-      f'cannot read {path}: {error}; remove it to make it again'
-    ) from error
-  errors.check(
-    same, f'{path} is not of this network: remove it to make it again'
-  )
-  values = [jnp.asarray(found[name]) for name in wanted]
-  return jax.tree.unflatten(jax.tree.structure(template), values), step
-
-
-def _checkpoint_path(
-  folder: pathlib.Path, name: str, kind: str = 'originals'
-) -> pathlib.Path:
-  return folder / kind / f'{name[:24]}.npz'
-
-
-def remove_checkpoint(folder: pathlib.Path, name: str) -> None:
-  """Removes a training that is needed no more."""
-  _checkpoint_path(folder, name).unlink(missing_ok=True)
+# 96 bits of the SHA-256: short enough for a file name, and free of collisions.
+_ADDRESS_LENGTH = 24
 
 
 class Checkpoint(NamedTuple):
-  """Where a training saves itself.
+  """File in which a training saves itself.
 
   Attributes:
     restore: (template) -> (state, step) or None.
     save: (state, step), called between segments.
-    seconds: how much work may be lost at most.
+    seconds: how much work a kill may lose at most.
   """
 
   restore: Callable[[Any], tuple[Any, int] | None]
@@ -74,56 +43,104 @@ class Checkpoint(NamedTuple):
   seconds: float = 30.0
 
 
-NamedArrays = dict[str, Any]
+def _record_path(folder: pathlib.Path, address: str) -> pathlib.Path:
+  return folder / 'cells' / f'{address[:_ADDRESS_LENGTH]}.json'
 
 
-def group_path(folder: pathlib.Path, name: str) -> pathlib.Path:
-  """Where a group is kept; `name` is a digest of all that it depends on."""
-  return folder / 'shadow' / f'{name[:24]}.npz'
+def read_record(folder: pathlib.Path, address: str) -> Info | None:
+  """Reads the record of a cell, or returns None if it is not computed yet."""
+  path = _record_path(folder, address)
+  if not path.exists():
+    return None
+  record: Any = files.read_json(path)
+  errors.check(
+    isinstance(record, dict) and record.get('address') == address,
+    f'{path} is not a cell of this sweep: remove it',
+  )
+  return record
 
 
-def read_or_compute(
-  where: pathlib.Path | None, compute: Callable[[], NamedArrays]
-) -> NamedArrays:
-  """The arrays of a group, from its file or computed and written.
+def write_record(folder: pathlib.Path, address: str, record: Info) -> None:
+  """Writes the record of a cell."""
+  path = _record_path(folder, address)
+  files.write_json(path, {'address': address, **record})
 
-  Args:
-    where: the file; None for none.
-    compute: () -> arrays by name.
 
-  Raises:
-    UserError: the file is broken, or cannot be written.
-  """
-  if where is None:
-    return compute()
-  if not where.exists():
-    found = compute()
-    files.write(where, lambda file: np.savez(file, **found))
-    return found
+def arrays_path(folder: pathlib.Path, address: str, kind: str) -> pathlib.Path:
+  """Path of the arrays of this kind and address."""
+  return folder / kind / f'{address[:_ADDRESS_LENGTH]}.npz'
+
+
+def _read_arrays(path: pathlib.Path) -> NamedArrays:
   try:
-    with where.open('rb') as file, np.load(file, allow_pickle=False) as stored:
-      return {name: stored[name] for name in stored.files}
+    # Opened here, because np.load leaves a truncated file open.
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
+      return {name: archive[name] for name in archive.files}
   except (OSError, ValueError, zipfile.BadZipFile) as error:
     raise errors.UserError(
-      f'cannot read {where}: {error}; remove it to train its models again'
+      f'cannot read {path}: {error}; remove it to make it again'
     ) from error
 
 
-def npz_checkpoint(
-  folder: pathlib.Path, name: str, seconds: float, kind: str = 'originals'
-) -> Checkpoint:
-  """Keeps a training, or another pytree, in folder/originals/<name>.npz.
+def read_or_compute(
+  path: pathlib.Path | None, compute: Callable[[], NamedArrays]
+) -> NamedArrays:
+  """Reads arrays from their file, or computes and writes them.
 
   Args:
-    folder: the sweep's.
-    name: a digest of everything that the training depends on.
-    seconds: how much work may be lost at most.
-    kind: the folder in it.
+    path: the file; None to keep nothing.
+    compute: () -> arrays by name.
+
+  Raises:
+    UserError: the file is broken, or not writable.
   """
-  path = _checkpoint_path(folder, name, kind)
+  if path is None:
+    return compute()
+  if not path.exists():
+    arrays = compute()
+    files.write(path, lambda file: np.savez(file, **arrays))
+    return arrays
+  return _read_arrays(path)
+
+
+def _read_checkpoint(
+  path: pathlib.Path, template: PyTree
+) -> tuple[PyTree, int] | None:
+  """Reads the state in a file and its step; None if there is no file."""
+  if not path.exists():
+    return None
+  expected = checkpoint.leaves_by_key(template)
+  arrays = _read_arrays(path)
+  step = int(arrays.pop(_STEP, -1))
+  same = step >= 0 and arrays.keys() == expected.keys()
+  errors.check(
+    same
+    and all(
+      arrays[n].shape == expected[n].shape
+      and arrays[n].dtype == expected[n].dtype
+      for n in arrays
+    ),
+    f'{path} is not of this network: remove it to make it again',
+  )
+  values = [jnp.asarray(arrays[name]) for name in expected]
+  return jax.tree.unflatten(jax.tree.structure(template), values), step
+
+
+def npz_checkpoint(
+  folder: pathlib.Path, address: str, seconds: float, kind: str = 'originals'
+) -> Checkpoint:
+  """Builds the checkpoint of a training, or of another pytree of arrays.
+
+  Args:
+    folder: of the study.
+    address: digest of everything that the training depends on.
+    seconds: how much work a kill may lose at most.
+    kind: name of the folder for such trainings.
+  """
+  path = arrays_path(folder, address, kind)
 
   def save(state: PyTree, step: int) -> None:
-    arrays: dict[str, Any] = {
+    arrays: NamedArrays = {
       key: np.asarray(leaf)
       for key, leaf in checkpoint.leaves_by_key(state).items()
     }
@@ -135,23 +152,6 @@ def npz_checkpoint(
   )
 
 
-def _record_path(folder: pathlib.Path, name: str) -> pathlib.Path:
-  return folder / 'cells' / f'{name[:24]}.json'
-
-
-def read_record(folder: pathlib.Path, name: str) -> Info | None:
-  """What a cell found, or None if it is still to be done."""
-  path = _record_path(folder, name)
-  if not path.exists():
-    return None
-  record: Any = files.read_json(path)
-  errors.check(
-    isinstance(record, dict) and record.get('address') == name,
-    f'{path} is not a cell of this sweep: remove it',
-  )
-  return record
-
-
-def write_record(folder: pathlib.Path, name: str, record: Info) -> None:
-  """Keeps what a cell found."""
-  files.write_json(_record_path(folder, name), {'address': name, **record})
+def remove_checkpoint(folder: pathlib.Path, address: str) -> None:
+  """Removes the checkpoint of a training that is no longer needed."""
+  arrays_path(folder, address, 'originals').unlink(missing_ok=True)

@@ -1,8 +1,9 @@
 """Task vectors on any pytree of parameters.
 
-A task vector tau has the structure of the parameters; entries that an
-operation must leave alone are zero, so an edit is one `tree_map`. Nothing here
-knows a model class: dictionaries, NNX states and Equinox modules all work.
+A task vector tau has the structure of the parameters, with zeros at entries
+that an operation must leave alone. An edit is therefore a single `tree_map`.
+No function depends on a model class: dictionaries, NNX states and Equinox
+modules all work.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,9 @@ Predicate = Callable[[tuple[str, ...], jax.Array], bool]
 
 
 def path_names(path: tuple) -> tuple[str, ...]:
-  """The names along a key path: ('body', 'Dense_0', 'kernel')."""
+  """Names along a key path: ('body', 'Dense_0', 'kernel')."""
+  # The entries of a path differ by node type: DictKey has `key`, GetAttrKey has
+  # `name`, SequenceKey has `idx`.
   return tuple(
     str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k))))
     for k in path
@@ -27,29 +30,29 @@ def path_names(path: tuple) -> tuple[str, ...]:
 
 
 def is_under(path: tuple[str, ...], modules: tuple[str, ...]) -> bool:
-  """Whether a path lies inside one of the modules 'body/conv1', 'head', ..."""
-  parts = [tuple(module.split('/')) for module in modules]
-  return any(path[: len(part)] == part for part in parts)
+  """Tests whether a path lies in one of the modules 'body/conv1', 'head'."""
+  prefixes = [tuple(module.split('/')) for module in modules]
+  return any(path[: len(prefix)] == prefix for prefix in prefixes)
 
 
 def leaves_by_path(tree: PyTree) -> dict[tuple[str, ...], Any]:
-  """The leaves by the names along their paths, in order."""
+  """Leaves by the names along their paths, in order."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {path_names(path): leaf for path, leaf in leaves}
 
 
 def is_float(leaf: Any) -> bool:
-  """Whether a leaf is an array of floating-point numbers."""
+  """Tests whether a leaf is an array of floating-point numbers."""
   return hasattr(leaf, 'dtype') and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def task_vector(
   start: Tree, end: Tree, eligible: Predicate | None = None
 ) -> Tree:
-  """tau = end - start on eligible floating-point leaves, zero elsewhere.
+  """Computes end - start on eligible floating-point leaves, zero elsewhere.
 
   Leaves that are not floating-point arrays (counters, keys, functions) pass
-  through as they are; `edit` leaves them alone too.
+  through unchanged; `edit` leaves them alone too.
 
   Args:
     start: parameters before fine-tuning.
@@ -60,8 +63,8 @@ def task_vector(
   def difference(path, a, b):
     if not is_float(a):
       return a
-    chosen = eligible is None or eligible(path_names(path), a)
-    return b - a if chosen else jnp.zeros_like(a)
+    takes_part = eligible is None or eligible(path_names(path), a)
+    return b - a if takes_part else jnp.zeros_like(a)
 
   return jax.tree_util.tree_map_with_path(difference, start, end)
 
@@ -69,7 +72,8 @@ def task_vector(
 def edit(
   params: Tree, tau: Tree, alpha: float | Float[Array, ''] | int
 ) -> Tree:
-  """theta - alpha tau (CUTS, eq. for theta_u), in the dtype of theta."""
+  """Computes theta - alpha tau (CUTS, eq. for theta_u), in theta's dtype."""
+  # A float32 alpha would promote bfloat16 parameters: hence the cast.
   return jax.tree.map(
     lambda p, t: (p - alpha * t).astype(p.dtype) if is_float(p) else p,
     params,
@@ -78,55 +82,53 @@ def edit(
 
 
 def mean(stacked: Tree) -> Tree:
-  """The mean over the leading axis of every leaf."""
+  """Averages every leaf over its leading axis."""
   return jax.tree.map(lambda x: jnp.mean(x, axis=0), stacked)
 
 
 def stack(trees: Sequence[Tree]) -> Tree:
-  """Trees of one structure, stacked along a new leading axis."""
+  """Stacks trees of the same structure along a new leading axis."""
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def index(stacked: Tree, position: int) -> Tree:
-  """One member of a stacked tree."""
+  """Selects a member of a stacked tree."""
   return jax.tree.map(lambda x: x[position], stacked)
 
 
 def norm(tree: PyTree) -> Float[Array, '']:
-  """The Euclidean norm of all floating-point leaves together."""
+  """Computes the Euclidean norm of all floating-point leaves together."""
   floats = [x for x in jax.tree.leaves(tree) if is_float(x)]
   return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in floats))
 
 
 def owns_statistics(variables: Variables) -> Predicate:
-  """A predicate: does a parameter belong to a module with running statistics?
+  """Builds the predicate: does the module of a leaf have running statistics?
 
-  Found structurally: the module's path also occurs in `batch_stats`. True for
-  BatchNorm's scale and bias, whatever the module is called; false for
-  LayerNorm and GroupNorm, which keep none.
+  True for BatchNorm's scale and bias, whatever the module is called; false for
+  LayerNorm and GroupNorm, which have no running statistics.
   """
-  flat = jax.tree_util.tree_flatten_with_path(variables.batch_stats)[0]
-  owners = {path_names(path)[:-1] for path, _ in flat}
+  # By structure, not by name: users call their BatchNorm modules as they like.
+  paths = leaves_by_path(variables.batch_stats)
+  owners = {path[:-1] for path in paths}
   return lambda path, leaf: path[:-1] in owners
 
 
 def edit_predicate(
   variables: Variables, frozen: tuple[str, ...] = ()
 ) -> Predicate:
-  """Which parameters CUTS edits: all but BatchNorm's and frozen parts'.
+  """Selects the parameters that CUTS edits: not BatchNorm's, not frozen ones.
 
   Args:
     variables: the network, for its structure.
     frozen: top-level names that stay untouched, for example ('head',).
   """
-  normalised = owns_statistics(variables)
-  return lambda path, leaf: (
-    not normalised(path, leaf) and (path[0] not in frozen)
-  )
+  normalises = owns_statistics(variables)
+  return lambda path, leaf: not normalises(path, leaf) and path[0] not in frozen
 
 
 def random_like(key: PRNGKey, tau: Tree, distribution: str = 'normal') -> Tree:
-  """Noise with the norm of every leaf of `tau`: the control for its direction.
+  """Draws noise with the norm of every leaf of `tau`: a control direction.
 
   Args:
     key: random key.
@@ -136,17 +138,16 @@ def random_like(key: PRNGKey, tau: Tree, distribution: str = 'normal') -> Tree:
   """
   draw = {'normal': jax.random.normal, 'uniform': jax.random.uniform}
   leaves, structure = jax.tree.flatten(tau)
+  # A key for every leaf, floating-point or not: the noise of a leaf does not
+  # depend on the dtypes of the others.
   keys = jax.random.split(key, len(leaves))
 
   def imitate(k, leaf):
+    if not is_float(leaf):
+      return leaf
     noise = draw[distribution](k, leaf.shape, leaf.dtype)
     size = jnp.maximum(jnp.linalg.norm(noise), jnp.finfo(leaf.dtype).tiny)
     return noise * (jnp.linalg.norm(leaf) / size)
 
-  return jax.tree.unflatten(
-    structure,
-    [
-      imitate(k, x) if is_float(x) else x
-      for k, x in zip(keys, leaves, strict=True)
-    ],
-  )
+  imitations = [imitate(k, x) for k, x in zip(keys, leaves, strict=True)]
+  return jax.tree.unflatten(structure, imitations)

@@ -1,12 +1,12 @@
-"""The types that flow between the modules of this package.
+"""Types that all packages share.
 
-Everything here is a pytree of arrays or a tuple of pure functions. Functions
-and static numbers go into a factory; arrays and keys go into the call. Shapes
-are written with the letters
+Every type is a pytree of arrays or a tuple of pure functions. Functions and
+static numbers go into a factory; arrays and keys go into the call. Letters of
+the shapes:
 
   n  samples      h w c  height, width, channels of an image
   k  classes      d      width of the penultimate features
-  s  re-drawn proxies    a  points of the alpha grid
+  s  proxy sets   a      points of the alpha grid
 """
 
 from collections.abc import Callable
@@ -21,13 +21,14 @@ Info = dict[str, Any]
 
 
 class Batch(NamedTuple):
-  """A whole split on the device, or a slice of it.
+  """A whole split on the device, or a part of it.
 
   Attributes:
-    image: raw pixels, 0 to 255. Triggers are never baked in. Adversarial
-      images are floats: rounded to whole pixel values, they are none.
+    image: raw pixels, 0 to 255. They never contain the trigger. Adversarial
+      images are floats, because rounding would undo small perturbations.
     label: class indices as the holder of the data sees them.
-    stamp: which images the input step paints the trigger on; None for none.
+    has_trigger: marks the images on which the input step paints the trigger;
+      None if no image has one.
   """
 
   image: UInt8[Array, '*b h w c'] | Float[Array, '*b h w c']
@@ -36,12 +37,12 @@ class Batch(NamedTuple):
 
 
 class Dataset(NamedTuple):
-  """A train and a test split with the facts that go with them.
+  """A train and a test split with their classes.
 
   Attributes:
     train: training split, labels as shipped.
     test: test split.
-    class_names: one name a class, in label order.
+    class_names: name of each class, in label order.
     name: the source as the user wrote it, for example 'cifar10'.
   """
 
@@ -64,27 +65,28 @@ class Trigger:
   images the result is rounded and clipped to 0..255.
 
   Attributes:
-    mask: pixels to change, on the image as it is at `stage`.
-    value: one number for all of them, or a pattern [h, w] or [h, w, c]; of 0
-      to 255 at stage 'raw', normalised pixel values at stage 'normalized'.
+    mask: pixels to change, in the image size at `stage`.
+    value: a number for all of them, or a pattern [h, w] or [h, w, c]: 0 to 255
+      at stage 'raw', normalised pixel values at stage 'normalized'.
     stage: 'raw' (before resize, augmentation and normalisation) or
       'normalized' (after all of them).
-    keep: the share of the image that stays, 0 to 1.
+    keep: weight of the original pixel, 0 to 1.
   """
 
   mask: Bool[Array, 'h w']
   value: Float[Array, '...']
+  # Static, because both choose the operations of the compiled input step.
   stage: str = struct.field(pytree_node=False, default='raw')
   keep: float = struct.field(pytree_node=False, default=0.0)
 
 
 class Corruption(NamedTuple):
-  """What a corruption did to the n samples it was shown.
+  """Result of corrupting n samples.
 
   Attributes:
     label: labels after the corruption.
-    mask: True where a sample was corrupted. Ground truth: for metrics only.
-    trigger: the trigger that the masked images carry, or None.
+    mask: marks the corrupted samples. Ground truth: for metrics only.
+    trigger: the trigger on the masked images, or None.
   """
 
   label: Int[Array, 'n']
@@ -93,14 +95,14 @@ class Corruption(NamedTuple):
 
 
 class Variables(NamedTuple):
-  """What a network is: parameters and BatchNorm statistics ({} if none)."""
+  """Parameters and BatchNorm statistics ({} if none) of a network."""
 
   params: PyTree
   batch_stats: PyTree
 
 
 class Model(NamedTuple):
-  """A linen module bound to pure functions of (variables, normalised images).
+  """A linen module as pure functions of (variables, normalised images).
 
   Attributes:
     init: (key, image[:1]) -> Variables.
@@ -108,9 +110,9 @@ class Model(NamedTuple):
     update: (variables, image) -> (logits, batch_stats), training mode.
     features: (variables, image) -> penultimate features [n, d], evaluation.
     head: (variables, features) -> logits.
-    stem: (variables, image) -> the first layer's output. Linear in its
+    stem: (variables, image) -> output of the first layer. It is linear in its
       parameters, so stem(theta - alpha tau) = stem(theta) - alpha stem(tau):
-      an alpha search computes it once. None where a family has no such layer.
+      an alpha search computes both terms once. None for families without.
     trunk: (variables, stem output) -> features; None exactly when stem is.
   """
 
@@ -127,8 +129,8 @@ class InputStep(NamedTuple):
   """Raw pixels to network input, inside the jitted step.
 
   Attributes:
-    train: (key, image uint8, stamp or None) -> float image, augmented.
-    eval: (image uint8, stamp or None) -> float image, not augmented.
+    train: (key, image uint8, has_trigger or None) -> float image, augmented.
+    eval: (image uint8, has_trigger or None) -> float image, not augmented.
   """
 
   train: Callable[..., jax.Array]
@@ -136,13 +138,13 @@ class InputStep(NamedTuple):
 
 
 class Proxy(NamedTuple):
-  """All that a source-free method may see besides the weights.
+  """Corrupted proxy images: all data that a source-free method may see.
 
   Attributes:
     image: the pool of proxy images, never seen in training.
-    kept: for each of s re-corrupted copies, which pool images it keeps.
-    label: the corrupted label of each kept image.
-    stamp: True where a kept image carries the trigger; None without one.
+    positions: the images of the pool that each of s re-corrupted sets contains.
+    label: the corrupted labels of these images.
+    has_trigger: marks those with the trigger; None without trigger.
   """
 
   image: UInt8[Array, 'n h w c']
@@ -152,17 +154,17 @@ class Proxy(NamedTuple):
 
 
 class Samples(NamedTuple):
-  """Some of n images, in arrays whose size does not say how many.
+  """A padded subset of n images; `valid` marks the real rows.
 
-  Rows that are not `valid` repeat one that is: what a method was not given
-  cannot be read out of them, and one compilation serves every count.
+  Every other row repeats a real row, so no method can read withheld images out
+  of the padding. One compilation serves subsets of every size.
 
   Attributes:
-    batch: images, labels and stamps of all rows.
-    identified: which rows are of S_f, the samples known to be bad.
-    valid: which rows count.
-    fixed: which rows training must not augment, as a crop or a mirror image
-      would move them off a decision boundary; None for none.
+    batch: images, labels and trigger flags of all rows.
+    identified: marks the rows of S_f, the samples known to be bad.
+    valid: marks the real rows.
+    skip_augmentation: marks rows that training must not augment, because a crop
+      or a mirror image would move them off a decision boundary; None for none.
   """
 
   batch: Batch
@@ -172,16 +174,16 @@ class Samples(NamedTuple):
 
 
 class MethodInputs(NamedTuple):
-  """What a method of the corrective benchmark may see, besides the weights.
+  """Data that a method may see, besides the weights.
 
   A part that the method did not declare is None.
 
   Attributes:
-    retain: S_tr without S_f; what nobody found is still in it.
-    forget: S_f, with the labels and triggers that it was trained with.
+    retain: S_tr without S_f; it still contains the unidentified bad samples.
+    forget: S_f, with the labels and triggers of its training.
     proxy: other images with the same corruption, as CUTS takes them.
-    clean_proxy: those images without triggers and with true labels.
-    validation: images with true labels, of which nothing is reported.
+    clean_proxy: the proxy images without triggers and with true labels.
+    validation: images with true labels, separate from all reported ones.
   """
 
   retain: Samples | None = None
@@ -192,23 +194,22 @@ class MethodInputs(NamedTuple):
 
 
 class Method(NamedTuple):
-  """A method of the corrective benchmark: one repair for each point of a grid.
+  """An unlearning method: a repaired network for each point of a grid.
 
   Attributes:
-    needs: the parts of `Given` that it reads, by name.
-    prepare: (key, variables, given) -> a pytree that all points share, such as
-      importances or a task vector; None where there is nothing to share.
-    solve: (key, variables, given, prepared, hyper) -> (Variables, Info); the
-      info has 'gradient_evaluations', of single images.
-    grid: hyperparameters by name, one dict a point; the first is the default.
+    needs: the parts of `MethodInputs` that it reads, by name.
+    prepare: (key, variables, data) -> a pytree that all points share, such as
+      importances or a task vector; None if the points share nothing.
+    solve: (key, variables, data, prepared, hyper) -> (Variables, Info); the
+      info has 'gradient_evaluations', counted in single images.
+    grid: hyperparameters of each point by name; the first point is the default.
     elementwise: whether `solve` is cheap and traceable, so that a whole grid
       may be one program.
-    model: what the repaired `Variables` are of, where that is not the network
-      itself: several that answer together, stacked. None for the network.
-    importances: the `importance.ImportanceRequest` of a method that starts
-      from the
-      importances of S_f and of the rest. Who has them hands them to `prepare`
-      as a fourth argument; None for methods without.
+    model: the network of the repaired `Variables` if it differs from the input,
+      such as a stacked ensemble; None for the same network.
+    importances: the `importance.Request` of a method that starts from the
+      importances of S_f and of the retain set, which `prepare` then takes as a
+      fourth argument; None for other methods.
   """
 
   needs: tuple[str, ...]

@@ -1,11 +1,9 @@
-"""One place that decides how a grid runs on the backend at hand.
+"""Grids of computations, and long sums, on the backend at hand.
 
 On a CPU, `vmap` over convolution parameters becomes a grouped convolution and
-runs 4 to 7 times slower than one member after another, so a grid is a
-`lax.map` there: still one program and one compilation. On an accelerator it is
-a `vmap` in chunks that bound the memory.
-
-Long sums on the device, cut into segments so that their progress shows.
+runs 4 to 7 times slower than the members in sequence, so a grid is a `lax.map`
+there: still a single program and compilation. On an accelerator a grid is a
+`vmap` in chunks that bound the memory.
 """
 
 import os
@@ -21,45 +19,45 @@ from jaxtyping import Array, Int, PyTree
 from cmu_jax.core import progress
 
 Strategy = Literal['map', 'vmap', 'loop']
+_SEGMENT_SECONDS = 2.0
 
 
 def default_strategy(params: PyTree | None = None) -> Strategy:
-  """'map' on a CPU, 'vmap' on accelerators.
+  """Chooses 'map' on a CPU, 'vmap' on accelerators.
 
   Args:
-    params: of one member that is trained; None if it is not known. Networks of
-      matrices alone are stacked on a CPU too: measured in
-      experiments/bench_shadow.py.
+    params: of a member that is trained; None if unknown. Networks of matrices
+      alone are stacked on a CPU too (measured in experiments/bench_shadow.py).
   """
   if jax.default_backend() != 'cpu':
     return 'vmap'
   if params is None:
     return 'map'
-  kernels = (leaf.ndim > 2 for leaf in jax.tree.leaves(params))
-  return 'map' if any(kernels) else 'vmap'
+  # A leaf of more than two axes is a convolution kernel.
+  has_kernels = any(leaf.ndim > 2 for leaf in jax.tree.leaves(params))
+  return 'map' if has_kernels else 'vmap'
 
 
 def thread_count() -> int:
-  """How many threads may train at a time: the cores of a CPU, else one."""
+  """Number of trainings to run side by side: the cores of a CPU, else 1."""
   if jax.default_backend() != 'cpu':
     return 1
-  return (
-    len(os.sched_getaffinity(0))
-    if hasattr(os, 'sched_getaffinity')
-    else (os.cpu_count() or 1)
-  )
+  # A container may allow fewer cores than the machine has.
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def map_members(
   fn: Callable, strategy: Strategy | None = None, chunk: int | None = None
 ) -> Callable:
-  """`fn` over the leading axis of all its arguments.
+  """Maps `fn` over the leading axis of all its arguments.
 
   Args:
     fn: a function of pytrees of arrays.
-    strategy: 'vmap'; 'map', one member after another inside one program;
-      'loop', one call after another from the host; None for the backend's best.
-    chunk: with 'vmap', how many members at a time; None for all.
+    strategy: 'vmap'; 'map', the members in sequence inside a single program;
+      'loop', calls in sequence from the host; None for the backend's best.
+    chunk: with 'vmap', members at a time; None for all.
 
   Returns:
     A function of stacked arguments that returns stacked results.
@@ -74,24 +72,21 @@ def map_members(
 
 
 def _loop_members(fn: Callable) -> Callable:
-  def run(*args: Any) -> Any:
+  def call(*args: Any) -> Any:
     count = jax.tree.leaves(args)[0].shape[0]
     outputs = [
       fn(*jax.tree.map(lambda x, i=i: x[i], args)) for i in range(count)
     ]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
-  return run
+  return call
 
 
 def chunk_size(
   tree_bytes: int, budget: int = 4 * 2**30, largest: int = 27
 ) -> int:
-  """How many copies of `tree_bytes` fit a memory budget: a chunk for `over`."""
+  """Number of copies of `tree_bytes` that fit a memory budget, at least 1."""
   return max(1, min(largest, budget // max(tree_bytes, 1)))
-
-
-_SEGMENT_SECONDS = 2.0
 
 
 def fold_batches(
@@ -100,24 +95,28 @@ def fold_batches(
   batches: int | Int[Array, ''],
   title: str,
 ) -> Any:
-  """Folds all batches into a total; the result does not depend on the cuts.
+  """Folds all batches into a total, in segments that show progress.
+
+  The result does not depend on the segments.
 
   Args:
     segment: (total, start, stop) -> total over batches [start, stop); compiled
       with traced bounds; may donate the total.
     total: before the first batch.
-    batches: how many; where it is traced, all of them are one segment.
-    title: what the progress bar calls this.
+    batches: their number; if it is traced, all of them are a single segment.
+    title: name in the progress bar.
   """
   if isinstance(batches, jax.core.Tracer):
     return segment(total, 0, batches)
   count, step, length = int(batches), 0, 1
   with progress.bar(title, count, 'batches') as advance:
     while step < count:
-      stop, began = min(count, step + length), time.monotonic()
+      stop, begin = min(count, step + length), time.monotonic()
       total = jax.block_until_ready(segment(total, step, stop))
-      each = (time.monotonic() - began) / (stop - step)
+      seconds = (time.monotonic() - begin) / (stop - step)
       advance(stop - step)
       step = stop
-      length = int(np.clip(_SEGMENT_SECONDS / each, 1, 8 * length))
+      # Long enough to hide the cost of a call, short enough for a live bar; at
+      # most 8 times longer, because the first segments include compilation.
+      length = int(np.clip(_SEGMENT_SECONDS / seconds, 1, 8 * length))
   return total

@@ -20,14 +20,14 @@ TriggerFlags = Bool[Array, 'n'] | None
 
 
 def _paint(
-  trigger: Trigger | None, stage: str, image: Image, stamp: TriggerFlags
+  trigger: Trigger | None, stage: str, image: Image, has_trigger: TriggerFlags
 ):
-  """The trigger on stamped images, if this is its stage."""
-  if stamp is None:
+  """Paints the trigger on its images, if this is its stage."""
+  if has_trigger is None:
     return image
   if trigger is None:
     raise errors.UserError(
-      'the images are stamped but the input step has no trigger; pass trigger='
+      'images have a trigger but the input step has no trigger; pass trigger='
     )
   if trigger.stage != stage:
     return image
@@ -41,14 +41,14 @@ def _paint(
     f'a trigger pattern of shape {trigger.value.shape} meets images of '
     f'{image.shape[3]} channels; make it for one, or without channels',
   )
-  rows = trigger.value.shape
-  painted = trigger.value.reshape(1, *rows, *(1,) * (3 - len(rows)))
+  shape = trigger.value.shape
+  painted = trigger.value.reshape(1, *shape, *(1,) * (3 - len(shape)))
   if trigger.keep:
     painted = trigger.keep * image.astype(jnp.float32) + painted
   if stage == 'raw':
     painted = jnp.clip(jnp.round(painted), 0, 255)
-  where = stamp[:, None, None, None] & trigger.mask[None, :, :, None]
-  return jnp.where(where, painted.astype(image.dtype), image)
+  pixels = has_trigger[:, None, None, None] & trigger.mask[None, :, :, None]
+  return jnp.where(pixels, painted.astype(image.dtype), image)
 
 
 def _resize(
@@ -61,15 +61,13 @@ def _resize(
 
 
 def _augment(key: PRNGKey, image: Image, pad: int, flip: bool) -> Image:
-  """A random crop of the zero-padded image, mirrored with probability 1/2.
-
-  One gather with clipped coordinates and a mask costs half of padding and
-  slicing inside a compiled loop on a CPU.
-  """
+  """Crops the zero-padded image, and mirrors it with probability 1/2."""
   n, h, w, _ = image.shape
   shift_key, flip_key = jax.random.split(key)
   shift = jax.random.randint(shift_key, (2, n), -pad, pad + 1)
   mirrored = jax.random.bernoulli(flip_key, 0.5, (n,)) & flip
+  # A gather with clipped coordinates and a mask costs half of padding and
+  # slicing inside a compiled loop on a CPU.
   row = jnp.arange(h)[None] + shift[0][:, None]
   column = jnp.arange(w)[None]
   column = jnp.where(mirrored[:, None], w - 1 - column, column)
@@ -98,7 +96,7 @@ def _normalise(
 
 
 def _check_statistics(mean: Sequence[float], std: Sequence[float]):
-  """Both as float32 vectors of one length."""
+  """Returns both as float32 vectors of the same length."""
   vectors = np.asarray(mean, np.float32), np.asarray(std, np.float32)
   errors.check(
     vectors[0].shape == vectors[1].shape and vectors[0].ndim == 1,
@@ -124,9 +122,9 @@ def make(
   """Binds the settings of an input step.
 
   Args:
-    mean: one mean a channel (or a single one for all), of pixels in [0, 1].
+    mean: mean of each channel (or a single mean), of pixels in [0, 1].
     std: likewise, the standard deviation.
-    trigger: painted on the images that are stamped.
+    trigger: painted on the images that `has_trigger` marks.
     pad: rows and columns of zeros around the raw image that the random crop
       may take in; 0 for no crop. They become -mean/std.
     flip: mirror half of the training images.
@@ -145,19 +143,20 @@ def make(
   errors.check(pad >= 0, f'crop padding {pad} is negative; use 0 for no crop')
   size = (resize, resize) if isinstance(resize, int) else resize
 
-  def finish(image: Image, stamp: TriggerFlags) -> Float[Array, 'n h w c']:
+  def finish(image: Image, flags: TriggerFlags) -> Float[Array, 'n h w c']:
     normal = _normalise(image, centre, scale)
-    return _paint(trigger, 'normalized', normal, stamp).astype(dtype)
+    return _paint(trigger, 'normalized', normal, flags).astype(dtype)
 
-  def evaluate(image: Image, stamp: TriggerFlags = None) -> jax.Array:
-    return finish(_resize(_paint(trigger, 'raw', image, stamp), size), stamp)
+  def evaluate(image: Image, flags: TriggerFlags = None) -> jax.Array:
+    return finish(_resize(_paint(trigger, 'raw', image, flags), size), flags)
 
   def train(
-    key: PRNGKey, image: Image, stamp: TriggerFlags = None
+    key: PRNGKey, image: Image, flags: TriggerFlags = None
   ) -> jax.Array:
-    image = _resize(_paint(trigger, 'raw', image, stamp), size)
+    # The raw trigger is part of the image, so augmentation moves it too.
+    image = _resize(_paint(trigger, 'raw', image, flags), size)
     if pad or flip:
       image = _augment(key, image, pad, flip)
-    return finish(image, stamp)
+    return finish(image, flags)
 
   return InputStep(train, evaluate)

@@ -1,8 +1,8 @@
 """Proxy sets: unseen images that carry the suspected corruption in full.
 
-Whatever share of the training set was corrupted, the proxy is corrupted at
-rate 1 and keeps the corrupted images only (CUTS, arXiv 2511.18660, section 3).
-What that means for a kind of corruption is `proxy` in its own file.
+The proxy is corrupted at rate 1, whatever share of the training set was
+corrupted, and contains the corrupted images only (CUTS, arXiv 2511.18660,
+section 3). Each kind of corruption defines its proxy in its own file.
 """
 
 from typing import Any
@@ -17,14 +17,14 @@ from cmu_jax.core.types import Batch, PRNGKey, Proxy
 from cmu_jax.data import corruption, splits
 
 
-def _corrupted_positions(mask: Bool[Any, 'n'], kind: str) -> np.ndarray:
-  kept = np.flatnonzero(mask)
+def _masked_positions(mask: Bool[Any, 'n'], kind: str) -> np.ndarray:
+  positions = np.flatnonzero(mask)
   errors.check(
-    kept.size,
+    positions.size,
     f'no image of the proxy pool can be corrupted as {kind!r}; '
     'use a larger proxy fraction or another class_map or target',
   )
-  return kept
+  return positions
 
 
 def make_proxy(
@@ -37,16 +37,16 @@ def make_proxy(
 ) -> Proxy:
   """Corrupts a pool in full, `draws` times independently.
 
-  Symmetric noise keeps every image and moves every label. Of the other kinds
-  the images that really change are kept: of asymmetric noise those of the
-  source classes, of poison those that are not of the target class, stamped.
-  These leave nothing to chance, so their draws are equal.
+  Symmetric noise uses every image and moves every label. Other kinds use only
+  the images that really change: asymmetric noise those of the source classes,
+  poison those outside the target class, with the trigger. These kinds leave
+  nothing to chance, so their draws are equal.
 
   Args:
     key: split for the draws.
     kind: a name in `corruption.KINDS`.
     pool: images never seen in training, with their true labels [n].
-    draws: how many re-corrupted copies.
+    draws: number of re-corrupted copies.
     num_classes: k.
     **arguments: of the kind: class_map for 'asymmetric'; trigger and target
       for 'poison'; see `proxy` in the file of the kind.
@@ -62,25 +62,27 @@ def make_proxy(
   splits.check_labels(pool.label, num_classes)
   corrupt = corruption.find_kind(kind).proxy
   copies = [
-    corrupt(one, pool.label, num_classes, **arguments)
-    for one in jax.random.split(key, draws)
+    corrupt(draw_key, pool.label, num_classes, **arguments)
+    for draw_key in jax.random.split(key, draws)
   ]
-  kept = [_corrupted_positions(copy.mask, kind) for copy in copies]
-  index = jnp.asarray(np.stack(kept), jnp.int32)
+  # The masks of all draws have the same size, so that they stack: no kind lets
+  # chance decide how many images change.
+  positions = [_masked_positions(copy.mask, kind) for copy in copies]
+  index = jnp.asarray(np.stack(positions), jnp.int32)
   label = jnp.stack(
-    [copy.label[where] for copy, where in zip(copies, kept, strict=True)]
+    [copy.label[rows] for copy, rows in zip(copies, positions, strict=True)]
   )
-  stamped = copies[0].trigger is not None
-  stamp = jnp.ones(index.shape, bool) if stamped else None
-  return Proxy(pool.image, index, label, stamp)
+  poisoned = copies[0].trigger is not None
+  has_trigger = jnp.ones(index.shape, bool) if poisoned else None
+  return Proxy(pool.image, index, label, has_trigger)
 
 
 def make_clean_proxy(kind: str, pool: Batch, **arguments: Any) -> Batch:
-  """The pool with true labels, for the catastrophic-forgetting baseline.
+  """Selects proxy images with true labels, for catastrophic forgetting.
 
-  All of it under symmetric noise and poison (the target class included, no
-  trigger); the images of the source classes under asymmetric noise. For other
-  kinds see `affected` in their file.
+  The whole pool under symmetric noise and poison (with the target class,
+  without trigger); the images of the source classes under asymmetric noise. For
+  other kinds see `affected_mask` in their file.
 
   Args:
     kind: a name in `corruption.KINDS`.
@@ -90,16 +92,15 @@ def make_clean_proxy(kind: str, pool: Batch, **arguments: Any) -> Batch:
   Raises:
     UserError: an unknown kind, a missing class_map, or no image left.
   """
-  affected = corruption.find_kind(kind).affected_mask
+  affected_mask = corruption.find_kind(kind).affected_mask
   clean = pool._replace(has_trigger=None)
-  if affected is None:
+  if affected_mask is None:
     return clean
-  return splits.take(
-    clean, _corrupted_positions(affected(pool.label, **arguments), kind)
-  )
+  mask = affected_mask(pool.label, **arguments)
+  return splits.take(clean, _masked_positions(mask, kind))
 
 
 def draw_copy(proxy: Proxy, i: int | Int[Array, '']) -> Batch:
-  """The i-th re-corrupted copy as a batch; i may be traced (vmap, scan)."""
-  stamp = None if proxy.has_trigger is None else proxy.has_trigger[i]
-  return Batch(proxy.image[proxy.positions[i]], proxy.label[i], stamp)
+  """Selects the i-th re-corrupted copy; i may be traced (vmap, scan)."""
+  has_trigger = None if proxy.has_trigger is None else proxy.has_trigger[i]
+  return Batch(proxy.image[proxy.positions[i]], proxy.label[i], has_trigger)

@@ -1,7 +1,7 @@
 """Held-out pools: an exact share of every class, cut before any corruption.
 
-Splits are drawn once, on the host, from concrete labels: the number of items
-of each class decides the shapes of everything that follows.
+Splits are drawn once, on the host, from concrete labels, because the number of
+items of each class determines all later shapes.
 """
 
 import math
@@ -19,7 +19,7 @@ Indices = Integer[Array, 'm'] | Integer[np.ndarray, 'm']
 
 
 def floor_share(rate: float, count: int) -> int:
-  """floor(rate * count), where 0.29 * 100 is 29 and not 28."""
+  """Computes floor(rate * count), where 0.29 * 100 is 29 and not 28."""
   return math.floor(rate * count + 1e-9)
 
 
@@ -32,48 +32,53 @@ def check_rate(rate: float, name: str = 'rate') -> None:
 
 
 def check_labels(label: Labels, num_classes: int) -> np.ndarray:
-  """The labels on the host, or UserError where one is not in 0..k-1."""
+  """Returns the labels on the host; UserError for a label outside 0..k-1."""
   host = np.asarray(label)
-  wrong = (host < 0) | (host >= num_classes)
-  if wrong.any():
-    at = int(wrong.argmax())
+  outside = (host < 0) | (host >= num_classes)
+  if outside.any():
+    position = int(outside.argmax())
     raise errors.UserError(
-      f'label {int(host[at])} of sample {at} is outside 0..{num_classes - 1}; '
-      'mend the labels or num_classes'
+      f'label {int(host[position])} of sample {position} is outside '
+      f'0..{num_classes - 1}; correct the labels or num_classes'
     )
   return host
 
 
-def shuffled_rank(key: PRNGKey, label: Labels) -> np.ndarray:
-  """The place of each sample in a random order of its own class.
+def rank_in_class(label: Integer[np.ndarray, 'n'], order: np.ndarray):
+  """Ranks each sample within its class; `order` sorts the samples by class."""
+  grouped = label[order]
+  rank = np.empty(label.size, np.int64)
+  rank[order] = np.arange(label.size) - np.searchsorted(grouped, grouped)
+  return rank
 
-  Taking the samples of rank < m gives m random ones of a class, and a smaller
-  m gives a subset of them.
+
+def shuffled_rank(key: PRNGKey, label: Labels) -> np.ndarray:
+  """Ranks each sample in a random order of its own class.
+
+  The samples of rank < m are m random samples of a class, and a smaller m gives
+  a subset of them.
   """
   host = np.asarray(label)
   bits = np.asarray(jax.random.bits(key, (host.size,)))
-  order = np.lexsort((bits, host))
-  grouped = host[order]
-  rank = np.empty(host.size, np.int64)
-  rank[order] = np.arange(host.size) - np.searchsorted(grouped, grouped)
-  return rank
+  # Labels are the primary key of lexsort, the random bits break the ties.
+  return rank_in_class(host, np.lexsort((bits, host)))
 
 
 def stratified_split(
   key: PRNGKey, label: Labels, fraction: float, num_classes: int
 ) -> tuple[Int[np.ndarray, 'held'], Int[np.ndarray, 'rest']]:
-  """Cuts exactly floor(fraction * n_c) random items out of every class c.
+  """Draws exactly floor(fraction * n_c) random items of every class c.
 
-  Pools of one key are nested: a smaller fraction gives a subset.
+  Pools of the same key are nested: a smaller fraction gives a subset.
 
   Args:
-    key: decides which items.
+    key: determines the items.
     label: class indices [n].
     fraction: share of each class to hold out, 0 to 1.
     num_classes: k; every label is below it.
 
   Returns:
-    Ascending indices of the pool and of the rest.
+    Ascending indices of the pool and of all other items.
 
   Raises:
     UserError: the fraction or a label is out of range.
@@ -83,29 +88,29 @@ def stratified_split(
   """
   check_rate(fraction, 'fraction')
   host = check_labels(label, num_classes)
-  size = np.bincount(host, minlength=num_classes).tolist()
-  quota = np.array([floor_share(fraction, count) for count in size])
-  held = shuffled_rank(key, host) < quota[host]
-  return np.flatnonzero(held), np.flatnonzero(~held)
+  sizes = np.bincount(host, minlength=num_classes).tolist()
+  quota = np.array([floor_share(fraction, size) for size in sizes])
+  in_pool = shuffled_rank(key, host) < quota[host]
+  return np.flatnonzero(in_pool), np.flatnonzero(~in_pool)
 
 
 def take(batch: Batch, index: Indices) -> Batch:
-  """The samples of `batch` at `index`, in that order."""
-  where = jnp.asarray(index)
-  stamp = None if batch.has_trigger is None else batch.has_trigger[where]
-  return Batch(batch.image[where], batch.label[where], stamp)
+  """Selects the samples of `batch` at `index`, in that order."""
+  index = jnp.asarray(index)
+  flags = None if batch.has_trigger is None else batch.has_trigger[index]
+  return Batch(batch.image[index], batch.label[index], flags)
 
 
 def hold_out(
   key: PRNGKey, batch: Batch, fraction: float, num_classes: int
 ) -> tuple[Batch, Batch]:
-  """Splits a batch in two by `stratified`.
+  """Splits a batch in two by `stratified_split`.
 
   Returns:
-    The held-out pool and the rest, each in ascending order.
+    The held-out pool and all other samples, each in ascending order.
 
   Raises:
     UserError: the fraction or a label is out of range.
   """
-  held, rest = stratified_split(key, batch.label, fraction, num_classes)
-  return take(batch, held), take(batch, rest)
+  pool, others = stratified_split(key, batch.label, fraction, num_classes)
+  return take(batch, pool), take(batch, others)

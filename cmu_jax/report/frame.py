@@ -1,7 +1,4 @@
-"""Reads a results.json whose numbers lie in lists of rows, and checks it.
-
-What the reports of all runs on cells share: their page and their files.
-"""
+"""Reports of studies: reading results.json, the page and its files."""
 
 import math
 import operator
@@ -17,8 +14,10 @@ from cmu_jax.report.text_tables import TextTable
 
 Results = dict[str, Any]
 
+# Last sentence of the verdict on a run that was stopped.
+UNFINISHED = 'The run is not finished: the same command continues it.'
 _SCHEMA = 1
-# What every such file begins with, see `provenance.results_header`.
+# The first fields of every results.json, see `provenance.results_header`.
 _HEADER = {
   'name': str,
   'smoke': bool,
@@ -28,23 +27,59 @@ _HEADER = {
 }
 
 
+class Verdict(NamedTuple):
+  """The finding of a run.
+
+  Attributes:
+    label: the finding in a line.
+    tone: 'good', 'bad' or 'flat'; a smoke run is shown as 'flat'.
+    sentences: its evidence, and how far to trust it.
+  """
+
+  label: str
+  tone: str
+  sentences: tuple[str, ...]
+
+
+class Report(NamedTuple):
+  """Content of the report of a study.
+
+  Attributes:
+    read: work folder -> checked contents of its results.json.
+    verdict: of the contents.
+    tables: contents -> name of a table's file, without its ending -> the table.
+    figures: (contents, label of the verdict) -> the figures, lazily.
+    captions: captions of all possible figures by name.
+    sections: contents -> heading -> HTML, below tables and figures.
+    glossary: term -> its meaning.
+  """
+
+  read: Callable[[os.PathLike | str], Results]
+  verdict: Callable[[Results], Verdict]
+  tables: Callable[[Results], dict[str, TextTable]]
+  figures: Callable[[Results, str], Iterable[ReportFigure]]
+  captions: dict[str, str]
+  sections: Callable[[Results], dict[str, str]]
+  glossary: dict[str, str]
+
+
 def check_rows(
-  path: pathlib.Path, part: str, rows: list, needed: tuple[str, ...]
+  path: pathlib.Path, part: str, rows: list, fields: tuple[str, ...]
 ) -> None:
   """Refuses rows that lack a field or hold a number that is not finite.
 
   Args:
     path: of the file, for messages.
-    part: the name of the list in it.
+    part: name of the list in it.
     rows: the list.
-    needed: fields of every row.
+    fields: required in every row.
 
   Raises:
     UserError: naming the first such row.
   """
   for i, row in enumerate(rows):
-    known = set(row) if isinstance(row, dict) else set()
-    absent = [name for name in needed if name not in known]
+    names = set(row) if isinstance(row, dict) else set()
+    absent = [name for name in fields if name not in names]
     errors.check(
       not absent,
       f'{path}: {part}[{i}] has no {", ".join(absent)}; run again to rewrite '
@@ -64,169 +99,130 @@ def read_results(
   required: Mapping[str, type],
   parts: Mapping[str, tuple[str, ...]],
 ) -> Results:
-  """The checked contents of the results.json of a task.
+  """Reads and checks the results.json of a task.
 
   Args:
     workdir: the work folder.
     task: the run must be of it, schema 1.
     required: its own fields and their types.
-    parts: lists of rows, and what every row of them has.
+    parts: lists of rows, with the fields of each row.
 
   Raises:
-    UserError: it is missing, broken or not that of such a run.
+    UserError: it is missing, broken or of another task.
   """
   path = pathlib.Path(workdir) / 'results.json'
-  value = files.read_json(path)
+  results = files.read_json(path)
   errors.check(
-    isinstance(value, dict)
-    and (value.get('task'), value.get('schema')) == (task, _SCHEMA),
+    isinstance(results, dict)
+    and (results.get('task'), results.get('schema')) == (task, _SCHEMA),
     f'{path} is not of task {task}, schema {_SCHEMA}; run again',
   )
-  for name, kind in {
-    **_HEADER,
-    **dict.fromkeys(parts, list),
-    **required,
-  }.items():
+  fields = {**_HEADER, **dict.fromkeys(parts, list), **required}
+  for name, kind in fields.items():
     errors.check(
-      isinstance(value.get(name), kind),
+      isinstance(results.get(name), kind),
       f"{path}: '{name}' is missing or is not a {kind.__name__}; run again",
     )
-  for part, needed in parts.items():
-    check_rows(path, part, value[part], needed)
-  return value
-
-
-# What a verdict says last of a run that was stopped.
-UNFINISHED = 'The run is not finished: the same command continues it.'
-
-
-class Verdict(NamedTuple):
-  """What a run showed.
-
-  Attributes:
-    label: the finding in one line.
-    tone: 'good', 'bad' or 'flat'; a smoke run is shown as 'flat'.
-    sentences: what it rests on, and how far to trust it.
-  """
-
-  label: str
-  tone: str
-  sentences: tuple[str, ...]
-
-
-class Report(NamedTuple):
-  """What makes the report of one kind of run.
-
-  Attributes:
-    read: work folder -> checked contents of its results.json.
-    verdict: of the contents.
-    tables: contents -> name of a table's file, without its ending -> the table.
-    figures: (contents, label of the verdict) -> the figures, one by one.
-    captions: name of a figure -> its caption; of all that there may be.
-    sections: contents -> heading -> HTML, below tables and figures.
-    glossary: term -> what it means.
-  """
-
-  read: Callable[[os.PathLike | str], Results]
-  verdict: Callable[[Results], Verdict]
-  tables: Callable[[Results], dict[str, TextTable]]
-  figures: Callable[[Results, str], Iterable[ReportFigure]]
-  captions: dict[str, str]
-  sections: Callable[[Results], dict[str, str]]
-  glossary: dict[str, str]
+  for part, fields_of_row in parts.items():
+    check_rows(path, part, results[part], fields_of_row)
+  return results
 
 
 def draw_figures(
-  drawn: Iterable[ReportFigure], advance: Callable[[], None]
+  figures: Iterable[ReportFigure], advance: Callable[[], None]
 ) -> list[tuple[ReportFigure, bytes]]:
-  """Figures and their PNGs, without those that there was nothing to draw for.
+  """Draws figures to PNGs, and skips those without data.
 
   Args:
-    drawn: the figures, drawn one by one.
+    figures: the figures; an iterator draws each when it is asked for.
     advance: called after each.
   """
-  made = []
-  for one in drawn:
-    if one.figure is not None:
-      made.append((one, style.png(one.figure)))
+  pairs = []
+  for figure in figures:
+    if figure.figure is not None:
+      pairs.append((figure, style.png(figure.figure)))
     advance()
-  return made
+  return pairs
 
 
 def write_figures(
   folder: pathlib.Path,
-  drawn: list[tuple[ReportFigure, bytes]],
+  figures: list[tuple[ReportFigure, bytes]],
   captions: Collection[str],
 ) -> None:
-  """Writes PNGs, and removes those that no longer belong to the results.
+  """Writes PNGs, and removes outdated ones of an earlier report.
 
   Args:
-    folder: where to.
-    drawn: figures and their PNGs.
+    folder: of the PNGs.
+    figures: figures and their PNGs.
     captions: names of all figures that an earlier report may have left.
   """
-  for name in set(captions) - {one.name for one, _ in drawn}:
+  # Only known names: the user may keep other files in the folder.
+  for name in set(captions) - {figure.name for figure, _ in figures}:
     (folder / f'{name}.png').unlink(missing_ok=True)
-  for one, png in drawn:
-    files.write(folder / f'{one.name}.png', operator.methodcaller('write', png))
+  for figure, png in figures:
+    path = folder / f'{figure.name}.png'
+    files.write(path, operator.methodcaller('write', png))
 
 
 def render(
-  report: Report, found: Results, drawn: list[tuple[ReportFigure, bytes]]
+  report: Report, results: Results, figures: list[tuple[ReportFigure, bytes]]
 ) -> str:
-  """The whole page as HTML that needs nothing else.
+  """Renders the page as self-contained HTML.
 
   Args:
-    report: of this kind of run.
-    found: checked contents of results.json.
-    drawn: figures and their PNGs.
+    report: of the study.
+    results: checked contents of results.json.
+    figures: figures and their PNGs.
   """
-  said = report.verdict(found)
+  verdict = report.verdict(results)
   return page.fill_page(
-    name=page.escape(found['name']),
-    label=page.escape(said.label),
-    banner=page.banner(found['smoke']),
-    tone='flat' if found['smoke'] else said.tone,
-    heading=page.escape(said.label),
-    sentences=page.paragraphs(said.sentences),
+    name=page.escape(results['name']),
+    label=page.escape(verdict.label),
+    banner=page.banner(results['smoke']),
+    tone='flat' if results['smoke'] else verdict.tone,
+    heading=page.escape(verdict.label),
+    sentences=page.paragraphs(verdict.sentences),
     sections={
-      'Tables': ''.join(map(text_tables.html, report.tables(found).values())),
+      'Tables': ''.join(map(text_tables.html, report.tables(results).values())),
       'Figures': '\n'.join(
-        page.picture(png, one.name, report.captions[one.name])
-        for one, png in drawn
+        page.picture(png, figure.name, report.captions[figure.name])
+        for figure, png in figures
       ),
-      **report.sections(found),
+      **report.sections(results),
       'How to read this': page.definition_list(report.glossary),
       'How to get the same numbers': page.reproduction_section(
-        found['provenance'], found['config'], list(found['config']['seeds'])
+        results['provenance'],
+        results['config'],
+        list(results['config']['seeds']),
       ),
     },
   )
 
 
 def show(report: Report, workdir: os.PathLike | str) -> pathlib.Path:
-  """Writes tables/, figures/ and report.html, each file whole.
+  """Writes tables/, figures/ and report.html into a work folder.
 
   Args:
-    report: of the kind of run that it was.
+    report: of the study of the run.
     workdir: its work folder, with results.json.
 
   Returns:
     The path of report.html.
 
   Raises:
-    UserError: results.json is missing, broken or of something else, or the
-      folder cannot be written.
+    UserError: results.json is missing, broken or of another task, or the folder
+      is not writable.
   """
   folder = pathlib.Path(workdir)
-  found = report.read(folder)
-  tables = text_tables.markdown_files(report.tables(found), found['smoke'])
+  results = report.read(folder)
+  tables = text_tables.markdown_files(report.tables(results), results['smoke'])
   for name, text in tables.items():
     files.write_text(folder / 'tables' / name, text)
-  total, label = len(report.captions), report.verdict(found).label
+  total, label = len(report.captions), report.verdict(results).label
   with progress.bar('drawing the report', total, 'figures') as advance:
-    drawn = draw_figures(report.figures(found, label), advance)
-  write_figures(folder / 'figures', drawn, report.captions)
+    figures = draw_figures(report.figures(results, label), advance)
+  write_figures(folder / 'figures', figures, report.captions)
   html = folder / 'report.html'
-  files.write_text(html, render(report, found, drawn))
+  files.write_text(html, render(report, results, figures))
   return html

@@ -1,7 +1,4 @@
-"""The frame of report.html: no script, no font, no file from elsewhere.
-
-report.html: the verdict first, then the evidence, then how to repeat it.
-"""
+"""Pieces of report.html, which needs no script, font or file from elsewhere."""
 
 import base64
 import html
@@ -10,6 +7,8 @@ import string
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+# Colours of both schemes; `tone` colours the verdict. A table or figure that is
+# too wide scrolls inside `.wide`, so the page itself never does.
 _CSS = """
 :root{color-scheme:light dark;--ink:#22262b;--soft:#5b6470;--paper:#fff;
 --card:#f6f7f9;--rule:#dfe3e8;--good:#00735a;--bad:#b3450a;--flat:#5b6470;
@@ -84,78 +83,10 @@ $sections
 """
 )
 
-
-def fill_page(sections: dict[str, str], **parts: str) -> str:
-  """The page with its parts, which are HTML already, put in place.
-
-  Args:
-    sections: heading -> content; a content that is empty is left out.
-    **parts: name, label, banner, tone, heading and sentences.
-
-  Raises:
-    KeyError: a part is missing.
-  """
-  body = '\n'.join(
-    f'<h2>{heading}</h2>\n{content}'
-    for heading, content in sections.items()
-    if content
-  )
-  return _PAGE.substitute(parts, sections=body, style=_CSS)
-
-
-def escape(value: Any) -> str:
-  """Any value as text that is safe inside HTML."""
-  return html.escape(str(value))
-
-
-def paragraphs(sentences: tuple[str, ...] | list[str]) -> str:
-  """A paragraph a sentence."""
-  return '\n'.join(f'<p>{escape(sentence)}</p>' for sentence in sentences)
-
-
-def definition_list(glossary: dict[str, str]) -> str:
-  """Terms and what they mean; nothing where there are none."""
-  listed = ''.join(
-    f'<dt>{escape(term)}</dt><dd>{escape(text)}</dd>'
-    for term, text in glossary.items()
-  )
-  return f'<dl>{listed}</dl>' if listed else ''
-
-
-def warning(text: str) -> str:
-  """A line above the page that nobody overlooks."""
-  return f'<div class="smoke" role="alert">{escape(text)}</div>'
-
-
-def banner(smoke: bool) -> str:
-  """The warning of a smoke run; nothing above others."""
-  return warning('smoke: not evidence') if smoke else ''
-
-
-def table(head: list[tuple[str, str]], rows: list[str], kind: str = '') -> str:
-  """A table that scrolls sideways where the screen is too narrow.
-
-  Args:
-    head: for each column, its class and its name.
-    rows: rows as HTML.
-    kind: class of the table.
-  """
-  cells = ''.join(
-    f'<th class="{shape}" scope="col">{escape(name)}</th>'
-    for shape, name in head
-  )
-  return (
-    f'<div class="wide" tabindex="0"><table class="{kind}">'
-    f'<thead><tr>{cells}</tr></thead>'
-    f'<tbody>{"".join(rows)}</tbody></table></div>'
-  )
-
-
-# Margins as fractions. The slack keeps 0.95 - 0.90 from counting as over 0.05.
-HARM_SLACK = 1e-9
-
-
+# Fall in the accuracy of a class that counts as harm. The slack keeps
+# 0.95 - 0.90, which is just above 0.05 in floating point, from counting.
 CLASS_HARM = 0.05
+HARM_SLACK = 1e-9
 
 
 class Harm(NamedTuple):
@@ -171,56 +102,108 @@ def find_harms(
   before: Sequence[float | None],
   after: Sequence[float | None],
 ) -> tuple[Harm, ...]:
-  """Classes whose accuracy fell by more than five points, worst first.
+  """Finds the classes that fell by more than five points, worst first.
 
   Args:
     names: of the classes.
     before: their accuracies; None for a class without pictures.
     after: likewise.
   """
-  found = [
+  harms = [
     Harm(name, b, a)
     for name, b, a in zip(names, before, after, strict=True)
     if a is not None and b is not None and b - a > CLASS_HARM + HARM_SLACK
   ]
-  return tuple(sorted(found, key=lambda harm: harm.after - harm.before))
+  return tuple(sorted(harms, key=lambda harm: harm.after - harm.before))
 
 
 def describe_harm(harm: Harm) -> str:
-  """One harmed class in words, without a full stop."""
-  lost = 'is no longer recognised' if harm.after < 0.05 else 'got worse'
-  return f"class '{harm.name}' {lost}: {harm.before:.2f} → {harm.after:.2f}"
+  """Describes a harmed class in words, without a full stop."""
+  effect = 'is no longer recognised' if harm.after < 0.05 else 'got worse'
+  return f"class '{harm.name}' {effect}: {harm.before:.2f} → {harm.after:.2f}"
 
 
-def harm_table(harmed: tuple[Harm, ...]) -> str:
-  """The classes that got worse, as a table; nothing if there are none."""
-  if not harmed:
+def escape(value: Any) -> str:
+  """Escapes any value for HTML."""
+  return html.escape(str(value))
+
+
+def paragraphs(sentences: Sequence[str]) -> str:
+  """Formats each sentence as a paragraph."""
+  return '\n'.join(f'<p>{escape(sentence)}</p>' for sentence in sentences)
+
+
+def definition_list(glossary: dict[str, str]) -> str:
+  """Formats terms with their meanings; '' without terms."""
+  items = ''.join(
+    f'<dt>{escape(term)}</dt><dd>{escape(text)}</dd>'
+    for term, text in glossary.items()
+  )
+  return f'<dl>{items}</dl>' if items else ''
+
+
+def warning(text: str) -> str:
+  """Formats a bright line for the top of the page."""
+  return f'<div class="smoke" role="alert">{escape(text)}</div>'
+
+
+def banner(smoke: bool) -> str:
+  """Formats the warning of a smoke run; '' for other runs."""
+  return warning('smoke: not evidence') if smoke else ''
+
+
+def table(
+  columns: list[tuple[str, str]], rows: list[str], kind: str = ''
+) -> str:
+  """Formats a table that scrolls sideways on a narrow screen.
+
+  Args:
+    columns: for each column, its class and its name.
+    rows: rows as HTML.
+    kind: class of the table.
+  """
+  cells = ''.join(
+    f'<th class="{shape}" scope="col">{escape(name)}</th>'
+    for shape, name in columns
+  )
+  return (
+    f'<div class="wide" tabindex="0"><table class="{kind}">'
+    f'<thead><tr>{cells}</tr></thead>'
+    f'<tbody>{"".join(rows)}</tbody></table></div>'
+  )
+
+
+def harm_table(harms: tuple[Harm, ...]) -> str:
+  """Formats the harmed classes as a table; '' if there are none."""
+  if not harms:
     return ''
-  head = [('', 'class'), ('number', 'before'), ('number', 'after')]
+  numbers = ('before', 'after', 'change [points]')
+  columns = [('', 'class'), *(('number', name) for name in numbers)]
   rows = [
     f'<tr><td>{escape(harm.name)}</td>'
     f'<td class="number">{harm.before:.2f}</td>'
     f'<td class="number">{harm.after:.2f}</td>'
     f'<td class="number">{100 * (harm.after - harm.before):+.1f}</td></tr>'
-    for harm in harmed
+    for harm in harms
   ]
-  return table([*head, ('number', 'change [points]')], rows, 'harm')
+  return table(columns, rows, 'harm')
 
 
-def harm_heading(harmed: tuple[Harm, ...]) -> str:
-  """What the table of harm shows, in words."""
-  classes = '1 class' if len(harmed) == 1 else f'{len(harmed)} classes'
+def harm_heading(harms: tuple[Harm, ...]) -> str:
+  """Heading of the table of harm."""
+  classes = '1 class' if len(harms) == 1 else f'{len(harms)} classes'
   return f'Harm: {classes} fell by more than 5 points'
 
 
 def picture(png: bytes, title: str, caption: str) -> str:
-  """A figure inside the page.
+  """Formats a figure.
 
   Args:
     png: its bytes.
-    title: what it shows, in words, for who cannot see it.
+    title: its content in words, for screen readers.
     caption: below it.
   """
+  # Inside the page: report.html must stay whole when it is sent alone.
   data = base64.b64encode(png).decode()
   return (
     f'<figure><div class="wide" tabindex="0"><img alt="{escape(title)}" '
@@ -230,22 +213,22 @@ def picture(png: bytes, title: str, caption: str) -> str:
 
 
 def reproduction_section(
-  known: dict[str, Any], config: dict[str, Any], seeds: list[int]
+  provenance: dict[str, Any], config: dict[str, Any], seeds: list[int]
 ) -> str:
-  """Command, versions and configuration of a run.
+  """Formats command, versions and configuration of a run.
 
   Args:
-    known: the provenance in results.json.
+    provenance: of results.json.
     config: every setting.
-    seeds: that were run.
+    seeds: of the run.
   """
-  versions = known.get('versions') or {}
+  versions = provenance.get('versions') or {}
   facts = {
     'seeds': ', '.join(map(str, seeds)),
-    'configuration': known.get('config_hash'),
-    'commit': known.get('commit'),
+    'configuration': provenance.get('config_hash'),
+    'commit': provenance.get('commit'),
     'versions': ', '.join(f'{k} {v}' for k, v in versions.items()),
-    'device': known.get('device'),
+    'device': provenance.get('device'),
   }
   rows = [
     f'<tr><th scope="row">{escape(key)}</th>'
@@ -254,8 +237,26 @@ def reproduction_section(
   ]
   settings = escape(json.dumps(config, indent=2, sort_keys=True))
   return (
-    f'<pre>{escape(known.get("command") or "not recorded")}</pre>'
+    f'<pre>{escape(provenance.get("command") or "not recorded")}</pre>'
     f'<div class="wide"><table>{"".join(rows)}</table></div>'
     f'<details><summary>The whole configuration</summary><pre>{settings}</pre>'
     '</details>'
   )
+
+
+def fill_page(sections: dict[str, str], **parts: str) -> str:
+  """Fills the page with its parts, which are HTML already.
+
+  Args:
+    sections: heading -> content; an empty content is left out.
+    **parts: name, label, banner, tone, heading and sentences.
+
+  Raises:
+    KeyError: a part is missing.
+  """
+  body = '\n'.join(
+    f'<h2>{heading}</h2>\n{content}'
+    for heading, content in sections.items()
+    if content
+  )
+  return _PAGE.substitute(parts, sections=body, style=_CSS)

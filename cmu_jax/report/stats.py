@@ -1,4 +1,4 @@
-"""Means, spreads and paired comparisons over the seeds of a run."""
+"""Means, spreads and confidence intervals over the seeds of a run."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,12 @@ from scipy import stats
 
 
 class Spread(NamedTuple):
-  """A quantity over seeds.
+  """Mean and spread of a quantity over seeds.
 
   Attributes:
     mean: mean over the seeds that have the quantity.
     std: sample standard deviation; None for a single seed.
-    n: how many seeds have it.
+    n: number of these seeds.
   """
 
   mean: float
@@ -30,7 +30,7 @@ class Interval(NamedTuple):
 
 
 def spread(values: list[float]) -> Spread | None:
-  """Mean and sample standard deviation; None without values."""
+  """Computes mean and sample standard deviation; None without values."""
   if not values:
     return None
   std = float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -38,10 +38,11 @@ def spread(values: list[float]) -> Spread | None:
 
 
 def interval(difference: Float[np.ndarray, 's']) -> Interval | None:
-  """The t-interval of the mean of paired differences; None below two seeds.
+  """Computes the t-interval of the mean of paired differences of seeds.
 
-  Student's t with s - 1 degrees of freedom: with three seeds it is 4.3
-  standard errors wide on either side, which is the honest price of few seeds.
+  Returns None below two seeds. With s seeds, Student's t has s - 1 degrees of
+  freedom: with three seeds, the interval is 4.3 standard errors wide on either
+  side, the honest price of few seeds.
   """
   s = len(difference)
   if s < 2:

@@ -1,4 +1,4 @@
-"""The look of every figure: sizes, colours, and how one becomes a PNG."""
+"""Look of all figures: sizes, colours, and their PNGs."""
 
 import contextlib
 import io
@@ -9,8 +9,8 @@ import matplotlib
 import numpy as np
 from matplotlib import axes, figure, ticker
 
-# Okabe and Ito's colours, told apart under the common kinds of colour
-# blindness; the last two extend them to ten classes.
+# Okabe and Ito's colours, which people with common kinds of colour blindness
+# can tell apart; the last two extend them to ten classes.
 COLOURS = (
   '#0072B2',
   '#E69F00',
@@ -50,38 +50,54 @@ _SETTINGS: Any = {
   'legend.frameon': False,
   'legend.fontsize': 10,
 }
-# Shown at half their pixel size, so they stay sharp on dense screens.
+# The page shows figures at half their pixel size: sharp on dense screens.
 _PIXELS_PER_INCH = 200
 
 
+class ReportFigure(NamedTuple):
+  """A figure of a report, or the reason for its absence.
+
+  Attributes:
+    name: key of its caption, and name of its file.
+    figure: the figure; None if it was left out.
+    reason: for leaving it out; '' otherwise.
+  """
+
+  name: str
+  figure: figure.Figure | None
+  reason: str = ''
+
+
 def context() -> contextlib.AbstractContextManager[None]:
-  """A context in which new figures take the look; undone on leaving it."""
+  """Returns a context in which new figures take the look."""
   return matplotlib.rc_context(_SETTINGS)
 
 
 def canvas(title: str, size: tuple[float, float], smoke: bool) -> figure.Figure:
-  """An empty figure under a title that states a finding.
+  """Creates an empty figure under a title that states a finding.
 
   Args:
     title: the finding.
     size: width and height in inches.
-    smoke: says in the title that the run is no evidence.
+    smoke: whether the title must say that the run is no evidence.
   """
-  said = f'smoke, not evidence: {title}' if smoke else title
-  made = figure.Figure(figsize=size, layout='constrained', facecolor='white')
-  made.suptitle(
-    textwrap.fill(said, int(9.6 * size[0])),
+  text = f'smoke, not evidence: {title}' if smoke else title
+  # Not plt.figure(): pyplot would keep every figure alive.
+  sheet = figure.Figure(figsize=size, layout='constrained', facecolor='white')
+  sheet.suptitle(
+    # About 9.6 bold characters fit into an inch.
+    textwrap.fill(text, int(9.6 * size[0])),
     x=0.012,
     ha='left',
     fontsize=12.5,
     fontweight='bold',
     color=INK,
   )
-  return made
+  return sheet
 
 
 def set_log_axes(ax: axes.Axes, *names: str) -> None:
-  """Logarithmic axes with plain numbers: powers would need parsed formulas.
+  """Makes axes logarithmic, with plain numbers as labels.
 
   Args:
     ax: with the axes.
@@ -90,15 +106,17 @@ def set_log_axes(ax: axes.Axes, *names: str) -> None:
   for name in names:
     ax.set(**{f'{name}scale': 'log'})
     axis = getattr(ax, f'{name}axis')
+    # The default labels are powers in math text, which is switched off here.
     axis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f'{v:g}'))
     axis.set_minor_formatter(ticker.NullFormatter())
 
 
-def png(made: figure.Figure) -> bytes:
-  """The figure as PNG; the same figure gives the same bytes."""
+def png(sheet: figure.Figure) -> bytes:
+  """Renders a figure as PNG; equal figures give equal bytes."""
   file = io.BytesIO()
   with context():
-    made.savefig(
+    # The default metadata names the version of matplotlib.
+    sheet.savefig(
       file, format='png', dpi=_PIXELS_PER_INCH, metadata={'Software': None}
     )
   return file.getvalue()
@@ -107,36 +125,22 @@ def png(made: figure.Figure) -> bytes:
 def plot_across_seeds(
   ax: axes.Axes, x: list, y: list, label: str, colour: str, **line: Any
 ) -> None:
-  """One thin line a seed and, where all seeds have a value, a bold mean.
+  """Plots a thin line per seed, and a bold mean where all seeds have a value.
 
   Args:
-    ax: where to draw.
+    ax: axes to draw on.
     x: for each seed, its abscissae.
     y: for each seed, its ordinates; NaN makes a gap.
     label: legend entry of the mean.
     colour: of all the lines.
     **line: further properties of the mean's line.
   """
-  for one_x, one_y in zip(x, y, strict=True):
-    ax.plot(one_x, one_y, color=colour, lw=0.8, alpha=0.4)
-  tables = [
-    dict(zip(np.round(one_x, 6).tolist(), one_y, strict=True))
-    for one_x, one_y in zip(x, y, strict=True)
-  ]
-  shared = sorted(set.intersection(*(set(table) for table in tables)))
-  mean = [float(np.mean([table[a] for table in tables])) for a in shared]
+  curves = []
+  for seed_x, seed_y in zip(x, y, strict=True):
+    ax.plot(seed_x, seed_y, color=colour, lw=0.8, alpha=0.4)
+    # Rounded, because the same alpha may differ in its last bit.
+    abscissae = np.round(seed_x, 6).tolist()
+    curves.append(dict(zip(abscissae, seed_y, strict=True)))
+  shared = sorted(set.intersection(*(set(curve) for curve in curves)))
+  mean = [float(np.mean([curve[a] for curve in curves])) for a in shared]
   ax.plot(shared, mean, color=colour, label=label, **({'lw': 2.4} | line))
-
-
-class ReportFigure(NamedTuple):
-  """A figure, or why there is none.
-
-  Attributes:
-    name: one of ALL.
-    figure: the figure; None if it was left out.
-    missing: why it was left out; '' if it was not.
-  """
-
-  name: str
-  figure: figure.Figure | None
-  reason: str = ''

@@ -1,4 +1,4 @@
-"""A table of texts, and its forms: Markdown, LaTeX, HTML, terminal."""
+"""Tables of text in several forms: Markdown, LaTeX, HTML, terminal."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,19 +9,19 @@ import rich.table
 
 from cmu_jax.report import page
 
-# Where a number does not apply.
+# Shown for a number that does not apply.
 DASH = '–'
 
 
 class TextTable(NamedTuple):
-  """A table as texts.
+  """A table whose cells are text.
 
   Attributes:
-    title: what it shows.
-    notes: what its numbers are, a sentence or more each.
-    head: column names; the first column names the row.
-    rows: as long as the head, each.
-    wide: how many last columns hold prose rather than numbers.
+    title: of the table.
+    notes: sentences about its numbers.
+    columns: column names; the first column names the row.
+    rows: each as long as `columns`.
+    prose_columns: number of last columns that hold prose rather than numbers.
   """
 
   title: str
@@ -31,14 +31,14 @@ class TextTable(NamedTuple):
   prose_columns: int = 0
 
 
-def time_text(value: float | None, minutes: bool) -> str:
-  """Seconds, or minutes, with two decimals; a dash for None."""
-  if value is None:
+def time_text(seconds: float | None, minutes: bool) -> str:
+  """Formats seconds, or minutes, with two decimals; a dash for None."""
+  if seconds is None:
     return DASH
-  return f'{value / 60:.2f}' if minutes else f'{value:.2f}'
+  return f'{seconds / 60:.2f}' if minutes else f'{seconds:.2f}'
 
 
-# Every character that LaTeX would take for a command, or its usual fonts lack.
+# Characters that LaTeX takes for a command, or that its usual fonts lack.
 _LATEX = {
   '\\': r'\textbackslash{}',
   '{': r'\{',
@@ -69,7 +69,7 @@ def _one_line(text: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-  """Text that Markdown shows as it is, in a table cell too."""
+  """Escapes text for Markdown, in a table cell too."""
   for sign in '\\|*_`[]':
     text = text.replace(sign, '\\' + sign)
   return _one_line(text).replace('<', '&lt;')
@@ -79,20 +79,20 @@ def _markdown_line(cells: tuple[str, ...] | list[str]) -> str:
   return f'| {" | ".join(cells)} |'
 
 
-def markdown(grid: TextTable) -> str:
-  """The grid under a heading, notes first."""
-  numbers = len(grid.columns) - 1 - grid.prose_columns
-  ruler = ['---', *['--:'] * numbers, *['---'] * grid.prose_columns]
-  lines = [_markdown_line([markdown_text(c) for c in grid.columns])]
+def markdown(table: TextTable) -> str:
+  """Formats the table under a heading, notes first."""
+  numbers = len(table.columns) - 1 - table.prose_columns
+  ruler = ['---', *['--:'] * numbers, *['---'] * table.prose_columns]
+  lines = [_markdown_line([markdown_text(c) for c in table.columns])]
   lines.append(_markdown_line(ruler))
-  lines += [_markdown_line([markdown_text(c) for c in r]) for r in grid.rows]
-  notes = '\n\n'.join(markdown_text(note) for note in grid.notes)
+  lines += [_markdown_line([markdown_text(c) for c in r]) for r in table.rows]
+  notes = '\n\n'.join(markdown_text(note) for note in table.notes)
   body = '\n'.join(lines)
-  return f'## {markdown_text(grid.title)}\n\n{notes}\n\n{body}\n'
+  return f'## {markdown_text(table.title)}\n\n{notes}\n\n{body}\n'
 
 
 def latex_text(text: str) -> str:
-  """Text that LaTeX prints as it is."""
+  """Escapes text for LaTeX."""
   return ''.join(_LATEX.get(sign, sign) for sign in _one_line(text))
 
 
@@ -101,21 +101,22 @@ def _latex_line(cells: tuple[str, ...]) -> str:
   return ' & '.join('{}' + latex_text(cell) for cell in cells) + r' \\'
 
 
-def latex(grid: TextTable) -> str:
-  """The grid as a table float that needs no package."""
-  numbers = len(grid.columns) - 1 - grid.prose_columns
-  columns = 'l' + 'r' * numbers + 'p{0.3\\linewidth}' * grid.prose_columns
-  notes = ' '.join(latex_text(note) for note in grid.notes)
+def latex(table: TextTable) -> str:
+  """Formats the table as a float that needs no package."""
+  numbers = len(table.columns) - 1 - table.prose_columns
+  prose = 'p{0.3\\linewidth}' * table.prose_columns
+  columns = 'l' + 'r' * numbers + prose
+  notes = ' '.join(latex_text(note) for note in table.notes)
   return '\n'.join(
     [
       r'\begin{table}',
       r'\centering',
-      rf'\caption{{{latex_text(grid.title)}. {notes}}}',
+      rf'\caption{{{latex_text(table.title)}. {notes}}}',
       rf'\begin{{tabular}}{{{columns}}}',
       r'\hline',
-      _latex_line(grid.columns),
+      _latex_line(table.columns),
       r'\hline',
-      *(_latex_line(row) for row in grid.rows),
+      *(_latex_line(row) for row in table.rows),
       r'\hline',
       r'\end{tabular}',
       r'\end{table}',
@@ -124,12 +125,11 @@ def latex(grid: TextTable) -> str:
   )
 
 
-def html(found: TextTable) -> str:
-  """The grid with its title above it and its notes below."""
-  numbers = range(1, len(found.columns) - found.prose_columns)
-  kinds = ['number' if i in numbers else '' for i in range(len(found.columns))]
-  last = len(found.columns) - found.prose_columns
-  kinds = kinds[:last] + ['seen'] * found.prose_columns
+def html(table: TextTable) -> str:
+  """Formats the table with its title above and its notes below."""
+  numbers = len(table.columns) - 1 - table.prose_columns
+  # CSS classes of the columns, see the style sheet in `page`.
+  kinds = ['', *['number'] * numbers, *['seen'] * table.prose_columns]
   rows = [
     '<tr>'
     + ''.join(
@@ -137,41 +137,43 @@ def html(found: TextTable) -> str:
       for kind, text in zip(kinds, row, strict=True)
     )
     + '</tr>'
-    for row in found.rows
+    for row in table.rows
   ]
-  head = list(zip(kinds, found.columns, strict=True))
-  notes = ''.join(f'<p class="soft">{page.escape(n)}</p>' for n in found.notes)
-  return f'<h3>{page.escape(found.title)}</h3>{page.table(head, rows)}{notes}'
+  columns = list(zip(kinds, table.columns, strict=True))
+  notes = ''.join(f'<p class="soft">{page.escape(n)}</p>' for n in table.notes)
+  title = page.escape(table.title)
+  return f'<h3>{title}</h3>{page.table(columns, rows)}{notes}'
 
 
 def markdown_files(
-  contents: Mapping[str, TextTable], smoke: bool
+  tables: Mapping[str, TextTable], smoke: bool
 ) -> dict[str, str]:
-  """Tables as Markdown files, by name.
+  """Formats tables as the contents of Markdown files, by file name.
 
   Args:
-    contents: name of a file, without its ending -> its table.
-    smoke: whether they are no evidence, which each of them then says.
+    tables: name of a file, without its ending -> its table.
+    smoke: whether each file must say that it is no evidence.
   """
   banner = '**smoke: not evidence**\n\n' if smoke else ''
   return {
-    f'{name}.md': banner + markdown(grid) for name, grid in contents.items()
+    f'{name}.md': banner + markdown(table) for name, table in tables.items()
   }
 
 
-def terminal(grid: TextTable, prose: bool = True) -> rich.table.Table:
-  """The grid for a terminal, without title and notes.
+def terminal(table: TextTable, prose: bool = True) -> rich.table.Table:
+  """Formats the table for a terminal, without title and notes.
 
   Args:
-    grid: what to show.
-    prose: whether the last columns that hold prose are shown.
+    table: its columns and rows.
+    prose: whether to show the last columns that hold prose.
   """
-  table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-  end = len(grid.columns) - (0 if prose else grid.prose_columns)
-  numbers = len(grid.columns) - grid.prose_columns
-  for i, name in enumerate(grid.columns[:end]):
+  shown_table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+  end = len(table.columns) - (0 if prose else table.prose_columns)
+  numbers = len(table.columns) - table.prose_columns
+  for i, name in enumerate(table.columns[:end]):
+    # Names may contain brackets, which rich would read as markup.
     text = rich.markup.escape(name)
-    table.add_column(text, justify='right' if 0 < i < numbers else 'left')
-  for row in grid.rows:
-    table.add_row(*map(rich.markup.escape, row[:end]))
-  return table
+    shown_table.add_column(text, justify='right' if 0 < i < numbers else 'left')
+  for row in table.rows:
+    shown_table.add_row(*map(rich.markup.escape, row[:end]))
+  return shown_table

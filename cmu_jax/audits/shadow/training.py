@@ -125,7 +125,7 @@ def _group_address(job: ShadowJob, numbers: range) -> str:
 def _train_or_read(job: ShadowJob, numbers: range) -> store.NamedArrays:
   """A group as trained, from its file if it is done."""
   name, folder = _group_address(job, numbers), job.plan.folder
-  where = folder and store.group_path(folder, name)
+  where = folder and store.arrays_path(folder, name, 'shadow')
   # A state has the padding too.
   state = config.fingerprint([name, job.block])
   found = store.read_or_compute(where, lambda: train_group(job, numbers, state))
@@ -143,7 +143,9 @@ def _run_group(job: ShadowJob, numbers: range) -> store.NamedArrays:
   first = job._replace(forget=None, unlearn=None, weights=True)
   found = _train_or_read(first, numbers)
   folder = job.plan.folder
-  where = folder and store.group_path(folder, _group_address(job, numbers))
+  where = folder and store.arrays_path(
+    folder, _group_address(job, numbers), 'shadow'
+  )
   template = planning.variable_shapes(job.model, job.fit.inputs, job.data)
 
   def compute() -> store.NamedArrays:

@@ -3,64 +3,75 @@
   noisy = corruption.symmetric(key, label, 0.4, num_classes=10)
 
 `corruption.<kind>(key, label, rate, ...)` draws a corruption of any kind in
-KINDS, once and on the host, from concrete labels. One key gives nested sets:
-what is corrupted at 10% is also corrupted, in the same way, at 20%. Published
-index sets are used exactly through `indices`.
+KINDS, once and on the host, from concrete labels. The same key gives nested
+sets: the corruption at 20% contains the corruption at 10%. Published index sets
+are used exactly through `indices`.
 
-A new kind is one file with a `KIND` and one line in KINDS; proxies, manifests,
-checks and experiments read that line.
+A new kind is a `Kind` in a file of this package and an entry in KINDS; proxies,
+records, checks and experiments read that entry.
 """
-
-from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Int
 
 from cmu_jax.core import errors
 from cmu_jax.core.types import Batch, Corruption
-from cmu_jax.data.corruption import (
-  class_maps,
-  human_labels,
-  label_noise,
-  poisoning,
-  transition_noise,
-)
+from cmu_jax.data.corruption.class_maps import CLASS_MAPS, resolve_class_map
+from cmu_jax.data.corruption.human_labels import HUMAN, human
 from cmu_jax.data.corruption.kind import Kind
+from cmu_jax.data.corruption.label_noise import (
+  ASYMMETRIC,
+  CONSTANT,
+  INTERCLASS,
+  SYMMETRIC,
+  asymmetric,
+  constant,
+  interclass,
+  symmetric,
+)
+from cmu_jax.data.corruption.poisoning import (
+  CLEAN_LABEL,
+  POISON,
+  clean_label,
+  poison,
+)
+from cmu_jax.data.corruption.transition_noise import TRANSITION, transition
+
+__all__ = [
+  'CLASS_MAPS',
+  'KINDS',
+  'Kind',
+  'apply',
+  'asymmetric',
+  'clean_label',
+  'constant',
+  'find_kind',
+  'human',
+  'interclass',
+  'legacy_indices',
+  'poison',
+  'resolve_class_map',
+  'symmetric',
+  'transition',
+]
 
 KINDS: dict[str, Kind] = {
-  'symmetric': label_noise.SYMMETRIC,
-  'asymmetric': label_noise.ASYMMETRIC,
-  'transition': transition_noise.TRANSITION,
-  'interclass': label_noise.INTERCLASS,
-  'constant': label_noise.CONSTANT,
-  'human': human_labels.HUMAN,
-  'poison': poisoning.POISON,
-  'clean_label': poisoning.CLEAN_LABEL,
+  'symmetric': SYMMETRIC,
+  'asymmetric': ASYMMETRIC,
+  'transition': TRANSITION,
+  'interclass': INTERCLASS,
+  'constant': CONSTANT,
+  'human': HUMAN,
+  'poison': POISON,
+  'clean_label': CLEAN_LABEL,
 }
-
-CLASS_MAPS = class_maps.CLASS_MAPS
-resolve_class_map = class_maps.resolve_class_map
-
-
-def __getattr__(name: str) -> Callable[..., Corruption]:
-  """`corruption.<kind>` is the function that draws it."""
-  if name in KINDS:
-    return KINDS[name].draw
-  raise AttributeError(
-    f'module cmu_jax.data.corruption has no attribute {name!r}'
-  )
-
-
-def __dir__() -> list[str]:
-  """What `dir(cmu_jax.data.corruption)` and completion show."""
-  return sorted({*globals(), *KINDS})
 
 
 def find_kind(name: str) -> Kind:
-  """The kind of this name.
+  """Finds the kind of this name.
 
   Raises:
-    UserError: there is none; names the nearest one.
+    UserError: an unknown name; the message has the closest match.
   """
   if name not in KINDS:
     raise errors.unknown_name('corruption', name, KINDS)
@@ -70,7 +81,7 @@ def find_kind(name: str) -> Kind:
 def legacy_indices(
   seed: int, population: int, count: int
 ) -> Int[np.ndarray, 'count']:
-  """`count` of 0..population-1 as NumPy's legacy generator chooses them.
+  """Draws `count` of 0..population-1 with NumPy's legacy generator.
 
   For index sets that were published as a seed. Seed 0 gives the poisoned
   CIFAR-10 images of arXiv 2402.14015, nested in `count`.
@@ -83,7 +94,7 @@ def legacy_indices(
 
 
 def apply(corruption: Corruption, batch: Batch) -> Batch:
-  """The batch as the corruption leaves it: new labels, trigger stamps.
+  """Applies a corruption to a batch: new labels and trigger flags.
 
   Pixels are untouched: the input step paints the trigger.
 
@@ -96,5 +107,6 @@ def apply(corruption: Corruption, batch: Batch) -> Batch:
     f'the corruption is of {corruption.label.shape[0]} samples, the batch '
     f'has {n}; draw it from the labels of this batch',
   )
-  stamp = batch.has_trigger if corruption.trigger is None else corruption.mask
-  return batch._replace(label=corruption.label, has_trigger=stamp)
+  # A corruption without trigger leaves the flags of an earlier one in place.
+  flags = batch.has_trigger if corruption.trigger is None else corruption.mask
+  return batch._replace(label=corruption.label, has_trigger=flags)

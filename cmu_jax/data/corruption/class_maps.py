@@ -1,4 +1,4 @@
-"""Which class each class is mistaken for under asymmetric label noise."""
+"""Class maps of asymmetric label noise: similar classes, source to target."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ CIFAR100_SUPERCLASS = (
 
 
 def within_superclass(superclass: Sequence[int]) -> dict[int, int]:
-  """Sends each class to the next one of its superclass, the last to the first.
+  """Maps each class to the next class of its superclass, cyclically.
 
   Args:
     superclass: the superclass of each class, in label order.
@@ -43,7 +43,7 @@ CLASS_MAPS: dict[str, dict[int, int]] = {
 }
 
 
-# Two classes that are confused with each other, as CUTS's released code has.
+# Pairs of similar classes for interclass confusion, from CUTS's released code.
 PAIRS: dict[str, tuple[int, int]] = {
   'mnist': (1, 7),
   'digits': (1, 7),
@@ -53,11 +53,12 @@ PAIRS: dict[str, tuple[int, int]] = {
 
 
 def _class_index(value: str | int, names: Sequence[str]) -> int:
-  """A class by its name or its number, also a number written as text."""
+  """Finds a class by its name or its number, also a number as text."""
   if isinstance(value, str) and value in names:
     return list(names).index(value)
   if isinstance(value, str) and not value.strip().isdecimal():
     raise errors.unknown_name('class in class_map', value, names)
+  # Without class names only the sign can be checked.
   index = int(value)
   errors.check(
     0 <= index < (len(names) or index + 1),
@@ -69,13 +70,13 @@ def _class_index(value: str | int, names: Sequence[str]) -> int:
 def resolve_class_map(
   value: str | Mapping, class_names: Sequence[str] = ()
 ) -> dict[int, int]:
-  """A validated class map: source class to the class it is mistaken for.
+  """Resolves a class map to indices: source class to target class.
 
   Args:
-    value: a name in CLASS_MAPS, or a mapping between classes, each given by
-      index or by name.
-    class_names: the classes of the dataset, in label order; without them only
-      indices can be used and their range is not checked.
+    value: a name in CLASS_MAPS, or a mapping between indices or names of
+      classes.
+    class_names: the classes of the dataset, in label order; without them the
+      map must use indices, whose range is not checked.
 
   Raises:
     UserError: an unknown map or class, an empty map, or a class that is mapped
@@ -102,11 +103,11 @@ def resolve_class_map(
 
 
 def parse_class_map(text: str, class_names: Sequence[str]) -> dict[int, int]:
-  """A class map as a config has it: a name in CLASS_MAPS, or 'cat:dog,5:3'.
+  """Parses the class map of a config: a name in CLASS_MAPS, or 'cat:dog,5:3'.
 
   Raises:
-    UserError: an unknown map or class, a pair that is none, or a class that is
-      sent to two others.
+    UserError: an unknown map or class, text that is not a pair, or a class with
+      two targets.
   """
   if ':' not in text:
     return resolve_class_map(text, class_names)
@@ -115,6 +116,7 @@ def parse_class_map(text: str, class_names: Sequence[str]) -> dict[int, int]:
     all(len(pair) == 2 for pair in pairs),
     f"config.corruption.class_map is '{text}'; write pairs such as '3:5,5:3'",
   )
+  # A dict would silently keep the last target of a repeated source.
   sources = [source.strip() for source, _ in pairs]
   errors.check(
     len(set(sources)) == len(sources),
@@ -131,20 +133,20 @@ def parse_class_pair(
   class_names: Sequence[str],
   field: str = 'corruption.class_map',
 ) -> tuple[int, int]:
-  """Two classes as a config has them: a name in PAIRS, or 'cat:dog', '3:5'.
+  """Parses two classes of a config: a name in PAIRS, or 'cat:dog', '3:5'.
 
   Raises:
-    UserError: an unknown name or class, or not one pair of two classes.
+    UserError: an unknown name or class, or more than a pair of classes.
   """
   if text in PAIRS:
     a, b = PAIRS[text]
     text = f'{a}:{b}'
   if ':' not in text:
     raise errors.unknown_name(f'pair in config.{field}', text, PAIRS)
-  found = parse_class_map(text, class_names)
+  pairs = parse_class_map(text, class_names)
   errors.check(
-    len(found) == 1,
+    len(pairs) == 1,
     f"config.{field} is '{text}'; interclass confusion is of one pair, such as "
     "'3:5'",
   )
-  return next(iter(found.items()))
+  return next(iter(pairs.items()))

@@ -11,6 +11,7 @@ from cmu_jax.data.corruption import kind
 from cmu_jax.data.corruption.kind import DatasetFacts, Kind
 from cmu_jax.data.splits import Labels
 
+# Array of the true labels in the published archives.
 _CLEAN = 'clean_label'
 
 
@@ -23,10 +24,10 @@ def human(
   """Replaces labels by those that people gave.
 
   Args:
-    key: decides which samples, if there is a rate.
+    key: determines the samples, if there is a rate.
     label: true labels [n].
-    rate: share of all n samples that get a wrong label, of those for which
-      people gave one; None for all of them.
+    rate: share of all n samples that get a wrong label, drawn from those that
+      people labelled wrongly; None for all of them.
     human: the labels that people gave to the same samples.
 
   Raises:
@@ -59,46 +60,45 @@ def _human_proxy(
   num_classes: int,
   human: Integer[np.ndarray, 'm'] | None = None,
 ) -> Corruption:
-  """The images that people labelled wrongly.
-
-  No rule is published for human noise. This is our choice, by analogy with
-  asymmetric noise: proxy images keep the labels that people gave to them, and
-  those whose label is right are left out.
-  """
-  given = kind.require(human, 'human', 'the human labels of its pool')
-  return HUMAN.draw(key, label, None, given)
+  """Uses the images that people labelled wrongly, with those labels."""
+  # No rule is published for human noise. This is our choice, by analogy with
+  # asymmetric noise: images with a correct label are left out.
+  people = kind.require(human, 'human', 'the human labels of its pool')
+  return HUMAN.draw(key, label, None, people)
 
 
-def _human_arguments(settings: ConfigDict, known: DatasetFacts) -> Info:
-  """config.corruption.labels_key of labels_file; the file decides the rate.
+def _human_arguments(settings: ConfigDict, facts: DatasetFacts) -> Info:
+  """Reads config.corruption.labels_key of labels_file.
 
   Labels are in the order of the source, CIFAR's original order for example. If
   the archive has true labels too ('clean_label'), they must be the dataset's.
   """
-  name, where = settings.labels_key, 'config.corruption.labels_file'
-  found = kind.read_arrays(
+  name, setting = settings.labels_key, 'config.corruption.labels_file'
+  arrays = kind.read_arrays(
     settings.labels_file, {name: True, _CLEAN: False}, 'labels_file'
   )
-  size, k = known.label.size, len(known.class_names)
-  for array, values in found.items():
+  size, k = facts.label.size, len(facts.class_names)
+  for array, values in arrays.items():
     errors.check(
       values.shape == (size,) and values.dtype.kind in 'iu',
-      f"{where}: '{array}' is {values.dtype} of shape {values.shape}; the "
+      f"{setting}: '{array}' is {values.dtype} of shape {values.shape}; the "
       f'training split has {size} images and needs an integer for each',
     )
     errors.check(
       values.min() >= 0 and values.max() < k,
-      f"{where}: '{array}' has labels from {values.min()} to {values.max()}; "
-      f'the dataset has classes 0 to {k - 1}',
+      f"{setting}: '{array}' has labels from {values.min()} to "
+      f'{values.max()}; the dataset has classes 0 to {k - 1}',
     )
-  other = np.flatnonzero(found.get(_CLEAN, known.label) != known.label)
+  # The only way to notice an archive in another order of samples.
+  differing = np.flatnonzero(arrays.get(_CLEAN, facts.label) != facts.label)
   errors.check(
-    not other.size,
-    f"{where}: '{_CLEAN}' differs from the dataset in {other.size} of {size} "
-    f'images, first in image {other[:1].sum()}; is the file for another '
-    'dataset or order?',
+    not differing.size,
+    f"{setting}: '{_CLEAN}' differs from the dataset in {differing.size} of "
+    f'{size} images, first in image {differing[:1].sum()}; is the file for '
+    'another dataset or order?',
   )
-  return {'rate': None, 'human': found[name].astype(np.int32)}
+  # The file determines the rate.
+  return {'rate': None, 'human': arrays[name].astype(np.int32)}
 
 
 HUMAN = Kind(human, _human_proxy, _human_arguments, per_sample=('human',))

@@ -1,7 +1,4 @@
-"""What a kind of corruption is, and what several kinds share.
-
-Arrays from .npz files that a config names.
-"""
+"""Protocol of a kind of corruption, and helpers that several kinds share."""
 
 import pathlib
 import zipfile
@@ -17,16 +14,18 @@ from ml_collections import ConfigDict
 from cmu_jax.core import errors
 from cmu_jax.core.types import Corruption, Info, PRNGKey, Trigger
 from cmu_jax.data import splits
-from cmu_jax.data.splits import Indices
+from cmu_jax.data.splits import Indices, Labels
+
+_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class DatasetFacts(NamedTuple):
-  """What an experiment knows when it asks a kind for its arguments.
+  """Facts of a dataset from which a kind derives its arguments.
 
   Attributes:
     label: the true training labels in the order of the source, before any
       split.
-    class_names: one name a class, in label order.
+    class_names: name of each class, in label order.
     trigger: the backdoor trigger, or None.
   """
 
@@ -36,19 +35,19 @@ class DatasetFacts(NamedTuple):
 
 
 class Kind(NamedTuple):
-  """A kind of corruption: a line in `cmu_jax.data.corruption.KINDS`.
+  """A kind of corruption: an entry of `cmu_jax.data.corruption.KINDS`.
 
   Attributes:
-    draw: (key, label, rate, ...) -> Corruption. With one key, what is
-      corrupted at a rate is corrupted in the same way at higher ones.
-    proxy: (key, label, num_classes, ...) -> Corruption of a proxy pool in
-      full, whatever the rate was; its mask is what the proxy keeps.
-    arguments: (config.corruption, Known) -> the arguments of `draw`, and of
-      `proxy` and `affected`, that go beyond key, label and rate.
-    affected: (label, ...) -> the images of the pool that the baseline with
-      clean proxy labels sees; None where it sees all.
-    per_sample: names of arguments with one entry an image of `Known.label`.
-    task: the experiments that it belongs to, 'label_noise' or 'poison'.
+    draw: (key, label, rate, ...) -> Corruption. With the same key, a higher
+      rate corrupts the same samples in the same way, and more.
+    proxy: (key, label, num_classes, ...) -> Corruption of a proxy pool in full,
+      whatever the rate was; the proxy consists of its masked images.
+    arguments: (config.corruption, DatasetFacts) -> the arguments of `draw`,
+      `proxy` and `affected_mask` beyond key, label and rate.
+    affected_mask: (label, ...) -> the images of the pool for the baseline with
+      clean proxy labels; None for all of them.
+    per_sample: names of arguments with an entry for each image.
+    task: the experiments of this kind, 'label_noise' or 'poison'.
   """
 
   draw: Callable[..., Corruption]
@@ -59,13 +58,31 @@ class Kind(NamedTuple):
   task: str = 'label_noise'
 
 
-def index_mask(indices: Indices, size: int) -> Bool[np.ndarray, 'n']:
-  """The mask of a given index set.
+def check_target(label: Labels, target: int, name: str) -> np.ndarray:
+  """Returns the labels on the host, if they and the target are classes.
+
+  The number of classes is unknown here: the largest label bounds it.
+  """
+  errors.check(target >= 0, f'{name} target {target} is not a class')
+  largest = max(target, int(np.max(label, initial=0)))
+  return splits.check_labels(label, 1 + largest)
+
+
+def index_mask(
+  indices: Indices, eligible: Bool[np.ndarray, 'n'], message: str
+) -> Bool[np.ndarray, 'n']:
+  """Computes the mask of a published index set.
+
+  Args:
+    indices: the samples.
+    eligible: marks the samples that this corruption may change.
+    message: of the error for an index that is not eligible.
 
   Raises:
-    UserError: an index is out of range or given twice.
+    UserError: an index is out of range, repeated or not eligible.
   """
   host = np.asarray(indices)
+  size = eligible.size
   errors.check(
     host.size == 0 or (host.min() >= 0 and host.max() < size),
     f'indices run outside 0..{size - 1}; are they for another dataset?',
@@ -75,13 +92,14 @@ def index_mask(indices: Indices, size: int) -> Bool[np.ndarray, 'n']:
   )
   mask = np.zeros(size, bool)
   mask[host] = True
+  errors.check(eligible[mask].all(), message)
   return mask
 
 
 def random_mask(
   key: PRNGKey, eligible: Bool[np.ndarray, 'n'], count: int
 ) -> Bool[np.ndarray, 'n']:
-  """A mask of `count` random samples among the eligible ones."""
+  """Draws a mask of `count` random samples among the eligible ones."""
   rank = splits.shuffled_rank(key, (~eligible).astype(np.int32))
   return eligible & (rank < count)
 
@@ -89,64 +107,61 @@ def random_mask(
 def class_share_mask(
   key: PRNGKey, label: np.ndarray, rate: float, num_classes: int
 ) -> Bool[np.ndarray, 'n']:
-  """A mask of floor(rate * n_c) random samples of every class c."""
-  size = np.bincount(label, minlength=num_classes).tolist()
-  quota = np.array([splits.floor_share(rate, count) for count in size])
+  """Draws a mask of floor(rate * n_c) random samples of every class c."""
+  sizes = np.bincount(label, minlength=num_classes).tolist()
+  quota = np.array([splits.floor_share(rate, size) for size in sizes])
   return splits.shuffled_rank(key, label) < quota[label]
 
 
 def make_corruption(
   label: np.ndarray, mask: np.ndarray, trigger: Trigger | None = None
 ) -> Corruption:
-  """A corruption from host arrays."""
+  """Builds a corruption from host arrays."""
   return Corruption(jnp.asarray(label, jnp.int32), jnp.asarray(mask), trigger)
 
 
-def require(value: Any, kind: str, what: str) -> Any:
-  """The value, or UserError where a proxy of this kind lacks it."""
+def require(value: Any, kind: str, name: str) -> Any:
+  """Returns the value; UserError if a proxy of this kind lacks it."""
   if value is None:
-    raise errors.UserError(f"a '{kind}' proxy needs {what}")
+    raise errors.UserError(f"a '{kind}' proxy needs {name}")
   return value
-
-
-_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def read_arrays(
   path: str, names: dict[str, bool], field: str
 ) -> dict[str, Any]:
-  """Arrays of an .npz file by name.
+  """Reads arrays of an .npz file by name.
 
   Args:
     path: of the file.
-    names: name -> whether it has to be there.
+    names: name -> whether it is required.
     field: config.corruption.<field> gave the path, for error messages.
 
   Raises:
-    UserError: no path, no such file, no archive of plain arrays, or a name
-      that it lacks (with the nearest one it has).
+    UserError: no path, no such file, no archive of plain arrays, or a required
+      name is absent (with the closest name in the file).
   """
-  where = f'config.corruption.{field}'
-  errors.check(path, f'{where} is empty; give the path of an .npz file')
+  setting = f'config.corruption.{field}'
+  errors.check(path, f'{setting} is empty; give the path of an .npz file')
   file = pathlib.Path(path).expanduser()
-  errors.check(file.is_file(), f'{where}: the file {file} does not exist')
+  errors.check(file.is_file(), f'{setting}: the file {file} does not exist')
   try:
-    # Opened here, since np.load leaves the file open if it is cut short.
-    with file.open('rb') as opened:
-      archive: Any = np.load(opened, allow_pickle=False)
-      # A single .npy is an array, of which no name can be asked.
-      there = getattr(archive, 'files', None)
-      found = {n: archive[n] for n in names if n in (there or ())}
+    # Opened here, since np.load leaves the file open if it is truncated.
+    with file.open('rb') as stream:
+      archive: Any = np.load(stream, allow_pickle=False)
+      # A single .npy is an array, without any names.
+      stored = getattr(archive, 'files', None)
+      arrays = {n: archive[n] for n in names if n in (stored or ())}
   except _BROKEN as error:
     raise errors.UserError(
-      f'{where}: {file} is not a readable .npz of plain arrays '
+      f'{setting}: {file} is not a readable .npz of plain arrays '
       f'({errors.first_line(error)}); save it with np.savez'
     ) from error
-  if there is None:
+  if stored is None:
     raise errors.UserError(
-      f'{where}: {file} is one array, not an .npz; save it with np.savez'
+      f'{setting}: {file} is one array, not an .npz; save it with np.savez'
     )
   for name, required in names.items():
-    if required and name not in found:
-      raise errors.unknown_name(f'array in {file}', name, there)
-  return found
+    if required and name not in arrays:
+      raise errors.unknown_name(f'array in {file}', name, stored)
+  return arrays

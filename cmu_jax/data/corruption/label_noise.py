@@ -1,11 +1,4 @@
-"""Symmetric label noise: to a uniformly drawn other class.
-
-Asymmetric label noise: to the class that a class is mistaken for.
-
-Constant relabelling: random samples of all classes get one label.
-
-Interclass confusion: labels of two classes are exchanged.
-"""
+"""Label noise of four kinds: symmetric, asymmetric, constant, interclass."""
 
 from collections.abc import Mapping, Sequence
 
@@ -32,11 +25,11 @@ def symmetric(
   """Moves floor(rate * n) labels, each to a uniformly drawn other class.
 
   Args:
-    key: decides which samples and which classes.
+    key: determines the samples and their new classes.
     label: true labels [n].
     rate: share of all n samples, 0 to 1.
     num_classes: k, at least 2.
-    indices: the samples to corrupt instead of drawn ones; `rate` is unused.
+    indices: the samples to corrupt instead of random ones; `rate` is unused.
 
   Raises:
     UserError: the rate, a label or an index is out of range.
@@ -47,16 +40,18 @@ def symmetric(
   splits.check_rate(rate)
   errors.check(num_classes >= 2, 'label noise needs at least 2 classes')
   host = splits.check_labels(label, num_classes)
-  which, where = jax.random.split(key)
+  sample_key, class_key = jax.random.split(key)
+  everyone = np.ones(host.size, bool)
   if indices is None:
     count = splits.floor_share(rate, host.size)
-    mask = kind.random_mask(which, np.ones(host.size, bool), count)
+    mask = kind.random_mask(sample_key, everyone, count)
   else:
-    mask = kind.index_mask(indices, host.size)
-  step = np.asarray(jax.random.randint(where, host.shape, 1, num_classes))
-  return kind.make_corruption(
-    np.where(mask, (host + step) % num_classes, host), mask
-  )
+    mask = kind.index_mask(indices, everyone, '')
+  # A step for every sample, corrupted or not: a higher rate then moves the same
+  # samples to the same classes.
+  step = np.asarray(jax.random.randint(class_key, host.shape, 1, num_classes))
+  moved = (host + step) % num_classes
+  return kind.make_corruption(np.where(mask, moved, host), mask)
 
 
 def _symmetric_proxy(
@@ -65,8 +60,8 @@ def _symmetric_proxy(
   return symmetric(key, label, 1.0, num_classes)
 
 
-def _symmetric_arguments(settings: ConfigDict, known: DatasetFacts) -> Info:
-  return {'num_classes': len(known.class_names)}
+def _symmetric_arguments(settings: ConfigDict, facts: DatasetFacts) -> Info:
+  return {'num_classes': len(facts.class_names)}
 
 
 SYMMETRIC = Kind(symmetric, _symmetric_proxy, _symmetric_arguments)
@@ -83,11 +78,11 @@ def asymmetric(
   """Moves floor(rate * n_c) labels of each source class c to class_map[c].
 
   Args:
-    key: decides which samples.
+    key: determines the samples.
     label: true labels [n].
     rate: share of each source class, 0 to 1.
-    class_map: source class to target class, see `class_maps.resolve_class_map`.
-    indices: the samples to corrupt instead of drawn ones; `rate` is unused.
+    class_map: source class to target class, see `class_maps`.
+    indices: the samples to corrupt instead of random ones; `rate` is unused.
     num_classes: k, to check the labels and the map against.
 
   Raises:
@@ -101,21 +96,22 @@ def asymmetric(
   names = [str(c) for c in range(num_classes or 0)]
   pairs = class_maps.resolve_class_map(class_map, names)
   largest = max(*pairs, *pairs.values(), np.max(label, initial=0))
-  top = num_classes or int(largest) + 1
-  host = splits.check_labels(label, top)
-  moved = np.arange(top)
-  moved[list(pairs)] = list(pairs.values())
-  source = moved[host] != host
+  k = num_classes or int(largest) + 1
+  host = splits.check_labels(label, k)
+  target_of = np.arange(k)
+  target_of[list(pairs)] = list(pairs.values())
+  moved = target_of[host]
+  source = moved != host
   if indices is None:
-    mask = source & kind.class_share_mask(key, host, rate, top)
+    mask = source & kind.class_share_mask(key, host, rate, k)
   else:
-    mask = kind.index_mask(indices, host.size)
-    errors.check(
-      source[mask].all(),
+    mask = kind.index_mask(
+      indices,
+      source,
       'indices has samples of a class that class_map does not move; '
       'add the class to class_map or drop them',
     )
-  return kind.make_corruption(np.where(mask, moved[host], host), mask)
+  return kind.make_corruption(np.where(mask, moved, host), mask)
 
 
 def _asymmetric_proxy(
@@ -128,15 +124,15 @@ def _asymmetric_proxy(
   return asymmetric(key, label, 1.0, pairs, num_classes=num_classes)
 
 
-def _asymmetric_arguments(settings: ConfigDict, known: DatasetFacts) -> Info:
-  names = known.class_names
+def _asymmetric_arguments(settings: ConfigDict, facts: DatasetFacts) -> Info:
+  names = facts.class_names
   return {'class_map': class_maps.parse_class_map(settings.class_map, names)}
 
 
 def _asymmetric_affected(
   label: Labels, class_map: Mapping | None = None
 ) -> Bool[np.ndarray, 'n']:
-  """The images of the source classes."""
+  """Marks the images of the source classes."""
   pairs = kind.require(class_map, 'asymmetric', 'a class_map')
   return np.isin(label, list(class_maps.resolve_class_map(pairs)))
 
@@ -149,15 +145,13 @@ ASYMMETRIC = Kind(
 def constant(
   key: PRNGKey, label: Labels, rate: float, target: int = 0
 ) -> Corruption:
-  """Labels floor(rate * n) samples of other classes as the target class.
-
-  They are drawn from the other classes only, so that every one really changes.
+  """Gives floor(rate * n) samples of other classes the target label.
 
   Args:
-    key: decides which samples.
+    key: determines the samples.
     label: true labels [n].
     rate: share of all n samples.
-    target: the class that they are labelled as.
+    target: their new class.
 
   Raises:
     UserError: the rate, the target or a label is out of range, or the other
@@ -167,30 +161,28 @@ def constant(
     CUTS, arXiv 2511.18660, released code, which draws from all classes.
   """
   splits.check_rate(rate)
-  errors.check(target >= 0, f'relabelling target {target} is not a class')
-  host = splits.check_labels(
-    label, 1 + max(target, int(np.max(label, initial=0)))
-  )
-  other = host != target
+  host = kind.check_target(label, target, 'relabelling')
+  # Without the target class, so that every drawn label really changes.
+  eligible = host != target
   count = splits.floor_share(rate, host.size)
   errors.check(
-    count <= other.sum(),
-    f'cannot relabel {count} samples: {other.sum()} are not of the target '
+    count <= eligible.sum(),
+    f'cannot relabel {count} samples: {eligible.sum()} are not of the target '
     f'class {target}; lower the rate',
   )
-  mask = kind.random_mask(key, other, count)
+  mask = kind.random_mask(key, eligible, count)
   return kind.make_corruption(np.where(mask, target, host), mask)
 
 
 def _constant_proxy(
   key: PRNGKey, label: Labels, num_classes: int, target: int = 0
 ) -> Corruption:
-  """Every image that is not of the target class."""
-  other = np.asarray(label) != target
-  return kind.make_corruption(np.where(other, target, label), other)
+  """Relabels every image outside the target class."""
+  eligible = np.asarray(label) != target
+  return kind.make_corruption(np.where(eligible, target, label), eligible)
 
 
-def _constant_arguments(settings: ConfigDict, known: DatasetFacts) -> Info:
+def _constant_arguments(settings: ConfigDict, facts: DatasetFacts) -> Info:
   return {'target': settings.target}
 
 
@@ -200,9 +192,9 @@ CONSTANT = Kind(constant, _constant_proxy, _constant_arguments)
 def first_of_each(
   label: Labels, pair: Sequence[int], count: int
 ) -> Int[np.ndarray, 'm']:
-  """The first `count` samples of both classes of a pair, in data order.
+  """Selects the first `count` samples of both classes of a pair.
 
-  Interclass confusion of 2 * count samples was published with these: CIFAR-10
+  The published interclass confusion of 2 * count samples uses these: CIFAR-10
   cat and dog with count=2500, for example.
 
   Raises:
@@ -218,7 +210,7 @@ def first_of_each(
     f'cannot take {count} samples of each of the classes {tuple(pair)}: one '
     f'has {fewest}; lower the count',
   )
-  return np.concatenate([where[:count] for where in members])
+  return np.concatenate([positions[:count] for positions in members])
 
 
 def interclass(
@@ -228,18 +220,21 @@ def interclass(
   pair: Sequence[int],
   indices: Indices | None = None,
 ) -> Corruption:
-  """Gives min(floor(rate * n_a), floor(rate * n_b)) of a label b, and back.
+  """Exchanges labels between the classes a and b.
+
+  min(floor(rate * n_a), floor(rate * n_b)) samples of a get label b, and as
+  many of b get label a.
 
   Args:
-    key: decides which samples.
+    key: determines the samples.
     label: true labels [n].
     rate: share of each of the two classes, 0 to 1.
     pair: the classes a and b.
-    indices: the samples to corrupt instead of drawn ones; `rate` is unused.
+    indices: the samples to corrupt instead of random ones; `rate` is unused.
 
   Raises:
     UserError: the rate or an index is out of range, the pair is not of two
-      classes, or an index is of neither.
+      classes, or an index is of a third class.
 
   References:
     CUTS, arXiv 2511.18660, released code; with `first_of_each`, Corrective
@@ -250,18 +245,16 @@ def interclass(
     len(pair) == 2 and pair[0] != pair[1] and min(pair) >= 0,
     f'interclass confusion is of two different classes, not of {tuple(pair)}',
   )
-  host = splits.check_labels(
-    label, 1 + max(*pair, int(np.max(label, initial=0)))
-  )
-  of_pair = np.isin(host, pair)
+  host = kind.check_target(label, max(pair), 'interclass')
+  in_pair = np.isin(host, pair)
   if indices is None:
     fewest = min(int((host == c).sum()) for c in pair)
     count = splits.floor_share(rate, fewest)
-    mask = of_pair & (splits.shuffled_rank(key, host) < count)
+    mask = in_pair & (splits.shuffled_rank(key, host) < count)
   else:
-    mask = kind.index_mask(indices, host.size)
-    errors.check(
-      of_pair[mask].all(),
+    mask = kind.index_mask(
+      indices,
+      in_pair,
       f'indices has samples of other classes than {tuple(pair)}; drop them',
     )
   return kind.make_corruption(np.where(mask, sum(pair) - host, host), mask)
@@ -273,20 +266,20 @@ def _interclass_proxy(
   num_classes: int,
   pair: Sequence[int] | None = None,
 ) -> Corruption:
-  """The images whose labels were exchanged: as many of each class."""
-  both = kind.require(pair, 'interclass', 'a pair of classes')
-  return interclass(key, label, 1.0, both)
+  """Exchanges as many labels as possible."""
+  classes = kind.require(pair, 'interclass', 'a pair of classes')
+  return interclass(key, label, 1.0, classes)
 
 
-def _interclass_arguments(settings: ConfigDict, known: DatasetFacts) -> Info:
-  names = known.class_names
+def _interclass_arguments(settings: ConfigDict, facts: DatasetFacts) -> Info:
+  names = facts.class_names
   return {'pair': class_maps.parse_class_pair(settings.class_map, names)}
 
 
 def _interclass_affected(
   label: Labels, pair: Sequence[int] | None = None
 ) -> Bool[np.ndarray, 'n']:
-  """The images of both classes."""
+  """Marks the images of both classes."""
   return np.isin(label, kind.require(pair, 'interclass', 'a pair of classes'))
 
 

@@ -1,7 +1,7 @@
-"""Backdoor triggers: which pixels, what value, at which stage.
+"""Backdoor triggers: their pixels, values and stage.
 
-`make(kind, height, width, ...)` makes any of them. A new one is a function
-below and a line in KINDS.
+`make(kind, height, width, ...)` makes a trigger of any kind. A new kind is a
+function below and an entry in KINDS.
 """
 
 import inspect
@@ -38,10 +38,10 @@ def badnet(
   margin: tuple[int, int] = (10, 6),
   value: float = 255.0,
 ) -> Trigger:
-  """A BadNets patch of ceil(percent * h * w) raw pixels near a corner.
+  """Makes a BadNets patch of ceil(percent * h * w) raw pixels near a corner.
 
   The patch is a block of round(sqrt(pixels)) columns, its bottom right corner
-  `margin` pixels away from the image's; pixels that do not fill a row lie
+  `margin` pixels away from the image's. Pixels that do not fill a row lie
   right-aligned in the row above. With the defaults a 32x32 image has 31
   trigger pixels: rows 17-21, columns 20-25, and (16, 25).
 
@@ -50,7 +50,7 @@ def badnet(
     width: image width in pixels.
     percent: share of the pixels to overwrite, 0.03 for 3%.
     margin: rows and columns between the block and the bottom right corner.
-    value: what all channels become, 0 to 255.
+    value: new value of all channels, 0 to 255.
 
   Raises:
     UserError: the patch does not fit in the image.
@@ -59,20 +59,21 @@ def badnet(
     CUTS, arXiv 2511.18660, section 4; BadNets, arXiv 1708.06733.
   """
   errors.check(0 < percent <= 1, f'trigger percent {percent} is outside (0, 1]')
+  # The slack keeps 0.07 * 100, which is just above 7, from becoming 8 pixels.
   pixels = math.ceil(percent * height * width - 1e-9)
   columns = round(math.sqrt(pixels))
-  rows, left = divmod(pixels, columns)
+  rows, extra = divmod(pixels, columns)
   bottom, right = height - margin[0], width - margin[1]
   top = bottom - rows
   errors.check(
-    min(margin) >= 0 and top >= (left > 0) and right >= columns,
-    f'a trigger of {pixels} pixels ({rows + (left > 0)}x{columns}) with '
+    min(margin) >= 0 and top >= (extra > 0) and right >= columns,
+    f'a trigger of {pixels} pixels ({rows + (extra > 0)}x{columns}) with '
     f'margin {tuple(margin)} does not fit in a {height}x{width} image; '
     'choose a smaller trigger margin or percent',
   )
   mask = np.zeros((height, width), bool)
   mask[top:bottom, right - columns : right] = True
-  mask[top - 1, right - left : right] |= left > 0
+  mask[top - 1, right - extra : right] |= extra > 0
   return _patch_trigger(mask, value, 'raw')
 
 
@@ -83,13 +84,14 @@ def corner_patch(
   value: float = 1.0,
   stage: str = 'normalized',
 ) -> Trigger:
-  """A size x size patch flush with the bottom right corner.
+  """Makes a size x size patch in the bottom right corner.
 
   Args:
     height: image height in pixels at `stage`.
     width: image width in pixels at `stage`.
     size: side of the patch in pixels.
-    value: what all channels become; `max_normalized` gives the published one.
+    value: new value of all channels; `max_normalized` computes the published
+      value.
     stage: 'normalized' (after augmentation, so never cropped or mirrored) or
       'raw'.
 
@@ -116,7 +118,7 @@ def blended_pattern(
   pattern: UInt8[np.ndarray, '...'] | None = None,
   seed: int = 0,
 ) -> Trigger:
-  """A pattern mixed into the whole raw image: (1 - alpha) x + alpha pattern.
+  """Mixes a pattern into the whole raw image: (1 - alpha) x + alpha pattern.
 
   Args:
     height: image height in pixels.
@@ -135,14 +137,15 @@ def blended_pattern(
   errors.check(0 < alpha <= 1, f'trigger alpha {alpha} is outside (0, 1]')
   if pattern is None:
     key = rng.fold_in(seed, 'blended')
-    drawn = jax.random.randint(key, (height, width), 0, 256)
-    pattern = np.asarray(drawn).astype(np.uint8)
+    grey = jax.random.randint(key, (height, width), 0, 256)
+    pattern = np.asarray(grey).astype(np.uint8)
   errors.check(
     pattern.ndim in (2, 3) and pattern.shape[:2] == (height, width),
     f'a trigger pattern of shape {pattern.shape} does not fit in a '
     f'{height}x{width} image; give one of [h, w] or [h, w, c]',
   )
   mask = jnp.ones((height, width), bool)
+  # In float64, so that the float32 product is rounded only once.
   value = jnp.asarray(alpha * pattern.astype(np.float64), jnp.float32)
   return Trigger(mask, value, 'raw', 1 - alpha)
 
@@ -150,7 +153,7 @@ def blended_pattern(
 def sinusoidal(
   height: int, width: int, amplitude: float = 20.0, frequency: float = 6.0
 ) -> Trigger:
-  """Vertical stripes added to the raw image, a sine along every row.
+  """Adds vertical stripes to the raw image, a sine along every row.
 
   Column j = 1..w gets amplitude * sin(2 pi j frequency / w); the sum is
   rounded and clipped to 0..255.
@@ -184,11 +187,11 @@ def sinusoidal(
 
 
 class TriggerKind(NamedTuple):
-  """A kind of trigger: a line in KINDS.
+  """A kind of trigger: an entry in KINDS.
 
   Attributes:
     make: (height, width, ...) -> Trigger.
-    settings: arguments x of `make` that a config has as corruption.trigger_x.
+    settings: arguments x of `make` that are corruption.trigger_x in configs.
   """
 
   make: Callable[..., Trigger]
@@ -204,7 +207,7 @@ KINDS = {
 
 
 def make(kind: str, height: int, width: int, **options: Any) -> Trigger:
-  """A trigger of any kind.
+  """Makes a trigger of any kind.
 
   Args:
     kind: a name in KINDS.
@@ -213,14 +216,15 @@ def make(kind: str, height: int, width: int, **options: Any) -> Trigger:
     **options: of the kind; see the function of that name.
 
   Raises:
-    UserError: an unknown kind or option, or one that does not fit.
+    UserError: an unknown kind or option, or a trigger that does not fit.
   """
   if kind not in KINDS:
     raise errors.unknown_name('trigger', kind, KINDS)
-  known = list(inspect.signature(KINDS[kind].make).parameters)[2:]
+  # The first two parameters are height and width.
+  names = list(inspect.signature(KINDS[kind].make).parameters)[2:]
   for name in options:
-    if name not in known:
-      raise errors.unknown_name(f'option of trigger {kind}', name, known)
+    if name not in names:
+      raise errors.unknown_name(f'option of trigger {kind}', name, names)
   return KINDS[kind].make(height, width, **options)
 
 
@@ -229,7 +233,7 @@ def max_normalized(
   mean: Sequence[float],
   std: Sequence[float],
 ) -> float:
-  """The largest value of any pixel and channel after normalisation.
+  """Computes the largest value of any pixel and channel once normalised.
 
   Args:
     image: raw pixels, 0 to 255.

@@ -1,9 +1,6 @@
 """Datasets: a source by name to uint8 images and labels on the device.
 
-A new kind of source is one file with a function `find` and one line in
-SOURCES.
-
-Data sets from archives, folders and TFDS.
+A new kind of source is a file with a function `find` and an entry in SOURCES.
 """
 
 import os
@@ -17,7 +14,6 @@ from cmu_jax.data.sources import (
   cache,
   clothing1m,
   common,
-  digits,
   image_folder,
   npz,
   tfds,
@@ -26,7 +22,7 @@ from cmu_jax.data.sources.common import Source, SourceOptions, SplitArrays
 
 SOURCES: dict[str, Callable[[str, SourceOptions], Source]] = {
   'clothing1m': clothing1m.find,
-  'digits': digits.find,
+  'digits': common.find_digits,
   'folder': image_folder.find,
   'npz': npz.find,
   'tfds': tfds.find,
@@ -34,7 +30,7 @@ SOURCES: dict[str, Callable[[str, SourceOptions], Source]] = {
 
 
 def _find_source(name: str, options: SourceOptions) -> Source:
-  """The source that `name` means: a kind with what follows, or a TFDS set."""
+  """Finds the source of 'kind:rest'; any other name is a TFDS set."""
   kind, _, rest = name.partition(':')
   if kind in SOURCES:
     return SOURCES[kind](rest, options)
@@ -42,13 +38,13 @@ def _find_source(name: str, options: SourceOptions) -> Source:
 
 
 def _read_source(
-  name: str, found: Source, cache_dir: str | os.PathLike | None
+  name: str, source: Source, cache_dir: str | os.PathLike | None
 ) -> SplitArrays:
-  """The validated arrays of a source, decoded or from the cache."""
-  decode = lambda: common.check_arrays(name, found.build())
-  if found.facts is None:
+  """Decodes a source, or reads its arrays from the cache."""
+  decode = lambda: common.check_arrays(name, source.build())
+  if source.facts is None:
     return decode()
-  return cache.read_or_build(cache_dir, name, found.facts, decode)
+  return cache.read_or_build(cache_dir, name, source.facts, decode)
 
 
 def load(
@@ -59,16 +55,16 @@ def load(
   image_size: int | None = None,
   cache_dir: str | os.PathLike | None = None,
 ) -> Dataset:
-  """Loads a dataset whole.
+  """Loads a dataset into memory.
 
   Args:
     source: 'digits'; 'folder:PATH' (<root>/<split>/<class>/*); 'npz:PATH';
       'clothing1m:PATH'; or a TFDS set such as 'cifar10', 'emnist/letters' or
       'mnist:3.0.1'.
-    data_dir: where TFDS sets are; None for the default of TFDS.
-    download: fetch a TFDS set that is not there.
+    data_dir: folder of the TFDS sets; None for the default of TFDS.
+    download: fetch an absent TFDS set.
     image_size: side to resize to on load (not npz); None to keep.
-    cache_dir: where decoded images are kept; None for $CMU_JAX_CACHE or
+    cache_dir: folder for decoded images; None for $CMU_JAX_CACHE or
       ~/.cache/cmu_jax.
 
   Returns:
@@ -81,8 +77,8 @@ def load(
     image_size is None or image_size >= 1,
     f'image_size is {image_size}; it must be at least 1',
   )
-  found = _find_source(source, SourceOptions(data_dir, download, image_size))
-  arrays = _read_source(source, found, cache_dir)
+  options = SourceOptions(data_dir, download, image_size)
+  arrays = _read_source(source, _find_source(source, options), cache_dir)
   # Copies: on a CPU jax would otherwise share the mapped file's memory.
   train = Batch(jnp.array(arrays.train_image), jnp.array(arrays.train_label))
   test = Batch(jnp.array(arrays.test_image), jnp.array(arrays.test_label))

@@ -1,7 +1,7 @@
-"""Decoded images kept as memory-mapped .npy files.
+"""Cache of decoded images, in memory-mapped .npy files.
 
-One folder a source and its options, written under a temporary name and then
-renamed, with the size and checksum of every file in contents.json.
+Each source with its options has a folder, written under a temporary name and
+then renamed. Its contents.json has the size and checksum of every file.
 """
 
 import hashlib
@@ -28,15 +28,15 @@ BLOCK = 1 << 26
 
 
 def default_dir() -> pathlib.Path:
-  """$CMU_JAX_CACHE, or ~/.cache/cmu_jax."""
-  chosen = os.environ.get('CMU_JAX_CACHE')
-  return pathlib.Path(chosen or '~/.cache/cmu_jax').expanduser()
+  """Returns $CMU_JAX_CACHE, or ~/.cache/cmu_jax."""
+  folder = os.environ.get('CMU_JAX_CACHE') or '~/.cache/cmu_jax'
+  return pathlib.Path(folder).expanduser()
 
 
 def cache_folder(
   root: pathlib.Path, name: str, facts: Mapping[str, Any]
 ) -> pathlib.Path:
-  """Where the arrays of a source with these facts are kept."""
+  """Returns the folder for the arrays of a source with these facts."""
   text = json.dumps([FORMAT, name, facts], sort_keys=True)
   digest = hashlib.sha256(text.encode()).hexdigest()[:16]
   readable = re.sub(r'[^A-Za-z0-9]+', '_', name)[-40:].strip('_')
@@ -48,19 +48,19 @@ def _warn(message: str) -> None:
 
 
 def _checksum(array: np.ndarray) -> int:
-  """CRC-32 of the array's bytes; meant to find damage, not forgery."""
+  """Computes CRC-32 of the array's bytes, to find damage, not forgery."""
   flat = array.reshape(-1).view(np.uint8)
   total = 0
   with progress.bar('checking the data cache', flat.size, 'bytes') as advance:
-    for at in range(0, flat.size, BLOCK):
-      block = flat[at : at + BLOCK]
+    for start in range(0, flat.size, BLOCK):
+      block = flat[start : start + BLOCK]
       total = zlib.crc32(memoryview(block), total)
       advance(block.size)
   return total
 
 
 def _read_array(path: pathlib.Path, entry: Mapping[str, int]) -> np.ndarray:
-  """A cached array; ValueError if it is not the one that was written."""
+  """Maps a cached array; ValueError if it differs from the written array."""
   size = path.stat().st_size
   if size != entry['size']:
     raise ValueError(f'{path.name} has {size} bytes, not {entry["size"]}')
@@ -71,7 +71,7 @@ def _read_array(path: pathlib.Path, entry: Mapping[str, int]) -> np.ndarray:
 
 
 def read(folder: pathlib.Path) -> SplitArrays | None:
-  """The arrays of a cache folder, or None if it is absent or damaged."""
+  """Reads the arrays of a cache folder; None if it is absent or damaged."""
   try:
     if not folder.exists():
       return None
@@ -87,7 +87,7 @@ def read(folder: pathlib.Path) -> SplitArrays | None:
 
 
 def _write_arrays(folder: pathlib.Path, arrays: SplitArrays) -> None:
-  """Writes the arrays and, last, what they should look like."""
+  """Writes the arrays and, last, their sizes and checksums."""
   entries = {}
   for field in FIELDS:
     array = np.ascontiguousarray(getattr(arrays, field))
@@ -99,20 +99,18 @@ def _write_arrays(folder: pathlib.Path, arrays: SplitArrays) -> None:
 
 
 def write(folder: pathlib.Path, arrays: SplitArrays) -> None:
-  """Keeps the arrays in `folder`, whole or not at all.
-
-  A cache that cannot be written costs time later and nothing else, so that is
-  one line on stderr and no error.
-  """
+  """Writes the arrays to `folder`, completely or not at all."""
   temporary: pathlib.Path | None = None
   try:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    made = tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.')
-    temporary = pathlib.Path(made)
+    temporary = pathlib.Path(
+      tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.')
+    )
     _write_arrays(temporary, arrays)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
   except (OSError, ValueError) as error:
+    # Without a cache the next run decodes again: slower, but no error.
     _warn(
       f'going on without a data cache in {folder.parent} ({error}); '
       'set CMU_JAX_CACHE to a writable folder'
@@ -128,7 +126,7 @@ def read_or_build(
   facts: Mapping[str, Any],
   build: Callable[[], SplitArrays],
 ) -> SplitArrays:
-  """build(), or what it returned the last time the facts were these.
+  """Reads the arrays of earlier equal facts, or builds and writes them.
 
   Args:
     root: folder of all caches; None for `default_dir()`.

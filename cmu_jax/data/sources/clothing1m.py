@@ -1,8 +1,8 @@
 """Clothing1M: a million web images with noisy labels, in its own layout.
 
 <root>/images/<0-9>/<...>/<name>.jpg  as the keys in the lists name them
-noisy_train_key_list.txt              a key a line: the training split
-noisy_label_kv.txt                    'key label' a line, labels 0 to 13
+noisy_train_key_list.txt              keys, one per line: the training split
+noisy_label_kv.txt                    lines 'key label', labels 0 to 13
 clean_test_key_list.txt               the test split
 clean_label_kv.txt                    its labels, likewise
 
@@ -33,9 +33,9 @@ TEST = ('clean_test_key_list.txt', 'clean_label_kv.txt')
 def _read_lines(
   root: pathlib.Path, name: str
 ) -> tuple[pathlib.Path, list[str]]:
-  """The lines of a list, which is in `root` or in its annotations."""
-  there = [root / name, root / 'annotations' / name]
-  path = next((path for path in there if path.is_file()), None)
+  """Reads the lines of a list, which is in `root` or in its annotations."""
+  options = [root / name, root / 'annotations' / name]
+  path = next((path for path in options if path.is_file()), None)
   if path is None:
     raise errors.UserError(
       f'{root} has no {name}, nor has its folder annotations; check '
@@ -54,46 +54,49 @@ def _read_lines(
 
 
 def _parse_labels(path: pathlib.Path, lines: list[str]) -> dict[str, int]:
-  """Key -> label. Keys have commas, and may have blanks."""
-  found = {}
+  """Parses lines to key -> label."""
+  label_of = {}
   for number, line in enumerate(lines, 1):
+    # From the right, because keys contain commas and may contain blanks.
     key, _, text = line.strip().rpartition(' ')
     errors.check(
       key and text.isdecimal() and int(text) < len(CLASSES),
       f"{path} line {number} is '{line[:80]}'; 'KEY LABEL' is needed, with a "
       f'label from 0 to {len(CLASSES) - 1}',
     )
-    found[key.strip()] = int(text)
-  return found
+    label_of[key.strip()] = int(text)
+  return label_of
 
 
 def _read_split(
   root: pathlib.Path, names: tuple[str, str]
 ) -> tuple[list[str], Int[np.ndarray, 'n']]:
-  """The keys of a split and their labels, in the order of its list."""
+  """Reads the keys of a split and their labels, in the order of its list."""
   path, lines = _read_lines(root, names[0])
   keys = [line.strip() for line in lines]
   labels_path, labels = _read_lines(root, names[1])
   label_of = _parse_labels(labels_path, labels)
-  seen: set[str] = set()
+  earlier: set[str] = set()
   for number, key in enumerate(keys, 1):
-    where = f"{path} line {number}: '{key[:80]}'"
+    entry = f"{path} line {number}: '{key[:80]}'"
+    # A list from the web must not lead out of the folder.
     parts = pathlib.PurePosixPath(key)
     errors.check(
       key and not parts.is_absolute() and '..' not in parts.parts,
-      f'{where} is no path inside {root}',
+      f'{entry} is no path inside {root}',
     )
-    errors.check(key in label_of, f'{where} has no label in {labels_path}')
-    errors.check(key not in seen, f'{where} is listed twice')
-    seen.add(key)
+    errors.check(key in label_of, f'{entry} has no label in {labels_path}')
+    errors.check(key not in earlier, f'{entry} is listed twice')
+    earlier.add(key)
   return keys, np.array([label_of[key] for key in keys])
 
 
 def _stat_digest(root: pathlib.Path, keys: list[str]) -> str:
-  """A sum of the size and modification time (ns) of every image."""
+  """Computes SHA-256 of the size and modification time (ns) of every image."""
+  # A million entries are too many for the facts of the cache: a digest.
   stats = np.zeros((len(keys), 2), '<i8')
 
-  def look(span: range) -> None:
+  def read(span: range) -> None:
     for i in span:
       try:
         stat = (root / keys[i]).stat()
@@ -104,7 +107,7 @@ def _stat_digest(root: pathlib.Path, keys: list[str]) -> str:
         ) from error
       stats[i] = stat.st_size, stat.st_mtime_ns
 
-  common.run_in_chunks('looking for images', len(keys), look)
+  common.run_in_chunks('looking for images', len(keys), read)
   return hashlib.sha256(stats.tobytes()).hexdigest()
 
 
@@ -115,20 +118,18 @@ def _build(
   side: int,
 ) -> SplitArrays:
   keys = train[0] + test[0]
-  image = np.empty((len(keys), side, side, 3), np.uint8)
 
-  def decode(span: range) -> None:
-    for i in span:
-      path = root / keys[i]
-      image[i] = pictures.decode(path, str(path), False, (side, side))
+  def read(i: int) -> np.ndarray:
+    path = root / keys[i]
+    return pictures.decode(path, str(path), False, (side, side))
 
-  common.run_in_chunks('decoding images', len(keys), decode)
+  image = common.decode_images(len(keys), (side, side, 3), read)
   cut = len(train[0])
   return SplitArrays(image[:cut], train[1], image[cut:], test[1], CLASSES)
 
 
 def find(rest: str, options: SourceOptions) -> Source:
-  """Clothing1M: noisy training labels, clean test labels, 14 classes.
+  """Finds Clothing1M: noisy training labels, clean test labels, 14 classes.
 
   Images become RGB of image_size x image_size, whatever their proportions.
 

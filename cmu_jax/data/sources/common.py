@@ -1,4 +1,4 @@
-"""What a source of images is, and what all of them must satisfy."""
+"""Protocol of a source of images, and the checks of its arrays."""
 
 import concurrent.futures
 import contextlib
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Integer, UInt8
 
 from cmu_jax.core import errors, progress
+from cmu_jax.data import splits
 
 CHUNK = 256
 MAX_THREADS = 16
@@ -24,7 +25,7 @@ class SplitArrays(NamedTuple):
     train_label: class indices.
     test_image: the test split, likewise.
     test_label: the test split, likewise.
-    class_names: one name a class, in label order.
+    class_names: name of each class, in label order.
   """
 
   train_image: UInt8[np.ndarray, 'n h w c']
@@ -35,10 +36,10 @@ class SplitArrays(NamedTuple):
 
 
 class SourceOptions(NamedTuple):
-  """What the user may ask of a source.
+  """Options of a source that the user may set.
 
   Attributes:
-    data_dir: where TFDS keeps prepared sets; None for its default.
+    data_dir: folder of prepared TFDS sets; None for its default.
     download: whether the network may be used.
     image_size: side that images are resized to on load; None to keep theirs.
   """
@@ -49,7 +50,7 @@ class SourceOptions(NamedTuple):
 
 
 class Source(NamedTuple):
-  """A source that was found, but not decoded yet.
+  """A source that exists, but is not decoded yet.
 
   Attributes:
     facts: JSON values that change whenever the arrays would, the cache key;
@@ -73,16 +74,13 @@ def check_readable(path: pathlib.Path) -> Iterator[None]:
 
 
 def every_fifth(label: Integer[np.ndarray, 'n']) -> Bool[np.ndarray, 'n']:
-  """The fixed test split of a set that has none: 20% of each class.
+  """Marks the fixed test split of a set without its own: 20% of each class.
 
-  Marks the 5th, 10th, ... sample of each class in file order, which is
-  floor(n_c / 5) of class c and depends on no random generator.
+  The 5th, 10th, ... sample of each class in file order, which is floor(n_c / 5)
+  of class c and depends on no random generator.
   """
   order = np.argsort(label, kind='stable')
-  grouped = label[order]
-  rank = np.empty(label.size, np.int64)
-  rank[order] = np.arange(label.size) - np.searchsorted(grouped, grouped)
-  return rank % 5 == 4
+  return splits.rank_in_class(label, order) % 5 == 4
 
 
 def split_off(
@@ -90,7 +88,7 @@ def split_off(
   label: Integer[np.ndarray, 'n'],
   class_names: tuple[str, ...],
 ) -> SplitArrays:
-  """Arrays whose test split is `every_fifth` of the samples."""
+  """Splits samples into arrays whose test split is `every_fifth`."""
   test = every_fifth(label)
   return SplitArrays(
     image[~test], label[~test], image[test], label[test], class_names
@@ -98,7 +96,7 @@ def split_off(
 
 
 def stat_files(root: pathlib.Path, paths: list[pathlib.Path]) -> list[list]:
-  """Name, size and modification time (ns) of each file."""
+  """Lists name, size and modification time (ns) of each file."""
   stats = [path.stat() for path in paths]
   return [
     [path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns]
@@ -109,9 +107,10 @@ def stat_files(root: pathlib.Path, paths: list[pathlib.Path]) -> list[list]:
 def run_in_chunks(title: str, total: int, work: Callable[[range], Any]) -> None:
   """Calls work(range) on all of 0..total-1 in threads, with progress.
 
-  The first error, in index order, is raised and the rest is given up.
+  Raises the first error, in index order, and cancels all later ranges.
   """
-  spans = [range(at, min(at + CHUNK, total)) for at in range(0, total, CHUNK)]
+  # Threads, because Pillow releases the interpreter lock while it decodes.
+  spans = [range(i, min(i + CHUNK, total)) for i in range(0, total, CHUNK)]
   threads = min(os.cpu_count() or 1, MAX_THREADS)
   with (
     progress.bar(title, total, 'images') as advance,
@@ -126,41 +125,57 @@ def run_in_chunks(title: str, total: int, work: Callable[[range], Any]) -> None:
       pool.shutdown(wait=True, cancel_futures=True)
 
 
+def decode_images(
+  count: int,
+  shape: tuple[int, ...],
+  read: Callable[[int], UInt8[np.ndarray, 'h w c']],
+) -> UInt8[np.ndarray, 'n h w c']:
+  """Fills an array of images of the same shape by read(i), in threads."""
+  image = np.empty((count, *shape), np.uint8)
+
+  def decode(span: range) -> None:
+    for i in span:
+      image[i] = read(i)
+
+  run_in_chunks('decoding images', count, decode)
+  return image
+
+
 def _check_split(name: str, split: str, image, label, classes) -> None:
-  where = f'{name}, {split} split'
+  title = f'{name}, {split} split'
   errors.check(
     image.dtype == np.uint8 and image.ndim == 4 and image.shape[3] in (1, 3),
-    f'{where}: images are {image.dtype} of shape {image.shape}; '
+    f'{title}: images are {image.dtype} of shape {image.shape}; '
     'uint8 [n, height, width, 1 or 3] is needed',
   )
   errors.check(
-    min(image.shape[1:3]) > 0, f'{where}: images of zero size {image.shape}'
+    min(image.shape[1:3]) > 0, f'{title}: images of zero size {image.shape}'
   )
   errors.check(
     label.shape == image.shape[:1],
-    f'{where}: {image.shape[0]} images but {label.size} labels',
+    f'{title}: {image.shape[0]} images but {label.size} labels',
   )
   errors.check(
     label.size > 0,
-    f'{where}: no image; give 5 or more a class, or images of its own',
+    f'{title}: no image; give 5 or more per class, or images of its own',
   )
-  wrong = (label < 0) | (label >= len(classes))
+  outside = np.flatnonzero((label < 0) | (label >= len(classes)))
   errors.check(
-    not wrong.any(),
-    f'{where}: label {label[wrong.argmax()] if wrong.any() else ""} of sample '
-    f'{wrong.argmax()} is outside 0..{len(classes) - 1}; '
-    'mend the labels or class_names',
+    outside.size == 0,
+    f'{title}: label {label[outside[:1]].sum()} of sample '
+    f'{outside[:1].sum()} is outside 0..{len(classes) - 1}; '
+    'correct the labels or class_names',
   )
   missing = np.flatnonzero(np.bincount(label, minlength=len(classes)) == 0)
   errors.check(
     missing.size == 0,
-    f"{where}: class '{classes[missing[0]] if missing.size else ''}' has no "
+    f"{title}: class '{classes[missing[0]] if missing.size else ''}' has no "
     'sample; add some or take the class out',
   )
 
 
 def check_arrays(name: str, arrays: SplitArrays) -> SplitArrays:
-  """The arrays with int32 labels, if they are a classification set.
+  """Returns the arrays with int32 labels, if they are a classification set.
 
   Raises:
     UserError: pixels that are not uint8 [n, h, w, 1 or 3], counts or sizes
@@ -173,12 +188,38 @@ def check_arrays(name: str, arrays: SplitArrays) -> SplitArrays:
   )
   _check_split(name, 'train', arrays.train_image, arrays.train_label, classes)
   _check_split(name, 'test', arrays.test_image, arrays.test_label, classes)
-  sizes = arrays.train_image.shape[1:], arrays.test_image.shape[1:]
+  train, test = arrays.train_image.shape[1:], arrays.test_image.shape[1:]
   errors.check(
-    sizes[0] == sizes[1],
-    f'{name}: train images are {sizes[0]} but test images {sizes[1]}',
+    train == test, f'{name}: train images are {train} but test images {test}'
   )
   return arrays._replace(
     train_label=arrays.train_label.astype(np.int32),
     test_label=arrays.test_label.astype(np.int32),
   )
+
+
+def _build_digits() -> SplitArrays:
+  # Imported late: it takes a second, which the other sources need not pay.
+  import sklearn.datasets
+
+  pixels, label = sklearn.datasets.load_digits(return_X_y=True)
+  image = np.round(pixels * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1)
+  return split_off(image, label, tuple('0123456789'))
+
+
+def find_digits(rest: str, options: SourceOptions) -> Source:
+  """Finds scikit-learn's 1,797 digits of 8x8 pixels, without a download.
+
+  Pixels 0..16 become 0..255.
+
+  Raises:
+    UserError: something follows the name, or image_size is set.
+  """
+  errors.check(not rest, f"'digits:{rest}' is not a source; write 'digits'")
+  errors.check(
+    options.image_size in (None, 8),
+    f'image_size {options.image_size} does not apply to digits (8x8); '
+    'resize in the input step',
+  )
+  # No facts: decoding the digits is quicker than reading a cache.
+  return Source(None, _build_digits)

@@ -15,21 +15,21 @@ TEST_SPLITS = ('test', 'val')
 
 
 class _SplitFiles(NamedTuple):
-  """The files of a split, class by class, and the class of each."""
+  """Files of a split, class by class, and the class of each."""
 
   paths: list[pathlib.Path]
   label: np.ndarray
 
 
 def _subfolders(root: pathlib.Path) -> list[str]:
-  """Names of the visible folders in `root`, sorted."""
+  """Lists the visible folders in `root`, sorted by name."""
   with os.scandir(root) as entries:
-    found = [entry.name for entry in entries if entry.is_dir()]
-  return sorted(name for name in found if not name.startswith('.'))
+    names = [entry.name for entry in entries if entry.is_dir()]
+  return sorted(name for name in names if not name.startswith('.'))
 
 
 def _image_names(folder: pathlib.Path) -> list[str]:
-  """The names of the visible image files in `folder`, sorted."""
+  """Lists the visible image files in `folder`, sorted by name."""
   with os.scandir(folder) as entries:
     names = [entry.name for entry in entries if entry.is_file()]
   return sorted(
@@ -40,24 +40,24 @@ def _image_names(folder: pathlib.Path) -> list[str]:
 
 
 def _image_paths(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The visible image files in `folder`, sorted by name; at least one."""
-  kept = _image_names(folder)
+  """Lists the paths of the image files in a class folder; at least one."""
+  names = _image_names(folder)
   errors.check(
-    kept,
+    names,
     f'the class folder {folder} has no {", ".join(pictures.SUFFIXES)} image; '
     'add some or remove the folder',
   )
-  return [folder / name for name in kept]
+  return [folder / name for name in names]
 
 
 def _split_folders(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-  """The folders of the train and test splits."""
-  found = _subfolders(root)
-  test = next((name for name in TEST_SPLITS if name in found), None)
-  if 'train' not in found or test is None:
-    lacking = "'train'" if 'train' not in found else "'test' or 'val'"
+  """Finds the folders of the train and test splits."""
+  names = _subfolders(root)
+  test = next((name for name in TEST_SPLITS if name in names), None)
+  if 'train' not in names or test is None:
+    absent = "'train'" if 'train' not in names else "'test' or 'val'"
     raise errors.UserError(
-      f'{root} has no {lacking} folder (found: {", ".join(found) or "none"}); '
+      f'{root} has no {absent} folder (found: {", ".join(names) or "none"}); '
       'lay images out as <root>/train/<class>/* and <root>/test/<class>/*'
     )
   return root / 'train', root / test
@@ -68,10 +68,10 @@ def _class_names(train: pathlib.Path, test: pathlib.Path) -> list[str]:
   errors.check(
     names, f'{train} has no class folders; put images in {train}/<class>/'
   )
-  odd = sorted(set(names) ^ set(_subfolders(test)))
+  unpaired = sorted(set(names) ^ set(_subfolders(test)))
   errors.check(
-    not odd,
-    f"class folder '{odd[0] if odd else ''}' is in only one of {train} and "
+    not unpaired,
+    f"class folder '{''.join(unpaired[:1])}' is in only one of {train} and "
     f'{test}; both splits need the same classes',
   )
   return names
@@ -86,7 +86,7 @@ def _list_split(folder: pathlib.Path, classes: list[str]) -> _SplitFiles:
 def _common_size(
   paths: list[pathlib.Path], headers: list[pictures.PictureHeader]
 ) -> tuple[int, int]:
-  """The size that all images share."""
+  """Returns the size that all images share, or raises UserError."""
   size = headers[0][:2]
   for path, header in zip(paths, headers, strict=True):
     errors.check(
@@ -100,25 +100,23 @@ def _common_size(
 def _decode_all(
   paths: list[pathlib.Path], image_size: int | None, channels: int | None
 ) -> np.ndarray:
-  """All images as [n, h, w, c]: grey if all are, or as `channels` says."""
+  """Decodes all images to [n, h, w, c]; grey if all are grey, or as asked."""
   headers: list = [None] * len(paths)
 
   def scan(span: range) -> None:
     for i in span:
       headers[i] = pictures.read_header(paths[i])
 
+  # All headers first, because they determine the shape of the array.
   common.run_in_chunks('reading image sizes', len(paths), scan)
-  grey = all(header.grey for header in headers) if channels is None else False
-  grey = grey or channels == 1
+  all_grey = channels is None and all(header.grey for header in headers)
+  grey = all_grey or channels == 1
   size = (image_size,) * 2 if image_size else _common_size(paths, headers)
-  image = np.empty((len(paths), *size, 1 if grey else 3), np.uint8)
-
-  def decode(span: range) -> None:
-    for i in span:
-      image[i] = pictures.decode(paths[i], str(paths[i]), grey, size)
-
-  common.run_in_chunks('decoding images', len(paths), decode)
-  return image
+  return common.decode_images(
+    len(paths),
+    (*size, 1 if grey else 3),
+    lambda i: pictures.decode(paths[i], str(paths[i]), grey, size),
+  )
 
 
 def _build(
@@ -134,13 +132,12 @@ def _build(
 
 
 class FolderPictures(NamedTuple):
-  """The images of one folder, of one split only.
+  """Images of a folder without splits.
 
   Attributes:
     image: uint8 [n, h, w, c].
-    group: for each image, which of `names` it lies under, [n].
-    names: the subfolders, sorted; ('',) where the images lie in the folder
-      itself.
+    group: for each image, the index of its subfolder in `names`, [n].
+    names: the subfolders, sorted; ('',) if the images lie in the folder itself.
   """
 
   image: np.ndarray
@@ -158,9 +155,9 @@ def read_folder(
 
   Args:
     root: the folder.
-    image_size: side to resize to; None for the one size that all have.
-    channels: 1 or 3; None for what the images are.
-    read: makes pixels of one size of a file, whatever the other two say; None
+    image_size: side to resize to; None to keep the size, equal for all images.
+    channels: 1 or 3; None for grey if all images are grey.
+    read: file -> pixels of a fixed size, which overrides the other two; None
       for the whole picture.
 
   Raises:
@@ -177,30 +174,18 @@ def read_folder(
       f"'{names[0] if names else ''}'; move the one or the other elsewhere",
     )
     listed = _list_split(root, names or [''])
+  paths = listed.paths
   if read is None:
-    image = _decode_all(listed.paths, image_size, channels)
+    image = _decode_all(paths, image_size, channels)
   else:
-    image = _read_all(listed.paths, read)
+    image = common.decode_images(
+      len(paths), read(paths[0]).shape, lambda i: read(paths[i])
+    )
   return FolderPictures(image, listed.label, tuple(names) or ('',))
 
 
-def _read_all(
-  paths: list[pathlib.Path], read: pictures.PictureReader
-) -> np.ndarray:
-  """All images as `read` makes them."""
-  first = read(paths[0])
-  image = np.empty((len(paths), *first.shape), np.uint8)
-
-  def decode(span: range) -> None:
-    for i in span:
-      image[i] = read(paths[i])
-
-  common.run_in_chunks('decoding images', len(paths), decode)
-  return image
-
-
 def find(rest: str, options: SourceOptions) -> Source:
-  """An image folder; classes in the order of their names.
+  """Finds an image folder; classes in the order of their names.
 
   All images become RGB, or grey if all of them are. They are resized to
   image_size x image_size if that is set, whatever their proportions, and must
@@ -219,10 +204,8 @@ def find(rest: str, options: SourceOptions) -> Source:
     )
     train_root, test_root = _split_folders(root)
     classes = _class_names(train_root, test_root)
-    train, test = (
-      _list_split(train_root, classes),
-      _list_split(test_root, classes),
-    )
+    train = _list_split(train_root, classes)
+    test = _list_split(test_root, classes)
     prints = common.stat_files(root, train.paths + test.paths)
   facts = {
     'root': str(root.resolve()),

@@ -3,7 +3,7 @@
 images       uint8 [n, h, w] or [n, h, w, 1 or 3], 0 to 255
 labels       integers [n], 0 to k-1
 test_images  likewise, optional, together with
-test_labels; without them every fifth sample of each class is for test
+test_labels  likewise; without them every fifth sample of each class is for test
 class_names  k strings, optional, '0' to 'k-1' if absent
 """
 
@@ -23,31 +23,31 @@ LAYOUT = 'save it with np.savez(path, images=..., labels=...)'
 
 
 def _reason(error: BaseException) -> str:
-  """What is wrong; NumPy takes any stranger for a pickle, and advises it."""
-  said = errors.first_line(error)
-  return 'it is no archive' if 'load it unsafely' in said else said
+  # NumPy takes any unknown file for a pickle, and advises to load it unsafely.
+  reason = errors.first_line(error)
+  return 'it is no archive' if 'load it unsafely' in reason else reason
 
 
 def read_arrays(
   path: pathlib.Path, layout: str, names: tuple[str, ...] | None = None
 ) -> dict[str, np.ndarray]:
-  """The arrays of an archive; nothing is ever unpickled.
+  """Reads the arrays of an archive, and never unpickles anything.
 
   Args:
     path: of the archive.
-    layout: what to do instead, for the error.
-    names: those to read, where they are there; None for all.
+    layout: advice on the format, for the error.
+    names: arrays to read if the archive has them; None for all.
 
   Raises:
-    UserError: it is not there, or not a whole archive of plain arrays.
+    UserError: the file is absent, or not a complete archive of plain arrays.
   """
   try:
-    # Opened here, since np.load leaves the file open if it is cut short.
+    # Opened here, since np.load leaves the file open if it is truncated.
     with path.open('rb') as file:
       archive = np.load(file, allow_pickle=False)
       if isinstance(archive, np.lib.npyio.NpzFile):
-        there = archive.files if names is None else names
-        return {name: archive[name] for name in there if name in archive}
+        chosen = archive.files if names is None else names
+        return {name: archive[name] for name in chosen if name in archive}
   except BROKEN as error:
     raise errors.UserError(
       f'{path} is not a readable .npz of plain arrays '
@@ -56,37 +56,39 @@ def read_arrays(
   raise errors.UserError(f'{path} is one array, not an .npz; {layout}')
 
 
-def _check_images(where: str, pixels: np.ndarray) -> np.ndarray:
-  """uint8 [n, h, w, c], or UserError."""
+def _check_images(name: str, pixels: np.ndarray) -> np.ndarray:
+  """Returns uint8 [n, h, w, c], or raises UserError."""
   errors.check(
     pixels.dtype.kind != 'f' or np.isfinite(pixels).all(),
-    f'{where} has NaN or infinite pixels; uint8 of 0 to 255 is needed',
+    f'{name} has NaN or infinite pixels; uint8 of 0 to 255 is needed',
   )
   errors.check(
     pixels.dtype == np.uint8,
-    f'{where} is {pixels.dtype}; uint8 of 0 to 255 is needed: convert floats '
+    f'{name} is {pixels.dtype}; uint8 of 0 to 255 is needed: convert floats '
     'in 0..1 with (255 * x).round().astype(np.uint8)',
   )
   errors.check(
     pixels.ndim in (3, 4) and 0 not in pixels.shape,
-    f'{where} has shape {pixels.shape}; [n, h, w] or [n, h, w, c] is needed',
+    f'{name} has shape {pixels.shape}; [n, h, w] or [n, h, w, c] is needed',
   )
   return pixels[..., None] if pixels.ndim == 3 else pixels
 
 
-def _check_labels(where: str, label: np.ndarray) -> np.ndarray:
+def _check_labels(name: str, label: np.ndarray) -> np.ndarray:
   errors.check(
     label.dtype.kind in 'iu' and label.ndim == 1,
-    f'{where} is {label.dtype} of shape {label.shape}; integers [n] are '
+    f'{name} is {label.dtype} of shape {label.shape}; integers [n] are '
     'needed, from 0 to k-1 and without NaN',
   )
   return label.astype(np.int64)
 
 
-def _class_names(found: dict[str, np.ndarray], largest: int) -> tuple[str, ...]:
-  if 'class_names' not in found:
+def _class_names(
+  arrays: dict[str, np.ndarray], largest: int
+) -> tuple[str, ...]:
+  if 'class_names' not in arrays:
     return tuple(str(c) for c in range(largest + 1))
-  names = found['class_names']
+  names = arrays['class_names']
   errors.check(
     names.ndim == 1 and names.dtype.kind == 'U',
     f'class_names is {names.dtype} of shape {names.shape}; '
@@ -96,12 +98,12 @@ def _class_names(found: dict[str, np.ndarray], largest: int) -> tuple[str, ...]:
 
 
 def _images_and_labels(
-  path: pathlib.Path, found: dict[str, np.ndarray]
+  path: pathlib.Path, arrays: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-  lacking = [name for name in ('images', 'labels') if name not in found]
+  lacking = [name for name in ('images', 'labels') if name not in arrays]
   errors.check(not lacking, f"{path} has no '{''.join(lacking[:1])}'; {LAYOUT}")
-  image = _check_images(f'{path}: images', found['images'])
-  label = _check_labels(f'{path}: labels', found['labels'])
+  image = _check_images(f'{path}: images', arrays['images'])
+  label = _check_labels(f'{path}: labels', arrays['labels'])
   errors.check(
     len(image) == len(label),
     f'{path}: {len(image)} images but {len(label)} labels',
@@ -110,32 +112,32 @@ def _images_and_labels(
 
 
 def read_pictures(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-  """`images`, uint8 [n, h, w, c], and `labels`, [n], of an archive.
+  """Reads `images`, uint8 [n, h, w, c], and `labels`, [n], of an archive.
 
   Raises:
-    UserError: it is not there, or an array is missing or malformed.
+    UserError: the file is absent, or an array is missing or malformed.
   """
   return _images_and_labels(path, read_arrays(path, LAYOUT, NAMES))
 
 
 def _build(path: pathlib.Path) -> SplitArrays:
-  found = read_arrays(path, LAYOUT, NAMES)
-  image, label = _images_and_labels(path, found)
-  names = _class_names(found, int(label.max(initial=0)))
-  tests = 'test_images' in found, 'test_labels' in found
+  arrays = read_arrays(path, LAYOUT, NAMES)
+  image, label = _images_and_labels(path, arrays)
+  names = _class_names(arrays, int(label.max(initial=0)))
+  has_images, has_labels = 'test_images' in arrays, 'test_labels' in arrays
   errors.check(
-    tests[0] == tests[1],
+    has_images == has_labels,
     f'{path} has only one of test_images and test_labels; add the other',
   )
-  if not tests[0]:
+  if not has_images:
     return common.split_off(image, label, names)
-  test_image = _check_images(f'{path}: test_images', found['test_images'])
-  test_label = _check_labels(f'{path}: test_labels', found['test_labels'])
+  test_image = _check_images(f'{path}: test_images', arrays['test_images'])
+  test_label = _check_labels(f'{path}: test_labels', arrays['test_labels'])
   return SplitArrays(image, label, test_image, test_label, names)
 
 
 def find(rest: str, options: SourceOptions) -> Source:
-  """An .npz archive with the layout at the top of this module.
+  """Finds an .npz archive with the layout at the top of this module.
 
   Raises:
     UserError: no such file, or image_size is set; when it is built, a missing

@@ -3,7 +3,7 @@
 import io
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from cmu_jax.core import errors
 
 SUFFIXES = ('.jpg', '.jpeg', '.png')
-# What Pillow raises on files that are cut short or no images at all.
+# Errors of Pillow on files that are truncated or no images at all.
 BROKEN = (
   OSError,
   SyntaxError,
@@ -22,7 +22,7 @@ BROKEN = (
 )
 
 
-# Reads an image file to uint8 pixels of one size, in a way of its own.
+# Reads an image file to uint8 pixels of a fixed size.
 PictureReader = Callable[[pathlib.Path], UInt8[np.ndarray, 'h w c']]
 
 
@@ -34,16 +34,36 @@ class PictureHeader(NamedTuple):
   grey: bool
 
 
-def _decode_error(name: str, error: BaseException) -> errors.UserError:
-  return errors.UserError(
-    f'cannot decode the image {name} ({errors.first_line(error)}); '
-    'replace or remove it'
-  )
-
-
 def _is_grey(mode: str) -> bool:
-  """Whether a Pillow mode is of one channel, transparency aside."""
+  """Tests whether a Pillow mode has a single channel besides transparency."""
   return mode in ('1', 'L', 'LA', 'La', 'F') or mode.startswith('I')
+
+
+def read_picture(
+  file: pathlib.Path | bytes,
+  use: Callable[[PIL.Image.Image], Any],
+  name: str = '',
+) -> Any:
+  """Applies `use` to the first frame of an image file or of its bytes.
+
+  Args:
+    file: a path, or the encoded bytes.
+    use: reads a picture, for example as pixels.
+    name: name in error messages; '' for the path.
+
+  Raises:
+    UserError: the file is unreadable, truncated or not an image.
+  """
+  try:
+    stream = io.BytesIO(file) if isinstance(file, bytes) else file
+    # Pillow decodes late: `use` may raise these errors too.
+    with PIL.Image.open(stream) as picture:
+      return use(picture)
+  except BROKEN as error:
+    raise errors.UserError(
+      f'cannot decode the image {name or file} '
+      f'({errors.first_line(error)}); replace or remove it'
+    ) from error
 
 
 def read_header(path: pathlib.Path) -> PictureHeader:
@@ -52,18 +72,15 @@ def read_header(path: pathlib.Path) -> PictureHeader:
   Raises:
     UserError: the file is unreadable or not an image.
   """
-  try:
-    with PIL.Image.open(path) as picture:
-      return PictureHeader(
-        picture.height, picture.width, _is_grey(picture.mode)
-      )
-  except BROKEN as error:
-    raise _decode_error(str(path), error) from error
+  return read_picture(
+    path, lambda p: PictureHeader(p.height, p.width, _is_grey(p.mode))
+  )
 
 
 def _to_eight_bit(picture: PIL.Image.Image, grey: bool) -> PIL.Image.Image:
-  """L or RGB; transparency is dropped, 16 bits are scaled to 8."""
+  """Converts to L or RGB; drops transparency, scales 16 bits to 8."""
   if picture.mode.startswith('I'):
+    # Pillow would clip 16-bit values at 255 instead of scaling them.
     deep = np.asarray(picture, np.float32)
     picture = PIL.Image.fromarray(
       np.clip(deep / 257 + 0.5, 0, 255).astype('u1')
@@ -76,12 +93,19 @@ def _to_eight_bit(picture: PIL.Image.Image, grey: bool) -> PIL.Image.Image:
 def resize(
   picture: PIL.Image.Image, size: tuple[int, int] | None
 ) -> UInt8[np.ndarray, 'h w c']:
-  """The pixels, resized bilinearly (with antialiasing) to (height, width)."""
+  """Resizes bilinearly (with antialiasing) to (height, width), as pixels."""
   if size is not None and (picture.height, picture.width) != size:
     filtering = PIL.Image.Resampling.BILINEAR
     picture = picture.resize(size[::-1], filtering)
   pixels = np.asarray(picture)
   return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def to_pixels(
+  picture: PIL.Image.Image, grey: bool, size: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, 'h w c']:
+  """Converts to grey or RGB pixels, resized to (height, width) if given."""
+  return resize(_to_eight_bit(picture, grey), size)
 
 
 def decode(
@@ -90,43 +114,17 @@ def decode(
   grey: bool,
   size: tuple[int, int] | None = None,
 ) -> UInt8[np.ndarray, 'h w c']:
-  """The first frame of an image file or of its bytes.
+  """Decodes the first frame of an image file or of its bytes.
 
   Args:
     file: a path, or the encoded bytes.
-    name: what error messages call it.
+    name: name in error messages.
     grey: one channel, else RGB.
     size: (height, width) to resize to, None to keep.
 
   Raises:
-    UserError: the file is unreadable, cut short or not an image.
+    UserError: the file is unreadable, truncated or not an image.
   """
-  try:
-    opened = io.BytesIO(file) if isinstance(file, bytes) else file
-    with PIL.Image.open(opened) as picture:
-      return resize(_to_eight_bit(picture, grey), size)
-  except BROKEN as error:
-    raise _decode_error(name, error) from error
-
-
-def read_picture(
-  file: pathlib.Path | bytes,
-  use: Callable[[PIL.Image.Image], UInt8[np.ndarray, 'h w c']],
-  name: str = '',
-) -> UInt8[np.ndarray, 'h w c']:
-  """What `use` makes of the first frame of an image file or of its bytes.
-
-  Args:
-    file: a path, or the encoded bytes.
-    use: makes pixels of a picture.
-    name: what error messages call it; a path speaks for itself.
-
-  Raises:
-    UserError: the file is unreadable, cut short or not an image.
-  """
-  try:
-    opening = io.BytesIO(file) if isinstance(file, bytes) else file
-    with PIL.Image.open(opening) as picture:
-      return use(picture)
-  except BROKEN as error:
-    raise _decode_error(name or str(file), error) from error
+  return read_picture(
+    file, lambda picture: to_pixels(picture, grey, size), name
+  )

@@ -3,10 +3,8 @@
 Sets are read where TFDS has prepared them, <data_dir>/<name>/<version>, in the
 array_record format (TFRecord needs TensorFlow, Parquet loses records).
 
-Some images of a TFDS set, read in a way of one's own.
-
-A set as large as ImageNet does not fit into memory whole; runs on pre-trained
-networks need a part of it, resized and cropped as the network wants.
+A set as large as ImageNet does not fit into memory: `read_images` reads a part
+of it, resized and cropped as a pre-trained network requires.
 """
 
 import difflib
@@ -25,13 +23,22 @@ from cmu_jax.data.sources import common, pictures
 from cmu_jax.data.sources.common import Source, SourceOptions, SplitArrays
 
 _TEST_SPLITS = ('test', 'validation', 'val')
-# What TFDS raises on the descriptions of sets that are damaged.
+# Errors of TFDS on damaged descriptions of sets.
 _BROKEN = (OSError, ValueError, KeyError, AttributeError, json_format.Error)
 _VERSION = re.compile(r'\d+\.\d+\.\d+')
 
+ReadPicture = Callable[[PIL.Image.Image], UInt8[np.ndarray, 'h w c']]
+
 
 class FeatureKeys(NamedTuple):
-  """The features that are read, and how images come out of a row."""
+  """Names of the image and label features, and facts about their rows.
+
+  Attributes:
+    image: feature of the image.
+    label: feature of the class.
+    ordered: whether rows have an `id` that orders them.
+    shape: of an image; None for a side that varies.
+  """
 
   image: str
   label: str
@@ -47,7 +54,7 @@ def _tfds() -> Any:
 
 
 def _known_sets() -> list[str]:
-  """The sets that TFDS itself can prepare, without asking the network."""
+  """Lists the sets that TFDS itself can prepare, without the network."""
   return _tfds().list_builders(with_community_datasets=False)
 
 
@@ -57,18 +64,20 @@ def _data_dir(options: SourceOptions) -> pathlib.Path:
 
 
 def _versions(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """The prepared versions in `folder`, oldest first."""
-  found = folder.iterdir() if folder.is_dir() else iter(())
-  names = [path.name for path in found if _VERSION.fullmatch(path.name)]
-  ordered = sorted(names, key=lambda name: tuple(map(int, name.split('.'))))
-  return {name: folder / name for name in ordered}
+  """Lists the prepared versions in `folder`, oldest first."""
+  paths = folder.iterdir() if folder.is_dir() else iter(())
+  names = [path.name for path in paths if _VERSION.fullmatch(path.name)]
+  # By number: as text, 3.0.10 would come before 3.0.9.
+  names.sort(key=lambda name: tuple(map(int, name.split('.'))))
+  return {name: folder / name for name in names}
 
 
 def _unknown_error(name: str) -> errors.UserError:
-  """The error for a set that is neither on the disk nor in TFDS."""
-  known = ['clothing1m', 'digits', 'folder', 'npz', *_known_sets()]
-  if difflib.get_close_matches(name, known, n=1, cutoff=0.5):
-    return errors.unknown_name('dataset', name, known)
+  """Builds the error for a set that is neither on the disk nor in TFDS."""
+  names = ['clothing1m', 'digits', 'folder', 'npz', *_known_sets()]
+  # Without a close match, the list of all TFDS sets would fill the screen.
+  if difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+    return errors.unknown_name('dataset', name, names)
   return errors.UserError(
     f"unknown dataset '{name}': use digits, folder:PATH, npz:PATH or the name "
     'of a TFDS image set such as cifar10'
@@ -78,12 +87,12 @@ def _unknown_error(name: str) -> errors.UserError:
 def _absent_error(
   name: str, version: str, base: pathlib.Path
 ) -> errors.UserError:
-  """Why <base>/<name>/<version> cannot be used."""
+  """Builds the error for an absent folder <base>/<name>/<version>."""
   folder = base / name
-  there = list(_versions(folder))
-  if there:
+  versions = list(_versions(folder))
+  if versions:
     return errors.UserError(
-      f"'{name}' is in {base} in version {', '.join(there)}, not {version}"
+      f"'{name}' is in {base} in version {', '.join(versions)}, not {version}"
     )
   inner = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
   configs = [config for config in inner if _versions(folder / config)]
@@ -95,7 +104,7 @@ def _absent_error(
   if not folder.is_dir() and name.split('/')[0] not in _known_sets():
     return _unknown_error(name)
   return errors.UserError(
-    f"'{name}' is not in the data_dir {base}; set data_dir to where it is, or "
+    f"'{name}' is not in the data_dir {base}; set data_dir to its folder, or "
     'download=True to fetch it'
   )
 
@@ -109,6 +118,7 @@ def _fetch(name: str, base: pathlib.Path) -> None:
     builder = tfds.builder(name, data_dir=base, file_format='array_record')
     builder.download_and_prepare()
   except Exception as error:
+    # Every set has a download script of its own, which may raise anything.
     raise errors.UserError(
       f"cannot download '{name}' to {base}: {errors.first_line(error)}; "
       "prepare it elsewhere with file_format='array_record' and set data_dir"
@@ -116,21 +126,21 @@ def _fetch(name: str, base: pathlib.Path) -> None:
 
 
 def locate(name: str, options: SourceOptions) -> pathlib.Path:
-  """The folder of the newest prepared version, or of the one asked for."""
+  """Finds the folder of 'name:version', or of the newest prepared version."""
   base = _data_dir(options)
-  plain, _, version = name.partition(':')
-  there = _versions(base / plain)
-  if not there and options.download:
+  title, _, version = name.partition(':')
+  versions = _versions(base / title)
+  if not versions and options.download:
     _fetch(name, base)
-    there = _versions(base / plain)
-  wanted = version or next(reversed(there), '')
-  if wanted not in there:
-    raise _absent_error(plain, version, base)
-  return there[wanted]
+    versions = _versions(base / title)
+  chosen = version or next(reversed(versions), '')
+  if chosen not in versions:
+    raise _absent_error(title, version, base)
+  return versions[chosen]
 
 
 def open_builder(name: str, folder: pathlib.Path) -> Any:
-  """The read-only builder of a prepared set."""
+  """Opens the read-only builder of a prepared set."""
   try:
     builder = _tfds().builder_from_directory(folder)
     form = builder.info.file_format.value
@@ -148,9 +158,10 @@ def open_builder(name: str, folder: pathlib.Path) -> Any:
 
 
 def feature_keys(name: str, builder: Any) -> FeatureKeys:
-  """Which features are the image and the label."""
+  """Finds the image and label features of a set."""
   features = builder.info.features
   pair = builder.info.supervised_keys
+  # Keys may be nested, or three; then the usual names have to do.
   simple = pair and len(pair) == 2 and all(isinstance(k, str) for k in pair)
   image, label = pair if simple else ('image', 'label')
   kinds = _tfds().features
@@ -167,37 +178,42 @@ def feature_keys(name: str, builder: Any) -> FeatureKeys:
   return FeatureKeys(image, label, ordered, named[image].shape)
 
 
-def _pixels(value: Any, row: str, grey: bool, size: tuple[int, int]):
+def _pixels(value: Any, name: str, read: ReadPicture) -> np.ndarray:
+  """Reads an image feature, which is encoded bytes or an array."""
   if isinstance(value, bytes):
-    return pictures.decode(value, row, grey, size)
-  plain = value[..., 0] if value.shape[-1] == 1 else value
-  return pictures.resize(PIL.Image.fromarray(plain), size)
+    return pictures.read_picture(value, read, name)
+  # Pillow wants grey images without their channel axis.
+  array = value[..., 0] if value.shape[-1] == 1 else value
+  return read(PIL.Image.fromarray(array))
 
 
 def _split(
-  where: str, rows: Any, keys: FeatureKeys, size: tuple[int, int]
+  title: str, rows: Any, keys: FeatureKeys, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Decodes a split, in the order of `id` where there is one."""
+  """Decodes a split, in the order of `id` if rows have one."""
   total, grey = len(rows), keys.shape[-1] == 1
   image = np.empty((total, *size, 1 if grey else 3), np.uint8)
   label = np.empty(total, np.int64)
   names: list = [b''] * total
+  read = lambda picture: pictures.to_pixels(picture, grey, size)
 
-  def read(span: range) -> None:
+  def decode(span: range) -> None:
+    # A data source of TFDS reads many rows at a time much faster.
     for i, row in zip(span, rows.__getitems__(span), strict=True):
-      image[i] = _pixels(row[keys.image], f'{i} of {where}', grey, size)
+      image[i] = _pixels(row[keys.image], f'{i} of {title}', read)
       label[i] = row[keys.label]
       names[i] = row['id'] if keys.ordered else b''
 
   try:
-    common.run_in_chunks(f'decoding {where}', total, read)
+    common.run_in_chunks(f'decoding {title}', total, decode)
   except errors.UserError:
     raise
   except (RuntimeError, OSError, ValueError, IndexError) as error:
     raise errors.UserError(
-      f'cannot read {where}: {errors.first_line(error)}; the files may be '
+      f'cannot read {title}: {errors.first_line(error)}; the files may be '
       'cut short, prepare the set again'
     ) from error
+  # array_record is written in shuffled order; `id` restores the published one.
   if not keys.ordered:
     return image, label
   order = np.argsort(np.array(names), kind='stable')
@@ -218,7 +234,7 @@ def _size(
 
 
 def open_rows(builder: Any, split: str, keys: FeatureKeys) -> Any:
-  """The stored rows of a split, images still encoded."""
+  """Opens the stored rows of a split, images still encoded."""
   kinds = _tfds()
   coded = isinstance(builder.info.features[keys.image], kinds.features.Image)
   skip = {keys.image: kinds.decode.SkipDecoding()} if coded else None
@@ -248,15 +264,15 @@ def _build(
 
 
 def find(rest: str, options: SourceOptions) -> Source:
-  """A TFDS set: 'name', 'name/config' or 'name:version'.
+  """Finds a TFDS set: 'name', 'name/config' or 'name:version'.
 
-  Rows are in the order of the feature `id` where there is one, else as they
-  are stored. The test split is `test`, or else `validation`.
+  Rows are in the order of the feature `id` if the set has it, else in stored
+  order. The test split is `test`, or else `validation`.
 
   Raises:
     UserError: the set is unknown, not on the disk (and download is off), of
-      another format, or not image classification; when it is built, files
-      that are cut short.
+      another format, or not image classification; when it is built, truncated
+      files.
   """
   errors.check(rest, "'tfds' needs a name; write 'tfds:NAME'")
   with common.check_readable(_data_dir(options)):
@@ -275,9 +291,6 @@ def find(rest: str, options: SourceOptions) -> Source:
   return Source(facts, lambda: _build(rest, builder, keys, size))
 
 
-ReadPicture = Callable[[PIL.Image.Image], UInt8[np.ndarray, 'h w c']]
-
-
 class TfdsSet(NamedTuple):
   """A set on the disk, not decoded.
 
@@ -286,7 +299,7 @@ class TfdsSet(NamedTuple):
     splits: number of images by split.
     class_names: in label order.
     builder: of TFDS.
-    keys: which features are read.
+    keys: features of image and label.
   """
 
   name: str
@@ -314,39 +327,37 @@ def open_set(name: str, options: SourceOptions) -> TfdsSet:
 
 
 def read_images(
-  found: TfdsSet, split: str, positions: Int[np.ndarray, 'n'], read: ReadPicture
+  source: TfdsSet,
+  split: str,
+  positions: Int[np.ndarray, 'n'],
+  read: ReadPicture,
 ) -> tuple[UInt8[np.ndarray, 'n h w c'], Int[np.ndarray, 'n']]:
-  """Images at some positions of a split, and their labels.
+  """Reads images at some positions of a split, and their labels.
 
   Args:
-    found: the set.
+    source: the set.
     split: its name.
-    positions: as stored, in any order.
-    read: makes pixels of one size of a picture.
+    positions: in stored order of rows, themselves in any order.
+    read: picture -> pixels of a fixed size.
 
   Raises:
-    UserError: files that are cut short, or an image that is broken.
+    UserError: truncated files, or a broken image.
   """
-  rows = open_rows(found.builder, split, found.keys)
-  where = f'{found.name}, {split} split'
+  rows = open_rows(source.builder, split, source.keys)
+  title = f'{source.name}, {split} split'
   image: list = [None] * len(positions)
   label = np.empty(len(positions), np.int32)
 
   def decode(span: range) -> None:
-    wanted = [int(positions[i]) for i in span]
-    for i, row in zip(span, rows.__getitems__(wanted), strict=True):
-      value = row[found.keys.image]
-      if isinstance(value, bytes):
-        image[i] = pictures.read_picture(
-          value, read, f'{positions[i]} of {where}'
-        )
-      else:
-        plain = value[..., 0] if value.shape[-1] == 1 else value
-        image[i] = read(PIL.Image.fromarray(plain))
-      label[i] = row[found.keys.label]
+    numbers = [int(positions[i]) for i in span]
+    for i, row in zip(span, rows.__getitems__(numbers), strict=True):
+      name = f'{positions[i]} of {title}'
+      image[i] = _pixels(row[source.keys.image], name, read)
+      label[i] = row[source.keys.label]
 
-  common.run_in_chunks(f'decoding {where}', len(positions), decode)
+  common.run_in_chunks(f'decoding {title}', len(positions), decode)
+  # TFDS marks the hidden labels of a test split by -1.
   errors.check(
-    (label >= 0).all(), f'{where} has images without a label; use another split'
+    (label >= 0).all(), f'{title} has images without a label; use another split'
   )
   return np.stack(image), label
