@@ -20,7 +20,7 @@ oracle trains as long as the corrupted model (the paper: 3000 steps).
 """
 
 from cmu_jax.core import config as configs
-from cmu_jax.networks.clip import preprocess
+from cmu_jax.networks.clip import zero_shot
 from cmu_jax.studies.engine import clip_start, recipes
 
 
@@ -53,7 +53,7 @@ def get_config(arg: str = ''):
   config.corruption.kind = a.kind
   config.corruption.class_map = 'cifar10'
   config.model = clip_start.settings(a.model)
-  config.input.mean, config.input.std = preprocess.MEAN, preprocess.STD
+  config.input.mean, config.input.std = zero_shot.MEAN, zero_shot.STD
   config.input.pad = 1
   config.train = _training(6000 if a.noise >= 0.6 else 5000, 300, 0)
   config.proxy_train = _training(800, 200, 200)

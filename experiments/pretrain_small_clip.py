@@ -22,7 +22,7 @@ from cmu_jax.core import config, files, provenance, rng, store
 from cmu_jax.core.types import Batch
 from cmu_jax.data import input_step, sources
 from cmu_jax.networks import clip, weights
-from cmu_jax.networks.clip import architecture, preprocess, prompts
+from cmu_jax.networks.clip import architecture, prompts, zero_shot
 from cmu_jax.training import small_clip
 
 _SECONDS = 60.0
@@ -93,7 +93,7 @@ def main() -> int:
         rng.fold_in(flags.seed, 'small_clip'),
         of,
         captioned(found, found.train),
-        input_step.make(preprocess.MEAN, preprocess.STD, pad=2, flip=True),
+        input_step.make(zero_shot.MEAN, zero_shot.STD, pad=2, flip=True),
         steps=flags.steps,
         learning_rate=flags.learning_rate,
         checkpoint=saving(folder, flags),
@@ -101,7 +101,7 @@ def main() -> int:
     except TimeIsUp:
       print('the time is up: the same command continues', file=sys.stderr)
       return 0
-    plain = input_step.make(preprocess.MEAN, preprocess.STD)
+    plain = input_step.make(zero_shot.MEAN, zero_shot.STD)
     seen = captioned(found, found.test)
     reached = small_clip.check_accuracy(one, seen, plain)
     write(folder, one, flags, reached, time.monotonic() - began)

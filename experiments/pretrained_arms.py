@@ -4,6 +4,7 @@ import functools
 import pathlib
 from typing import Any, NamedTuple
 
+import folded
 import jax
 import numpy as np
 import optax
@@ -13,8 +14,7 @@ from cmu_jax import networks
 from cmu_jax.core import errors, jit, rng
 from cmu_jax.core.types import Batch, InputStep, Model, Variables
 from cmu_jax.data import splits
-from cmu_jax.networks import classifier, conv
-from cmu_jax.networks.families import folded
+from cmu_jax.networks import classifier
 from cmu_jax.studies.cuts import scene
 from cmu_jax.training import metrics, optimizers, train
 
@@ -75,8 +75,7 @@ def _cut(
   names = [layer.name for layer in spec.body]
   errors.check(cut in names, f'--cut {cut} is no layer; give one of {names}')
   at, real = names.index(cut), name == 'pretrained'
-  part = lambda steps: folded.FoldedBody(steps, jnp.float32, conv.convolve)
-  lower, upper = part(spec.body[:at]), part(spec.body[at:])
+  lower, upper = map(folded.FoldedBody, (spec.body[:at], spec.body[at:]))
   model = networks.bind(classifier.Classifier(upper, 10))
   image = jnp.zeros((1, side, side, 3))
 

@@ -14,7 +14,7 @@ from cmu_jax.data import input_step, sources, splits
 from cmu_jax.methods import task_vectors
 from cmu_jax.methods.task_vectors import FineTuneConfig
 from cmu_jax.networks import clip
-from cmu_jax.networks.clip import heads, preprocess, prompts, zero_shot
+from cmu_jax.networks.clip import heads, prompts, zero_shot
 from cmu_jax.training import optimizers, train
 
 CONFIGS = (
@@ -113,7 +113,7 @@ def shipped(flags, found: Dataset, epochs: int) -> Place:
   return Place(
     found._replace(train=colour(found.train), test=colour(found.test)),
     model,
-    input_steps(*preprocess.normalisation(clip_.sizes.kind)),
+    input_steps(*zero_shot.normalisation(clip_.sizes.kind)),
     epochs,
     both,
   )

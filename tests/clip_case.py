@@ -8,7 +8,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from cmu_jax.networks import clip, weights
-from cmu_jax.networks.clip import loading
+from cmu_jax.networks.clip import loading, zero_shot
 from cmu_jax.networks.weights import matching
 
 # Nothing is a power of two, no two sizes are the same, and 17 pixels are three
@@ -94,3 +94,9 @@ def ship(folder, arrays, name='model.safetensors', config=CONFIG):
   if config:
     (folder / 'config.json').write_text(json.dumps(config))
   return folder / name
+
+
+def normalise(image):
+  """Pixels as CLIP takes them, by NumPy in float32."""
+  mean, std = np.float32([zero_shot.MEAN, zero_shot.STD])
+  return (image.astype(np.float32) / np.float32(255) - mean) / std

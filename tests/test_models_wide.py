@@ -28,27 +28,20 @@ SIZES = (
 )
 CLASSES = 5
 PLAIN = functools.partial(layers.Conv, convolve=conv.convolve_canonical)
+BIASED = functools.partial(PLAIN, bias_init=jax.nn.initializers.zeros)
 
 
 def _body(name, more):
   """The body of a family, narrow and shallow; `more` makes it deeper."""
-  common = {'dtype': jnp.float32, 'convolve': conv.convolve_canonical}
   bodies = {
-    'resnet34': lambda: resnet.Body(
-      (1, 1 + more), False, 64, 'cifar', **common
-    ),
+    'resnet34': lambda: resnet.Body((1, 1 + more), 64, 'cifar', PLAIN),
     'resnet50': lambda: resnet.Body(
-      (1 + more,) * (1 + more), True, 64, 'imagenet', **common
+      (1 + more,) * (1 + more), 64, 'imagenet', PLAIN, bottleneck=True
     ),
     'wrn': lambda: wrn.Body(1 + more, 2, False, PLAIN),
-    'wrn_corrective': lambda: wrn.Body(
-      1 + more,
-      2,
-      True,
-      functools.partial(PLAIN, bias_init=jax.nn.initializers.zeros),
-    ),
-    'vgg19': lambda: vgg.Body(4, False, 20, **common),
-    'vgg19_bn': lambda: vgg.Body(4, True, 20, **common),
+    'wrn_corrective': lambda: wrn.Body(1 + more, 2, True, BIASED),
+    'vgg19': lambda: vgg.Body(4, False, 20, BIASED, jnp.float32),
+    'vgg19_bn': lambda: vgg.Body(4, True, 20, BIASED, jnp.float32),
     'densenet121': lambda: densenet.Body(
       (1 + more, 1 + 2 * more), 8, 4, 'imagenet', PLAIN
     ),

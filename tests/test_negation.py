@@ -14,14 +14,14 @@ from cmu_jax.core import config, errors
 from cmu_jax.core.types import Batch
 from cmu_jax.data import input_step
 from cmu_jax.networks import clip
-from cmu_jax.networks.clip import architecture, heads, preprocess, zero_shot
+from cmu_jax.networks.clip import architecture, heads, zero_shot
 from cmu_jax.studies.engine import recipes
 from cmu_jax.studies.negation import job, settings, show, sweep, tables, verdict
 from cmu_jax.studies.negation.sets import Set
 from cmu_jax.studies.negation.world import Place, Task
 from cmu_jax.training import small_clip
 
-STEP = input_step.make(preprocess.MEAN, preprocess.STD)
+STEP = input_step.make(zero_shot.MEAN, zero_shot.STD)
 SIDE = 8
 CONFIG = f'{pathlib.Path(__file__).parents[1]}/configs/negation_clip.py'
 SIZES = small_clip.small_sizes(SIDE, 4, 16, 1)

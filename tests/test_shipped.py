@@ -1,5 +1,7 @@
 """What is inferred about somebody's weights: the stem, and the side file."""
 
+import json
+
 import jax
 import numpy as np
 import PIL.Image
@@ -50,6 +52,16 @@ def test_the_stem_is_read_off_the_weights(tmp_path, stem):
   other = {'cifar': 'imagenet', 'imagenet': 'cifar'}[stem]
   with pytest.raises(errors.UserError, match=r'conv1\.weight'):
     shipped.load(place[0], f'{place[1]},stem={other}', place[2], SAID)
+
+
+def test_the_side_file_is_found_under_both_names(tmp_path):
+  path = tmp_path / 'w.npz'
+  assert user_data.read_side_file(path) == {}
+  (tmp_path / 'w.json').write_text(json.dumps({'mean': [0.5]}))
+  assert user_data.read_side_file(path) == {'mean': [0.5]}
+  (tmp_path / 'w.npz.json').write_text('[1]')
+  with pytest.raises(errors.UserError, match='JSON object'):
+    user_data.read_side_file(path)
 
 
 def test_a_side_file_may_give_one_number_for_all_channels():

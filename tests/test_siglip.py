@@ -14,7 +14,7 @@ from cmu_jax import networks
 from cmu_jax.commands.repair import __main__
 from cmu_jax.core import errors
 from cmu_jax.networks import clip, weights
-from cmu_jax.networks.clip import architecture, heads, preprocess, zero_shot
+from cmu_jax.networks.clip import architecture, heads, zero_shot
 
 _ACTIVATION = 'gelu_pytorch_tanh'
 SIZES = clip.Sizes(
@@ -205,7 +205,7 @@ def test_pictures_are_squeezed_whole():
   pixels = np.zeros((10, 30, 3), np.uint8)
   pixels[:, :15] = 255
   picture = PIL.Image.fromarray(pixels)
-  seen = preprocess.squeeze(picture, 6)
+  seen = zero_shot.squeeze(picture, 6)
   assert seen.shape == (6, 6, 3)
   assert seen[:, 0].min() == 255 and seen[:, -1].max() == 0
 

@@ -17,7 +17,7 @@ from cmu_jax.core import errors
 from cmu_jax.core.types import Batch
 from cmu_jax.data import input_step
 from cmu_jax.networks import weights
-from cmu_jax.networks.weights import formats, matching
+from cmu_jax.networks.weights import matching
 from cmu_jax.training import metrics
 
 SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
@@ -216,16 +216,6 @@ def test_an_empty_file_a_missing_one_and_a_folder_of_something_else(tmp_path):
   for path in (empty, tmp_path / 'gone.npz', tmp_path / 'folder'):
     with pytest.raises(errors.UserError, match=path.name):
       weights.read(path)
-
-
-def test_the_side_file_is_found_under_both_names(tmp_path):
-  path = tmp_path / 'w.npz'
-  assert formats.read_side_file(path) == {}
-  (tmp_path / 'w.json').write_text(json.dumps({'mean': [0.5]}))
-  assert formats.read_side_file(path) == {'mean': [0.5]}
-  (tmp_path / 'w.npz.json').write_text('[1]')
-  with pytest.raises(errors.UserError, match='JSON object'):
-    formats.read_side_file(path)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason='no ../shared/data')

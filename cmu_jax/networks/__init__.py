@@ -17,7 +17,6 @@ from cmu_jax.networks.families import (
   mobilenet,
   resnet,
   resnet9,
-  resnet_cifar,
   small,
   vgg,
   vit,
@@ -45,24 +44,27 @@ class Family(NamedTuple):
     torch_name: a module's path here, 'body/conv1', to its name in PyTorch's
       state dict, 'conv1'; None where no PyTorch network has these modules.
     layers: (**options) -> the modules of each layer, from first to last; None
-      where training the last layers alone is not provided for.
-    options: path of a config.json beside weights -> options of `make`; None
-      where such weights have none.
+      where the last layers cannot be trained alone.
+    read_options: path of a config.json beside weights -> options of `make`;
+      None where such weights have none.
+    option_names: options that `make` takes as **options.
   """
 
   make: Callable[..., classifier.Classifier]
   torch_name: Callable[[str], str] | None = None
   layers: Callable[..., tuple[tuple[str, ...], ...]] | None = None
-  options: Callable[[Any], dict[str, Any]] | None = None
+  read_options: Callable[[Any], dict[str, Any]] | None = None
+  option_names: tuple[str, ...] = ()
 
 
 REGISTRY: dict[str, Family] = {
   'fc': Family(small.fc, layers=small.fc_layer_modules),
   'convnet': Family(small.convnet, layers=small.convnet_layer_modules),
   'resnet9': Family(resnet9.resnet9, layers=resnet9.layer_modules),
-  'resnet18': Family(resnet.factory(18), resnet.torch_name),
-  'resnet34': Family(resnet.factory(34), resnet.torch_name),
-  'resnet50': Family(resnet.factory(50), resnet.torch_name),
+  **{
+    f'resnet{depth}': Family(resnet.factory(depth), resnet.torch_name)
+    for depth in (18, 34, 50)
+  },
   'wrn': Family(
     wrn.wrn, wrn.torch_name, functools.partial(wrn.layer_modules, False)
   ),
@@ -74,17 +76,20 @@ REGISTRY: dict[str, Family] = {
   'vgg19': Family(vgg.factory(False), vgg.torch_name),
   'vgg19_bn': Family(vgg.factory(True), vgg.torch_name),
   'densenet121': Family(densenet.densenet121, densenet.torch_name),
-  'mobilenet_v1': Family(mobilenet.mobilenet_v1, mobilenet.torch_name_v1),
-  'mobilenet_v2': Family(mobilenet.mobilenet_v2, mobilenet.torch_name_v2),
+  'mobilenet_v1': Family(mobilenet.factory(1), mobilenet.torch_name_v1),
+  'mobilenet_v2': Family(mobilenet.factory(2), mobilenet.torch_name_v2),
   'dinov2': Family(
-    dinov2.dinov2, dinov2.torch_name, options=dinov2.read_options
+    dinov2.dinov2,
+    dinov2.torch_name,
+    read_options=dinov2.read_options,
+    option_names=dinov2.Sizes._fields,
   ),
   'vit_b_16': Family(vit.vit_b_16, vit.torch_name),
   'vit_s_16': Family(vit.vit_s_16, vit.torch_name),
   'vit_tiny': Family(vit.vit_tiny, vit.torch_name),
   **{
     f'resnet{depth}': Family(
-      resnet_cifar.factory(depth), resnet_cifar.torch_name
+      resnet.cifar_factory(depth), resnet.cifar_torch_name
     )
     for depth in (20, 32, 44, 56)
   },
@@ -97,7 +102,7 @@ _STEMS = ('cifar', 'imagenet')
 def make(
   name: str, num_classes: int, image_shape: tuple[int, ...], **options: Any
 ) -> Model:
-  """A network by name.
+  """Makes a network by name.
 
   Args:
     name: a key of REGISTRY.
@@ -108,74 +113,85 @@ def make(
   Raises:
     UserError: unknown name or option, or images the family cannot take.
   """
-  if name not in REGISTRY:
-    raise errors.unknown_name('model', name, REGISTRY)
-  factory = REGISTRY[name].make
-  known = [p for p in inspect.signature(factory).parameters][2:]
+  family = _find_family(name)
+  names = _option_names(family)
   for option in options:
-    if option not in known:
-      raise errors.unknown_name(f'option of model {name!r}', option, known)
+    if option not in names:
+      raise errors.unknown_name(f'option of model {name!r}', option, names)
   dtype = options.get('dtype', 'float32')
   if dtype not in _DTYPES:
     raise errors.unknown_name(f'dtype of model {name!r}', str(dtype), _DTYPES)
-  return bind(factory(num_classes, tuple(image_shape), **options))
+  return bind(family.make(num_classes, tuple(image_shape), **options))
+
+
+def _find_family(name: str) -> Family:
+  if name not in REGISTRY:
+    raise errors.unknown_name('model', name, REGISTRY)
+  return REGISTRY[name]
+
+
+def _option_names(family: Family) -> list[str]:
+  # The signature is the single place that lists a family's options.
+  parameters = list(inspect.signature(family.make).parameters)[2:]
+  return [*family.option_names, *(p for p in parameters if p != 'options')]
 
 
 def frozen_modules(
   name: str, num_layers: int, **options: Any
 ) -> tuple[str, ...]:
-  """What stays as it is when only the last layers of a network are trained.
+  """Modules that stay unchanged when only the last layers are trained.
 
   Args:
     name: a key of REGISTRY.
-    num_layers: how many layers are trained, the head being one; -1 for all.
+    num_layers: number of trained layers, the head included; -1 for all.
     **options: those of `make`.
 
   Returns:
     Paths of modules, such as 'body/conv1'.
 
   Raises:
-    UserError: an unknown name, a family without such layers, or another count.
+    UserError: an unknown name, a family without such layers, or an impossible
+      number of layers.
   """
-  if name not in REGISTRY:
-    raise errors.unknown_name('model', name, REGISTRY)
-  layers = REGISTRY[name].layers
-  known = [key for key, family in REGISTRY.items() if family.layers]
+  layers = _find_family(name).layers
   if layers is None:
-    raise errors.unknown_name('model to train in part', name, known)
-  found = layers(**options)
+    partial = [key for key, family in REGISTRY.items() if family.layers]
+    raise errors.unknown_name('model to train in part', name, partial)
+  modules = layers(**options)
   errors.check(
-    num_layers == -1 or 1 <= num_layers <= len(found),
-    f'{num_layers} last layers of {name!r}: give 1 to {len(found)}, or -1 for '
-    f'all',
+    num_layers == -1 or 1 <= num_layers <= len(modules),
+    f'{num_layers} last layers of {name!r}: give 1 to {len(modules)}, or -1 '
+    'for all',
   )
-  first = 0 if num_layers == -1 else len(found) - num_layers
-  return tuple(path for layer in found[:first] for path in layer)
+  count = 0 if num_layers == -1 else len(modules) - num_layers
+  return tuple(path for layer in modules[:count] for path in layer)
 
 
 def stem_variants(
   name: str, options: Mapping[str, Any]
 ) -> list[tuple[dict[str, Any], tuple[str, ...]]]:
-  """The options of a network, then with other stems if none was given.
+  """Lists the options of a network, then with other stems if none was given.
 
   Args:
     name: a key of REGISTRY.
     options: those of `make`.
 
   Returns:
-    Options, each with a note that says what was added to them, if anything.
+    Options, each with a note on the added stem, if any.
   """
-  known = inspect.signature(REGISTRY[name].make).parameters
-  found: list[tuple[dict[str, Any], tuple[str, ...]]] = [(dict(options), ())]
-  if 'stem' in known and 'stem' not in options:
-    others = [stem for stem in _STEMS if stem != known['stem'].default]
-    found += [
+  parameters = inspect.signature(REGISTRY[name].make).parameters
+  variants: list[tuple[dict[str, Any], tuple[str, ...]]] = [(dict(options), ())]
+  # The names in a state dict do not tell the stem; the shape of its first
+  # kernel does, so that a loader may try both.
+  if 'stem' in parameters and 'stem' not in options:
+    variants += [
       ({**options, 'stem': stem}, (f"The weights are for stem='{stem}'.",))
-      for stem in others
+      for stem in _STEMS
+      if stem != parameters['stem'].default
     ]
-  return found
+  return variants
 
 
 def parameter_count(variables: Variables) -> int:
-  """The number of trained scalars; BatchNorm statistics do not count."""
+  """Counts the trained scalars; BatchNorm statistics do not count."""
   return sum(leaf.size for leaf in jax.tree.leaves(variables.params))

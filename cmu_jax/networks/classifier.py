@@ -1,4 +1,4 @@
-"""A body (image to features), a linear head, and both bound to functions."""
+"""A body (image to features) with a linear head, bound to pure functions."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -20,8 +20,8 @@ class Classifier(nn.Module):
     body: has stem(image), trunk(stem output, train) and, as its call,
       trunk(stem(image), train): the penultimate features [n, d].
     num_classes: k.
-    head_bias: False leaves the head's bias out.
-    dense: makes the head; other than layers.Dense where its first values are.
+    head_bias: False for a head without bias.
+    dense: makes the head; for other initial values than those of layers.Dense.
   """
 
   body: nn.Module
@@ -37,6 +37,8 @@ class Classifier(nn.Module):
   ) -> Float[Array, 'n k']:
     return self.head(self.features(image, train))
 
+  # A body may compute in bfloat16. The head, the losses and all methods that
+  # read features compute in float32.
   def features(
     self, image: Float[Array, 'n h w c'], train: bool = False
   ) -> Float[Array, 'n d']:
@@ -48,20 +50,20 @@ class Classifier(nn.Module):
     return self.body.stem(image)
 
   def trunk(self, x: Float[Array, 'n ...']) -> Float[Array, 'n d']:
-    """Everything between the first layer and the features, evaluation mode."""
+    """Computes the features from the stem's output, in evaluation mode."""
     return self.body.trunk(x, False).astype(jnp.float32)
 
   def logits(self, x: Float[Array, 'n d']) -> Float[Array, 'n k']:
-    """The head alone."""
+    """Applies the head alone."""
     return self.head(x)
 
 
 def bind(module: nn.Module) -> Model:
-  """Binds a module of the shape of `Classifier` to pure functions.
+  """Binds a module with the methods of `Classifier` to pure functions.
 
   Args:
-    module: has a call (image, train), features, logits and, where it has such a
-      first layer, stem and trunk.
+    module: has a call (image, train), features, logits and optionally stem and
+      trunk.
 
   Returns:
     The functions of `types.Model`; stem and trunk are None where the module
@@ -75,8 +77,8 @@ def bind(module: nn.Module) -> Model:
     return call
 
   def init(key: PRNGKey, image: Float[Array, 'n h w c']) -> Variables:
-    made = module.init(key, image)
-    return Variables(made['params'], made.get('batch_stats', {}))
+    collections = module.init(key, image)
+    return Variables(collections['params'], collections.get('batch_stats', {}))
 
   def update(
     variables: Variables, image: Float[Array, 'n h w c']
@@ -86,30 +88,32 @@ def bind(module: nn.Module) -> Model:
     )
     return logits, state.get('batch_stats', {})
 
-  stemmed = hasattr(module, 'stem')
+  has_stem = hasattr(module, 'stem')
   return Model(
     init=init,
     apply=method('__call__'),
     update=update,
     features=method('features'),
     head=method('logits'),
-    stem=method('stem') if stemmed else None,
-    trunk=method('trunk') if stemmed else None,
+    stem=method('stem') if has_stem else None,
+    trunk=method('trunk') if has_stem else None,
   )
 
 
 def freeze_norms(model: Model, frozen: tuple[str, ...]) -> Model:
-  """A network of which some modules stay in evaluation mode in training.
+  """Keeps the BatchNorm of some modules in evaluation mode in training.
 
   Args:
     model: bound from a linen module.
     frozen: modules by path, such as 'body/conv1'; BatchNorm inside them uses
-      its running statistics and leaves them as they are.
+      its running statistics and leaves them unchanged.
 
   Returns:
     The same functions and parameters, with another `update`.
   """
 
+  # Interception reaches modules at any depth of any family, so that no family
+  # has to pass a flag for each of its layers.
   def evaluate(call, args, kwargs, context):
     norm = isinstance(context.module, layers.BatchNorm)
     if not norm or not tree.is_under(context.module.path, frozen):
@@ -131,23 +135,23 @@ def from_functions(
   head: Callable[..., jax.Array],
   update: Callable[..., tuple[jax.Array, PyTree]] | None = None,
 ) -> Model:
-  """A network of any framework as two functions.
+  """Makes a model from two functions of any framework.
 
   Args:
     features: (variables, image) -> penultimate features [n, d], evaluation.
     head: (variables, features) -> logits [n, k].
     update: (variables, image) -> (logits, new batch_stats) in training mode;
-      None for the same network, with its statistics as they are.
+      None for the evaluation mode, with unchanged statistics.
 
   Returns:
-    The functions of `types.Model`. There is no initialisation: start from the
-    variables that the framework made.
+    The functions of `types.Model`. Its `init` raises a UserError: start from
+    the variables that the framework made.
   """
 
   def apply(variables: Variables, image: jax.Array) -> jax.Array:
     return head(variables, features(variables, image))
 
-  def frozen(
+  def evaluate(
     variables: Variables, image: jax.Array
   ) -> tuple[jax.Array, PyTree]:
     return apply(variables, image), variables.batch_stats
@@ -158,4 +162,4 @@ def from_functions(
       'variables of your own'
     )
 
-  return Model(init, apply, update or frozen, features, head)
+  return Model(init, apply, update or evaluate, features, head)

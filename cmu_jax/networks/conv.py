@@ -4,7 +4,7 @@ XLA:CPU has one fast convolution kernel: NHWC images, HWIO kernels, NHWC out.
 Outside loops it rewrites other layouts to that form; in the body of a scan,
 while or fori loop it does not, and the weight gradient that JAX emits takes
 another form (jax-ml/jax#12868: 7 to 60 times slower). The primitive below is
-bilinear and both of its transposes are the primitive again, so forward,
+bilinear and both of its transposes are the primitive again, so that forward,
 reverse and mixed derivatives consist of that form only.
 
 With y = conv(x, w; stride s, image dilation a, kernel dilation b):
@@ -47,30 +47,20 @@ def convolve_canonical(
   rhs: Float[Array, 'kh kw j o'],
   window_strides: Sequence[int],
   padding: str | Sequence[tuple[int, int]],
-  lhs_dilation: Sequence[int] | None = None,
-  rhs_dilation: Sequence[int] | None = None,
-  dimension_numbers: Any = None,
+  *,
   feature_group_count: int = 1,
-  precision: Any = None,
+  **options: Any,
 ) -> Float[Array, 'n h2 w2 o']:
-  """The convolution that stays in XLA:CPU's fast form; see `convolve`.
-
-  Grouped convolutions go to `stock`: they have no fast kernel to keep to.
-  """
+  """A convolution that stays in XLA:CPU's fast form; see `convolve`."""
+  # Flax passes its own NHWC/HWIO numbers, the layout that is taken anyway.
+  options.pop('dimension_numbers', None)
   if feature_group_count != 1:
-    return convolve_stock(
-      lhs,
-      rhs,
-      window_strides,
-      padding,
-      lhs_dilation=lhs_dilation,
-      rhs_dilation=rhs_dilation,
-      feature_group_count=feature_group_count,
-      precision=precision,
-    )
+    # XLA:CPU has no fast kernel for grouped convolutions to keep to.
+    options['feature_group_count'] = feature_group_count
+    return convolve_stock(lhs, rhs, window_strides, padding, **options)
   strides = _pair(window_strides)
-  widened = _pair(lhs_dilation or (1, 1))
-  spread = _pair(rhs_dilation or (1, 1))
+  widened = _pair(options.pop('lhs_dilation', None) or (1, 1))
+  spread = _pair(options.pop('rhs_dilation', None) or (1, 1))
   sizes = [
     _dilated_size(n, a) for n, a in zip(lhs.shape[1:3], widened, strict=True)
   ]
@@ -79,8 +69,9 @@ def convolve_canonical(
   ]
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(sizes, spans, strides, padding)
+  # The primitive's parameters must be hashable and of plain integers.
   pads = tuple((int(low), int(high)) for low, high in padding)
-  window = Window(strides, (pads[0], pads[1]), widened, spread, precision)
+  window = Window(strides, (pads[0], pads[1]), widened, spread, **options)
   return _bind(lhs, rhs, window)
 
 
@@ -95,24 +86,23 @@ def convolve(
 ) -> Float[Array, 'n h2 w2 o']:
   """Convolves NHWC images with HWIO kernels.
 
-  Takes what `jax.lax.conv_general_dilated` takes, in its order, so that it can
-  stand in for it.
+  Arguments and their order are those of `jax.lax.conv_general_dilated`, which
+  it can replace.
 
   Args:
     lhs: images.
-    rhs: kernels; j is i over the number of groups.
+    rhs: kernels; j is i divided by the number of groups.
     window_strides: one stride an axis.
     padding: 'SAME', 'VALID' or a (low, high) pair for each axis.
-    form: 'canonical' or 'stock'; None takes canonical on CPUs, stock elsewhere
-      (cuDNN and TPUs recognise JAX's own gradients).
+    form: 'canonical' or 'stock'; None for canonical on CPUs, stock elsewhere.
     **options: lhs_dilation, rhs_dilation, feature_group_count, precision.
 
   Returns:
     The images' cross-correlation with the kernels.
   """
+  # cuDNN and TPU compilers recognise the gradients that JAX itself emits.
   form = form or ('canonical' if jax.default_backend() == 'cpu' else 'stock')
-  chosen = _FORMS[form]
-  return chosen(lhs, rhs, window_strides, padding, **options)
+  return _FORMS[form](lhs, rhs, window_strides, padding, **options)
 
 
 _FORMS: dict[str, Callable[..., Any]] = {
@@ -122,8 +112,8 @@ _FORMS: dict[str, Callable[..., Any]] = {
 
 
 def _pair(values: Sequence[int]) -> Pair:
-  first, second = values
-  return int(first), int(second)
+  rows, columns = values
+  return int(rows), int(columns)
 
 
 def _dilated_size(size: int, dilation: int) -> int:
@@ -159,7 +149,7 @@ def _spec(aval: Any) -> jax.ShapeDtypeStruct:
 def _transpose_lhs(
   g: jax.Array, lhs: Any, rhs: jax.Array, **params: Any
 ) -> Any:
-  """dx: the cotangent spread by the stride, over the kernel turned round."""
+  """dx: the cotangent dilated by the stride, with the flipped kernel."""
   window = Window(**params)
   pads = []
   for axis in (0, 1):
@@ -167,24 +157,26 @@ def _transpose_lhs(
     span = _dilated_size(rhs.shape[axis], window.rhs_dilation[axis])
     out = _dilated_size(g.shape[axis + 1], window.strides[axis])
     low = span - 1 - window.padding[axis][0]
+    # Rows that the strided window left out at the end get zeros: the high
+    # padding follows from the image's size, not from the window's.
     pads.append((low, size + span - 1 - out - low))
-  turned = jnp.transpose(lax.rev(rhs, (0, 1)), (0, 1, 3, 2))
+  flipped = jnp.transpose(lax.rev(rhs, (0, 1)), (0, 1, 3, 2))
   back = window._replace(
     strides=window.lhs_dilation,
     padding=(pads[0], pads[1]),
     lhs_dilation=window.strides,
   )
-  if conv_plan.is_phased(back) and 0 not in (*g.shape, *turned.shape):
-    # Here, not where it is lowered: the small kernel then is a value of its
-    # own, which loops over images alone compute once.
-    return conv_plan.convolve_by_phase(g, turned, back, _bind)
-  return _bind(g, turned, back)
+  if conv_plan.is_phased(back) and 0 not in (*g.shape, *flipped.shape):
+    # Here, not at the lowering: the small kernel then is a value of its own,
+    # which loops over images alone compute once.
+    return conv_plan.convolve_by_phase(g, flipped, back, _bind)
+  return _bind(g, flipped, back)
 
 
 def _transpose_rhs(
   g: jax.Array, lhs: jax.Array, rhs: Any, **params: Any
 ) -> Any:
-  """dw: images with channels as batch, over the cotangent as kernel."""
+  """dw: images with channels as batch, with the cotangent as kernel."""
   window = Window(**params)
   pads = []
   for axis in (0, 1):
@@ -204,17 +196,15 @@ def _transpose_rhs(
 
 
 def _batch_rule(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
-  """A batch of images joins n; kernels are taken one after the other.
-
-  Batched kernels would be a grouped convolution, which XLA:CPU runs several
-  times slower than a loop over plain ones.
-  """
   window = Window(**params)
   lhs, rhs = args
+  # A batch of images joins n, so that it stays a single convolution.
   if axes[1] is None:
     lhs = jnp.moveaxis(lhs, axes[0], 0)
     flat = _bind(lhs.reshape(-1, *lhs.shape[2:]), rhs, window)
     return flat.reshape(*lhs.shape[:2], *flat.shape[1:]), 0
+  # Batched kernels would be a grouped convolution, which XLA:CPU runs several
+  # times slower than a loop over plain convolutions.
   rhs = jnp.moveaxis(rhs, axes[1], 0)
   if axes[0] is None:
     return lax.map(lambda w: _bind(lhs, w, window), rhs), 0
@@ -225,6 +215,8 @@ def _batch_rule(args: Sequence[Any], axes: Sequence[Any], **params: Any) -> Any:
 _convolution = core.Primitive('canonical_convolution')
 
 
+# Outside jit a primitive runs its `impl`. Compiled, it takes the lowering rule
+# of its platform too.
 @functools.partial(jax.jit, static_argnames=Window._fields)
 def _run_eagerly(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
   return _bind(lhs, rhs, Window(**params))

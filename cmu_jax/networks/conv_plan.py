@@ -1,4 +1,4 @@
-"""How one convolution is computed on a CPU: three cheaper equal forms.
+"""Three cheaper forms of a convolution on a CPU, and the choice among them.
 
 XLA:CPU runs a convolution as patches times kernel. That is slow when an image
 is mostly zeros between pixels, when the kernel is as large as the image (the
@@ -31,7 +31,7 @@ Output = Float[Array, 'n h2 w2 o']
 
 
 class Window(NamedTuple):
-  """What is static about a convolution.
+  """The static parameters of a convolution.
 
   Attributes:
     strides: step of the window along h and w.
@@ -49,7 +49,7 @@ class Window(NamedTuple):
 
 
 def convolve_directly(lhs: Images, rhs: Kernels, window: Window) -> Output:
-  """The convolution as JAX writes it."""
+  """Calls JAX's convolution."""
   return lax.conv_general_dilated(
     lhs,
     rhs,
@@ -63,34 +63,36 @@ def convolve_directly(lhs: Images, rhs: Kernels, window: Window) -> Output:
 
 
 def convolve_by_plan(lhs: Images, rhs: Kernels, window: Window) -> Output:
-  """The convolution in the form that is cheapest on a CPU."""
+  """Takes the form that is cheapest on a CPU."""
   out = jax.eval_shape(
     lambda x, w: convolve_directly(x, w, window), lhs, rhs
   ).shape
+  # The forms below divide by sizes and concatenate: none may be empty.
   if 0 in (*lhs.shape, *rhs.shape, *out):
     return convolve_directly(lhs, rhs, window)
   if is_phased(window):
     return convolve_by_phase(lhs, rhs, window)
   kernel_area, image_area = rhs.shape[0] * rhs.shape[1], out[1] * out[2]
+  # A kernel larger than the output is a weight gradient: it contracts over
+  # the samples of the batch.
   if kernel_area > 1 and kernel_area >= image_area:
     large = math.prod(out) >= _LARGE_PRODUCT
-    return convolve_by_block(
-      lhs, rhs, window, _SMALL_BLOCK if large else _BLOCK
-    )
-  several = _count_columns(lhs.shape[3], out[2], out[3])
-  if several > 1 and window.lhs_dilation == window.rhs_dilation == (1, 1):
-    return convolve_by_columns(lhs, rhs, window, several)
+    block = _SMALL_BLOCK if large else _BLOCK
+    return convolve_by_block(lhs, rhs, window, block)
+  count = _count_columns(lhs.shape[3], out[2], out[3])
+  if count > 1 and window.lhs_dilation == window.rhs_dilation == (1, 1):
+    return convolve_by_columns(lhs, rhs, window, count)
   return convolve_directly(lhs, rhs, window)
 
 
 def is_phased(window: Window) -> bool:
-  """Whether only the image is dilated, so that `by_phase` does."""
+  """True if the image alone is dilated, as `convolve_by_phase` needs it."""
   plain = window.strides == window.rhs_dilation == (1, 1)
   return plain and window.lhs_dilation != (1, 1)
 
 
 def _count_columns(channels: int, width: int, features: int) -> int:
-  """How many output columns to compute at once; 1 for none."""
+  """Output columns to compute at once; 1 for the direct form."""
   if min(channels, features) >= _VECTOR:
     return 1
   fits = (m for m in (8, 4, 2) if width % m == 0 and m * features <= _WIDEST)
@@ -98,52 +100,46 @@ def _count_columns(channels: int, width: int, features: int) -> int:
 
 
 def convolve_by_columns(
-  lhs: Images, rhs: Kernels, window: Window, several: int
+  lhs: Images, rhs: Kernels, window: Window, count: int
 ) -> Output:
-  """`several` neighbouring output columns as the channels of one.
-
-  The kernel is laid out once for each column, shifted by the stride, so that a
-  pixel with few channels is gathered less often and the product is wider.
-  """
+  """Computes `count` neighbouring output columns as channels of one column."""
   size, step = rhs.shape[1], window.strides[1]
+  # The kernel is laid out once for each column, shifted by the stride. So a
+  # pixel with few channels is gathered less often and the product is wider.
   shifted = [
-    jnp.pad(rhs, ((0, 0), (j * step, (several - 1 - j) * step), (0, 0), (0, 0)))
-    for j in range(several)
+    jnp.pad(rhs, ((0, 0), (j * step, (count - 1 - j) * step), (0, 0), (0, 0)))
+    for j in range(count)
   ]
   wide = jnp.stack(shifted, 3).reshape(
-    rhs.shape[0], size + (several - 1) * step, rhs.shape[2], -1
+    rhs.shape[0], size + (count - 1) * step, rhs.shape[2], -1
   )
-  y = convolve_directly(
-    lhs, wide, window._replace(strides=(window.strides[0], several * step))
-  )
+  strides = (window.strides[0], count * step)
+  y = convolve_directly(lhs, wide, window._replace(strides=strides))
   return y.reshape(*y.shape[:2], -1, rhs.shape[3])
 
 
 def convolve_by_block(
   lhs: Images, rhs: Kernels, window: Window, block: int
 ) -> Output:
-  """The sum over blocks of `block` input channels, one after the other.
-
-  In a weight gradient these channels are the samples of the batch. The outer
-  transposes undo those of the gradient, and the loop transposes a block while
-  it is in the cache.
-  """
+  """Sums over blocks of `block` input channels, one after the other."""
   count = lhs.shape[3] // block
   if count < 2:
     return convolve_directly(lhs, rhs, window)
-  whole = count * block
-  images = jnp.transpose(lhs[..., :whole], (3, 1, 2, 0))
-  kernels = jnp.transpose(rhs[:, :, :whole], (2, 0, 1, 3))
-  parts = [x.reshape(count, block, *x.shape[1:]) for x in (images, kernels)]
+  # In a weight gradient these channels are the samples of the batch. The outer
+  # transposes undo those of the gradient, and the loop transposes a block
+  # while it is in the cache.
+  even = count * block
+  images = jnp.transpose(lhs[..., :even], (3, 1, 2, 0))
+  kernels = jnp.transpose(rhs[:, :, :even], (2, 0, 1, 3))
+  blocks = [x.reshape(count, block, *x.shape[1:]) for x in (images, kernels)]
 
-  def add(total: jax.Array, part: list[jax.Array]) -> tuple[jax.Array, None]:
-    turned = jnp.transpose(part[0], (3, 1, 2, 0))
-    return total + convolve_directly(
-      turned, jnp.transpose(part[1], (1, 2, 0, 3)), window
-    ), None
+  def add(total: jax.Array, pair: list[jax.Array]) -> tuple[jax.Array, None]:
+    x = jnp.transpose(pair[0], (3, 1, 2, 0))
+    w = jnp.transpose(pair[1], (1, 2, 0, 3))
+    return total + convolve_directly(x, w, window), None
 
-  rest = convolve_directly(lhs[..., whole:], rhs[:, :, whole:], window)
-  return lax.scan(add, rest, parts)[0]
+  remainder = convolve_directly(lhs[..., even:], rhs[:, :, even:], window)
+  return lax.scan(add, remainder, blocks)[0]
 
 
 def convolve_by_phase(
@@ -152,29 +148,28 @@ def convolve_by_phase(
   window: Window,
   convolve: Callable[[Images, Kernels, Window], Output] = convolve_directly,
 ) -> Output:
-  """A dilated image without its zeros: one small kernel for each phase.
-
-  With dilation a, output m = a M + r meets only the taps t = a d + low - r;
-  the a phases r become channels and are then laid side by side.
+  """Convolves a dilated image without its zeros.
 
   Args:
     lhs: images.
     rhs: kernels.
-    window: one that is `phased`.
-    convolve: what convolves the images, not dilated, with the small kernel.
+    window: satisfies `is_phased`.
+    convolve: convolves the images, not dilated, with the small kernel.
   """
+  # With dilation a, output m = a M + r meets only the taps t = a d + low - r.
+  # The a phases r become channels and are then laid side by side.
   dilation = window.lhs_dilation
   sizes, pads, taps = [], [], []
   for axis in (0, 1):
     a, (low, high) = dilation[axis], window.padding[axis]
     span, size = rhs.shape[axis], lhs.shape[axis + 1]
     out = (size - 1) * a + 1 + low + high - span + 1
-    first = -(low // a)
-    last = (span + a - 2 - low) // a
+    start = -(low // a)
+    stop = (span + a - 2 - low) // a
     count = -(-out // a)
     sizes.append((out, count))
-    pads.append((-first, count - size + last))
-    tap = a * np.arange(first, last + 1)[:, None] + low - np.arange(a)[None, :]
+    pads.append((-start, count - size + stop))
+    tap = a * np.arange(start, stop + 1)[:, None] + low - np.arange(a)[None, :]
     taps.append(np.where((tap >= 0) & (tap < span), tap, span))
   small = _phase_kernel(rhs, taps)
   plain = Window((1, 1), (pads[0], pads[1]), precision=window.precision)
@@ -184,6 +179,7 @@ def convolve_by_phase(
   y = jnp.transpose(y, (0, 1, 3, 2, 4, 5)).reshape(
     len(y), high_rows * dilation[0], high_columns * dilation[1], -1
   )
+  # Every phase has as many outputs as the longest phase: cut the surplus.
   return y[:, :rows, :columns]
 
 
@@ -191,6 +187,7 @@ def _phase_kernel(
   rhs: Kernels, taps: list[np.ndarray]
 ) -> Float[Array, 'dh dw i phases']:
   """The kernel of every phase; index `span` of `taps` stands for no tap."""
+  # The row of zeros at index `span` makes the missing taps.
   padded = jnp.pad(rhs, ((0, 1), (0, 1), (0, 0), (0, 0)))
   picked = padded[taps[0]][:, :, taps[1]]
   rows, a, columns, b, inner, outer = picked.shape

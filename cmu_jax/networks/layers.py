@@ -1,10 +1,8 @@
-"""The layers that the families share: thin linen modules, PyTorch's inits.
-
-What the mobile networks share: depthwise convolution, ReLU6, rounding.
-"""
+"""Layers that the network families share, initialised as in PyTorch."""
 
 import functools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,14 +11,23 @@ from jax import lax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from cmu_jax.networks import conv
+from cmu_jax.networks import conv, conv_plan
 
 Initializer = Callable[..., jax.Array]
+# Two names for images and maps, because within a call equal letters stand for
+# equal sizes.
+Images = Float[Array, 'n h w c']
+Maps = Float[Array, 'n h2 w2 d']
+Tokens = Float[Array, 'n t d']
+Features = Float[Array, 'n d']
 
-# U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what torch.nn.Linear and Conv2d start at.
+# A variance of 1 / (3 fan_in) makes the bound of a uniform distribution
+# 1 / sqrt(fan_in), the default of torch.nn.Linear and torch.nn.Conv2d.
 uniform_fan_in: Initializer = nn.initializers.variance_scaling(
   1 / 3, 'fan_in', 'uniform'
 )
+# torchvision initialises its ResNets and VGGs by fan-out, which keeps the
+# variance of gradients, and its DenseNets by fan-in.
 kaiming_fan_out: Initializer = nn.initializers.variance_scaling(
   2.0, 'fan_out', 'normal'
 )
@@ -30,7 +37,7 @@ kaiming_fan_in: Initializer = nn.initializers.variance_scaling(
 
 
 def bias_uniform_fan_in(fan_in: int) -> Initializer:
-  """U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for a bias, as PyTorch's default."""
+  """U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for a bias, PyTorch's default."""
 
   def init(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
     bound = fan_in**-0.5
@@ -40,16 +47,15 @@ def bias_uniform_fan_in(fan_in: int) -> Initializer:
 
 
 class StemTrunk(nn.Module):
-  """An image's way to its features in two parts, which subclasses have.
+  """A network body in two parts, defined by the subclass.
 
-  `stem` is the first linear layer, (n, h, w, c) -> its output, and `trunk` the
-  rest, (that, train) -> (n, d): along a line in parameter space the stem of
-  fixed images is computed once.
+  `stem(image)` is the first linear layer, and `trunk(stem output, train)`
+  computes the features [n, d] from it.
   """
 
-  def __call__(
-    self, image: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
+  # The stem is linear in its parameters. So along a line in parameter space
+  # the stem of a fixed image is computed at two points and interpolated.
+  def __call__(self, image: Images, train: bool) -> Features:
     return self.trunk(self.stem(image), train)
 
 
@@ -58,8 +64,8 @@ class Dense(nn.Module):
 
   Attributes:
     features: width of the output.
-    use_bias: False leaves b out.
-    dtype: what the product is computed in; parameters are float32.
+    use_bias: False for a layer without b.
+    dtype: of the product; parameters are float32.
     kernel_init: initialiser of W.
     bias_init: initialiser of b; None for PyTorch's default.
   """
@@ -71,15 +77,21 @@ class Dense(nn.Module):
   bias_init: Initializer | None = None
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'n d']) -> Float[Array, 'n e']:
+  def __call__(self, x: Features) -> Float[Array, 'n e']:
     fan_in = x.shape[-1]
     kernel = self.param('kernel', self.kernel_init, (fan_in, self.features))
     y = x.astype(self.dtype) @ kernel.astype(self.dtype)
     if not self.use_bias:
       return y
+    # PyTorch bounds the bias by the fan-in of the kernel, which an initialiser
+    # cannot read from the bias's own shape.
     bias_init = self.bias_init or bias_uniform_fan_in(fan_in)
     bias = self.param('bias', bias_init, (self.features,))
     return y + bias.astype(self.dtype)[None, :]
+
+
+# Several published networks start their linear layers without a bias.
+dense_zero_bias = functools.partial(Dense, bias_init=nn.initializers.zeros)
 
 
 class Conv(nn.Module):
@@ -89,32 +101,45 @@ class Conv(nn.Module):
     features: output channels.
     size: kernel height and width.
     stride: step along both axes.
-    padding: zeros on each side; None for size // 2.
+    padding: zeros on each side, or 'SAME' for TensorFlow's padding; None for
+      size // 2.
     kernel_init: initialiser of the kernel.
-    dtype: what is computed in; parameters are float32.
-    convolve: the convolution itself, see `conv.convolve`.
-    bias_init: initialiser of a bias; None for a convolution without one.
+    dtype: of the computation; parameters are float32.
+    convolve: computes the convolution, see `conv.convolve`.
+    bias_init: initialiser of the bias; None for a layer without bias.
   """
 
   features: int
   size: int = 3
   stride: int = 1
-  padding: int | None = None
+  padding: int | str | None = None
   kernel_init: Initializer = uniform_fan_in
   dtype: Any = jnp.float32
   convolve: Callable = conv.convolve
   bias_init: Initializer | None = None
 
+  def pads(
+    self, image_shape: Sequence[int]
+  ) -> tuple[conv_plan.Pair, conv_plan.Pair]:
+    """(low, high) padding along h and w of images of shape (h, w)."""
+    if isinstance(self.padding, str):
+      window, strides = (self.size, self.size), (self.stride, self.stride)
+      rows, columns = lax.padtype_to_pads(
+        image_shape, window, strides, self.padding
+      )
+      return rows, columns
+    pad = self.size // 2 if self.padding is None else self.padding
+    return ((pad, pad), (pad, pad))
+
   @nn.compact
   def __call__(self, x: Float[Array, 'n h w i']) -> Float[Array, 'n h2 w2 o']:
     shape = (self.size, self.size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.kernel_init, shape)
-    pad = self.size // 2 if self.padding is None else self.padding
     y = self.convolve(
       x.astype(self.dtype),
       kernel.astype(self.dtype),
       (self.stride, self.stride),
-      ((pad, pad), (pad, pad)),
+      self.pads(x.shape[1:3]),
     )
     if self.bias_init is None:
       return y
@@ -125,8 +150,8 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
   """Batch normalisation over n, h and w (arXiv 1502.03167), in float32.
 
-  Names, momentum convention (new = momentum old + (1 - momentum) batch) and the
-  biased running variance are those of `flax.linen.BatchNorm`.
+  Parameter names, the momentum convention (new = momentum old + (1 - momentum)
+  batch) and the biased running variance are those of `flax.linen.BatchNorm`.
 
   Attributes:
     momentum: of the running statistics.
@@ -141,15 +166,11 @@ class BatchNorm(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: Float[Array, 'n h w c'],
+    x: Images,
     train: bool,
     offset: Float[Array, 'c'] | None = None,
-  ) -> Float[Array, 'n h w c']:
-    """Normalises x + offset.
-
-    In training the offset cancels out of the result, so that it costs nothing:
-    it only moves the running mean.
-    """
+  ) -> Images:
+    """Normalises x + offset."""
     shape = (x.shape[-1],)
     offset = jnp.zeros(shape) if offset is None else offset
     scale = self.param('scale', self.scale_init, shape)
@@ -158,26 +179,30 @@ class BatchNorm(nn.Module):
     var = self.variable('batch_stats', 'var', jnp.ones, shape)
     wide = x.astype(jnp.float32)
     if train:
-      now = moments(wide)
+      # An offset cancels out of a batch-normalised result, so that x + offset
+      # is never formed: the offset only moves the running mean.
+      center, spread = moments(wide)
+      # Flax initialises by a call of the module. The statistics of that dummy
+      # batch must not enter the running averages.
       if not self.is_initializing():
         keep = self.momentum
-        mean.value = keep * mean.value + (1 - keep) * (now[0] + offset)
-        var.value = keep * var.value + (1 - keep) * now[1]
+        mean.value = keep * mean.value + (1 - keep) * (center + offset)
+        var.value = keep * var.value + (1 - keep) * spread
     else:
-      now = mean.value - offset, var.value
-    slope = scale * jax.lax.rsqrt(now[1] + self.epsilon)
-    shift = bias - now[0] * slope
+      center, spread = mean.value - offset, var.value
+    # Scale and shift of a channel are combined first, so that a pixel costs one
+    # multiplication and one addition.
+    slope = scale * jax.lax.rsqrt(spread + self.epsilon)
+    shift = bias - center * slope
     y = wide * slope[None, None, None, :] + shift[None, None, None, :]
     return y.astype(x.dtype)
 
 
 class IdentityNorm(nn.Module):
-  """What stands in for BatchNorm where there is none; without parameters."""
+  """The replacement of BatchNorm in networks without normalisation."""
 
-  def __call__(
-    self, x: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n h w c']:
-    """x as it is."""
+  def __call__(self, x: Images, train: bool) -> Images:
+    """Returns x unchanged."""
     del train
     return x
 
@@ -189,22 +214,20 @@ NORMS: dict[str, Callable[..., nn.Module]] = {
 
 
 def moments(
-  x: Float[Array, 'n h w c'],
+  x: Images,
 ) -> tuple[Float[Array, 'c'], Float[Array, 'c']]:
-  """Mean and biased variance of each channel, in one pass over x."""
+  """Computes mean and biased variance of each channel, in one pass over x."""
   mean = jnp.mean(x, (0, 1, 2))
   square = jnp.mean(jnp.square(x), (0, 1, 2))
+  # Rounding can make the difference of two close squares negative.
   return mean, jnp.maximum(square - jnp.square(mean), 0)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def celu(x: Float[Array, '*shape'], alpha: float) -> Float[Array, '*shape']:
-  """x where positive, alpha (exp(x / alpha) - 1) elsewhere (1704.07483).
-
-  The derivative is read off the output, so that the input is not kept; exp
-  costs half of expm1 on a CPU and is off by at most alpha 6e-8.
-  """
+  """x where positive, alpha (exp(x / alpha) - 1) elsewhere (1704.07483)."""
   wide = x.astype(jnp.float32)
+  # exp costs half of expm1 on a CPU and is off by at most alpha 6e-8.
   low = alpha * (jnp.exp(jnp.minimum(wide, 0) / alpha) - 1)
   return (jnp.maximum(wide, 0) + low).astype(x.dtype)
 
@@ -213,31 +236,52 @@ def celu(x: Float[Array, '*shape'], alpha: float) -> Float[Array, '*shape']:
 def _celu_jvp(
   alpha: float, primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
+  # A derivative in terms of the output frees the memory of the input.
   y = celu(primals[0], alpha)
   return y, tangents[0] * (jnp.minimum(y, 0) / alpha + 1)
 
 
-def max_pool(x: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
-  """2x2 max-pooling with stride 2; an odd last row or column is left out.
+def relu6(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
+  """min(max(x, 0), 6), arXiv 1704.04861; the slope at 0 is 0."""
+  return jnp.minimum(jax.nn.relu(x), 6)
 
-  Maxima of neighbouring rows, then columns: the gradient is many times cheaper
-  on a CPU than that of a window reduction, and equal to it outside ties, which
-  share it.
-  """
+
+def max_pool(x: Images) -> Float[Array, 'n h2 w2 c']:
+  """2x2 max-pooling with stride 2; an odd last row or column is dropped."""
   n, h, w, c = x.shape
   even = x[:, : h // 2 * 2, : w // 2 * 2]
   pairs = even.reshape(n, h // 2, 2, w // 2, 2, c)
+  # The gradient of an elementwise maximum is many times cheaper on a CPU than
+  # that of a window reduction. Both agree except at ties, which share it here.
   rows = jnp.maximum(pairs[:, :, 0], pairs[:, :, 1])
   return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
 
 
+def max_pool3(x: Images) -> Float[Array, 'n h2 w2 c']:
+  """3x3 max-pooling with stride 2 and padding 1 of a non-negative x."""
+  # Maxima of shifted slices, one axis after the other, so that derivatives of
+  # every order exist.
+  for axis in (1, 2):
+    size = (x.shape[axis] + 1) // 2
+    edges = [(0, 0)] * 4
+    edges[axis] = (1, 1)
+    # Zeros may pad because x is the output of a ReLU.
+    wide = jnp.pad(x, edges)
+    shifted = [
+      lax.slice_in_dim(wide, start, start + 2 * size - 1, 2, axis)
+      for start in range(3)
+    ]
+    x = functools.reduce(jnp.maximum, shifted)
+  return x
+
+
 def depthwise(
-  x: Float[Array, 'n h w c'],
+  x: Images,
   kernel: Float[Array, 'kh kw 1 c'],
   stride: int = 1,
   padding: str | Sequence[tuple[int, int]] = 'SAME',
 ) -> Float[Array, 'n h2 w2 c']:
-  """Convolves every channel with a kernel of its own.
+  """Convolves every channel with its own kernel.
 
   Args:
     x: images.
@@ -246,7 +290,7 @@ def depthwise(
     padding: 'SAME' (TensorFlow's), 'VALID' or a (low, high) pair for each axis.
 
   Returns:
-    The cross-correlation, summed in float32, in the type of x.
+    The cross-correlation, summed in float32, in the dtype of x.
   """
   # A sum of shifted products, because XLA:CPU runs the gradient of a grouped
   # convolution inside a loop hundreds of times slower (measured: 52 s against
@@ -261,10 +305,11 @@ def depthwise(
   taps = kernel.astype(jnp.float32)
   total = jnp.zeros((), jnp.float32)
   for i in range(size[0]):
-    part = lax.slice_in_dim(wide, i, i + (rows - 1) * stride + 1, stride, 1)
+    # Rows are sliced once for all taps of a kernel row.
+    band = lax.slice_in_dim(wide, i, i + (rows - 1) * stride + 1, stride, 1)
     for j in range(size[1]):
-      last = j + (columns - 1) * stride + 1
-      shifted = lax.slice_in_dim(part, j, last, stride, 2)
+      end = j + (columns - 1) * stride + 1
+      shifted = lax.slice_in_dim(band, j, end, stride, 2)
       total = total + shifted.astype(jnp.float32) * taps[i, j][None, None]
   return total.astype(x.dtype)
 
@@ -276,22 +321,37 @@ class Depthwise(nn.Module):
     size: kernel height and width.
     stride: step along both axes.
     kernel_init: initialiser of the kernel.
-    dtype: what comes out; parameters and the sum are float32.
   """
 
   size: int = 3
   stride: int = 1
   kernel_init: Initializer = kaiming_fan_out
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
+  def __call__(self, x: Images) -> Float[Array, 'n h2 w2 c']:
     shape = (self.size, self.size, 1, x.shape[-1])
     kernel = self.param('kernel', self.kernel_init, shape)
     pad = (self.size // 2, self.size // 2)
-    return depthwise(x.astype(self.dtype), kernel, self.stride, (pad, pad))
+    return depthwise(x, kernel, self.stride, (pad, pad))
 
 
-def relu6(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
-  """min(max(x, 0), 6), arXiv 1704.04861; the slope at 0 is 0."""
-  return jnp.minimum(jax.nn.relu(x), 6)
+def torch_path(module: str, block: str, renamed: Mapping[str, str]) -> str:
+  """Translates a module path of a staged network into PyTorch's name.
+
+  Args:
+    module: for example 'body/stage2_block1/norm2'.
+    block: format of a block's name: 'layer{stage}.{index}'. Stages count from
+      1 ('stage') or 0 ('stage_index'), blocks from 0.
+    renamed: names of leaves that are not 'norm' in place of 'bn'.
+
+  Returns:
+    For example 'layer2.0.bn2'.
+  """
+  parts = module.split('/')[1:]
+  match = re.fullmatch(r'stage(\d+)_block(\d+)', parts[0])
+  prefix = []
+  if match:
+    stage, index = int(match[1]), int(match[2]) - 1
+    prefix = [block.format(stage=stage, stage_index=stage - 1, index=index)]
+  leaf = renamed.get(parts[-1]) or parts[-1].replace('norm', 'bn')
+  return '.'.join([*prefix, leaf])

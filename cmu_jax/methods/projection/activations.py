@@ -17,7 +17,6 @@ from cmu_jax.core import errors, jit, vectorize
 from cmu_jax.core.types import InputStep, Model, Samples, Variables
 from cmu_jax.methods.dampening import importance
 from cmu_jax.networks import layers
-from cmu_jax.networks.families import folded
 
 Path = tuple[str, ...]
 
@@ -73,15 +72,8 @@ def _inputs_of(module: nn.Module, x: jax.Array) -> Float[Array, 'n p i'] | None:
   if isinstance(module, layers.Dense | nn.Dense):
     return x.reshape(len(x), -1, x.shape[-1])
   if isinstance(module, layers.Conv):
-    pad = module.size // 2 if module.padding is None else module.padding
-    return extract_patches(
-      x, module.size, module.stride, ((pad, pad), (pad, pad))
-    )
-  if isinstance(module, folded.FoldedConv) and module.layer.kind == 'conv':
-    size, stride = module.layer.shape[-1], module.layer.stride
-    window = (size, size), (stride, stride)
-    above, left = jax.lax.padtype_to_pads(x.shape[1:3], *window, 'SAME')
-    return extract_patches(x, size, stride, (above, left))
+    pads = module.pads(x.shape[1:3])
+    return extract_patches(x, module.size, module.stride, pads)
   return None
 
 

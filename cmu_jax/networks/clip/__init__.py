@@ -1,4 +1,4 @@
-"""CLIP: two towers, weights of others, words to heads, pictures to pixels.
+"""CLIP and SigLIP: two towers, weights, text heads, preprocessing.
 
 References:
   Learning Transferable Visual Models From Natural Language Supervision (arXiv

@@ -1,4 +1,4 @@
-"""The sizes of a CLIP: of the published ones, or from a config.json."""
+"""The architecture of a CLIP or SigLIP: published, or read from config.json."""
 
 import os
 import pathlib
@@ -15,8 +15,8 @@ ACTIVATIONS = (
   'relu',
   'silu',
 )
-# The token that is looked for by its rank, the largest of a text, and not by
-# its number: configs written before 2023 say 2 and mean this.
+# An end token of 2 means the largest token of a text: HF's configs before 2023
+# say 2 although the end token is 49407, the largest of the vocabulary.
 LARGEST_TOKEN = 2
 
 
@@ -41,19 +41,19 @@ class Tower(NamedTuple):
 
 
 class Sizes(NamedTuple):
-  """Everything that the shape and the arithmetic of a CLIP depend on.
+  """All that the shapes and the arithmetic of a CLIP depend on.
 
   Attributes:
     vision: the image tower.
     text: the text tower.
     image_size: side of a picture, in pixels.
     patch: side of a patch, in pixels.
-    embed: width of the space that both towers lead to.
+    embed: width of the space that both towers embed into.
     channels: of a picture.
-    vocabulary: tokens there are.
+    vocabulary: number of tokens.
     context: tokens of a text, start and end included.
-    end: number of the token at which a text is read off; 2 stands for the
-      largest number in the text. SigLIP reads the last token.
+    end: the token at which a text is read off, or LARGEST_TOKEN. SigLIP reads
+      the last token.
     kind: 'clip' or 'siglip'.
   """
 
@@ -81,28 +81,46 @@ PUBLISHED: dict[str, Sizes] = {
     _SIGLIP, _SIGLIP, embed=768, vocabulary=32000, context=64, kind='siglip'
   ),
 }
-_TYPES = {
+# HF leaves out of a config.json the values that equal these.
+_DEFAULTS = {
+  'clip': PUBLISHED['clip-vit-b32'],
+  'siglip': PUBLISHED['siglip-vit-b16'],
+}
+_MODEL_TYPES = {
   'clip': 'clip',
   'clip_vision_model': 'clip',
   'siglip': 'siglip',
   'siglip_vision_model': 'siglip',
 }
-# Names in a config.json and, where it is silent, the values of its format.
+# Fields of a tower and their names in a config.json.
 _TOWER = {
   'width': 'hidden_size',
   'depth': 'num_hidden_layers',
   'heads': 'num_attention_heads',
   'inner': 'intermediate_size',
+  'activation': 'hidden_act',
+  'epsilon': 'layer_norm_eps',
 }
-# HF leaves out of a config.json what is as in these.
-_DEFAULTS = {
-  'clip': PUBLISHED['clip-vit-b32'],
-  'siglip': PUBLISHED['siglip-vit-b16'],
+_VISION = {
+  'image_size': 'image_size',
+  'patch': 'patch_size',
+  'channels': 'num_channels',
 }
+_TEXT_FIELDS = {
+  'vocabulary': 'vocab_size',
+  'context': 'max_position_embeddings',
+  'end': 'eos_token_id',
+}
+
+
+def find_config(path: os.PathLike | str) -> pathlib.Path | None:
+  """Finds the config.json in the folder of a weights file, if any."""
+  config = pathlib.Path(path).expanduser().parent / 'config.json'
+  return config if config.is_file() else None
 
 
 def from_config(path: os.PathLike | str) -> Sizes:
-  """The sizes that a config.json of a CLIP says.
+  """Reads the sizes of a CLIP from its config.json.
 
   Args:
     path: JSON with `text_config`, `vision_config` and `projection_dim`, or
@@ -114,98 +132,76 @@ def from_config(path: os.PathLike | str) -> Sizes:
   stored = files.read_json(path)
   named = stored.get('model_type', 'clip') if isinstance(stored, dict) else ''
   errors.check(
-    named in _TYPES,
+    named in _MODEL_TYPES,
     f'{path} is no config of a CLIP or SigLIP; take the config.json that '
     'belongs to the weights',
   )
-  kind = _TYPES[named]
+  kind = _MODEL_TYPES[named]
+  # An image tower alone has the fields of vision_config at the top.
   if named.endswith('_vision_model'):
     stored = {**stored, 'vision_config': stored}
-  parts = {
-    part: _read_part(stored, part, path)
-    for part in ('vision_config', 'text_config')
-  }
-  vision, text = parts['vision_config'], parts['text_config']
-  usual = _DEFAULTS[kind]
+  vision, text = (
+    _read_part(stored, name, path) for name in ('vision_config', 'text_config')
+  )
   errors.check(
     vision.get('vision_use_head', True),
     f'{path}: vision_use_head is false; an image tower without a head gives no '
     'embedding of a picture, take one that has it',
   )
-  seen, read = (
-    _parse_tower(vision, usual.vision),
-    _parse_tower(text, usual.text),
+  default = _DEFAULTS[kind]
+  towers = (
+    _parse_tower(vision, default.vision),
+    _parse_tower(text, default.text),
   )
-  found = Sizes(
-    seen,
-    read,
-    image_size=vision.get('image_size', usual.image_size),
-    patch=vision.get('patch_size', usual.patch),
-    embed=_embedding_width(kind, stored, text, seen, read),
-    channels=vision.get('num_channels', usual.channels),
-    vocabulary=text.get('vocab_size', usual.vocabulary),
-    context=text.get('max_position_embeddings', usual.context),
-    end=text.get('eos_token_id', usual.end),
+  sizes = Sizes(
+    *towers,
+    embed=_embedding_width(kind, stored, text, towers),
     kind=kind,
+    **_parse_fields(vision, default, _VISION),
+    **_parse_fields(text, default, _TEXT_FIELDS),
   )
-  return check_sizes(found, str(path))
+  return check_sizes(sizes, str(path))
 
 
-def find_config(path: os.PathLike | str) -> pathlib.Path | None:
-  """The config.json in the folder of a weights file, or None."""
-  found = pathlib.Path(path).expanduser().parent / 'config.json'
-  return found if found.is_file() else None
+def to_config(sizes: Sizes) -> dict[str, Any]:
+  """The config.json from which `from_config` reads these sizes."""
+  text = {'projection_size': sizes.embed} if sizes.kind == 'siglip' else {}
+  return {
+    'model_type': sizes.kind,
+    'projection_dim': sizes.embed,
+    'vision_config': {
+      **_name_fields(sizes.vision, _TOWER),
+      **_name_fields(sizes, _VISION),
+    },
+    'text_config': {
+      **text,
+      **_name_fields(sizes.text, _TOWER),
+      **_name_fields(sizes, _TEXT_FIELDS),
+    },
+  }
 
 
-def check_sizes(sizes: Sizes, where: str) -> Sizes:
-  """The sizes themselves, if a network can have them.
-
-  Raises:
-    UserError: names the first size that cannot be.
-  """
-  for part, tower in (('vision', sizes.vision), ('text', sizes.text)):
-    for name, value in tower._asdict().items():
-      _check_positive(f'{where}: {name} of the {part} tower', value, name)
-    errors.check(
-      tower.width % tower.heads == 0,
-      f'{where}: {tower.heads} heads do not divide width {tower.width} of the '
-      f'{part} tower; correct one of them',
-    )
-    if tower.activation not in ACTIVATIONS:
-      raise errors.unknown_name(
-        f'hidden_act in {where}', str(tower.activation), ACTIVATIONS
-      )
-  for name, value in sizes._asdict().items():
-    if name not in ('vision', 'text', 'end', 'kind'):
-      _check_positive(f'{where}: {name}', value, name)
-  errors.check(
-    isinstance(sizes.end, int),
-    f'{where}: eos_token_id is {sizes.end!r}; it must be a number',
-  )
-  errors.check(
-    sizes.kind == 'clip' or sizes.embed == sizes.vision.width,
-    f'{where}: texts of {sizes.embed} numbers and pictures of '
-    f'{sizes.vision.width} cannot be compared; correct projection_size',
-  )
-  errors.check(
-    sizes.image_size >= sizes.patch,
-    f'{where}: patches of {sizes.patch} pixels are larger than pictures of '
-    f'{sizes.image_size}; correct one of them',
-  )
-  return sizes
+def _parse_fields(
+  part: Mapping[str, Any], default: Tower | Sizes, names: Mapping[str, str]
+) -> dict[str, Any]:
+  return {
+    field: part.get(name, getattr(default, field))
+    for field, name in names.items()
+  }
 
 
-def _check_positive(what: str, value: Any, name: str) -> None:
-  kinds = (int, float) if name == 'epsilon' else (int,)
-  errors.check(
-    name == 'activation'
-    or (isinstance(value, kinds) and not isinstance(value, bool) and value > 0),
-    f'{what} is {value!r}; it must be a number above 0',
-  )
+def _name_fields(
+  values: Tower | Sizes, names: Mapping[str, str]
+) -> dict[str, Any]:
+  return {name: getattr(values, field) for field, name in names.items()}
+
+
+def _parse_tower(part: Mapping[str, Any], default: Tower) -> Tower:
+  return Tower(**_parse_fields(part, default, _TOWER))
 
 
 def _read_part(stored: Mapping, name: str, path: Any) -> Mapping[str, Any]:
-  # Configs of 2022 hold both, and what is under the longer name counts.
+  # Configs of 2022 hold both names, and the longer name takes precedence.
   parts = [stored.get(key) or {} for key in (name, f'{name}_dict')]
   errors.check(
     all(isinstance(part, dict) for part in parts),
@@ -215,52 +211,61 @@ def _read_part(stored: Mapping, name: str, path: Any) -> Mapping[str, Any]:
 
 
 def _embedding_width(
-  kind: str, stored: Mapping, text: Mapping, seen: Tower, read: Tower
+  kind: str, stored: Mapping, text: Mapping, towers: tuple[Tower, Tower]
 ) -> Any:
-  """The width of the common space; SigLIP's image tower projects nothing."""
+  """The width of the common space."""
   if kind == 'clip':
     return stored.get('projection_dim', 512)
-  alone = 'text_config' not in stored
-  return seen.width if alone else text.get('projection_size', read.width)
+  # SigLIP's image tower has no projection: its own width is the embedding's.
+  if 'text_config' not in stored:
+    return towers[0].width
+  return text.get('projection_size', towers[1].width)
 
 
-def _parse_tower(part: Mapping[str, Any], default: Tower) -> Tower:
-  given = {
-    field: part.get(name, getattr(default, field))
-    for field, name in _TOWER.items()
-  }
-  return Tower(
-    **given,
-    activation=part.get('hidden_act', default.activation),
-    epsilon=part.get('layer_norm_eps', default.epsilon),
+def check_sizes(sizes: Sizes, source: str) -> Sizes:
+  """Returns sizes that a network can have.
+
+  Raises:
+    UserError: names the first size that cannot be.
+  """
+  for part, tower in (('vision', sizes.vision), ('text', sizes.text)):
+    for name, value in tower._asdict().items():
+      _check_positive(f'{source}: {name} of the {part} tower', value, name)
+    errors.check(
+      tower.width % tower.heads == 0,
+      f'{source}: {tower.heads} heads do not divide width {tower.width} of the '
+      f'{part} tower; correct one of them',
+    )
+    if tower.activation not in ACTIVATIONS:
+      raise errors.unknown_name(
+        f'hidden_act in {source}', str(tower.activation), ACTIVATIONS
+      )
+  for name, value in sizes._asdict().items():
+    if name not in ('vision', 'text', 'end', 'kind'):
+      _check_positive(f'{source}: {name}', value, name)
+  errors.check(
+    isinstance(sizes.end, int),
+    f'{source}: eos_token_id is {sizes.end!r}; it must be a number',
   )
+  # CLIP projects both towers, SigLIP the text tower alone.
+  errors.check(
+    sizes.kind == 'clip' or sizes.embed == sizes.vision.width,
+    f'{source}: texts of {sizes.embed} numbers and pictures of '
+    f'{sizes.vision.width} cannot be compared; correct projection_size',
+  )
+  errors.check(
+    sizes.image_size >= sizes.patch,
+    f'{source}: patches of {sizes.patch} pixels are larger than pictures of '
+    f'{sizes.image_size}; correct one of them',
+  )
+  return sizes
 
 
-def to_config(sizes: Sizes) -> dict[str, Any]:
-  """The config.json from which `from_config` reads these sizes."""
-
-  def tower(one: Tower) -> dict[str, Any]:
-    return {
-      **{name: getattr(one, field) for field, name in _TOWER.items()},
-      'hidden_act': one.activation,
-      'layer_norm_eps': one.epsilon,
-    }
-
-  text = {'projection_size': sizes.embed} if sizes.kind == 'siglip' else {}
-  return {
-    'model_type': sizes.kind,
-    'projection_dim': sizes.embed,
-    'vision_config': {
-      **tower(sizes.vision),
-      'image_size': sizes.image_size,
-      'patch_size': sizes.patch,
-      'num_channels': sizes.channels,
-    },
-    'text_config': {
-      **text,
-      **tower(sizes.text),
-      'vocab_size': sizes.vocabulary,
-      'max_position_embeddings': sizes.context,
-      'eos_token_id': sizes.end,
-    },
-  }
+def _check_positive(label: str, value: Any, name: str) -> None:
+  types = (int, float) if name == 'epsilon' else (int,)
+  # bool is a subclass of int, and JSON's true is no size.
+  number = isinstance(value, types) and not isinstance(value, bool)
+  errors.check(
+    name == 'activation' or (number and value > 0),
+    f'{label} is {value!r}; it must be a number above 0',
+  )

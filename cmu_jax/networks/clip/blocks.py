@@ -1,4 +1,7 @@
-"""The blocks that both towers of a CLIP are made of, and their parts."""
+"""Transformer blocks that both towers of a CLIP or SigLIP are made of.
+
+Module names are those of HF's Flax port.
+"""
 
 import functools
 from collections.abc import Callable
@@ -11,6 +14,8 @@ from jaxtyping import Array, Float
 
 from cmu_jax.networks.clip.architecture import Tower
 
+# The names are those of `hidden_act` in a config.json. HF's 'gelu' is exact,
+# its 'gelu_new' and 'gelu_pytorch_tanh' are the tanh approximation.
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),
   'gelu': functools.partial(jax.nn.gelu, approximate=False),
@@ -21,18 +26,22 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-class Attention(nn.Module):
-  """softmax(q k^T / sqrt(d / heads)) v, head by head.
+class TowerModule(nn.Module):
+  """A part of a tower.
 
   Attributes:
-    tower: width, heads and depth (for the first values).
-    causal: whether a token sees only those up to itself.
-    dtype: what the products are computed in; the softmax is float32.
+    tower: sizes of the tower.
+    causal: True if a token attends to itself and its predecessors alone.
+    dtype: of the products; LayerNorm and softmax are float32.
   """
 
   tower: Tower
   causal: bool
   dtype: Any
+
+
+class Attention(TowerModule):
+  """softmax(q k^T / sqrt(d / heads)) v, head by head."""
 
   @nn.compact
   def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n t d']:
@@ -44,6 +53,7 @@ class Attention(nn.Module):
       return y.reshape(n, t, heads, width // heads)
 
     q, k, v = (project(name) for name in ('q_proj', 'k_proj', 'v_proj'))
+    # HF scales the queries, not the scores: in half precision the two differ.
     scaled = q * (width // heads) ** -0.5
     score = jnp.einsum('nqhd,nkhd->nhqk', scaled, k).astype(jnp.float32)
     if self.causal:
@@ -59,7 +69,7 @@ class Perceptron(nn.Module):
 
   Attributes:
     tower: widths and activation.
-    dtype: what is computed in.
+    dtype: of the computation.
   """
 
   tower: Tower
@@ -67,26 +77,15 @@ class Perceptron(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n t d']:
-    wide = (2 * self.tower.width) ** -0.5
-    x = _dense(self.tower.inner, wide, self.dtype, 'fc1')(x)
+    std = (2 * self.tower.width) ** -0.5
+    x = _dense(self.tower.inner, std, self.dtype, 'fc1')(x)
     x = _ACTIVATIONS[self.tower.activation](x)
-    return _dense(
-      self.tower.width, _residual_std(self.tower), self.dtype, 'fc2'
-    )(x)
+    std = _residual_std(self.tower)
+    return _dense(self.tower.width, std, self.dtype, 'fc2')(x)
 
 
-class Block(nn.Module):
-  """Attention and perceptron, each after a LayerNorm.
-
-  Attributes:
-    tower: sizes.
-    causal: see Attention.
-    dtype: what the products are computed in.
-  """
-
-  tower: Tower
-  causal: bool
-  dtype: Any
+class Block(TowerModule):
+  """Attention and perceptron, each after a LayerNorm."""
 
   def setup(self) -> None:
     self.layer_norm1 = layer_norm(self.tower)
@@ -94,23 +93,14 @@ class Block(nn.Module):
     self.layer_norm2 = layer_norm(self.tower)
     self.mlp = Perceptron(self.tower, self.dtype)
 
+  # The residual stream keeps its dtype: both summands may be half precision.
   def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n t d']:
     x = x + self.self_attn(self.layer_norm1(x)).astype(x.dtype)
     return x + self.mlp(self.layer_norm2(x)).astype(x.dtype)
 
 
-class Layers(nn.Module):
-  """The blocks, called '0', '1', ...
-
-  Attributes:
-    tower: sizes.
-    causal: see Attention.
-    dtype: what the products are computed in.
-  """
-
-  tower: Tower
-  causal: bool
-  dtype: Any
+class Layers(TowerModule):
+  """The blocks, named '0', '1', ..."""
 
   @nn.compact
   def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n t d']:
@@ -119,18 +109,8 @@ class Layers(nn.Module):
     return x
 
 
-class Encoder(nn.Module):
-  """The level `encoder/layers` of the names.
-
-  Attributes:
-    tower: sizes.
-    causal: see Attention.
-    dtype: what the products are computed in.
-  """
-
-  tower: Tower
-  causal: bool
-  dtype: Any
+class Encoder(TowerModule):
+  """The level `encoder/layers` of the names."""
 
   def setup(self) -> None:
     self.layers = Layers(self.tower, self.causal, self.dtype)
@@ -140,7 +120,9 @@ class Encoder(nn.Module):
 
 
 def _residual_std(tower: Tower) -> float:
-  """Of the first weights of what is added to the residual stream."""
+  """Initial deviation of weights that add to the residual stream."""
+  # HF's choice for queries, keys, values and fc2: a tower adds 2 depth summands
+  # to its stream, whose variance must not grow with the depth.
   return tower.width**-0.5 * (2 * tower.depth) ** -0.5
 
 
@@ -152,7 +134,7 @@ def _dense(features: int, std: float, dtype: Any, name: str) -> nn.Dense:
 def embedding_table(
   rows: int, width: int, dtype: Any, std: float = 0.02
 ) -> nn.Embed:
-  """A table of vectors, float32 as stored."""
+  """A table of vectors, stored in float32."""
   init = nn.initializers.normal(std)
   return nn.Embed(rows, width, dtype=dtype, embedding_init=init)
 

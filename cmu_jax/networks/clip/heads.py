@@ -1,8 +1,8 @@
 """Zero-shot heads: a linear classifier made of sentences, and its file.
 
-Each class is the mean of its unit-length sentences, made unit length again and
-multiplied by exp(logit_scale), as in arXiv 2103.00020, section 3.1.4. Whoever
-has the small .npz needs neither text tower nor tokenizer.
+Each class is the mean of its unit-length sentences, scaled to unit length again
+and multiplied by exp(logit_scale), as in arXiv 2103.00020, section 3.1.4. The
+small .npz replaces text tower and tokenizer.
 """
 
 import hashlib
@@ -21,6 +21,8 @@ from cmu_jax.core import errors, files, tree
 from cmu_jax.data.sources import npz
 from cmu_jax.networks.clip import loading, prompts, towers
 
+# Texts of a compiled call. A call for each text would be slow, and all texts at
+# once need memory in proportion.
 _CHUNK = 64
 _REMEDY = 'make one with cmu_jax.networks.clip.heads.save'
 
@@ -44,7 +46,7 @@ def make(
   class_names: Sequence[str],
   sentences: Sequence[str] = prompts.IMAGENET,
 ) -> Head:
-  """The head of a CLIP for some classes.
+  """Makes the head of a CLIP for some classes.
 
   Args:
     loaded: a CLIP with a text tower.
@@ -67,14 +69,13 @@ def make(
   errors.check(
     loaded.sizes.kind == 'clip' and loaded.sizes.vocabulary > prompts.END,
     f'these weights ({loaded.sizes.kind}, {loaded.sizes.vocabulary} tokens) '
-    f'have '
-    f"another tokenizer than CLIP's {prompts.END + 1}: make the head with "
+    f"have another tokenizer than CLIP's {prompts.END + 1}: make the head with "
     'theirs (cmu_jax.networks.clip.heads.make_from_tokens), save it and give '
     'head=FILE.npz',
   )
-  named = prompts.spell_class_names(class_names)
-  texts = [s.replace('{}', name) for name in named for s in sentences]
-  rows = embed_texts(loaded, texts).reshape(len(named), len(sentences), -1)
+  spelled = prompts.spell_class_names(class_names)
+  texts = [s.replace('{}', name) for name in spelled for s in sentences]
+  rows = embed_texts(loaded, texts).reshape(len(spelled), len(sentences), -1)
   return Head(
     _class_columns(loaded, rows), tuple(class_names), tuple(sentences)
   )
@@ -86,17 +87,16 @@ def make_from_tokens(
   class_names: Sequence[str],
   sentences: Sequence[str],
 ) -> Head:
-  """The head of weights that have a tokenizer of their own, such as SigLIP's.
+  """Makes the head of weights with their own tokenizer, such as SigLIP's.
 
   Args:
     loaded: a CLIP or SigLIP with a text tower.
-    ids: of every class in every sentence, as that tokenizer makes and fills
-      them up.
+    ids: of every class in every sentence, padded as that tokenizer does it.
     class_names: k of them.
     sentences: s of them.
 
   Raises:
-    UserError: no text tower, or ids that it does not have.
+    UserError: no text tower, or ids outside its vocabulary.
   """
   errors.check(loaded.has_text, 'these weights have no text tower')
   sizes, shape = loaded.sizes, (len(class_names), len(sentences))
@@ -111,17 +111,19 @@ def make_from_tokens(
     f'{sizes.vocabulary - 1}: take their own tokenizer',
   )
   run = jax.jit(loading.bind(sizes).text)
-  rows = jnp.stack([run(loaded.variables, jnp.asarray(one)) for one in ids])
+  rows = jnp.stack([run(loaded.variables, jnp.asarray(row)) for row in ids])
   return Head(
     _class_columns(loaded, rows), tuple(class_names), tuple(sentences)
   )
 
 
 def _class_columns(
-  found: loading.LoadedClip, rows: Float[Array, 'k s e']
+  loaded: loading.LoadedClip, rows: Float[Array, 'k s e']
 ) -> Float[Array, 'e k']:
-  scale = jnp.exp(found.variables.params['logit_scale']).reshape(())
-  return scale * towers.normalise_rows(towers.normalise_rows(rows).mean(1)).T
+  # SigLIP stores its temperature as an array of one number.
+  scale = jnp.exp(loaded.variables.params['logit_scale']).reshape(())
+  means = towers.normalise_rows(rows).mean(1)
+  return scale * towers.normalise_rows(means).T
 
 
 def read_or_make(
@@ -130,10 +132,9 @@ def read_or_make(
   class_names: Sequence[str],
   sentences: Sequence[str] = prompts.IMAGENET,
 ) -> Head:
-  """The head that `make` gives, from a file in `folder` if it is there.
-
-  The file's name is a digest of the text tower and of all sentences.
-  """
+  """Reads the head from a file in `folder`, or calls `make` and saves it."""
+  # The file's name is a digest of all that a head depends on: the text tower,
+  # the classes and the sentences.
   digest = hashlib.sha256(
     json.dumps([list(class_names), list(sentences)]).encode()
   )
@@ -151,17 +152,18 @@ def read_or_make(
 def embed_texts(
   loaded: loading.LoadedClip, texts: Sequence[str]
 ) -> Float[Array, 'n e']:
-  """Embeddings of texts, not normalised."""
+  """Computes embeddings of texts, not normalised."""
   ids = prompts.encode(texts, loaded.sizes.context)
-  # The causal mask makes what follows the end token irrelevant: short rows
-  # cost a fraction of 77 tokens.
+  # The causal mask hides all that follows the end token: short rows cost a
+  # fraction of 77 tokens.
   ids = ids[:, : int((ids != 0).sum(1).max())]
+  # Equal chunks are compiled once: repeats of the last text fill the last one.
   missing = -len(ids) % min(_CHUNK, len(ids))
   ids = np.pad(ids, ((0, missing), (0, 0)), 'edge')
   chunks = ids.reshape(-1, min(_CHUNK, len(texts)), ids.shape[1])
   run = jax.jit(loading.bind(loaded.sizes).text)
-  parts = [run(loaded.variables, jnp.asarray(chunk)) for chunk in chunks]
-  return jnp.concatenate(parts)[: len(texts)]
+  embeddings = [run(loaded.variables, jnp.asarray(chunk)) for chunk in chunks]
+  return jnp.concatenate(embeddings)[: len(texts)]
 
 
 def save(path: os.PathLike | str, head: Head) -> None:
@@ -178,7 +180,7 @@ def save(path: os.PathLike | str, head: Head) -> None:
 
 
 def read(path: os.PathLike | str) -> Head:
-  """Reads what `save` wrote.
+  """Reads a file that `save` wrote.
 
   Raises:
     UserError: another file.

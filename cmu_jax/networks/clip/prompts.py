@@ -1,13 +1,8 @@
-"""Sentences that a class name is put into, by the kind of picture.
+"""From class names to tokens: sentences for them, and CLIP's byte pairs.
 
-Names are the field's: CUTS (arXiv 2511.18660) describes CIFAR by 18 sentences,
-each of nine qualities with both articles, and MNIST by the word "number".
-
-CLIP's tokens: byte pairs merged in the order of a table.
-
-The table is OpenAI's (MIT licence, `data/LICENSE`). Words are found by the
-standard library's `re`, so that numerals beyond 0-9 and wrongly decoded text
-may be cut otherwise than in the original; class names are not affected.
+Data sets are named as in the field. CUTS (arXiv 2511.18660) describes CIFAR by
+18 sentences, each of nine qualities with both articles, and MNIST by the word
+"number".
 """
 
 import functools
@@ -42,6 +37,7 @@ def _photos_of(subject: str) -> tuple[str, ...]:
   )
 
 
+# 'small' and 'big' describe the object, the other qualities the photo.
 CIFAR: tuple[str, ...] = tuple(
   (
     f'a photo of {article} {quality}{{}}.'
@@ -79,14 +75,14 @@ BY_DATASET: dict[str, tuple[str, ...]] = {
 
 
 def for_dataset(dataset: str) -> tuple[str, ...]:
-  """The sentences for a dataset; those of IMAGENET where it has none."""
+  """The sentences for a dataset, by default those of IMAGENET."""
   return BY_DATASET.get(dataset, IMAGENET)
 
 
 def spell_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
-  """Class names as a caption would have them: '_' becomes a space.
+  """Writes class names as in a caption: '_' becomes a space.
 
-  >>> words(('maple_tree',))
+  >>> spell_class_names(('maple_tree',))
   ('maple tree',)
   """
   return tuple(name.replace('_', ' ').strip() for name in class_names)
@@ -94,20 +90,25 @@ def spell_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
 
 START, END = 49406, 49407
 CONTEXT = 77
+# OpenAI's table of merges (MIT licence, `data/LICENSE`).
 _TABLE = pathlib.Path(__file__).parent / 'data' / 'merges.txt.gz'
 _END_OF_WORD = '</w>'
+# The original splits by the third-party module `regex`. The standard library's
+# `re` may cut numerals beyond 0-9 and wrongly decoded text otherwise; class
+# names are not affected.
 _WORD = re.compile(
   r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+", re.IGNORECASE
 )
 
 
 def tokenize(text: str) -> list[int]:
-  """The ids of a text, without start and end.
+  """Converts a text to ids, without start and end.
 
-  >>> tokens('a diagram')
+  >>> tokenize('a diagram')
   [320, 22697]
   """
   ids = _vocabulary()
+  # Twice, as in the original: text from the web may be escaped twice.
   clean = html.unescape(html.unescape(text)).strip().lower()
   return [
     ids[piece] for word in _WORD.findall(clean) for piece in _merge_pairs(word)
@@ -117,7 +118,7 @@ def tokenize(text: str) -> list[int]:
 def encode(
   texts: Sequence[str], context: int = CONTEXT
 ) -> Int[np.ndarray, 'n t']:
-  """Texts as rows of ids: start, tokens, end, zeros.
+  """Converts texts to rows of ids: start, tokens, end, zeros.
 
   Args:
     texts: the texts.
@@ -128,19 +129,21 @@ def encode(
   """
   rows = np.zeros((len(texts), context), np.int32)
   for row, text in zip(rows, texts, strict=True):
-    found = [START, *tokenize(text), END]
+    ids = [START, *tokenize(text), END]
     errors.check(
-      len(found) <= context,
-      f"'{text[:40]}...' is {len(found)} tokens, at most {context} fit; "
+      len(ids) <= context,
+      f"'{text[:40]}...' is {len(ids)} tokens, at most {context} fit; "
       'shorten it',
     )
-    row[: len(found)] = found
+    row[: len(ids)] = ids
   return rows
 
 
 @functools.cache
 def _byte_letters() -> dict[int, str]:
-  """A printable letter for every byte: itself, or one from 256 on."""
+  """A printable letter for every byte: itself, or a letter from 256 on."""
+  # The table of merges is a text file, so that no byte may be a space or a
+  # control character.
   printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
   others = [byte for byte in range(256) if byte not in printable]
   return {
@@ -159,6 +162,7 @@ def _merge_ranks() -> dict[tuple[str, ...], int]:
 @functools.cache
 def _vocabulary() -> dict[str, int]:
   letters = list(_byte_letters().values())
+  # An id is the position in this list, as in the original.
   pieces = [*letters, *(letter + _END_OF_WORD for letter in letters)]
   pieces += [''.join(pair) for pair in _merge_ranks()]
   return {piece: index for index, piece in enumerate(pieces)}
@@ -166,19 +170,19 @@ def _vocabulary() -> dict[str, int]:
 
 @functools.lru_cache(maxsize=4096)
 def _merge_pairs(word: str) -> tuple[str, ...]:
-  """A word in the largest pieces that the table makes of its bytes."""
+  """Cuts a word into the largest pieces that the table makes of its bytes."""
   ranks, letters = _merge_ranks(), _byte_letters()
   parts = [letters[byte] for byte in word.encode()]
   parts[-1] += _END_OF_WORD
   while len(parts) > 1:
     pairs = set(itertools.pairwise(parts))
-    first = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
-    if first not in ranks:
+    best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
+    if best not in ranks:
       break
-    joined, place = [], 0
-    while place < len(parts):
-      both = tuple(parts[place : place + 2]) == first
-      joined.append(''.join(first) if both else parts[place])
-      place += 1 + both
-    parts = joined
+    merged, position = [], 0
+    while position < len(parts):
+      pair = tuple(parts[position : position + 2]) == best
+      merged.append(''.join(best) if pair else parts[position])
+      position += 1 + pair
+    parts = merged
   return tuple(parts)

@@ -1,23 +1,20 @@
-"""CLIP's image tower with a head made of words, as a classifier.
-
-The head is no parameter: it lies among the statistics, which no method trains,
-edits or subtracts. So it stays frozen whatever a method does, as in CUTS (arXiv
-2511.18660), which excludes it from every task vector.
-"""
+"""CLIP as a classifier: preprocessing, image tower, a head made of words."""
 
 from typing import Any
 
 import jax
+import numpy as np
+import PIL.Image
 from flax import linen as nn
 from jax import numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from cmu_jax.core.types import Model, Variables
 from cmu_jax.networks import classifier
 from cmu_jax.networks.clip import towers
 from cmu_jax.networks.clip.architecture import Sizes
 
-# What of a CLIP the classifier keeps.
+# The parts of a CLIP that its classifier keeps.
 IMAGE_PARTS = ('vision_model', 'visual_projection')
 _VISION_MODELS: dict[str, Any] = {
   'clip': towers.VisionModel,
@@ -25,8 +22,53 @@ _VISION_MODELS: dict[str, Any] = {
 }
 
 
+# Resizing inside JAX is not the same bit for bit: Pillow's bicubic filter
+# antialiases and rounds to whole pixel values.
+_BICUBIC = PIL.Image.Resampling.BICUBIC
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def crop_centre(
+  picture: PIL.Image.Image, side: int = 224
+) -> UInt8[np.ndarray, 'side side 3']:
+  """Resizes the shorter side of a picture and crops the centre.
+
+  Args:
+    picture: of any mode and size.
+    side: of the result, in pixels.
+  """
+  short = min(picture.size)
+  width, height = (int(side * length / short) for length in picture.size)
+  resized = picture.resize((width, height), _BICUBIC)
+  left, top = round((width - side) / 2), round((height - side) / 2)
+  cut = resized.crop((left, top, left + side, top + side))
+  # As in the original, colours become RGB after the resizing. The order
+  # matters for palettes and transparency alone.
+  return np.array(cut.convert('RGB'))
+
+
+def squeeze(
+  picture: PIL.Image.Image, side: int = 224
+) -> UInt8[np.ndarray, 'side side 3']:
+  """Resizes a picture to a square without cropping, as SigLIP sees it.
+
+  Args:
+    picture: of any mode and size.
+    side: of the result.
+  """
+  return np.array(picture.convert('RGB').resize((side, side), _BICUBIC))
+
+
+def normalisation(
+  kind: str,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Mean and deviation that 'clip' or 'siglip' was trained with."""
+  return (MEAN, STD) if kind == 'clip' else ((0.5,) * 3, (0.5,) * 3)
+
+
 class TextHead(nn.Module):
-  """Scaled cosines of embeddings and of classes, as columns.
+  """Scaled cosines of embeddings and class columns.
 
   Attributes:
     classes: k.
@@ -34,6 +76,9 @@ class TextHead(nn.Module):
 
   classes: int
 
+  # The head is no parameter: it lies among the statistics, which no method
+  # trains, edits or subtracts. So it stays frozen in every method, as in CUTS
+  # (arXiv 2511.18660), which excludes it from every task vector.
   @nn.compact
   def __call__(self, x: Float[Array, 'n e']) -> Float[Array, 'n k']:
     shape = (x.shape[-1], self.classes)
@@ -42,15 +87,14 @@ class TextHead(nn.Module):
 
 
 class ZeroShot(nn.Module):
-  """Parameters of TOWER (SigLIP has no projection); statistics {'head'}.
+  """Parameters of IMAGE_PARTS (SigLIP has no projection); statistics {'head'}.
 
-  Pictures of another size are resized to the tower's by bicubic interpolation;
-  penultimate features are embeddings, not of unit length.
+  Penultimate features are embeddings, not of unit length.
 
   Attributes:
     sizes: of the CLIP.
     classes: k.
-    dtype: what the products are computed in.
+    dtype: of the products.
   """
 
   sizes: Sizes
@@ -80,6 +124,8 @@ class ZeroShot(nn.Module):
 
   def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n t d']:
     """The projected patches, linear in the parameters."""
+    # Data sets of small images, such as CIFAR's, are enlarged to the tower's
+    # size. Pictures of `crop_centre` and `squeeze` have it already.
     side = self.sizes.image_size
     if image.shape[1:3] != (side, side):
       shape = (len(image), side, side, image.shape[3])
@@ -87,22 +133,22 @@ class ZeroShot(nn.Module):
     return self.vision_model.stem(image)
 
   def trunk(self, x: Float[Array, 'n t d']) -> Float[Array, 'n e']:
-    """From patches to embeddings."""
-    found = self.vision_model.trunk(x)
-    return self.visual_projection(found) if self.sizes.kind == 'clip' else found
+    """Computes the embeddings from the patches."""
+    x = self.vision_model.trunk(x)
+    return self.visual_projection(x) if self.sizes.kind == 'clip' else x
 
   def logits(self, x: Float[Array, 'n e']) -> Float[Array, 'n k']:
-    """The head alone."""
+    """Applies the head alone."""
     return self.head(x)
 
 
 def model(sizes: Sizes, classes: int, dtype: str = 'float32') -> Model:
-  """The classifier of a CLIP of some sizes, bound to pure functions.
+  """The classifier of a CLIP, bound to pure functions.
 
   Args:
     sizes: of the CLIP.
     classes: k.
-    dtype: 'float32' or 'bfloat16', what the products are computed in.
+    dtype: 'float32' or 'bfloat16', the type of the products.
   """
   return classifier.bind(ZeroShot(sizes, classes, jnp.dtype(dtype)))
 
@@ -116,9 +162,9 @@ def variables(
     clip_variables: all variables of the CLIP.
     kernel: scaled unit columns, see `clip.heads.make`.
   """
-  kept = {
+  params = {
     name: clip_variables.params[name]
     for name in IMAGE_PARTS
     if name in clip_variables.params
   }
-  return Variables(kept, {'head': {'kernel': kernel}})
+  return Variables(params, {'head': {'kernel': kernel}})

@@ -1,1 +1,20 @@
-"""Network families, a file each."""
+"""Network families, one file each.
+
+A family has a factory `(num_classes, image_shape, **options) -> Classifier`
+and, where PyTorch has the network, `torch_name`: a module's path here, such as
+'body/stage2_block1/norm2', to its name in the state dict. Where the last layers
+can be trained alone, `layer_modules(**options)` lists the modules of each layer
+from first to last.
+
+All factories share some arguments:
+
+num_classes  k
+image_shape  (h, w, c) of the images as the network sees them
+width        scales the number of channels
+dtype        'float32' or 'bfloat16', the type that the body computes in
+convolve     computes the convolutions, see `conv.convolve`
+
+Blocks and bodies take `layer`, a `layers.Conv` with initialiser, dtype and
+`convolve` already bound. Stems are the first convolution without a bias unless
+stated otherwise; trunks end in the mean over the image.
+"""

@@ -10,15 +10,14 @@ from jaxtyping import Array, Float
 
 from cmu_jax.core import errors
 from cmu_jax.networks import classifier, conv, layers
-from cmu_jax.networks.families import resnet
+from cmu_jax.networks.layers import Features, Images, Maps
 
-# Dense layers of each block, and channels of the 1x1 convolution of a layer
-# over the growth.
-_SIZES = (6, 12, 24, 16)
+# Dense layers of each block.
+_BLOCK_LAYERS = (6, 12, 24, 16)
+# Channels of the 1x1 convolution of a dense layer, in units of the growth.
 _BOTTLENECK = 4
 # The side of the smallest image of which three halvings leave something.
 _SMALLEST = {'cifar': 8, 'imagenet': 29}
-_dense = functools.partial(layers.Dense, bias_init=nn.initializers.zeros)
 
 
 class Layer(nn.Module):
@@ -38,10 +37,8 @@ class Layer(nn.Module):
     self.norm2 = layers.BatchNorm()
     self.conv2 = self.layer(self.growth)
 
-  def __call__(
-    self, x: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n h w d']:
-    """The new channels alone."""
+  def __call__(self, x: Images, train: bool) -> Maps:
+    """Computes the new channels alone."""
     y = self.conv1(nn.relu(self.norm1(x, train)))
     return self.conv2(nn.relu(self.norm2(y, train)))
 
@@ -61,9 +58,7 @@ class Transition(nn.Module):
     self.norm = layers.BatchNorm()
     self.conv = self.layer(self.features, size=1)
 
-  def __call__(
-    self, x: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n h2 w2 d']:
+  def __call__(self, x: Images, train: bool) -> Maps:
     return mean_pool(self.conv(nn.relu(self.norm(x, train))))
 
 
@@ -71,25 +66,27 @@ class Body(layers.StemTrunk):
   """The stem, dense blocks with transitions between them, and the mean.
 
   Attributes:
-    sizes: how many layers each dense block has.
+    block_layers: number of layers of each dense block.
     width: channels of the stem.
     growth: channels that each layer adds.
     stem_kind: 'cifar' (3x3) or 'imagenet' (7x7 with stride 2, max-pooling).
     layer: makes a convolution, see `layers.Conv`.
   """
 
-  sizes: tuple[int, ...]
+  block_layers: tuple[int, ...]
   width: int
   growth: int
   stem_kind: str
   layer: Callable[..., layers.Conv]
 
+  # Modules are numbered as in torchvision: norm0 belongs to the stem, norms 1
+  # to 4 to the blocks and transitions, norm5 ends the network.
   def setup(self) -> None:
     size, stride = (3, 1) if self.stem_kind == 'cifar' else (7, 2)
     self.conv0 = self.layer(self.width, size=size, stride=stride)
     self.norm0 = layers.BatchNorm()
     blocks, transitions, channels = [], [], self.width
-    for block, count in enumerate(self.sizes, start=1):
+    for block, count in enumerate(self.block_layers, start=1):
       blocks.append(
         [
           Layer(self.growth, self.layer, name=f'block{block}_layer{index + 1}')
@@ -97,24 +94,20 @@ class Body(layers.StemTrunk):
         ]
       )
       channels += count * self.growth
-      if block < len(self.sizes):
+      if block < len(self.block_layers):
         channels //= 2
         name = f'transition{block}'
         transitions.append(Transition(channels, self.layer, name=name))
     self.blocks, self.transitions = blocks, transitions
     self.norm5 = layers.BatchNorm()
 
-  def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 d']:
-    """The first convolution; it has no bias."""
+  def stem(self, image: Images) -> Maps:
     return self.conv0(image)
 
-  def trunk(
-    self, x: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    """Everything after the first convolution, to the mean over the image."""
+  def trunk(self, x: Images, train: bool) -> Features:
     x = nn.relu(self.norm0(x, train))
     if self.stem_kind == 'imagenet':
-      x = resnet.max_pool3(x)
+      x = layers.max_pool3(x)
     for index, block in enumerate(self.blocks):
       for layer in block:
         x = jnp.concatenate([x, layer(x, train)], axis=-1)
@@ -124,8 +117,8 @@ class Body(layers.StemTrunk):
     return jnp.mean(x, (1, 2), dtype=jnp.float32)
 
 
-def mean_pool(x: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
-  """2x2 means with stride 2; an odd last row or column is left out."""
+def mean_pool(x: Images) -> Float[Array, 'n h2 w2 c']:
+  """2x2 means with stride 2; an odd last row or column is dropped."""
   n, h, w, c = x.shape
   even = x[:, : h // 2 * 2, : w // 2 * 2]
   return jnp.mean(even.reshape(n, h // 2, 2, w // 2, 2, c), (2, 4))
@@ -144,16 +137,16 @@ def densenet121(
   """DenseNet-121 with either stem.
 
   For RGB images and 10 classes it has 6,964,106 parameters with the 'imagenet'
-  stem, which is torchvision's, and 7,680 fewer with the 'cifar' one.
+  stem, torchvision's, and 7,680 fewer with the 'cifar' stem.
 
   Args:
     num_classes: k.
     image_shape: (h, w, c) of at least 8x8, with the 'imagenet' stem 29x29.
     width: channels of the stem.
     growth: channels that each layer adds.
-    stem: 'cifar' for images of about 32x32, 'imagenet' for larger ones.
-    dtype: 'float32' or 'bfloat16', what the body computes in.
-    convolve: the convolution, see `conv.convolve`.
+    stem: 'cifar' for images of about 32x32, 'imagenet' for larger images.
+    dtype: of the computation.
+    convolve: see `conv.convolve`.
 
   Raises:
     UserError: unknown stem, or images that are too small.
@@ -172,8 +165,8 @@ def densenet121(
     dtype=jnp.dtype(dtype),
     convolve=convolve,
   )
-  body = Body(_SIZES, width, growth, stem, layer)
-  return classifier.Classifier(body, num_classes, dense=_dense)
+  body = Body(_BLOCK_LAYERS, width, growth, stem, layer)
+  return classifier.Classifier(body, num_classes, dense=layers.dense_zero_bias)
 
 
 def torch_name(module: str) -> str:
@@ -187,6 +180,6 @@ def torch_name(module: str) -> str:
   """
   if module == 'head':
     return 'classifier'
-  first, *rest = module.split('/')[1:]
-  first = re.sub(r'block(\d+)_layer(\d+)', r'denseblock\1.denselayer\2', first)
-  return '.'.join(['features', first, *rest])
+  outer, *inner = module.split('/')[1:]
+  outer = re.sub(r'block(\d+)_layer(\d+)', r'denseblock\1.denselayer\2', outer)
+  return '.'.join(['features', outer, *inner])

@@ -1,41 +1,41 @@
-"""ResNet-18, -34 and -50 (arXiv 1512.03385) as torchvision builds them.
+"""ResNets (arXiv 1512.03385): torchvision's, and those for 32x32 images.
 
-Layout and initialisation are torchvision's: the stride of a bottleneck block
-is that of its 3x3 convolution.
+ResNet-18, -34 and -50 have torchvision's layout and initialisation: the stride
+of a bottleneck block is that of its 3x3 convolution. ResNet-20, -32, -44 and
+-56 are those of the paper's section 4.2: three stages of n blocks, depth
+6 n + 2, and shortcuts without parameters (option A).
 """
 
-import re
+import functools
 from collections.abc import Callable
-from typing import Any
 
-import jax
 from flax import linen as nn
 from jax import numpy as jnp
-from jaxtyping import Array, Float
 
 from cmu_jax.core import errors
 from cmu_jax.networks import classifier, conv, layers
+from cmu_jax.networks.layers import Features, Images, Maps
 
 _STEMS = ('cifar', 'imagenet')
-_TORCH = {'shortcut': 'downsample.0', 'shortcut_norm': 'downsample.1'}
 _STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 _BOTTLENECK = (50,)
 _EXPANSION = 4
+_TORCH = {'shortcut': 'downsample.0', 'shortcut_norm': 'downsample.1'}
 
 
 class Block(nn.Module):
-  """Convolutions beside the identity or a strided 1x1 convolution.
+  """Convolutions with a shortcut.
 
-  Two 3x3 ones, or as a bottleneck 1x1, 3x3 and 1x1 with four times the
-  channels.
+  These are two 3x3 convolutions, or as a bottleneck 1x1, 3x3 and 1x1 with four
+  times the channels.
 
   Attributes:
     features: channels of the 3x3 convolutions.
     stride: of the first 3x3 convolution and of the shortcut.
-    bottleneck: which of the two kinds.
-    project: True where the shortcut is a convolution with BatchNorm.
-    dtype: what is computed in.
-    convolve: see `conv.convolve`.
+    bottleneck: True for the bottleneck.
+    shortcut_kind: 'identity', 'projection' (a 1x1 convolution with BatchNorm),
+      or 'padding' (every stride-th pixel, channels padded with zeros).
+    layer: makes a convolution, see `layers.Conv`.
     norm: 'batch', or 'none' for no BatchNorm.
     halve: True to halve the sum of the two branches.
   """
@@ -43,149 +43,121 @@ class Block(nn.Module):
   features: int
   stride: int
   bottleneck: bool
-  project: bool
-  dtype: Any
-  convolve: Callable
+  shortcut_kind: str
+  layer: Callable[..., layers.Conv]
   norm: str = 'batch'
   halve: bool = False
 
   def setup(self) -> None:
-    def layer(features: int, size: int, stride: int, name: str) -> layers.Conv:
-      return layers.Conv(
-        features,
-        size,
-        stride,
-        kernel_init=layers.kaiming_fan_out,
-        dtype=self.dtype,
-        convolve=self.convolve,
-        name=name,
-      )
-
     thin, stride = self.features, self.stride
     plan = [(thin, 3, stride), (thin, 3, 1)]
     if self.bottleneck:
-      wide = thin * _EXPANSION
-      plan = [(thin, 1, 1), (thin, 3, stride), (wide, 1, 1)]
+      # The paper strides the first 1x1 convolution; torchvision the 3x3.
+      plan = [(thin, 1, 1), (thin, 3, stride), (thin * _EXPANSION, 1, 1)]
     self.convs = [
-      layer(*shape, f'conv{i}') for i, shape in enumerate(plan, start=1)
+      self.layer(*shape, name=f'conv{i}') for i, shape in enumerate(plan, 1)
     ]
     norm = layers.NORMS[self.norm]
     self.norms = [norm(name=f'norm{i}') for i in range(1, len(plan) + 1)]
-    if self.project:
-      self.shortcut = layer(plan[-1][0], 1, stride, 'shortcut')
+    if self.shortcut_kind == 'projection':
+      self.shortcut = self.layer(plan[-1][0], 1, stride)
       self.shortcut_norm = norm()
 
-  def __call__(
-    self, x: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n h2 w2 d']:
+  def __call__(self, x: Images, train: bool) -> Maps:
     y = x
     for layer, norm in zip(self.convs[:-1], self.norms[:-1], strict=True):
       y = nn.relu(norm(layer(y), train))
     y = self.norms[-1](self.convs[-1](y), train)
-    if self.project:
+    if self.shortcut_kind == 'projection':
       x = self.shortcut_norm(self.shortcut(x), train)
+    elif self.shortcut_kind == 'padding':
+      missing = (self.features - x.shape[-1]) // 2
+      thinned = x[:, :: self.stride, :: self.stride, :]
+      x = jnp.pad(thinned, ((0, 0), (0, 0), (0, 0), (missing, missing)))
     return nn.relu((x + y) / 2 if self.halve else x + y)
 
 
 class Body(layers.StemTrunk):
-  """The stem, four stages of blocks, and the mean over the image.
+  """The stem, stages of blocks, and the mean over the image.
 
   Attributes:
-    sizes: how many blocks each stage has.
-    bottleneck: which kind of block.
-    width: channels of the stem and of the first stage.
+    stage_blocks: number of blocks of each stage.
+    width: channels of the stem and of the first stage; each stage doubles them.
     stem_kind: 'cifar' (3x3) or 'imagenet' (7x7 with stride 2, max-pooling).
-    dtype: what is computed in.
-    convolve: see `conv.convolve`.
+    layer: makes a convolution, see `layers.Conv`.
+    bottleneck: True for bottleneck blocks.
+    pad_shortcuts: True for shortcuts without parameters.
     norm: 'batch', or 'none' for no BatchNorm.
-    halve_projections: see `of_depth`.
+    halve_projections: see `factory`.
   """
 
-  sizes: tuple[int, ...]
-  bottleneck: bool
+  stage_blocks: tuple[int, ...]
   width: int
   stem_kind: str
-  dtype: Any
-  convolve: Callable
+  layer: Callable[..., layers.Conv]
+  bottleneck: bool = False
+  pad_shortcuts: bool = False
   norm: str = 'batch'
   halve_projections: bool = False
 
   def setup(self) -> None:
     size, stride = (3, 1) if self.stem_kind == 'cifar' else (7, 2)
-    self.conv1 = layers.Conv(
-      self.width,
-      size,
-      stride,
-      kernel_init=layers.kaiming_fan_out,
-      dtype=self.dtype,
-      convolve=self.convolve,
-    )
+    self.conv1 = self.layer(self.width, size, stride)
     self.norm1 = layers.NORMS[self.norm]()
     self.blocks = [
       self._block(stage, index)
-      for stage, count in enumerate(self.sizes)
+      for stage, count in enumerate(self.stage_blocks)
       for index in range(count)
     ]
 
   def _block(self, stage: int, index: int) -> Block:
-    project = index == 0 and (self.bottleneck or stage > 0)
+    # A bottleneck widens its input fourfold, so that even the first stage
+    # starts with a projection.
+    changes_shape = index == 0 and (self.bottleneck or stage > 0)
+    shortcut = 'padding' if self.pad_shortcuts else 'projection'
     return Block(
       self.width * 2**stage,
       2 if stage and not index else 1,
       self.bottleneck,
-      project,
-      self.dtype,
-      self.convolve,
+      shortcut if changes_shape else 'identity',
+      self.layer,
       self.norm,
-      project and self.halve_projections,
+      changes_shape and self.halve_projections,
       name=f'stage{stage + 1}_block{index + 1}',
     )
 
-  def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 d']:
-    """The first convolution; it has no bias."""
+  def stem(self, image: Images) -> Maps:
     return self.conv1(image)
 
-  def trunk(
-    self, x: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    """Everything after the first convolution, to the mean over the image."""
+  def trunk(self, x: Images, train: bool) -> Features:
     x = nn.relu(self.norm1(x, train))
     if self.stem_kind == 'imagenet':
-      x = max_pool3(x)
+      x = layers.max_pool3(x)
     for block in self.blocks:
       x = block(x, train)
     return jnp.mean(x, (1, 2), dtype=jnp.float32)
 
 
-def max_pool3(x: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 c']:
-  """3x3 max-pooling with stride 2 and padding 1 of a non-negative x.
-
-  Maxima of shifted slices, one axis after the other, so that derivatives of
-  every order exist. Zeros may pad because x comes from a ReLU.
-  """
-  for axis in (1, 2):
-    out = (x.shape[axis] + 1) // 2
-    edges = [(0, 0)] * 4
-    edges[axis] = (1, 1)
-    wide = jnp.pad(x, edges)
-    parts = [
-      jax.lax.slice_in_dim(wide, first, first + 2 * out - 1, 2, axis)
-      for first in range(3)
-    ]
-    x = jnp.maximum(jnp.maximum(parts[0], parts[1]), parts[2])
-  return x
+def _convolution(dtype: str, convolve: Callable) -> Callable[..., layers.Conv]:
+  return functools.partial(
+    layers.Conv,
+    kernel_init=layers.kaiming_fan_out,
+    dtype=jnp.dtype(dtype),
+    convolve=convolve,
+  )
 
 
 def factory(depth: int) -> Callable[..., classifier.Classifier]:
-  """The factory of one depth.
+  """The factory of one of torchvision's depths.
 
-  Its options: `width`, channels of the stem; `stem`, 'cifar' for images of
-  about 32x32 or 'imagenet' for larger ones; `dtype`, 'float32' or 'bfloat16',
-  what the body computes in; `convolve`, see `conv.convolve`; `norm`, 'batch' or
-  'none' for a network without BatchNorm; `halve_projections`, True to halve the
-  sum of both branches where the shortcut is a convolution, so that a block of
-  convolutions of norm 1 has norm 1. It raises a UserError for an unknown stem
-  or norm.
+  Its options are `width`, the channels of the stem, and
+
+  * `stem`: 'cifar' for images of about 32x32, 'imagenet' for larger images;
+  * `norm`: 'batch', or 'none' for a network without BatchNorm;
+  * `halve_projections`: True to halve the sum of both branches of blocks with
+    a projection.
+
+  It raises a UserError for an unknown stem or norm.
 
   Args:
     depth: 18, 34 or 50. For RGB images, 10 classes and width 64 they have
@@ -193,6 +165,8 @@ def factory(depth: int) -> Callable[..., classifier.Classifier]:
       the 'imagenet' stem has 7,680 more.
   """
 
+  # Two branches of norm 1 add up to a block of norm 2. Halved, their sum keeps
+  # the Lipschitz constant of a block of clipped convolutions at 1.
   def make(
     num_classes: int,
     image_shape: tuple[int, int, int],
@@ -213,14 +187,43 @@ def factory(depth: int) -> Callable[..., classifier.Classifier]:
       )
     body = Body(
       _STAGE_BLOCKS[depth],
-      depth in _BOTTLENECK,
       width,
       stem,
-      jnp.dtype(dtype),
-      convolve,
-      norm,
-      halve_projections,
+      _convolution(dtype, convolve),
+      bottleneck=depth in _BOTTLENECK,
+      norm=norm,
+      halve_projections=halve_projections,
     )
+    return classifier.Classifier(body, num_classes)
+
+  return make
+
+
+def cifar_factory(depth: int) -> Callable[..., classifier.Classifier]:
+  """The factory of a depth 6 n + 2, for 32x32 images.
+
+  Args:
+    depth: 20, 32, 44 or 56; with 10 classes and width 16 they have 269,722,
+      464,154, 658,586 and 853,018 parameters.
+  """
+
+  def make(
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    *,
+    width: int = 16,
+    dtype: str = 'float32',
+    convolve: Callable = conv.convolve,
+  ) -> classifier.Classifier:
+    del image_shape
+    # Half of the missing channels are padded on each side.
+    errors.check(
+      width >= 2 and width % 2 == 0,
+      f'resnet{depth}: width {width} must be even, for the padded shortcut',
+    )
+    layer = _convolution(dtype, convolve)
+    stages = ((depth - 2) // 6,) * 3
+    body = Body(stages, width, 'cifar', layer, pad_shortcuts=True)
     return classifier.Classifier(body, num_classes)
 
   return make
@@ -237,8 +240,9 @@ def torch_name(module: str) -> str:
   """
   if module == 'head':
     return 'fc'
-  parts = module.split('/')[1:]
-  found = re.fullmatch(r'stage(\d+)_block(\d+)', parts[0])
-  layer = [f'layer{found[1]}', str(int(found[2]) - 1)] if found else []
-  inner = _TORCH.get(parts[-1]) or parts[-1].replace('norm', 'bn')
-  return '.'.join([*layer, inner])
+  return layers.torch_path(module, 'layer{stage}.{index}', _TORCH)
+
+
+def cifar_torch_name(module: str) -> str:
+  """A module's path here to the usual PyTorch name of CIFAR ResNets."""
+  return 'linear' if module == 'head' else torch_name(module)

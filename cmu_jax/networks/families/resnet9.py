@@ -1,62 +1,53 @@
 """ResNet-9 of the corrective unlearning benchmark (arXiv 2402.14015)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
 from jax import numpy as jnp
-from jaxtyping import Array, Float
 
 from cmu_jax.core import errors
 from cmu_jax.networks import classifier, conv, layers
+from cmu_jax.networks.layers import Features, Images, Maps
 
 _CELU = 0.075
+# The last convolution has no padding: three halvings must leave 3x3 pixels.
 _SMALLEST = 11
 
 
 class Block(nn.Module):
   """Convolution with bias, BatchNorm, CELU with alpha 0.075.
 
-  BatchNorm takes the bias as its offset, which saves a pass in training.
-
   Attributes:
-    features, size, stride, padding, dtype, convolve: see `layers.Conv`.
+    features: output channels.
+    layer: makes a convolution, see `layers.Conv`.
+    size, stride, padding: see `layers.Conv`.
   """
 
   features: int
+  layer: Callable[..., layers.Conv]
   size: int = 3
   stride: int = 1
   padding: int | None = None
-  dtype: Any = jnp.float32
-  convolve: Callable = conv.convolve
 
   def setup(self) -> None:
-    self.conv = layers.Conv(
-      self.features,
-      self.size,
-      self.stride,
-      self.padding,
-      dtype=self.dtype,
-      convolve=self.convolve,
-    )
+    self.conv = self.layer(self.features, self.size, self.stride, self.padding)
     self.bias = self.param('bias', nn.initializers.zeros, (self.features,))
     self.norm = layers.BatchNorm()
 
-  def __call__(
-    self, x: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n h2 w2 d']:
+  def __call__(self, x: Images, train: bool) -> Maps:
+    # BatchNorm takes the bias as its offset, which saves a pass in training.
     y = self.norm(self.conv(x), train, self.bias)
     return layers.celu(y, _CELU)
 
-  def linear(self, x: Float[Array, 'n h w c']) -> Float[Array, 'n h2 w2 d']:
+  def linear(self, x: Images) -> Maps:
     """The convolution with its bias."""
     y = self.conv(x)
     return y + self.bias.astype(y.dtype)[None, None, None, :]
 
-  def rest(
-    self, x: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n h w c']:
-    """BatchNorm and CELU of what `linear` returned."""
+  def activate(self, x: Images, train: bool) -> Images:
+    """Applies BatchNorm and CELU to an output of `linear`."""
     return layers.celu(self.norm(x, train), _CELU)
 
 
@@ -65,22 +56,15 @@ class Body(nn.Module):
 
   Attributes:
     width: channels of the first convolution.
-    dtype: what is computed in.
-    convolve: see `conv.convolve`.
+    layer: makes a convolution, see `layers.Conv`.
   """
 
   width: int
-  dtype: Any
-  convolve: Callable
+  layer: Callable[..., layers.Conv]
 
   def setup(self) -> None:
     def block(factor: int, **options: Any) -> Block:
-      return Block(
-        factor * self.width,
-        dtype=self.dtype,
-        convolve=self.convolve,
-        **options,
-      )
+      return Block(factor * self.width, self.layer, **options)
 
     self.conv1 = block(1)
     self.conv2 = block(2, size=5, stride=2)
@@ -89,25 +73,20 @@ class Body(nn.Module):
     self.res2 = [block(4), block(4)]
     self.conv4 = block(2, padding=0)
 
-  def __call__(
-    self, image: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
+  # Unlike trunk(stem(image)), a plain call hands the bias of the first
+  # convolution to BatchNorm.
+  def __call__(self, image: Images, train: bool) -> Features:
     return self.tail(self.conv1(image, train), train)
 
-  def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n h w d']:
+  def stem(self, image: Images) -> Maps:
     """The first convolution with its bias, before the BatchNorm."""
     return self.conv1.linear(image)
 
-  def trunk(
-    self, x: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    """Everything after the first convolution."""
-    return self.tail(self.conv1.rest(x, train), train)
+  def trunk(self, x: Images, train: bool) -> Features:
+    return self.tail(self.conv1.activate(x, train), train)
 
-  def tail(
-    self, x: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    """Everything after the first block."""
+  def tail(self, x: Images, train: bool) -> Features:
+    """Computes the features from the first block's output."""
     x = self.conv2(x, train)
     x = x + self.res1[1](self.res1[0](x, train), train)
     x = layers.max_pool(self.conv3(x, train))
@@ -129,8 +108,8 @@ def resnet9(
     num_classes: k.
     image_shape: (h, w, c) of at least 11x11.
     width: channels of the first convolution.
-    dtype: 'float32' or 'bfloat16', what the body computes in.
-    convolve: the convolution, see `conv.convolve`.
+    dtype: of the computation.
+    convolve: see `conv.convolve`.
 
   Raises:
     UserError: the image is too small for the last convolution.
@@ -141,12 +120,15 @@ def resnet9(
     f'resnet9: images of {height}x{breadth} are too small; resize to '
     f"{_SMALLEST}x{_SMALLEST} or more, or choose model 'convnet'",
   )
-  body = Body(width, jnp.dtype(dtype), convolve)
+  layer = functools.partial(
+    layers.Conv, dtype=jnp.dtype(dtype), convolve=convolve
+  )
+  body = Body(width, layer)
   return classifier.Classifier(body, num_classes, head_bias=False)
 
 
 def layer_modules(**options: Any) -> tuple[tuple[str, ...], ...]:
-  """The modules of each layer, from first to last, whatever the options.
+  """The modules of each layer, for all options.
 
   Of the last k layers, k = 2 starts at conv4, 4 at res2, 5 at conv3, 7 at res1
   and 8 at conv2, the cuts of the corrective unlearning benchmark; 3 and 6 cut

@@ -1,9 +1,4 @@
-"""VGG-19 (arXiv 1409.1556) as torchvision builds it, without dropout.
-
-Training here is a function of parameters and images alone, so the dropout
-between the linear layers of the published network is left out; in evaluation
-mode there is no difference.
-"""
+"""VGG-19 (arXiv 1409.1556) as torchvision builds it, without dropout."""
 
 import functools
 from collections.abc import Callable
@@ -17,10 +12,12 @@ from jaxtyping import Array, Float
 
 from cmu_jax.core import errors
 from cmu_jax.networks import classifier, conv, layers
+from cmu_jax.networks.layers import Features, Images, Maps
 
 # Convolutions of each stage and, times the width, their channels.
-_SIZES = (2, 2, 4, 4, 4)
-_FACTORS = (1, 2, 4, 8, 8)
+_STAGE_CONVS = (2, 2, 4, 4, 4)
+_STAGE_FACTORS = (1, 2, 4, 8, 8)
+# Five halvings of a smaller image leave no pixel.
 _SMALLEST = 32
 _GRID = 7
 
@@ -34,61 +31,53 @@ _dense = functools.partial(
 class Body(layers.StemTrunk):
   """Five stages of 3x3 convolutions with max-pooling after each.
 
-  Modules are called features_0, features_1 and so on and classifier_0 and
-  classifier_3, by their place in torchvision's two sequences.
-
   Attributes:
     width: channels of the first stage.
     batch_norm: True for BatchNorm after every convolution.
     hidden: width of the two linear layers; 0 for the mean over the image in
       their place.
-    dtype: what is computed in.
-    convolve: see `conv.convolve`.
+    layer: makes a convolution, see `layers.Conv`.
+    dtype: of the linear layers.
   """
 
+  # torchvision has dropout between the linear layers. Training here is a
+  # function of parameters and images alone, and in evaluation mode the two
+  # networks agree.
   width: int
   batch_norm: bool
   hidden: int
+  layer: Callable[..., layers.Conv]
   dtype: Any
-  convolve: Callable
 
   def setup(self) -> None:
-    stages, place = [], 0
-    for size, factor in zip(_SIZES, _FACTORS, strict=True):
+    # Modules are named by their positions in torchvision's two sequences,
+    # which count ReLUs and poolings too: features_0, classifier_3.
+    stages, position = [], 0
+    for count, factor in zip(_STAGE_CONVS, _STAGE_FACTORS, strict=True):
       stage = []
-      for _ in range(size):
-        stage.append(self._pair(factor * self.width, place))
-        place += 3 if self.batch_norm else 2
+      for _ in range(count):
+        stage.append(self._conv_and_norm(factor * self.width, position))
+        position += 3 if self.batch_norm else 2
       stages.append(stage)
-      place += 1
+      position += 1
     self.stages = stages
     self.linears = [
-      _dense(self.hidden, dtype=self.dtype, name=f'classifier_{place}')
-      for place in ((0, 3) if self.hidden else ())
+      _dense(self.hidden, dtype=self.dtype, name=f'classifier_{index}')
+      for index in ((0, 3) if self.hidden else ())
     ]
 
-  def _pair(self, features: int, place: int) -> list[nn.Module]:
-    """A convolution and, where there is one, its BatchNorm."""
-    convolution = layers.Conv(
-      features,
-      kernel_init=layers.kaiming_fan_out,
-      bias_init=nn.initializers.zeros,
-      dtype=self.dtype,
-      convolve=self.convolve,
-      name=f'features_{place}',
-    )
+  def _conv_and_norm(self, features: int, position: int) -> list[nn.Module]:
+    convolution = self.layer(features, name=f'features_{position}')
     if not self.batch_norm:
       return [convolution]
-    return [convolution, layers.BatchNorm(name=f'features_{place + 1}')]
+    return [convolution, layers.BatchNorm(name=f'features_{position + 1}')]
 
-  def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n h w d']:
+  def stem(self, image: Images) -> Maps:
     """The first convolution with its bias."""
     return self.stages[0][0][0](image)
 
-  def trunk(
-    self, x: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    """Everything after the first convolution, to the last hidden layer."""
+  def trunk(self, x: Images, train: bool) -> Features:
+    """Computes the last hidden layer from the first convolution's output."""
     for number, stage in enumerate(self.stages):
       for index, (convolution, *norm) in enumerate(stage):
         x = convolution(x) if number or index else x
@@ -96,7 +85,7 @@ class Body(layers.StemTrunk):
       x = layers.max_pool(x)
     if not self.linears:
       return jnp.mean(x, (1, 2), dtype=jnp.float32)
-    # PyTorch flattens channels first.
+    # PyTorch flattens channels first, and the linear weights are in its order.
     x = jnp.transpose(adaptive_mean(x, _GRID), (0, 3, 1, 2))
     x = x.reshape(len(x), -1)
     for linear in self.linears:
@@ -104,13 +93,8 @@ class Body(layers.StemTrunk):
     return x
 
 
-def adaptive_mean(
-  x: Float[Array, 'n h w c'], size: int
-) -> Float[Array, 'n size size c']:
+def adaptive_mean(x: Images, size: int) -> Float[Array, 'n size size c']:
   """Means over a grid of windows, as PyTorch's AdaptiveAvgPool2d.
-
-  Window i of an axis of length l spans floor(i l / size) to
-  ceil((i + 1) l / size), so that a smaller image is repeated.
 
   Args:
     x: images.
@@ -119,6 +103,7 @@ def adaptive_mean(
   rows, columns = (
     _mean_matrix(length, size, x.dtype) for length in x.shape[1:3]
   )
+  # Without this a GPU or TPU may take the means at reduced precision.
   exact = jax.lax.Precision.HIGHEST
   return jnp.einsum('ih,jw,nhwc->nijc', rows, columns, x, precision=exact)
 
@@ -127,21 +112,22 @@ def _mean_matrix(
   length: int, size: int, dtype: Any
 ) -> Float[Array, 'size length']:
   """The matrix of the means along one axis."""
+  # Window i spans floor(i length / size) to ceil((i + 1) length / size), so
+  # that a smaller image is repeated.
   index = np.arange(size)
-  first, last = index * length // size, -(-(index + 1) * length // size)
-  place = np.arange(length)
-  inside = (place >= first[:, None]) & (place < last[:, None])
-  return jnp.asarray(inside / (last - first)[:, None], dtype)
+  start, stop = index * length // size, -(-(index + 1) * length // size)
+  position = np.arange(length)
+  inside = (position >= start[:, None]) & (position < stop[:, None])
+  return jnp.asarray(inside / (stop - start)[:, None], dtype)
 
 
 def factory(batch_norm: bool) -> Callable[..., classifier.Classifier]:
   """The factory of VGG-19 with or without BatchNorm.
 
-  Its options: `width`, channels of the first stage; `hidden`, width of
-  torchvision's two linear layers before the head, or 0 for the mean over the
-  image and the head alone, as is usual for small images; `dtype`, 'float32' or
-  'bfloat16', what the body computes in; `convolve`, see `conv.convolve`. It
-  raises a UserError for images below 32x32.
+  Its options are `width`, the channels of the first stage, and `hidden`, the
+  width of torchvision's two linear layers before the head. With hidden 0 the
+  mean over the image replaces them, as is usual for small images. It raises a
+  UserError for images below 32x32.
 
   Args:
     batch_norm: for RGB images and 1000 classes the network has 143,678,248
@@ -165,7 +151,14 @@ def factory(batch_norm: bool) -> Callable[..., classifier.Classifier]:
       f"{_SMALLEST}x{_SMALLEST} or more, or choose model 'resnet18'",
     )
     errors.check(hidden >= 0, f'vgg19: hidden {hidden} must be 0 or more')
-    body = Body(width, batch_norm, hidden, jnp.dtype(dtype), convolve)
+    layer = functools.partial(
+      layers.Conv,
+      kernel_init=layers.kaiming_fan_out,
+      bias_init=nn.initializers.zeros,
+      dtype=jnp.dtype(dtype),
+      convolve=convolve,
+    )
+    body = Body(width, batch_norm, hidden, layer, jnp.dtype(dtype))
     return classifier.Classifier(body, num_classes, dense=_dense)
 
   return make

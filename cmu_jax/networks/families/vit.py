@@ -10,8 +10,11 @@ from jaxtyping import Array, Float
 
 from cmu_jax.core import errors
 from cmu_jax.networks import classifier, layers
+from cmu_jax.networks.layers import Features, Images, Tokens
 
-_BLOCK = {
+# PyTorch joins the queries' name with its leaf by '_', not by a dot:
+# self_attention.in_proj_weight.
+_TORCH_BLOCK = {
   'ln_1': 'ln_1',
   'in_proj': 'self_attention.in_proj_',
   'out_proj': 'self_attention.out_proj',
@@ -19,7 +22,7 @@ _BLOCK = {
   'mlp_1': 'mlp.0',
   'mlp_2': 'mlp.3',
 }
-_OUTER = {
+_TORCH = {
   'head': 'heads.head',
   'body/class_token': 'class_token',
   'body/pos_embedding': 'encoder.pos_embedding',
@@ -29,29 +32,38 @@ _OUTER = {
 
 
 class Patches(nn.Module):
-  """A convolution whose stride is its size, with bias, as one product.
+  """A convolution whose stride is its size, as one matrix product.
+
+  Pixels of an incomplete patch at the right and at the bottom are cut off.
 
   Attributes:
     features: output channels.
     size: side of a patch.
-    dtype: what is computed in.
+    dtype: of the computation.
+    kernel_init: initialiser of the kernel.
+    use_bias: False for a layer without bias.
   """
 
   features: int
   size: int
   dtype: Any
+  # torchvision initialises this layer with LeCun's variance, truncated.
+  kernel_init: layers.Initializer = nn.initializers.lecun_normal()
+  use_bias: bool = True
 
   @nn.compact
-  def __call__(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n t d']:
-    n, h, w, c = image.shape
-    p = self.size
-    # LeCun's variance, truncated: what torchvision gives this layer.
-    init = nn.initializers.lecun_normal()
-    kernel = self.param('kernel', init, (p, p, c, self.features))
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    cut = image.astype(self.dtype).reshape(n, h // p, p, w // p, p, c)
+  def __call__(self, image: Images) -> Tokens:
+    p, (n, _, _, c) = self.size, image.shape
+    h, w = (side // p * p for side in image.shape[1:3])
+    kernel = self.param('kernel', self.kernel_init, (p, p, c, self.features))
+    cut = (
+      image[:, :h, :w].astype(self.dtype).reshape(n, h // p, p, w // p, p, c)
+    )
     rows = jnp.transpose(cut, (0, 1, 3, 2, 4, 5)).reshape(n, -1, p * p * c)
     y = rows @ kernel.reshape(p * p * c, -1).astype(self.dtype)
+    if not self.use_bias:
+      return y
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
     return y + bias.astype(self.dtype)[None, None, :]
 
 
@@ -60,46 +72,51 @@ class Block(nn.Module):
 
   Attributes:
     heads: attention heads; they divide the width.
-    dtype: what the products are computed in; LayerNorm and softmax are float32.
+    dtype: of the products; LayerNorm and softmax are float32.
   """
 
   heads: int
   dtype: Any
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n t d']:
+  def __call__(self, x: Tokens) -> Tokens:
     width = x.shape[-1]
+    glorot = nn.initializers.glorot_uniform
 
     def dense(features: int, name: str, init: Any) -> nn.Dense:
+      # torchvision starts these biases near zero, not at zero.
+      bias = nn.initializers.normal(1e-6)
       return nn.Dense(
-        features, dtype=self.dtype, kernel_init=init, bias_init=small, name=name
+        features, dtype=self.dtype, kernel_init=init, bias_init=bias, name=name
       )
 
-    small, glorot = nn.initializers.normal(1e-6), nn.initializers.glorot_uniform
     y = dense(3 * width, 'in_proj', glorot())(layer_norm('ln_1')(x))
     y = attention(y, self.heads)
     x = x + dense(width, 'out_proj', glorot())(y)
     y = dense(4 * width, 'mlp_1', glorot())(layer_norm('ln_2')(x))
+    # PyTorch's GELU is exact; that of Flax is an approximation by default.
     y = nn.gelu(y, approximate=False)
     return x + dense(width, 'mlp_2', glorot())(y)
 
 
 def layer_norm(name: str) -> nn.LayerNorm:
   """LayerNorm with the epsilon of torchvision's transformers, in float32."""
+  # Flax's fast variance, a difference of squares, loses digits.
   return nn.LayerNorm(
     1e-6, dtype=jnp.float32, use_fast_variance=False, name=name
   )
 
 
-def attention(qkv: Float[Array, 'n t e'], heads: int) -> Float[Array, 'n t d']:
+def attention(qkv: Float[Array, 'n t e'], heads: int) -> Tokens:
   """softmax(q k^T / sqrt(d / heads)) v, head by head.
 
   Args:
     qkv: queries, keys and values side by side; e is 3 d.
-    heads: how many pieces d is cut into.
+    heads: number of pieces that d is cut into.
   """
   n, t, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
   q, k, v = jnp.split(qkv.reshape(n, t, 3 * heads, width // heads), 3, 2)
+  # In bfloat16 the exponentials of the softmax would keep two digits.
   score = jnp.einsum('nqhd,nkhd->nhqk', q, k).astype(jnp.float32)
   weight = jax.nn.softmax(score * (width // heads) ** -0.5)
   mixed = jnp.einsum('nhqk,nkhd->nqhd', weight.astype(v.dtype), v)
@@ -115,7 +132,7 @@ class Body(layers.StemTrunk):
     width: of a token.
     depth: blocks.
     heads: attention heads.
-    dtype: what the products are computed in.
+    dtype: of the products.
   """
 
   patch: int
@@ -140,18 +157,19 @@ class Body(layers.StemTrunk):
     ]
     self.ln = layer_norm('ln')
 
-  def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n t d']:
+  def stem(self, image: Images) -> Tokens:
     """The projection of the patches with its bias."""
     return self.conv_proj(image)
 
-  def trunk(self, x: Float[Array, 'n t d'], train: bool) -> Float[Array, 'n d']:
-    """Class token, positions and blocks, to the normalised class token."""
+  def trunk(self, x: Tokens, train: bool) -> Features:
+    """Computes the normalised class token from the projected patches."""
     del train
     token = jnp.broadcast_to(self.class_token, (len(x), 1, self.width))
     x = jnp.concatenate([token.astype(x.dtype), x], 1)
     x = x + self.pos_embedding.astype(x.dtype)
     for block in self.blocks:
       x = block(x)
+    # LayerNorm works token by token, and only the class token is read.
     return self.ln(x[:, 0])
 
 
@@ -165,11 +183,10 @@ def vit(
   heads: int = 12,
   dtype: str = 'float32',
 ) -> classifier.Classifier:
-  """A vision transformer; the defaults are those of B/16.
+  """A vision transformer without dropout; the defaults are those of B/16.
 
   For 224x224 RGB images and 1000 classes B/16 has 86,567,656 parameters, S/16
-  has 22,050,664 and `vit_tiny` with patch 16 has 5,717,416. There is no
-  dropout.
+  has 22,050,664 and `vit_tiny` with patch 16 has 5,717,416.
 
   Args:
     num_classes: k.
@@ -178,27 +195,35 @@ def vit(
     width: of a token.
     depth: transformer blocks.
     heads: attention heads; they divide the width.
-    dtype: 'float32' or 'bfloat16', what the products are computed in.
+    dtype: of the products.
 
   Raises:
     UserError: patches do not fill the image, or heads do not divide the width.
   """
   sizes = {'patch': patch, 'width': width, 'depth': depth, 'heads': heads}
-  for name, size in sizes.items():
-    errors.check(size >= 1, f'vit: {name} {size} is below 1; use 1 or more')
+  check_sizes('vit', sizes)
   height, breadth, _ = image_shape
   errors.check(
     height % patch == 0 and breadth % patch == 0,
     f'vit: patches of {patch}x{patch} do not fill images of '
     f'{height}x{breadth}; set patch to a divisor, or resize the images',
   )
-  errors.check(
-    width % heads == 0,
-    f'vit: {heads} heads do not divide width {width}; set heads to a divisor',
-  )
   tokens = (height // patch) * (breadth // patch)
   body = Body(patch, tokens, width, depth, heads, jnp.dtype(dtype))
   return classifier.Classifier(body, num_classes)
+
+
+def check_sizes(name: str, sizes: dict[str, int]) -> None:
+  """Refuses sizes below 1, and heads that do not divide the width."""
+  for size, value in sizes.items():
+    errors.check(
+      value >= 1, f'{name}: {size} {value} is below 1; use 1 or more'
+    )
+  errors.check(
+    sizes['width'] % sizes['heads'] == 0,
+    f'{name}: {sizes["heads"]} heads do not divide width {sizes["width"]}; set '
+    'heads to a divisor',
+  )
 
 
 vit_b_16 = vit
@@ -211,14 +236,14 @@ def torch_name(module: str) -> str:
   """A module's path here to its name in torchvision's vision transformers.
 
   Args:
-    module: for example 'body/layer_3/mlp_2'; the whole path for the leaves
+    module: for example 'body/layer_3/mlp_2'; the full path for the leaves
       'body/class_token' and 'body/pos_embedding'.
 
   Returns:
     For example 'encoder.layers.encoder_layer_3.mlp.3'. A name that ends in '_'
     is joined with the leaf's name without a dot.
   """
-  if module in _OUTER:
-    return _OUTER[module]
+  if module in _TORCH:
+    return _TORCH[module]
   _, layer, inner = module.split('/')
-  return f'encoder.layers.encoder_{layer}.{_BLOCK[inner]}'
+  return f'encoder.layers.encoder_{layer}.{_TORCH_BLOCK[inner]}'

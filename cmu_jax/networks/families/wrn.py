@@ -1,33 +1,32 @@
 """Wide ResNets, as published (arXiv 1605.07146) and in a benchmark's variant.
 
-The variant is the one of the corrective unlearning benchmark (arXiv
-2402.14015). It differs from the published network in that
-* its convolutions have biases, and values start as PyTorch's default weights
-  with zero biases;
-* the second convolution of a block has the stride, not the first one;
-* a shortcut starts from the block's input as it is, not from its normalised
-  and rectified form, and a convolution there is followed by BatchNorm;
+The corrective unlearning benchmark (arXiv 2402.14015) has its own variant. It
+differs from the published network in that
+
+* its convolutions have biases, initialised with zeros, and PyTorch's default
+  weights;
+* the second convolution of a block has the stride, not the first;
+* a shortcut starts from the block's input, not from its normalised and
+  rectified form, and a convolution there is followed by BatchNorm;
 * nothing is between the last block and the mean.
 """
 
 import functools
-import re
 from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
 from jax import numpy as jnp
-from jaxtyping import Array, Float
 
 from cmu_jax.core import errors
 from cmu_jax.networks import classifier, conv, layers
+from cmu_jax.networks.layers import Features, Images, Maps
 
 _STEM = 16
-_dense = functools.partial(layers.Dense, bias_init=nn.initializers.zeros)
 
 
 class Block(nn.Module):
-  """BatchNorm, ReLU and a 3x3 convolution, twice, beside a shortcut.
+  """BatchNorm, ReLU and a 3x3 convolution, twice, with a shortcut.
 
   Attributes:
     features: output channels.
@@ -44,19 +43,17 @@ class Block(nn.Module):
   layer: Callable[..., layers.Conv]
 
   def setup(self) -> None:
-    first, second = (1, self.stride) if self.corrective else (self.stride, 1)
+    strides = (1, self.stride) if self.corrective else (self.stride, 1)
     self.norm1 = layers.BatchNorm()
-    self.conv1 = self.layer(self.features, stride=first)
+    self.conv1 = self.layer(self.features, stride=strides[0])
     self.norm2 = layers.BatchNorm()
-    self.conv2 = self.layer(self.features, stride=second)
+    self.conv2 = self.layer(self.features, stride=strides[1])
     if self.project:
       self.shortcut = self.layer(self.features, size=1, stride=self.stride)
       if self.corrective:
         self.shortcut_norm = layers.BatchNorm()
 
-  def __call__(
-    self, x: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n h2 w2 d']:
+  def __call__(self, x: Images, train: bool) -> Maps:
     active = nn.relu(self.norm1(x, train))
     y = nn.relu(self.norm2(self.conv1(active), train))
     y = self.conv2(y)
@@ -71,13 +68,13 @@ class Body(layers.StemTrunk):
   """A 3x3 convolution, three stages of blocks, and the mean over the image.
 
   Attributes:
-    size: how many blocks each stage has.
+    blocks_per_stage: number of blocks.
     width: factor on the 16, 32 and 64 channels of the stages.
     corrective: True for the benchmark's variant.
     layer: makes a convolution, see `layers.Conv`.
   """
 
-  size: int
+  blocks_per_stage: int
   width: int
   corrective: bool
   layer: Callable[..., layers.Conv]
@@ -88,25 +85,23 @@ class Body(layers.StemTrunk):
       Block(
         _STEM * 2**stage * self.width,
         2 if stage and not index else 1,
+        # At width 1 the stem already has the channels of the first stage.
         index == 0 and (stage > 0 or self.width > 1),
         self.corrective,
         self.layer,
         name=f'stage{stage + 1}_block{index + 1}',
       )
       for stage in range(3)
-      for index in range(self.size)
+      for index in range(self.blocks_per_stage)
     ]
     if not self.corrective:
       self.norm = layers.BatchNorm()
 
-  def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n h w d']:
-    """The first convolution, with its bias where it has one."""
+  def stem(self, image: Images) -> Maps:
+    """The first convolution, with a bias in the benchmark's variant."""
     return self.conv1(image)
 
-  def trunk(
-    self, x: Float[Array, 'n h w c'], train: bool
-  ) -> Float[Array, 'n d']:
-    """Everything after the first convolution, to the mean over the image."""
+  def trunk(self, x: Images, train: bool) -> Features:
     for block in self.blocks:
       x = block(x, train)
     if not self.corrective:
@@ -133,8 +128,8 @@ def wrn(
     image_shape: (h, w, c); any.
     depth: 6 m + 4, where a stage has m blocks.
     width: factor on the 16, 32 and 64 channels of the stages.
-    dtype: 'float32' or 'bfloat16', what the body computes in.
-    convolve: the convolution, see `conv.convolve`.
+    dtype: of the computation.
+    convolve: see `conv.convolve`.
 
   Raises:
     UserError: depth or width is not possible.
@@ -147,7 +142,7 @@ def wrn(
     convolve=convolve,
   )
   body = Body(_blocks_per_stage('wrn', depth, width), width, False, layer)
-  return classifier.Classifier(body, num_classes, dense=_dense)
+  return classifier.Classifier(body, num_classes, dense=layers.dense_zero_bias)
 
 
 def wrn_corrective(
@@ -161,9 +156,8 @@ def wrn_corrective(
 ) -> classifier.Classifier:
   """The Wide ResNet of the corrective unlearning benchmark, arXiv 2402.14015.
 
-  WRN-28-10 has 36,547,940 parameters for RGB images and 100 classes. See the
-  head of this file for the differences; arguments and errors are those of
-  `wrn`.
+  WRN-28-10 has 36,547,940 parameters for RGB images and 100 classes. Arguments
+  and errors are those of `wrn`; the head of this file lists the differences.
   """
   del image_shape
   layer = functools.partial(
@@ -172,10 +166,9 @@ def wrn_corrective(
     dtype=jnp.dtype(dtype),
     convolve=convolve,
   )
-  body = Body(
-    _blocks_per_stage('wrn_corrective', depth, width), width, True, layer
-  )
-  return classifier.Classifier(body, num_classes, dense=_dense)
+  blocks = _blocks_per_stage('wrn_corrective', depth, width)
+  body = Body(blocks, width, True, layer)
+  return classifier.Classifier(body, num_classes, dense=layers.dense_zero_bias)
 
 
 def layer_modules(
@@ -183,26 +176,27 @@ def layer_modules(
 ) -> tuple[tuple[str, ...], ...]:
   """The modules of each layer, from first to last.
 
-  A block is two layers, the first of which has the shortcut. The norm after
-  the last block, which only the published network has, goes with the head.
-
   Args:
     corrective: True for the benchmark's variant.
     depth: of the network.
     width: of the network.
-    **options: others of `wrn`, without effect here.
+    **options: other options of `wrn`, without effect here.
   """
   del options
-  found: list[tuple[str, ...]] = [('body/conv1',)]
-  across = ('shortcut', 'shortcut_norm') if corrective else ('shortcut',)
+  modules: list[tuple[str, ...]] = [('body/conv1',)]
+  shortcut = ('shortcut', 'shortcut_norm') if corrective else ('shortcut',)
   for stage in range(3):
     for index in range(_blocks_per_stage('wrn', depth, width)):
+      # A block is two layers. A shortcut is trained with the first of them, as
+      # both read the block's input.
       project = index == 0 and (stage > 0 or width > 1)
-      names = ('norm1', 'conv1', *(across if project else ()))
+      names = ('norm1', 'conv1', *(shortcut if project else ()))
       block = f'body/stage{stage + 1}_block{index + 1}'
-      found.append(tuple(f'{block}/{name}' for name in names))
-      found.append((f'{block}/norm2', f'{block}/conv2'))
-  return (*found, ('head',) if corrective else ('body/norm', 'head'))
+      modules.append(tuple(f'{block}/{name}' for name in names))
+      modules.append((f'{block}/norm2', f'{block}/conv2'))
+  # The norm after the last block, which only the published network has, is
+  # trained with the head.
+  return (*modules, ('head',) if corrective else ('body/norm', 'head'))
 
 
 def torch_name(module: str) -> str:
@@ -214,9 +208,10 @@ def torch_name(module: str) -> str:
   Returns:
     For example 'block2.layer.0.bn2'.
   """
-  if module == 'body/norm':
-    return 'bn1'
-  return _translate(module, 'block{}.layer', {'shortcut': 'convShortcut'})
+  outer = {'head': 'fc', 'body/norm': 'bn1'}
+  return outer.get(module) or layers.torch_path(
+    module, 'block{stage}.layer.{index}', {'shortcut': 'convShortcut'}
+  )
 
 
 def torch_name_corrective(module: str) -> str:
@@ -228,22 +223,14 @@ def torch_name_corrective(module: str) -> str:
   Returns:
     For example 'layer2.0.shortcut.1'.
   """
-  names = {'shortcut': 'shortcut.0', 'shortcut_norm': 'shortcut.1'}
-  return _translate(module, 'layer{}', names)
-
-
-def _translate(module: str, stage: str, names: dict[str, str]) -> str:
   if module == 'head':
     return 'fc'
-  parts = module.split('/')[1:]
-  found = re.fullmatch(r'stage(\d+)_block(\d+)', parts[0])
-  layer = [stage.format(found[1]), str(int(found[2]) - 1)] if found else []
-  inner = names.get(parts[-1]) or parts[-1].replace('norm', 'bn')
-  return '.'.join([*layer, inner])
+  renamed = {'shortcut': 'shortcut.0', 'shortcut_norm': 'shortcut.1'}
+  return layers.torch_path(module, 'layer{stage}.{index}', renamed)
 
 
 def _blocks_per_stage(name: str, depth: int, width: int) -> int:
-  """Blocks of a stage."""
+  """The number of blocks; UserError for an impossible depth or width."""
   errors.check(
     depth >= 10 and depth % 6 == 4,
     f'{name}: depth {depth} must be 6 m + 4, for example 16, 28 or 40',

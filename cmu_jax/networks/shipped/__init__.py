@@ -1,4 +1,4 @@
-"""A network as somebody shipped it: files in, everything bound, files out."""
+"""A network as a user ships it: reads its files, binds it, writes it back."""
 
 from cmu_jax.networks.shipped.user_data import (
   label_pictures,

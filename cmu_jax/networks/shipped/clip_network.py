@@ -12,7 +12,7 @@ from cmu_jax.core import errors, files
 from cmu_jax.core.types import Model, Variables
 from cmu_jax.data.sources import pictures
 from cmu_jax.networks import clip, weights
-from cmu_jax.networks.clip import heads, preprocess, prompts, zero_shot
+from cmu_jax.networks.clip import heads, prompts, zero_shot
 from cmu_jax.networks.weights.matching import Layout
 
 NAMES = (*clip.PUBLISHED, *clip.FROM_CONFIG)
@@ -20,20 +20,20 @@ _OPTIONS = ('head', 'sentences', 'image_size', 'dtype')
 
 
 class ClipClassifier(NamedTuple):
-  """What a CLIP and some class names make.
+  """A CLIP with a head of class names.
 
   Attributes:
     model: image tower and frozen head.
     variables: the head is among the statistics.
-    found: the CLIP itself.
-    layout: where in the file the image tower is.
+    loaded: the CLIP itself.
+    layout: the place of the image tower in the file.
     head: as made, or as read from a file.
-    notes: what was inferred, in words.
+    notes: inferred facts, in words.
   """
 
   model: Model
   variables: Variables
-  clip: clip.LoadedClip
+  loaded: clip.LoadedClip
   layout: Layout
   head: heads.Head
   notes: tuple[str, ...]
@@ -45,7 +45,7 @@ def load_classifier(
   class_names: tuple[str, ...],
   options: Mapping[str, Any],
 ) -> ClipClassifier:
-  """Loads a CLIP and makes its head, or reads one.
+  """Loads a CLIP and makes its head, or reads it.
 
   Args:
     path: of the weights.
@@ -55,30 +55,34 @@ def load_classifier(
       whose sentences are taken, such as cifar10), 'image_size', 'dtype'.
 
   Raises:
-    UserError: weights that do not fit, a head of other
-      classes or of another CLIP.
+    UserError: weights that do not fit, a head of other classes or of another
+      CLIP.
   """
-  found = clip.load(path, name, **_size_changes(options))
+  loaded = clip.load(path, name, **_size_changes(options))
+  # Before the head is made, so that a wrong name fails early.
   sentences = _choose_templates(options.get('sentences'))
   if options.get('head'):
-    head = _read_head(str(options['head']), class_names, found.sizes.embed)
+    head = _read_head(str(options['head']), class_names, loaded.sizes.embed)
   else:
-    head = heads.make(found, class_names, sentences)
-  variables = zero_shot.variables(found.variables, head.kernel)
-  parts = tuple(f'params/{part}/' for part in zero_shot.IMAGE_PARTS)
-  kept = {p: n for p, n in found.layout.names.items() if p.startswith(parts)}
+    head = heads.make(loaded, class_names, sentences)
+  # Only the image tower is repaired: the text tower goes back unchanged.
+  prefixes = tuple(f'params/{part}/' for part in zero_shot.IMAGE_PARTS)
+  names = {
+    path: stored
+    for path, stored in loaded.layout.names.items()
+    if path.startswith(prefixes)
+  }
   note = (
     f'The head is made of {len(head.class_names)} class names in '
     f'{len(head.templates)} sentences and stays as it is; '
-    f'activation {found.sizes.vision.activation}.'
+    f'activation {loaded.sizes.vision.activation}.'
   )
+  dtype = options.get('dtype', 'float32')
   return ClipClassifier(
-    zero_shot.model(
-      found.sizes, len(class_names), options.get('dtype', 'float32')
-    ),
-    variables,
-    found,
-    found.layout._replace(names=kept),
+    zero_shot.model(loaded.sizes, len(class_names), dtype),
+    zero_shot.variables(loaded.variables, head.kernel),
+    loaded,
+    loaded.layout._replace(names=names),
     head,
     (note,),
   )
@@ -87,18 +91,17 @@ def load_classifier(
 def resolve_sizes(
   path: str, name: str, options: Mapping[str, Any]
 ) -> clip.Sizes:
-  """The sizes of a CLIP, before its weights are read.
+  """Determines the sizes of a CLIP before its weights are read.
 
   Raises:
-    UserError: no weights, an unknown option, or what `clip.resolve_sizes`
-      refuses.
+    UserError: no weights, an unknown option, or an error of
+      `clip.resolve_sizes`.
   """
   for option in options:
     if option not in _OPTIONS:
       raise errors.unknown_name(f'option of model {name!r}', option, _OPTIONS)
-  return clip.resolve_sizes(
-    weights.locate(path), name, **_size_changes(options)
-  )
+  location = weights.locate(path)
+  return clip.resolve_sizes(location, name, **_size_changes(options))
 
 
 def _size_changes(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,15 +111,18 @@ def _size_changes(options: Mapping[str, Any]) -> dict[str, Any]:
 def choose_class_names(
   names: Any, folders: tuple[str, ...], options: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """The class names that a head is made of, and a note.
+  """Determines the class names that a head is made of.
 
   Args:
-    names: as the user said, or None.
+    names: as the user gave them, or None.
     folders: class folders of the pictures; ('',) where there are none.
     options: of the model; a stored head knows its classes.
 
+  Returns:
+    The names, and a note on an assumption, if any.
+
   Raises:
-    UserError: nobody says what the classes are called.
+    UserError: the names of the classes are unknown or not distinct.
   """
   if names is not None:
     words = tuple(map(str, names))
@@ -138,22 +144,23 @@ def check_image_size(sizes: clip.Sizes, image_size: Any) -> None:
   errors.check(
     image_size is None or image_size == sizes.image_size,
     f'--image_size is {image_size}, but this CLIP sees {sizes.image_size} '
-    f'pixels: '
-    'leave it out, pictures are resized and cropped as it was trained',
+    'pixels: leave it out, pictures are resized and cropped as it was trained',
   )
 
 
-def picture_reader(found: clip.Sizes) -> pictures.PictureReader:
+def picture_reader(sizes: clip.Sizes) -> pictures.PictureReader:
   """Reads a picture as the tower sees it: uint8 [side, side, 3]."""
-  how = preprocess.squeeze if found.kind == 'siglip' else preprocess.crop_centre
-  cut = functools.partial(how, side=found.image_size)
-  return functools.partial(pictures.read_picture, use=cut)
+  resize = (
+    zero_shot.squeeze if sizes.kind == 'siglip' else zero_shot.crop_centre
+  )
+  use = functools.partial(resize, side=sizes.image_size)
+  return functools.partial(pictures.read_picture, use=use)
 
 
 def write_head_and_config(
   classifier: ClipClassifier, source: str, out: pathlib.Path
 ) -> None:
-  """What weights need beside them to be read again: head and config.json."""
+  """Writes the files that `load_classifier` needs beside the weights."""
   heads.save(out / 'head.npz', classifier.head)
   config = clip.find_config(source)
   if config is not None:
@@ -163,17 +170,18 @@ def write_head_and_config(
 def _choose_templates(name: Any) -> tuple[str, ...]:
   if name is None:
     return prompts.IMAGENET
+  # `prompts.for_dataset` would answer a typing error by ImageNet's.
   if name not in prompts.BY_DATASET:
     raise errors.unknown_name(
       'data set with sentences', str(name), prompts.BY_DATASET
     )
-  return prompts.for_dataset(name)
+  return prompts.BY_DATASET[name]
 
 
 def _read_head(
   path: str, class_names: tuple[str, ...], embed: int
 ) -> heads.Head:
-  """A head from a file, its columns in the order of these classes."""
+  """Reads a head and puts its columns in the order of the given classes."""
   head = heads.read(path)
   errors.check(
     set(head.class_names) == set(class_names),

@@ -1,9 +1,4 @@
-"""The side file of somebody's weights: what it may say, and of which kind.
-
-Which class is which: from flags, from the side file, or from the folders.
-
-Pictures with classes, from a folder or from an archive of arrays.
-"""
+"""Side files of a user's weights, class names, and pictures with classes."""
 
 import os
 import pathlib
@@ -12,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from cmu_jax.core import errors
+from cmu_jax.core import errors, files
 from cmu_jax.data.sources import image_folder, npz, pictures
-from cmu_jax.networks.weights import formats
 
 SIDE_FIELDS = ('mean', 'std', 'image_size', 'class_names', 'target')
 _IGNORED_FIELDS = ('model', 'notes')
 
 
 def _is_number(value: Any) -> bool:
+  # bool is a subclass of int, and JSON's true is no number.
   return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -29,7 +24,7 @@ def _are_numbers(value: Any) -> bool:
 
 
 def _is_size(value: Any) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool) and value > 0
+  return isinstance(value, int) and _is_number(value) and value > 0
 
 
 def _is_class(value: Any) -> bool:
@@ -50,53 +45,75 @@ _SIDE_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def read_side_file(path: os.PathLike | str) -> dict[str, Any]:
-  """The side file of weights; {} where there is none.
-
-  Fields that are null count as not said. A single number for mean or std is
-  that of all channels.
+  """Reads the side file `<weights>.json`; {} where there is none.
 
   Raises:
-    UserError: the file is not a JSON object, a field is unknown or of another
-      kind than it must be.
+    UserError: the file is not a JSON object, a field is unknown or has a value
+      of another kind.
   """
-  return check_side_file(formats.read_side_file(path), str(path))
+  weights = pathlib.Path(path).expanduser()
+  file = weights.with_name(weights.name + '.json')
+  if not file.is_file():
+    file = weights.with_suffix('.json')
+  # A folder of weights shares no name with a file of facts.
+  if weights.is_dir() or not file.is_file():
+    return {}
+  side = files.read_json(file)
+  errors.check(
+    isinstance(side, dict),
+    f'{file} must be a JSON object such as {{"mean": [0.5], "std": [0.5]}}',
+  )
+  return check_side_file(side, str(path))
 
 
 def check_side_file(side: Mapping[str, Any], path: str) -> dict[str, Any]:
-  """The fields of a side file as lists where they must be lists.
+  """Returns the fields of a side file, with lists where lists are needed.
+
+  Fields that are null count as absent. A single number for mean or std is that
+  of all channels.
 
   Raises:
     UserError: names the field.
   """
-  found = dict(side)
+  result = dict(side)
   for name, value in side.items():
     if name not in (*SIDE_FIELDS, *_IGNORED_FIELDS):
       raise errors.unknown_name('field of the side file', name, SIDE_FIELDS)
     if name not in _SIDE_RULES or value is None:
       continue
     if name in ('mean', 'std') and _is_number(value):
-      value = found[name] = [value]
-    fits, wanted = _SIDE_RULES[name]
+      value = result[name] = [value]
+    fits, rule = _SIDE_RULES[name]
     errors.check(
       fits(value),
       f"'{name}' in the side file of {path} is {value!r:.60}; it must be "
-      f'{wanted}',
+      f'{rule}',
     )
-  return found
+  return result
 
 
 def resolve_class_names(
   names: Any, classes: int, folders: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """The names of all classes in the order of the outputs, and a note."""
+  """Determines the names of all classes in the order of the outputs.
+
+  Args:
+    names: as the user gave them, or None.
+    classes: number of outputs.
+    folders: class folders of the pictures.
+
+  Returns:
+    The names, and a note on an assumption, if any.
+  """
   if names is not None:
-    names_ = tuple(map(str, names))
+    given = tuple(map(str, names))
     errors.check(
-      len(names_) == classes and len(set(names_)) == classes,
-      f'{len(set(names_))} different class names are given, the network has '
+      len(given) == classes and len(set(given)) == classes,
+      f'{len(set(given))} different class names are given, the network has '
       f'{classes} outputs; name each once, in their order',
     )
-    return names_, ()
+    return given, ()
+  # Folders may be named by class numbers, and need not show every class.
   numbers = tuple(map(str, range(classes)))
   if set(folders) <= {*numbers, ''}:
     return numbers, ()
@@ -106,28 +123,25 @@ def resolve_class_names(
     )
   raise errors.UserError(
     f'the network has {classes} outputs, the folder {len(folders)} class '
-    f'folders '
-    f'({", ".join(folders[:4])}{"..." if len(folders) > 4 else ""}): give '
-    '--classes=A,B,... in the order of the outputs'
+    f'folders ({", ".join(folders[:4])}{"..." if len(folders) > 4 else ""}): '
+    'give --classes=A,B,... in the order of the outputs'
   )
 
 
 def label_pictures(
-  root: str, pictures: image_folder.FolderPictures, class_names: tuple[str, ...]
+  root: str, folder: image_folder.FolderPictures, class_names: tuple[str, ...]
 ) -> np.ndarray:
   """Class indices of pictures that lie in folders named after classes."""
   errors.check(
-    pictures.names != ('',),
+    folder.names != ('',),
     f'{root} has no class folders: put each picture in the folder of its class '
     f'({", ".join(class_names[:3])}, ...)',
   )
-  for name in pictures.names:
+  for name in folder.names:
     if name not in class_names:
       raise errors.unknown_name(f'class folder in {root}', name, class_names)
-  index = np.array(
-    [class_names.index(name) for name in pictures.names], np.int32
-  )
-  return index[pictures.group]
+  index = np.array([class_names.index(n) for n in folder.names], np.int32)
+  return index[folder.group]
 
 
 def read_pictures(
@@ -136,17 +150,17 @@ def read_pictures(
   channels: int | None,
   reader: pictures.PictureReader | None = None,
 ) -> image_folder.FolderPictures:
-  """Pictures of one size and colour.
+  """Reads pictures with classes, of one size and colour.
 
   Args:
     root: a folder, see `image_folder.read_folder`; or FILE.npz with `images`,
       uint8 [n, h, w] or [n, h, w, c], and `labels`, integers [n].
-    image_size: side to resize to, folders only; None for the one of all.
-    channels: 1 or 3; None for what the images are.
-    reader: of single picture files; None for the whole picture.
+    image_size: side to resize to, folders only; None for the common size.
+    channels: 1 or 3; None for those of the images.
+    reader: of single picture files; None for the full picture.
 
   Raises:
-    UserError: nothing there, or something that does not fit.
+    UserError: nothing there, or pictures that do not fit.
   """
   path = pathlib.Path(root).expanduser()
   if path.suffix != '.npz':
@@ -155,6 +169,7 @@ def read_pictures(
     reader is None, f'{root}: this network reads picture files; give a folder'
   )
   image, label = npz.read_pictures(path)
+  # An archive is not resized: the filter of its first resizing is unknown.
   errors.check(
     image_size in (None, image.shape[1]),
     f'{root} holds pictures of {image.shape[1:3]} pixels, {image_size} are '

@@ -1,9 +1,8 @@
-"""Somebody's network put together from its weights and a folder of pictures.
+"""A user's network put together from its weights and a folder of pictures.
 
-What the user did not say is read from the weights' side file, from the weights
-and from the pictures; what then is still unknown is one line that asks for it.
-
-Backbones without a head: features of others, a head of one's own.
+Facts that the user did not give are read from the weights' side file, from the
+weights and from the pictures. A fact that is still unknown gives one line that
+asks for it.
 """
 
 import functools
@@ -22,7 +21,7 @@ from cmu_jax.data import input_step
 from cmu_jax.data.sources import image_folder
 from cmu_jax.data.sources.pictures import PictureReader
 from cmu_jax.networks import clip, weights
-from cmu_jax.networks.clip import preprocess
+from cmu_jax.networks.clip import zero_shot
 from cmu_jax.networks.shipped import clip_network, user_data
 from cmu_jax.networks.weights import matching
 from cmu_jax.networks.weights.matching import Layout
@@ -34,25 +33,25 @@ class ShippedNetwork(NamedTuple):
   Attributes:
     model: the network.
     variables: its weights, as shipped.
-    stored: the file they came from.
-    layout: where in the file each of them is.
+    stored: the file of the weights.
+    layout: the place of each of them in the file.
     inputs: raw pixels to network input.
     pictures: of the folder that it was fitted to.
     class_names: one name a class.
     mean: of the normalisation.
     std: likewise.
-    target: as said by flag or side file, or None.
-    notes: what was inferred, in words.
+    target: from a flag or the side file, or None.
+    notes: inferred facts, in words.
     side: the fields of the weights' side file, {} without one.
-    read: how it wants pictures read; None for whole ones.
-    beside: (folder) -> None, writes what the weights need beside them; None
-      where that is nothing.
+    reader: reads pictures as the network needs them; None for full pictures.
+    write_companions: (folder) -> None, writes the files that the weights need
+      beside them; None where there are none.
   """
 
   model: Model
   variables: Variables
   stored: weights.StoredWeights
-  layout: matching.Layout
+  layout: Layout
   inputs: InputStep
   pictures: image_folder.FolderPictures
   class_names: tuple[str, ...]
@@ -65,6 +64,38 @@ class ShippedNetwork(NamedTuple):
   write_companions: Callable[[pathlib.Path], None] | None = None
 
 
+class Backbone(NamedTuple):
+  """A network whose body was loaded.
+
+  Attributes:
+    model: body and head.
+    variables: those of the head are zero: every class is as likely.
+    stored: the file.
+    layout: the place of each leaf of the body in the file.
+  """
+
+  model: Model
+  variables: Variables
+  stored: weights.StoredWeights
+  layout: Layout
+
+
+class _Request(NamedTuple):
+  """A network by name, and where it is.
+
+  Attributes:
+    path: of the weights.
+    family: a key of `networks.REGISTRY`, or a CLIP.
+    options: of the family.
+    root: folder of pictures.
+  """
+
+  path: str
+  family: str
+  options: Mapping[str, Any]
+  root: str
+
+
 def load(
   path: str, model: str, root: str, overrides: Mapping[str, Any]
 ) -> ShippedNetwork:
@@ -72,7 +103,7 @@ def load(
 
   Args:
     path: `.safetensors`, `.npz` or an Orbax directory; FILE.json beside it may
-      say what `overrides` does not.
+      hold the facts that `overrides` lacks.
     model: name of a network, with options: 'resnet18:stem=imagenet', or of a
       CLIP, whose head is made of class names: 'clip-vit-b16'.
     root: folder of pictures, in class folders or not.
@@ -80,24 +111,24 @@ def load(
       user gave them; None is inferred.
 
   Raises:
-    UserError: what is missing, malformed or unknown, a mistake a line.
+    UserError: a fact is missing, malformed or unknown, a mistake a line.
   """
   family, options = _parse_model(model)
   if family in clip_network.NAMES:
-    return _load_clip(path, family, options, root, overrides)
-  beside = _read_config_options(path, family)
-  options = {**beside, **options}
-  stored = weights.reader(path)
+    return _load_clip(_Request(path, family, options, root), overrides)
+  config = _read_config_options(path, family)
+  request = _Request(path, family, {**config, **options}, root)
+  stored = weights.read(path)
   side = user_data.read_side_file(path)
-  known = _merge_facts(path, overrides, side, {})
-  called = matching.head_names(networks.REGISTRY[family].torch_name)
-  count = matching.count_classes(stored.arrays, called)
-  network, variables, layout, pictures, fits = _fit_network(
-    path, family, options, root, known, stored, count
+  facts = _merge_facts(path, overrides, side, {})
+  heads = matching.head_names(networks.REGISTRY[family].torch_name)
+  classes = weights.count_classes(stored.arrays, heads)
+  network, variables, layout, pictures, notes = _fit_network(
+    request, facts, stored, classes
   )
-  mean, std = tuple(known['mean']), tuple(known['std'])
-  named, note = user_data.resolve_class_names(
-    known['class_names'], count, pictures.names
+  mean, std = tuple(facts['mean']), tuple(facts['std'])
+  class_names, assumption = user_data.resolve_class_names(
+    facts['class_names'], classes, pictures.names
   )
   return ShippedNetwork(
     network,
@@ -106,67 +137,115 @@ def load(
     layout,
     input_step.make(mean, std),
     pictures,
-    named,
+    class_names,
     mean,
     std,
-    known['target'],
-    (*fits, *note),
+    facts['target'],
+    (*notes, *assumption),
     side,
-    write_companions=functools.partial(_copy_config, path) if beside else None,
+    write_companions=functools.partial(_copy_config, path) if config else None,
   )
 
 
-def _read_config_options(path: str, family: str) -> dict[str, Any]:
-  """Options that a config.json beside the weights says."""
-  read, file = networks.REGISTRY[family].options, clip.find_config(path)
-  return {} if read is None or file is None else read(file)
+def load_backbone(
+  path: os.PathLike | str,
+  name: str,
+  num_classes: int,
+  image_shape: tuple[int, int, int],
+  **options: Any,
+) -> Backbone:
+  """Loads all of a network but its head, which the file may lack.
+
+  Args:
+    path: of the weights; a config.json beside them gives the options of
+      families that have one (dinov2).
+    name: of a family, see `networks.REGISTRY`.
+    num_classes: k of the new head.
+    image_shape: (h, w, c).
+    **options: of the family; they take precedence over config.json.
+
+  Raises:
+    UserError: an unknown family, or weights that do not fit, a mistake a line.
+  """
+  if name not in networks.REGISTRY:
+    raise errors.unknown_name('model', name, networks.REGISTRY)
+  options = {**_read_config_options(path, name), **options}
+  model = networks.make(name, num_classes, image_shape, **options)
+  shapes = _variable_shapes(model, image_shape)
+  stored = weights.read(path)
+  torch_name = networks.REGISTRY[name].torch_name
+  # A head in the file is that of other classes.
+  heads = matching.head_names(torch_name)
+  arrays = {
+    n: x for n, x in stored.arrays.items() if not matching.is_head(n, heads)
+  }
+  params = {k: v for k, v in shapes.params.items() if k != 'head'}
+  body, layout = weights.fit(
+    arrays,
+    Variables(params, shapes.batch_stats),
+    torch_name,
+    pathlib.Path(path).name,
+  )
+  head = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), shapes.params['head']
+  )
+  variables = Variables({**body.params, 'head': head}, body.batch_stats)
+  return Backbone(model, variables, stored, layout)
+
+
+def _variable_shapes(model: Model, image_shape: tuple[int, ...]) -> Variables:
+  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  return jax.eval_shape(model.init, jax.random.key(0), image)
+
+
+def _read_config_options(
+  path: os.PathLike | str, family: str
+) -> dict[str, Any]:
+  """Reads a family's options from the config.json beside the weights."""
+  read = networks.REGISTRY[family].read_options
+  config = clip.find_config(path)
+  return {} if read is None or config is None else read(config)
 
 
 def _copy_config(path: str, out: pathlib.Path) -> None:
-  """Puts the config.json of weights beside what becomes of them."""
+  """Copies the config.json of weights beside their repaired version."""
   text = (pathlib.Path(path).parent / 'config.json').read_text('utf-8')
   files.write_text(out / 'config.json', text)
 
 
 def _load_clip(
-  path: str,
-  family: str,
-  options: Mapping[str, Any],
-  root: str,
-  said: Mapping[str, Any],
+  request: _Request, overrides: Mapping[str, Any]
 ) -> ShippedNetwork:
-  """A CLIP with a head of class names, and the pictures as it wants them."""
+  """Loads a CLIP with a head of class names, and pictures in its format."""
+  path, family, options, root = request
   side = user_data.read_side_file(path)
   sizes = clip_network.resolve_sizes(path, family, options)
-  usual = zip(
-    ('mean', 'std'), preprocess.normalisation(sizes.kind), strict=True
+  usual = zip(('mean', 'std'), zero_shot.normalisation(sizes.kind), strict=True)
+  facts = _merge_facts(path, overrides, side, dict(usual))
+  clip_network.check_image_size(sizes, facts['image_size'])
+  reader = clip_network.picture_reader(sizes)
+  folder = pathlib.Path(root).expanduser()
+  pictures = image_folder.read_folder(folder, None, 3, reader)
+  class_names, assumption = clip_network.choose_class_names(
+    facts['class_names'], pictures.names, options
   )
-  known = _merge_facts(path, said, side, dict(usual))
-  clip_network.check_image_size(sizes, known['image_size'])
-  read = clip_network.picture_reader(sizes)
-  pictures = image_folder.read_folder(
-    pathlib.Path(root).expanduser(), None, 3, read
-  )
-  named, notes = clip_network.choose_class_names(
-    known['class_names'], pictures.names, options
-  )
-  made = clip_network.load_classifier(path, family, named, options)
-  mean, std = tuple(known['mean']), tuple(known['std'])
+  classifier = clip_network.load_classifier(path, family, class_names, options)
+  mean, std = tuple(facts['mean']), tuple(facts['std'])
   return ShippedNetwork(
-    made.model,
-    made.variables,
-    made.clip.stored,
-    made.layout,
+    classifier.model,
+    classifier.variables,
+    classifier.loaded.stored,
+    classifier.layout,
     input_step.make(mean, std),
     pictures,
-    named,
+    class_names,
     mean,
     std,
-    known['target'],
-    (*notes, *made.notes),
+    facts['target'],
+    (*assumption, *classifier.notes),
     side,
-    read,
-    lambda out: clip_network.write_head_and_config(made, path, out),
+    reader,
+    lambda out: clip_network.write_head_and_config(classifier, path, out),
   )
 
 
@@ -176,13 +255,13 @@ def read_labelled(
   class_names: tuple[str, ...],
   reader: PictureReader | None = None,
 ) -> Batch:
-  """Pictures of a folder of class folders, in the size of given ones.
+  """Reads class folders of pictures in the size of given pictures.
 
   Args:
     root: the folder.
     image: raw pixels, [n, h, w, c].
-    class_names: the classes in the order of the network's outputs.
-    reader: how the network wants pictures read, `Shipped.read`.
+    class_names: in the order of the network's outputs.
+    reader: see `ShippedNetwork.reader`.
 
   Raises:
     UserError: an unknown class folder, or pictures that do not fit.
@@ -195,27 +274,27 @@ def read_labelled(
 def read_same_shape(
   root: str, image: Any, reader: PictureReader | None = None
 ) -> image_folder.FolderPictures:
-  """Pictures of a folder in the size and colours of given ones, [n, h, w, c].
+  """Reads pictures in the size and colours of given pictures, [n, h, w, c].
 
   Raises:
     UserError: pictures of another shape.
   """
   height, width, channels = image.shape[1:]
-  found = user_data.read_pictures(
-    root, height if height == width else None, channels, reader
-  )
+  # Only square pictures can be resized without a choice of the crop.
+  side = height if height == width else None
+  pictures = user_data.read_pictures(root, side, channels, reader)
   errors.check(
-    found.image.shape[1:] == tuple(image.shape[1:]),
-    f'{root}: pictures of {found.image.shape[1:3]} pixels, the others have '
+    pictures.image.shape[1:] == tuple(image.shape[1:]),
+    f'{root}: pictures of {pictures.image.shape[1:3]} pixels, the others have '
     f'{(height, width)}; make them the same size',
   )
-  return found
+  return pictures
 
 
 def write(
   network: ShippedNetwork, variables: Variables, out: pathlib.Path, stem: str
 ) -> str:
-  """Writes weights in the format they came in, side file included.
+  """Writes weights in the format of the user's file, side file included.
 
   Returns:
     The file's name in `out`.
@@ -231,143 +310,75 @@ def write(
 
 
 def _fit_network(
-  path: str,
-  family: str,
-  options: Mapping[str, Any],
-  root: str,
-  known: Mapping[str, Any],
+  request: _Request,
+  facts: Mapping[str, Any],
   stored: weights.StoredWeights,
-  count: int,
+  classes: int,
 ) -> tuple[
-  Model,
-  Variables,
-  matching.Layout,
-  image_folder.FolderPictures,
-  tuple[str, ...],
+  Model, Variables, Layout, image_folder.FolderPictures, tuple[str, ...]
 ]:
-  """The network and the pictures in the colours that its weights are for.
+  """Finds the colours and the stem that the weights are for.
 
-  With one mean for all channels it is not said whether pictures are grey: the
-  weights decide, after what the pictures are themselves. They decide about the
-  stem, too, where it was not given. The last of the results are notes.
+  Returns:
+    The network, its variables and their layout, the pictures, and notes.
   """
-  grey_or_rgb = (None, 1, 3) if len(known['mean']) == 1 else (3,)
-  refused: list[errors.UserError] = []
-  for channels in grey_or_rgb:
-    pictures = user_data.read_pictures(root, known['image_size'], channels)
+  path, family, options, root = request
+  # A single mean for all channels leaves open whether pictures are grey. The
+  # colours of the pictures are tried first, then the weights decide. They also
+  # decide the stem if it was not given.
+  colours = (None, 1, 3) if len(facts['mean']) == 1 else (3,)
+  refusals: list[errors.UserError] = []
+  for channels in colours:
+    pictures = user_data.read_pictures(root, facts['image_size'], channels)
     shape = pictures.image.shape[1:]
-    for given, note in networks.stem_variants(family, options):
+    for variant, note in networks.stem_variants(family, options):
       try:
-        model = networks.make(family, count, shape, **given)
-        template = jax.eval_shape(
-          model.init, jax.random.key(0), jnp.zeros((1, *shape))
-        )
-        fitted = weights.fit(
+        model = networks.make(family, classes, shape, **variant)
+        variables, layout = weights.fit(
           stored.arrays,
-          template,
+          _variable_shapes(model, shape),
           networks.REGISTRY[family].torch_name,
           pathlib.Path(path).name,
         )
       except errors.UserError as error:
-        refused.append(error)
+        refusals.append(error)
       else:
-        return model, *fitted, pictures, note
-  raise refused[0]
+        return model, variables, layout, pictures, note
+  # The first attempt is the most plausible, and so is its error.
+  raise refusals[0]
 
 
 def _merge_facts(
   path: str,
-  said: Mapping[str, Any],
+  overrides: Mapping[str, Any],
   side: Mapping[str, Any],
   usual: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """What flags, side file and else the network's custom say, in this order."""
-  known = {
-    k: side.get(k) if said.get(k) is None else said[k]
-    for k in user_data.SIDE_FIELDS
-  }
-  known = {k: usual.get(k) if v is None else v for k, v in known.items()}
+  """Takes each fact from flags, side file or the network's custom, in order."""
+  facts = {}
+  for field in user_data.SIDE_FIELDS:
+    values = (source.get(field) for source in (overrides, side, usual))
+    facts[field] = next((v for v in values if v is not None), None)
   errors.check(
-    known['mean'] is not None and known['std'] is not None,
+    facts['mean'] is not None and facts['std'] is not None,
     'how the network normalises its pictures is not known: give --mean and '
     f'--std (of pixels between 0 and 1), or write {path}.json with '
     '{"mean": [...], "std": [...]}',
   )
-  return known
+  return facts
 
 
 def _parse_model(text: str) -> tuple[str, dict[str, Any]]:
   """'resnet18:stem=imagenet,width=32' -> ('resnet18', {...})."""
-  name, _, rest = text.partition(':')
+  name, _, items = text.partition(':')
   options: dict[str, Any] = {}
-  for item in filter(None, rest.split(',')):
+  for item in filter(None, items.split(',')):
     key, equals, value = item.partition('=')
     errors.check(
       equals and value,
       f"--model option '{item}' needs a value: write {key}=VALUE",
     )
     options[key.strip()] = literals.parse_untyped(value.strip())
-  if name not in (known := (*networks.REGISTRY, *clip_network.NAMES)):
-    raise errors.unknown_name('--model', name, known)
+  if name not in (names := (*networks.REGISTRY, *clip_network.NAMES)):
+    raise errors.unknown_name('--model', name, names)
   return name, options
-
-
-class Backbone(NamedTuple):
-  """A network whose body was loaded.
-
-  Attributes:
-    model: body and head.
-    variables: the head's are zero: every class is as likely.
-    stored: the file.
-    layout: where in the file each leaf of the body is.
-  """
-
-  model: Model
-  variables: Variables
-  stored: weights.StoredWeights
-  layout: Layout
-
-
-def load_backbone(
-  path: os.PathLike | str,
-  name: str,
-  num_classes: int,
-  image_shape: tuple[int, int, int],
-  **options: Any,
-) -> Backbone:
-  """Loads all of a network but its head, which the file may lack.
-
-  Args:
-    path: of the weights; a config.json beside them says the options of families
-      that have one (dinov2).
-    name: of a family, see `networks.REGISTRY`.
-    num_classes: k of the new head.
-    image_shape: (h, w, c).
-    **options: of the family; they go before config.json.
-
-  Raises:
-    UserError: an unknown family, or weights that do not fit, a mistake a line.
-  """
-  if name not in networks.REGISTRY:
-    raise errors.unknown_name('model', name, networks.REGISTRY)
-  family, beside = networks.REGISTRY[name], clip.find_config(path)
-  if family.options is not None and beside is not None:
-    options = {**family.options(beside), **options}
-  model = networks.make(name, num_classes, image_shape, **options)
-  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-  stored = weights.reader(path)
-  known = matching.head_names(family.torch_name)
-  kept = {
-    n: x for n, x in stored.arrays.items() if not matching.is_head(n, known)
-  }
-  params = {k: v for k, v in shapes.params.items() if k != 'head'}
-  found, layout = weights.fit(
-    kept,
-    Variables(params, shapes.batch_stats),
-    family.torch_name,
-    pathlib.Path(path).name,
-  )
-  head = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.params)
-  whole = {**found.params, 'head': head['head']}
-  return Backbone(model, Variables(whole, found.batch_stats), stored, layout)

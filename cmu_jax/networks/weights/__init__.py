@@ -1,17 +1,11 @@
-"""A user's weights: files of three formats, and names of two conventions.
+"""A user's weights: files of four formats, and names of two conventions.
 
-`files` turns a file into flat arrays by name and back; `names` fits them to a
-network's variables and back, so that repaired weights leave in the format,
-names and precision in which they came.
+`formats` reads a file into flat arrays by name and writes them back. `matching`
+fits the arrays to a network's variables and puts them back, so that repaired
+weights keep the format, names and precision of the user's file.
 """
 
-from cmu_jax.networks.weights.formats import (
-  StoredWeights,
-  locate,
-  read,
-  read_side_file,
-  write,
-)
+from cmu_jax.networks.weights.formats import StoredWeights, locate, read, write
 from cmu_jax.networks.weights.matching import count_classes, fit, put_back
 
 __all__ = [
@@ -21,6 +15,5 @@ __all__ = [
   'locate',
   'put_back',
   'read',
-  'read_side_file',
   'write',
 ]

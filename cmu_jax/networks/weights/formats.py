@@ -1,7 +1,4 @@
-"""Weights as safetensors, npz, msgpack or an Orbax folder; never a pickle.
-
-Folders of Orbax: what users save, and what its interfaces read again.
-"""
+"""Weights as safetensors, npz, msgpack or an Orbax folder; never a pickle."""
 
 import contextlib
 import os
@@ -39,14 +36,14 @@ _FORMATS = ('.safetensors', '.npz', '.msgpack', 'an Orbax directory')
 
 
 class StoredWeights(NamedTuple):
-  """What a weights file holds.
+  """The content of a weights file.
 
   Attributes:
     arrays: by name as stored; nested names are joined by '/'.
     metadata: texts of a safetensors header, for example; {} elsewhere.
     suffix: '.safetensors', '.npz', '.msgpack' or '' for an Orbax directory.
     names: of an Orbax directory, the tree with each array's name in its place;
-      None where nested names say it all.
+      None where the names' slashes give the tree.
   """
 
   arrays: dict[str, np.ndarray]
@@ -56,10 +53,10 @@ class StoredWeights(NamedTuple):
 
 
 def locate(path: os.PathLike | str) -> pathlib.Path:
-  """The path of weights, if something is there.
+  """Returns the path of existing weights.
 
   Raises:
-    UserError: nothing is.
+    UserError: there is nothing.
   """
   path = pathlib.Path(path).expanduser()
   index = path.with_name(f'{path.name}.index.json')
@@ -100,24 +97,27 @@ def read(path: os.PathLike | str) -> StoredWeights:
     raise errors.UserError(
       f'{path} is in no format known here; give {", ".join(_FORMATS)}'
     )
-  found = readers[suffix](path)
-  errors.check(found.arrays, f'{path} holds no arrays')
-  for name, array in found.arrays.items():
+  stored = readers[suffix](path)
+  errors.check(stored.arrays, f'{path} holds no arrays')
+  for name, array in stored.arrays.items():
+    # NumPy knows bfloat16 as a type of ml_dtypes, whose kind is 'V'.
     errors.check(
       array.dtype.kind in 'fiub' or array.dtype.name == 'bfloat16',
       f"{path}: '{name}' is of type {array.dtype}, not numbers",
     )
-  return found
+  return stored
 
 
 def write(path: os.PathLike | str, stored: StoredWeights) -> None:
-  """Writes weights whole, in the format of `stored.suffix`.
+  """Writes complete weights, in the format of `stored.suffix`.
 
   Raises:
     UserError: the disk is full, or the place cannot be written.
   """
   path = pathlib.Path(path)
   if stored.suffix == '.safetensors':
+    # safetensors writes the memory of an array: a transposed view would be
+    # written in the wrong order.
     data = safe_numpy.save(
       {k: np.asarray(v, order='C') for k, v in stored.arrays.items()},
       stored.metadata or None,
@@ -134,26 +134,6 @@ def write(path: os.PathLike | str, stored: StoredWeights) -> None:
     _save_orbax(path, jax.tree.map(lambda name: stored.arrays[name], names))
 
 
-def read_side_file(path: os.PathLike | str) -> dict[str, Any]:
-  """What `<weights>.json` says about a network; {} where there is none.
-
-  Raises:
-    UserError: the file is not a JSON object.
-  """
-  path = pathlib.Path(path).expanduser()
-  beside = path.with_name(path.name + '.json')
-  if not beside.is_file():
-    beside = path.with_suffix('.json')
-  if path.is_dir() or not beside.is_file():
-    return {}
-  value = files.read_json(beside)
-  errors.check(
-    isinstance(value, dict),
-    f'{beside} must be a JSON object such as {{"mean": [0.5], "std": [0.5]}}',
-  )
-  return value
-
-
 def _read_safetensors(path: pathlib.Path) -> StoredWeights:
   try:
     with safetensors.safe_open(path, framework='numpy') as opened:
@@ -161,7 +141,7 @@ def _read_safetensors(path: pathlib.Path) -> StoredWeights:
       return StoredWeights(
         arrays, dict(opened.metadata() or {}), '.safetensors'
       )
-  except AttributeError as error:  # a number type that NumPy has not
+  except AttributeError as error:  # a number type that NumPy lacks
     raise errors.UserError(
       f'{path} holds numbers of a type that is not known here '
       f'({errors.first_line(error)}); save them as float32'
@@ -174,7 +154,7 @@ def _read_safetensors(path: pathlib.Path) -> StoredWeights:
 
 
 def _read_shards(path: pathlib.Path) -> StoredWeights:
-  """Weights in several safetensors files, by their index."""
+  """Reads weights in several safetensors files, by their index."""
   index = files.read_json(path)
   table = index.get('weight_map') if isinstance(index, dict) else None
   errors.check(
@@ -182,26 +162,28 @@ def _read_shards(path: pathlib.Path) -> StoredWeights:
     f'{path} is no index of weights: it has no weight_map; copy it again',
   )
   assert isinstance(table, dict)
-  found: dict[str, np.ndarray] = {}
+  arrays: dict[str, np.ndarray] = {}
   for name in dict.fromkeys(table.values()):
-    part = path.parent / pathlib.Path(str(name)).name
+    # The basename alone: an index must not lead out of its folder.
+    shard = path.parent / pathlib.Path(str(name)).name
     errors.check(
-      part.is_file(), f'{path} names {part.name}, which is not there'
+      shard.is_file(), f'{path} names {shard.name}, which is not there'
     )
-    found |= _read_safetensors(part).arrays
-  missing = [name for name in table if name not in found]
+    arrays |= _read_safetensors(shard).arrays
+  missing = [name for name in table if name not in arrays]
   errors.check(
     not missing,
     f"{path} names '{''.join(missing[:1])}', which its files do not hold; take "
     'files that belong together',
   )
-  return StoredWeights(found, {}, '.safetensors')
+  return StoredWeights(arrays, {}, '.safetensors')
 
 
 def _read_npz(path: pathlib.Path) -> StoredWeights:
   try:
+    # Opened here: np.load leaves the file open if it is cut short.
     with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
-      found = {name: archive[name] for name in archive.files}
+      arrays = {name: archive[name] for name in archive.files}
   except (
     AttributeError,  # a lone .npy array is no archive
     EOFError,
@@ -215,20 +197,23 @@ def _read_npz(path: pathlib.Path) -> StoredWeights:
       f'{path} is not a whole .npz archive of plain arrays '
       f'({errors.first_line(error)}); save it again with numpy.savez'
     ) from error
-  for name, value in found.items():
+  for name, value in arrays.items():
+    # torch.save writes a zip as well, whose members NumPy returns as bytes.
     errors.check(
       isinstance(value, np.ndarray),
       f"{path}: '{name}' in it is no array; a file of torch.save is converted "
       'by safetensors.torch.save_file, others by numpy.savez',
     )
-  return StoredWeights(found, {}, '.npz')
+  return StoredWeights(arrays, {}, '.npz')
 
 
 def _read_msgpack(path: pathlib.Path) -> StoredWeights:
   try:
     loaded = serialization.msgpack_restore(path.read_bytes())
-    found = tree.leaves_by_path(loaded if isinstance(loaded, dict) else {})
-    arrays = {'/'.join(path): np.asarray(leaf) for path, leaf in found.items()}
+    leaves = tree.leaves_by_path(loaded if isinstance(loaded, dict) else {})
+    arrays = {
+      '/'.join(names): np.asarray(leaf) for names, leaf in leaves.items()
+    }
   except (
     msgpack.exceptions.UnpackException,
     AttributeError,
@@ -245,45 +230,12 @@ def _read_msgpack(path: pathlib.Path) -> StoredWeights:
 
 
 def _read_orbax(path: pathlib.Path) -> StoredWeights:
-  leaves, structure = jax.tree.flatten_with_path(_restore_orbax(path))
-  names = ['/'.join(tree.path_names(where)) for where, _ in leaves]
-  arrays = {
-    n: np.asarray(leaf) for n, (_, leaf) in zip(names, leaves, strict=True)
-  }
-  ours = _training_variables(arrays)
-  if ours:
-    return StoredWeights(ours, {}, '')
-  return StoredWeights(arrays, {}, '', jax.tree.unflatten(structure, names))
-
-
-def _training_variables(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The variables alone, if this is a checkpoint of one of our trainings."""
-  return {
-    '/'.join(_WORD.findall(name)): array
-    for name, array in arrays.items()
-    if name.startswith('.variables.')
-  }
-
-
-def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
-  """Names with '/' as dicts in dicts."""
-  nested: dict[str, Any] = {}
-  for name, value in values.items():
-    *parents, last = name.split('/')
-    place = nested
-    for parent in parents:
-      place = place.setdefault(parent, {})
-    place[last] = value
-  return nested
-
-
-def _restore_orbax(path: pathlib.Path) -> PyTree:
-  """The tree of a checkpoint, its arrays as NumPy.
+  """Reads a checkpoint that users or this package saved by Orbax.
 
   Args:
-    path: what `StandardCheckpointer`, `PyTreeCheckpointer` or
+    path: a folder that `StandardCheckpointer`, `PyTreeCheckpointer` or
       `orbax.checkpoint.v1` saved, a step of a `CheckpointManager`, or the
-      folder of a manager that kept one step.
+      folder of a manager that kept a single step.
 
   Raises:
     UserError: there is no checkpoint, or several, or it is damaged.
@@ -296,41 +248,55 @@ def _restore_orbax(path: pathlib.Path) -> PyTree:
     handler = ocp.PyTreeCheckpointHandler()
     with _silence_late_reads():
       listed = handler.metadata(folder).tree
-      # As NumPy, for it may have been written on devices that are not here.
-      whole = jax.tree.map(lambda _: ocp.RestoreArgs(np.ndarray), listed)
-      return handler.restore(
-        folder, args=ocp.args.PyTreeRestore(restore_args=whole)
+      # Restored as NumPy, because the devices that saved it may not be here.
+      args = jax.tree.map(lambda _: ocp.RestoreArgs(np.ndarray), listed)
+      restored = handler.restore(
+        folder, args=ocp.args.PyTreeRestore(restore_args=args)
       )
   except Exception as error:  # Orbax raises whatever its parts raise
     raise errors.UserError(
       f'{path} is not a directory that Orbax can read '
       f'({errors.first_line(error)}); copy it again'
     ) from error
+  leaves, structure = jax.tree.flatten_with_path(restored)
+  names = ['/'.join(tree.path_names(key_path)) for key_path, _ in leaves]
+  arrays = {
+    name: np.asarray(leaf)
+    for name, (_, leaf) in zip(names, leaves, strict=True)
+  }
+  variables = _training_variables(arrays)
+  if variables:
+    return StoredWeights(variables, {}, '')
+  return StoredWeights(arrays, {}, '', jax.tree.unflatten(structure, names))
+
+
+def _training_variables(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The variables alone, if this is a checkpoint of our own training."""
+  return {
+    '/'.join(_WORD.findall(name)): array
+    for name, array in arrays.items()
+    if name.startswith('.variables.')
+  }
 
 
 @contextlib.contextmanager
 def _silence_late_reads() -> Iterator[None]:
-  """Keeps reads that end after one has failed from printing tracebacks.
+  """Keeps reads that end after a failed read from printing tracebacks."""
+  # Late reads report to an event loop that Orbax has closed. After a failure
+  # the hook stays in place, because reads may end later still.
+  original = sys.unraisablehook
 
-  They report to an event loop that Orbax has closed by then. After a failure it
-  stays so, as they may end later still.
-  """
-  before = sys.unraisablehook
-
-  def heard(late: Any) -> None:
+  def hook(late: Any) -> None:
     if str(late.exc_value) != 'Event loop is closed':
-      before(late)
+      original(late)
 
-  sys.unraisablehook = heard
+  sys.unraisablehook = hook
   yield
-  sys.unraisablehook = before
+  sys.unraisablehook = original
 
 
 def _save_orbax(path: pathlib.Path, arrays: PyTree) -> None:
-  """Writes a checkpoint whole.
-
-  Without a folder of its own for the item, so that the interfaces of Orbax
-  before and since its v1 read it by the path alone.
+  """Writes a checkpoint that Orbax reads by the path alone.
 
   Raises:
     UserError: the disk is full, or the place cannot be written.
@@ -338,7 +304,8 @@ def _save_orbax(path: pathlib.Path, arrays: PyTree) -> None:
   import orbax.checkpoint as ocp
 
   try:
-    # Orbax writes under a temporary name and renames by itself.
+    # Orbax writes under a temporary name and renames by itself. Without a
+    # folder for the item, its interfaces before and since v1 read the path.
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(path.absolute(), arrays, force=True)
   except (OSError, ValueError) as error:
@@ -348,19 +315,31 @@ def _save_orbax(path: pathlib.Path, arrays: PyTree) -> None:
 
 
 def _find_checkpoint(path: pathlib.Path) -> pathlib.Path:
-  """The folder that holds the arrays: this one, or the only one in it."""
-  found = [
+  """The folder that holds the arrays: this, or the only such folder in it."""
+  folders = [
     file.parent
     for depth in ('', '*/', '*/*/', '*/*/*/')
     for file in sorted(path.glob(f'{depth}_METADATA'))
   ]
   errors.check(
-    found,
+    folders,
     f'{path} holds no whole Orbax checkpoint; give the folder of one, '
     'or a .safetensors, .npz or .msgpack file',
   )
-  steps = ', '.join(str(folder.relative_to(path)) for folder in found[:10])
+  steps = ', '.join(str(folder.relative_to(path)) for folder in folders[:10])
   errors.check(
-    len(found) == 1, f'{path} holds several checkpoints: {steps}; give one'
+    len(folders) == 1, f'{path} holds several checkpoints: {steps}; give one'
   )
-  return found[0].absolute()
+  return folders[0].absolute()
+
+
+def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Turns names with '/' into dicts in dicts."""
+  nested: dict[str, Any] = {}
+  for name, value in values.items():
+    *parents, leaf = name.split('/')
+    node = nested
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[leaf] = value
+  return nested

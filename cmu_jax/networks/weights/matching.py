@@ -1,28 +1,26 @@
-"""The last layer in a file of weights: its names, how many classes.
+"""Matches stored arrays to a network's variables and back, by name.
 
-Stored arrays to a network's variables and back, by name.
-
-Two conventions are understood, and recognised by the names that are there:
+Two conventions are recognised by the names in the file:
 
 * ours: 'params/body/conv1/kernel' and 'batch_stats/body/norm1/mean', also with
-  dots, below whatever holds them ('variables', 'model'), or without 'params'
-  (Flax ports); a state of a training may lie beside them and is kept;
+  dots, below any prefix ('variables', 'model'), or without 'params' (Flax
+  ports); the state of a training may lie beside them;
 * PyTorch's state dicts, through the family's `torch_name`, also below a prefix
   such as 'module.' (DataParallel) or '_orig_mod.' (torch.compile). The leaves:
 
       ours                  PyTorch              layout
       kernel, 4 axes        weight               h w i o  <->  o i h w
       kernel, 2 axes        weight               i o      <->  o i
-      scale, bias           weight, bias         as it is
-      mean, var             running_mean, _var   as it is
-      others                by their whole path  as it is
+      scale, bias           weight, bias         unchanged
+      mean, var             running_mean, _var   unchanged
+      others                by their full path   unchanged
 
   The head may be called fc, linear, classifier or head. Counters of batches
-  (num_batches_tracked) and what else is no parameter are kept and otherwise
-  ignored.
+  (num_batches_tracked) and other arrays that are no parameters are ignored and
+  stay in the file.
 
-A family may know further layouts, also such as stack several leaves in one
-array.
+A family may know further layouts, some of which stack several leaves in a
+single array.
 """
 
 import types
@@ -37,54 +35,7 @@ from cmu_jax.core import errors, tree
 from cmu_jax.core.types import Variables
 
 HEADS = ('fc', 'linear', 'classifier', 'head', 'heads.head')
-
-
-def head_names(torch_name: Callable[[str], str] | None) -> tuple[str, ...]:
-  """What the last layer may be called in the files of a family.
-
-  Args:
-    torch_name: see `networks.Family`; its own name for the head is among them.
-  """
-  own = HEADS if torch_name is None else (*HEADS, torch_name('head'))
-  return tuple(dict.fromkeys(own))
-
-
-def is_head(name: str, names: Collection[str]) -> bool:
-  """Whether an array belongs to a last layer of one of these names."""
-  module = name.replace('/', '.').rpartition('.')[0]
-  return any(module == head or module.endswith(f'.{head}') for head in names)
-
-
-def count_classes(
-  arrays: dict[str, np.ndarray], names: Collection[str] = HEADS
-) -> int:
-  """The number of outputs, from the shape of the head.
-
-  Args:
-    arrays: by stored name.
-    names: what the head may be called, see `known`.
-
-  Raises:
-    UserError: no head is found, or one of fewer than two outputs.
-  """
-  for name, array in arrays.items():
-    if array.ndim == 2 and is_head(name, names):
-      torch = name.replace('/', '.').endswith('.weight')
-      count = int(array.shape[0 if torch else 1])
-      errors.check(
-        count >= 2,
-        f"the head '{name}' has {count} output{'' if count == 1 else 's'}; a "
-        'classifier has one for each of at least 2 classes',
-      )
-      return count
-  raise errors.UserError(
-    'the weights hold no head, a matrix called '
-    f'{", ".join(f"{head}.weight" for head in names)} or head/kernel; is it a '
-    'classifier?'
-  )
-
-
-_LEAVES = {
+_TORCH_LEAVES = {
   'kernel': 'weight',
   'scale': 'weight',
   'bias': 'bias',
@@ -102,7 +53,7 @@ _IGNORED = (
   'vocab_size',
   'mask_token',
 )
-# What else a state of a training holds, such as Flax's TrainState.
+# Further fields of the state of a training, such as Flax's TrainState.
 _TRAINING_FIELDS = (
   'step',
   'epoch',
@@ -115,20 +66,66 @@ _MAX_PROBLEMS = 20
 
 
 class Layout(NamedTuple):
-  """Where every leaf of a network is stored.
+  """The place of every leaf of a network in a file.
 
   Attributes:
     names: path of a leaf, 'params/body/conv1/kernel', to its stored name.
-      Leaves without one are made from others and are not stored.
-    torch: whether kernels are stored as PyTorch has them.
-    thirds: which third of its array a leaf is, by path; others are the whole.
-    plain: kernels that are stored as ours although `torch` is true.
+      Leaves without a name are made from others and are not stored.
+    torch: True if kernels are stored as in PyTorch.
+    thirds: index of a leaf among the three that share an array, by path;
+      other leaves have an array to themselves.
+    untransposed: kernels that are stored as ours although `torch` is true.
   """
 
   names: dict[str, str]
   torch: bool
   thirds: Mapping[str, int] = types.MappingProxyType({})
   untransposed: frozenset[str] = frozenset()
+
+
+def head_names(torch_name: Callable[[str], str] | None) -> tuple[str, ...]:
+  """Possible names of the last layer in the files of a family.
+
+  Args:
+    torch_name: see `networks.Family`; its own name for the head is included.
+  """
+  names = HEADS if torch_name is None else (*HEADS, torch_name('head'))
+  return tuple(dict.fromkeys(names))
+
+
+def is_head(name: str, heads: Collection[str]) -> bool:
+  """True if an array belongs to a last layer with one of the given names."""
+  module = name.replace('/', '.').rpartition('.')[0]
+  return any(module == head or module.endswith(f'.{head}') for head in heads)
+
+
+def count_classes(
+  arrays: dict[str, np.ndarray], heads: Collection[str] = HEADS
+) -> int:
+  """Reads the number of outputs off the shape of the head.
+
+  Args:
+    arrays: by stored name.
+    heads: possible names of the head, see `head_names`.
+
+  Raises:
+    UserError: there is no head, or it has fewer than two outputs.
+  """
+  for name, array in arrays.items():
+    if array.ndim == 2 and is_head(name, heads):
+      torch = name.replace('/', '.').endswith('.weight')
+      count = int(array.shape[0 if torch else 1])
+      errors.check(
+        count >= 2,
+        f"the head '{name}' has {count} output{'' if count == 1 else 's'}; a "
+        'classifier has one for each of at least 2 classes',
+      )
+      return count
+  raise errors.UserError(
+    'the weights hold no head, a matrix called '
+    f'{", ".join(f"{head}.weight" for head in heads)} or head/kernel; is it a '
+    'classifier?'
+  )
 
 
 def fit(
@@ -138,31 +135,31 @@ def fit(
   source: str,
   extra_layout: Callable[[list[str]], Layout] | None = None,
 ) -> tuple[Variables, Layout]:
-  """The variables of a network from stored arrays.
+  """Makes the variables of a network from stored arrays.
 
   Args:
-    arrays: by stored name, see `files.read`.
+    arrays: by stored name, see `formats.read`.
     template: the network's variables, or their jax.ShapeDtypeStructs.
     torch_name: of the network's family, see `networks.Family`.
-    source: what error messages call the file.
-    extra_layout: paths of all leaves to one more layout that the family has.
+    source: name of the file in error messages.
+    extra_layout: paths of all leaves to one more layout of the family.
 
   Returns:
-    The variables in float32, and where each leaf was found.
+    The variables in float32, and the place of each leaf in the file.
 
   Raises:
-    UserError: names are missing or left over, a shape differs, a value is not
-      finite. Every mismatch is one line.
+    UserError: names are missing or superfluous, a shape differs, a value is
+      not finite. Every mismatch is one line.
   """
   leaves = _leaves(template)
   layout = _choose_layout(arrays, leaves, torch_name, extra_layout)
   problems = _find_problems(arrays, leaves, layout)
   if problems:
-    more = len(problems) - _MAX_PROBLEMS
     lines = [f'{source}: {problem}' for problem in problems[:_MAX_PROBLEMS]]
-    raise errors.MultipleErrors(
-      '\n'.join([*lines, *([f'{source}: and {more} more'] if more > 0 else [])])
-    )
+    surplus = len(problems) - _MAX_PROBLEMS
+    if surplus > 0:
+      lines.append(f'{source}: and {surplus} more')
+    raise errors.MultipleErrors('\n'.join(lines))
   values = [
     jnp.asarray(_to_leaf(path, arrays[layout.names[path]], layout), jnp.float32)
     for path in leaves
@@ -173,10 +170,10 @@ def fit(
 def put_back(
   variables: Variables, arrays: dict[str, np.ndarray], layout: Layout
 ) -> dict[str, np.ndarray]:
-  """The stored arrays with a network's variables in their places.
+  """Replaces stored arrays by a network's variables.
 
-  Names, order, layout and number types stay those of `arrays`; so does what
-  the network does not have, such as counters.
+  Names, order, layout and number types stay those of `arrays`; so do arrays
+  that the network does not have, such as counters.
   """
   result = dict(arrays)
   for path, leaf in _leaves(variables).items():
@@ -188,6 +185,7 @@ def put_back(
     )
     value = value.astype(arrays[name].dtype)
     if path in layout.thirds:
+      # `result`, not `arrays`: the other two thirds may have been replaced.
       pieces = np.split(result[name], 3)
       pieces[layout.thirds[path]] = value
       value = np.concatenate(pieces)
@@ -198,7 +196,7 @@ def put_back(
 def torch_names(
   template: Variables, torch_name: Callable[[str], str]
 ) -> dict[str, str]:
-  """PyTorch's name of every leaf: the table that `fit` goes by."""
+  """PyTorch's name of every leaf: the table that `fit` uses."""
   return {
     path: _torch_leaf_name(path, torch_name) for path in _leaves(template)
   }
@@ -206,36 +204,36 @@ def torch_names(
 
 def _leaves(variables: Any) -> dict[str, Any]:
   """Leaves by path, 'params/body/conv1/kernel'."""
-  return {
-    '/'.join(path): leaf
-    for path, leaf in tree.leaves_by_path(variables).items()
-  }
+  leaves = tree.leaves_by_path(variables)
+  return {'/'.join(path): leaf for path, leaf in leaves.items()}
 
 
 def _torch_leaf_name(path: str, torch_name: Callable[[str], str]) -> str:
   module, _, leaf = path.partition('/')[2].rpartition('/')
-  if leaf not in _LEAVES:
+  if leaf not in _TORCH_LEAVES:
     return torch_name(f'{module}/{leaf}')
   name = torch_name(module)
-  return f'{name}{"" if name.endswith("_") else "."}{_LEAVES[leaf]}'
+  return f'{name}{"" if name.endswith("_") else "."}{_TORCH_LEAVES[leaf]}'
 
 
 def _choose_layout(
   arrays: dict[str, np.ndarray],
   leaves: dict[str, Any],
   torch_name: Callable[[str], str] | None,
-  other: Callable[[list[str]], Layout] | None,
+  extra_layout: Callable[[list[str]], Layout] | None,
 ) -> Layout:
-  """The convention under which most leaves are found."""
+  """Finds the convention that explains most names."""
   options = [
     Layout({p: prefix + p.replace('/', mark) for p in leaves}, False)
     for mark in '/.'
     for prefix in _find_prefixes(arrays, next(iter(leaves)).replace('/', mark))
   ]
-  bare = {path: path.removeprefix('params/') for path in leaves}
-  options.append(Layout(bare, False))
+  flax_port = {path: path.removeprefix('params/') for path in leaves}
+  options.append(Layout(flax_port, False))
   if torch_name is not None:
     plain = {path: _torch_leaf_name(path, torch_name) for path in leaves}
+    # Users rename the head of a published network and wrap the network, so
+    # that every pair of head and prefix is tried.
     for head in (None, *HEADS):
       for prefix in ('', *_PREFIXES, *_BODY_PREFIXES):
         names = {
@@ -244,15 +242,16 @@ def _choose_layout(
           for path, name in plain.items()
         }
         options.append(Layout(names, True))
-  if other is not None:
-    options.append(other(list(leaves)))
+  if extra_layout is not None:
+    options.append(extra_layout(list(leaves)))
+  # Most, not all: the errors then name the few arrays that are wrong.
   return max(options, key=lambda o: len(arrays.keys() & set(o.names.values())))
 
 
 def _find_prefixes(arrays: Collection[str], leaf: str) -> list[str]:
-  """What stands before a leaf's name in a file, the shortest first."""
-  found = [name.removesuffix(leaf) for name in arrays if name.endswith(leaf)]
-  return sorted({'', *found}, key=len)
+  """Prefixes of a leaf's name in a file, the shortest first."""
+  prefixes = [name.removesuffix(leaf) for name in arrays if name.endswith(leaf)]
+  return sorted({'', *prefixes}, key=len)
 
 
 def _lacks_prefix(path: str, prefix: str) -> bool:
@@ -268,12 +267,12 @@ def _rename_head(path: str, name: str, head: str | None) -> str:
 def _find_problems(
   arrays: dict[str, np.ndarray], leaves: dict[str, Any], layout: Layout
 ) -> list[str]:
-  """One line for each thing that does not fit."""
+  """One line for each mismatch."""
   used = dict.fromkeys(layout.names.values())
   missing = [n for n in used if n not in arrays]
   extra = [n for n in arrays if n not in used and not _may_remain(n, layout)]
-  found = [f"'{n}' is missing; is it another network?" for n in missing]
-  found += [f"'{n}' belongs to no part of the network" for n in extra]
+  problems = [f"'{n}' is missing; is it another network?" for n in missing]
+  problems += [f"'{n}' belongs to no part of the network" for n in extra]
   for path, leaf in leaves.items():
     name = layout.names[path]
     if name not in arrays:
@@ -281,29 +280,31 @@ def _find_problems(
     array = arrays[name]
     expected = _stored_shape(path, leaf.shape, layout)
     if array.shape != expected:
-      found.append(
+      problems.append(
         f"'{name}' has shape {array.shape}, the network has {expected}"
       )
     elif not np.isfinite(array.astype(np.float32)).all():
-      found.append(f"'{name}' holds NaN or infinity; the weights are damaged")
+      problems.append(
+        f"'{name}' holds NaN or infinity; the weights are damaged"
+      )
     elif path.endswith('/var') and (array < 0).any():
-      found.append(f"'{name}' holds a negative variance; it is damaged")
-  return list(dict.fromkeys(found))
+      problems.append(f"'{name}' holds a negative variance; it is damaged")
+  # Leaves that share an array report its problems three times.
+  return list(dict.fromkeys(problems))
 
 
 def _may_remain(name: str, layout: Layout) -> bool:
-  """Whether what no leaf uses may lie beside them."""
-  of_training = not layout.torch and name.split('/')[0] in _TRAINING_FIELDS
-  return of_training or name.endswith(_IGNORED)
+  """True if an array that no leaf uses may lie in the file."""
+  training = not layout.torch and name.split('/')[0] in _TRAINING_FIELDS
+  return training or name.endswith(_IGNORED)
 
 
 def _stored_shape(
   path: str, shape: tuple[int, ...], layout: Layout
 ) -> tuple[int, ...]:
-  found = tuple(shape[axis] for axis in _stored_axes(path, len(shape), layout))
-  if path in layout.thirds:
-    return (3 * found[0], *found[1:])
-  return found
+  axes = _stored_axes(path, len(shape), layout)
+  stored = tuple(shape[axis] for axis in axes)
+  return (3 * stored[0], *stored[1:]) if path in layout.thirds else stored
 
 
 def _stored_axes(path: str, rank: int, layout: Layout) -> list[int]:
@@ -319,4 +320,5 @@ def _stored_axes(path: str, rank: int, layout: Layout) -> list[int]:
 def _to_leaf(path: str, array: np.ndarray, layout: Layout) -> np.ndarray:
   if path in layout.thirds:
     array = np.split(array, 3)[layout.thirds[path]]
-  return np.transpose(array, np.argsort(_stored_axes(path, array.ndim, layout)))
+  axes = _stored_axes(path, array.ndim, layout)
+  return np.transpose(array, np.argsort(axes))

@@ -15,7 +15,7 @@ from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Batch, Model, PRNGKey, Variables
 from cmu_jax.data import input_step, sources, splits
 from cmu_jax.networks import clip
-from cmu_jax.networks.clip import heads, preprocess, prompts, zero_shot
+from cmu_jax.networks.clip import heads, prompts, zero_shot
 from cmu_jax.studies.engine.binding import Loaded
 from cmu_jax.training import small_clip
 
@@ -156,7 +156,7 @@ def _small(config: ConfigDict, found: Loaded) -> clip.LoadedClip:
 
 
 def _step(pad: int) -> Any:
-  return input_step.make(preprocess.MEAN, preprocess.STD, pad=pad)
+  return input_step.make(zero_shot.MEAN, zero_shot.STD, pad=pad)
 
 
 def _rgb(batch: Batch) -> Batch:

@@ -18,7 +18,7 @@ from cmu_jax.core.types import Batch
 from cmu_jax.data.sources import tfds
 from cmu_jax.data.sources.common import SourceOptions, every_fifth
 from cmu_jax.networks import clip
-from cmu_jax.networks.clip import preprocess, prompts
+from cmu_jax.networks.clip import prompts, zero_shot
 
 _TEST = ('test', 'validation', 'val')
 # Sets whose test split has no labels.
@@ -119,7 +119,7 @@ def _reader(found: tfds.TfdsSet, sizes: clip.Sizes) -> Any:
   small = height == width and height is not None and height <= _SMALL
   if small and sizes.image_size > _SMALL:
     return _colours
-  return functools.partial(preprocess.crop_centre, side=sizes.image_size)
+  return functools.partial(zero_shot.crop_centre, side=sizes.image_size)
 
 
 def _colours(picture: PIL.Image.Image) -> np.ndarray:

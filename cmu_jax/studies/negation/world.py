@@ -14,7 +14,7 @@ from cmu_jax.core import errors, provenance, rng
 from cmu_jax.core.types import Batch, InputStep, Model, Variables
 from cmu_jax.data import input_step
 from cmu_jax.networks import clip
-from cmu_jax.networks.clip import heads, preprocess, zero_shot
+from cmu_jax.networks.clip import heads, zero_shot
 from cmu_jax.studies.engine import recipes
 from cmu_jax.studies.negation import sets, settings
 from cmu_jax.studies.negation.sets import Set
@@ -62,7 +62,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
     UserError: bad data, weights or settings, in one line.
   """
   settings.check(config)
-  step = input_step.make(preprocess.MEAN, preprocess.STD)
+  step = input_step.make(zero_shot.MEAN, zero_shot.STD)
   if config.model.weights:
     found = clip.load(config.model.weights, config.model.name)
     data = [sets.load(config, name, found.sizes) for name in _names(config)]
@@ -100,7 +100,7 @@ def augmented(config: ConfigDict, seed: int) -> InputStep:
 @functools.cache
 def _padded(pad: int) -> InputStep:
   """One object for each padding, so that seeds share compilations."""
-  return input_step.make(preprocess.MEAN, preprocess.STD, pad=pad)
+  return input_step.make(zero_shot.MEAN, zero_shot.STD, pad=pad)
 
 
 def _names(config: ConfigDict) -> tuple[str, ...]:
@@ -140,11 +140,11 @@ def _small(config: ConfigDict) -> tuple[clip.LoadedClip, list[Set]]:
     rng.fold_in(0, 'small_clip'),
     of,
     _together(data),
-    input_step.make(preprocess.MEAN, preprocess.STD, pad=2),
+    input_step.make(zero_shot.MEAN, zero_shot.STD, pad=2),
     steps=asked.steps,
     learning_rate=asked.learning_rate,
   )
-  plain = input_step.make(preprocess.MEAN, preprocess.STD)
+  plain = input_step.make(zero_shot.MEAN, zero_shot.STD)
   for one in data:
     seen = small_clip.CaptionedImages(
       one.validation, one.class_names, one.sentences
