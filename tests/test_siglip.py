@@ -192,7 +192,7 @@ def test_a_head_of_ids_ranks_classes_as_the_towers_do():
 
 def test_heads_ask_for_the_right_tokens():
   found = clip.LoadedClip(SIZES, _variables(), None, None)
-  with pytest.raises(errors.UserError, match='of_tokens') as caught:
+  with pytest.raises(errors.UserError, match='make_from_tokens') as caught:
     heads.make(found, NAMES)
   assert '\n' not in str(caught.value)
   with pytest.raises(errors.UserError, match='0 to 100: take their own'):
