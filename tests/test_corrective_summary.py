@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from cmu_jax.methods import study_names
 from cmu_jax.report import stats
 from cmu_jax.studies.corrective import headline, looks, summary
 from cmu_jax.studies.corrective.summary import Cell, Line
@@ -226,7 +227,9 @@ def test_fractions_that_differ_by_rounding_are_one():
 
 
 def test_methods_come_in_the_order_of_the_paper_then_the_rest():
-  found = looks.ordered(['zeta', 'fine_pruning', 'rewod', 'cuts', 'none'])
+  found = study_names.ordered(
+    study_names.CORRECTIVE, ['zeta', 'fine_pruning', 'rewod', 'cuts', 'none']
+  )
   assert found == ('none', 'rewod', 'cuts', 'zeta', 'fine_pruning')
   drawn = looks.looks([*looks.PAPER, *(f'm{i}' for i in range(14))])
   assert len(set(drawn.values())) == len(drawn) == 20

@@ -66,6 +66,14 @@ def _check(sets: tuple[str, ...], element: str) -> None:
     raise errors.unknown_name('set', element, adversarial_sets.SET_NAMES)
 
 
+def _check_not_empty(samples: Samples) -> None:
+  errors.check(
+    np.asarray(samples.valid).any(),
+    'no image of the set to be forgotten has an adversarial image, and '
+    'there is nothing else to train on; add D_F or D_R, or attack further',
+  )
+
+
 def amun(
   model: Model,
   inputs: InputStep,
@@ -137,11 +145,7 @@ def amun(
     samples = union_training.join(
       [parts[name] for name in PARTS if name in sets]
     )
-    errors.check(
-      np.asarray(samples.valid).any(),
-      'no image of the set to be forgotten has an adversarial image, and '
-      'there is nothing else to train on; add D_F or D_R, or attack further',
-    )
+    _check_not_empty(samples)
     mask = None
     if share is not None:
       mask = relabelling.mask_program(model, inputs, share)(variables, forget)

@@ -3,39 +3,10 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from cmu_jax.report import style
+from cmu_jax.methods import study_names
 
 # Table 1 of the paper, from doing nothing to retraining.
-PAPER = ('none', 'badt', 'cf', 'ssd', 'scrub', 'rewod')
-_NEWER = (
-  'scrub_original',
-  'assd',
-  'potion',
-  'cuts',
-  'sap',
-  'neggrad_plus',
-  'npo',
-  'gradient_ascent',
-  'random_label',
-  'salun',
-  'l1_sparse',
-  'relabel_second',
-  'amun',
-  'amun_no_forget',
-  'boundary_shrink',
-  'cf_k',
-  'eu_k',
-)
-_REFERENCE_LINES = ('fine_pruning', 'bn_recalibration')
-
-_PAPER_COLOURS = {
-  'none': style.MUTED,
-  'badt': '#CC79A7',
-  'cf': '#E69F00',
-  'ssd': '#0072B2',
-  'scrub': '#D55E00',
-  'rewod': '#22262b',
-}
+PAPER = tuple(study_names.COLOURS)
 _OTHER_COLOURS = (
   '#009E73',
   '#6B5B95',
@@ -161,21 +132,13 @@ _VALIDATIONS = {
 }
 
 
-def ordered(methods: Iterable[str]) -> tuple[str, ...]:
-  """Distinct methods: those of the paper, newer ones, reference lines."""
-  found = dict.fromkeys(methods)
-  known = (*PAPER, *_NEWER, *_REFERENCE_LINES)
-  middle = sorted(m for m in found if m not in known)
-  return tuple(
-    m for m in (*PAPER, *_NEWER, *middle, *_REFERENCE_LINES) if m in found
-  )
-
-
 def looks(methods: Iterable[str]) -> dict[str, Look]:
   """The look of each method; those of the paper always have their own."""
-  order = ordered(methods)
+  order = study_names.ordered(study_names.CORRECTIVE, methods)
   others = [m for m in order if m not in PAPER]
-  found = {m: Look(_PAPER_COLOURS[m], (), 'o') for m in order if m in PAPER}
+  found = {
+    m: Look(study_names.COLOURS[m], (), 'o') for m in order if m in PAPER
+  }
   for i, method in enumerate(others):
     turn = i // len(_OTHER_COLOURS)
     found[method] = Look(

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib import axes, figure, ticker
 from scipy import optimize
 
+from cmu_jax.methods import study_names
 from cmu_jax.report import style
 from cmu_jax.studies.corrective import curves, load, looks, summary
 from cmu_jax.studies.corrective.load import Results, Row
@@ -37,7 +38,10 @@ def tuned(results: Results, problem: Problem) -> tuple[str, ...]:
   for row in rows:
     key = (row['method'], row['seed'], row['identified_fraction'])
     seen[key] = seen.get(key, 0) + (_xy([row]) != ([], []))
-  return looks.ordered(key[0] for key, number in seen.items() if number > 1)
+  return study_names.ordered(
+    study_names.CORRECTIVE,
+    [key[0] for key, number in seen.items() if number > 1],
+  )
 
 
 def _room(low: float, high: float) -> tuple[float, float]:

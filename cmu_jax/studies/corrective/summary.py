@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cmu_jax.methods import study_names
 from cmu_jax.report import stats
 from cmu_jax.studies.corrective import looks
 from cmu_jax.studies.corrective.load import Results, Row
@@ -97,7 +98,9 @@ def view(results: Results) -> View:
   fractions = {_fraction(f) for f in _asked(results, 'identified_fractions')}
   fractions |= {_fraction(row['identified_fraction']) for row in rows}
   asked = _asked(results, 'methods') if not results['finished'] else []
-  methods = looks.ordered([*asked, *(row['method'] for row in rows)])
+  methods = study_names.ordered(
+    study_names.CORRECTIVE, [*asked, *(row['method'] for row in rows)]
+  )
   return View(
     tuple(
       (p['manipulation'], p['manipulation_size']) for p in results['problems']

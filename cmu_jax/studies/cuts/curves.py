@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib import axes, figure
 
+from cmu_jax.methods import study_names
 from cmu_jax.report import style
 from cmu_jax.studies.cuts import names, seed_stats
 from cmu_jax.studies.cuts.load import Results
@@ -72,7 +73,7 @@ def _search(ax: axes.Axes, results: Results) -> None:
 def _level(ax: axes.Axes, results: Results, method: str, dash: Any) -> None:
   values = list(seed_stats.by_seed(results, method, 'test_accuracy').values())
   if values:
-    name = names.method(method).label
+    name = study_names.present(method).label
     ax.axhline(
       float(np.mean(values)),
       color=style.REFERENCE if method == 'oracle' else style.MUTED,
@@ -153,7 +154,7 @@ def _floor(results: Results, key: str) -> float:
 
 
 def _dots(
-  ax: axes.Axes, results: Results, key: str, methods: list[str]
+  ax: axes.Axes, results: Results, key: str, methods: tuple[str, ...]
 ) -> None:
   low = _floor(results, key)
   for y, method in enumerate(methods):
@@ -198,7 +199,7 @@ def _methods_title(results: Results) -> str:
 
 
 def _tick(method: str, task: str) -> str:
-  label, note = names.method(method, task)
+  label, note = study_names.present(method, task)
   return f'{label}\n({note})' if note else label
 
 
@@ -208,7 +209,9 @@ def methods(results: Results) -> figure.Figure:
   Args:
     results: results.json of a run.
   """
-  order = names.ordered(row['method'] for row in results['rows'])
+  order = study_names.ordered(
+    study_names.CUTS, [row['method'] for row in results['rows']]
+  )
   keys = [
     key
     for key in _TESTED

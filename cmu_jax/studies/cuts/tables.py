@@ -9,6 +9,7 @@ import rich.console
 import rich.markup
 import rich.table
 
+from cmu_jax.methods import study_names
 from cmu_jax.report import stats
 from cmu_jax.report.stats import Spread
 from cmu_jax.studies.cuts import names, seed_stats
@@ -60,13 +61,15 @@ def summary(results: Results) -> list[Row]:
   """One row a method, from doing nothing to the oracle."""
   keys = _metric_keys(results)
   table = []
-  for method in names.ordered(row['method'] for row in results['rows']):
+  for method in study_names.ordered(
+    study_names.CUTS, [row['method'] for row in results['rows']]
+  ):
     rows = [row for row in results['rows'] if row['method'] == method]
     spreads = {
       key: stats.spread(list(seed_stats.by_seed(results, method, key).values()))
       for key in keys
     }
-    shown = names.method(method, results['task'])
+    shown = study_names.present(method, results['task'])
     seen = dict.fromkeys(str(row.get('information') or '') for row in rows)
     table.append(
       Row(
@@ -143,8 +146,10 @@ def markdown(results: Results) -> str:
 
 def per_class(results: Results) -> str:
   """Accuracy on clean test images by class and method, mean over seeds."""
-  methods = names.ordered(row['method'] for row in results['per_class'])
-  head = ['class', *(names.method(method).label for method in methods)]
+  methods = study_names.ordered(
+    study_names.CUTS, [row['method'] for row in results['per_class']]
+  )
+  head = ['class', *(study_names.present(method).label for method in methods)]
   seeds = {row['seed'] for row in results['per_class']}
   means = [seed_stats.class_means(results, method, seeds) for method in methods]
   rows = [

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from cmu_jax.studies.cuts import names, seed_stats
+from cmu_jax.methods import study_names
+from cmu_jax.studies.cuts import seed_stats
 from cmu_jax.studies.cuts.load import Results
 
 GLOSSARY = {
@@ -149,13 +150,15 @@ def audited(results: Results) -> list[str]:
   column, task = 'label_recovery_rate', results['task']
   means = {
     method: float(np.mean(list(values.values())))
-    for method in names.ordered(row['method'] for row in results['rows'])
+    for method in study_names.ordered(
+      study_names.CUTS, [row['method'] for row in results['rows']]
+    )
     if (values := seed_stats.by_seed(results, method, column))
   }
   if not means:
     return []
   told = ', '.join(
-    f'{value:.3f} after {names.method(method, task).label}'
+    f'{value:.3f} after {study_names.present(method, task).label}'
     for method, value in means.items()
     if method in ('cuts', 'cuts_safe', 'finetune_clean_proxy')
   )

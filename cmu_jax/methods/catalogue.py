@@ -1,0 +1,285 @@
+"""The catalogue of methods by their canonical names.
+
+Reports read it, so it imports no JAX: `methods.factories` makes the methods,
+`methods.study_names` has the names that each paper prints.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+# The share of the weights that move, in SalUn and in AMUN with it.
+SALIENT_SHARE = 0.5
+
+
+class Entry(NamedTuple):
+  """A method.
+
+  Attributes:
+    family: the kind of method.
+    needs: parts of `types.MethodInputs` that it reads.
+    description: a verb phrase. Braces name sets of samples and other methods,
+      which `study_names.describe` puts into the words of a study.
+    base: the factory that makes it; '' for the one of the same name.
+    options: keyword arguments of the factory that make this variant.
+  """
+
+  family: str
+  needs: tuple[str, ...]
+  description: str
+  base: str = ''
+  options: Mapping[str, Any] = {}
+
+
+_RETAIN, _FORGET, _BOTH = ('retain',), ('forget',), ('retain', 'forget')
+_PROXY, _CLEAN = ('proxy',), ('clean_proxy',)
+_ALONE = {'retain': False}
+# Sets of AMUN, see `amun.PARTS`.
+_WITHOUT_FORGET = ('retain', 'adversarial')
+_WITHOUT_RETAIN = ('forget', 'adversarial')
+
+ENTRIES: dict[str, Entry] = {
+  'none': Entry('reference', (), 'does nothing'),
+  'retrain': Entry('retraining', _RETAIN, 'trains anew on {retain}'),
+  'oracle': Entry('reference', (), 'trains on the clean training set'),
+  'finetune': Entry('retraining', _RETAIN, 'fine-tunes on {retain}'),
+  'cf_k': Entry(
+    'retraining', _RETAIN, 'fine-tunes the last layers on {retain}'
+  ),
+  'eu_k': Entry(
+    'retraining', _RETAIN, 'trains the last layers anew on {retain}'
+  ),
+  'l1_sparse': Entry(
+    'retraining', _RETAIN, 'fine-tunes on {retain} towards few weights'
+  ),
+  'retrain_twice': Entry(
+    'retraining',
+    _BOTH,
+    '{retrain}, then again with what of {forget} that network agrees on',
+  ),
+  'gradient_ascent': Entry('ascent', _FORGET, 'climbs the loss of {forget}'),
+  'alternating_ascent': Entry(
+    'ascent', _BOTH, 'climbs the loss of {forget} between epochs on {retain}'
+  ),
+  'neggrad_plus': Entry(
+    'ascent', _BOTH, 'descends on {retain} and climbs on {forget} in each step'
+  ),
+  'npo': Entry(
+    'ascent', _BOTH, 'descends on {retain}, climbs on {forget} within bounds'
+  ),
+  'badt': Entry(
+    'teachers', _BOTH, 'teaches the answers of a random network on {forget}'
+  ),
+  'scrub': Entry(
+    'teachers', _BOTH, 'away from labels and original on {forget} at first'
+  ),
+  'scrub_original': Entry(
+    'teachers',
+    _BOTH,
+    'away from the original on {forget}, towards it elsewhere',
+  ),
+  'random_label': Entry(
+    'relabelling', _BOTH, 'trains {forget} under random labels'
+  ),
+  'relabel_second': Entry(
+    'relabelling', _BOTH, 'trains {forget} under its next likely classes'
+  ),
+  'salun': Entry(
+    'relabelling',
+    _BOTH,
+    '{random_label} in the weights that {forget} depends on',
+    options={'share': SALIENT_SHARE},
+  ),
+  'boundary_shrink': Entry(
+    'relabelling', _BOTH, 'trains {forget} under its nearest classes'
+  ),
+  'by_labels': Entry(
+    'relabelling',
+    _BOTH,
+    '{retrain_twice} where {forget} has one label, else {relabel_second}',
+  ),
+  'ssd': Entry(
+    'dampening', _BOTH, 'damps the weights that {forget} depends on'
+  ),
+  'assd': Entry('dampening', _BOTH, '{ssd} with parameters chosen by itself'),
+  'potion': Entry('dampening', _BOTH, '{ssd} on the weights of a trigger'),
+  'sap': Entry(
+    'projection', _RETAIN, 'projects kernels onto what trusted samples use'
+  ),
+  'svd_projection': Entry(
+    'projection', _BOTH, 'projects kernels off what only the class uses'
+  ),
+  'logit_mask': Entry('class', _FORGET, 'forbids the answer, nothing else'),
+  'rwft': Entry(
+    'class',
+    _BOTH,
+    "teaches the original's answers, renormalised without the class",
+    'trw',
+  ),
+  'trw': Entry('class', _BOTH, '{rwft} tilted towards classes like it'),
+  'trw_sample': Entry(
+    'class',
+    _BOTH,
+    '{trw} by what each image is like',
+    'trw',
+    {'by_sample': True},
+  ),
+  'amun': Entry(
+    'adversarial', _BOTH, 'trains on near adversarial images of {forget} too'
+  ),
+  'amun_no_forget': Entry(
+    'adversarial',
+    _BOTH,
+    '{amun}, without {forget} itself',
+    'amun',
+    {'sets': _WITHOUT_FORGET},
+  ),
+  'amun_salun': Entry(
+    'adversarial',
+    _BOTH,
+    '{amun} in the weights that {forget} depends on',
+    'amun',
+    {'share': SALIENT_SHARE},
+  ),
+  'cuts': Entry(
+    'task arithmetic', _PROXY, 'subtracts the task vector of a corrupted proxy'
+  ),
+  'cuts_safe': Entry(
+    'task arithmetic', _PROXY, '{cuts} with an alpha tested out of fold'
+  ),
+  'cuts_simplex': Entry(
+    'task arithmetic', _PROXY, '{cuts} with one network for each proxy draw'
+  ),
+  'cuts_best_alpha': Entry(
+    'task arithmetic', _PROXY, '{cuts} with an alpha chosen by test labels'
+  ),
+  'random_vector': Entry('control', (), 'subtracts Gaussian noise'),
+  'random_vector_uniform': Entry('control', (), 'subtracts uniform noise'),
+  'cuts_forget': Entry(
+    'task arithmetic', _FORGET, 'subtracts the task vector of {forget}'
+  ),
+  'cuts_forget_grid': Entry(
+    'task arithmetic',
+    _FORGET,
+    '{cuts_forget}, as far as labels say',
+    'cuts_forget',
+  ),
+  'cuts_forget_simplex': Entry(
+    'task arithmetic', _FORGET, '{cuts_forget}, several vectors'
+  ),
+  'distill_untriggered': Entry(
+    'backdoor',
+    _PROXY,
+    'teaches predictions without the trigger',
+    'distill_both',
+    {'untriggered': False},
+  ),
+  'distill_both': Entry(
+    'backdoor',
+    _PROXY,
+    '{distill_untriggered}, and with it',
+  ),
+  'distill_projected': Entry(
+    'backdoor', _PROXY, '{distill_both} along what predictions do not need'
+  ),
+  'finetune_clean_proxy': Entry(
+    'retraining', _CLEAN, 'fine-tunes on the clean proxy'
+  ),
+  'fine_pruning': Entry(
+    'backdoor', _CLEAN, 'prunes silent features, fine-tunes on the clean proxy'
+  ),
+  'bn_recalibration': Entry(
+    'backdoor', _CLEAN, 'takes running statistics from the clean proxy'
+  ),
+}
+
+# Variants without the retain set, and with labels drawn at every access.
+ENTRIES |= {
+  f'{name}_alone': ENTRIES[name]._replace(
+    needs=_FORGET,
+    description=f'{{{name}}} without {{retain}}',
+    base=ENTRIES[name].base or name,
+    options={**ENTRIES[name].options, **options},
+  )
+  for name, options in (
+    ('random_label', {'retain': False}),
+    ('salun', {'retain': False}),
+    ('boundary_shrink', {'retain': False}),
+    ('amun', {'sets': _WITHOUT_RETAIN}),
+    ('amun_salun', {'sets': _WITHOUT_RETAIN}),
+  )
+}
+ENTRIES |= {
+  f'{name}_redrawn{end}': Entry(
+    'relabelling',
+    _BOTH if retain else _FORGET,
+    f'{{{name}{end}}}, labels drawn at every access, one pass over the union',
+    'redrawn_label',
+    {'share': share, 'retain': retain},
+  )
+  for name, share in (('random_label', None), ('salun', SALIENT_SHARE))
+  for end, retain in (('', True), ('_alone', False))
+}
+
+# Adversarial sets of AMUN along a single FGSM direction, or of the network of
+# another seed.
+ENTRIES |= {
+  f'amun_{kind}{end}': ENTRIES[f'amun{end}']._replace(
+    description=f'{{amun{end}}}, {source}',
+    base='amun_ffgsm' if kind == 'ffgsm' else 'amun',
+  )
+  for kind, source in (
+    ('ffgsm', 'D_A by FFGSM'),
+    ('transferred', 'D_A of the network of another seed'),
+  )
+  for end in ('', '_alone')
+}
+
+# The ablation of AMUN, arXiv 2503.00917, figure 1: other elements in place of
+# D_A, in three kinds of sets.
+ABLATION_SETS = {
+  '': (('retain', 'forget', 'adversarial'), 'D and'),
+  '_forget': (_WITHOUT_RETAIN, 'D_F and'),
+  '_alone': (('adversarial',), 'nothing but'),
+}
+ABLATION_ELEMENTS = {
+  'adv': '(x_adv, y_adv)',
+  'orig': '(x, y)',
+  'advl': '(x, y_adv)',
+  'rl': '(x, a third label)',
+  'arl': '(x_adv, a third label)',
+  'ars': '(as far in a random direction, y_adv)',
+}
+ENTRIES |= {
+  f'set_{element}{end}': Entry(
+    'ablation',
+    _BOTH if 'retain' in sets else _FORGET,
+    f'trains on {words} {content}',
+    'amun',
+    {'element': element, 'sets': sets},
+  )
+  for element, content in ABLATION_ELEMENTS.items()
+  for end, (sets, words) in ABLATION_SETS.items()
+}
+
+# A detector enlarges the forget set, then a method runs.
+DETECTORS = (
+  *('spectral', 'clustering', 'knn', 'knn_labels', 'supervised'),
+  'adversarial',
+)
+DETECTED = ('retrain', 'finetune', 'ssd', 'relabel_second', 'by_labels')
+ENTRIES |= {
+  f'{detector}_{name}': ENTRIES[name]._replace(
+    family='detection',
+    needs=_BOTH,
+    description=f'{{{name}}} with a forget set that {detector} enlarges',
+    base='detected',
+  )
+  for detector in DETECTORS
+  for name in DETECTED
+}
+ENTRIES['clustering_when_needed'] = Entry(
+  'detection',
+  _BOTH,
+  '{retrain} where that suffices, else {clustering_by_labels}',
+  'when_needed',
+)
