@@ -195,7 +195,7 @@ def _row(
 def _results(
   config: ConfigDict, world: scene.World, record: Info, found: list[Info]
 ) -> Info:
-  """results.json; its schema is documented in DESIGN.md."""
+  """results.json; its schema is documented in docs/run_folder.md."""
   return {
     'schema': SCHEMA,
     'name': config.name,
