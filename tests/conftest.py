@@ -37,6 +37,7 @@ _LONG = {
   'test_kill.py',
   'test_malformed.py',
   'test_models.py',
+  'test_pinned.py',
   'test_projected.py',
   'test_repair.py',
   'test_run.py',
