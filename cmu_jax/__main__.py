@@ -1,27 +1,68 @@
 """The command line: python -m cmu_jax repair|unlearn|audit|study ..."""
 
 import sys
+from collections.abc import Callable, Sequence
 
-from cmu_jax import main as study
-from cmu_jax.commands.audit import __main__ as audit
-from cmu_jax.commands.repair import __main__
-from cmu_jax.commands.unlearn import __main__ as unlearn
+from cmu_jax.commands import shell
+from cmu_jax.core import errors
 
-_COMMANDS = {
-  'repair': __main__.main,
-  'unlearn': unlearn.main,
-  'audit': audit.main,
-  'study': study.main,
+_TEXT = """\
+usage: python -m cmu_jax COMMAND [--FLAG=VALUE ...]
+
+  repair    repairs a classifier from a few bad samples
+  unlearn   makes a classifier forget some of its training pictures
+  audit     tests by membership attacks if training pictures can be recognised
+  study     runs a config file: trains, repairs and compares methods
+
+python -m cmu_jax COMMAND --help lists the flags of a command."""
+
+
+# Each command is imported on use, because its flags alone answer --help.
+def _repair(argv: Sequence[str]) -> int:
+  from cmu_jax.commands import flags, repair
+
+  return flags.run(repair.COMMAND, repair.load, argv)
+
+
+def _unlearn(argv: Sequence[str]) -> int:
+  from cmu_jax.commands import flags, unlearn
+
+  return flags.run(unlearn.COMMAND, unlearn.load, argv)
+
+
+def _audit(argv: Sequence[str]) -> int:
+  from cmu_jax.commands import audit, flags
+
+  return flags.run(audit.COMMAND, audit.load, argv)
+
+
+def _study(argv: Sequence[str]) -> int:
+  from cmu_jax.commands import study
+
+  return study.main(argv)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+  'repair': _repair,
+  'unlearn': _unlearn,
+  'audit': _audit,
+  'study': _study,
 }
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command that the first word names and returns its exit code."""
-  name = sys.argv[1] if len(sys.argv) > 1 else ''
-  if name in _COMMANDS:
-    return _COMMANDS[name](sys.argv[2:])
-  print(f'usage: python -m cmu_jax {"|".join(_COMMANDS)} ...', file=sys.stderr)
-  return 0 if name in ('-h', '--help') else 2
+  return shell.run(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> int:
+  name, *arguments = argv or ['--help']
+  if name in ('--help', '-h'):
+    print(_TEXT)
+    return 0
+  if name not in COMMANDS:
+    raise errors.unknown_name('command', name, COMMANDS)
+  return COMMANDS[name](arguments)
 
 
 if __name__ == '__main__':

@@ -12,15 +12,13 @@ rmia_*, ulira_*, lotos_*, negation_*.
 """
 
 import argparse
-import importlib
 import pathlib
 import time
 from collections.abc import Callable
 
-from cmu_jax.commands import shell, workdir
+from cmu_jax.commands import shell, study, workdir
 from cmu_jax.core import config, errors, files, jit
 from cmu_jax.core.types import Info
-from cmu_jax.main import SWEEPS
 
 _KEPT = (
   'schema',
@@ -79,15 +77,13 @@ def run(
   """
   began = time.monotonic()
   loaded = config.load(spec, overrides)
-  job = importlib.import_module(
-    f'cmu_jax.studies.{SWEEPS[loaded.config.task]}.job'
-  )
+  run_study, _ = study.STUDIES[loaded.config.task]()
   folder = pathlib.Path(flags.work)
   with (
     workdir.lock(folder, '--work'),
     jit.skip_optimizations(loaded.config.smoke),
   ):
-    found = job.run(loaded.config, folder, flags.minutes)
+    found = run_study(loaded.config, folder, flags.minutes)
   found['config'].pop('data_dir', None)
   path = pathlib.Path(flags.out) / f'{name or loaded.name}.json'
   files.write_json(

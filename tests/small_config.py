@@ -58,6 +58,7 @@ def stand_in(monkeypatch):
     (folder / 'results.json').write_text(json.dumps(results))
     return results
 
+  # A stand-in for the module: the real one would load JAX.
   fake = types.ModuleType('cmu_jax.studies.cuts.run')
   fake.experiment = experiment
   monkeypatch.setitem(sys.modules, 'cmu_jax.studies.cuts.run', fake)

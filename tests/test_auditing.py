@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cmu_jax import __main__ as program
 from cmu_jax import audits
 from cmu_jax.commands.audit import (
-  __main__,
+  AuditRequest,
   attacks,
-  job,
+  audit,
   npz_points,
   page,
-  request,
 )
 from cmu_jax.core import errors
 
@@ -44,8 +44,7 @@ def save(folder, **arrays):
 
 
 def run(path, folder, **changes):
-  asked = request.AuditRequest(str(folder / 'out'), str(path), **changes)
-  return job.run(request.check_request(asked))
+  return audit(out=str(folder / 'out'), scores=str(path), **changes)
 
 
 def test_references_find_what_confidence_alone_does_not(tmp_path):
@@ -113,7 +112,7 @@ def test_offline_needs_no_reference_with_the_point(tmp_path):
   arrays = pool()
   without = {**arrays, 'inside': np.zeros_like(arrays['inside'])}
   read = npz_points.read_points(str(save(tmp_path, **without)))
-  asked = request.AuditRequest('o', 's', offline_a=0.3)
+  asked = AuditRequest('o', 's', offline_a=0.3)
   names = [one.name for one in attacks.run_attacks(asked, read)]
   assert names[:3] == ['RMIA', 'RMIA, ratio alone', 'LiRA']
 
@@ -165,7 +164,7 @@ def nan(values):
 def test_an_array_that_does_not_fit_is_one_line(tmp_path, capsys, spoil, said):
   path = save(tmp_path, **spoil(pool()))
   argv = [f'--scores={path}', f'--out={tmp_path / "out"}']
-  assert __main__.main(argv) == 2
+  assert program.main(['audit', *argv]) == 2
   lines = capsys.readouterr().err.strip().splitlines()
   assert len(lines) == 1 and said in lines[0]
   assert not (tmp_path / 'out').exists()
@@ -182,7 +181,7 @@ def test_an_array_that_does_not_fit_is_one_line(tmp_path, capsys, spoil, said):
 )
 def test_a_setting_that_cannot_be_is_named(changes, said):
   with pytest.raises(errors.UserError, match=said):
-    request.check_request(request.AuditRequest('o', 's', **changes))
+    audit(out='o', scores='s', **changes)
 
 
 def test_pickles_and_other_files_are_not_read(tmp_path, capsys):
@@ -191,9 +190,12 @@ def test_pickles_and_other_files_are_not_read(tmp_path, capsys):
   for content in (None, b'nothing of the kind', b''):
     if content is not None:
       path.write_bytes(content)
-    assert __main__.main([f'--scores={path}', f'--out={tmp_path / "o"}']) == 2
+    assert (
+      program.main(['audit', f'--scores={path}', f'--out={tmp_path / "o"}'])
+      == 2
+    )
     said = capsys.readouterr().err
     assert 'not a readable .npz' in said
     assert 'unsafely' not in said
-  assert __main__.main(['--scores=/no/where.npz', '--out=o']) == 2
+  assert program.main(['audit', '--scores=/no/where.npz', '--out=o']) == 2
   assert '/no/where.npz' in capsys.readouterr().err

@@ -7,8 +7,10 @@ import pytest
 import repair_case
 import unlearn_case
 
+from cmu_jax import __main__ as program
 from cmu_jax import networks
-from cmu_jax.commands.audit import __main__, request
+from cmu_jax.commands import flags as command_flags
+from cmu_jax.commands.audit import COMMAND, AuditRequest
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Batch
 from cmu_jax.data import sources
@@ -63,7 +65,7 @@ def argv(folder, out, **changes):
 
 def test_a_network_is_audited(shipped, tmp_path, capsys):
   out = tmp_path / 'audit'
-  assert __main__.main(argv(shipped, out)) == 0
+  assert program.main(['audit', *argv(shipped, out)]) == 0
   said = capsys.readouterr().out
   assert said.startswith('4 references of 100 pictures and 80 steps: about ')
   found = json.loads((out / 'results.json').read_text())
@@ -78,7 +80,7 @@ def test_a_network_is_audited(shipped, tmp_path, capsys):
   # References are done: the same command trains nothing again.
   before = {p: p.stat().st_mtime_ns for p in (out / 'shadow').iterdir()}
   assert len(before) == 1
-  assert __main__.main(argv(shipped, out)) == 0
+  assert program.main(['audit', *argv(shipped, out)]) == 0
   after = json.loads((out / 'results.json').read_text())
   assert after['rows'] == found['rows']
   assert {p: p.stat().st_mtime_ns for p in (out / 'shadow').iterdir()} == before
@@ -90,7 +92,7 @@ def test_further_pictures_are_neither(shipped, tmp_path):
   unlearn_case.pictures(tmp_path / 'more', further, range(100, 150))
   out = tmp_path / 'audit'
   flags = argv(shipped, out, data=tmp_path / 'more', refs=2, epochs=1)
-  assert __main__.main(flags) == 0
+  assert program.main(['audit', *flags]) == 0
   found = json.loads((out / 'results.json').read_text())
   rows = {row['attack']: row for row in found['rows']}
   assert rows['RMIA']['positives'] == rows['RMIA']['negatives'] == 100
@@ -101,7 +103,7 @@ def test_further_pictures_are_neither(shipped, tmp_path):
 
 def test_a_picture_cannot_be_both(shipped, tmp_path, capsys):
   flags = argv(shipped, tmp_path / 'a', nonmembers=shipped / 'members.npz')
-  assert __main__.main(flags) == 2
+  assert program.main(['audit', *flags]) == 2
   lines = capsys.readouterr().err.strip().splitlines()
   assert len(lines) == 1
   assert '100 pictures are in --members' in lines[0]
@@ -129,7 +131,7 @@ def test_a_picture_cannot_be_both(shipped, tmp_path, capsys):
 def test_an_archive_that_does_not_fit(shipped, tmp_path, capsys, arrays, said):
   np.savez(tmp_path / 'x.npz', **arrays)
   flags = argv(shipped, tmp_path / 'a', nonmembers=tmp_path / 'x.npz')
-  assert __main__.main(flags) == 2
+  assert program.main(['audit', *flags]) == 2
   lines = capsys.readouterr().err.strip().splitlines()
   assert len(lines) == 1 and said in lines[0]
 
@@ -152,4 +154,4 @@ GIVEN = {'weights': 'w', 'model': 'fc', 'members': 'm', 'nonmembers': 'n'}
 )
 def test_flags_that_do_not_go_together(changes, said):
   with pytest.raises(errors.UserError, match=said):
-    request.check_request(request.AuditRequest('out', **changes))
+    command_flags.check(COMMAND, AuditRequest('out', **changes))

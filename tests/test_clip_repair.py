@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 from jax import numpy as jnp
 
-from cmu_jax.commands.repair import __main__
+from cmu_jax import __main__ as program
 from cmu_jax.core import tree
 from cmu_jax.networks import clip, weights
 from cmu_jax.networks.clip import heads, prompts, zero_shot
@@ -117,7 +117,9 @@ def test_the_head_is_frozen_and_the_tower_is_what_methods_edit():
 @pytest.mark.slow  # a whole program
 def test_a_clip_is_repaired_from_files(shipped, tmp_path, capsys):
   out = tmp_path / 'out'
-  assert __main__.main(flags(shipped, out)) == 0, capsys.readouterr().err
+  assert program.main(['repair', *flags(shipped, out)]) == 0, (
+    capsys.readouterr().err
+  )
   results = json.loads((out / 'results.json').read_text())
   assert results['finished'] and results['class_names'] == sorted(NAMES)
   assert '3 class names in 11 sentences' in ' '.join(results['notes'])
@@ -172,7 +174,7 @@ def _broken(path):
 def test_a_mistake_is_one_line(shipped, tmp_path, capsys, name):
   change, words = MISTAKES[name]
   given = flags(shipped, tmp_path / 'out', **change(shipped))
-  assert __main__.main(given) == 2
+  assert program.main(['repair', *given]) == 2
   told = capsys.readouterr().err.splitlines()
   assert len(told) == 1 and words in told[0], told
 
@@ -182,10 +184,10 @@ def test_a_stored_head_stands_in_for_a_text_tower(shipped, tmp_path, capsys):
   alone = clip_case.ship(tmp_path / 'alone', arrays, config=CONFIG)
   given = {'proxy': shipped.parent / 'bad', 'classes': ','.join(NAMES)}
   out = tmp_path / 'out'
-  assert __main__.main(flags(alone, out, **given)) == 2
+  assert program.main(['repair', *flags(alone, out, **given)]) == 2
   assert 'no text tower' in capsys.readouterr().err
   other = heads.Head(head().kernel, ('cat', 'dog', 'cow'), ('{}',))
   heads.save(tmp_path / 'other.npz', other)
   given['model'] = f'clip:head={tmp_path / "other.npz"}'
-  assert __main__.main(flags(alone, out, **given)) == 2
+  assert program.main(['repair', *flags(alone, out, **given)]) == 2
   assert 'is a head of cat, dog, cow' in capsys.readouterr().err

@@ -10,8 +10,9 @@ import pytest
 import repair_case
 from jax import numpy as jnp
 
+from cmu_jax import __main__ as program
 from cmu_jax import networks
-from cmu_jax.commands.repair import RepairRequest, __main__, repair
+from cmu_jax.commands.repair import RepairRequest, repair
 from cmu_jax.networks import weights
 from cmu_jax.training import metrics
 
@@ -39,7 +40,7 @@ def rate(found, batch, target=0):
 
 def test_the_trigger_stops_working_and_everything_is_written(poisoned, capsys):
   folder, (test, trigger) = poisoned
-  assert __main__.main(repair_case.flags(folder)) == 0
+  assert program.main(['repair', *repair_case.flags(folder)]) == 0
   told = capsys.readouterr().out
   assert 'sent to the target class' in told and 'report.html' in told
   results = json.loads((folder / 'out/results.json').read_text())
@@ -60,10 +61,10 @@ def test_the_trigger_stops_working_and_everything_is_written(poisoned, capsys):
 
 def test_the_same_call_again_gives_the_same_weights(poisoned):
   folder, _ = poisoned
-  assert __main__.main(repair_case.flags(folder)) == 0
+  assert program.main(['repair', *repair_case.flags(folder)]) == 0
   before = (folder / 'out/repaired.npz').read_bytes()
   (folder / 'out/repaired.npz').unlink()
-  assert __main__.main(repair_case.flags(folder)) == 0
+  assert program.main(['repair', *repair_case.flags(folder)]) == 0
   assert (folder / 'out/repaired.npz').read_bytes() == before
 
 
@@ -146,13 +147,16 @@ def test_a_folder_of_another_request_is_left_alone(poisoned, tmp_path, capsys):
   folder, _ = poisoned
   shutil.copytree(folder / 'out', tmp_path / 'out')
   assert (
-    __main__.main(repair_case.flags(folder, out=tmp_path / 'out', steps=7)) == 2
+    program.main(
+      ['repair', *repair_case.flags(folder, out=tmp_path / 'out', steps=7)]
+    )
+    == 2
   )
   assert 'another --out' in capsys.readouterr().err
 
 
 def test_help_and_what_it_names(capsys):
-  assert __main__.main(['--help']) == 0
+  assert program.main(['repair', '--help']) == 0
   told = capsys.readouterr().out
   assert all(f'--{field}' in told for field in RepairRequest._fields)
 

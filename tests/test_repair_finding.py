@@ -71,7 +71,7 @@ def results(diagnosis, kind='label_noise', **changes):
     (found('unclear', best='symmetric', confidence=0.9), 'too few to tell'),
     (
       found('unclear', best='transition', labels_look_right=True),
-      'the very label that should be wrong',
+      'the supposedly wrong label for most samples',
     ),
   ],
 )

@@ -1,5 +1,4 @@
-"""Mistakes of a user of `cmu_jax.commands.repair`: one line each, exit code
-2."""
+"""Mistakes of a user of `cmu_jax repair`: one line each, exit code 2."""
 
 import shutil
 
@@ -9,8 +8,8 @@ import pytest
 import repair_case
 from jax import numpy as jnp
 
+from cmu_jax import __main__ as program
 from cmu_jax import networks
-from cmu_jax.commands.repair import __main__
 
 
 @pytest.fixture(scope='module')
@@ -108,12 +107,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(shipped, tmp_path, capsys, name):
   folder = shipped
   change, words = MISTAKES[name]
   out = {'out': tmp_path / 'out', 'target': 0}
-  assert (
-    __main__.main(
-      repair_case.flags(folder, **{**out, **change(folder, tmp_path)})
-    )
-    == 2
-  )
+  flags = {**out, **change(folder, tmp_path)}
+  assert program.main(['repair', *repair_case.flags(folder, **flags)]) == 2
   told = [
     line
     for line in capsys.readouterr().err.splitlines()

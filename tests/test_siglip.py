@@ -10,8 +10,8 @@ import pytest
 import torch_twin
 from jax import numpy as jnp
 
+from cmu_jax import __main__ as program
 from cmu_jax import networks
-from cmu_jax.commands.repair import __main__
 from cmu_jax.core import errors
 from cmu_jax.networks import clip, weights
 from cmu_jax.networks.clip import architecture, heads, zero_shot
@@ -232,7 +232,7 @@ def test_repair_of_a_siglip_with_a_head_of_its_own(tmp_path, capsys):
     'steps': 4,
   }
   words = [f'--{k}={v}' for k, v in flags.items()]
-  assert __main__.main(words) == 0, capsys.readouterr().err
+  assert program.main(['repair', *words]) == 0, capsys.readouterr().err
   again = clip.load(tmp_path / 'out' / 'repaired.safetensors', 'siglip')
   assert again.sizes == SIZES
   text = lambda v: v.params['text_model']['head']['kernel']

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import unlearn_case
 
+from cmu_jax import __main__ as program
 from cmu_jax import networks
+from cmu_jax.commands import flags
 from cmu_jax.commands.unlearn import (
+  COMMAND,
   METHODS,
   UnlearnRequest,
-  __main__,
   catalogue,
   job,
 )
 from cmu_jax.commands.unlearn import unlearn as call
-from cmu_jax.commands.unlearn.request import check_request
 from cmu_jax.core import errors
 from cmu_jax.core.types import Batch, MethodInputs
 from cmu_jax.networks import weights
@@ -153,10 +154,10 @@ def test_every_method_that_is_offered_is_there():
   given = {'weights': 'w', 'model': 'fc', 'forget': 'f', 'out': 'o'}
   for name, (needs, _) in METHODS.items():
     asked = UnlearnRequest(**given, method=name, retain='r')
-    assert check_request(asked) is asked
+    assert flags.check(COMMAND, asked) is asked
     if needs:
       with pytest.raises(errors.UserError, match='needs --retain'):
-        check_request(asked._replace(retain=None))
+        flags.check(COMMAND, asked._replace(retain=None))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_every_method_that_is_offered_is_there():
 def test_mistakes_are_one_line(case, tmp_path, capsys, changes, words):
   out = str(tmp_path / 'out')
   arguments = {'method': 'gradient_ascent', 'out': out, **changes}
-  assert __main__.main(argv(case, **arguments)) == 2
+  assert program.main(['unlearn', *argv(case, **arguments)]) == 2
   lines = capsys.readouterr().err.strip().splitlines()
   assert len(lines) == 1 and lines[0].startswith('error: ')
   assert words in lines[0]
@@ -192,7 +193,7 @@ def test_an_empty_folder_and_an_unknown_class_are_named(case, tmp_path, capsys):
   (odd / 'a.png').write_bytes(some.read_bytes())
   for folder, words in ((empty, 'empty'), (tmp_path / 'odd', 'ten')):
     arguments = {'forget': folder, 'out': tmp_path / 'o', 'method': 'amun'}
-    assert __main__.main(argv(case, **arguments)) == 2
+    assert program.main(['unlearn', *argv(case, **arguments)]) == 2
     assert words in capsys.readouterr().err
 
 
@@ -209,7 +210,7 @@ def test_weights_with_a_nan_are_refused(case, tmp_path, capsys):
     'std': '0.5',
     'out': tmp_path / 'o',
   }
-  assert __main__.main(argv(case, **arguments)) == 2
+  assert program.main(['unlearn', *argv(case, **arguments)]) == 2
   assert 'NaN' in capsys.readouterr().err
 
 

@@ -1,1 +1,1 @@
-"""The command line: repair, unlearn, audit and study."""
+"""Commands of the package: python -m cmu_jax repair|unlearn|audit|study."""

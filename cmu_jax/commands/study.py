@@ -1,23 +1,140 @@
-"""A config file's sweep: every cell in a folder of its own, then one table."""
+"""The command `study`: runs a config file, or each cell of its sweep."""
 
+import contextlib
 import pathlib
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cmu_jax.commands import shell, usage, workdir
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors, files
+from cmu_jax.core.config import LoadedConfig
 
 RESULTS_FILE = 'results.json'
 TABLE_FILE = 'sweep.md'
+# (config, folder, minutes) -> results, and (folder) -> path of the report.
+Study = tuple[Callable[..., Any], Callable[..., Any]]
+
+
+# Studies are imported on use, because JAX takes seconds to import.
+def _corrective() -> Study:
+  from cmu_jax.studies.corrective import job, show
+
+  return job.run, show.show
+
+
+def _subsets() -> Study:
+  from cmu_jax.studies.subsets import job, show
+
+  return job.run, show.show
+
+
+def _classes() -> Study:
+  from cmu_jax.studies.classes import job, show
+
+  return job.run, show.show
+
+
+def _ensembles() -> Study:
+  from cmu_jax.studies.ensembles import job, show
+
+  return job.run, show.show
+
+
+def _membership() -> Study:
+  from cmu_jax.studies.membership import job, show
+
+  return job.run, show.show
+
+
+def _negation() -> Study:
+  from cmu_jax.studies.negation import job, show
+
+  return job.run, show.show
+
+
+# Task of a config -> its study of many cells. Other tasks are CUTS runs.
+STUDIES: dict[str, Callable[[], Study]] = {
+  'corrective': _corrective,
+  'forgetting': _subsets,
+  'class_unlearning': _classes,
+  'ensemble': _ensembles,
+  'membership': _membership,
+  'negation': _negation,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line and returns the exit code, see `shell.run`."""
+  return shell.run(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> int:
+  flags, overrides = usage.parse(argv)
+  # Before the config file, which imports JAX: it reads its environment then.
+  shell.set_up()
+  loaded = config_lib.load(flags.config, overrides) if flags.config else None
+  if flags.help or loaded is None:
+    print(usage.help_text(pathlib.Path('configs'), loaded))
+    return 0
+  if loaded.config.get('smoke'):
+    shell.compile_quickly()
+  folder = pathlib.Path(flags.workdir or f'runs/{loaded.name}').expanduser()
+  if loaded.config.get('task') in STUDIES:
+    _run_study(loaded.config, folder, flags)
+    return 0
+  for name in ('minutes', 'distributed'):
+    errors.check(
+      getattr(flags, name) is None,
+      f'--{name} is for the benchmark, corrective_*.py; leave it out',
+    )
+  if flags.sweep:
+    return run_grid(loaded, overrides, folder, _run_cuts)
+  _run_cuts(loaded, folder)
+  return 0
+
+
+def _run_cuts(loaded: LoadedConfig, folder: pathlib.Path) -> None:
+  """Runs one CUTS experiment."""
+  with workdir.open_run(folder, loaded.config):
+    from cmu_jax.studies.cuts.run import experiment
+
+    experiment(loaded.config, folder)
+
+
+def _run_study(config: Any, folder: pathlib.Path, flags: Any) -> None:
+  """Runs the cells of a study; writes results.json and the report."""
+  errors.check(
+    flags.distributed is None or config.task == 'corrective',
+    '--distributed is for the benchmark, corrective_*.py; leave it out',
+  )
+  from cmu_jax.core import jit
+  from cmu_jax.studies.engine import workers
+
+  if flags.distributed is not None:
+    workers.join(flags.distributed)
+  run, show = STUDIES[config.task]()
+  with (
+    workers.on_device(),
+    jit.skip_optimizations(config.smoke),
+    contextlib.ExitStack() as stack,
+  ):
+    # One process alone may lock the folder and write the results.
+    if workers.chief():
+      stack.enter_context(workdir.lock(folder))
+    results = run(config, folder, flags.minutes)
+    if workers.chief():
+      files.write_json(folder / RESULTS_FILE, results)
+      print(f'report: {show(folder)}')
 
 
 def run_grid(
-  loaded: config_lib.LoadedConfig,
+  loaded: LoadedConfig,
   overrides: Mapping[str, str],
   folder: pathlib.Path,
-  execute: Callable[[config_lib.LoadedConfig, pathlib.Path], Any],
+  execute: Callable[[LoadedConfig, pathlib.Path], Any],
 ) -> int:
   """Runs the cells that are not finished yet and writes folder/sweep.md.
 
@@ -25,10 +142,10 @@ def run_grid(
     loaded: the config file with the sweep.
     overrides: applied to every cell.
     folder: each cell runs in folder/<cell name>.
-    execute: (loaded, workdir) -> anything; leaves results.json in workdir.
+    execute: (loaded, workdir) -> anything; writes workdir/results.json.
 
   Returns:
-    The exit code: 0, or 2 if a cell failed (the others were run all the same).
+    The exit code: 0, or 2 if a cell failed; the other cells are run anyway.
   """
   cells = {
     name: config_lib.load(spec, overrides)
@@ -46,12 +163,12 @@ def run_grid(
     except errors.UserError as error:
       print(f'{title}: failed: {error}', file=sys.stderr)
       failures[name] = str(error)
-  done = {
+  finished = {
     name: results
     for name, cell in cells.items()
     if (results := read_finished(folder / name, cell.config)) is not None
   }
-  files.write_text(folder / TABLE_FILE, accuracy_table(done, list(cells)))
+  files.write_text(folder / TABLE_FILE, accuracy_table(finished, list(cells)))
   print(f'wrote {folder / TABLE_FILE}', file=sys.stderr)
   for name, reason in failures.items():
     print(f'error: cell {name}: {reason}', file=sys.stderr)
@@ -59,7 +176,7 @@ def run_grid(
 
 
 def read_finished(folder: pathlib.Path, config: Any) -> dict[str, Any] | None:
-  """The results of a finished run of exactly this config, or None."""
+  """Reads the results of a finished run of exactly this config, or None."""
   if not (folder / RESULTS_FILE).is_file():
     return None
   try:
@@ -68,20 +185,22 @@ def read_finished(folder: pathlib.Path, config: Any) -> dict[str, Any] | None:
     return None
   if not isinstance(results, dict) or not results.get('finished', True):
     return None
-  made_by = results.get('provenance') or {}
-  same = made_by.get('config_hash') == config_lib.fingerprint(config)
+  provenance = results.get('provenance') or {}
+  same = provenance.get('config_hash') == config_lib.fingerprint(config)
   return results if same else None
 
 
-def accuracy_table(done: Mapping[str, dict[str, Any]], cells: list[str]) -> str:
-  """Markdown: methods down, cells across, mean ± std of the test accuracy.
+def accuracy_table(
+  finished: Mapping[str, dict[str, Any]], cells: list[str]
+) -> str:
+  """A Markdown table of mean ± std test accuracy: methods down, cells across.
 
   Args:
-    done: cell -> results, whose 'rows' have 'method' and 'test_accuracy'.
-    cells: all of them, in order; one that is not done shows dashes.
+    finished: cell -> results, whose 'rows' have 'method' and 'test_accuracy'.
+    cells: all cells, in order; an unfinished cell shows dashes.
   """
   scores: dict[str, dict[str, list[float]]] = {}
-  for name, results in done.items():
+  for name, results in finished.items():
     for row in results.get('rows', ()):
       if row.get('test_accuracy') is not None:
         by_cell = scores.setdefault(str(row['method']), {})
@@ -93,8 +212,8 @@ def accuracy_table(done: Mapping[str, dict[str, Any]], cells: list[str]) -> str:
     '|---' * (len(cells) + 1) + '|',
   ]
   for method, by_cell in scores.items():
-    shown = (_mean_and_std(by_cell.get(cell, [])) for cell in cells)
-    lines.append(f'| {method} | ' + ' | '.join(shown) + ' |')
+    texts = (_mean_and_std(by_cell.get(cell, [])) for cell in cells)
+    lines.append(f'| {method} | ' + ' | '.join(texts) + ' |')
   return '\n'.join(lines) + '\n'
 
 

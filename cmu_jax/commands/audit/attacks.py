@@ -1,4 +1,4 @@
-"""The attacks of an audit: from the points to scores of members and others."""
+"""The attacks of an audit: from points to scores of members and others."""
 
 from typing import NamedTuple
 
@@ -11,14 +11,14 @@ from cmu_jax.commands.audit.request import AuditRequest
 
 
 class AttackScores(NamedTuple):
-  """An attack.
+  """The scores of an attack.
 
   Attributes:
-    name: in tables.
-    members: its scores of members; higher is more like one.
-    others: of non-members.
-    references: how many reference networks it rests on, or None.
-    note: what to know about this run of it, or ''.
+    name: of the attack, in tables.
+    members: scores of members; higher is more like a member.
+    others: scores of non-members.
+    references: number of reference networks behind the scores, or None.
+    note: remark on these scores, or ''.
   """
 
   name: str
@@ -31,7 +31,7 @@ class AttackScores(NamedTuple):
 def run_attacks(
   request: AuditRequest, points: AuditPoints
 ) -> list[AttackScores]:
-  """Every attack that the points allow, the strongest in general first."""
+  """Runs every attack that the points allow, the strongest in general first."""
   if points.scores is not None:
     return [AttackScores('given scores', *points.scores, None)]
   rows = _reference_attacks(request, points)
@@ -52,65 +52,70 @@ def run_attacks(
 
 
 def _signal_values(name: str, logits, labels, **options) -> np.ndarray:
-  found = audits.SIGNALS[name](
+  values = audits.SIGNALS[name](
     jnp.asarray(logits), jnp.asarray(labels), **options
   )
-  return np.asarray(found, np.float64)
+  # Ratios and Gaussians of float32 probabilities near 0 or 1 would round.
+  return np.asarray(values, np.float64)
 
 
 def _reference_attacks(
   request: AuditRequest, points: AuditPoints
 ) -> list[tuple]:
-  """RMIA and LiRA; neither without reference networks."""
+  """Runs RMIA and LiRA, which need reference networks."""
   if points.inside is None:
     return []
   assert points.member is not None
   inside, count = points.inside, len(points.inside)
-  others = points.population
-  order = {'order': request.taylor_order}
-  seen = [
-    _signal_values('taylor_softmax', points.logits, points.labels, **order),
-    _signal_values('logit_confidence', points.logits, points.labels),
-  ]
-  known = _reference_signals(request, points)
-  found = audits.rmia(
-    seen[0],
-    known[0],
+  population = points.population
+  softmax, confidence = _both_signals(request, points.logits, points.labels)
+  reference_softmax, reference_confidence = _reference_signals(request, points)
+  attack = audits.rmia(
+    softmax,
+    reference_softmax,
     inside,
-    ~points.member if others is None else others,
+    ~points.member if population is None else population,
     gamma=request.gamma,
     a=request.offline_a,
   )
   rows = [
-    ('RMIA', found.score, count, f'{found.tied:.0%} of the scores are equal'),
-    ('RMIA, ratio alone', found.ratio, count, ''),
+    ('RMIA', attack.score, count, f'{attack.tied:.0%} of the scores are equal'),
+    ('RMIA, ratio alone', attack.ratio, count, ''),
   ]
   online = request.offline_a is None
   if _has_variance(inside, online):
-    pooled = audits.lira(
-      seen[1], known[1], inside, variance='pooled', online=online
+    score = audits.lira(
+      confidence,
+      reference_confidence,
+      inside,
+      # Per-point variances need about 64 references.
+      variance='pooled',
+      online=online,
     )
-    rows.append(('LiRA', pooled, count, 'variance pooled over points'))
+    rows.append(('LiRA', score, count, 'variance pooled over points'))
   return rows
+
+
+def _both_signals(request: AuditRequest, logits, labels) -> list[np.ndarray]:
+  """The signals of RMIA and of LiRA."""
+  order = {'order': request.taylor_order}
+  return [
+    _signal_values('taylor_softmax', logits, labels, **order),
+    _signal_values('logit_confidence', logits, labels),
+  ]
 
 
 def _reference_signals(
   request: AuditRequest, points: AuditPoints
 ) -> list[np.ndarray]:
   """Both signals of the references, [K, n] each."""
-  if points.reference_signals is not None:
-    names = ('taylor_softmax', 'logit_confidence')
-    return [points.reference_signals[name].astype(np.float64) for name in names]
-  order = {'order': request.taylor_order}
-  return [
-    _signal_values(
-      'taylor_softmax', points.reference_logits, points.labels, **order
-    ),
-    _signal_values('logit_confidence', points.reference_logits, points.labels),
-  ]
+  if points.reference_signals is None:
+    return _both_signals(request, points.reference_logits, points.labels)
+  names = ('taylor_softmax', 'logit_confidence')
+  return [points.reference_signals[name].astype(np.float64) for name in names]
 
 
 def _has_variance(inside: np.ndarray, online: bool) -> bool:
-  """Whether every point has the two models a side that a variance takes."""
-  with_it = inside.sum(0).min() if online else 2
-  return bool(min((~inside).sum(0).min(), with_it) >= 2)
+  """True if every point has the two models a side that a variance takes."""
+  least_inside = inside.sum(0).min() if online else 2
+  return bool(min((~inside).sum(0).min(), least_inside) >= 2)

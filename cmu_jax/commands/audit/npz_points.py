@@ -1,4 +1,4 @@
-"""The arrays of an audit, read from a file and checked against each other."""
+"""The points of an audit: arrays read from a file and checked."""
 
 import pathlib
 from typing import NamedTuple
@@ -15,18 +15,19 @@ _NAMES = (*_SCORES, *_TARGET, *_REFERENCES, 'population')
 
 
 class AuditPoints(NamedTuple):
-  """What is audited; arrays that were not given are None.
+  """The points of an audit; absent arrays are None.
 
   Attributes:
-    scores: of an attack of the user's, of members and of others.
+    scores: of members and of others, by an attack of the user.
     logits: of the audited network, [n, k].
     labels: [n].
-    member: which points are members, [n].
+    member: marks the members, [n].
     reference_logits: [K, n, k].
-    inside: which reference was trained on which point, [K, n].
+    inside: marks the training points of each reference, [K, n].
     population: RMIA's z, [n].
-    known: signals of the references, [K, n] each, in place of their logits.
-    judged: which points are audited, [n]; None for all.
+    reference_signals: signals of the references, [K, n] each, in place of their
+      logits.
+    audited: marks the audited points, [n]; None for all.
   """
 
   scores: tuple[np.ndarray, np.ndarray] | None = None
@@ -47,30 +48,30 @@ def read_points(path: str) -> AuditPoints:
     UserError: a file that cannot be read, a missing or unknown array, or one
       whose shape, type or values do not fit.
   """
-  found = npz.read_arrays(
+  arrays = npz.read_arrays(
     pathlib.Path(path).expanduser(), 'see python -m cmu_jax audit --help'
   )
-  for name in found:
+  for name in arrays:
     if name not in _NAMES:
       raise errors.unknown_name(f'array in {path}', name, _NAMES)
-  if any(name in found for name in _SCORES):
-    _check_present(path, found, _SCORES)
-    more = [name for name in found if name not in _SCORES]
+  if any(name in arrays for name in _SCORES):
+    _check_present(path, arrays, _SCORES)
+    surplus = [name for name in arrays if name not in _SCORES]
     errors.check(
-      not more,
-      f'{path} has scores and {", ".join(more)}: it is not clear which to '
-      'audit; leave out one of them',
+      not surplus,
+      f'{path} has scores and {", ".join(surplus)}: an audit takes the one or '
+      'the other; leave out one of them',
     )
-    first, second = (_check_scores(path, n, found[n]) for n in _SCORES)
-    return AuditPoints((first, second))
-  _check_present(path, found, _TARGET)
-  if any(name in found for name in _REFERENCES):
-    _check_present(path, found, _REFERENCES)
-  return _check_points(path, found)
+    members, others = (_check_scores(path, n, arrays[n]) for n in _SCORES)
+    return AuditPoints((members, others))
+  _check_present(path, arrays, _TARGET)
+  if any(name in arrays for name in _REFERENCES):
+    _check_present(path, arrays, _REFERENCES)
+  return _check_points(path, arrays)
 
 
-def _check_present(path: str, found: dict, names: tuple[str, ...]) -> None:
-  missing = [name for name in names if name not in found]
+def _check_present(path: str, arrays: dict, names: tuple[str, ...]) -> None:
+  missing = [name for name in names if name not in arrays]
   errors.check(
     not missing,
     f'{path} has no {" and no ".join(missing)}; it needs '
@@ -87,18 +88,19 @@ def _check_scores(path: str, name: str, values: np.ndarray) -> np.ndarray:
   errors.check(
     np.isfinite(values).all(),
     f'{name} in {path} has {int((~np.isfinite(values)).sum())} values that '
-    'are not finite; drop them or mend what made them',
+    'are not finite; drop them or correct their source',
   )
   return values.astype(np.float64)
 
 
 def _check_logits(
-  path: str, name: str, values: np.ndarray, like: tuple
+  path: str, name: str, values: np.ndarray, shape: tuple
 ) -> None:
   errors.check(
-    values.ndim == len(like)
+    values.ndim == len(shape)
+    # None stands for any size.
     and all(
-      b is None or a == b for a, b in zip(values.shape, like, strict=True)
+      b is None or a == b for a, b in zip(values.shape, shape, strict=True)
     )
     and values.dtype.kind == 'f'
     and values.size > 0,
@@ -119,11 +121,11 @@ def _check_mask(path: str, name: str, values: np.ndarray, shape: tuple) -> None:
   )
 
 
-def _check_points(path: str, found: dict[str, np.ndarray]) -> AuditPoints:
-  logits = found['logits']
+def _check_points(path: str, arrays: dict[str, np.ndarray]) -> AuditPoints:
+  logits = arrays['logits']
   _check_logits(path, 'logits', logits, (None, None))
   count, classes = logits.shape
-  labels = found['labels']
+  labels = arrays['labels']
   errors.check(
     labels.shape == (count,)
     and labels.dtype.kind in 'iu'
@@ -131,33 +133,33 @@ def _check_points(path: str, found: dict[str, np.ndarray]) -> AuditPoints:
     and labels.max() < classes,
     f'labels in {path} must be {count} integers from 0 to {classes - 1}',
   )
-  _check_mask(path, 'member', found['member'], (count,))
-  inside = int(found['member'].sum())
+  _check_mask(path, 'member', arrays['member'], (count,))
+  members = int(arrays['member'].sum())
   errors.check(
-    0 < inside < count,
-    f'member in {path} marks {inside} of {count} points; an audit needs both '
+    0 < members < count,
+    f'member in {path} marks {members} of {count} points; an audit needs both '
     'kinds',
   )
-  if 'inside' in found:
-    models = found['inside'].shape[:1]
+  if 'inside' in arrays:
+    models = arrays['inside'].shape[:1]
     errors.check(
-      found['inside'].ndim == 2,
-      f'inside in {path} has shape {found["inside"].shape}; booleans [K, '
+      arrays['inside'].ndim == 2,
+      f'inside in {path} has shape {arrays["inside"].shape}; booleans [K, '
       f'{count}] are needed, a row for each reference',
     )
-    _check_mask(path, 'inside', found['inside'], (*models, count))
+    _check_mask(path, 'inside', arrays['inside'], (*models, count))
     shape = (*models, count, classes)
-    _check_logits(path, 'reference_logits', found['reference_logits'], shape)
-  if 'population' in found:
-    _check_mask(path, 'population', found['population'], (count,))
+    _check_logits(path, 'reference_logits', arrays['reference_logits'], shape)
+  if 'population' in arrays:
+    _check_mask(path, 'population', arrays['population'], (count,))
     errors.check(
-      found['population'].any(), f'population in {path} marks no point'
+      arrays['population'].any(), f'population in {path} marks no point'
     )
   return AuditPoints(
     logits=logits,
     labels=labels,
-    member=found['member'],
-    reference_logits=found.get('reference_logits'),
-    inside=found.get('inside'),
-    population=found.get('population'),
+    member=arrays['member'],
+    reference_logits=arrays.get('reference_logits'),
+    inside=arrays.get('inside'),
+    population=arrays.get('population'),
   )

@@ -1,39 +1,38 @@
-"""What an audit found, in plain words.
+"""The sentences, the figure and the report of an audit."""
 
-The figure and the report of an audit.
-"""
-
-import operator
-import pathlib
 from typing import Any
 
 import numpy as np
 from matplotlib import figure
 
 from cmu_jax import audits
+from cmu_jax.commands import frame
 from cmu_jax.commands.audit.attacks import AttackScores
-from cmu_jax.core import files
-from cmu_jax.report import page as page_lib
-from cmu_jax.report import style
+from cmu_jax.report import page, style
 
+# The first verdict that any attack reaches is that of the audit.
 _HEADINGS = {
   'leaks': 'Members can be told from non-members',
   'no leak found': 'No leak found by these attacks',
   'cannot conclude': 'Too little to conclude',
 }
+_TONES = {'leaks': 'bad', 'no leak found': 'good', 'cannot conclude': 'flat'}
+_CAPTION = (
+  'True against false positive rate, both logarithmic: an attack is dangerous '
+  'if it names members while it accuses few non-members. Dashed: chance.'
+)
+_COLUMNS = (
+  ('auroc', 'AUC'),
+  ('balanced_accuracy', 'balanced accuracy'),
+  ('tpr_1_percent', 'TPR at 1 % FPR'),
+  ('tpr_01_percent', 'TPR at 0.1 % FPR'),
+)
 
 
 def overall_verdict(results: dict[str, Any]) -> str:
-  """One leak is a leak; without any, one attack that is able to say so."""
-  found = {row['verdict'] for row in results['rows']}
-  order = ('leaks', 'no leak found', 'cannot conclude')
-  return next(name for name in order if name in found)
-
-
-def audited_file(results: dict[str, Any]) -> str:
-  """The file that was audited."""
-  settings = results['settings']
-  return settings['scores'] or settings['weights']
+  """The verdict of all attacks together: a single leak is a leak."""
+  verdicts = {row['verdict'] for row in results['rows']}
+  return next(name for name in _HEADINGS if name in verdicts)
 
 
 def heading(results: dict[str, Any]) -> str:
@@ -42,7 +41,7 @@ def heading(results: dict[str, Any]) -> str:
 
 
 def outcome(results: dict[str, Any]) -> list[str]:
-  """What each attack found."""
+  """The conclusion of each attack."""
   return [
     f'{row["attack"]}: {row["says"]}'
     + (f' ({row["note"]}.)' if row['note'] else '')
@@ -51,118 +50,84 @@ def outcome(results: dict[str, Any]) -> list[str]:
 
 
 def limitations(results: dict[str, Any]) -> list[str]:
-  """What an audit can show and what it cannot."""
+  """Limits of the evidence of an audit."""
   count = len(results['rows'])
-  said = [
-    'An attack that succeeds shows a leak. One that fails shows that this '
-    'attack fails: a stronger one may not.',
+  sentences = [
+    'An attack that succeeds shows a leak. An attack that fails shows no '
+    'privacy: a stronger attack may succeed.',
     'Intervals are over points, for this one network; over trainings they are '
-    'wider. Members and non-members must be of one kind: where they differ by '
-    'date or source, the attack finds that.',
+    'wider. Members and non-members must be of the same kind: if they differ '
+    'by date or source, the attack detects that difference.',
   ]
   if results['settings']['weights']:
-    said.append(
+    sentences.append(
       'References were trained with the recipe that was given. If the network '
-      'was trained in another way, they are no measure of what it would say of '
-      'a picture that it has not seen, and the attacks are weaker.'
+      'was trained in another way, they do not show its answers to unseen '
+      'pictures, and the attacks are weaker.'
     )
   if count > 1:
-    said.append(
+    sentences.append(
       f'{count} attacks were tried, and each interval is for one: of twenty '
-      'audits without a leak, about one finds one by chance in each attack.'
+      'audits without a leak, each attack finds a leak by chance in about one.'
     )
-  return said
+  return sentences
 
 
 def console(results: dict[str, Any]) -> str:
   """The outcome for a terminal."""
-  out = results['settings']['out']
-  lines = [heading(results), *outcome(results), f'report: {out}/report.html']
-  return '\n'.join(lines)
-
-
-_CAPTION = (
-  'True against false positive rate, both logarithmic: what matters is whom an '
-  'attack can name while it accuses few falsely. Dashed: chance.'
-)
-_COLUMNS = (
-  ('auroc', 'AUC'),
-  ('balanced_accuracy', 'balanced accuracy'),
-  ('tpr_1_percent', 'TPR at 1 % FPR'),
-  ('tpr_01_percent', 'TPR at 0.1 % FPR'),
-)
-_TONES = {'leaks': 'bad', 'no leak found': 'good', 'cannot conclude': 'flat'}
-
-
-def write_page(
-  results: dict[str, Any], found: list[AttackScores], out: pathlib.Path
-) -> pathlib.Path:
-  """Writes figures/roc.png and report.html, each of them whole.
-
-  Returns:
-    The path of report.html.
-  """
-  made = draw_curves(results, found)
-  png = style.png(made)
-  path = out / 'figures' / 'roc.png'
-  files.write(path, operator.methodcaller('write', png))
-  html = out / 'report.html'
-  files.write_text(html, _page_html(results, png, made.get_suptitle()))
-  return html
+  return frame.console(results, [heading(results), *outcome(results)])
 
 
 def draw_curves(
-  results: dict[str, Any], found: list[AttackScores]
+  results: dict[str, Any], scores: list[AttackScores]
 ) -> figure.Figure:
-  """The ROC curve of each attack."""
+  """Draws the ROC curve of each attack."""
   with style.context():
-    made = style.canvas(heading(results), (7.2, 5.2), smoke=False)
-    ax = made.subplots()
-    least = 1 / max(one.others.size for one in found)
-    for one, color in zip(found, style.COLOURS, strict=False):
-      curve = audits.roc(one.members, one.others)
+    drawing = style.canvas(heading(results), (7.2, 5.2), smoke=False)
+    ax = drawing.subplots()
+    # Half a non-member stands for a rate of 0, which has no logarithm.
+    smallest = 0.5 / max(attack.others.size for attack in scores)
+    for attack, color in zip(scores, style.COLOURS, strict=False):
+      curve = audits.roc(attack.members, attack.others)
       ax.plot(
-        np.maximum(curve.fpr, least / 2),
-        np.maximum(curve.tpr, least / 2),
+        np.maximum(curve.fpr, smallest),
+        np.maximum(curve.tpr, smallest),
         color=color,
-        label=one.name,
+        label=attack.name,
         drawstyle='steps-post',
       )
-    line = np.geomspace(least / 2, 1, 50)
+    line = np.geomspace(smallest, 1, 50)
     ax.plot(line, line, color=style.MUTED, ls=(0, (4, 3)), lw=1)
     style.set_log_axes(ax, 'x', 'y')
     ax.set(
-      xlim=(least / 2, 1),
-      ylim=(least / 2, 1.05),
+      xlim=(smallest, 1),
+      ylim=(smallest, 1.05),
       xlabel='false positive rate',
       ylabel='true positive rate',
     )
     ax.legend(loc='lower right')
-    return made
+    return drawing
 
 
-def _page_html(results: dict[str, Any], png: bytes, title: str) -> str:
-  return page_lib.fill_page(
-    name='Audit of ' + page_lib.escape(audited_file(results)),
-    label=page_lib.escape(heading(results)),
-    banner='',
+def _build(results: dict[str, Any], image: str) -> frame.Page:
+  """The page of an audit; `image` is the figure as HTML."""
+  settings = results['settings']
+  return frame.Page(
+    title=f'Audit of {settings["scores"] or settings["weights"]}',
+    heading=heading(results),
     tone=_TONES[overall_verdict(results)],
-    heading=page_lib.escape(heading(results)),
-    sentences=page_lib.paragraphs(outcome(results)),
+    sentences=outcome(results),
     sections={
       'Attacks': _table(results),
-      'Curves': page_lib.picture(png, title, _CAPTION),
-      'What this shows': page_lib.paragraphs(limitations(results)),
-      'How to get the same numbers': page_lib.reproduction_section(
-        results['provenance'],
-        results['settings'],
-        [results['settings']['seed']],
-      ),
+      'Curves': image,
+      'What this shows': page.paragraphs(limitations(results)),
     },
+    product='numbers',
   )
 
 
 def _table(results: dict[str, Any]) -> str:
+  """A row for each attack, with intervals."""
   head = [('', 'attack'), ('number', 'references')]
   head += [('number', name) for _, name in _COLUMNS]
   rows = []
@@ -172,21 +137,22 @@ def _table(results: dict[str, Any]) -> str:
       *(_cell(row[key]) for key, _ in _COLUMNS),
     ]
     rows.append(
-      f'<tr><td>{page_lib.escape(row["attack"])}</td>'
-      + ''.join(f'<td class="number">{page_lib.escape(c)}</td>' for c in cells)
-      + '</tr>'
+      f'<tr><td>{page.escape(row["attack"])}</td>{frame.number_cells(cells)}'
+      '</tr>'
     )
   counts = results['rows'][0]
   note = (
     f'{counts["positives"]} members, {counts["negatives"]} others; in brackets '
     f'{counts["confidence"]:.0%} intervals over points.'
   )
-  return (
-    page_lib.table(head, rows) + f'<p class="soft">{page_lib.escape(note)}</p>'
-  )
+  return page.table(head, rows) + f'<p class="soft">{page.escape(note)}</p>'
 
 
 def _cell(value: dict[str, float] | None) -> str:
   if value is None:
     return 'too few points'
   return f'{value["value"]:.3f} [{value["low"]:.3f}, {value["high"]:.3f}]'
+
+
+# `job` binds the scores of the attacks to `draw`.
+REPORT = frame.Report('roc', _CAPTION, draw_curves, _build)

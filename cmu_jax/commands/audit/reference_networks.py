@@ -1,7 +1,4 @@
-"""How reference networks are trained: as the audited one was, as it is said.
-
-The points of an audit of a network: it is run, references are trained.
-"""
+"""Reference networks of an audit, trained with the recipe of the request."""
 
 import pathlib
 from typing import NamedTuple
@@ -14,6 +11,7 @@ from jaxtyping import Bool
 
 from cmu_jax import audits
 from cmu_jax.audits import shadow, signals
+from cmu_jax.commands import frame
 from cmu_jax.commands.audit.npz_points import AuditPoints
 from cmu_jax.commands.audit.request import AuditRequest
 from cmu_jax.core import errors, provenance, rng
@@ -24,15 +22,78 @@ from cmu_jax.networks.shipped import ShippedNetwork
 from cmu_jax.training import metrics, optimizers, train
 
 
+class AuditCase(NamedTuple):
+  """A network, its training pictures, and pictures of the same kind.
+
+  Attributes:
+    network: as shipped.
+    pool: members, non-members and further pictures, in this order.
+    member: marks the members.
+    further: marks pictures that are neither: references are trained on them
+      too, and RMIA compares with them.
+  """
+
+  network: ShippedNetwork
+  pool: Batch
+  member: Bool[np.ndarray, 'n']
+  further: Bool[np.ndarray, 'n']
+
+
+def read_case(request: AuditRequest) -> AuditCase:
+  """Reads weights and pictures.
+
+  Raises:
+    UserError: files that are missing, malformed or unknown.
+  """
+  assert request.members and request.nonmembers
+  network = frame.load_network(request, request.members)
+  image = jnp.asarray(network.pictures.image)
+  roots = (request.members, request.nonmembers, request.data)
+  parts = [
+    shipped.read_labelled(root, image, network.class_names)
+    for root in roots
+    if root is not None
+  ]
+  pool = Batch(
+    jnp.concatenate([part.image for part in parts]),
+    jnp.concatenate([part.label for part in parts]),
+  )
+  source = np.repeat(np.arange(len(parts)), [p.label.shape[0] for p in parts])
+  _check_disjoint(request, np.asarray(pool.image), source)
+  return AuditCase(network, pool, source == 0, source == 2)
+
+
+def _check_disjoint(
+  request: AuditRequest, image: np.ndarray, source: np.ndarray
+) -> None:
+  """Refuses a picture that is a member and a non-member."""
+  flat = image.reshape(len(image), -1)
+  _, group = np.unique(flat, axis=0, return_inverse=True)
+  both = np.intersect1d(group[source == 0], group[source == 1])
+  errors.check(
+    not both.size,
+    f'{both.size} pictures are in --members={request.members} and in '
+    f'--nonmembers={request.nonmembers}; remove them from one of the two',
+  )
+
+
+def case_settings(case: AuditCase) -> Info:
+  """Inferred settings, and digests of the inputs."""
+  return {
+    **frame.network_settings(case.network, case.pool.image),
+    'pictures_sha256': provenance.digest(case.pool.image, case.pool.label),
+  }
+
+
 def reference_training(
   request: AuditRequest, network: ShippedNetwork, size: int
 ) -> shadow.ShadowTraining:
-  """SGD with momentum, its rate falling to 0 along a cosine.
+  """The recipe of the references: SGD, its rate falling to 0 along a cosine.
 
   Args:
-    request: its epochs, batch size, rate, decay and augmentation.
-    network: the audited one, for its normalisation.
-    size: points that each reference is trained on.
+    request: with epochs, batch size, rate, decay and augmentation.
+    network: the audited network, for its normalisation.
+    size: training points of each reference.
   """
   per_epoch = train.steps_per_epoch(size, request.batch_size)
   rate: optax.Schedule = optimizers.cosine_schedule(
@@ -49,76 +110,14 @@ def reference_training(
   )
 
 
-class AuditCase(NamedTuple):
-  """A network, and pictures of which it may have been trained on some.
+def reference_signals(request: AuditRequest) -> dict[str, signals.Signal]:
+  """The signals of RMIA and LiRA, which are all that references leave."""
+  order = request.taylor_order
 
-  Attributes:
-    network: as shipped.
-    pool: members, non-members and further pictures, in this order.
-    member: which pictures are members.
-    further: which are neither: references are trained on them too, and RMIA
-      compares with them.
-  """
+  def taylor(logits: jax.Array, label: jax.Array) -> jax.Array:
+    return audits.taylor_softmax(logits, label, order=order)
 
-  network: ShippedNetwork
-  pool: Batch
-  member: Bool[np.ndarray, 'n']
-  further: Bool[np.ndarray, 'n']
-
-
-def read_case(request: AuditRequest) -> AuditCase:
-  """Reads weights and pictures.
-
-  Raises:
-    UserError: what is missing, malformed or unknown.
-  """
-  said = {
-    'mean': request.mean,
-    'std': request.std,
-    'image_size': request.image_size,
-    'class_names': request.classes,
-  }
-  assert request.weights and request.model and request.members
-  network = shipped.load(request.weights, request.model, request.members, said)
-  image = jnp.asarray(network.pictures.image)
-  roots = (request.members, request.nonmembers, request.data)
-  parts = [
-    shipped.read_labelled(root, image, network.class_names)
-    for root in roots
-    if root is not None
-  ]
-  pool = Batch(
-    jnp.concatenate([part.image for part in parts]),
-    jnp.concatenate([part.label for part in parts]),
-  )
-  kind = np.repeat(np.arange(len(parts)), [p.label.shape[0] for p in parts])
-  _check_disjoint(request, np.asarray(pool.image), kind)
-  return AuditCase(network, pool, kind == 0, kind == 2)
-
-
-def _check_disjoint(
-  request: AuditRequest, image: np.ndarray, kind: np.ndarray
-) -> None:
-  """No picture may be a member and not."""
-  flat = image.reshape(len(image), -1)
-  _, group = np.unique(flat, axis=0, return_inverse=True)
-  both = np.intersect1d(group[kind == 0], group[kind == 1])
-  errors.check(
-    not both.size,
-    f'{both.size} pictures are in --members={request.members} and in '
-    f'--nonmembers={request.nonmembers}; leave them out of one',
-  )
-
-
-def case_settings(request: AuditRequest, asked: AuditCase) -> Info:
-  """The request with what was inferred, and what identifies its inputs."""
-  return {
-    **request._asdict(),
-    'classes': asked.network.class_names,
-    'image_size': asked.pool.image.shape[1:3],
-    'weights_sha256': provenance.digest(*asked.network.stored.arrays.values()),
-    'pictures_sha256': provenance.digest(asked.pool.image, asked.pool.label),
-  }
+  return {'taylor_softmax': taylor, 'logit_confidence': audits.logit_confidence}
 
 
 def _duration_text(seconds: float) -> str:
@@ -130,60 +129,54 @@ def _duration_text(seconds: float) -> str:
 
 
 def train_references(
-  request: AuditRequest, asked: AuditCase, out: pathlib.Path
+  request: AuditRequest, case: AuditCase, out: pathlib.Path
 ) -> AuditPoints:
   """Trains the references and collects the signals of all networks.
 
-  Says beforehand how long it will take; groups of references that are done lie
+  Prints an estimate of the duration before. Finished groups of references lie
   in `out`, so that the same command continues.
 
   Args:
     request: checked.
-    asked: see `subject`.
+    case: see `read_case`.
     out: the folder of results.
   """
   key = rng.fold_in(request.seed, 'audit references')
-  size = asked.pool.label.shape[0]
+  size = case.pool.label.shape[0]
   inside = shadow.assign_halves(key, request.refs, size)
-  fit = reference_training(request, asked.network, size - size // 2)
+  fit = reference_training(request, case.network, size - size // 2)
   plan = shadow.Plan(
     memory_bytes=int(request.memory * 2**30), folder=out, title='references'
   )
-  told = (key, asked.network.model, asked.pool, inside, fit)
-  seconds = shadow.predict_seconds(*told, plan)
+  arguments = (key, case.network.model, case.pool, inside, fit)
+  seconds = shadow.predict_seconds(*arguments, plan)
   print(
     f'{request.refs} references of {inside.sum(1).max()} pictures and '
     f'{fit.steps} steps: about {_duration_text(seconds)}',
     flush=True,
   )
-  signals = reference_signals(request)
-  # Settings of the optimiser are not seen in it.
-  address = repr((request, asked.network.mean, asked.network.std))
-  found = shadow.train(
-    *told, signals=signals, plan=plan._replace(address=address)
+  # The optimiser is a closure: its settings must enter the address as text.
+  settings = repr((request, case.network.mean, case.network.std))
+  # The class had this name when the first references were trained: its own
+  # name would make an unfinished audit train them again.
+  address = settings.replace(AuditRequest.__name__, 'Request', 1)
+  shadows = shadow.train(
+    *arguments,
+    signals=reference_signals(request),
+    plan=plan._replace(address=address),
   )
   logits = metrics.logits(
-    asked.network.model,
-    asked.network.inputs,
-    asked.network.variables,
-    asked.pool,
+    case.network.model,
+    case.network.inputs,
+    case.network.variables,
+    case.pool,
   )
   return AuditPoints(
     logits=logits,
-    labels=np.asarray(asked.pool.label),
-    member=asked.member,
+    labels=np.asarray(case.pool.label),
+    member=case.member,
     inside=inside,
-    population=asked.further if asked.further.any() else None,
-    reference_signals=found.statistics,
-    audited=~asked.further,
+    population=case.further if case.further.any() else None,
+    reference_signals=shadows.statistics,
+    audited=~case.further,
   )
-
-
-def reference_signals(request: AuditRequest) -> dict[str, signals.Signal]:
-  """What references leave behind: the signals of RMIA and LiRA."""
-  order = request.taylor_order
-
-  def taylor(logits: jax.Array, label: jax.Array) -> jax.Array:
-    return audits.taylor_softmax(logits, label, order=order)
-
-  return {'taylor_softmax': taylor, 'logit_confidence': audits.logit_confidence}

@@ -2,30 +2,37 @@
 
 As a program, `python -m cmu_jax repair --help`; as a call:
 
-  from cmu_jax.commands.repair import repair
-  results = repair(
+  import cmu_jax
+  results = cmu_jax.repair(
     weights='resnet20.npz', model='resnet20', proxy='bad_samples',
     kind='poison', out='repaired', mean=(0.5,), std=(0.25,),
   )
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from cmu_jax.commands.repair.request import RepairRequest, check_request
+from cmu_jax.commands import flags
+from cmu_jax.commands.repair.request import COMMAND, RepairRequest
 
-__all__ = ['RepairRequest', 'repair']
+__all__ = ['COMMAND', 'RepairRequest', 'load', 'repair']
+
+
+def load() -> tuple[Callable[[Any], Any], Callable[[Any], str]]:
+  """Imports the work of the command, with JAX; see `flags.run`."""
+  from cmu_jax.commands.repair import job, words
+
+  return job.run, words.console
 
 
 def repair(**settings: Any) -> dict[str, Any]:
-  """Repairs a network; see `Request` for the settings.
+  """Repairs a network; see `RepairRequest` for the settings.
 
   Returns:
-    What results.json in the folder `out` holds; the repaired weights are
-    beside it, in the format in which they came.
+    The content of results.json in the folder `out`. The repaired weights lie
+    beside it, in the format of the given ones.
 
   Raises:
-    UserError: bad settings, weights or pictures.
+    UserError: settings, weights or pictures that do not fit.
   """
-  from cmu_jax.commands.repair import job
-
-  return job.run(check_request(RepairRequest(**settings)))
+  return flags.call(COMMAND, load, settings)

@@ -1,9 +1,4 @@
-"""Where a trigger leads: from a flag, from the folder, or from the network.
-
-Finds a painted trigger by comparing bad samples with ordinary pictures.
-
-What is to be repaired: a shipped network and its bad samples.
-"""
+"""The case of a repair: a shipped network and its bad samples."""
 
 from typing import Any, NamedTuple
 
@@ -12,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
+from cmu_jax.commands import frame
 from cmu_jax.commands.repair.request import RepairRequest
 from cmu_jax.core import errors
 from cmu_jax.core.types import Batch, Trigger
@@ -20,70 +16,12 @@ from cmu_jax.networks import shipped
 from cmu_jax.networks.shipped import ShippedNetwork
 from cmu_jax.training import metrics
 
-
-def choose_target(
-  given: Any,
-  named: tuple[str, ...],
-  found: tuple[str, ...],
-  seen: np.ndarray,
-) -> tuple[int, tuple[str, ...]]:
-  """Where the trigger leads, and how that is known."""
-  if given is not None:
-    text = str(given)
-    if text in named:
-      return named.index(text), ()
-    if text.isdecimal() and int(text) < len(named):
-      return int(text), ()
-    raise errors.unknown_name('--target', text, named)
-  if len(found) == 1 and found[0] in named:
-    return named.index(found[0]), (
-      f"The trigger leads to class '{found[0]}', after the folder's name.",
-    )
-  counts = np.bincount(seen, minlength=len(named))
-  target, share = int(counts.argmax()), counts.max() / counts.sum()
-  errors.check(
-    share >= 0.5,
-    f'the bad samples are sent to many classes, most often {share:.0%} to '
-    f"'{named[target]}': where does the trigger lead? give --target",
-  )
-  return target, (
-    f"The trigger leads to class '{named[target]}', where the network sends "
-    f'{share:.0%} of the bad samples.',
-  )
-
-
-# In steps of 255: how much a trigger's pixel may vary (JPEG does that), and how
-# far ordinary pictures must be from it on average.
+# Pixel values from 0 to 255. JPEG makes a trigger's pixels vary by a few steps;
+# an ordinary picture must be farther from them than that, on average.
 _MAX_STD, _MIN_DISTANCE = 10.0, 20.0
+# A larger area is a common background, not a trigger.
 _MAX_AREA = 0.25
-
-
-def locate_trigger(
-  bad: UInt8[np.ndarray, 'n h w c'], ordinary: UInt8[np.ndarray, 'm h w c']
-) -> Trigger | None:
-  """The pixels that are the same in all bad samples and not in other pictures.
-
-  Finds what is painted at one place with one look (BadNets), not what is
-  blended into the picture or moves.
-
-  Args:
-    bad: samples with the trigger.
-    ordinary: pictures without it.
-
-  Returns:
-    The trigger, a pattern of the bad samples' medians; None where no pixel
-    qualifies, or more than a quarter do.
-  """
-  steady = bad.std(axis=0, dtype=np.float64).max(-1) <= _MAX_STD
-  look = np.median(bad, axis=0)
-  apart = np.abs(ordinary - look).mean(axis=0).max(-1) >= _MIN_DISTANCE
-  mask = steady & apart
-  if not mask.any() or mask.mean() > _MAX_AREA:
-    return None
-  return Trigger(jnp.asarray(mask), jnp.asarray(look, jnp.float32))
-
-
-# The share of ordinary pictures that a located trigger must lead astray.
+# Share of ordinary pictures that a located trigger must send to the target.
 _MIN_HIT_RATE = 0.5
 
 
@@ -92,13 +30,13 @@ class RepairCase(NamedTuple):
 
   Attributes:
     network: as shipped.
-    bad: the bad samples with the labels that the folder gives them; for poison
-      all are of the target class.
+    bad: bad samples with the labels of their folders; for poison, with the
+      target class.
     test: ordinary pictures with true labels, or None.
     target: of the trigger; None for label noise.
     ordinary: unlabelled pictures without the trigger, or None.
-    trigger: as located with their help, or None.
-    notes: what was inferred, in words.
+    trigger: located by means of these, or None.
+    notes: sentences on inferred facts.
   """
 
   network: ShippedNetwork
@@ -114,53 +52,52 @@ def read_case(request: RepairRequest) -> RepairCase:
   """Reads everything that a repair needs.
 
   Raises:
-    UserError: what is missing, malformed or unknown, a mistake a line.
+    UserError: files that are missing, malformed or unknown, a mistake a line.
   """
-  said = {
-    'mean': request.mean,
-    'std': request.std,
-    'image_size': request.image_size,
-    'class_names': request.classes,
-    'target': request.target,
-  }
-  network = shipped.load(request.weights, request.model, request.proxy, said)
-  bad, target, why = _read_bad_samples(request, network)
+  network = frame.load_network(request, request.proxy, target=request.target)
+  bad, target, target_notes = _read_bad_samples(request, network)
   test = None
   if request.test is not None:
     test = shipped.read_labelled(
       request.test, bad.image, network.class_names, network.reader
     )
-  notes = (*network.notes, *why)
-  found = RepairCase(network, bad, test, target, None, None, notes)
-  return _add_trigger(request, found) if target is not None else found
+  notes = (*network.notes, *target_notes)
+  case = RepairCase(network, bad, test, target, None, None, notes)
+  return case if target is None else _add_trigger(request, case)
 
 
 def _read_bad_samples(
   request: RepairRequest, network: ShippedNetwork
 ) -> tuple[Batch, int | None, tuple[str, ...]]:
-  """The bad samples with their labels, the target, and how it is known."""
-  pictures, named = network.pictures, network.class_names
+  """Reads the bad samples with their labels, and the target with notes."""
+  pictures, class_names = network.pictures, network.class_names
   image = jnp.asarray(pictures.image)
   if request.kind == 'label_noise':
-    label = shipped.label_pictures(request.proxy, pictures, named)
+    label = shipped.label_pictures(request.proxy, pictures, class_names)
     return Batch(image, jnp.asarray(label)), None, ()
-  none = jnp.zeros(len(image), jnp.int32)
-  seen = metrics.predict(
-    network.model, network.inputs, network.variables, Batch(image, none), 256
+  no_label = jnp.zeros(len(image), jnp.int32)
+  predicted = metrics.predict(
+    network.model,
+    network.inputs,
+    network.variables,
+    Batch(image, no_label),
+    256,
   )
-  target, why = choose_target(network.target, named, pictures.names, seen)
-  return Batch(image, jnp.full(len(image), target, jnp.int32)), target, why
+  target, notes = choose_target(
+    network.target, class_names, pictures.names, predicted
+  )
+  return Batch(image, jnp.full(len(image), target, jnp.int32)), target, notes
 
 
-def _add_trigger(request: RepairRequest, found: RepairCase) -> RepairCase:
-  """The trigger, if ordinary pictures show which pixels it changes."""
+def _add_trigger(request: RepairRequest, case: RepairCase) -> RepairCase:
+  """Adds the trigger, if ordinary pictures reveal its pixels."""
   if request.ordinary is None:
-    return found
-  network = found.network
+    return case
+  network = case.network
   pictures = shipped.read_same_shape(
-    request.ordinary, found.bad.image, network.reader
+    request.ordinary, case.bad.image, network.reader
   ).image
-  trigger = locate_trigger(np.asarray(found.bad.image), pictures)
+  trigger = locate_trigger(np.asarray(case.bad.image), pictures)
   batch = Batch(
     jnp.asarray(pictures),
     jnp.zeros(len(pictures), jnp.int32),
@@ -169,18 +106,87 @@ def _add_trigger(request: RepairRequest, found: RepairCase) -> RepairCase:
   hit = 0.0
   if trigger is not None:
     step = input_step.make(network.mean, network.std, trigger=trigger)
-    seen = metrics.predict(network.model, step, network.variables, batch, 256)
-    hit = float(np.mean(seen == found.target))
+    predicted = metrics.predict(
+      network.model, step, network.variables, batch, 256
+    )
+    # Common pixels alone may be a frame or a logo: it must fool the network.
+    hit = float(np.mean(predicted == case.target))
   if trigger is None or hit < _MIN_HIT_RATE:
     note = (
-      'No trigger was located: no pixels are alike in all bad samples, differ '
+      'No trigger was located: no pixels are equal in all bad samples, differ '
       'from ordinary pictures and lead to the target class.'
     )
-    return found._replace(notes=(*found.notes, note))
+    return case._replace(notes=(*case.notes, note))
   note = (
     f'The trigger was located: {int(trigger.mask.sum())} pixels, which send '
     f'{hit:.0%} of the ordinary pictures to the target class.'
   )
-  return found._replace(
-    ordinary=batch.image, trigger=trigger, notes=(*found.notes, note)
+  return case._replace(
+    ordinary=batch.image, trigger=trigger, notes=(*case.notes, note)
   )
+
+
+def choose_target(
+  request: Any,
+  class_names: tuple[str, ...],
+  folders: tuple[str, ...],
+  predicted: np.ndarray,
+) -> tuple[int, tuple[str, ...]]:
+  """The class to which the trigger leads, with notes on its source.
+
+  Args:
+    request: the class by name or number, or None.
+    class_names: of the network.
+    folders: names of class folders of the bad samples.
+    predicted: classes that the network gives the bad samples.
+
+  Raises:
+    UserError: an unknown class, or predictions without a majority.
+  """
+  if request is not None:
+    text = str(request)
+    if text in class_names:
+      return class_names.index(text), ()
+    if text.isdecimal() and int(text) < len(class_names):
+      return int(text), ()
+    raise errors.unknown_name('--target', text, class_names)
+  if len(folders) == 1 and folders[0] in class_names:
+    return class_names.index(folders[0]), (
+      f"The trigger leads to class '{folders[0]}', after the folder's name.",
+    )
+  counts = np.bincount(predicted, minlength=len(class_names))
+  target, share = int(counts.argmax()), counts.max() / counts.sum()
+  errors.check(
+    share >= 0.5,
+    f'the bad samples are sent to many classes, most often {share:.0%} to '
+    f"'{class_names[target]}': give the class of the trigger as --target",
+  )
+  return target, (
+    f"The trigger leads to class '{class_names[target]}', where the network "
+    f'sends {share:.0%} of the bad samples.',
+  )
+
+
+def locate_trigger(
+  bad: UInt8[np.ndarray, 'n h w c'], ordinary: UInt8[np.ndarray, 'm h w c']
+) -> Trigger | None:
+  """Locates pixels that all bad samples share and other pictures do not.
+
+  Finds a trigger painted at a fixed place in a fixed pattern (BadNets), not a
+  trigger that is blended into the picture or moves.
+
+  Args:
+    bad: samples with the trigger.
+    ordinary: pictures without it.
+
+  Returns:
+    The trigger, a pattern of the bad samples' medians; None if no pixel
+    qualifies, or more than a quarter of them.
+  """
+  steady = bad.std(axis=0, dtype=np.float64).max(-1) <= _MAX_STD
+  pattern = np.median(bad, axis=0)
+  distance = np.abs(ordinary - pattern).mean(axis=0).max(-1)
+  mask = steady & (distance >= _MIN_DISTANCE)
+  if not mask.any() or mask.mean() > _MAX_AREA:
+    return None
+  return Trigger(jnp.asarray(mask), jnp.asarray(pattern, jnp.float32))

@@ -1,35 +1,38 @@
-"""Makes a classifier forget some of its training pictures.
+"""Unlearning of some of a classifier's training pictures.
 
 As a program, `python -m cmu_jax unlearn --help`; as a call:
 
-  from cmu_jax.commands.unlearn import unlearn
-  results = unlearn(
+  import cmu_jax
+  results = cmu_jax.unlearn(
     weights='resnet20.npz', model='resnet20', forget='withdrawn',
     retain='still_ours', out='forgotten', mean=(0.5,), std=(0.25,),
   )
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from cmu_jax.commands.unlearn.request import (
-  METHODS,
-  UnlearnRequest,
-  check_request,
-)
+from cmu_jax.commands import flags
+from cmu_jax.commands.unlearn.request import COMMAND, METHODS, UnlearnRequest
 
-__all__ = ['METHODS', 'UnlearnRequest', 'unlearn']
+__all__ = ['COMMAND', 'METHODS', 'UnlearnRequest', 'load', 'unlearn']
+
+
+def load() -> tuple[Callable[[Any], Any], Callable[[Any], str]]:
+  """Imports the work of the command, with JAX; see `flags.run`."""
+  from cmu_jax.commands.unlearn import job, page
+
+  return job.run, page.console
 
 
 def unlearn(**settings: Any) -> dict[str, Any]:
-  """Makes a network forget; see `Request` for the settings.
+  """Makes a network forget; see `UnlearnRequest` for the settings.
 
   Returns:
-    What results.json in the folder `out` holds; the new weights are beside it,
-    in the format in which they came.
+    The content of results.json in the folder `out`. The new weights lie beside
+    it, in the format of the given ones.
 
   Raises:
-    UserError: bad settings, weights or pictures.
+    UserError: settings, weights or pictures that do not fit.
   """
-  from cmu_jax.commands.unlearn import job
-
-  return job.run(check_request(UnlearnRequest(**settings)))
+  return flags.call(COMMAND, load, settings)

@@ -1,7 +1,4 @@
-"""What a network still knows of pictures: accuracy, and a membership attack.
-
-One unlearning, from the request to the report.
-"""
+"""One unlearning, from the request to the report."""
 
 import pathlib
 from collections.abc import Mapping
@@ -12,93 +9,24 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cmu_jax import audits
-from cmu_jax.commands import workdir
+from cmu_jax.commands import frame
 from cmu_jax.commands.unlearn import catalogue, page
 from cmu_jax.commands.unlearn.request import UnlearnRequest
 from cmu_jax.core import config as config_lib
-from cmu_jax.core import errors, files, provenance, rng, store
+from cmu_jax.core import errors, provenance, rng, store
 from cmu_jax.core.types import Batch, Info, MethodInputs, Samples, Variables
 from cmu_jax.networks import shipped
 from cmu_jax.networks.shipped import ShippedNetwork
 from cmu_jax.training import descent, metrics
 
-# Of the bootstrap: it belongs to the measurement, not to the request.
+# A kill loses at most so much of a training.
+_SAVE_SECONDS = 20.0
+# The bootstrap belongs to the measurement: --seed must not change intervals.
 _BOOTSTRAP_SEED = 0
 
 
-def measure_sets(
-  seen: Mapping[
-    str, tuple[Float[np.ndarray, 'n k'], Int[np.ndarray, 'n']] | None
-  ],
-  classes: int,
-) -> dict[str, Any]:
-  """Accuracy of each set, by class on the test set, and who can tell them.
-
-  Args:
-    seen: logits and labels of 'forget', 'retain' and 'test'; None where
-      there are no such pictures.
-    classes: k.
-
-  Returns:
-    'accuracy' and 'confidence' (mean probability of the label) by set,
-    'class_accuracy' of the test set, and 'membership': how well the confidence
-    in the label tells forgotten pictures from unseen ones (None without test
-    pictures), with its interval.
-  """
-  return {
-    'accuracy': {name: _accuracy(found) for name, found in seen.items()},
-    'confidence': {name: _confidence(found) for name, found in seen.items()},
-    'class_accuracy': _class_accuracy(seen['test'], classes),
-    'membership': _attack_membership(seen['forget'], seen['test']),
-  }
-
-
-def _accuracy(found: Any) -> float | None:
-  if found is None:
-    return None
-  logits, label = found
-  return float(np.mean(logits.argmax(-1) == label))
-
-
-def _confidence(found: Any) -> float | None:
-  if found is None:
-    return None
-  return float(np.mean(audits.softmax(*map(jnp.asarray, found))))
-
-
-def _class_accuracy(found: Any, classes: int) -> list[float | None] | None:
-  if found is None:
-    return None
-  logits, label = found
-  counts = metrics.confusion(label, logits.argmax(-1), classes)
-  return metrics.class_accuracy(counts)
-
-
-def _attack_membership(forget: Any, test: Any) -> dict[str, Any] | None:
-  """The attack by confidence on forgotten against unseen pictures."""
-  if test is None:
-    return None
-  scores = [
-    np.asarray(audits.logit_confidence(*map(jnp.asarray, found)))
-    for found in (forget, test)
-  ]
-  found = audits.evaluate(rng.fold_in(_BOOTSTRAP_SEED, 'membership'), *scores)
-  return {
-    'auc': found.auroc.value,
-    'low': found.auroc.low,
-    'high': found.auroc.high,
-    'verdict': found.verdict,
-    'says': found.says,
-  }
-
-
-SCHEMA = 1
-# At most so much of a training is lost.
-_SAVE_SECONDS = 20.0
-
-
 class UnlearnCase(NamedTuple):
-  """A network, what it shall forget, and what it shall keep.
+  """A network, the pictures to forget, and the pictures to keep.
 
   Attributes:
     network: as shipped.
@@ -112,6 +40,10 @@ class UnlearnCase(NamedTuple):
   retain: Batch | None
   test: Batch | None
 
+  def sets(self) -> dict[str, Batch | None]:
+    """The sets of pictures by name."""
+    return {'forget': self.forget, 'retain': self.retain, 'test': self.test}
+
 
 def run(request: UnlearnRequest) -> Info:
   """Unlearns and writes weights, results, figure and report.
@@ -119,23 +51,23 @@ def run(request: UnlearnRequest) -> Info:
   Continues where an earlier call with the same request was stopped.
 
   Raises:
-    UserError: bad settings, weights or pictures; nothing is written then.
+    UserError: settings, weights or pictures that do not fit; then nothing is
+      written.
   """
-  asked = _read_case(request)
-  settings = _settings(request, asked)
-  out = pathlib.Path(request.out).expanduser()
-  with workdir.open_run(out, settings, '--out'):
-    return _unlearn(request, asked, settings, out)
+  case = _read_case(request)
+
+  def compute(settings: Info, out: pathlib.Path) -> tuple[Info, frame.Report]:
+    return _unlearn(request, case, settings, out), page.REPORT
+
+  results = frame.run_job(request, _settings(request, case), compute)
+  # Only now: until the report is written, a kill may repeat the whole job.
+  address = config_lib.fingerprint(results['settings'])
+  store.remove_checkpoint(pathlib.Path(request.out).expanduser(), address)
+  return results
 
 
 def _read_case(request: UnlearnRequest) -> UnlearnCase:
-  said = {
-    'mean': request.mean,
-    'std': request.std,
-    'image_size': request.image_size,
-    'class_names': request.classes,
-  }
-  network = shipped.load(request.weights, request.model, request.forget, said)
+  network = frame.load_network(request, request.forget)
   image = jnp.asarray(network.pictures.image)
   label = shipped.label_pictures(
     request.forget, network.pictures, network.class_names
@@ -155,105 +87,150 @@ def _read_case(request: UnlearnRequest) -> UnlearnCase:
   return UnlearnCase(network, forget, retain, test)
 
 
-def _settings(request: UnlearnRequest, asked: UnlearnCase) -> Info:
-  """The request with what was inferred, and what identifies its inputs."""
+def _settings(request: UnlearnRequest, case: UnlearnCase) -> Info:
+  """Inferred settings, and digests of the inputs."""
   digests = {
     f'{name}_sha256': provenance.digest(batch.image, batch.label)
-    for name in ('forget', 'retain')
-    if (batch := getattr(asked, name)) is not None
+    for name, batch in case.sets().items()
+    if batch is not None and name != 'test'
   }
   return {
-    **request._asdict(),
+    **frame.network_settings(case.network, case.forget.image),
     'learning_rate': catalogue.learning_rate(request),
-    'classes': asked.network.class_names,
-    'image_size': asked.forget.image.shape[1:3],
-    'weights_sha256': provenance.digest(*asked.network.stored.arrays.values()),
     **digests,
   }
 
 
-def _method_inputs(asked: UnlearnCase) -> MethodInputs:
-  forget = descent.whole_batch(asked.forget)
-  known = jnp.ones(asked.forget.label.shape, bool)
-  retain = None if asked.retain is None else descent.whole_batch(asked.retain)
-  return MethodInputs(retain, Samples(forget.batch, known, forget.valid))
+def _method_inputs(case: UnlearnCase) -> MethodInputs:
+  forget = descent.whole_batch(case.forget)
+  fixed = jnp.ones(case.forget.label.shape, bool)
+  retain = None if case.retain is None else descent.whole_batch(case.retain)
+  return MethodInputs(retain, Samples(forget.batch, fixed, forget.valid))
 
 
 def _unlearn(
-  request: UnlearnRequest, asked: UnlearnCase, settings: Info, out: pathlib.Path
+  request: UnlearnRequest, case: UnlearnCase, settings: Info, out: pathlib.Path
 ) -> Info:
-  network, given = asked.network, _method_inputs(asked)
+  network, data = case.network, _method_inputs(case)
   key = rng.fold_in(request.seed, 'unlearn')
-  method = catalogue.make_method(request, network.model, network.inputs, given)
+  method = catalogue.make_method(request, network.model, network.inputs, data)
   prepared = method.prepare(
-    rng.fold_in(key, 'prepare'), network.variables, given
+    rng.fold_in(key, 'prepare'), network.variables, data
   )
-  name = config_lib.fingerprint(settings)
-  after, info = method.solve(
+  after, facts = method.solve(
     rng.fold_in(key, 'solve'),
     network.variables,
-    given,
+    data,
     prepared,
     method.grid[0],
-    **_checkpoint_option(request, out, name),
+    **_checkpoint_option(request, out, config_lib.fingerprint(settings)),
   )
-  results = {
-    'schema': SCHEMA,
-    'finished': True,
+  return {
     'method': request.method,
-    'provenance': provenance.describe_run(settings),
-    'settings': settings,
     'notes': list(network.notes),
     'class_names': list(network.class_names),
     'pictures': {
       name: None if batch is None else int(batch.label.shape[0])
-      for name, batch in asked._asdict().items()
-      if name != 'network'
+      for name, batch in case.sets().items()
     },
     'hyper': method.grid[0],
     'facts': {
-      k: v if isinstance(v, str) else float(v) for k, v in info.items()
+      name: value if isinstance(value, str) else float(value)
+      for name, value in facts.items()
     },
     'measured': {
-      'before': _measure(asked, network.variables),
-      'after': _measure(asked, after),
+      'before': _measure(case, network.variables),
+      'after': _measure(case, after),
     },
+    'weights': shipped.write(network, after, out, 'unlearned'),
   }
-  _write(network, after, results, out)
-  store.remove_checkpoint(out, name)
-  return results
 
 
 def _checkpoint_option(
-  request: UnlearnRequest, out: pathlib.Path, name: str
+  request: UnlearnRequest, out: pathlib.Path, address: str
 ) -> Info:
-  """Where a method that trains saves its state; SSD is done at once."""
+  """A checkpoint for a method that trains; SSD needs none."""
   if request.method == 'ssd':
     return {}
-  return {'checkpoint': store.npz_checkpoint(out, name, _SAVE_SECONDS)}
+  return {'checkpoint': store.npz_checkpoint(out, address, _SAVE_SECONDS)}
 
 
-def _measure(asked: UnlearnCase, variables: Variables) -> Info:
-  """What a network makes of each set of pictures."""
-  network = asked.network
-  logits = {
+def _measure(case: UnlearnCase, variables: Variables) -> Info:
+  """Measures a network on each set of pictures."""
+  network = case.network
+  answers = {
     name: None
     if batch is None
     else (
       metrics.logits(network.model, network.inputs, variables, batch, 256),
       np.asarray(batch.label),
     )
-    for name, batch in asked._asdict().items()
-    if name != 'network'
+    for name, batch in case.sets().items()
   }
-  return measure_sets(logits, len(network.class_names))
+  return measure_sets(answers, len(network.class_names))
 
 
-def _write(
-  network: ShippedNetwork, after: Variables, results: Info, out: pathlib.Path
-) -> None:
-  """New weights, side file, results and report."""
-  results['weights'] = shipped.write(network, after, out, 'unlearned')
-  files.write_json(out / 'results.json', {**results, 'finished': False})
-  page.write_page(results, out)
-  files.write_json(out / 'results.json', results)
+def measure_sets(
+  answers: Mapping[
+    str, tuple[Float[np.ndarray, 'n k'], Int[np.ndarray, 'n']] | None
+  ],
+  classes: int,
+) -> dict[str, Any]:
+  """Measures each set of pictures, and attacks the membership of the first.
+
+  Args:
+    answers: logits and labels of 'forget', 'retain' and 'test'; None for a set
+      without pictures.
+    classes: k.
+
+  Returns:
+    'accuracy' and 'confidence' (mean probability of the label) by set,
+    'class_accuracy' of the test set, and 'membership': AUC of the confidence
+    in the label, forgotten against unseen pictures, with its interval (None
+    without test pictures).
+  """
+  return {
+    'accuracy': {name: _accuracy(pair) for name, pair in answers.items()},
+    'confidence': {name: _confidence(pair) for name, pair in answers.items()},
+    'class_accuracy': _class_accuracy(answers['test'], classes),
+    'membership': _attack_membership(answers['forget'], answers['test']),
+  }
+
+
+def _accuracy(pair: Any) -> float | None:
+  if pair is None:
+    return None
+  logits, label = pair
+  return float(np.mean(logits.argmax(-1) == label))
+
+
+def _confidence(pair: Any) -> float | None:
+  if pair is None:
+    return None
+  return float(np.mean(audits.softmax(*map(jnp.asarray, pair))))
+
+
+def _class_accuracy(pair: Any, classes: int) -> list[float | None] | None:
+  if pair is None:
+    return None
+  logits, label = pair
+  counts = metrics.confusion(label, logits.argmax(-1), classes)
+  return metrics.class_accuracy(counts)
+
+
+def _attack_membership(forget: Any, test: Any) -> dict[str, Any] | None:
+  """Attacks forgotten against unseen pictures by the confidence."""
+  if test is None:
+    return None
+  scores = [
+    np.asarray(audits.logit_confidence(*map(jnp.asarray, pair)))
+    for pair in (forget, test)
+  ]
+  audit = audits.evaluate(rng.fold_in(_BOOTSTRAP_SEED, 'membership'), *scores)
+  return {
+    'auc': audit.auroc.value,
+    'low': audit.auroc.low,
+    'high': audit.auroc.high,
+    'verdict': audit.verdict,
+    'says': audit.says,
+  }

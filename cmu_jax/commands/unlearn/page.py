@@ -1,19 +1,13 @@
-"""What an unlearning did, in plain words.
+"""The sentences, the figure and the report of an unlearning."""
 
-The figure and the report of an unlearning.
-"""
-
-import operator
-import pathlib
 from typing import Any
 
 import numpy as np
 from matplotlib import figure
 
+from cmu_jax.commands import frame
 from cmu_jax.commands.unlearn.request import METHODS
-from cmu_jax.core import files
 from cmu_jax.report import page, style
-from cmu_jax.report import page as page_lib
 
 _SET_NAMES = {
   'forget': 'pictures to forget',
@@ -24,99 +18,72 @@ _SET_NAMES = {
 
 def heading(results: dict[str, Any]) -> str:
   """The outcome as one line."""
-  before, after = (
-    results['measured'][when]['accuracy']['forget']
-    for when in ('before', 'after')
-  )
+  before, after = frame.measurements(results, 'accuracy')
   return (
     f'{results["pictures"]["forget"]} pictures unlearned: accuracy on them '
-    f'{before:.1%} → {after:.1%}'
+    f'{before["forget"]:.1%} → {after["forget"]:.1%}'
   )
-
-
-def harmed_classes(results: dict[str, Any]) -> tuple[page.Harm, ...]:
-  """Classes of the test pictures that fell by more than five points."""
-  before, after = (
-    results['measured'][when]['class_accuracy'] for when in ('before', 'after')
-  )
-  if before is None:
-    return ()
-  return page.find_harms(results['class_names'], before, after)
 
 
 def outcome(results: dict[str, Any]) -> list[str]:
-  """What happened, the most important first."""
-  said = [
+  """Sentences on the outcome, the most important first."""
+  sentences = [
     f'Method: {results["method"]} ({METHODS[results["method"]][1]}).',
     *_search_sentences(results['facts']),
     *_accuracy_sentences(results),
   ]
-  found = results['measured']['after']['membership']
-  if found is None:
-    said.append(
-      'Whether the pictures can still be told from unseen ones was not '
-      'measured, nor what it cost on ordinary pictures: give --test=FOLDER.'
+  before, after = frame.measurements(results, 'membership')
+  if after is None:
+    sentences.append(
+      'The membership attack and the accuracy on ordinary pictures were not '
+      'measured: give --test=FOLDER.'
     )
   else:
-    was = results['measured']['before']['membership']['auc']
-    said.append(
-      'Telling them from test pictures by the confidence in their class: AUC '
-      f'{was:.3f} → {found["auc"]:.3f} (0.5 is chance). {found["says"]}'
+    sentences.append(
+      'A membership attack by the confidence, against test pictures: AUC '
+      f'{before["auc"]:.3f} → {after["auc"]:.3f} (0.5 is chance). '
+      f'{after["says"]}'
     )
-  said += [
-    f'{page.describe_harm(harm)}.'.capitalize()
-    for harm in harmed_classes(results)
-  ]
-  return said
+  return sentences + frame.harm_sentences(results)
 
 
 def _search_sentences(facts: dict[str, Any]) -> list[str]:
-  """How the search for adversarial images went, where there was one."""
+  """Success of the search for adversarial images, if there was a search."""
   if 'adversarial_share' not in facts:
     return []
   return [
     f'{facts["adversarial_share"]:.0%} of the pictures to forget have an '
     f'adversarial image, {facts["distance"]:.2f} away on average (l2, pixels '
-    'from 0 to 1); the others were left out of that set.'
+    'from 0 to 1); that set omits the others.'
   ]
 
 
 def _accuracy_sentences(results: dict[str, Any]) -> list[str]:
-  before, after = (
-    results['measured'][when]['accuracy'] for when in ('before', 'after')
-  )
+  before, after = frame.measurements(results, 'accuracy')
   return [
-    f'Accuracy on the {words}: {before[name]:.3f} → {after[name]:.3f} '
+    f'Accuracy on the {text}: {before[name]:.3f} → {after[name]:.3f} '
     f'({100 * (after[name] - before[name]):+.1f} points).'
-    for name, words in _SET_NAMES.items()
+    for name, text in _SET_NAMES.items()
     if before[name] is not None
   ]
 
 
 def limitations(results: dict[str, Any]) -> list[str]:
-  """How far this can be trusted."""
+  """Limits of the evidence."""
   return [
     'A network that never saw these pictures would still classify many of '
-    'them: the aim is its accuracy on unseen pictures, not zero.',
-    'The attack knows nothing of how such networks differ from each other and '
-    'is weak: where it finds nothing, a stronger one may. It takes forgotten '
-    'and test pictures to be of one kind; where they differ, it finds that.',
+    'them correctly: the aim is the accuracy on unseen pictures, not zero.',
+    'The attack uses no reference networks and is weak: a stronger attack may '
+    'find a leak that it misses. It also assumes that forgotten and test '
+    'pictures are of the same kind; if they differ, it detects the difference.',
     *results['notes'],
   ]
 
 
 def console(results: dict[str, Any]) -> str:
   """The outcome for a terminal."""
-  out = results['settings']['out']
-  return '\n'.join(
-    [
-      heading(results),
-      *outcome(results),
-      *results['notes'],
-      f'weights: {out}/{results["weights"]}',
-      f'report: {out}/report.html',
-    ]
-  )
+  lines = [heading(results), *outcome(results), *results['notes']]
+  return frame.console(results, lines)
 
 
 _CAPTION = (
@@ -127,63 +94,44 @@ _CAPTION = (
 _SET_LABELS = {'forget': 'to forget', 'retain': 'to keep', 'test': 'test'}
 
 
-def write_page(results: dict[str, Any], out: pathlib.Path) -> pathlib.Path:
-  """Writes figures/before_and_after.png and report.html, each of them whole.
-
-  Returns:
-    The path of report.html.
-  """
-  made = draw_bars(results)
-  png = style.png(made)
-  path = out / 'figures' / 'before_and_after.png'
-  files.write(path, operator.methodcaller('write', png))
-  html = out / 'report.html'
-  files.write_text(html, _page_html(results, png, made.get_suptitle()))
-  return html
-
-
 def draw_bars(results: dict[str, Any]) -> figure.Figure:
-  """Accuracy and confidence of each set, before and after."""
+  """Draws accuracy and confidence of each set, before and after."""
   sets = [name for name, size in results['pictures'].items() if size]
-  place = np.arange(len(sets))
+  position = np.arange(len(sets))
   with style.context():
-    made = style.canvas(heading(results), (9.2, 4.2), smoke=False)
-    for ax, what in zip(
-      made.subplots(1, 2, sharey=True), ('accuracy', 'confidence'), strict=True
-    ):
-      for shift, when, color in (
-        (-0.2, 'before', 'INK'),
-        (0.2, 'after', 'CUTS'),
+    drawing = style.canvas(heading(results), (9.2, 4.2), smoke=False)
+    axes = drawing.subplots(1, 2, sharey=True)
+    for ax, name in zip(axes, ('accuracy', 'confidence'), strict=True):
+      for shift, color, label, values in zip(
+        (-0.2, 0.2),
+        (style.INK, style.CUTS),
+        ('before', 'after'),
+        frame.measurements(results, name),
+        strict=True,
       ):
-        values = [results['measured'][when][what][name] for name in sets]
-        drawn = ax.bar(
-          place + shift, values, 0.38, color=getattr(style, color), label=when
-        )
-        ax.bar_label(drawn, fmt='%.2f', padding=2)
-      ax.set_xticks(place, [_SET_LABELS[name] for name in sets])
-      ax.set(ylim=(0, 1.12), title=what)
-    made.axes[0].set(ylabel='share')
-    made.axes[1].legend(loc='lower left', bbox_to_anchor=(0.62, 1.0), ncols=2)
-    return made
+        heights = [values[subset] for subset in sets]
+        bars = ax.bar(position + shift, heights, 0.38, color=color, label=label)
+        ax.bar_label(bars, fmt='%.2f', padding=2)
+      ax.set_xticks(position, [_SET_LABELS[subset] for subset in sets])
+      ax.set(ylim=(0, 1.12), title=name)
+    axes[0].set(ylabel='share')
+    axes[1].legend(loc='lower left', bbox_to_anchor=(0.62, 1.0), ncols=2)
+    return drawing
 
 
-def _page_html(results: dict[str, Any], png: bytes, title: str) -> str:
-  harmed = harmed_classes(results)
-  return page_lib.fill_page(
-    name='Unlearning of ' + page_lib.escape(results['settings']['weights']),
-    label=page_lib.escape(heading(results)),
-    banner='',
-    tone='bad' if harmed else 'flat',
-    heading=page_lib.escape(heading(results)),
-    sentences=page_lib.paragraphs(outcome(results)),
+def _build(results: dict[str, Any], image: str) -> frame.Page:
+  """The page of an unlearning; `image` is the figure as HTML."""
+  return frame.Page(
+    title=f'Unlearning of {results["settings"]["weights"]}',
+    heading=heading(results),
+    tone='bad' if frame.harmed_classes(results) else 'flat',
+    sentences=outcome(results),
     sections={
-      page_lib.harm_heading(harmed): page_lib.harm_table(harmed),
-      'Before and after': page_lib.picture(png, title, _CAPTION),
-      'How sure this is': page_lib.paragraphs(limitations(results)),
-      'How to get the same weights': page_lib.reproduction_section(
-        results['provenance'],
-        results['settings'],
-        [results['settings']['seed']],
-      ),
+      **frame.harm_section(results),
+      'Before and after': image,
+      'How sure this is': page.paragraphs(limitations(results)),
     },
   )
+
+
+REPORT = frame.Report('before_and_after', _CAPTION, draw_bars, _build)
