@@ -83,7 +83,7 @@ def test_where_no_alpha_helps_the_weights_stay_as_they_were(poisoned, tmp_path):
   old = weights.read(folder / 'w.npz').arrays
   new = weights.read(tmp_path / 'out/repaired.npz').arrays
   assert all(np.array_equal(old[name], new[name]) for name in old)
-  assert 'Left as it was' in (tmp_path / 'out/report.html').read_text()
+  assert 'Left unedited' in (tmp_path / 'out/report.html').read_text()
 
 
 @pytest.mark.slow
@@ -103,7 +103,7 @@ def test_a_network_that_the_trigger_does_not_move_stays_as_it_is(
   ]
   assert [one['repaired'] for one in told] == [False, True]
   page = (tmp_path / 'safe/report.html').read_text()
-  assert 'not sent to the target class as it is' in page
+  assert 'unedited network does not send the samples' in page
 
 
 def test_label_noise_with_class_names_a_test_folder_and_one_colour_image(
@@ -193,7 +193,7 @@ def test_wrong_labels_are_repaired_or_the_reason_is_told(tmp_path, rule):
   tuned = results['fine_tuning']
   assert tuned['steps'] < 200 and 0.5 <= tuned['learnt'] < 0.8
   page = (tmp_path / 'out/report.html').read_text()
-  assert ('did not see' in page) == (rule == 'safe')
+  assert ('held-out bad samples' in page) == (rule == 'safe')
   assert 'spread evenly over the classes' in page
 
 

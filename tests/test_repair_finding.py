@@ -1,4 +1,4 @@
-"""What a repair says of its diagnosis, its evidence and its reasons."""
+"""The sentences of a repair on diagnosis, evidence and reasons."""
 
 import pytest
 
@@ -111,7 +111,7 @@ def test_a_map_of_many_classes_is_cut_short():
     ),
     (
       results(None, fine_tuning={'steps': 90, 'learnt': 1.0}),
-      '90 steps of fine-tuning learnt 100% of the wrong labels by heart',
+      '90 steps of fine-tuning memorized 100% of the wrong labels',
     ),
     (results(found()), None),
     (results(None), None),
@@ -126,8 +126,11 @@ def test_a_contradiction_is_a_warning_where_the_outcome_is(told, warned):
 @pytest.mark.parametrize(
   'changes, why',
   [
-    ({'safe': {'selected': True}}, 'did not see carry this step'),
-    ({}, 'the published rule chose it'),
+    (
+      {'safe': {'selected': True}},
+      'held-out bad samples confirm that the edit helps',
+    ),
+    ({}, 'the published rule chose alpha'),
     ({'kind': 'poison', 'method': 'projected'}, '98 % of those predictions'),
     (
       {'kind': 'poison', 'method': 'projected', 'repaired': False},
@@ -140,7 +143,8 @@ def test_a_contradiction_is_a_warning_where_the_outcome_is(told, warned):
     ),
     (
       {'repaired': False, 'safe': {'alpha_hat': 0.5}},
-      'do not carry it clearly enough, so the weights are as they were',
+      'do not confirm clearly enough that the edit helps, so the weights are '
+      'unchanged',
     ),
   ],
 )
