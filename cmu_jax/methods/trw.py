@@ -291,7 +291,7 @@ def mask_head(params: PyTree, forget: Int[Array, ''] | int) -> PyTree:
   errors.check(
     {'kernel', 'bias'} <= known,
     "logit_mask: the network has no layer 'head' with a kernel and a bias; "
-    "use a network of models.make, or leave 'mask' out",
+    "use a network of networks.make, or leave 'mask' out",
   )
   chosen = jnp.arange(head['bias'].shape[0]) == forget
   kernel = jnp.where(chosen[None, :], 0, head['kernel'])

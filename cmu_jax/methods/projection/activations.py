@@ -165,7 +165,7 @@ def bases(
     shapes,
     f'{method_name}: this network shows no dense layer or convolution of its '
     f'own; '
-    f'build it from flax.linen.Dense or by models.make, or leave '
+    f'build it from flax.linen.Dense or by networks.make, or leave '
     f"'{method_name}' out",
   )
   run = _gram_program(model, inputs, size)

@@ -236,7 +236,7 @@ def _make_renewal(
   errors.check(
     isinstance(model, Model),
     'clip_weights: images for running statistics need a Model, such as '
-    'models.make gives; a function does not say how they are updated',
+    'networks.make gives; a function does not say how they are updated',
   )
   if not wanted:
     return lambda variables, lower: variables
