@@ -87,6 +87,7 @@ REGISTRY: dict[str, Family] = {
   'vit_b_16': Family(vit.vit_b_16, vit.torch_name),
   'vit_s_16': Family(vit.vit_s_16, vit.torch_name),
   'vit_tiny': Family(vit.vit_tiny, vit.torch_name),
+  # Depths 20 to 56 are other networks than 18 to 50, for images of 32x32.
   **{
     f'resnet{depth}': Family(
       resnet.cifar_factory(depth), resnet.cifar_torch_name
@@ -95,6 +96,7 @@ REGISTRY: dict[str, Family] = {
   },
 }
 
+# Parameters stay float32; float16 would need a scaled loss.
 _DTYPES = ('float32', 'bfloat16')
 _STEMS = ('cifar', 'imagenet')
 
@@ -163,6 +165,7 @@ def frozen_modules(
     f'{num_layers} last layers of {name!r}: give 1 to {len(modules)}, or -1 '
     'for all',
   )
+  # Layers may hold several modules, such as a convolution and its norm.
   count = 0 if num_layers == -1 else len(modules) - num_layers
   return tuple(path for layer in modules[:count] for path in layer)
 

@@ -77,6 +77,7 @@ def bind(module: nn.Module) -> Model:
     return call
 
   def init(key: PRNGKey, image: Float[Array, 'n h w c']) -> Variables:
+    # A network without BatchNorm has no statistics: {} keeps the pytree's type.
     collections = module.init(key, image)
     return Variables(collections['params'], collections.get('batch_stats', {}))
 
@@ -88,6 +89,7 @@ def bind(module: nn.Module) -> Model:
     )
     return logits, state.get('batch_stats', {})
 
+  # Methods that walk along a line use stem and trunk if a network has them.
   has_stem = hasattr(module, 'stem')
   return Model(
     init=init,
@@ -115,6 +117,7 @@ def freeze_norms(model: Model, frozen: tuple[str, ...]) -> Model:
   # Interception reaches modules at any depth of any family, so that no family
   # has to pass a flag for each of its layers.
   def evaluate(call, args, kwargs, context):
+    # Only BatchNorm differs between the modes: there is no dropout.
     norm = isinstance(context.module, layers.BatchNorm)
     if not norm or not tree.is_under(context.module.path, frozen):
       return call(*args, **kwargs)

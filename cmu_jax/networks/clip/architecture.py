@@ -143,6 +143,7 @@ def from_config(path: os.PathLike | str) -> Sizes:
   vision, text = (
     _read_part(stored, name, path) for name in ('vision_config', 'text_config')
   )
+  # SigLIP's embedding is the output of its attention head.
   errors.check(
     vision.get('vision_use_head', True),
     f'{path}: vision_use_head is false; an image tower without a head gives no '
@@ -154,7 +155,8 @@ def from_config(path: os.PathLike | str) -> Sizes:
     _parse_tower(text, default.text),
   )
   sizes = Sizes(
-    *towers,
+    vision=towers[0],
+    text=towers[1],
     embed=_embedding_width(kind, stored, text, towers),
     kind=kind,
     **_parse_fields(vision, default, _VISION),
@@ -240,6 +242,8 @@ def check_sizes(sizes: Sizes, source: str) -> Sizes:
       raise errors.unknown_name(
         f'hidden_act in {source}', str(tower.activation), ACTIVATIONS
       )
+  # A config.json is a user's file: a wrong size fails here by its name, not
+  # inside JAX by a shape.
   for name, value in sizes._asdict().items():
     if name not in ('vision', 'text', 'end', 'kind'):
       _check_positive(f'{source}: {name}', value, name)

@@ -181,6 +181,7 @@ def export(variables: Variables) -> tuple[weights.StoredWeights, Layout]:
   `weights.write(path, stored)` with a `.safetensors` path makes a file of it
   that `load` reads, given a config.json from `architecture.to_config`.
   """
+  # `put_back` takes names and number types from leaves, not their values.
   layout = Layout(matching.torch_names(variables, torch_name), True)
   leaves = dict.fromkeys(layout.names.values(), np.zeros((), np.float32))
   arrays = weights.put_back(variables, leaves, layout)
@@ -196,6 +197,7 @@ def resolve_sizes(
     UserError: an unknown name, no config.json where it is needed, or a
       config.json that contradicts the name.
   """
+  # The values are the sizes; a name from FROM_CONFIG has none.
   names = {**architecture.PUBLISHED, **dict.fromkeys(FROM_CONFIG)}
   if name not in names:
     raise errors.unknown_name('CLIP', name, names)
@@ -260,6 +262,7 @@ def torch_name(module: str) -> str:
 
 def openai_layout(paths: list[str]) -> Layout:
   """OpenAI's layout of the leaves at `paths`, 'params/vision_model/...'."""
+  # Queries, keys and values are thirds of in_proj, in this order.
   parts = {p: _STACKED.index(q) for p in paths for q in _STACKED if q in p}
   return Layout(
     {path: _openai_name(path.removeprefix('params/')) for path in paths},

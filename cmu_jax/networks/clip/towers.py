@@ -86,6 +86,7 @@ class VisionModel(SizedModule):
 
   def trunk(self, x: Float[Array, 'n t d']) -> Float[Array, 'n d']:
     """Computes the class token from the patches."""
+    # Only the class token is normalised: the patches' outputs are not read.
     x = self.encoder(self.pre_layrnorm(self.embeddings(x)))
     return self.post_layernorm(x[:, 0])
 
@@ -136,6 +137,7 @@ class Pooling(nn.Module):
     self.mlp = blocks.Perceptron(self.tower, self.dtype)
 
   def __call__(self, x: Float[Array, 'n t d']) -> Float[Array, 'n d']:
+    # No residual connection leads around this attention: it pools.
     y = self.attention(self.probe, x)[:, None]
     return (y + self.mlp(self.layernorm(y)))[:, 0].astype(jnp.float32)
 
@@ -155,6 +157,7 @@ class SiglipVisionModel(SizedModule):
 
   def trunk(self, x: Float[Array, 'n t d']) -> Float[Array, 'n d']:
     """Computes the embedding from the patches."""
+    # The probe attends to all tokens, so that all are normalised.
     return self.head(self.post_layernorm(self.encoder(self.embeddings(x))))
 
 
@@ -266,5 +269,6 @@ def normalise_rows(x: Float[Array, '*b e']) -> Float[Array, '*b e']:
 
 def projection(features: int, width: int) -> nn.Dense:
   """A product without bias, in float32."""
+  # In float32, because cosines of different classes are close.
   init = nn.initializers.normal(width**-0.5)
   return nn.Dense(features, use_bias=False, kernel_init=init)

@@ -6,13 +6,14 @@ and, where PyTorch has the network, `torch_name`: a module's path here, such as
 can be trained alone, `layer_modules(**options)` lists the modules of each layer
 from first to last.
 
-All factories share some arguments:
+All factories share some arguments, which they do not describe again:
 
 num_classes  k
 image_shape  (h, w, c) of the images as the network sees them
-width        scales the number of channels
 dtype        'float32' or 'bfloat16', the type that the body computes in
 convolve     computes the convolutions, see `conv.convolve`
+
+A factory raises a UserError for options and images that it cannot take.
 
 Blocks and bodies take `layer`, a `layers.Conv` with initialiser, dtype and
 `convolve` already bound. Stems are the first convolution without a bias unless

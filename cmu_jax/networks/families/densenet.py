@@ -39,6 +39,7 @@ class Layer(nn.Module):
 
   def __call__(self, x: Images, train: bool) -> Maps:
     """Computes the new channels alone."""
+    # The body concatenates them to x, whose channels many layers share.
     y = self.conv1(nn.relu(self.norm1(x, train)))
     return self.conv2(nn.relu(self.norm2(y, train)))
 
@@ -140,16 +141,11 @@ def densenet121(
   stem, torchvision's, and 7,680 fewer with the 'cifar' stem.
 
   Args:
-    num_classes: k.
-    image_shape: (h, w, c) of at least 8x8, with the 'imagenet' stem 29x29.
+    num_classes, image_shape, dtype, convolve: see `families`.
     width: channels of the stem.
     growth: channels that each layer adds.
-    stem: 'cifar' for images of about 32x32, 'imagenet' for larger images.
-    dtype: of the computation.
-    convolve: see `conv.convolve`.
-
-  Raises:
-    UserError: unknown stem, or images that are too small.
+    stem: 'cifar' for images of about 32x32, 'imagenet' for larger images, of
+      at least 29x29.
   """
   if stem not in _SMALLEST:
     raise errors.unknown_name('stem of model densenet121', stem, _SMALLEST)

@@ -255,13 +255,8 @@ def dinov2(
   is left out, because only its training needs it.
 
   Args:
-    num_classes: k.
-    image_shape: (h, w, c).
-    dtype: of the products.
+    num_classes, image_shape, dtype: see `families`.
     **options: the fields of `Sizes`.
-
-  Raises:
-    UserError: sizes that cannot be.
   """
   sizes = Sizes(**options)
   vit.check_sizes(

@@ -57,6 +57,7 @@ class Block(nn.Module):
     self.convs = [
       self.layer(*shape, name=f'conv{i}') for i, shape in enumerate(plan, 1)
     ]
+    # BatchNorm would cancel a bias, so that convolutions have none.
     norm = layers.NORMS[self.norm]
     self.norms = [norm(name=f'norm{i}') for i in range(1, len(plan) + 1)]
     if self.shortcut_kind == 'projection':
@@ -130,6 +131,7 @@ class Body(layers.StemTrunk):
     return self.conv1(image)
 
   def trunk(self, x: Images, train: bool) -> Features:
+    # A 32x32 image pooled at once would leave the last stage a single pixel.
     x = nn.relu(self.norm1(x, train))
     if self.stem_kind == 'imagenet':
       x = layers.max_pool3(x)
@@ -245,4 +247,6 @@ def torch_name(module: str) -> str:
 
 def cifar_torch_name(module: str) -> str:
   """A module's path here to the usual PyTorch name of CIFAR ResNets."""
+  # The usual CIFAR implementations name the blocks as torchvision does, but
+  # not the head.
   return 'linear' if module == 'head' else torch_name(module)

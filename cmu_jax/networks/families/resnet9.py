@@ -38,6 +38,7 @@ class Block(nn.Module):
 
   def __call__(self, x: Images, train: bool) -> Maps:
     # BatchNorm takes the bias as its offset, which saves a pass in training.
+    # The bias is kept because the benchmark's convolutions have one.
     y = self.norm(self.conv(x), train, self.bias)
     return layers.celu(y, _CELU)
 
@@ -104,15 +105,11 @@ def resnet9(
 ) -> classifier.Classifier:
   """ResNet-9; 2,276,224 parameters for RGB images, 10 classes and width 64.
 
-  Args:
-    num_classes: k.
-    image_shape: (h, w, c) of at least 11x11.
-    width: channels of the first convolution.
-    dtype: of the computation.
-    convolve: see `conv.convolve`.
+  Images have at least 11x11 pixels.
 
-  Raises:
-    UserError: the image is too small for the last convolution.
+  Args:
+    num_classes, image_shape, dtype, convolve: see `families`.
+    width: channels of the first convolution.
   """
   height, breadth, _ = image_shape
   errors.check(

@@ -32,6 +32,7 @@ class DenseBody(layers.StemTrunk):
 
   def stem(self, image: Images) -> Features:
     """The first dense layer with its bias, before the ReLU."""
+    # Flattened here: a dense layer takes images of any shape.
     return self.hidden[0](image.reshape(image.shape[0], -1))
 
   def trunk(self, x: Features, train: bool) -> Features:
@@ -56,6 +57,8 @@ class ConvBody(layers.StemTrunk):
   norm: str = 'batch'
 
   def setup(self) -> None:
+    # Strides from the first layer on: this network is to train fast on a CPU.
+    # As in the other families, BatchNorm would cancel a bias before it.
     self.convs = [self.layer(features, stride=2) for features in self.channels]
     self.norms = [layers.NORMS[self.norm]() for _ in self.channels]
 
@@ -83,14 +86,9 @@ def fc(
   It has 26,050,570 parameters for 28x28x1 images and 10 classes.
 
   Args:
-    num_classes: k.
-    image_shape: (h, w, c); any.
+    num_classes, image_shape, dtype: see `families`.
     width: units of a hidden layer.
     depth: hidden layers.
-    dtype: of the computation.
-
-  Raises:
-    UserError: there is no hidden layer.
   """
   del image_shape
   errors.check(depth >= 1, f'fc: depth {depth} is below 1; use depth=1 or more')
@@ -118,15 +116,9 @@ def convnet(
   """A strided network of 16, 32 and 64 channels, times `width`.
 
   Args:
-    num_classes: k.
-    image_shape: (h, w, c); any.
+    num_classes, image_shape, dtype, convolve: see `families`.
     width: factor on the number of channels.
-    dtype: of the computation.
-    convolve: see `conv.convolve`.
     norm: 'batch', or 'none' for a network without BatchNorm.
-
-  Raises:
-    UserError: the norm is unknown.
   """
   del image_shape
   if norm not in layers.NORMS:

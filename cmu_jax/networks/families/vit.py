@@ -189,16 +189,11 @@ def vit(
   has 22,050,664 and `vit_tiny` with patch 16 has 5,717,416.
 
   Args:
-    num_classes: k.
-    image_shape: (h, w, c); patches of the given side must fill the image.
-    patch: side of a patch in pixels.
+    num_classes, image_shape, dtype: see `families`.
+    patch: side of a patch in pixels; patches must fill the image.
     width: of a token.
     depth: transformer blocks.
     heads: attention heads; they divide the width.
-    dtype: of the products.
-
-  Raises:
-    UserError: patches do not fill the image, or heads do not divide the width.
   """
   sizes = {'patch': patch, 'width': width, 'depth': depth, 'heads': heads}
   check_sizes('vit', sizes)

@@ -43,6 +43,7 @@ class Block(nn.Module):
   layer: Callable[..., layers.Conv]
 
   def setup(self) -> None:
+    # A later stride costs more, but the benchmark's results are for it.
     strides = (1, self.stride) if self.corrective else (self.stride, 1)
     self.norm1 = layers.BatchNorm()
     self.conv1 = self.layer(self.features, stride=strides[0])
@@ -94,6 +95,8 @@ class Body(layers.StemTrunk):
       for stage in range(3)
       for index in range(self.blocks_per_stage)
     ]
+    # Pre-activation blocks end without a norm: the published network has one
+    # before the mean.
     if not self.corrective:
       self.norm = layers.BatchNorm()
 
@@ -124,15 +127,9 @@ def wrn(
   36,536,884 with 100 classes.
 
   Args:
-    num_classes: k.
-    image_shape: (h, w, c); any.
+    num_classes, image_shape, dtype, convolve: see `families`.
     depth: 6 m + 4, where a stage has m blocks.
     width: factor on the 16, 32 and 64 channels of the stages.
-    dtype: of the computation.
-    convolve: see `conv.convolve`.
-
-  Raises:
-    UserError: depth or width is not possible.
   """
   del image_shape
   layer = functools.partial(

@@ -127,6 +127,7 @@ def choose_class_names(
   if names is not None:
     words = tuple(map(str, names))
   elif options.get('head'):
+    # A saved head was made of sentences: its names need no check.
     return heads.read(str(options['head'])).class_names, ()
   else:
     words = folders
@@ -150,6 +151,7 @@ def check_image_size(sizes: clip.Sizes, image_size: Any) -> None:
 
 def picture_reader(sizes: clip.Sizes) -> pictures.PictureReader:
   """Reads a picture as the tower sees it: uint8 [side, side, 3]."""
+  # The towers were trained on pictures prepared in two different ways.
   resize = (
     zero_shot.squeeze if sizes.kind == 'siglip' else zero_shot.crop_centre
   )
@@ -161,6 +163,7 @@ def write_head_and_config(
   classifier: ClipClassifier, source: str, out: pathlib.Path
 ) -> None:
   """Writes the files that `load_classifier` needs beside the weights."""
+  # With the head saved, a later run needs no text tower.
   heads.save(out / 'head.npz', classifier.head)
   config = clip.find_config(source)
   if config is not None:
@@ -193,6 +196,7 @@ def _read_head(
     f'{path} is a head for embeddings of {head.kernel.shape[0]}, this CLIP has '
     f'{embed}; make one with these weights',
   )
+  # The classes may be given in another order than in the earlier run.
   order = [head.class_names.index(name) for name in class_names]
   columns = jnp.asarray(np.asarray(head.kernel)[:, order])
   return heads.Head(columns, class_names, head.templates)

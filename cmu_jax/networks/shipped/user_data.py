@@ -75,6 +75,7 @@ def check_side_file(side: Mapping[str, Any], path: str) -> dict[str, Any]:
   Raises:
     UserError: names the field.
   """
+  # A misspelled field must not count as absent.
   result = dict(side)
   for name, value in side.items():
     if name not in (*SIDE_FIELDS, *_IGNORED_FIELDS):
@@ -140,6 +141,7 @@ def label_pictures(
   for name in folder.names:
     if name not in class_names:
       raise errors.unknown_name(f'class folder in {root}', name, class_names)
+  # A folder's position is alphabetical, the network's order may be another.
   index = np.array([class_names.index(n) for n in folder.names], np.int32)
   return index[folder.group]
 
@@ -169,7 +171,7 @@ def read_pictures(
     reader is None, f'{root}: this network reads picture files; give a folder'
   )
   image, label = npz.read_pictures(path)
-  # An archive is not resized: the filter of its first resizing is unknown.
+  # Only picture files are resized, at the time they are decoded.
   errors.check(
     image_size in (None, image.shape[1]),
     f'{root} holds pictures of {image.shape[1:3]} pixels, {image_size} are '
@@ -182,5 +184,6 @@ def read_pictures(
     f'{root} holds pictures of {image.shape[3]} channels, the network takes '
     f'{channels}',
   )
+  # Labels of an archive are numbers, and their texts stand for class folders.
   present, group = np.unique(label, return_inverse=True)
   return image_folder.FolderPictures(image, group, tuple(map(str, present)))

@@ -116,6 +116,7 @@ def load(
   family, options = _parse_model(model)
   if family in clip_network.NAMES:
     return _load_clip(_Request(path, family, options, root), overrides)
+  # Options of the command line take precedence over config.json.
   config = _read_config_options(path, family)
   request = _Request(path, family, {**config, **options}, root)
   stored = weights.read(path)
@@ -170,6 +171,7 @@ def load_backbone(
   if name not in networks.REGISTRY:
     raise errors.unknown_name('model', name, networks.REGISTRY)
   options = {**_read_config_options(path, name), **options}
+  # Shapes alone: random values would be replaced by those of the file.
   model = networks.make(name, num_classes, image_shape, **options)
   shapes = _variable_shapes(model, image_shape)
   stored = weights.read(path)
@@ -220,10 +222,13 @@ def _load_clip(
   path, family, options, root = request
   side = user_data.read_side_file(path)
   sizes = clip_network.resolve_sizes(path, family, options)
+  # The normalisation of a CLIP's training is known, unlike that of others.
   usual = zip(('mean', 'std'), zero_shot.normalisation(sizes.kind), strict=True)
   facts = _merge_facts(path, overrides, side, dict(usual))
+  # The pictures are resized for the tower, never the tower for the pictures.
   clip_network.check_image_size(sizes, facts['image_size'])
   reader = clip_network.picture_reader(sizes)
+  # Picture files alone: an archive was resized by another filter than CLIP's.
   folder = pathlib.Path(root).expanduser()
   pictures = image_folder.read_folder(folder, None, 3, reader)
   class_names, assumption = clip_network.choose_class_names(
@@ -299,6 +304,7 @@ def write(
   Returns:
     The file's name in `out`.
   """
+  # Arrays that the network does not use, such as counters, go back too.
   arrays = weights.put_back(variables, network.stored.arrays, network.layout)
   name = f'{stem}{network.stored.suffix}'
   weights.write(out / name, network.stored._replace(arrays=arrays))
@@ -357,6 +363,7 @@ def _merge_facts(
   """Takes each fact from flags, side file or the network's custom, in order."""
   facts = {}
   for field in user_data.SIDE_FIELDS:
+    # 0 is a target and a mean: only None counts as absent.
     values = (source.get(field) for source in (overrides, side, usual))
     facts[field] = next((v for v in values if v is not None), None)
   errors.check(

@@ -112,6 +112,7 @@ def count_classes(
     UserError: there is no head, or it has fewer than two outputs.
   """
   for name, array in arrays.items():
+    # A bias belongs to the head as well, but the matrix tells both its axes.
     if array.ndim == 2 and is_head(name, heads):
       torch = name.replace('/', '.').endswith('.weight')
       count = int(array.shape[0 if torch else 1])
@@ -160,6 +161,7 @@ def fit(
     if surplus > 0:
       lines.append(f'{source}: and {surplus} more')
     raise errors.MultipleErrors('\n'.join(lines))
+  # Half precision is widened: edits by a small step would round away.
   values = [
     jnp.asarray(_to_leaf(path, arrays[layout.names[path]], layout), jnp.float32)
     for path in leaves
@@ -210,6 +212,7 @@ def _leaves(variables: Any) -> dict[str, Any]:
 
 def _torch_leaf_name(path: str, torch_name: Callable[[str], str]) -> str:
   module, _, leaf = path.partition('/')[2].rpartition('/')
+  # A free parameter, such as a class token: the family names it by its path.
   if leaf not in _TORCH_LEAVES:
     return torch_name(f'{module}/{leaf}')
   name = torch_name(module)
@@ -283,6 +286,7 @@ def _find_problems(
       problems.append(
         f"'{name}' has shape {array.shape}, the network has {expected}"
       )
+    # NaN in a file would pass every method and spoil every result.
     elif not np.isfinite(array.astype(np.float32)).all():
       problems.append(
         f"'{name}' holds NaN or infinity; the weights are damaged"
