@@ -1,6 +1,5 @@
 """A CLIP forgets: settings, cells, tables, and a whole run in memory."""
 
-import copy
 import json
 import pathlib
 
@@ -10,15 +9,23 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from cmu_jax.core import config, errors
+from cmu_jax.core import config, errors, provenance
 from cmu_jax.core.types import Batch
 from cmu_jax.data import input_step
 from cmu_jax.networks import clip
+<<<<<<< HEAD
 from cmu_jax.networks.clip import architecture, heads, zero_shot
 from cmu_jax.studies.engine import recipes
 from cmu_jax.studies.negation import job, settings, show, sweep, tables, verdict
 from cmu_jax.studies.negation.sets import Set
 from cmu_jax.studies.negation.world import Place, Task
+=======
+from cmu_jax.networks.clip import architecture, heads, preprocess, zero_shot
+from cmu_jax.report import frame
+from cmu_jax.studies.engine import recipes, run
+from cmu_jax.studies.negation import report, settings, study
+from cmu_jax.studies.negation.world import DataSet, Task, World
+>>>>>>> 506077d (One engine for all studies; negation is the first study on it)
 from cmu_jax.training import small_clip
 
 STEP = input_step.make(zero_shot.MEAN, zero_shot.STD)
@@ -126,10 +133,10 @@ def test_the_published_sets_and_the_cells_of_a_run():
   loaded = config.load(CONFIG).config
   assert len(loaded.forget) == 8 and loaded.dataset == 'imagenet2012'
   assert loaded.lambdas == 21 and loaded.floor == 0.95
-  found = sweep.todo(loaded)
-  assert len(found) == 8 * (3 + 2) == len(set(found))
+  vectors = [v for i in range(8) for v in study.list_vectors(loaded, i)]
+  assert len(vectors) == 8 * (3 + 2) == len(set(vectors))
   one = config.load(CONFIG, {'seeds': '4'}).config
-  assert {cell.method for cell in sweep.todo(one)} == {'task_vector'}
+  assert {v.method for v in study.list_vectors(one, 0)} == {'task_vector'}
 
 
 def _results(**changes):
@@ -152,27 +159,27 @@ def _results(**changes):
 
 
 def test_tables_are_means_over_seeds_and_sets():
-  table = {row[:2]: row[2:] for row in tables.lines(_results())}
+  table = {row[:2]: row[2:] for row in report.summary_rows(_results())}
   assert table['mnist', 'a task vector'][3] == '0.250'
   assert table['mean of 2', 'a task vector'][3] == '0.175'
   assert table['mean of 2', 'NegMerge'][3] == '0.150'
-  said = verdict.verdict(_results()).label
+  said = report.describe(_results()).label
   assert 'NegMerge' in said and '50.0% to 15.0%' in said and '95.0%' in said
   nothing = {**_results(), 'rows': []}
-  assert verdict.verdict(nothing).label == 'No cell is done yet'
+  assert report.describe(nothing).label == 'No cell is done yet'
 
 
 def _task(found, names, colours, seed):
   sentences = ('a {} picture.',)
   parts = [_coloured(colours, n, seed + i) for i, n in enumerate((64, 40, 40))]
-  data = Set(names[0], *parts, names, sentences)
+  data = DataSet(names[0], *parts, names, sentences)
   head = heads.make(found, names, sentences)
   start = zero_shot.variables(found.variables, head.kernel)
   return Task(data, zero_shot.model(found.sizes, 2), start)
 
 
 @pytest.mark.slow  # a whole program
-def test_a_run_forgets_within_the_floor_and_continues(tmp_path, capsys):
+def test_a_run_forgets_within_the_floor_and_continues(tmp_path):
   names, colours = (a + b for a, b in zip(WARM, COLD, strict=True))
   data = small_clip.CaptionedImages(
     _coloured(colours, 256, 0), names, ('a {} picture.',)
@@ -184,10 +191,11 @@ def test_a_run_forgets_within_the_floor_and_continues(tmp_path, capsys):
   made.forget, made.dataset = ('red',), 'blue'
   made.train = recipes.training(steps=12, batch_size=32, learning_rate=3e-3)
   tasks = (_task(found, *WARM, 10), _task(found, *COLD, 20))
-  place = Place(made, tmp_path, STEP, tasks[1], tasks[:1], 'sum')
-  first = sweep.run(place, None)
-  assert first.done and len(first.rows) == 4
-  for row, curve in zip(first.rows, first.curves, strict=True):
+  world = World(STEP, tasks[1], tasks[:1], 'sum')
+  context = run.make_context(made, world, tmp_path)
+  results, finished = run.follow_plan(study.STUDY, context)
+  assert finished and len(results['rows']) == 4
+  for row, curve in zip(results['rows'], results['curves'], strict=True):
     assert row['feasible'] and row['forget_accuracy_before'] > 0.9
     at = curve['strength'].index(row['strength'])
     assert curve['control_accuracy'][at] >= curve['threshold']
@@ -199,11 +207,10 @@ def test_a_run_forgets_within_the_floor_and_continues(tmp_path, capsys):
       if c >= curve['threshold']
     ]
     assert curve['forget_accuracy'][at] == min(allowed)
-  before = copy.deepcopy(first.rows)
-  capsys.readouterr()
-  assert sweep.run(place, None).rows == before  # from files alone
-  results = job.collect(place, first)
-  (tmp_path / 'results.json').write_text(json.dumps(results))
-  page = show.show(tmp_path).read_text()
+  # Every cell comes from its file.
+  assert run.follow_plan(study.STUDY, context) == (results, True)
+  header = provenance.results_header(made, finished)
+  (tmp_path / 'results.json').write_text(json.dumps({**header, **results}))
+  page = frame.show(report.REPORT, tmp_path).read_text()
   assert 'Subtracting' in page and 'src="http' not in page
   assert (tmp_path / 'tables/summary.md').is_file()

@@ -30,10 +30,10 @@ from cmu_jax.studies.classes import addresses as addresses_lib
 from cmu_jax.studies.classes import world as classes
 from cmu_jax.studies.corrective import cells
 from cmu_jax.studies.cuts import stages
-from cmu_jax.studies.engine import binding
+from cmu_jax.studies.engine import binding, run
 from cmu_jax.studies.ensembles import world as ensembles
 from cmu_jax.studies.membership import world as audits
-from cmu_jax.studies.negation import sets, sweep
+from cmu_jax.studies.negation import study as negation_study
 from cmu_jax.studies.negation import world as negations
 from cmu_jax.studies.subsets import addresses, world
 
@@ -139,7 +139,7 @@ def _set(name, start):
   """A data set as a task, with images that count from `start`."""
   image = np.arange(start, start + 48, dtype=np.uint8).reshape(4, 2, 2, 3)
   part = Batch(jnp.asarray(image), jnp.asarray([0, 1, 0, 1], jnp.int32))
-  data = sets.Set(name, part, part, part, ('a', 'b'), ('a {}.',))
+  data = negations.DataSet(name, part, part, part, ('a', 'b'), ('a {}.',))
   head = {'head': jnp.arange(6, dtype=jnp.float32)}
   model = networks.make('fc', 2, (2, 2, 3), width=1)
   return negations.Task(data, model, Variables({}, head))
@@ -147,16 +147,19 @@ def _set(name, start):
 
 def _negation(folder):
   """Of made-up sets: the real ones start from a CLIP that is trained here."""
-  place = negations.Place(
-    _config('negation_clip.py'),
-    folder,
+  world = negations.World(
     input_step.make((0.5,), (0.5,)),
     _set('control', 100),
     (_set('forget', 0),),
     'digest of the CLIP',
   )
-  both = [sweep.Cell(0, 'task_vector', 1), sweep.Cell(0, 'negmerge', None)]
-  return [sweep._address(place, cell) for cell in both]
+  made = _config('negation_clip.py')
+  context = run.make_context(made, world, folder)
+  vectors = [
+    negation_study.Vector(0, 'task_vector', 1),
+    negation_study.Vector(0, 'negmerge', None),
+  ]
+  return [negation_study.vector_address(context, v) for v in vectors]
 
 
 ADDRESSES = {

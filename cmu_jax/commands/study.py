@@ -1,12 +1,14 @@
 """The command `study`: runs a config file, or each cell of its sweep."""
 
 import contextlib
+import functools
 import pathlib
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cmu_jax import studies
 from cmu_jax.commands import shell, usage, workdir
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors, files
@@ -49,20 +51,13 @@ def _membership() -> Study:
   return job.run, show.show
 
 
-def _negation() -> Study:
-  from cmu_jax.studies.negation import job, show
-
-  return job.run, show.show
-
-
-# Task of a config -> its study of many cells. Other tasks are CUTS runs.
-STUDIES: dict[str, Callable[[], Study]] = {
+# Studies that are not on the engine yet. Other tasks are CUTS runs.
+LEGACY: dict[str, Callable[[], Study]] = {
   'corrective': _corrective,
   'forgetting': _subsets,
   'class_unlearning': _classes,
   'ensemble': _ensembles,
   'membership': _membership,
-  'negation': _negation,
 }
 
 
@@ -82,7 +77,7 @@ def _run(argv: Sequence[str]) -> int:
   if loaded.config.get('smoke'):
     shell.compile_quickly()
   folder = pathlib.Path(flags.workdir or f'runs/{loaded.name}').expanduser()
-  if loaded.config.get('task') in STUDIES:
+  if loaded.config.get('task') in {*LEGACY, *studies.STUDIES}:
     _run_study(loaded.config, folder, flags)
     return 0
   for name in ('minutes', 'distributed'):
@@ -107,7 +102,9 @@ def _run_cuts(loaded: LoadedConfig, folder: pathlib.Path) -> None:
 def _run_study(config: Any, folder: pathlib.Path, flags: Any) -> None:
   """Runs the cells of a study; writes results.json and the report."""
   errors.check(
-    flags.distributed is None or config.task == 'corrective',
+    flags.distributed is None
+    or config.task == 'corrective'
+    or config.task in studies.STUDIES,
     '--distributed is for the benchmark, corrective_*.py; leave it out',
   )
   from cmu_jax.core import jit
@@ -115,19 +112,32 @@ def _run_study(config: Any, folder: pathlib.Path, flags: Any) -> None:
 
   if flags.distributed is not None:
     workers.join(flags.distributed)
-  run, show = STUDIES[config.task]()
+  run, show = _find_study(config.task)
   with (
-    workers.on_device(),
+    workers.report_device_errors(),
     jit.skip_optimizations(config.smoke),
     contextlib.ExitStack() as stack,
   ):
     # One process alone may lock the folder and write the results.
-    if workers.chief():
+    if workers.is_chief():
       stack.enter_context(workdir.lock(folder))
     results = run(config, folder, flags.minutes)
-    if workers.chief():
+    if workers.is_chief():
       files.write_json(folder / RESULTS_FILE, results)
       print(f'report: {show(folder)}')
+
+
+def _find_study(task: str) -> Study:
+  from cmu_jax.report import frame
+  from cmu_jax.studies.engine.run import run_study
+
+  if task in LEGACY:
+    return LEGACY[task]()
+  study = studies.STUDIES[task]()
+  return (
+    functools.partial(run_study, study),
+    functools.partial(frame.show, study.report),
+  )
 
 
 def run_grid(

@@ -1,1 +1,25 @@
-"""Studies: experiments over many cells."""
+"""The studies by task. A new study is a function and a line here.
+
+Each function imports its study when it is called: the imports take seconds,
+and an error in a command line or a config has to show before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from cmu_jax.studies.engine.study import Study
+
+
+def _negation() -> Study:
+  from cmu_jax.studies.negation import study
+
+  return study.STUDY
+
+
+# config.task -> its study.
+STUDIES: dict[str, Callable[[], Study]] = {
+  'negation': _negation,
+}

@@ -25,7 +25,7 @@ SCHEMA = 1
 Series = list[tuple[str, np.ndarray, np.ndarray]]
 
 
-@workers.on_device()
+@workers.report_device_errors()
 def experiment(config: ConfigDict, workdir: pathlib.Path) -> Info:
   """Corrupts, trains, repairs, evaluates and reports; continues if killed.
 

@@ -1,4 +1,8 @@
-"""What all cells of a run share: the CLIP, the data sets, how it is trained."""
+"""What all cells of the negation study share: a CLIP and its data sets.
+
+The validation part is a random share of the training split (seed 0). No choice
+looks at the test split.
+"""
 
 import functools
 import pathlib
@@ -8,17 +12,52 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import PIL.Image
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from cmu_jax.core import errors, provenance, rng
 from cmu_jax.core.types import Batch, InputStep, Model, Variables
 from cmu_jax.data import input_step
+from cmu_jax.data.sources import tfds
+from cmu_jax.data.sources.common import SourceOptions, every_fifth
 from cmu_jax.networks import clip
+<<<<<<< HEAD
 from cmu_jax.networks.clip import heads, zero_shot
+=======
+from cmu_jax.networks.clip import heads, preprocess, prompts, zero_shot
+>>>>>>> 506077d (One engine for all studies; negation is the first study on it)
 from cmu_jax.studies.engine import recipes
-from cmu_jax.studies.negation import sets, settings
-from cmu_jax.studies.negation.sets import Set
+from cmu_jax.studies.negation import settings
 from cmu_jax.training import small_clip
+
+_TEST = ('test', 'validation', 'val')
+# Sets whose test split has no labels.
+_OTHER_TEST = {'visual_domain_decathlon/gtsrb': 'validation'}
+# Square images up to this side stay as they are: the network enlarges them.
+_SMALL = 64
+
+
+class DataSet(NamedTuple):
+  """A data set as the study uses it.
+
+  Attributes:
+    name: of TFDS.
+    train: for fine-tuning; None for the control set.
+    validation: for the choice of the strength.
+    test: for the reported accuracies.
+    class_names: in label order.
+    sentences: the prompts of the zero-shot head.
+    spare: further training images, for a small CLIP; None without one.
+  """
+
+  name: str
+  train: Batch | None
+  validation: Batch
+  test: Batch
+  class_names: tuple[str, ...]
+  sentences: tuple[str, ...]
+  spare: Batch | None = None
 
 
 class Task(NamedTuple):
@@ -27,117 +66,138 @@ class Task(NamedTuple):
   Attributes:
     data: its images.
     model: image tower and frozen head.
-    start: weights before anything is done, head included.
+    start: the weights of the CLIP, head included.
   """
 
-  data: Set
+  data: DataSet
   model: Model
   start: Variables
 
 
-class Place(NamedTuple):
+class World(NamedTuple):
   """What all cells share.
 
   Attributes:
-    config: every setting.
-    folder: the work folder.
     inputs: raw pixels to network input.
-    control: what must stay known.
-    tasks: what is to be forgotten, in order.
-    summed: digest of the CLIP and of the control set.
+    control: the task that must be retained.
+    tasks: the tasks to forget, in order.
+    digest: of the CLIP and of the control set.
   """
 
-  config: ConfigDict
-  folder: pathlib.Path
   inputs: InputStep
   control: Task
   tasks: tuple[Task, ...]
-  summed: str
+  digest: str
 
 
-def load(config: ConfigDict, folder: pathlib.Path) -> Place:
-  """Checks the settings, loads the CLIP and the data sets.
+def load(config: ConfigDict, folder: pathlib.Path) -> World:
+  """Loads the CLIP and the data sets.
+
+  Args:
+    config: checked settings.
+    folder: heads are cached in it, because a large CLIP takes minutes for one.
 
   Raises:
-    UserError: bad data, weights or settings, in one line.
+    UserError: bad data or weights.
   """
+<<<<<<< HEAD
   settings.check(config)
   step = input_step.make(zero_shot.MEAN, zero_shot.STD)
+=======
+  names = (config.dataset, *config.forget)
+>>>>>>> 506077d (One engine for all studies; negation is the first study on it)
   if config.model.weights:
-    found = clip.load(config.model.weights, config.model.name)
-    data = [sets.load(config, name, found.sizes) for name in _names(config)]
+    loaded = clip.load(config.model.weights, config.model.name)
+    data = [load_set(config, name, loaded.sizes) for name in names]
   else:
-    found, data = _small(config)
+    loaded, data = _train_small_clip(config, names)
+  width = loaded.sizes.vision.width
   errors.check(
-    found.sizes.vision.width == config.model.width,
+    width == config.model.width,
     f'config.model.width is {config.model.width}, the weights are of a CLIP of '
-    f'width {found.sizes.vision.width}; set it to that',
+    f'width {width}; set it to that',
   )
-  kept = folder / 'heads'
-  control, *tasks = [_task(config, found, one, kept) for one in data]
+  tasks = [_bind_task(config, loaded, part, folder / 'heads') for part in data]
+  control = tasks[0]
   leaves = jax.tree.leaves(control.start.params)
-  summed = provenance.digest(*leaves, *control.data.validation[:2])
-  return Place(config, folder, step, control, tuple(tasks), summed)
+  digest = provenance.digest(*leaves, *control.data.validation[:2])
+  return World(_input_step(0), control, tuple(tasks[1:]), digest)
 
 
-def optimiser(
-  config: ConfigDict, position: int, size: int, seed: int
-) -> tuple[optax.GradientTransformation, dict[str, Any]]:
-  """The fine-tuning of the set at a position: optimiser, steps, batch size."""
+def training_options(
+  config: ConfigDict, position: int, seed: int, size: int
+) -> dict[str, Any]:
+  """Creates the options of `train.fit` for one fine-tuning.
+
+  Args:
+    config: every setting.
+    position: of the data set among those to forget.
+    seed: of the fine-tuning.
+    size: number of training images.
+  """
   part = settings.training(config, position, seed)
   options = recipes.fit_options(part, size, 'train')
-  made = options.pop('optimizer')
   if config.clip_norm:
-    made = optax.chain(optax.clip_by_global_norm(config.clip_norm), made)
-  return made, options
+    clipping = optax.clip_by_global_norm(config.clip_norm)
+    options['optimizer'] = optax.chain(clipping, options['optimizer'])
+  return options
 
 
-def augmented(config: ConfigDict, seed: int) -> InputStep:
-  """The input step of a fine-tuning."""
-  return _padded(settings.padding(config, seed))
+def augmented_inputs(config: ConfigDict, seed: int) -> InputStep:
+  """Creates the input step of a fine-tuning."""
+  return _input_step(settings.padding(config, seed))
 
 
 @functools.cache
+<<<<<<< HEAD
 def _padded(pad: int) -> InputStep:
   """One object for each padding, so that seeds share compilations."""
   return input_step.make(zero_shot.MEAN, zero_shot.STD, pad=pad)
+=======
+def _input_step(pad: int) -> InputStep:
+  # One object per padding, so that seeds share their compiled programs.
+  return input_step.make(preprocess.MEAN, preprocess.STD, pad=pad)
+>>>>>>> 506077d (One engine for all studies; negation is the first study on it)
 
 
-def _names(config: ConfigDict) -> tuple[str, ...]:
-  return (config.dataset, *config.forget)
-
-
-def _task(
-  config: ConfigDict, found: clip.LoadedClip, data: Set, kept: pathlib.Path
+def _bind_task(
+  config: ConfigDict,
+  loaded: clip.LoadedClip,
+  data: DataSet,
+  folder: pathlib.Path,
 ) -> Task:
-  head = heads.read_or_make(kept, found, data.class_names, data.sentences)
+  head = heads.read_or_make(folder, loaded, data.class_names, data.sentences)
   model = zero_shot.model(
-    found.sizes, len(data.class_names), config.model.dtype
+    loaded.sizes, len(data.class_names), config.model.dtype
   )
-  return Task(data, model, zero_shot.variables(found.variables, head.kernel))
+  start = zero_shot.variables(loaded.variables, head.kernel)
+  return Task(data, model, start)
 
 
-def _small(config: ConfigDict) -> tuple[clip.LoadedClip, list[Set]]:
-  """A small CLIP that knows all sets, trained on images that are left out.
+def _train_small_clip(
+  config: ConfigDict, names: tuple[str, ...]
+) -> tuple[clip.LoadedClip, list[DataSet]]:
+  """Trains a small CLIP that knows all sets, on images that are left out.
 
   Raises:
-    UserError: there are no settings of it, or it did not learn every set.
+    UserError: the config has no settings of it, or it did not learn every set.
   """
-  asked = config.get('pretrain')
+  options = config.get('pretrain')
   errors.check(
-    asked is not None,
+    options is not None,
     'which weights? give --config.model.weights=model.safetensors, a CLIP of '
     'yours, or try :smoke, which trains a small one',
   )
-  of = small_clip.small_sizes(32, asked.patch, config.model.width, asked.depth)
-  names = _names(config)
-  shares = (asked.images, *[asked.images // 4] * len(config.forget))
+  width, depth = config.model.width, options.depth
+  sizes = small_clip.small_sizes(32, options.patch, width, depth)
+  counts = (options.images, *[options.images // 4] * len(config.forget))
   data = [
-    sets.load(config, name, of, extra)
-    for name, extra in zip(names, shares, strict=True)
+    load_set(config, name, sizes, count)
+    for name, count in zip(names, counts, strict=True)
   ]
-  found = small_clip.train_small_clip(
+  loaded = small_clip.train_small_clip(
     rng.fold_in(0, 'small_clip'),
+<<<<<<< HEAD
     of,
     _together(data),
     input_step.make(zero_shot.MEAN, zero_shot.STD, pad=2),
@@ -148,19 +208,118 @@ def _small(config: ConfigDict) -> tuple[clip.LoadedClip, list[Set]]:
   for one in data:
     seen = small_clip.CaptionedImages(
       one.validation, one.class_names, one.sentences
-    )
-    reached = small_clip.check_accuracy(found, seen, plain, asked.times_chance)
-    print(f'small CLIP: {reached:.1%} on unseen images of {one.name}')
-  return found, data
-
-
-def _together(data: list[Set]) -> small_clip.CaptionedImages:
-  """The images of all sets, and all their classes."""
-  rests: list[Any] = [one.rest for one in data]
-  first = np.cumsum([0, *(len(one.class_names) for one in data)])
-  label = [r.label + int(at) for r, at in zip(rests, first[:-1], strict=True)]
-  batch = Batch(
-    jnp.concatenate([r.image for r in rests]), jnp.concatenate(label)
+=======
+    sizes,
+    _join_spare_images(data),
+    _input_step(2),
+    steps=options.steps,
+    learning_rate=options.learning_rate,
   )
-  names = tuple(name for one in data for name in one.class_names)
+  for part in data:
+    unseen = small_clip.CaptionedImages(
+      part.validation, part.class_names, part.sentences
+>>>>>>> 506077d (One engine for all studies; negation is the first study on it)
+    )
+    accuracy = small_clip.check_accuracy(
+      loaded, unseen, _input_step(0), options.times_chance
+    )
+    print(f'small CLIP: {accuracy:.1%} on unseen images of {part.name}')
+  return loaded, data
+
+
+def _join_spare_images(data: list[DataSet]) -> small_clip.CaptionedImages:
+  """Concatenates the spare images of all sets, and their classes."""
+  spare: list[Any] = [part.spare for part in data]
+  offsets = np.cumsum([0, *(len(part.class_names) for part in data)])
+  label = [
+    batch.label + int(offset)
+    for batch, offset in zip(spare, offsets[:-1], strict=True)
+  ]
+  image = jnp.concatenate([batch.image for batch in spare])
+  names = tuple(name for part in data for name in part.class_names)
+  batch = Batch(image, jnp.concatenate(label))
   return small_clip.CaptionedImages(batch, names, data[0].sentences)
+
+
+def load_set(
+  config: ConfigDict, name: str, sizes: clip.Sizes, spare: int = 0
+) -> DataSet:
+  """Reads the parts of a data set.
+
+  Args:
+    config: see `settings.base`; `dataset` is the control set.
+    name: of TFDS.
+    sizes: of the CLIP.
+    spare: how many further training images to read.
+
+  Raises:
+    UserError: the set is absent, broken or too small.
+  """
+  source = tfds.open_set(name, SourceOptions(config.data_dir, config.download))
+  control = name == config.dataset
+  split, train, test = _shuffled_positions(source)
+  options = config.validation
+  validation = min(int(options.share * len(train)), options.most)
+  # The control set is not trained on.
+  limit = 0 if control else config.train_limit or len(train)
+  sections = np.cumsum([validation, min(limit, len(train) - validation), spare])
+  parts = np.split(train, sections)
+  tested = config.control_limit if control else config.test_limit
+  errors.check(
+    validation >= 1 and (control or parts[1].size),
+    f"'{name}' has {len(train)} training images: too few to hold out "
+    f'{options.share:g} of them; raise config.validation.share',
+  )
+  reader = _picture_reader(source, sizes)
+
+  def read(split: str, rows: Int[np.ndarray, '_']) -> Batch:
+    images = tfds.read_images(source, split, np.sort(rows), reader)
+    return Batch(*map(jnp.asarray, images))
+
+  # A small CLIP knows a single sentence.
+  sentences = (
+    prompts.IMAGENET[:1]
+    if spare
+    else prompts.for_dataset(name.rpartition('/')[2])
+  )
+  return DataSet(
+    name,
+    None if control else read('train', parts[1]),
+    read('train', parts[0]),
+    read(split, test[: tested or len(test)]),
+    source.class_names,
+    sentences,
+    read('train', parts[2]) if spare else None,
+  )
+
+
+def _shuffled_positions(
+  source: tfds.TfdsSet,
+) -> tuple[str, Int[np.ndarray, 'n'], Int[np.ndarray, 'm']]:
+  """Draws the test split's name, and orders of training and test images."""
+  errors.check(
+    'train' in source.splits, f"'{source.name}' has no train split; use another"
+  )
+  train = np.random.default_rng(0).permutation(source.splits['train'])
+  split = _OTHER_TEST.get(
+    source.name, next((s for s in _TEST if s in source.splits), '')
+  )
+  if split in source.splits:
+    size = source.splits[split]
+    return split, train, np.random.default_rng(1).permutation(size)
+  # A set with training images alone gives a fifth of them to the test.
+  test = every_fifth(np.zeros(len(train), int))
+  return 'train', train[~test], train[test]
+
+
+def _picture_reader(source: tfds.TfdsSet, sizes: clip.Sizes) -> Any:
+  """Chooses between pictures as they are, if small squares, and CLIP's crop."""
+  height, width = source.keys.shape[:2]
+  small = height == width and height is not None and height <= _SMALL
+  if small and sizes.image_size > _SMALL:
+    return _read_rgb
+  return functools.partial(preprocess.crop_centre, side=sizes.image_size)
+
+
+def _read_rgb(picture: PIL.Image.Image) -> np.ndarray:
+  return np.array(picture.convert('RGB'))

@@ -1,0 +1,138 @@
+"""The types of a study: cells, phases, the context they run in.
+
+A study is a plan over cells. A cell is one unit of work whose file is named by
+everything that its numbers depend on. The engine (`run`) computes the absent
+cells on all devices and processes, and hands the records back to the plan.
+"""
+
+import dataclasses
+import pathlib
+import threading
+from collections.abc import Callable, Generator, Hashable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from ml_collections import ConfigDict
+
+from cmu_jax.core.types import Info
+from cmu_jax.report.frame import Report
+from cmu_jax.studies.engine.store import RECORDS, Clock, Store
+
+World = TypeVar('World')
+Value = TypeVar('Value')
+
+
+class Cell(NamedTuple):
+  """A unit of work with an address.
+
+  Attributes:
+    item: what the cell is, in the terms of its study.
+    address: fingerprint of everything that its numbers depend on.
+    compute: () -> the record, which the engine writes; for another kind,
+      `compute` writes its arrays through the store itself.
+    kind: the folder of its file; `RECORDS`, 'networks' or a folder of arrays.
+  """
+
+  item: Any
+  address: str
+  compute: Callable[[], Any]
+  kind: str = RECORDS
+
+
+class Phase(NamedTuple):
+  """Cells that may be computed in any order, on any worker.
+
+  Attributes:
+    title: for progress, and for the barrier between processes.
+    cells: all of them, in the same order in every process.
+    spread: over local devices too, or over processes alone, because a cell
+      uses all local devices itself.
+  """
+
+  title: str
+  cells: list[Cell]
+  spread: bool = True
+
+
+Plan = Generator[Phase, list[tuple[Any, Info]], Info]
+"""Yields phases, receives (item, record) of every finished cell of each phase,
+and returns what results.json holds besides its header."""
+
+
+class Note(NamedTuple):
+  """What the live table shows of a finished cell.
+
+  Attributes:
+    row: column name -> text; cells of equal rows are averaged.
+    column: the column of the value.
+    value: a number; None if the cell has none, because a training diverged.
+  """
+
+  row: dict[str, str]
+  column: str
+  value: float | None
+
+
+class Recent:
+  """The last values of each kind, one memory per thread.
+
+  A worker computes cells in order, so that neighbours share a network. Each
+  thread has a device of its own, hence a memory of its own.
+  """
+
+  def __init__(self) -> None:
+    self._local = threading.local()
+
+  def __call__(
+    self, kind: str, key: Hashable, make: Callable[[], Value], size: int = 1
+  ) -> Value:
+    """Returns the value of a key, and forgets the oldest beyond `size`."""
+    kinds = self._local.__dict__.setdefault('kinds', {})
+    values = kinds.setdefault(kind, {})
+    if key not in values:
+      # The old network leaves the memory before the new one enters it.
+      while len(values) >= size:
+        del values[next(iter(values))]
+      values[key] = make()
+    return values[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class Context(Generic[World]):
+  """What the functions of a study receive.
+
+  Attributes:
+    config: every setting.
+    world: data, network and input step that all cells share.
+    store: the files of the run.
+    clock: how much time is left.
+    recent: networks that neighbouring cells share.
+  """
+
+  config: ConfigDict
+  world: World
+  store: Store
+  clock: Clock
+  recent: Recent
+
+
+@dataclasses.dataclass(frozen=True)
+class Study(Generic[World]):
+  """One kind of study.
+
+  Attributes:
+    task: `config.task`, and the task in results.json.
+    check: refuses settings that cannot be, before any data are read.
+    load: (config, work folder) -> world.
+    plan: the phases and the results, see `Plan`.
+    note: (item, record) -> its place in the live table.
+    measured: the quantity in the live table.
+    report: tables, figures and the page; imports no JAX.
+  """
+
+  task: str
+  check: Callable[[ConfigDict], None]
+  load: Callable[[ConfigDict, pathlib.Path], World]
+  plan: Callable[[Context[World]], Plan]
+  note: Callable[[Any, Info], Note]
+  measured: str
+  report: Report
