@@ -77,7 +77,7 @@ def run(
   """
   began = time.monotonic()
   loaded = config.load(spec, overrides)
-  run_study, _ = study.STUDIES[loaded.config.task]()
+  run_study, _ = study.find_study(loaded.config.task)
   folder = pathlib.Path(flags.work)
   with (
     workdir.lock(folder, '--work'),

@@ -13,19 +13,11 @@ from cmu_jax.core import config, errors, provenance
 from cmu_jax.core.types import Batch
 from cmu_jax.data import input_step
 from cmu_jax.networks import clip
-<<<<<<< HEAD
 from cmu_jax.networks.clip import architecture, heads, zero_shot
-from cmu_jax.studies.engine import recipes
-from cmu_jax.studies.negation import job, settings, show, sweep, tables, verdict
-from cmu_jax.studies.negation.sets import Set
-from cmu_jax.studies.negation.world import Place, Task
-=======
-from cmu_jax.networks.clip import architecture, heads, preprocess, zero_shot
 from cmu_jax.report import frame
 from cmu_jax.studies.engine import recipes, run
 from cmu_jax.studies.negation import report, settings, study
 from cmu_jax.studies.negation.world import DataSet, Task, World
->>>>>>> 506077d (One engine for all studies; negation is the first study on it)
 from cmu_jax.training import small_clip
 
 STEP = input_step.make(zero_shot.MEAN, zero_shot.STD)

@@ -112,7 +112,7 @@ def _run_study(config: Any, folder: pathlib.Path, flags: Any) -> None:
 
   if flags.distributed is not None:
     workers.join(flags.distributed)
-  run, show = _find_study(config.task)
+  run, show = find_study(config.task)
   with (
     workers.report_device_errors(),
     jit.skip_optimizations(config.smoke),
@@ -127,7 +127,8 @@ def _run_study(config: Any, folder: pathlib.Path, flags: Any) -> None:
       print(f'report: {show(folder)}')
 
 
-def _find_study(task: str) -> Study:
+def find_study(task: str) -> Study:
+  """Finds the functions of a task: its run, and its report."""
   from cmu_jax.report import frame
   from cmu_jax.studies.engine.run import run_study
 

@@ -22,11 +22,7 @@ from cmu_jax.data import input_step
 from cmu_jax.data.sources import tfds
 from cmu_jax.data.sources.common import SourceOptions, every_fifth
 from cmu_jax.networks import clip
-<<<<<<< HEAD
-from cmu_jax.networks.clip import heads, zero_shot
-=======
-from cmu_jax.networks.clip import heads, preprocess, prompts, zero_shot
->>>>>>> 506077d (One engine for all studies; negation is the first study on it)
+from cmu_jax.networks.clip import heads, prompts, zero_shot
 from cmu_jax.studies.engine import recipes
 from cmu_jax.studies.negation import settings
 from cmu_jax.training import small_clip
@@ -100,12 +96,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> World:
   Raises:
     UserError: bad data or weights.
   """
-<<<<<<< HEAD
-  settings.check(config)
-  step = input_step.make(zero_shot.MEAN, zero_shot.STD)
-=======
   names = (config.dataset, *config.forget)
->>>>>>> 506077d (One engine for all studies; negation is the first study on it)
   if config.model.weights:
     loaded = clip.load(config.model.weights, config.model.name)
     data = [load_set(config, name, loaded.sizes) for name in names]
@@ -149,15 +140,9 @@ def augmented_inputs(config: ConfigDict, seed: int) -> InputStep:
 
 
 @functools.cache
-<<<<<<< HEAD
-def _padded(pad: int) -> InputStep:
-  """One object for each padding, so that seeds share compilations."""
-  return input_step.make(zero_shot.MEAN, zero_shot.STD, pad=pad)
-=======
 def _input_step(pad: int) -> InputStep:
   # One object per padding, so that seeds share their compiled programs.
-  return input_step.make(preprocess.MEAN, preprocess.STD, pad=pad)
->>>>>>> 506077d (One engine for all studies; negation is the first study on it)
+  return input_step.make(zero_shot.MEAN, zero_shot.STD, pad=pad)
 
 
 def _bind_task(
@@ -197,18 +182,6 @@ def _train_small_clip(
   ]
   loaded = small_clip.train_small_clip(
     rng.fold_in(0, 'small_clip'),
-<<<<<<< HEAD
-    of,
-    _together(data),
-    input_step.make(zero_shot.MEAN, zero_shot.STD, pad=2),
-    steps=asked.steps,
-    learning_rate=asked.learning_rate,
-  )
-  plain = input_step.make(zero_shot.MEAN, zero_shot.STD)
-  for one in data:
-    seen = small_clip.CaptionedImages(
-      one.validation, one.class_names, one.sentences
-=======
     sizes,
     _join_spare_images(data),
     _input_step(2),
@@ -218,7 +191,6 @@ def _train_small_clip(
   for part in data:
     unseen = small_clip.CaptionedImages(
       part.validation, part.class_names, part.sentences
->>>>>>> 506077d (One engine for all studies; negation is the first study on it)
     )
     accuracy = small_clip.check_accuracy(
       loaded, unseen, _input_step(0), options.times_chance
@@ -318,7 +290,7 @@ def _picture_reader(source: tfds.TfdsSet, sizes: clip.Sizes) -> Any:
   small = height == width and height is not None and height <= _SMALL
   if small and sizes.image_size > _SMALL:
     return _read_rgb
-  return functools.partial(preprocess.crop_centre, side=sizes.image_size)
+  return functools.partial(zero_shot.crop_centre, side=sizes.image_size)
 
 
 def _read_rgb(picture: PIL.Image.Image) -> np.ndarray:
