@@ -1,75 +1,128 @@
 """Corrective machine unlearning in JAX/Flax.
 
-The pure functions, for Colab and for other programs, in one flat namespace:
+The most used functions and types are names of this module:
 
   import cmu_jax
+  digits = cmu_jax.data.load('digits')
   tau, _ = cmu_jax.direction(key, model, variables, proxy, ...)
   params = cmu_jax.edit(variables.params, tau, alpha)
 
-Names are looked up when they are used, so that `import cmu_jax` is quick.
+Everything else is in ten packages, each of which imports only those above it:
+
+  core        types, errors, random keys, trees, files, configs, checkpoints
+  report      results.json to tables, figures and a page
+  data        sources, splits, corruptions, proxy sets, the input step
+  networks    network families, weights, users' own networks
+  training    training loops, optimizers, metrics
+  robustness  attacks, adversarial sets, spectral norms, Lipschitz bounds
+  audits      membership inference, label recovery, shadow models
+  methods     CUTS, AMUN and other methods of unlearning and repair
+  studies     experiments that compare methods
+  commands    the command line
+
+Names are imported on first use, so `import cmu_jax` is quick.
 """
 
-import importlib
 from typing import Any
 
 __version__ = '0.1.0'
 
-_HOMES = {
-  'methods.cuts.alpha_search': 'curve Selection select_alpha',
-  'core.errors': 'UserError',
-  'methods.cuts.algorithm': 'cuts direction',
-  'core.store': 'Checkpoint',
-  'training.train': 'Fit fit',
-  'core.tree': 'edit edit_predicate random_like task_vector',
-  'core.types': 'Batch Corruption Dataset InputStep Model Proxy Trigger '
-  'Unlearner Variables',
+
+# Imports stand inside functions, where readers and tools can follow them: a
+# report must be readable without JAX, which most of these names import.
+def _core() -> dict[str, Any]:
+  from cmu_jax.core.errors import UserError
+  from cmu_jax.core.store import Checkpoint
+  from cmu_jax.core.tree import edit, edit_predicate, random_like, task_vector
+  from cmu_jax.core.types import (
+    Batch,
+    Corruption,
+    Dataset,
+    InputStep,
+    Method,
+    MethodInputs,
+    Model,
+    Proxy,
+    Samples,
+    Trigger,
+    Variables,
+  )
+
+  return locals()
+
+
+def _training() -> dict[str, Any]:
+  from cmu_jax.training.train import Fit, fit
+
+  return locals()
+
+
+def _methods() -> dict[str, Any]:
+  from cmu_jax.methods.amun import amun
+  from cmu_jax.methods.cuts.algorithm import cuts, direction
+  from cmu_jax.methods.cuts.alpha_search import Selection, curve, select_alpha
+
+  return locals()
+
+
+def _commands() -> dict[str, Any]:
+  from cmu_jax.commands.repair import repair
+  from cmu_jax.commands.unlearn import unlearn
+
+  return locals()
+
+
+# `import a.b`, because `from a import b` would call `__getattr__` again.
+def _light_packages() -> dict[str, Any]:
+  import cmu_jax.commands as commands
+  import cmu_jax.core as core
+  import cmu_jax.core.config as config  # Config files of users import it.
+  import cmu_jax.report as report
+  import cmu_jax.studies as studies
+
+  return locals()
+
+
+def _packages() -> dict[str, Any]:
+  import cmu_jax.audits as audits
+  import cmu_jax.data as data
+  import cmu_jax.methods as methods
+  import cmu_jax.networks as networks
+  import cmu_jax.robustness as robustness
+  import cmu_jax.training as training
+
+  return locals()
+
+
+_LOADERS = {
+  _core: (
+    'Batch Checkpoint Corruption Dataset InputStep Method MethodInputs Model '
+    'Proxy Samples Trigger UserError Variables edit edit_predicate random_like '
+    'task_vector'
+  ),
+  _training: 'Fit fit',
+  _methods: 'Selection amun curve cuts direction select_alpha',
+  _commands: 'repair unlearn',
+  _light_packages: 'commands config core report studies',
+  _packages: 'audits data methods networks robustness training',
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
-_MODULES = {
-  'alpha': 'methods.cuts.alpha_search',
-  'attacks': 'robustness.attacks',
-  'audit': 'audits',
-  'checkpoint': 'core.checkpoint',
-  'config': 'core.config',
-  'corruption': 'data.corruption',
-  'data': 'data.sources',
-  'descent': 'training.descent',
-  'inputs': 'data.input_step',
-  'lipschitz': 'robustness.lipschitz',
-  'losses': 'training.metrics',
-  'metrics': 'training.metrics',
-  'models': 'networks',
-  'optimizers': 'training.optimizers',
-  'proxy': 'data.proxy_sets',
-  'report': 'report',
-  'rng': 'core.rng',
-  'schedules': 'training.optimizers',
-  'select': 'methods.cuts.alpha_rules',
-  'shadow': 'audits.shadow',
-  'simplex': 'methods.simplex',
-  'spectral': 'robustness.spectral',
-  'splits': 'data.splits',
-  'sweep': 'core.vectorize',
-  'task_vectors': 'methods.task_vectors',
-  'telemetry': 'studies.cuts.telemetry',
-  'train': 'training.train',
-  'tree': 'core.tree',
-  'triggers': 'data.corruption.triggers',
+_LOADER = {
+  name: load for load, names in _LOADERS.items() for name in names.split()
 }
 
-__all__ = sorted({*_HOME, *_MODULES, '__version__'})
+__all__ = sorted({*_LOADER, '__version__'})
 
 
 def __getattr__(name: str) -> Any:
   """Imports a public name on first use (PEP 562)."""
-  if name in _MODULES:
-    return importlib.import_module(f'cmu_jax.{_MODULES[name]}')
-  if name in _HOME:
-    home = importlib.import_module(f'cmu_jax.{_HOME[name]}')
-    return getattr(home, name)
-  raise AttributeError(f'module cmu_jax has no attribute {name!r}')
+  if name not in _LOADER:
+    raise AttributeError(f'module cmu_jax has no attribute {name!r}')
+  names = _LOADER[name]()
+  # The next use is an ordinary look-up.
+  globals().update(names)
+  return names[name]
 
 
 def __dir__() -> list[str]:
-  """What `dir(cmu_jax)` and completion show."""
+  """Lists the public names, for `dir`, `help` and completion."""
   return list(__all__)

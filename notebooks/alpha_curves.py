@@ -27,9 +27,9 @@ import numpy as np
 
 import cmu_jax
 from cmu_jax import networks
-from cmu_jax.core import rng, vectorize
+from cmu_jax.core import rng, tree, vectorize
 from cmu_jax.core.types import Variables
-from cmu_jax.data import input_step
+from cmu_jax.data import corruption, input_step, proxy_sets, splits
 from cmu_jax.training import optimizers
 
 STEPS = 3000  # of the training; 300 show that everything runs
@@ -50,13 +50,11 @@ adam = optimizers.adamw(optimizers.constant_schedule(1e-3))
 
 def corrupted(seed):
   """Proxy images, and the training split with 40 % wrong labels."""
-  pool, train = cmu_jax.splits.hold_out(
+  pool, train = splits.hold_out(
     rng.fold_in(seed, 'pool'), digits.train, 0.1, 10
   )
-  noise = cmu_jax.corruption.symmetric(
-    rng.fold_in(seed, 'noise'), train.label, 0.4, 10
-  )
-  return pool, cmu_jax.corruption.apply(noise, train)
+  noise = corruption.symmetric(rng.fold_in(seed, 'noise'), train.label, 0.4, 10)
+  return pool, corruption.apply(noise, train)
 
 
 pools, trains = zip(*map(corrupted, range(SEEDS)), strict=True)
@@ -67,8 +65,8 @@ starts = [
 shipped = cmu_jax.fit(
   jnp.stack([rng.fold_in(seed, 'train') for seed in range(SEEDS)]),
   model,
-  cmu_jax.tree.stack(starts),
-  cmu_jax.tree.stack(trains),
+  tree.stack(starts),
+  tree.stack(trains),
   optimizer=adam,
   steps=STEPS,
   batch_size=64,
@@ -82,13 +80,13 @@ shipped = cmu_jax.fit(
 # %%
 taus = []
 for seed in range(SEEDS):
-  proxy = cmu_jax.proxy.make_proxy(
+  proxy = proxy_sets.make_proxy(
     rng.fold_in(seed, 'proxy'), 'symmetric', pools[seed], 2, 10
   )
   tau, _ = cmu_jax.direction(
     rng.fold_in(seed, 'cuts'),
     model,
-    cmu_jax.tree.index(shipped, seed),
+    tree.index(shipped, seed),
     proxy,
     inputs=pixels,
     optimizer=adam,
@@ -116,7 +114,7 @@ for seed in range(SEEDS):
   began = time.perf_counter()
   found = cmu_jax.curve(
     model,
-    cmu_jax.tree.index(shipped, seed),
+    tree.index(shipped, seed),
     taus[seed],
     image,
     alphas,
@@ -137,7 +135,7 @@ plt.legend()
 # `vectorize.map_members`, which picks `lax.map` there.)
 
 # %%
-network, tau = cmu_jax.tree.index(shipped, 0), taus[0]
+network, tau = tree.index(shipped, 0), taus[0]
 print('parts of the network:', sorted(network.params))
 
 

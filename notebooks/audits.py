@@ -28,7 +28,7 @@ import cmu_jax
 from cmu_jax import audits, networks
 from cmu_jax.audits import shadow
 from cmu_jax.core import rng
-from cmu_jax.data import input_step
+from cmu_jax.data import input_step, splits
 from cmu_jax.training import optimizers
 
 STEPS = 1000  # of each training; 40 show that everything runs
@@ -42,7 +42,7 @@ REFERENCES = 32
 
 # %%
 digits = cmu_jax.data.load('digits')
-points, _ = cmu_jax.splits.hold_out(
+points, _ = splits.hold_out(
   rng.fold_in(0, 'points'), digits.train, 800 / len(digits.train.label), 10
 )
 count = len(points.label)

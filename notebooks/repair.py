@@ -28,8 +28,8 @@ import numpy as np
 
 import cmu_jax
 from cmu_jax import networks
-from cmu_jax.core import rng
-from cmu_jax.data import input_step
+from cmu_jax.core import rng, tree
+from cmu_jax.data import corruption, input_step, proxy_sets, splits
 from cmu_jax.training import metrics, optimizers
 
 STEPS = 3000  # of the training; 300 show that everything runs
@@ -43,12 +43,8 @@ SEED = 0
 
 # %%
 digits = cmu_jax.data.load('digits')
-pool, train = cmu_jax.splits.hold_out(
-  rng.fold_in(SEED, 'pool'), digits.train, 0.1, 10
-)
-noise = cmu_jax.corruption.symmetric(
-  rng.fold_in(SEED, 'noise'), train.label, 0.4, 10
-)
+pool, train = splits.hold_out(rng.fold_in(SEED, 'pool'), digits.train, 0.1, 10)
+noise = corruption.symmetric(rng.fold_in(SEED, 'noise'), train.label, 0.4, 10)
 print('wrong labels:', int(noise.mask.sum()), 'of', len(train.label))
 
 pixels = input_step.make(mean=(0.3,), std=(0.35,))
@@ -58,7 +54,7 @@ shipped = cmu_jax.fit(
   rng.fold_in(SEED, 'train'),
   model,
   model.init(rng.fold_in(SEED, 'init'), pixels.eval(train.image[:1])),
-  cmu_jax.corruption.apply(noise, train),
+  corruption.apply(noise, train),
   optimizer=adam,
   steps=STEPS,
   batch_size=64,
@@ -81,7 +77,7 @@ print('accuracy as shipped:', metrics.accuracy(confusion(shipped)))
 # used, neither for the task vector nor for its length.
 
 # %%
-proxy = cmu_jax.proxy.make_proxy(
+proxy = proxy_sets.make_proxy(
   rng.fold_in(SEED, 'proxy'), 'symmetric', pool, 2, 10
 )
 repair = cmu_jax.cuts(
@@ -136,7 +132,7 @@ for name, was, now in zip(digits.class_names, before, after, strict=True):
 # A random vector with the same norm in every tensor is the control.
 
 # %%
-control = cmu_jax.tree.random_like(rng.fold_in(SEED, 'random'), info['tau'])
+control = tree.random_like(rng.fold_in(SEED, 'random'), info['tau'])
 moved = shipped._replace(
   params=cmu_jax.edit(shipped.params, control, info['alpha'])
 )

@@ -18,7 +18,7 @@ from cmu_jax.core import checkpoint, errors
 SAVER = """
 import sys
 import jax.numpy as jnp
-from cmu_jax import checkpoint
+from cmu_jax.core import checkpoint
 folder = sys.argv[1]
 like = {'step': jnp.zeros((), jnp.int32), 'w': jnp.zeros(3)}
 found = checkpoint.restore(folder, like, 'a')

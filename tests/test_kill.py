@@ -11,7 +11,7 @@ import time
 import pytest
 import small_run
 
-from cmu_jax import main, report
+from cmu_jax import main
 from cmu_jax.studies.cuts import show
 
 # Long enough to be caught at work, saved after every segment.
@@ -195,7 +195,7 @@ def test_stopped_while_the_report_is_written(
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(report, '_write_figures', stop)
+    patch.setattr(show, '_write_figures', stop)
     assert main.main(arguments) == 130
   assert 'the same command continues' in capfd.readouterr().err
   results = json.loads((folder / 'results.json').read_text())
@@ -235,7 +235,7 @@ def test_a_sweep_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capfd):
     return build(workdir)
 
   with monkeypatch.context() as patch:
-    patch.setattr(report, 'build', stop_in_the_second)
+    patch.setattr(show, 'build', stop_in_the_second)
     assert main.main(arguments) == 130
   first = folder / 'noise=0.2'
   before = {path: path.stat().st_mtime_ns for path in first.rglob('*')}

@@ -121,7 +121,7 @@ def test_a_broken_file_is_named(tmp_path):
 
 TWO_DEVICES = """
 import jax, numpy as np, shadow_case as case
-from cmu_jax import shadow
+from cmu_jax.audits import shadow
 assert len(jax.devices()) == 2
 both = case.trained(k=6, weights=True)
 one = case.trained(k=6, plan=shadow.Plan(devices=tuple(jax.devices()[:1])))

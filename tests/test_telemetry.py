@@ -153,7 +153,7 @@ def test_nothing_to_write_is_two_empty_records(tmp_path):
 
 def test_events_are_written_without_loading_torch(tmp_path):
   code = (
-    'import sys; from cmu_jax import telemetry; '
+    'import sys; from cmu_jax.studies.cuts import telemetry; '
     f'telemetry.write({str(tmp_path)!r}, [("a", [0], [1.0])]); '
     'print("torch" in sys.modules, "tensorboardX" in sys.modules)'
   )
