@@ -1,10 +1,10 @@
-"""Membership audits of scores: what an attacker can tell from a network.
+"""Membership audits: attacks on a network, and the evaluation of their scores.
 
-  score = audit.rmia(target, references, inside, population).score
-  found = audit.evaluate(key, score[members], score[others], references=k)
+  score = audits.rmia(target, references, inside, population).score
+  audit = audits.evaluate(key, score[members], score[others], references=k)
 
-Everything here takes arrays of scores or of statistics, whatever made them,
-and returns plain results. Higher scores are more like members throughout.
+All functions take arrays of statistics or scores of any origin. Higher scores
+are more like members throughout.
 """
 
 from cmu_jax.audits.evaluation import Audit, BootstrapEstimate, evaluate

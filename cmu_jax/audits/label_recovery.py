@@ -1,19 +1,19 @@
-r"""Are wrong labels still to be read out of a network that was repaired?
+r"""Recovery of wrong training labels from a repaired network.
 
-A sample was trained on under a wrong label. An attacker who holds the image and
-the network is offered two wrong labels, that one and another, and takes the one
-whose probability is higher, relative to networks that never saw it:
+A sample was trained on with a wrong label. An attacker with the image and the
+network is offered this label and another wrong label, and picks the more
+probable label, relative to networks that never saw it:
 
   ratio(x, y) = p(y | x; theta) / p(y | x),   p = ((1 + a) p_out + 1 - a) / 2
 
-which is the ratio of RMIA offline, of pairs (image, label). Without such
-networks it is the probability alone. The share of right guesses is 1/2 where
-nothing is left, and where a share s was learnt by heart it is (1 + s) / 2. Both
-labels are of the same image: pooled over images, an AUC would also count how
-sure the network is of each of them.
+which is the ratio of RMIA offline, of pairs (image, label). Without reference
+networks it is the probability alone. The share of right guesses is 1/2 if
+nothing is left, and (1 + s) / 2 if a share s was memorized. Both labels belong
+to the same image: an AUC pooled over images would also count the certainty of
+the network on each image.
 
-A wrong label is not chosen at random by every corruption: without references
-a network that never saw it may prefer it too, as the likelier mistake.
+Not every corruption draws wrong labels at random: a network that never saw the
+label may prefer it too, as the likelier mistake. References correct for that.
 
 References:
   Low-Cost High-Power Membership Inference Attacks (RMIA), arXiv 2312.03262.
@@ -37,13 +37,13 @@ _MIN_PROBABILITY = 1e-30
 
 
 class LabelRecovery(NamedTuple):
-  """How often a wrong label that was trained on is guessed.
+  """The share of wrong training labels that an attacker guesses.
 
   Attributes:
-    rate: share of right guesses, ties for half; 1/2 is chance.
-    low: of the 95 % interval over images (Wilson's).
-    high: likewise. Networks of other trainings differ by more.
-    images: how many were asked.
+    rate: share of right guesses, ties count half; 1/2 is chance.
+    low: end of Wilson's 95 % interval over images.
+    high: likewise. The spread over trainings is larger.
+    images: number of images.
   """
 
   rate: float
@@ -58,40 +58,41 @@ def draw_other_labels(
   truth: Int[np.ndarray, 'n'],
   classes: int,
 ) -> Int[np.ndarray, 'n']:
-  """A label for each sample that is neither the given nor the true one.
+  """Draws a label for each sample that is neither the wrong nor the true one.
 
   Args:
-    key: each such label is as likely.
+    key: of the labels, which are uniform over the remaining classes.
     wrong: wrong labels.
     truth: true labels.
     classes: k.
 
   Raises:
-    UserError: there is no third class, or a given label is right.
+    UserError: there is no third class, or a label is right.
   """
   errors.check(
     classes >= 3,
     f'an audit of wrong labels offers two of them, but there are {classes} '
-    'classes: leave it out',
+    'classes: leave out the audit',
   )
   right = wrong == truth
   errors.check(
     not right.any(),
     f'{int(right.sum())} of {wrong.size} labels are right, the first at '
-    f'{int(right.argmax())}: audit wrong ones alone',
+    f'{int(right.argmax())}: audit wrong labels alone',
   )
   draw = jax.random.randint(key, wrong.shape, 0, classes - 2)
   low, high = np.minimum(wrong, truth), np.maximum(wrong, truth)
-  found = np.asarray(draw, wrong.dtype)
-  found = found + (found >= low)
-  return found + (found >= high)
+  # Skips both labels, the lower one first.
+  label = np.asarray(draw, wrong.dtype)
+  label = label + (label >= low)
+  return label + (label >= high)
 
 
 def _probability(
   logits: Num[np.ndarray, '*r n k'], label: Int[np.ndarray, 'n']
 ) -> Num[np.ndarray, '*r n']:
-  found = signals.softmax(jnp.asarray(logits), jnp.asarray(label, jnp.int32))
-  return np.asarray(found, np.float64)
+  value = signals.softmax(jnp.asarray(logits), jnp.asarray(label, jnp.int32))
+  return np.asarray(value, np.float64)
 
 
 def _wilson_interval(rate: float, count: int) -> tuple[float, float]:
@@ -100,7 +101,7 @@ def _wilson_interval(rate: float, count: int) -> tuple[float, float]:
   centre = (rate + z**2 / (2 * count)) / (1 + z**2 / count)
   half = z / (1 + z**2 / count)
   half *= math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2))
-  # Rounded, an end may lie on the wrong side of a share of 0 or 1.
+  # By rounding, an end may lie on the wrong side of a share of 0 or 1.
   return max(min(centre - half, rate), 0.0), min(max(centre + half, rate), 1.0)
 
 
@@ -110,24 +111,24 @@ def expected_advantage(
   other: Int[np.ndarray, 'n'],
   a: float = 1.0,
 ) -> Float[np.ndarray, 'n']:
-  """log p(x, given) - log p(x, other), by networks that saw neither label.
+  """log p(x, wrong) - log p(x, other), by networks that saw neither label.
 
-  A network under audit knows the given label if the difference of its two
-  logits is above this.
+  An audited network knows the wrong label if the difference of its two logits
+  exceeds this threshold.
 
   Args:
     references: logits of the images.
     wrong: wrong labels that were trained on.
     other: wrong labels that were not.
-    a: of RMIA offline. With 1 the references alone are compared with, so that
-      one more of them would be right about half of the time even where one of
-      the labels is the likelier mistake.
+    a: of RMIA offline. The default 1 compares with the references alone: a
+      further reference would be right about half of the time, even for a label
+      that is the likelier mistake.
   """
-  first, second = (
-    _expected_probability(_probability(references, label), a)
+  wrong_log, other_log = (
+    np.log(_expected_probability(_probability(references, label), a))
     for label in (wrong, other)
   )
-  return np.log(first) - np.log(second)
+  return wrong_log - other_log
 
 
 def _expected_probability(
@@ -148,19 +149,19 @@ def recover_labels(
   *,
   a: float = _OFFLINE_A,
 ) -> LabelRecovery:
-  """Audits a network for the wrong labels that it was trained under.
+  """Audits a network for the wrong labels that it was trained with.
 
   Args:
     key: of the other labels.
     logits: of the network on the images.
-    wrong: the wrong labels of these.
-    truth: their true ones.
+    wrong: the wrong labels of the images.
+    truth: their true labels.
     references: logits of networks that never saw the wrong labels; None for
-      an attack without any.
-    a: of RMIA offline; 1 compares with what the references say alone.
+      an attack without references.
+    a: of RMIA offline; 1 compares with the references alone.
 
   Raises:
-    UserError: as `other_wrong`, or no image.
+    UserError: as `draw_other_labels`, or no image.
   """
   errors.check(wrong.size, 'an audit of wrong labels has no image')
   other = draw_other_labels(
@@ -168,12 +169,13 @@ def recover_labels(
   )
 
   def ratio(label):
-    seen = _probability(logits, label)
+    probability = _probability(logits, label)
     if references is None:
-      return seen
+      return probability
     mean = _expected_probability(_probability(references, label), a)
-    return np.maximum(seen, _MIN_PROBABILITY) / mean
+    return np.maximum(probability, _MIN_PROBABILITY) / mean
 
-  first, second = ratio(wrong), ratio(other)
-  rate = float(np.mean((first > second) + 0.5 * (first == second)))
+  wrong_ratio, other_ratio = ratio(wrong), ratio(other)
+  hits = (wrong_ratio > other_ratio) + 0.5 * (wrong_ratio == other_ratio)
+  rate = float(np.mean(hits))
   return LabelRecovery(rate, *_wilson_interval(rate, wrong.size), wrong.size)

@@ -1,10 +1,10 @@
-r"""LiRA: per example, is this more like models with it or without it?
+r"""LiRA: a likelihood ratio of models with and without a point.
 
   score(x) = log N(t; mu_in, sigma_in) - log N(t; mu_out, sigma_out)
 
-for the logit-scaled confidence t of the audited network; the Gaussians are of
-reference models. Offline, with models without x alone, score(x) is the
-probability that N(mu_out, sigma_out) lies below t.
+for the logit-scaled confidence t of the audited network. The Gaussians describe
+reference models with and without x. The offline attack uses models without x
+alone: score(x) is the probability that N(mu_out, sigma_out) lies below t.
 
 References:
   Membership Inference Attacks From First Principles, arXiv 2112.03570,
@@ -19,14 +19,15 @@ from scipy import stats
 
 from cmu_jax.core import errors
 
-# What a caller gives, models by points; whether shapes agree is said in words.
+# A caller's arrays, models by points: shapes that disagree get an error text.
 ModelsByPoints = Num[np.ndarray, '_ _']
 ModelsByPointsMask = Bool[np.ndarray, '_ _']
+# A smaller standard deviation comes from saturated logits, not from certainty.
 STD_FLOOR = 1e-3
 
 
 class Gaussians(NamedTuple):
-  """A Gaussian a point; NaN where there are too few models.
+  """A Gaussian for each point; NaN for a point with too few models.
 
   Attributes:
     mean: of the statistic.
@@ -54,55 +55,63 @@ def check_finite(name: str, values: Num[np.ndarray, '...']) -> None:
 def standard_deviations(
   variance: Float[np.ndarray, '*k n'], kind: str, floor: float
 ) -> Float[np.ndarray, '*k n']:
-  """Standard deviations of each point, or one for all, at least the floor.
+  """Standard deviations of each point, or of all points together.
 
   Args:
-    variance: of each point; NaN where it is unknown.
+    variance: of each point; NaN if unknown.
     kind: 'own' or 'pooled', the mean variance over points.
-    floor: of the standard deviation.
+    floor: smallest standard deviation.
   """
   if kind not in ('own', 'pooled'):
     raise errors.unknown_name('variance', kind, ('own', 'pooled'))
-  known = np.isfinite(variance)
   if kind == 'pooled':
-    count = known.sum(axis=-1, keepdims=True)
-    total = np.where(known, variance, 0).sum(axis=-1, keepdims=True)
-    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    finite = np.isfinite(variance)
+    mean = masked_mean(variance, finite, axis=-1)
     variance = np.broadcast_to(mean, variance.shape)
   return np.maximum(np.sqrt(np.maximum(variance, 0)), floor)
 
 
+def masked_mean(
+  values: Num[np.ndarray, '*k n'], mask: Bool[np.ndarray, '*k n'], axis: int
+) -> Float[np.ndarray, '...']:
+  """The mean over marked entries along an axis of size 1; NaN without any."""
+  count = mask.sum(axis=axis, keepdims=True)
+  total = np.where(mask, values, 0).sum(axis=axis, keepdims=True)
+  return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
 def fit_gaussians(
   statistic: Num[np.ndarray, 'k n'],
-  where: Bool[np.ndarray, 'k n'],
+  mask: Bool[np.ndarray, 'k n'],
   variance: str = 'own',
   floor: float = STD_FLOOR,
 ) -> Gaussians:
-  """The Gaussian of each point over the marked models.
+  """Fits the Gaussian of each point over the marked models.
 
   Args:
     statistic: of each point under each model.
-    where: which of them count.
+    mask: marks the models of each point.
     variance: 'own' of each point (two models or more), or 'pooled'.
     floor: of the standard deviation.
   """
-  count = where.sum(axis=0)
-  total = np.where(where, statistic, 0).sum(axis=0)
-  mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-  away = np.where(where, statistic - np.nan_to_num(mean)[None, :], 0) ** 2
-  own = np.where(count > 1, away.sum(axis=0) / np.maximum(count - 1, 1), np.nan)
-  return Gaussians(mean, standard_deviations(own, variance, floor))
+  count = mask.sum(axis=0)
+  mean = masked_mean(statistic, mask, axis=0)
+  deviation = np.where(mask, statistic - np.nan_to_num(mean), 0) ** 2
+  own = np.where(
+    count > 1, deviation.sum(axis=0) / np.maximum(count - 1, 1), np.nan
+  )
+  return Gaussians(mean[0], standard_deviations(own, variance, floor))
 
 
 def log_likelihood_ratio(
-  statistic: Num[np.ndarray, '*k n'], first: Gaussians, second: Gaussians
+  statistic: Num[np.ndarray, '*k n'],
+  numerator: Gaussians,
+  denominator: Gaussians,
 ) -> Float[np.ndarray, '*k n']:
-  """log N(t; first) - log N(t; second)."""
-  one, two = (
-    stats.norm.logpdf(statistic, each.mean, each.std)
-    for each in (first, second)
-  )
-  return one - two
+  """log N(t; numerator) - log N(t; denominator)."""
+  return stats.norm.logpdf(
+    statistic, numerator.mean, numerator.std
+  ) - stats.norm.logpdf(statistic, denominator.mean, denominator.std)
 
 
 def lira(
@@ -120,11 +129,11 @@ def lira(
     target: logit-scaled confidence of each point under the audited network,
       [n].
     references: the same under each reference model, [k, n].
-    inside: which reference was trained on which point.
+    inside: marks the training points of each reference.
     variance: 'own', or 'pooled' over points, which is better below about 64
       references.
     floor: of standard deviations.
-    online: with models that were trained on the point; else without.
+    online: uses models that were trained on the point; else models without it.
 
   Raises:
     UserError: values that are not finite, or a point with too few models.
@@ -136,8 +145,8 @@ def lira(
   )
   check_finite('target', target)
   check_finite('reference', references)
-  out = fit_gaussians(references, ~inside, variance, floor)
-  sides = {'without': out}
+  without = fit_gaussians(references, ~inside, variance, floor)
+  sides = {'without': without}
   if online:
     sides['with'] = fit_gaussians(references, inside, variance, floor)
   for name, side in sides.items():
@@ -148,5 +157,5 @@ def lira(
       'train more',
     )
   if not online:
-    return stats.norm.cdf(target, out.mean, out.std)
-  return log_likelihood_ratio(target, sides['with'], out)
+    return stats.norm.cdf(target, without.mean, without.std)
+  return log_likelihood_ratio(target, sides['with'], without)

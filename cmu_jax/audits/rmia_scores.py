@@ -1,13 +1,13 @@
-r"""RMIA: is a point's probability raised more than that of other points?
+r"""RMIA: compares the rise of a point's probability with that of other points.
 
   ratio(x) = p(x | theta) / p(x)
   score(x) = share of population points z with ratio(x) / ratio(z) >= gamma
 
-where p(x) averages reference models. Score is a non-decreasing function of
-ratio, the empirical distribution of ratio(z) at ratio(x) / gamma: its AUC is
-that of the ratio for every gamma, except through ties. Where ratios spread by
-less than gamma nearly all scores are equal and the AUC is 1/2 whatever leaks:
-look at `tied` and at the AUC of `ratio` before calling that privacy.
+where p(x) averages reference models. The score is a non-decreasing function of
+the ratio (the empirical distribution of ratio(z) at ratio(x) / gamma), so its
+AUC is that of the ratio for every gamma, except through ties. If ratios vary by
+less than gamma, nearly all scores are equal and the AUC is 1/2 despite a leak:
+check `tied` and the AUC of `ratio` before claiming privacy.
 
 References:
   Low-Cost High-Power Membership Inference Attacks, arXiv 2312.03262.
@@ -18,14 +18,19 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from cmu_jax.audits import lira_scores, roc_curves
+from cmu_jax.audits import roc_curves
+from cmu_jax.audits.lira_scores import (
+  ModelsByPoints,
+  ModelsByPointsMask,
+  masked_mean,
+)
 from cmu_jax.core import errors
 
 _MIN_PROBABILITY = 1e-30
 
 
 class Rmia(NamedTuple):
-  """What the attack makes of each point.
+  """The scores of every point.
 
   Attributes:
     score: share of the population that the point dominates.
@@ -38,70 +43,61 @@ class Rmia(NamedTuple):
   tied: float
 
 
-def _masked_mean(
-  values: Float[np.ndarray, 'k n'], where: Bool[np.ndarray, 'k n']
-) -> Float[np.ndarray, 'n']:
-  """Mean over marked models; NaN without any."""
-  count = where.sum(axis=0)
-  total = np.where(where, values, 0).sum(axis=0)
-  return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
 def _check_references(
-  references: lira_scores.ModelsByPoints, inside: lira_scores.ModelsByPointsMask
+  references: ModelsByPoints, inside: ModelsByPointsMask
 ) -> Float[np.ndarray, 'k n']:
   errors.check(
     references.shape == inside.shape and references.size,
     f'references have shape {references.shape}, their membership '
-    f'{inside.shape}: both are models by points, one model or more',
+    f'{inside.shape}: both are models by points, with at least one model',
   )
   errors.check(
     np.isfinite(references).all(),
-    'the references have values that are not finite; mend what made them',
+    'the references have values that are not finite; correct their source',
   )
   return np.asarray(references, np.float64)
 
 
 def _outside_mask(
-  inside: lira_scores.ModelsByPointsMask,
-  outside: lira_scores.ModelsByPointsMask | None,
+  inside: ModelsByPointsMask, outside: ModelsByPointsMask | None
 ) -> Bool[np.ndarray, 'k n']:
   if outside is None:
     return ~inside
   errors.check(
     outside.shape == inside.shape and not (inside & outside).any(),
-    f'models with a point are marked in shape {inside.shape}, those without in '
-    f'{outside.shape}: mark no model as both',
+    f'models with a point are marked in shape {inside.shape}, models without '
+    f'it in {outside.shape}: mark no model as both',
   )
   return outside
 
 
 def online_probability(
-  references: lira_scores.ModelsByPoints,
-  inside: lira_scores.ModelsByPointsMask,
-  outside: lira_scores.ModelsByPointsMask | None = None,
+  references: ModelsByPoints,
+  inside: ModelsByPointsMask,
+  outside: ModelsByPointsMask | None = None,
 ) -> Float[np.ndarray, 'n']:
-  """p(x) = (mean over models with x + mean over models without) / 2.
+  """p(x) = (mean over models with x + mean over models without x) / 2.
 
-  Where there is only one kind of model, its plain mean.
+  A point with a single kind of model gets its plain mean.
 
   Args:
     references: probability of each point's label under each reference model,
       [k, n].
-    inside: which model was trained on which point.
-    outside: which was not; None for all others. What is neither plays no part
-      for the point.
+    inside: marks the training points of each model.
+    outside: marks the points that a model was not trained on; None for all
+      others. A model that is neither is ignored for the point.
 
   Raises:
     UserError: a point without any model.
   """
   values = _check_references(references, inside)
   outer = _outside_mask(inside, outside)
-  within, without = _masked_mean(values, inside), _masked_mean(values, outer)
-  alone = np.isnan(within) & np.isnan(without)
+  within = masked_mean(values, inside, axis=0)[0]
+  without = masked_mean(values, outer, axis=0)[0]
+  lacking = np.isnan(within) & np.isnan(without)
   errors.check(
-    not alone.any(),
-    f'{int(alone.sum())} points, the first {int(alone.argmax())}, have no '
+    not lacking.any(),
+    f'{int(lacking.sum())} points, the first {int(lacking.argmax())}, have no '
     'reference at all; train more',
   )
   both = (within + without) / 2
@@ -109,34 +105,34 @@ def online_probability(
 
 
 def offline_probability(
-  references: lira_scores.ModelsByPoints,
-  inside: lira_scores.ModelsByPointsMask,
+  references: ModelsByPoints,
+  inside: ModelsByPointsMask,
   a: float = 0.3,
-  outside: lira_scores.ModelsByPointsMask | None = None,
+  outside: ModelsByPointsMask | None = None,
 ) -> Float[np.ndarray, 'n']:
   """p(x) = ((1 + a) p_out + 1 - a) / 2, of models without x alone.
 
-  The mean of p_out and of what p_in is held to be, a p_out + 1 - a; a = 1 is
-  p_out itself.
+  It is the mean of p_out and the approximation a p_out + 1 - a of p_in; a = 1
+  is p_out itself.
 
   Args:
-    references: as for `online`.
-    inside: likewise; such models are left out.
+    references: as for `online_probability`.
+    inside: likewise; models with the point are ignored.
     a: 0 to 1; .3 is published for CIFAR-10.
-    outside: as for `online`.
+    outside: as for `online_probability`.
 
   Raises:
     UserError: a point is in every reference's training set.
   """
   errors.check(0 <= a <= 1, f'a is {a}; it must lie from 0 to 1')
-  without = _masked_mean(
-    _check_references(references, inside), _outside_mask(inside, outside)
-  )
-  alone = np.isnan(without)
+  values = _check_references(references, inside)
+  without = masked_mean(values, _outside_mask(inside, outside), axis=0)[0]
+  lacking = np.isnan(without)
   errors.check(
-    not alone.any(),
-    f'{int(alone.sum())} points, the first {int(alone.argmax())}, are in the '
-    'training set of every reference; offline scores need one without',
+    not lacking.any(),
+    f'{int(lacking.sum())} points, the first {int(lacking.argmax())}, are in '
+    'the training set of every reference; offline scores need a model without '
+    'the point',
   )
   return ((1 + a) * without + 1 - a) / 2
 
@@ -149,66 +145,62 @@ def dominated_share(
 ) -> Float[np.ndarray, 'n']:
   """The share of the population that each point dominates by gamma.
 
-  Sorted once and looked up: O((n + m) log m).
-
   Args:
     ratio: of the points.
     population: ratios of the population.
     gamma: 1 or more.
-    in_population: which points are in the population themselves; they are not
-      compared with themselves. None for none.
+    in_population: marks points that belong to the population; they are not
+      compared with themselves. None for no such points.
 
   Raises:
-    UserError: gamma below 1, or nothing to compare with.
+    UserError: gamma below 1, or a population without other points.
   """
   errors.check(gamma >= 1, f'gamma is {gamma}; it must be at least 1')
-  self = np.zeros(ratio.shape, bool) if in_population is None else in_population
-  rest = population.size - self.astype(int)
-  errors.check(
-    (rest > 0).all(), 'the population has no other point to compare with'
+  is_self = (
+    np.zeros(ratio.shape, bool) if in_population is None else in_population
   )
+  others = population.size - is_self.astype(int)
+  errors.check(
+    (others > 0).all(), 'the population has no other point to compare with'
+  )
+  # Sorted, a point needs a look-up instead of m comparisons.
   below = np.searchsorted(np.sort(population), ratio / gamma, side='right')
-  # A point reaches itself at gamma = 1 only.
-  return (below - (self & (gamma == 1))) / rest
+  # A point dominates itself at gamma = 1 only.
+  return (below - (is_self & (gamma == 1))) / others
 
 
 def rmia(
   target: Num[np.ndarray, '_'],
-  references: lira_scores.ModelsByPoints,
-  inside: lira_scores.ModelsByPointsMask,
+  references: ModelsByPoints,
+  inside: ModelsByPointsMask,
   population: Bool[np.ndarray, '_'],
   *,
   gamma: float = 2.0,
   a: float | None = None,
-  outside: lira_scores.ModelsByPointsMask | None = None,
+  outside: ModelsByPointsMask | None = None,
 ) -> Rmia:
   """Scores every point of a pool.
-
-  Points are not compared with themselves where all are in the population. Where
-  only some are, they stay in: one comparison less would lift the scores of
-  those alone above equal ones, and where most scores tie, as they do once the
-  attack saturates, that alone decides the AUC.
 
   Args:
     target: probability of each point's label under the audited network, by
       the same signal as for the references.
     references: the same under each reference model.
-    inside: which reference was trained on which point.
-    population: which points are z; by default of the literature non-members of
-      the target.
-    gamma: by which a point must exceed another one.
-    a: of the offline attack; None for the online one.
-    outside: which reference was not trained on which point, as for `online`.
+    inside: marks the training points of each reference.
+    population: marks the points z; in the literature, non-members of the
+      target.
+    gamma: factor by which a point must exceed another point.
+    a: of the offline attack; None for the online attack.
+    outside: as for `online_probability`.
   """
   errors.check(
     np.isfinite(target).all() and target.shape == references.shape[1:],
     f'the target has {target.size} values for {references.shape[-1]} points, '
-    'or some that are not finite',
+    'or values that are not finite',
   )
   errors.check(
     population.shape == target.shape and population.any(),
     f'the population marks {int(population.sum())} of {population.size} '
-    f'points, of {target.size}; mark some of them',
+    f'points, of {target.size}; mark at least one point',
   )
   mean = (
     online_probability(references, inside, outside)
@@ -218,6 +210,9 @@ def rmia(
   ratio = np.maximum(target, _MIN_PROBABILITY) / np.maximum(
     mean, _MIN_PROBABILITY
   )
-  own = population if population.all() else None
-  found = dominated_share(ratio, ratio[population], gamma, own)
-  return Rmia(found, ratio, roc_curves.tied_share(found))
+  # Points are not compared with themselves only if all are in the population.
+  # Otherwise a comparison less would lift the scores of those points above
+  # equal ones, and if the attack saturates, such ties decide the AUC.
+  in_population = population if population.all() else None
+  score = dominated_share(ratio, ratio[population], gamma, in_population)
+  return Rmia(score, ratio, roc_curves.tied_share(score))

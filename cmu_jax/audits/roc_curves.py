@@ -1,9 +1,8 @@
-"""How well scores part members from non-members: ROC curves by counting.
+"""ROC curves of scores by counting: the separation of members and non-members.
 
-Ties are worth one half (mid-ranks): a point of the curve is a threshold that
-occurs, and a group of equal scores is one straight piece of it. All statistics
-are of the exact curve; nothing is interpolated across thresholds except the
-area under a tie.
+Ties count one half (mid-ranks): each point of a curve is an existing threshold,
+and a group of equal scores is a straight segment. All statistics belong to the
+exact curve; only the area under a tie is interpolated across thresholds.
 """
 
 import math
@@ -17,6 +16,8 @@ from cmu_jax.core import errors
 
 Scores = Num[np.ndarray, '_']
 FALSE_POSITIVE_RATES = (0.01, 0.001)
+# Rates are quotients of counts: 1/100 must not fail "at most 0.01" by rounding.
+_ROUNDING = 1e-12
 
 
 class RocCurve(NamedTuple):
@@ -32,14 +33,13 @@ class RocCurve(NamedTuple):
 
 
 class RocStatistics(NamedTuple):
-  """What is read off a curve; off those of b resamples, b values each.
+  """Statistics of a curve, or of the curves of b resamples.
 
   Attributes:
     auc: area under the curve.
-    balanced_accuracy: mean of TPR and 1 - FPR where the two error rates are
-      nearest to each other: unlike the best threshold it is not flattered by
-      chance.
-    tpr_1_percent: highest TPR of a threshold whose FPR is at most 0.01.
+    balanced_accuracy: mean of TPR and 1 - FPR at the threshold with the most
+      similar error rates. Unlike the best threshold, it is not biased upwards.
+    tpr_1_percent: highest TPR of a threshold with an FPR of at most 0.01.
     tpr_01_percent: the same at 0.001.
   """
 
@@ -50,7 +50,7 @@ class RocStatistics(NamedTuple):
 
 
 class DenseRanks(NamedTuple):
-  """Where each score lies among the different ones, the highest first."""
+  """Dense ranks of both kinds of scores, 0 for the highest of all values."""
 
   positive: Int[np.ndarray, 'p']
   negative: Int[np.ndarray, 'q']
@@ -63,13 +63,13 @@ def _check_scores(name: str, scores: Scores) -> Float[np.ndarray, '_']:
   errors.check(
     not bad.any(),
     f'{int(bad.sum())} of {scores.size} {name} scores are NaN, the first at '
-    f'{int(bad.argmax())}; drop them or mend what made them',
+    f'{int(bad.argmax())}; drop them or correct their source',
   )
   return np.asarray(scores, np.float64)
 
 
 def dense_ranks(positive: Scores, negative: Scores) -> DenseRanks:
-  """Where each score lies among all of them.
+  """Ranks all scores together.
 
   Raises:
     UserError: a side is empty or has NaN.
@@ -78,22 +78,22 @@ def dense_ranks(positive: Scores, negative: Scores) -> DenseRanks:
     _check_scores('member', positive),
     _check_scores('non-member', negative),
   ]
-  values, place = np.unique(-np.concatenate(both), return_inverse=True)
-  return DenseRanks(place[: positive.size], place[positive.size :], values.size)
+  values, rank = np.unique(-np.concatenate(both), return_inverse=True)
+  return DenseRanks(rank[: positive.size], rank[positive.size :], values.size)
 
 
 def curve_statistics(curve: RocCurve) -> RocStatistics:
-  """What is read off a curve."""
+  """Summarizes a curve."""
   fpr, tpr = curve
   area = np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2)
-  where = np.abs(fpr + tpr - 1).argmin()
-  accuracy = (1 + tpr[where] - fpr[where]) / 2
-  low = [np.max(tpr[fpr <= rate + 1e-12]) for rate in FALSE_POSITIVE_RATES]
-  return RocStatistics(area, accuracy, *low)
+  balance = np.abs(fpr + tpr - 1).argmin()
+  accuracy = (1 + tpr[balance] - fpr[balance]) / 2
+  tprs = [np.max(tpr[fpr <= rate + _ROUNDING]) for rate in FALSE_POSITIVE_RATES]
+  return RocStatistics(area, accuracy, *tprs)
 
 
 def roc(positive: Scores, negative: Scores) -> RocCurve:
-  """The ROC curve of scores; a threshold takes what is at or above it.
+  """The ROC curve of scores; scores at or above a threshold are accused.
 
   Args:
     positive: scores of members, higher is more like a member.
@@ -102,13 +102,13 @@ def roc(positive: Scores, negative: Scores) -> RocCurve:
   Raises:
     UserError: a side is empty or has NaN.
   """
-  at = dense_ranks(positive, negative)
+  ranks = dense_ranks(positive, negative)
 
-  def rising(place: Int[np.ndarray, '_']) -> Float[np.ndarray, 't']:
-    sums = np.bincount(place, minlength=at.total).cumsum()
-    return np.pad(sums / place.size, (1, 0))
+  def rates(rank: Int[np.ndarray, '_']) -> Float[np.ndarray, 't']:
+    sums = np.bincount(rank, minlength=ranks.total).cumsum()
+    return np.pad(sums / rank.size, (1, 0))
 
-  return RocCurve(rising(at.negative), rising(at.positive))
+  return RocCurve(rates(ranks.negative), rates(ranks.positive))
 
 
 def auc(positive: Scores, negative: Scores) -> float:
@@ -122,21 +122,21 @@ def tied_share(scores: Scores) -> float:
 
 
 def tpr_at(positive: Scores, negative: Scores, fpr: float) -> float:
-  """The highest TPR of a threshold whose FPR is at most `fpr`."""
+  """The highest TPR of a threshold with at most this FPR."""
   errors.check(
     0 <= fpr <= 1, f'a false positive rate of {fpr} is not from 0 to 1'
   )
   curve = roc(positive, negative)
-  return float(curve.tpr[curve.fpr <= fpr + 1e-12].max())
+  return float(curve.tpr[curve.fpr <= fpr + _ROUNDING].max())
 
 
 def balanced_accuracy(positive: Scores, negative: Scores) -> float:
-  """Mean of TPR and 1 - FPR where both errors are most nearly equal."""
+  """Mean of TPR and 1 - FPR at the most similar error rates."""
   return float(curve_statistics(roc(positive, negative)).balanced_accuracy)
 
 
 def hanley_mcneil_error(area: float, positives: int, negatives: int) -> float:
-  """The standard error of an AUC under exponential scores.
+  """The standard error of an AUC for exponential scores.
 
   Args:
     area: the AUC.
@@ -147,11 +147,11 @@ def hanley_mcneil_error(area: float, positives: int, negatives: int) -> float:
     Hanley and McNeil, The Meaning and Use of the Area under a ROC Curve,
     Radiology 143 (1982), equation 2.
   """
-  first, second = area / (2 - area), 2 * area**2 / (1 + area)
+  q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
   variance = (
     area * (1 - area)
-    + (positives - 1) * (first - area**2)
-    + (negatives - 1) * (second - area**2)
+    + (positives - 1) * (q1 - area**2)
+    + (negatives - 1) * (q2 - area**2)
   ) / (positives * negatives)
   return math.sqrt(max(variance, 0.0))
 
@@ -162,13 +162,13 @@ def detectable_auc(
   significance: float = 0.05,
   power: float = 0.8,
 ) -> float | None:
-  """The smallest AUC above 1/2 that so many points would show.
+  """The smallest AUC above 1/2 that a test on so many points detects.
 
-  A one-sided test of AUC = 1/2 at the given significance finds it with the
-  given probability; standard errors are of `hanley_mcneil`.
+  The test is one-sided against AUC = 1/2, with the given significance and
+  power; standard errors are those of `hanley_mcneil_error`.
 
   Returns:
-    The AUC, or None where not even a perfect separation would do.
+    The AUC, or None if the test would miss even a perfect separation.
   """
   level = stats.norm.isf(significance) * hanley_mcneil_error(
     0.5, positives, negatives

@@ -1,7 +1,7 @@
-"""What a network says of a point: one number, higher for members.
+"""Signals of membership: one number a point, higher for members.
 
-All are functions of (logits, label) that JAX can trace, so that a shadow model
-leaves these numbers behind and nothing else.
+All are functions of (logits, label) that JAX can trace. A shadow model computes
+them on the device and leaves nothing else behind.
 """
 
 from collections.abc import Callable
@@ -21,14 +21,14 @@ _MIN_PROBABILITY = 1e-30
 
 
 def _label_value(values: Logits, label: Labels) -> Float[Array, '*b n']:
-  where = jnp.broadcast_to(label, values.shape[:-1])[..., None]
-  return jnp.take_along_axis(values, where, axis=-1)[..., 0]
+  index = jnp.broadcast_to(label, values.shape[:-1])[..., None]
+  return jnp.take_along_axis(values, index, axis=-1)[..., 0]
 
 
 def _replace_label(values: Logits, label: Labels, fill: float) -> Logits:
   """The values with that of the label replaced."""
-  own = jax.nn.one_hot(label, values.shape[-1], dtype=bool)
-  return jnp.where(jnp.broadcast_to(own, values.shape), fill, values)
+  is_label = jax.nn.one_hot(label, values.shape[-1], dtype=bool)
+  return jnp.where(jnp.broadcast_to(is_label, values.shape), fill, values)
 
 
 def softmax(logits: Logits, label: Labels) -> Float[Array, '*b n']:
@@ -37,7 +37,7 @@ def softmax(logits: Logits, label: Labels) -> Float[Array, '*b n']:
 
 
 def log_likelihood(logits: Logits, label: Labels) -> Float[Array, '*b n']:
-  """Minus the cross-entropy: the attack that thresholds the loss."""
+  """The negative cross-entropy: the attack that thresholds the loss."""
   classes = logits.shape[-1]
   flat = logits.reshape(-1, classes)
   labels = jnp.broadcast_to(label, logits.shape[:-1]).reshape(-1)
@@ -45,25 +45,25 @@ def log_likelihood(logits: Logits, label: Labels) -> Float[Array, '*b n']:
 
 
 def negative_entropy(logits: Logits, label: Labels) -> Float[Array, '*b n']:
-  """Minus the entropy of the prediction; the label plays no part."""
+  """The negative entropy of the prediction; it ignores the label."""
   del label
-  found = jax.nn.log_softmax(logits.astype(jnp.float32))
-  return jnp.sum(jnp.exp(found) * found, axis=-1)
+  log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
+  return jnp.sum(jnp.exp(log_probability) * log_probability, axis=-1)
 
 
 def logit_confidence(logits: Logits, label: Labels) -> Float[Array, '*b n']:
   """log p_y / (1 - p_y) = z_y - logsumexp of the other logits.
 
-  Computed so that it stays finite and exact where p_y rounds to 0 or 1; of
-  members and of non-members it is nearly Gaussian.
+  It is nearly Gaussian over members and over non-members.
 
   References:
     Membership Inference Attacks From First Principles, arXiv 2112.03570,
     section 4.
   """
   wide = logits.astype(jnp.float32)
-  rest = jax.nn.logsumexp(_replace_label(wide, label, -jnp.inf), axis=-1)
-  return _label_value(wide, label) - rest
+  # Not by p_y, which rounds to 0 or 1 where the difference is still exact.
+  others = jax.nn.logsumexp(_replace_label(wide, label, -jnp.inf), axis=-1)
+  return _label_value(wide, label) - others
 
 
 def taylor_softmax(
@@ -78,10 +78,9 @@ def taylor_softmax(
 
     t(u_y - m) / (t(u_y - m) + sum over j != y of t(u_j)),   u = z / T
 
-  Even orders are positive everywhere. Order 3 is below 0 for u < -1.596, so
-  that 'probabilities' leave [0, 1]; published code, asked for order 4, stops
-  there, and it is offered for parity. Nothing is subtracted from the logits:
-  a polynomial is not shift-invariant.
+  Even orders are positive everywhere. Order 3 is negative for u < -1.596, so
+  that 'probabilities' leave [0, 1]. Published code stops at order 3 when asked
+  for order 4; we offer 3 for parity.
 
   Args:
     logits: of the network.
@@ -91,12 +90,13 @@ def taylor_softmax(
     margin: m.
 
   Returns:
-    At least 1e-30, so that ratios of it are defined.
+    At least 1e-30, so that ratios are defined.
 
   References:
     Low-Cost High-Power Membership Inference Attacks (RMIA),
     arXiv 2312.03262, appendix.
   """
+  # No maximum is subtracted: a polynomial, unlike exp, is not shift-invariant.
   scaled = logits.astype(jnp.float32) / temperature
 
   def polynomial(u):
@@ -105,10 +105,10 @@ def taylor_softmax(
       total = 1 + u / i * total
     return total
 
-  own = polynomial(_label_value(scaled, label) - margin)
+  power = polynomial(_label_value(scaled, label) - margin)
   powers = polynomial(scaled)
-  rest = powers.sum(axis=-1) - _label_value(powers, label)
-  return jnp.maximum(own / (own + rest), _MIN_PROBABILITY)
+  others = powers.sum(axis=-1) - _label_value(powers, label)
+  return jnp.maximum(power / (power + others), _MIN_PROBABILITY)
 
 
 SIGNALS: dict[str, Signal] = {
@@ -118,5 +118,5 @@ SIGNALS: dict[str, Signal] = {
   'log_likelihood': log_likelihood,
   'negative_entropy': negative_entropy,
 }
-# Ratios of these mean something.
+# RMIA needs ratios, which only probabilities have.
 PROBABILITIES = ('taylor_softmax', 'softmax')

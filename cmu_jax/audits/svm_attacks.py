@@ -1,36 +1,29 @@
-"""MIA-NN: does a network treat a forgotten class as a retrained one does?
+"""Attacks by support vector machines: MIA-NN, and the confidence attack (MIS).
 
-Retrained networks give images of the forgotten class f to the classes that
-look like it; a network that was only made to stop saying f leaves another
-pattern in the rest of its logits. Of unseen images of f and of its nearest
-class nn(f), with A(M) the accuracy of a support vector machine that learns to
-tell the two by the retained logits of M,
+MIA-NN compares a network with retrained ones on images of a forgotten class f.
+Retrained networks send these images to classes that look like f; a network that
+merely stopped predicting f leaves another pattern in its other logits. Let A(M)
+be the accuracy of a support vector machine that tells unseen images of f from
+those of its nearest class nn(f) by the retained logits of M. Then
 
   gap(M) = |A(M) - mean_r A(R_r)|     over retrained networks R_r
   TV(M)  = 1/2 sum_k |mean_x p(k|x; M) - mean_r,x p(k|x; R_r)|   on images of f
 
-The second has no parameters and no fit. Retrained networks differ among
-themselves: the noise floor is how far each of them is from the others.
+TV has no parameters and no fit. The noise floor is the distance of a retrained
+network from the others. MIA-NN tests distributions, not single images, and
+needs retrained networks, which a deployment does not have.
 
-This is a test of distributions, not of single images, and it needs retrained
-networks, which a deployment does not have. Kernel, penalty and folds are ours:
-the published ones are not public.
+In the confidence attack, a support vector machine learns from the probability
+of the label to tell retained training points from test points; MIS is the share
+of the forget set that it calls unseen. It is fitted on the very test points
+that represent unseen ones, and calls most confident points members: only its
+gap to retraining is meaningful.
 
 References:
   On the Necessity of Output Distribution Reweighting for Effective Class
-  Unlearning, arXiv 2506.20893.
-
-The confidence attack, whose answer on the forget set is called MIS.
-
-A support vector machine learns from the probability of the label alone which
-points are of the retained training set and which of the test set; MIS is the
-share of the forget set that it holds for unseen. It is fitted on the very test
-points that stand for unseen ones, and calls most confident points members:
-only its gap to retraining means anything.
-
-References:
-  Model Sparsity Can Simplify Machine Unlearning, arXiv 2304.04934, appendix
-  C.3 (MIA-Efficacy); AMUN, arXiv 2503.00917, calls it MIS.
+  Unlearning, arXiv 2506.20893 (MIA-NN). Model Sparsity Can Simplify Machine
+  Unlearning, arXiv 2304.04934, appendix C.3 (MIA-Efficacy), which AMUN, arXiv
+  2503.00917, calls MIS.
 """
 
 from typing import NamedTuple
@@ -43,22 +36,24 @@ from sklearn import model_selection, pipeline, preprocessing, svm
 from cmu_jax.core import errors
 from cmu_jax.core.types import PRNGKey
 
-# Fewer leave no spread to compare with.
+# Two retrained networks have a difference, but no spread.
 MIN_RETRAINED = 3
 FOLDS = 5
+# Penalty of the confidence attack, as published.
+_CONFIDENCE_PENALTY = 3.0
 
 
 class RetrainedGap(NamedTuple):
-  """How far a network is from retrained ones, and they from each other.
+  """The distance of a network from retrained ones, beside their spread.
 
   Attributes:
-    value: of the network.
-    retrained: the same of each retrained network, [r]; of a distance, that to
-      the mean of the others.
+    value: quantity of the network.
+    retrained: the same of each retrained network, [r]; for a distance, its
+      distance to the mean of the others.
     gap: distance to the mean of the retrained networks.
     floor: mean distance of a retrained network to the mean of the others.
-    largest: the largest such distance. Were the network one more retrained
-      one, its gap would be above it about once in r + 1 times.
+    largest: the largest such distance. A further retrained network exceeds it
+      with probability 1 / (r + 1).
   """
 
   value: float
@@ -69,14 +64,14 @@ class RetrainedGap(NamedTuple):
 
   @property
   def within_retrained(self) -> bool:
-    """Whether it is no farther off than a retrained network is."""
+    """True if a retrained network is at least as far from the others."""
     return self.gap <= self.largest
 
 
 def leave_one_out_means(
   values: Num[np.ndarray, 'r ...'],
 ) -> Float[np.ndarray, 'r ...']:
-  """For each row, the mean of the other ones.
+  """The mean of the other rows, for each row.
 
   Raises:
     UserError: fewer than three rows.
@@ -91,20 +86,20 @@ def leave_one_out_means(
 
 
 def nearest_class(predicted: Int[np.ndarray, 'r n'], forget: int) -> int:
-  """nn(f): what retrained networks call images of f most often.
+  """nn(f): the class that retrained networks predict most often for f.
 
   Args:
-    predicted: classes by r retrained networks of images of f.
-    forget: f, which is not counted; retrained networks never answer it.
+    predicted: classes that r retrained networks predict for images of f.
+    forget: f, which does not count.
 
   Raises:
-    UserError: there is no such answer.
+    UserError: all predictions are f.
   """
   answers = predicted[predicted != forget]
   errors.check(
     answers.size,
-    f'every retrained network calls all images of class {forget} by that '
-    'class: they were trained on it',
+    f'every retrained network predicts class {forget} for all its images: they '
+    'were trained on it',
   )
   return int(np.bincount(answers).argmax())
 
@@ -117,15 +112,14 @@ def separability(
 ) -> float:
   """Cross-validated accuracy of a support vector machine, 0 to 1.
 
-  Radial kernel, penalty 1, width 1 / (d times the variance), features
-  standardised within each fold. The Bayes classifier of equally many samples
-  would reach (1 + TV) / 2.
+  Radial kernel, penalty 1, width 1 / (d times the variance). With equally many
+  samples, the Bayes classifier reaches (1 + TV) / 2.
 
   Args:
-    key: of the order in which samples fall into folds.
+    key: of the order of samples in folds.
     first: features of one kind.
-    second: of the other.
-    folds: how many, each with its share of either kind.
+    second: features of the other kind.
+    folds: number of folds, stratified by kind.
 
   Raises:
     UserError: too few samples for the folds, or a value that is not finite.
@@ -134,12 +128,14 @@ def separability(
   errors.check(
     fewest >= folds >= 2,
     f'MIA-NN has {fewest} images of a class for {folds} folds: cannot '
-    'conclude; give it more unseen images',
+    'conclude; use more unseen images',
   )
   features = np.concatenate([first, second]).astype(np.float64)
   errors.check(np.isfinite(features).all(), 'MIA-NN: a logit is not finite')
   label = np.repeat([1, 0], [len(first), len(second)])
   order = np.asarray(jax.random.permutation(key, len(label)))
+  # Kernel, penalty and folds are ours: the published values are not public.
+  # The scaler belongs to the fold: fitted on all samples, it would leak.
   machine = pipeline.make_pipeline(
     preprocessing.StandardScaler(), svm.SVC(C=1.0, kernel='rbf', gamma='scale')
   )
@@ -158,21 +154,21 @@ def discriminator_accuracy(
   forgotten: int,
   folds: int = FOLDS,
 ) -> float:
-  """A(M): how well retained logits tell images of f from those of nn(f).
+  """A(M): accuracy at telling images of f from nn(f) by retained logits.
 
   Args:
-    key: of the folds; the same one for all networks.
-    logits: of one network on unseen images.
-    forget: which images are of f.
-    nearest: which are of nn(f).
+    key: of the folds; use the same key for all networks.
+    logits: of a network on unseen images.
+    forget: marks the images of f.
+    nearest: marks the images of nn(f).
     forgotten: f, whose logit is left out.
     folds: of the cross-validation.
 
   Raises:
     UserError: as `separability`.
   """
-  kept = np.delete(logits, forgotten, axis=1)
-  return separability(key, kept[forget], kept[nearest], folds)
+  retained = np.delete(logits, forgotten, axis=1)
+  return separability(key, retained[forget], retained[nearest], folds)
 
 
 def accuracy_gap(value: float, retrained: Num[np.ndarray, 'r']) -> RetrainedGap:
@@ -185,13 +181,13 @@ def accuracy_gap(value: float, retrained: Num[np.ndarray, 'r']) -> RetrainedGap:
   Raises:
     UserError: fewer than three retrained networks.
   """
-  apart = np.abs(retrained - leave_one_out_means(retrained))
+  distances = np.abs(retrained - leave_one_out_means(retrained))
   return RetrainedGap(
     value,
     np.asarray(retrained, np.float64),
     float(abs(value - retrained.mean())),
-    float(apart.mean()),
-    float(apart.max()),
+    float(distances.mean()),
+    float(distances.max()),
   )
 
 
@@ -199,31 +195,27 @@ def total_variation(
   first: Num[np.ndarray, '*b k'], second: Num[np.ndarray, '*b k']
 ) -> Float[np.ndarray, '*b']:
   """Half the sum of absolute differences of distributions over classes."""
-  apart = np.abs(np.asarray(first, np.float64) - second).sum(axis=-1)
-  return np.asarray(apart / 2)
+  distance = np.abs(np.asarray(first, np.float64) - second).sum(axis=-1)
+  return np.asarray(distance / 2)
 
 
 def total_variation_gap(
   answer: Num[np.ndarray, 'k'], retrained: Num[np.ndarray, 'r k']
 ) -> RetrainedGap:
-  """TV of a network's mean answer on images of f to that of retrained ones.
+  """TV between the mean answers of a network and of retrained ones.
 
   Args:
     answer: mean probabilities over unseen images of f.
-    retrained: those of each retrained network.
+    retrained: the same of each retrained network.
 
   Raises:
     UserError: fewer than three retrained networks.
   """
-  apart = total_variation(retrained, leave_one_out_means(retrained))
+  distances = total_variation(retrained, leave_one_out_means(retrained))
   value = float(total_variation(answer, retrained.mean(axis=0)))
   return RetrainedGap(
-    value, apart, value, float(apart.mean()), float(apart.max())
+    value, distances, value, float(distances.mean()), float(distances.max())
   )
-
-
-# As published.
-_PENALTY = 3.0
 
 
 def _finite_column(name: str, values: Num[np.ndarray, '_']) -> np.ndarray:
@@ -242,14 +234,14 @@ def confidence_attack(
   forget: Num[np.ndarray, 'f'],
   max_test: int | None = None,
 ) -> float:
-  """MIS: the share of the forget set that is held for unseen, 0 to 1.
+  """MIS: the share of the forget set that the attack calls unseen, 0 to 1.
 
   Args:
-    key: of the points that are used, as many retained as test ones.
+    key: of the sampled points, as many retained as test points.
     retain: probability of the label of retained training points.
     test: of test points.
     forget: of forgotten points.
-    max_test: how many test points are used, whose square the time grows with;
+    max_test: limit of test points, because the time grows with their square;
       None for all.
 
   Raises:
@@ -259,11 +251,12 @@ def confidence_attack(
     _finite_column('retained', retain),
     _finite_column('test', test),
   )
-  asked = _finite_column('forgotten', forget)
-  draw = lambda side: np.asarray(jax.random.permutation(key, len(side)))
-  others = others[draw(others)[:max_test]]
-  members = members[draw(members)[: len(others)]]
+  forgotten = _finite_column('forgotten', forget)
+  shuffle = lambda side: np.asarray(jax.random.permutation(key, len(side)))
+  # Balanced classes: otherwise the attack may call every point a member.
+  others = others[shuffle(others)[:max_test]]
+  members = members[shuffle(members)[: len(others)]]
   label = np.repeat([1, 0], [len(members), len(others)])
-  attack = svm.SVC(C=_PENALTY, kernel='rbf', gamma='auto')
+  attack = svm.SVC(C=_CONFIDENCE_PENALTY, kernel='rbf', gamma='auto')
   attack.fit(np.concatenate([members, others]), label)
-  return float(np.mean(attack.predict(asked) == 0))
+  return float(np.mean(attack.predict(forgotten) == 0))

@@ -1,20 +1,20 @@
-r"""U-LiRA: can a forgotten point be told from one that was never seen?
+r"""U-LiRA: a test that tells forgotten points from points never seen.
 
-For every point x two kinds of models: U, trained with x and then made to
+For every point x, two kinds of models: U, trained with x and then made to
 forget it, and R, never trained on x. With Gaussians of the logit-scaled
-confidence of both kinds, a model's own statistic t scores
+confidence of both kinds, a model with statistic t scores
 
   log N(t; mu_U, sigma_U) - log N(t; mu_R, sigma_R).
 
 Every model is held out in turn from the Gaussians that score it, together with
-one of the other kind, where published code holds out the last one of each: K
-curves instead of one for the same trainings.
+a model of the other kind. Published code holds out the last model of each kind;
+the same trainings give K curves instead of one.
 
-The fewer models a Gaussian is of, the lower it is on average where a new value
-lies. Points that more models forgot have the higher ratios, and have more
-ratios among the forgotten ones: pooled as they are, models that are all alike
-part from themselves. So a ratio counts by its place among those of unseen
-points that as many models forgot, and as many never saw.
+The density of a Gaussian at a new value is lower on average if fewer models
+determine it. Points that more models forgot have higher ratios, and more of the
+ratios among the forgotten ones: pooled directly, identical models would be told
+apart. A ratio therefore counts by its rank among unseen points with the same
+number of models of each kind.
 
 References:
   Inexact Unlearning Needs More Careful Evaluations, arXiv 2403.01218.
@@ -32,7 +32,7 @@ from cmu_jax.core import errors
 
 # One model is held out, and a variance needs two more.
 MIN_MODELS = 3
-# Beyond it a logit-scaled confidence says nothing more.
+# Larger confidences carry no more evidence, but dominate a Gaussian.
 CONFIDENCE_CLIP = 60.0
 
 
@@ -40,16 +40,16 @@ class Ulira(NamedTuple):
   """Scores of held-out models.
 
   Attributes:
-    forgotten: of points under models that were made to forget them: the share
-      of `unseen` ratios, of points with as many models of each kind, that are
-      lower; ties count half.
+    forgotten: scores of points under models that forgot them: the share of
+      lower `unseen` ratios, among points with as many models of each kind;
+      ties count half.
     unseen: the same of points under models that never saw them.
     by_model: AUC of each model that has points of both kinds, else of each
-      pair of models, one of a kind. All are of the same points: their spread
-      is over trainings only.
-    models: how many models took part.
-    members: where `forgotten` are, models by points, in the order of rows.
-    others: where `unseen` are, likewise.
+      pair of models of different kinds. All share the same points: their
+      spread is over trainings only.
+    models: number of models.
+    members: marks the entries of `forgotten`, models by points, row by row.
+    others: marks the entries of `unseen`, likewise.
   """
 
   forgotten: Float[np.ndarray, 'p']
@@ -60,46 +60,46 @@ class Ulira(NamedTuple):
   others: Bool[np.ndarray, '_ _']
 
 
-def held_out_model(where: Bool[np.ndarray, 'k n']) -> Int[np.ndarray, 'k n']:
+def held_out_model(mask: Bool[np.ndarray, 'k n']) -> Int[np.ndarray, 'k n']:
   """The marked model that is left out for each row: itself, or a partner.
 
-  The partner of a row that is not marked itself is the marked one of the same
-  rank, round and round. Left in, the other kind would have a model more than
-  the row's own, and identical models would score below chance.
+  An unmarked row gets the marked model of the same rank, cyclically.
   """
-  count = np.maximum(where.sum(axis=0), 1)[None, :]
-  order = np.argsort(~where, axis=0, kind='stable')
-  rank = np.where(where, where.cumsum(axis=0), (~where).cumsum(axis=0)) - 1
+  # With the partner left in, the other kind would have a model more than the
+  # row's own kind, and identical models would score below chance.
+  count = np.maximum(mask.sum(axis=0), 1)[None, :]
+  order = np.argsort(~mask, axis=0, kind='stable')
+  rank = np.where(mask, mask.cumsum(axis=0), (~mask).cumsum(axis=0)) - 1
   return np.take_along_axis(order, rank % count, axis=0)
 
 
 def leave_one_out_gaussians(
   statistic: Num[np.ndarray, 'k n'],
-  where: Bool[np.ndarray, 'k n'],
+  mask: Bool[np.ndarray, 'k n'],
   variance: str = 'pooled',
   floor: float = lira_scores.STD_FLOOR,
 ) -> lira_scores.Gaussians:
-  """Gaussians of the marked models without the one `held` for the row, [k, n].
+  """Gaussians of the marked models without the held-out model, [k, n].
 
   Args:
     statistic: of each point under each model.
-    where: which of them count.
+    mask: marks the models of each point.
     variance: 'own', or 'pooled' over points.
     floor: of standard deviations.
   """
-  # Around a centre the squares do not cancel.
-  rest = np.broadcast_to(where.sum(axis=0)[None, :] - 1, where.shape)
-  total = np.where(where, statistic, 0).sum(axis=0)[None, :]
-  centre = total / np.maximum(rest + 1, 1)
-  away = np.where(where, statistic - centre, 0)
-  gone = np.take_along_axis(away, held_out_model(where), axis=0)
-  first = (away.sum(axis=0)[None, :] - gone) / np.maximum(rest, 1)
-  squares = (away**2).sum(axis=0)[None, :] - gone**2
-  own = (squares - rest * first**2) / np.maximum(rest - 1, 1)
-  own = np.where(rest > 1, own, np.nan)
-  mean = np.where(rest > 0, centre + first, np.nan)
+  count = np.broadcast_to(mask.sum(axis=0)[None, :] - 1, mask.shape)
+  total = np.where(mask, statistic, 0).sum(axis=0)[None, :]
+  # Deviations from a centre: raw sums of squares would cancel.
+  centre = total / np.maximum(count + 1, 1)
+  deviation = np.where(mask, statistic - centre, 0)
+  held_out = np.take_along_axis(deviation, held_out_model(mask), axis=0)
+  shift = (deviation.sum(axis=0)[None, :] - held_out) / np.maximum(count, 1)
+  squares = (deviation**2).sum(axis=0)[None, :] - held_out**2
+  variances = (squares - count * shift**2) / np.maximum(count - 1, 1)
+  variances = np.where(count > 1, variances, np.nan)
+  mean = np.where(count > 0, centre + shift, np.nan)
   return lira_scores.Gaussians(
-    mean, lira_scores.standard_deviations(own, variance, floor)
+    mean, lira_scores.standard_deviations(variances, variance, floor)
   )
 
 
@@ -116,8 +116,8 @@ def ulira(
   Args:
     statistic: logit-scaled confidence of each point under each model, [k, n];
       clipped to +-60 here.
-    forgotten: where the model was trained with the point and then forgot it.
-    unseen: where the model was never trained on the point.
+    forgotten: marks points that the model was trained on and then forgot.
+    unseen: marks points that the model was never trained on.
     variance: 'pooled' over points, or 'own' of each.
     floor: of standard deviations.
 
@@ -139,8 +139,8 @@ def ulira(
   )
   lira_scores.check_finite('model', clipped)
   sides = [
-    leave_one_out_gaussians(clipped, w, variance, floor)
-    for w in (forgotten, unseen)
+    leave_one_out_gaussians(clipped, mask, variance, floor)
+    for mask in (forgotten, unseen)
   ]
   enough = (forgotten.sum(axis=0) >= MIN_MODELS) & (
     unseen.sum(axis=0) >= MIN_MODELS
@@ -148,8 +148,7 @@ def ulira(
   errors.check(
     enough.any(),
     f'no point has {MIN_MODELS} models that forgot it and {MIN_MODELS} that '
-    f'never saw '
-    'it: cannot conclude; train more models',
+    'never saw it: cannot conclude; train more models',
   )
   members, others = forgotten & enough[None, :], unseen & enough[None, :]
   score = _lower_shares(
@@ -166,17 +165,17 @@ def _lower_shares(
   members: Bool[np.ndarray, 'k n'],
   others: Bool[np.ndarray, 'k n'],
 ) -> Float[np.ndarray, 'k n']:
-  """Places among the others of points with as many models of each kind."""
+  """Shares of lower ratios among unseen points with as many models."""
   sizes = np.stack([members.sum(axis=0), others.sum(axis=0)])
-  kinds, which = np.unique(sizes, axis=1, return_inverse=True)
-  found = np.full(ratio.shape, np.nan)
+  kinds, kind = np.unique(sizes, axis=1, return_inverse=True)
+  shares = np.full(ratio.shape, np.nan)
   for i in np.flatnonzero(kinds.all(axis=0)):
-    here = which.ravel() == i
-    unseen = np.sort(ratio[:, here][others[:, here]])
-    below = np.searchsorted(unseen, ratio[:, here], 'left')
-    upto = np.searchsorted(unseen, ratio[:, here], 'right')
-    found[:, here] = (below + upto) / (2 * unseen.size)
-  return found
+    points = kind.ravel() == i
+    unseen = np.sort(ratio[:, points][others[:, points]])
+    below = np.searchsorted(unseen, ratio[:, points], 'left')
+    at_most = np.searchsorted(unseen, ratio[:, points], 'right')
+    shares[:, points] = (below + at_most) / (2 * unseen.size)
+  return shares
 
 
 def _auc_by_model(
@@ -184,12 +183,13 @@ def _auc_by_model(
   members: Bool[np.ndarray, 'k n'],
   others: Bool[np.ndarray, 'k n'],
 ) -> Float[np.ndarray, '_']:
-  rows = np.arange(len(score))
-  own = (members.any(axis=1) & others.any(axis=1)).any()
-  first = rows[members.any(axis=1)]
-  second = rows[others.any(axis=1)]
-  pairs = [(r, r) for r in np.intersect1d(first, second)] if own else []
-  pairs = pairs or list(zip(first, second, strict=False))
+  """AUC of each model with points of both kinds, else of pairs of models."""
+  forgetting = np.flatnonzero(members.any(axis=1))
+  unaware = np.flatnonzero(others.any(axis=1))
+  both = np.intersect1d(forgetting, unaware)
+  pairs = [(model, model) for model in both] or list(
+    zip(forgetting, unaware, strict=False)
+  )
   return np.array(
     [
       roc_curves.auc(score[i][members[i]], score[j][others[j]])
@@ -218,6 +218,6 @@ def ulira_of_class(
     UserError: fewer than three models of a kind.
   """
   both = np.concatenate([unlearned, retrained])
-  first = np.arange(len(both)) < len(unlearned)
-  marks = np.broadcast_to(first[:, None], both.shape)
-  return ulira(both, marks, ~marks, variance=variance, floor=floor)
+  is_unlearned = np.arange(len(both)) < len(unlearned)
+  mask = np.broadcast_to(is_unlearned[:, None], both.shape)
+  return ulira(both, mask, ~mask, variance=variance, floor=floor)
