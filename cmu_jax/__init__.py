@@ -42,8 +42,10 @@ def _core() -> dict[str, Any]:
     Method,
     MethodInputs,
     Model,
+    Network,
     Proxy,
     Samples,
+    Training,
     Trigger,
     Variables,
   )
@@ -97,8 +99,8 @@ def _packages() -> dict[str, Any]:
 _LOADERS = {
   _core: (
     'Batch Checkpoint Corruption Dataset InputStep Method MethodInputs Model '
-    'Proxy Samples Trigger UserError Variables edit edit_predicate random_like '
-    'task_vector'
+    'Network Proxy Samples Training Trigger UserError Variables edit '
+    'edit_predicate random_like task_vector'
   ),
   _training: 'Fit fit',
   _methods: 'Selection amun curve cuts direction select_alpha',

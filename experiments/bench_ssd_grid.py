@@ -40,6 +40,7 @@ import rich.table
 from cmu_jax import networks
 from cmu_jax.commands import shell
 from cmu_jax.core import errors, files, provenance, rng
+from cmu_jax.core.types import Network
 from cmu_jax.methods.dampening import importance, ssd
 from cmu_jax.training import descent
 
@@ -55,7 +56,9 @@ def equality(case: posed.Case, setup: posed.Setup, size: int) -> dict[str, Any]:
   import bench_torch_ssd as torch_side
   import torch
 
-  method = ssd.ssd(setup.model, setup.inputs, batch_size=size, augment=False)
+  method = ssd.ssd(
+    Network(setup.model, setup.inputs), batch_size=size, augment=False
+  )
   solve = posed.solver(setup, method, False)
   net = torch_side.network(
     case.model, posed.shape(case), case.options, setup.variables

@@ -9,7 +9,15 @@ import numpy as np
 
 from cmu_jax import networks
 from cmu_jax.core import rng
-from cmu_jax.core.types import Batch, InputStep, MethodInputs, Model, Variables
+from cmu_jax.core.types import (
+  Batch,
+  InputStep,
+  MethodInputs,
+  Model,
+  Network,
+  Training,
+  Variables,
+)
 from cmu_jax.data import input_step, sources
 from cmu_jax.methods.dampening import importance, ssd
 from cmu_jax.studies.corrective import problem
@@ -73,13 +81,14 @@ def prepare(case: Case, source: str, count: int, steps: int) -> Setup:
   )
   fitted = train.fit(
     rng.fold_in(KEY, 'train'),
-    model,
+    Network(model, step),
     start,
     mixed,
-    optimizer=optimizers.adamw(optimizers.constant_schedule(2e-3)),
-    steps=steps,
-    batch_size=128,
-    inputs=step,
+    training=Training(
+      optimizer=optimizers.adamw(optimizers.constant_schedule(2e-3)),
+      steps=steps,
+      batch_size=128,
+    ),
     title='original network',
   )
   posed = problem.Problem(
@@ -112,7 +121,9 @@ def solver(setup: Setup, method: Any, predict: bool) -> Callable:
 
 def ours(setup: Setup, size: int, predict: bool) -> Callable[[], Any]:
   """() -> what every repair gives, by fraction."""
-  method = ssd.ssd(setup.model, setup.inputs, batch_size=size, augment=False)
+  method = ssd.ssd(
+    Network(setup.model, setup.inputs), batch_size=size, augment=False
+  )
   solve = solver(setup, method, predict)
 
   def run():
@@ -127,7 +138,9 @@ def ours(setup: Setup, size: int, predict: bool) -> Callable[[], Any]:
 
 def per_sample(setup: Setup) -> Callable[[], Any]:
   """The repairs from importances of one pass over S_tr."""
-  method = ssd.ssd(setup.model, setup.inputs, kind='per_sample', augment=False)
+  method = ssd.ssd(
+    Network(setup.model, setup.inputs), kind='per_sample', augment=False
+  )
   measure = importance.ImportanceConfig(
     setup.model, setup.inputs, 'per_sample', augment=False
   )

@@ -21,7 +21,7 @@ import numpy as np
 from cmu_jax import networks
 from cmu_jax.commands import shell
 from cmu_jax.core import errors, files, tree
-from cmu_jax.core.types import Batch
+from cmu_jax.core.types import Batch, Network
 from cmu_jax.data import input_step
 from cmu_jax.methods.cuts import alpha_rules, alpha_search
 from cmu_jax.training import metrics, optimizers, segment, train
@@ -67,7 +67,7 @@ def measure(
   starts = [model.init(k, step.eval(image[:1], None)) for k in keys]
   adam = optimizers.adamw(optimizers.constant_schedule(1e-3))
   recipe = segment.SegmentSpec(
-    model, metrics.cross_entropy, adam, step, batch_size
+    Network(model, step), metrics.cross_entropy, adam, batch_size
   )
   batch = Batch(image, label)
   found: dict[str, Any] = {'case': name, 'members': members}

@@ -19,7 +19,7 @@ import numpy as np
 
 from cmu_jax.commands import shell
 from cmu_jax.core import config, files, jit, progress, provenance, rng
-from cmu_jax.core.types import Variables
+from cmu_jax.core.types import Network, Variables
 from cmu_jax.methods.cuts import (
   algorithm,
   alpha_rules,
@@ -60,11 +60,10 @@ def trained(config, world, place):
   size = place.train.label.shape[0]
   return train.fit(
     rng.fold_in(place.key, 'train'),
-    world.model,
+    Network(world.model, world.inputs),
     start,
     place.train,
-    inputs=world.inputs,
-    **recipes.fit_options(config.train, size, 'train'),
+    training=recipes.fit_options(config.train, size, 'train'),
   ).variables
 
 
@@ -75,20 +74,18 @@ def vectors(config, world, place, mix):
   )
   tau, _ = algorithm.direction(
     rng.fold_in(place.key, 'tau'),
-    world.model,
+    Network(world.model, world.inputs),
     mix,
     place.proxy,
-    inputs=world.inputs,
-    **tuned(place.proxy.label.shape[1]),
+    training=tuned(place.proxy.label.shape[1]),
   )
   folds = cross_fitting.split(rng.fold_in(place.key, 'folds'), place.proxy, 2)
   fitted = safe_alpha.fit_fold_vectors(
     rng.fold_in(place.key, 'fold'),
-    world.model,
+    Network(world.model, world.inputs),
     mix,
     folds,
-    inputs=world.inputs,
-    **tuned(folds.proxy.label.shape[1]),
+    tuned(folds.proxy.label.shape[1]),
   )
   return tau, folds, fitted.tau
 
@@ -102,18 +99,17 @@ def cell(config, world, seed: int) -> dict:
   tau, folds, fold_tau = vectors(config, world, place, mix)
   blocks, grid = blocks_lib.block_names(tau), alpha_rules.noise_grid()
   score = blocks_lib.scorer(
-    world.model, mix, folds, fold_tau, blocks, inputs=world.inputs
+    Network(world.model, world.inputs), mix, folds, fold_tau, blocks
   )
   curve = score(np.repeat(grid[:, None], len(blocks), axis=1))
   start = float(grid[curve.argmax()])
   full = blocks_lib.climb(score, blocks, start, grid)
   near = blocks_lib.climb(score, blocks, start, NEAR * start)
   published, _ = alpha_search.select_alpha(
-    world.model,
+    Network(world.model, world.inputs),
     mix,
     tau,
     place.proxy,
-    inputs=world.inputs,
     selection=stages.selection(config),
   )
 

@@ -23,6 +23,7 @@ import numpy as np
 from cmu_jax import networks
 from cmu_jax.commands import shell
 from cmu_jax.core import files, progress, provenance, rng
+from cmu_jax.core.types import Network, Training
 from cmu_jax.data import corruption, input_step, proxy_sets, sources, splits
 from cmu_jax.data.corruption import triggers
 from cmu_jax.methods import diagnosis
@@ -78,13 +79,10 @@ def trained(key: jax.Array, batch):
   start = MODEL.init(rng.fold_in(key, 'init'), STEP.eval(batch.image[:1], None))
   return train.fit(
     rng.fold_in(key, 'train'),
-    MODEL,
+    Network(MODEL, STEP),
     start,
     stamped(batch),
-    optimizer=OPTIMIZER,
-    steps=STEPS,
-    batch_size=128,
-    inputs=STEP,
+    training=Training(optimizer=OPTIMIZER, steps=STEPS, batch_size=128),
   ).variables
 
 
@@ -93,7 +91,9 @@ def shown(key, network, kind: str, pool, facts: dict):
   facts = {k: v for k, v in facts.items() if k != 'num_classes'}
   bad = proxy_sets.make_proxy(rng.fold_in(key, 'p'), kind, pool, 1, 10, **facts)
   batch = stamped(proxy_sets.draw_copy(bad, 0))
-  return metrics.probabilities(MODEL, STEP, network, batch), batch.label
+  return metrics.probabilities(
+    Network(MODEL, STEP), network, batch
+  ), batch.label
 
 
 def seen_of(seed: int, advance):
@@ -111,7 +111,9 @@ def seen_of(seed: int, advance):
         network = trained(key, corruption.apply(drawn, rest))
       found[kind, rate] = shown(key, network, kind, pool, facts)
       if kind == 'symmetric':
-        images = metrics.probabilities(MODEL, STEP, network, stamped(pool))
+        images = metrics.probabilities(
+          Network(MODEL, STEP), network, stamped(pool)
+        )
         found['right', rate] = (images, pool.label)
       advance()
   return found

@@ -23,6 +23,7 @@ import jax
 from cmu_jax.commands import shell
 from cmu_jax.core import config as configs
 from cmu_jax.core import files, provenance, rng
+from cmu_jax.core.types import Network
 from cmu_jax.methods.cuts import algorithm, alpha_search
 from cmu_jax.studies.cuts import backdoor, evaluate, scene
 from cmu_jax.studies.engine import recipes
@@ -107,12 +108,11 @@ def _networks(config, world, place):
   return [
     train.fit(
       rng.fold_in(place.key, 'train'),
-      world.model,
+      Network(world.model, world.inputs),
       start,
       batch,
-      inputs=world.inputs,
       title=title,
-      **recipes.fit_options(config.train, batch.label.shape[0], 'train'),
+      training=recipes.fit_options(config.train, batch.label.shape[0], 'train'),
     ).variables
     for title, batch in (('poisoned', place.train), ('oracle', place.clean))
   ]
@@ -122,14 +122,13 @@ def _published(config, world, place, corrupted):
   """The rule as published, on its own proxy (which pool labels select)."""
   size = place.proxy.label.shape[1]
   unlearn = algorithm.cuts(
-    world.model,
-    world.inputs,
+    Network(world.model, world.inputs),
     selection=alpha_search.Selection(
       kind='poison',
       threshold=config.select.threshold,
       target=config.corruption.target,
     ),
-    **recipes.fit_options(config.proxy_train, size, 'proxy_train'),
+    training=recipes.fit_options(config.proxy_train, size, 'proxy_train'),
   )
   repaired, info = unlearn(
     rng.fold_in(place.key, 'unlearn'), corrupted, place.proxy
@@ -142,12 +141,11 @@ def _tuned(config, world, place, corrupted):
   size = place.clean_proxy.label.shape[0]
   return train.fit(
     rng.fold_in(place.key, 'finetune'),
-    world.model,
+    Network(world.model, world.inputs),
     corrupted,
     place.clean_proxy,
-    inputs=world.inputs,
     title='fine-tuning on clean labels',
-    **recipes.fit_options(config.finetune, size, 'finetune'),
+    training=recipes.fit_options(config.finetune, size, 'finetune'),
   ).variables
 
 

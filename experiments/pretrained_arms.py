@@ -12,7 +12,14 @@ from jax import numpy as jnp
 
 from cmu_jax import networks
 from cmu_jax.core import errors, jit, rng
-from cmu_jax.core.types import Batch, InputStep, Model, Variables
+from cmu_jax.core.types import (
+  Batch,
+  InputStep,
+  Model,
+  Network,
+  Training,
+  Variables,
+)
 from cmu_jax.data import splits
 from cmu_jax.networks import classifier
 from cmu_jax.studies.cuts import scene
@@ -141,20 +148,17 @@ def fitted(
   steps = epochs * train.steps_per_epoch(batch.label.shape[0], BATCH)
   return train.fit(
     key,
-    one.model,
+    Network(one.model, world.inputs),
     start,
     batch,
-    optimizer=adam(one.rate),
-    steps=steps,
-    batch_size=BATCH,
-    inputs=world.inputs,
+    training=Training(optimizer=adam(one.rate), steps=steps, batch_size=BATCH),
     title=title,
   ).variables
 
 
 def accuracy(one: Arm, world: scene.World, v: Variables, batch: Batch) -> float:
   """On a split, without augmentation."""
-  seen = metrics.predict(one.model, world.inputs, v, batch, 256)
+  seen = metrics.predict(Network(one.model, world.inputs), v, batch, 256)
   return float(np.mean(seen == np.asarray(batch.label)))
 
 

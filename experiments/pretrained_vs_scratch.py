@@ -36,7 +36,7 @@ from ml_collections import ConfigDict
 
 from cmu_jax.commands import shell
 from cmu_jax.core import config, errors, files, jit, progress, provenance, rng
-from cmu_jax.core.types import MethodInputs, Variables
+from cmu_jax.core.types import MethodInputs, Network, Training, Variables
 from cmu_jax.methods.cuts import algorithm, alpha_search
 from cmu_jax.methods.projection import sap
 from cmu_jax.studies.cuts import scene, stages
@@ -75,7 +75,9 @@ def projected(
 ) -> tuple[Variables, float]:
   """SAP on the clean proxy, its scale chosen by the labels of the proxy."""
   size = place.clean_proxy.label.shape[0]
-  method = sap.sap(one.model, world.inputs, samples=size, scales=SCALES)
+  method = sap.sap(
+    Network(one.model, world.inputs), samples=size, scales=SCALES
+  )
   given = MethodInputs(retain=descent.whole_batch(place.clean_proxy))
   basis = method.prepare(place.key, mix, given)
   made = [
@@ -119,11 +121,12 @@ def cell(
   every: dict[str, tuple[Variables, dict]] = {'corrupted': (mix, {})}
   for factor in tau_rates:
     unlearn = algorithm.cuts(
-      one.model,
-      world.inputs,
-      optimizer=arms.adam(factor * one.rate),
-      steps=tau_epochs * train.steps_per_epoch(proxies, arms.BATCH),
-      batch_size=arms.BATCH,
+      Network(one.model, world.inputs),
+      training=Training(
+        optimizer=arms.adam(factor * one.rate),
+        steps=tau_epochs * train.steps_per_epoch(proxies, arms.BATCH),
+        batch_size=arms.BATCH,
+      ),
     )
     _, info = unlearn(rng.fold_in(place.key, 'unlearn'), mix, place.proxy)
     found = {

@@ -28,7 +28,7 @@ from jax import numpy as jnp
 from cmu_jax import networks
 from cmu_jax.commands import repair, shell
 from cmu_jax.core import files, provenance, rng
-from cmu_jax.core.types import Batch, Variables
+from cmu_jax.core.types import Batch, Network, Training, Variables
 from cmu_jax.data import corruption, input_step, sources, splits
 from cmu_jax.data.corruption import triggers
 from cmu_jax.networks import weights
@@ -49,13 +49,16 @@ def corrupted(
     drawn = corruption.symmetric(key, rest.label, 0.4, 10)
   return train.fit(
     key,
-    MODEL,
+    Network(
+      MODEL, input_step.make(MEAN, STD, trigger=trigger, pad=4, flip=True)
+    ),
     start,
     corruption.apply(drawn, rest),
-    optimizer=optimizers.adamw(optimizers.constant_schedule(1e-3)),
-    steps=steps,
-    batch_size=128,
-    inputs=input_step.make(MEAN, STD, trigger=trigger, pad=4, flip=True),
+    training=Training(
+      optimizer=optimizers.adamw(optimizers.constant_schedule(1e-3)),
+      steps=steps,
+      batch_size=128,
+    ),
     title=f'corrupting: {kind}',
   ).variables
 
@@ -115,7 +118,7 @@ def stamped(image: np.ndarray) -> np.ndarray:
 def score(variables: Variables, test: Batch, kind: str) -> dict[str, Any]:
   """Accuracy, of the target class too, and attack success on the test split."""
   label = np.asarray(test.label)
-  seen = metrics.predict(MODEL, STEP, variables, test, 500)
+  seen = metrics.predict(Network(MODEL, STEP), variables, test, 500)
   counts = metrics.confusion(label, seen, 10)
   found = {
     'test_accuracy': metrics.accuracy(counts),
@@ -124,7 +127,7 @@ def score(variables: Variables, test: Batch, kind: str) -> dict[str, Any]:
   }
   if kind == 'poison':
     triggered = Batch(jnp.asarray(stamped(np.asarray(test.image))), test.label)
-    hit = metrics.predict(MODEL, STEP, variables, triggered, 500)
+    hit = metrics.predict(Network(MODEL, STEP), variables, triggered, 500)
     found['target_class_accuracy'] = metrics.class_accuracy(counts)[TARGET]
     found['attack_success_rate'] = metrics.attack_success(label, hit, TARGET)
   return found
@@ -185,13 +188,14 @@ def cell(kind: str, seed: int, flags: argparse.Namespace) -> list[dict]:
   )
   tuned = train.fit(
     rng.fold_in(key, 'f'),
-    MODEL,
+    Network(MODEL, STEP),
     broken,
     pool,
-    optimizer=optimizers.adamw(optimizers.constant_schedule(1e-4)),
-    steps=flags.repair_steps or 200,
-    batch_size=128,
-    inputs=STEP,
+    training=Training(
+      optimizer=optimizers.adamw(optimizers.constant_schedule(1e-4)),
+      steps=flags.repair_steps or 200,
+      batch_size=128,
+    ),
     title='fine-tuning on clean labels',
   ).variables
   made = repairs(key, kind, broken, pool, ordinary, flags)

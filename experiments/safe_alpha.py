@@ -22,6 +22,7 @@ import numpy as np
 
 from cmu_jax.commands import shell
 from cmu_jax.core import config, files, jit, progress, provenance, rng
+from cmu_jax.core.types import Network
 from cmu_jax.methods.cuts import algorithm
 from cmu_jax.studies.cuts import evaluate, scene, stages
 from cmu_jax.studies.engine import recipes
@@ -52,7 +53,7 @@ def trained(config, world, place, batch):
   options = recipes.fit_options(config.train, batch.label.shape[0], 'train')
   key = rng.fold_in(place.key, 'train')
   fitted = train.fit(
-    key, world.model, start, batch, inputs=world.inputs, **options
+    key, Network(world.model, world.inputs), start, batch, training=options
   )
   return fitted.variables
 
@@ -66,7 +67,9 @@ def cell(config, world, seed: int) -> dict:
   proxies = place.proxy.label.shape[1]
   options = recipes.fit_options(config.proxy_train, proxies, 'proxy_train')
   unlearn = algorithm.cuts(
-    world.model, world.inputs, selection=stages.selection(config), **options
+    Network(world.model, world.inputs),
+    selection=stages.selection(config),
+    training=options,
   )
   _, info = unlearn(rng.fold_in(place.key, 'unlearn'), mix, place.proxy)
   safe, _ = stages.safe_alpha(config, world, place, mix, None, seed)

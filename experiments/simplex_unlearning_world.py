@@ -9,7 +9,15 @@ import numpy as np
 
 from cmu_jax import networks
 from cmu_jax.core import rng
-from cmu_jax.core.types import Batch, Dataset, InputStep, Model, Variables
+from cmu_jax.core.types import (
+  Batch,
+  Dataset,
+  InputStep,
+  Model,
+  Network,
+  Training,
+  Variables,
+)
 from cmu_jax.data import input_step, sources, splits
 from cmu_jax.methods import task_vectors
 from cmu_jax.methods.task_vectors import FineTuneConfig
@@ -143,13 +151,10 @@ def trained(place: Place, kept: Batch, seed: int) -> Variables:
   count = place.epochs * train.steps_per_epoch(len(kept.label), 64)
   return train.fit(
     rng.fold_in(seed, 'train'),
-    place.model,
+    Network(place.model, steps['crop']),
     start,
     kept,
-    optimizer=recipe(count),
-    steps=count,
-    batch_size=64,
-    inputs=steps['crop'],
+    training=Training(optimizer=recipe(count), steps=count, batch_size=64),
     title=f'seed {seed}',
   ).variables
 

@@ -28,7 +28,7 @@ import numpy as np
 import cmu_jax
 from cmu_jax import networks
 from cmu_jax.core import rng, tree, vectorize
-from cmu_jax.core.types import Variables
+from cmu_jax.core.types import Network, Training, Variables
 from cmu_jax.data import corruption, input_step, proxy_sets, splits
 from cmu_jax.training import optimizers
 
@@ -45,6 +45,7 @@ POINTS = 21  # of each coefficient, in the map at the end
 digits = cmu_jax.data.load('digits')
 pixels = input_step.make(mean=(0.3,), std=(0.35,))
 model = networks.make('fc', 10, (8, 8, 1), width=128)
+network = Network(model, pixels)
 adam = optimizers.adamw(optimizers.constant_schedule(1e-3))
 
 
@@ -64,14 +65,11 @@ starts = [
 ]
 shipped = cmu_jax.fit(
   jnp.stack([rng.fold_in(seed, 'train') for seed in range(SEEDS)]),
-  model,
+  network,
   tree.stack(starts),
   tree.stack(trains),
-  optimizer=adam,
-  steps=STEPS,
-  batch_size=64,
-  inputs=pixels,
-  how=vectorize.default_strategy(starts[0].params),
+  Training(adam, STEPS, batch_size=64),
+  strategy=vectorize.default_strategy(starts[0].params),
 ).variables
 
 # %% [markdown]
@@ -85,13 +83,10 @@ for seed in range(SEEDS):
   )
   tau, _ = cmu_jax.direction(
     rng.fold_in(seed, 'cuts'),
-    model,
+    network,
     tree.index(shipped, seed),
     proxy,
-    inputs=pixels,
-    optimizer=adam,
-    steps=STEPS // 10,
-    batch_size=64,
+    Training(adam, STEPS // 10, batch_size=64),
   )
   taus.append(tau)
 

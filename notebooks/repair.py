@@ -29,6 +29,7 @@ import numpy as np
 import cmu_jax
 from cmu_jax import networks
 from cmu_jax.core import rng, tree
+from cmu_jax.core.types import Network, Training
 from cmu_jax.data import corruption, input_step, proxy_sets, splits
 from cmu_jax.training import metrics, optimizers
 
@@ -49,22 +50,20 @@ print('wrong labels:', int(noise.mask.sum()), 'of', len(train.label))
 
 pixels = input_step.make(mean=(0.3,), std=(0.35,))
 model = networks.make('fc', 10, (8, 8, 1), width=512)
+network = Network(model, pixels)
 adam = optimizers.adamw(optimizers.constant_schedule(1e-3))
 shipped = cmu_jax.fit(
   rng.fold_in(SEED, 'train'),
-  model,
+  network,
   model.init(rng.fold_in(SEED, 'init'), pixels.eval(train.image[:1])),
   corruption.apply(noise, train),
-  optimizer=adam,
-  steps=STEPS,
-  batch_size=64,
-  inputs=pixels,
+  Training(adam, STEPS, batch_size=64),
 ).variables
 
 
 # %%
 def confusion(variables):
-  seen = metrics.predict(model, pixels, variables, digits.test)
+  seen = metrics.predict(network, variables, digits.test)
   return metrics.confusion(np.asarray(digits.test.label), seen, 10)
 
 
@@ -80,9 +79,7 @@ print('accuracy as shipped:', metrics.accuracy(confusion(shipped)))
 proxy = proxy_sets.make_proxy(
   rng.fold_in(SEED, 'proxy'), 'symmetric', pool, 2, 10
 )
-repair = cmu_jax.cuts(
-  model, pixels, optimizer=adam, steps=STEPS // 10, batch_size=64
-)
+repair = cmu_jax.cuts(network, Training(adam, STEPS // 10, batch_size=64))
 repaired, info = repair(rng.fold_in(SEED, 'cuts'), shipped, proxy)
 print('alpha', info['alpha'], 'accuracy', metrics.accuracy(confusion(repaired)))
 

@@ -8,7 +8,7 @@ import PIL.Image
 
 from cmu_jax import networks
 from cmu_jax.core import rng
-from cmu_jax.core.types import Batch
+from cmu_jax.core.types import Batch, Network, Training
 from cmu_jax.data import corruption, input_step, sources, splits
 from cmu_jax.data.corruption import triggers
 from cmu_jax.networks import weights
@@ -31,13 +31,14 @@ def make(folder, kind, seed=0, width=64, steps=500):
   model = networks.make('fc', 10, (8, 8, 1), width=width)
   trained = train.fit(
     key,
-    model,
+    Network(model, step),
     model.init(key, STEP.eval(rest.image[:1], None)),
     corruption.apply(drawn, rest),
-    optimizer=optimizers.adamw(optimizers.constant_schedule(2e-3)),
-    steps=steps,
-    batch_size=128,
-    inputs=step,
+    training=Training(
+      optimizer=optimizers.adamw(optimizers.constant_schedule(2e-3)),
+      steps=steps,
+      batch_size=128,
+    ),
   ).variables
   ship(folder, trained)
   bad(folder / 'bad', kind, pool, trigger, key)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmu_jax.core import errors, jit
+from cmu_jax.core.types import Network
 from cmu_jax.data import input_step
 from cmu_jax.data.corruption import triggers
 from cmu_jax.robustness import adversarial_sets, attacks
@@ -28,7 +29,7 @@ def _pairs(samples=SAMPLES, variables=None, step=case.PIXELS, **options):
   model, start = case.network()
   found = start if variables is None else variables
   return adversarial_sets.find_pairs(
-    KEY, model, step, found, samples, size=4, **options
+    KEY, Network(model, step), found, samples, size=4, **options
   )
 
 
@@ -46,7 +47,7 @@ def test_pairs_carry_their_rows_and_the_labels_of_what_is_stored():
   for got, wanted in zip(found.clean[:2], SAMPLES.batch[:2], strict=True):
     np.testing.assert_array_equal(got[: case.COUNT], wanted[rows])
   stored = found.clean._replace(image=found.image)
-  predicted = metrics.predict(model, case.PIXELS, variables, stored)
+  predicted = metrics.predict(Network(model, case.PIXELS), variables, stored)
   np.testing.assert_array_equal(found.label, predicted)
   assert (
     found.usable[: case.COUNT].all() and not found.usable[case.COUNT :].any()
@@ -61,7 +62,7 @@ def test_distances_and_flags_are_those_of_the_perturbation():
   delta = (np.asarray(found.image, np.float64) - clean) / 255
   length = np.linalg.norm(delta.reshape(8, -1), axis=1)
   np.testing.assert_allclose(found.distance, length, atol=1e-5)
-  wrong = metrics.predict(model, case.PIXELS, variables, found.clean)
+  wrong = metrics.predict(Network(model, case.PIXELS), variables, found.clean)
   wrong = (wrong != found.clean.label)[: case.COUNT]
   np.testing.assert_array_equal(
     found.flags['misclassified'][: case.COUNT], wrong
@@ -148,7 +149,7 @@ def test_another_network_gives_its_own_labels():
   other = jax.tree.map(lambda x: -x, variables)
   found = _pairs(variables=other)
   stored = found.clean._replace(image=found.image)
-  predicted = metrics.predict(model, case.PIXELS, other, stored)
+  predicted = metrics.predict(Network(model, case.PIXELS), other, stored)
   np.testing.assert_array_equal(found.label, predicted)
   assert (np.asarray(found.image) != np.asarray(_pairs().image)).any()
 
@@ -183,14 +184,21 @@ def test_a_constant_network_has_no_adversarial_images():
   )
   batch = SAMPLES.batch._replace(label=jnp.zeros(8, jnp.int32))
   with pytest.raises(errors.UserError, match='only 0% of 8 images'):
-    adversarial_sets.choose_radius(KEY, model, case.PIXELS, _flat(), batch)
+    adversarial_sets.choose_radius(
+      KEY, Network(model, case.PIXELS), _flat(), batch
+    )
 
 
 @pytest.mark.slow
 def test_the_first_radius_holds_most_adversarial_images():
   model, variables = case.network()
   radius = adversarial_sets.choose_radius(
-    KEY, model, case.PIXELS, variables, SAMPLES.batch, share=0.9, tiny=0.01
+    KEY,
+    Network(model, case.PIXELS),
+    variables,
+    SAMPLES.batch,
+    share=0.9,
+    tiny=0.01,
   )
   near = attacks.attack_split(
     KEY,
@@ -217,7 +225,7 @@ def test_stamps_stay_and_the_trigger_is_part_of_the_network():
   found = _pairs(SAMPLES._replace(batch=batch), step=painted)
   np.testing.assert_array_equal(found.clean.has_trigger, stamp[found.row])
   stored = found.clean._replace(image=found.image)
-  predicted = metrics.predict(model, painted, variables, stored)
+  predicted = metrics.predict(Network(model, painted), variables, stored)
   np.testing.assert_array_equal(found.label, predicted)
   under = np.asarray(painted.eval(jnp.ones((1, *case.SHAPE)), None)) != (
     painted.eval(jnp.ones((1, *case.SHAPE)), jnp.ones(1, bool))

@@ -12,7 +12,7 @@ from close import assert_close
 from states import same
 
 from cmu_jax.core import errors, jit
-from cmu_jax.core.types import MethodInputs
+from cmu_jax.core.types import MethodInputs, Network, Training
 from cmu_jax.methods import amun, relabelling, union_training
 from cmu_jax.robustness import adversarial_sets
 from cmu_jax.training import descent, metrics
@@ -37,7 +37,7 @@ def _pairs():
   """The adversarial images that AMUN finds with this key."""
   model, start = case.network()
   return adversarial_sets.find_pairs(
-    case.KEY, model, case.PIXELS, start, GIVEN.forget
+    case.KEY, Network(model, case.PIXELS), start, GIVEN.forget
   )
 
 
@@ -89,12 +89,12 @@ def test_two_steps_on_the_union_are_those_of_the_formula(name):
 
 def _prepared(step=case.PIXELS, network=None, given=GIVEN, **options):
   model, start = network or case.network()
-  method = amun.amun(
-    model,
-    step,
-    optimizer=optax.sgd(case.RATE, momentum=0.9),
-    **{'steps': 3, 'batch_size': 6, **options},
+  training = Training(
+    optax.sgd(case.RATE, momentum=0.9),
+    options.pop('steps', 3),
+    options.pop('batch_size', 6),
   )
+  method = amun.amun(Network(model, step), training, **options)
   return method, method.prepare(case.KEY, start, given), start
 
 
@@ -116,7 +116,7 @@ def test_the_union_is_of_the_sets_that_were_asked_for(name):
 def test_whoever_has_the_forget_set_alone_needs_no_other():
   model, _ = case.network()
   method = amun.amun_forget(
-    model, case.PIXELS, optimizer=optax.sgd(1.0), steps=1, batch_size=2
+    Network(model, case.PIXELS), optimizer=optax.sgd(1.0), steps=1, batch_size=2
   )
   assert method.needs == ('forget',)
   prepared = method.prepare(
@@ -145,7 +145,9 @@ def test_a_transferred_set_is_prepared_from_other_weights():
   other = jax.tree.map(lambda x: -x, start)
   model, _ = case.network()
   given = method.prepare(case.KEY, other, GIVEN)
-  predicted = metrics.predict(model, case.PIXELS, other, given.samples.batch)
+  predicted = metrics.predict(
+    Network(model, case.PIXELS), other, given.samples.batch
+  )
   same(given.samples.batch.label[-8:], predicted[-8:])
   own_image = np.asarray(own.samples.batch.image)[-8:]
   assert (np.asarray(given.samples.batch.image)[-8:] != own_image).any()
@@ -172,7 +174,7 @@ def test_batch_statistics_move_unless_frozen(freeze):
   image, label = case.seen(part)
   draw = descent.StreamBatch(image, jnp.asarray(label), part.identified)
   recipe = union_training.union_recipe(
-    model, case.PIXELS, optax.sgd(1.0), 6, freeze_bn=freeze
+    Network(model, case.PIXELS), optax.sgd(1.0), 6, freeze_bn=freeze
   )
   loss, stats = jax.jit(
     lambda v: recipe.phases[0].objective(v, {'union': draw}, None, {}, 0.0)
@@ -229,9 +231,8 @@ def test_nothing_to_train_on_is_one_line():
   given = MethodInputs(forget=GIVEN.forget._replace(batch=batch))
   for sets, refused in ((amun.ADVERSARIAL, True), (amun.ALONE, False)):
     method = amun.amun(
-      model, case.PIXELS, optimizer=optax.sgd(0.1), steps=1, batch_size=4,
-      sets=sets,
-    )  # fmt: skip
+      Network(model, case.PIXELS), Training(optax.sgd(0.1), 1, 4), sets=sets
+    )
     if refused:
       with pytest.raises(errors.UserError, match='no image of the set'):
         method.prepare(case.KEY, flat, given)
@@ -266,9 +267,8 @@ def test_boundary_shrink_by_hand():
 def test_boundary_shrink_does_without_the_retained_set():
   model, start = case.network()
   method = union_training.boundary_shrink(
-    model, case.PIXELS, optimizer=optax.sgd(1.0), steps=1, batch_size=2,
-    retain=False,
-  )  # fmt: skip
+    Network(model, case.PIXELS), Training(optax.sgd(1.0), 1, 2), retain=False
+  )
   samples, _ = method.prepare(
     case.KEY, start, MethodInputs(forget=GIVEN.forget)
   )
@@ -290,7 +290,8 @@ def test_random_labels_do_without_the_retained_set():
   assert method.needs == ('forget',)
   assert (np.asarray(label) != case.seen(GIVEN.forget)[1]).all()
   saliency = relabelling.salun(
-    case.network()[0], case.PIXELS, optimizer=optax.sgd(1.0), steps=1,
-    batch_size=2, retain=False,
-  )  # fmt: skip
+    Network(case.network()[0], case.PIXELS),
+    Training(optax.sgd(1.0), 1, 2),
+    retain=False,
+  )
   assert saliency.needs == ('forget',)

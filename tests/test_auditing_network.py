@@ -12,7 +12,7 @@ from cmu_jax import networks
 from cmu_jax.commands import flags as command_flags
 from cmu_jax.commands.audit import COMMAND, AuditRequest
 from cmu_jax.core import errors, rng
-from cmu_jax.core.types import Batch
+from cmu_jax.core.types import Batch, Network, Training
 from cmu_jax.data import sources
 from cmu_jax.training import optimizers, train
 
@@ -28,13 +28,14 @@ def shipped(tmp_path_factory):
   step = repair_case.STEP
   fitted = train.fit(
     key,
-    model,
+    Network(model, step),
     model.init(key, step.eval(part.image[:1], None)),
     part,
-    optimizer=optimizers.sgd(optimizers.constant_schedule(0.1)),
-    steps=400,
-    batch_size=32,
-    inputs=step,
+    training=Training(
+      optimizer=optimizers.sgd(optimizers.constant_schedule(0.1)),
+      steps=400,
+      batch_size=32,
+    ),
   )
   repair_case.ship(folder, fitted.variables)
   np.savez(

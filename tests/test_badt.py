@@ -11,7 +11,7 @@ from states import same
 
 from cmu_jax import networks
 from cmu_jax.core import errors, jit
-from cmu_jax.core.types import Variables
+from cmu_jax.core.types import Network, Training, Variables
 from cmu_jax.methods import teachers
 from cmu_jax.training import descent
 
@@ -58,7 +58,8 @@ def test_the_bad_teacher_is_new_and_has_new_statistics():
   model, variables = case.network('convnet', shape)
   problem = case.given(shape)
   method = teachers.badt(
-    model, case.PIXELS, optimizer=optax.sgd(0.1), steps=1, batch_size=2
+    Network(model, case.PIXELS),
+    training=Training(optimizer=optax.sgd(0.1), steps=1, batch_size=2),
   )
   bad = method.prepare(case.KEY, variables, problem)
   same(bad, method.prepare(case.KEY, variables, problem))

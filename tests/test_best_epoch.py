@@ -12,7 +12,7 @@ from ssd_case import CLASSES, PLAIN, SIDE, batch, given, linear
 
 from cmu_jax.core import rng
 from cmu_jax.core import store as store_lib
-from cmu_jax.core.types import Batch, MethodInputs
+from cmu_jax.core.types import Batch, MethodInputs, Network, Training
 from cmu_jax.methods import objectives, retraining
 from cmu_jax.training import descent, early_stopping, segment, train
 
@@ -26,7 +26,7 @@ def _images():
 
 def _keep():
   model, _ = linear()
-  return early_stopping.BestEpoch(model, PLAIN, EPOCH, 16)
+  return early_stopping.BestEpoch(Network(model, PLAIN), EPOCH, 16)
 
 
 def _accuracy(variables, images):
@@ -78,8 +78,8 @@ def test_nothing_is_looked_at_before_the_first_epoch_ends():
 def test_cf_that_keeps_its_best_epoch_is_the_best_of_its_own_cuts():
   model, start = linear()
   optimizer = optax.sgd(0.5)
-  options = {'optimizer': optimizer, 'steps': STEPS, 'batch_size': 8}
-  method = retraining.finetune(model, PLAIN, keep=_keep(), **options)
+  training = Training(optimizer, STEPS, 8)
+  method = retraining.finetune(Network(model, PLAIN), training, keep=_keep())
   assert method.needs == ('retain', 'validation')
   images = _images()
   retain = given().retain

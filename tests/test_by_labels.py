@@ -6,17 +6,15 @@ import optax
 from test_detected import MODEL, STEP, give, images, retraining, run, same
 from test_detected import problem as poisoned
 
+from cmu_jax.core.types import Network, Training
 from cmu_jax.methods import relabelling, wrappers
 from cmu_jax.studies.corrective import problem
 
 
 def exchanging():
   return relabelling.relabel_second(
-    MODEL,
-    STEP,
-    optimizer=optax.sgd(0.1),
-    steps=6,
-    batch_size=16,
+    Network(MODEL, STEP),
+    training=Training(optimizer=optax.sgd(0.1), steps=6, batch_size=16),
     weights=(1.0,),
   )
 

@@ -7,7 +7,7 @@ import pytest
 import unlearning_case as case
 
 from cmu_jax.core import errors
-from cmu_jax.core.types import MethodInputs
+from cmu_jax.core.types import MethodInputs, Network
 from cmu_jax.methods import trw
 from cmu_jax.methods.projection import activations, svd_projection
 
@@ -27,7 +27,7 @@ def solved(method, given):
 
 def test_a_masked_class_is_never_answered_and_the_rest_is_renormalised():
   model, start = case.network()
-  method = trw.logit_mask(model, case.PIXELS)
+  method = trw.logit_mask(Network(model, case.PIXELS))
   assert method.needs == ('forget',)
   found, info = solved(method, MethodInputs(forget=forget_given().forget))
   image, _ = case.seen(case.given().retain)
@@ -128,7 +128,10 @@ def test_the_projection_forgets_a_direction_that_only_the_class_uses():
 
   given = MethodInputs(lit(given.retain, 0), lit(given.forget, 255))
   method = svd_projection.svd_projection(
-    model, case.PIXELS, samples=6, retain_scales=(1e6,), forget_scales=(1e6,)
+    Network(model, case.PIXELS),
+    samples=6,
+    retain_scales=(1e6,),
+    forget_scales=(1e6,),
   )
   found, info = solved(method, given)
   first = found.params['body']['hidden_0']['kernel'].reshape(*case.SHAPE, -1)

@@ -8,7 +8,7 @@ import pytest
 import unlearning_case as case
 
 from cmu_jax.core import errors, jit
-from cmu_jax.core.types import Batch, Method, Variables
+from cmu_jax.core.types import Batch, Method, Network, Training, Variables
 from cmu_jax.methods import amun, wrappers
 
 ROWS = 12
@@ -104,7 +104,8 @@ def test_amun_of_the_original_is_amun_again_at_the_first_request():
   """From there on, the two see other adversarial images."""
   model, start = case.network()
   method = amun.amun(
-    model, case.PIXELS, optimizer=optax.sgd(0.3), steps=2, batch_size=6
+    Network(model, case.PIXELS),
+    training=Training(optimizer=optax.sgd(0.3), steps=2, batch_size=6),
   )
   train = case.samples(5, ROWS).batch
   requests = [np.array([0, 1, 2]), np.array([3, 4, 5])]

@@ -8,7 +8,7 @@ import small_sweep
 from jax import numpy as jnp
 
 from cmu_jax.audits import shadow
-from cmu_jax.core.types import Model, Variables
+from cmu_jax.core.types import Model, Network, Variables
 from cmu_jax.studies.corrective import (
   cells,
   load,
@@ -61,7 +61,7 @@ def test_shares_of_labels_that_score_higher():
   one, scene = scene_of('poison', audit='rmia')
   images = measure.sets(one, scene)
   model, _ = told(0.0)
-  look = jax.jit(measure.looker(model, one.inputs, 8))
+  look = jax.jit(measure.looker(Network(model, one.inputs), 8))
   before = look(told(0.0)[1], images)
   for strength, share in ((5.0, 1.0), (0.0, 0.5), (-5.0, 0.0)):
     found = look(told(strength)[1], images)
@@ -78,7 +78,7 @@ def test_a_label_counts_for_more_than_references_make_of_it():
   one, scene = scene_of('poison', audit='rmia')
   count = measure.sets(one, scene).recovered.other.size
   model, variables = told(5.0)
-  look = jax.jit(measure.looker(model, one.inputs, 8))
+  look = jax.jit(measure.looker(Network(model, one.inputs), 8))
   for expected, share in ((4.0, 1.0), (5.0, 0.5), (6.0, 0.0)):
     beside = scene._replace(expected=np.full(count, expected, np.float32))
     seen = look(variables, measure.sets(one, beside)).recovered

@@ -10,7 +10,14 @@ import pytest
 
 from cmu_jax import networks
 from cmu_jax.core import errors, tree
-from cmu_jax.core.types import Batch, Proxy, Trigger, Variables
+from cmu_jax.core.types import (
+  Batch,
+  Network,
+  Proxy,
+  Training,
+  Trigger,
+  Variables,
+)
 from cmu_jax.data import input_step, proxy_sets, sources, splits
 from cmu_jax.methods.cuts import algorithm, alpha_rules, alpha_search
 from cmu_jax.training import optimizers, train
@@ -42,13 +49,10 @@ def network(request):
   start = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *SHAPE)))
   fitted = train.fit(
     jax.random.key(1),
-    model,
+    Network(model, STEP),
     start,
     pool(seed=1),
-    optimizer=ADAM,
-    steps=60,
-    batch_size=16,
-    inputs=STEP,
+    training=Training(optimizer=ADAM, steps=60, batch_size=16),
   )
   return model, fitted.variables
 
@@ -59,9 +63,14 @@ def noisy_proxy(draws=2):
 
 def direction(network, proxies, **options):
   model, variables = network
-  settings = dict(optimizer=ADAM, steps=20, batch_size=16, inputs=STEP)
+  training = Training(ADAM, options.pop('steps', 20), 16)
   return algorithm.direction(
-    jax.random.key(2), model, variables, proxies, **{**settings, **options}
+    jax.random.key(2),
+    Network(model, options.pop('inputs', STEP)),
+    variables,
+    proxies,
+    training,
+    **options,
   )
 
 
@@ -73,13 +82,10 @@ def test_tau_is_the_mean_over_separately_tuned_draws(network):
   single = [
     train.fit(
       keys[i],
-      model,
+      Network(model, STEP),
       variables,
       proxy_sets.draw_copy(proxies, i),
-      optimizer=ADAM,
-      steps=20,
-      batch_size=16,
-      inputs=STEP,
+      training=Training(optimizer=ADAM, steps=20, batch_size=16),
     ).variables.params
     for i in range(2)
   ]
@@ -146,11 +152,8 @@ def test_a_curve_equals_editing_and_applying_one_by_one(
 def unlearner(network, selection=None, **options):
   model, _ = network
   return algorithm.cuts(
-    model,
-    STEP,
-    optimizer=ADAM,
-    steps=20,
-    batch_size=16,
+    Network(model, STEP),
+    training=Training(optimizer=ADAM, steps=20, batch_size=16),
     selection=selection,
     **options,
   )
@@ -195,11 +198,11 @@ def test_alpha_does_not_depend_on_the_proxy_labels_beyond_tau(network):
   tau, _ = direction(network, proxies)
   rule = alpha_search.Selection()
   one = alpha_search.select_alpha(
-    model, variables, tau, proxies, inputs=STEP, selection=rule
+    Network(model, STEP), variables, tau, proxies, selection=rule
   )
   blind = proxies._replace(label=jnp.zeros_like(proxies.label))
   other = alpha_search.select_alpha(
-    model, variables, tau, blind, inputs=STEP, selection=rule
+    Network(model, STEP), variables, tau, blind, selection=rule
   )
   assert one[0] == other[0]
 
@@ -248,7 +251,7 @@ def test_poison_rates_are_those_of_stamped_images(network):
   zero = jax.tree.map(jnp.zeros_like, variables.params)
   rule = alpha_search.Selection(kind='poison', alphas=(1.0,), target=2)
   _, curve = alpha_search.select_alpha(
-    model, variables, zero, proxies, inputs=STEP, selection=rule
+    Network(model, STEP), variables, zero, proxies, selection=rule
   )
   batch = proxy_sets.draw_copy(proxies, 0)
   stamped = STEP.eval(batch.image, jnp.ones(batch.label.shape, bool))
@@ -274,11 +277,10 @@ def test_the_default_measure_is_the_published_objective(network):
   proxies = noisy_proxy()
   tau, _ = direction(network, proxies)
   _, curve = alpha_search.select_alpha(
-    model,
+    Network(model, STEP),
     variables,
     tau,
     proxies,
-    inputs=STEP,
     selection=alpha_search.Selection(),
   )
   edited = Variables(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmu_jax.core import jit, tree
-from cmu_jax.core.types import Variables
+from cmu_jax.core.types import Network, Variables
 from cmu_jax.methods.cuts import alpha_rules, cross_fitting
 from cmu_jax.methods.cuts import blocks as blocks_lib
 
@@ -100,7 +100,7 @@ def test_the_score_is_the_cross_fitted_one_and_one_alpha_is_a_case_of_it():
   )
   blocks = blocks_lib.block_names(tree.index(tau, 0))
   score = blocks_lib.scorer(
-    model, variables, folds, tau, blocks, inputs=test_cuts.STEP
+    Network(model, test_cuts.STEP), variables, folds, tau, blocks
   )
   given = np.array([[0.5] * len(blocks), [0.0] * (len(blocks) - 1) + [2.0]])
   found = score(given)

@@ -10,7 +10,15 @@ import pytest
 
 from cmu_jax import networks
 from cmu_jax.core import rng
-from cmu_jax.core.types import Batch, MethodInputs, Samples, Trigger, Variables
+from cmu_jax.core.types import (
+  Batch,
+  MethodInputs,
+  Network,
+  Samples,
+  Training,
+  Trigger,
+  Variables,
+)
 from cmu_jax.data import input_step
 from cmu_jax.methods.cuts import alpha_rules, alpha_search, forget_proxy
 from cmu_jax.training import descent, optimizers, train
@@ -20,7 +28,7 @@ MASK = jnp.zeros((8, 8), bool).at[6:, 6:].set(True)
 STEP = input_step.make((0.4,), (0.3,), trigger=Trigger(MASK, jnp.float32(255)))
 ADAM = optimizers.adamw(optimizers.constant_schedule(5e-3))
 CLASSES, TOTAL, BAD = 4, 160, 24
-OPTIONS = dict(optimizer=optax.sgd(1.0), steps=40, batch_size=8)
+TRAINING = Training(optax.sgd(1.0), steps=40, batch_size=8)
 
 
 @functools.cache
@@ -30,13 +38,10 @@ def network():
   begin = jax.jit(model.init)(rng.fold_in(0), jnp.zeros((1, *SHAPE)))
   fitted = train.fit(
     rng.fold_in(1),
-    model,
+    Network(model, STEP),
     begin,
     rows(),
-    optimizer=ADAM,
-    steps=150,
-    batch_size=32,
-    inputs=STEP,
+    training=Training(optimizer=ADAM, steps=150, batch_size=32),
   )
   return model, fitted.variables
 
@@ -65,8 +70,9 @@ def poison(threshold=0.1):
 
 def made(selection=None, **options):
   model, _ = network()
-  settings = {**OPTIONS, **options}
-  return forget_proxy.cuts_forget(model, STEP, selection=selection, **settings)
+  return forget_proxy.cuts_forget(
+    Network(model, STEP), TRAINING._replace(**options), selection=selection
+  )
 
 
 @functools.cache
@@ -93,11 +99,13 @@ def test_tau_is_the_fine_tuning_without_batch_norm():
     lambda v, draws, context, hyper, time: _plain(model, v, draws['forget']),
     (('forget', 8),),
   )
-  recipe = descent.Recipe((phase,), OPTIONS['optimizer'], STEP)
+  recipe = descent.Recipe((phase,), TRAINING.optimizer, STEP)
   tuned, cost = descent.descend(
     rng.fold_in(2), recipe, variables, {'forget': forget()}, 3
   )
-  method = forget_proxy.cuts_forget(model, STEP, **{**OPTIONS, 'steps': 3})
+  method = forget_proxy.cuts_forget(
+    Network(model, STEP), training=TRAINING._replace(steps=3)
+  )
   found = method.prepare(
     rng.fold_in(2), variables, MethodInputs(forget=forget())
   )
@@ -202,7 +210,7 @@ def test_the_choice_sees_no_row_that_is_not_valid(kind):
   )
   selection = alpha_search.Selection(kind, (0.0, 0.5, 1.0, 2.0), threshold=0.5)
   choose = lambda x: forget_proxy.choose_coefficient(
-    model, STEP, variables, tau, x, selection
+    Network(model, STEP), variables, tau, x, selection
   )
   assert choose(samples) == choose(other)
 
@@ -212,7 +220,11 @@ def test_wrong_labels_take_the_coefficient_of_the_largest_agreement():
   samples, tau = forget(20, 40, start=10), prepared()['tau']
   alphas = (0.0, 0.5, 1.0, 2.0)
   found = forget_proxy.choose_coefficient(
-    model, STEP, variables, tau, samples, alpha_search.Selection(alphas=alphas)
+    Network(model, STEP),
+    variables,
+    tau,
+    samples,
+    alpha_search.Selection(alphas=alphas),
   )
   batch = jax.tree.map(lambda x: x[:20], samples.batch)
   present = len(set(np.asarray(batch.label).tolist()))
@@ -230,8 +242,7 @@ def test_wrong_labels_take_the_coefficient_of_the_largest_agreement():
 def test_a_single_image_leaves_the_network_alone():
   model, variables = network()
   found = forget_proxy.choose_coefficient(
-    model,
-    STEP,
+    Network(model, STEP),
     variables,
     prepared()['tau'],
     forget(1, 4),

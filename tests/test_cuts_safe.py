@@ -10,7 +10,7 @@ import test_cuts
 
 from cmu_jax.core import config as configs
 from cmu_jax.core import errors, rng, store, tree
-from cmu_jax.core.types import Variables
+from cmu_jax.core.types import Network, Training, Variables
 from cmu_jax.data import proxy_sets
 from cmu_jax.methods.cuts import (
   alpha_rules,
@@ -22,7 +22,7 @@ from cmu_jax.studies.cuts import scene, stages
 from cmu_jax.studies.engine import checks
 from cmu_jax.training import train
 
-OPTIONS = dict(optimizer=test_cuts.ADAM, steps=12, batch_size=8)
+TRAINING = Training(test_cuts.ADAM, steps=12, batch_size=8)
 MODEL = test_cuts.MODELS['fc']
 STEP = test_cuts.STEP
 
@@ -32,24 +32,20 @@ def variables():
   start = MODEL.init(jax.random.key(0), jnp.zeros((1, *test_cuts.SHAPE)))
   return train.fit(
     jax.random.key(1),
-    MODEL,
+    Network(MODEL, STEP),
     start,
     test_cuts.pool(seed=1),
-    optimizer=test_cuts.ADAM,
-    steps=40,
-    batch_size=16,
-    inputs=STEP,
+    training=Training(optimizer=test_cuts.ADAM, steps=40, batch_size=16),
   ).variables
 
 
 def vectors(variables, folds, **options):
   return safe_alpha.fit_fold_vectors(
     jax.random.key(5),
-    MODEL,
+    Network(MODEL, STEP),
     variables,
     folds,
-    inputs=STEP,
-    **OPTIONS,
+    TRAINING,
     **options,
   )
 
@@ -68,11 +64,10 @@ def test_a_fold_vector_is_the_direction_of_its_own_proxy(variables, split):
     ends = [
       train.fit(
         keys[row],
-        MODEL,
+        Network(MODEL, STEP),
         variables,
         proxy_sets.draw_copy(folds.proxy, row),
-        inputs=STEP,
-        **OPTIONS,
+        training=TRAINING,
       ).variables.params
       for row in (2 * fold, 2 * fold + 1)
     ]
@@ -90,12 +85,11 @@ def test_the_estimate_is_the_published_score_of_unseen_images(variables, split):
   rule = alpha_search.Selection(alphas=(0.0, 0.5, 1.0))
   found = safe_alpha.noise_evidence(
     jax.random.key(6),
-    MODEL,
+    Network(MODEL, STEP),
     variables,
     folds,
     tau,
     cross_fitting.held_out_labels(whole, folds.held_out),
-    inputs=STEP,
     selection=rule,
     replicates=5,
   )
@@ -124,12 +118,11 @@ def test_poison_is_judged_by_triggers_that_are_unseen(variables):
   zero = jax.tree.map(lambda x: jnp.zeros((2, *x.shape)), variables.params)
   found = safe_alpha.poison_evidence(
     jax.random.key(6),
-    MODEL,
+    Network(MODEL, STEP),
     variables,
     folds,
     zero,
     cross_fitting.held_out_labels(whole, folds.held_out),
-    inputs=STEP,
     selection=alpha_search.Selection(kind='poison', alphas=(1.0,), target=0),
     replicates=3,
   )
@@ -163,7 +156,7 @@ def test_stopped_fold_fine_tunings_end_as_if_they_had_not_been(
   where = store.Checkpoint(restore, save, -1.0)
   with pytest.raises(Stopped):
     vectors(variables, split[1], checkpoint=where)
-  assert 0 < kept[0][1] < OPTIONS['steps']
+  assert 0 < kept[0][1] < TRAINING.steps
   after = vectors(variables, split[1], checkpoint=where)
   chex.assert_trees_all_equal(after.tau, vectors(variables, split[1]).tau)
 

@@ -9,7 +9,7 @@ from close import assert_close
 
 from cmu_jax import networks
 from cmu_jax.core import tree
-from cmu_jax.core.types import Batch, Variables
+from cmu_jax.core.types import Batch, Network, Variables
 from cmu_jax.data import input_step
 from cmu_jax.methods import simplex
 from cmu_jax.methods.cuts import task_simplex
@@ -61,7 +61,7 @@ def test_pooled_predictions_are_the_ensemble_of_probabilities():
   pixels = input_step.make((0.5,), (0.5,))
   raw = jnp.arange(24, dtype=jnp.uint8).reshape(6, 2, 2, 1) * 10
   seen = metrics.predict(
-    pool, pixels, members, Batch(raw, jnp.zeros(6, jnp.int32))
+    Network(pool, pixels), members, Batch(raw, jnp.zeros(6, jnp.int32))
   )
   fine = simplex.simplex_ensemble(chances, spanned, pixels.eval(raw)).value
   assert seen.tolist() == np.asarray(fine.argmax(1)).tolist()

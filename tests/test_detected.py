@@ -10,7 +10,7 @@ import pytest
 
 from cmu_jax import networks
 from cmu_jax.core import errors, rng
-from cmu_jax.core.types import Batch, Method, Trigger
+from cmu_jax.core.types import Batch, Method, Network, Training, Trigger
 from cmu_jax.data import input_step
 from cmu_jax.methods import detection
 from cmu_jax.methods import retraining as retraining_lib
@@ -77,7 +77,8 @@ def images(samples):
 
 def retraining():
   return retraining_lib.retrain(
-    MODEL, STEP, optimizer=optax.sgd(0.1), steps=6, batch_size=16
+    Network(MODEL, STEP),
+    training=Training(optimizer=optax.sgd(0.1), steps=6, batch_size=16),
   )
 
 
@@ -97,7 +98,7 @@ def same(one, other):
 
 def test_a_detector_that_flags_nothing_leaves_the_method_as_it_was():
   plain, given = retraining(), give()
-  method = wrapper.with_detector(plain, nothing, MODEL, STEP)
+  method = wrapper.with_detector(plain, nothing, Network(MODEL, STEP))
   (found, info), (wanted, alone) = run(method, given), run(plain, given)
   same(found, wanted)
   assert int(info.pop('flagged')) == 0
@@ -106,7 +107,7 @@ def test_a_detector_that_flags_nothing_leaves_the_method_as_it_was():
 
 def test_a_perfect_detector_makes_it_the_method_at_fraction_one():
   whole = problems.give(problem(), 1.0, ('retain', 'forget'))
-  method = wrapper.with_detector(retraining(), perfect, MODEL, STEP)
+  method = wrapper.with_detector(retraining(), perfect, Network(MODEL, STEP))
   found, info = run(method, give())
   assert int(info['flagged']) == BAD - 3
   larger = wrapper.move_flagged(give(), truth_of_retain())
@@ -176,7 +177,7 @@ def test_a_method_gets_what_it_declared_and_the_detector_its_evidence():
     ({'c': 1.0}, {'c': 2.0}),
     True,
   )
-  method = wrapper.with_detector(inner, look, MODEL, STEP)
+  method = wrapper.with_detector(inner, look, Network(MODEL, STEP))
   assert method.needs == ('retain', 'forget', 'validation')
   assert (method.grid, method.elementwise) == (inner.grid, True)
   given = give()
@@ -203,7 +204,10 @@ def test_a_method_gets_what_it_declared_and_the_detector_its_evidence():
 def test_every_detector_runs_on_a_network():
   for name, make in detection.DETECTORS.items():
     method = wrapper.with_detector(
-      retraining(), make(), MODEL, STEP, extract=detection.extractor_of(name)
+      retraining(),
+      make(),
+      Network(MODEL, STEP),
+      extract=detection.extractor_of(name),
     )
     larger, _, count = method.prepare(rng.fold_in(0), start(), give())
     assert int(larger.forget.valid.sum()) == 3 + int(count)

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from cmu_jax import networks
 from cmu_jax.core import errors, rng
-from cmu_jax.core.types import Batch, MethodInputs, Samples, Trigger, Variables
+from cmu_jax.core.types import (
+  Batch,
+  MethodInputs,
+  Network,
+  Samples,
+  Trigger,
+  Variables,
+)
 from cmu_jax.data import input_step
 from cmu_jax.methods import detection
 from cmu_jax.methods.detection import detector_data, detectors, flagging
@@ -226,7 +233,7 @@ def test_evidence_is_the_features_of_valid_rows_with_their_triggers():
   model, variables = _network()
   given_ = _given()
   seen = detector_data.collect(
-    rng.fold_in(1), model, STEP, variables, given_, 7
+    rng.fold_in(1), Network(model, STEP), variables, given_, 7
   )
   batch = given_.retain.batch
   every = np.asarray(
@@ -253,7 +260,7 @@ def test_rows_that_are_not_valid_are_never_read():
     retain=spoiled(given_.retain), forget=spoiled(given_.forget)
   )
   look = lambda x: detector_data.collect(
-    rng.fold_in(1), model, STEP, variables, x
+    rng.fold_in(1), Network(model, STEP), variables, x
   )
   for mine, theirs in zip(look(given_), look(other), strict=True):
     np.testing.assert_array_equal(mine, theirs)
@@ -264,7 +271,7 @@ def test_wide_features_keep_their_distances():
   variables = jax.jit(model.init)(rng.fold_in(0), jnp.zeros((1, *SHAPE)))
   batch = _given().retain.batch
   found = detector_data.penultimate_features(
-    rng.fold_in(1), model, STEP, variables, batch
+    rng.fold_in(1), Network(model, STEP), variables, batch
   )
   every = np.asarray(
     model.features(variables, STEP.eval(batch.image, batch.has_trigger))

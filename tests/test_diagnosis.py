@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cmu_jax import networks
 from cmu_jax.core import errors
-from cmu_jax.core.types import Batch
+from cmu_jax.core.types import Batch, Network
 from cmu_jax.data import input_step
 from cmu_jax.methods import diagnosis
 from cmu_jax.methods.diagnosis import codes, memorization
@@ -213,6 +213,8 @@ def test_probabilities_are_those_of_the_network():
   )
   variables = jax.jit(model.init)(KEY, step.eval(image[:1], None))
   batch = Batch(image, jnp.zeros(7, jnp.int32))
-  found = metrics.probabilities(model, step, variables, batch, batch_size=3)
+  found = metrics.probabilities(
+    Network(model, step), variables, batch, batch_size=3
+  )
   logits = model.apply(variables, step.eval(image, None))
   np.testing.assert_allclose(found, jax.nn.softmax(logits), atol=1e-5)

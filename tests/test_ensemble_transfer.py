@@ -11,7 +11,7 @@ import pytest
 
 from cmu_jax import networks
 from cmu_jax.core import errors, rng
-from cmu_jax.core.types import Variables
+from cmu_jax.core.types import Network, Variables
 from cmu_jax.robustness import attacks
 from cmu_jax.studies.ensembles import members, training, transfer, trs
 from cmu_jax.training import metrics
@@ -137,7 +137,7 @@ def test_everything_a_threat_says_of_an_ensemble():
   found, variables = ensemble_case.networks()
   batch = ensemble_case.batch(10)
   clean = lambda model, own: metrics.predict(
-    model, ensemble_case.PIXELS, own, batch, 8
+    Network(model, ensemble_case.PIXELS), own, batch, 8
   )
   networks = [found.one(variables, i) for i in range(3)]
   told = transfer.weighed(

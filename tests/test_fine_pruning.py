@@ -10,7 +10,14 @@ import pytest
 
 from cmu_jax import networks
 from cmu_jax.core import errors, rng
-from cmu_jax.core.types import Batch, MethodInputs, Model, Variables
+from cmu_jax.core.types import (
+  Batch,
+  MethodInputs,
+  Model,
+  Network,
+  Training,
+  Variables,
+)
 from cmu_jax.data import input_step
 from cmu_jax.methods.backdoor import pruning as pruning_lib
 from cmu_jax.networks import layers
@@ -34,14 +41,15 @@ def start(model):
 def pruning(steps=5, optimizer=None):
   chosen = optimizer or optax.sgd(0.1)
   return pruning_lib.fine_pruning(
-    FC, STEP, optimizer=chosen, steps=steps, batch_size=8
+    Network(FC, STEP),
+    training=Training(optimizer=chosen, steps=steps, batch_size=8),
   )
 
 
 def test_activity_is_the_mean_magnitude_of_each_feature():
   variables, batch = start(FC), clean()
   wanted = np.abs(FC.features(variables, STEP.eval(batch.image, None))).mean(0)
-  found = pruning_lib.mean_activity(FC, STEP, variables, batch, 7)
+  found = pruning_lib.mean_activity(Network(FC, STEP), variables, batch, 7)
   np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
@@ -134,7 +142,7 @@ def test_statistics_are_the_mean_and_variance_of_all_images(
   model, batch = _normalising(momentum), clean(50)
   variables = start(model)
   found = batch_norm.recalibrate(
-    rng.fold_in(1), model, STEP, variables, batch, batch_size
+    rng.fold_in(1), Network(model, STEP), variables, batch, batch_size
   )
   pixels = (np.asarray(batch.image, np.float64) / 255 - 0.4) / 0.3
   np.testing.assert_allclose(
@@ -148,7 +156,9 @@ def test_statistics_are_the_mean_and_variance_of_all_images(
 
 def test_statistics_of_the_same_images_stay():
   model, batch = networks.make('convnet', 3, SHAPE, width=1), clean(40)
-  solve = pruning_lib.bn_recalibration(model, STEP, batch_size=20).solve
+  solve = pruning_lib.bn_recalibration(
+    Network(model, STEP), batch_size=20
+  ).solve
   given, variables = MethodInputs(clean_proxy=batch), start(model)
   once, info = solve(rng.fold_in(1), variables, given, None, {})
   twice, _ = solve(rng.fold_in(1), once, given, None, {})
@@ -165,7 +175,7 @@ def test_statistics_of_the_same_images_stay():
 
 def test_a_network_without_statistics_stays():
   variables = start(FC)
-  method = pruning_lib.bn_recalibration(FC, STEP)
+  method = pruning_lib.bn_recalibration(Network(FC, STEP))
   given = MethodInputs(clean_proxy=clean())
   found, _ = method.solve(rng.fold_in(1), variables, given, None, {})
   jax.tree.map(np.testing.assert_array_equal, found, variables)
@@ -185,6 +195,6 @@ def test_statistics_that_never_move_stay_bit_for_bit():
   kept = {'head': {'kernel': head, 'mean': head[0], 'var': head[1] ** 2}}
   variables = Variables({'w': jnp.ones(1)}, kept)
   found = batch_norm.recalibrate(
-    rng.fold_in(1), frozen(), STEP, variables, clean(), 7
+    rng.fold_in(1), Network(frozen(), STEP), variables, clean(), 7
   )
   jax.tree.map(np.testing.assert_array_equal, found.batch_stats, kept)

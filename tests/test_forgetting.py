@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cmu_jax.audits import shadow
 from cmu_jax.core import config as configs
 from cmu_jax.core import errors
-from cmu_jax.core.types import Batch
+from cmu_jax.core.types import Batch, Network
 from cmu_jax.methods import ascent
 from cmu_jax.studies.engine import catalogue, gaps
 from cmu_jax.studies.subsets import measure, requests, sweep, world
@@ -232,14 +232,14 @@ def test_all_methods_have_the_learning_rates_as_grid():
   sizes = catalogue.Sizes(30, 10)
   model, inputs = case.network()[0], case.PIXELS
   for name in set(catalogue.ENTRIES) - {'retrain'}:
-    method = catalogue.make(small, model, inputs, sizes, name)
+    method = catalogue.make(small, Network(model, inputs), sizes, name)
     rates = [point['learning_rate'] for point in method.grid]
     assert rates == list(small.learning_rates)
     alone = name.endswith(('_alone', '_forget'))
     assert alone == ('retain' not in method.needs)
     told = catalogue.information(name, method)
     assert told == ('weights + D_F' if alone else told)
-  retrain = catalogue.make(small, model, inputs, sizes, 'retrain')
+  retrain = catalogue.make(small, Network(model, inputs), sizes, 'retrain')
   assert retrain.grid == ({},)
   assert catalogue.information('retrain', retrain) == 'D_R'
 

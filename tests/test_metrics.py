@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cmu_jax import networks
-from cmu_jax.core.types import Batch, Trigger
+from cmu_jax.core.types import Batch, Network, Trigger
 from cmu_jax.data import input_step
 from cmu_jax.training import metrics
 
@@ -27,7 +27,7 @@ def batch(size, stamp=None):
 @pytest.mark.parametrize('size, block', [(10, 4), (8, 4), (3, 64), (1, 1)])
 def test_predictions_do_not_depend_on_the_block(size, block):
   variables = MODEL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-  found = metrics.predict(MODEL, STEP, variables, batch(size), block)
+  found = metrics.predict(Network(MODEL, STEP), variables, batch(size), block)
   image = STEP.eval(batch(size).image, None)
   expected = np.argmax(MODEL.apply(variables, image), axis=1)
   np.testing.assert_array_equal(found, expected)
@@ -36,7 +36,7 @@ def test_predictions_do_not_depend_on_the_block(size, block):
 def test_stamped_images_are_predicted_with_their_trigger():
   variables = MODEL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
   stamped = batch(6, jnp.ones(6, bool))
-  found = metrics.predict(MODEL, STEP, variables, stamped, 4)
+  found = metrics.predict(Network(MODEL, STEP), variables, stamped, 4)
   assert len(set(found.tolist())) == 1  # Every pixel is overwritten.
 
 
@@ -77,10 +77,10 @@ def test_probabilities_are_the_softmax_of_the_logits():
   batch = Batch(jnp.asarray(image), jnp.zeros(7, jnp.int32))
   variables = model.init(jax.random.key(0), step.eval(batch.image[:1]))
   # Blocks that do not divide the split: the last one repeats a row.
-  logits = metrics.logits(model, step, variables, batch, 3)
+  logits = metrics.logits(Network(model, step), variables, batch, 3)
   whole = model.apply(variables, step.eval(batch.image))
   np.testing.assert_allclose(logits, whole, rtol=1e-6, atol=1e-6)
-  found = metrics.probabilities(model, step, variables, batch, 3)
+  found = metrics.probabilities(Network(model, step), variables, batch, 3)
   np.testing.assert_allclose(
     found, np.asarray(jax.nn.softmax(whole)), rtol=1e-5
   )

@@ -7,6 +7,7 @@ import pytest
 from ssd_case import AUGMENTED, assert_close, linear, look, pair
 from ssd_case import given as some_given
 
+from cmu_jax.core.types import Network
 from cmu_jax.methods.dampening import importance, potion, ssd
 
 KEY = jax.random.key(0)
@@ -56,9 +57,9 @@ def test_the_search_stops_where_brute_force_does(seed):
   seen = some_given(forget=24)
   model, state = _fitted(seen.forget)
   both = _pair(state, seed)
-  found = potion.search(model, AUGMENTED, state, seen, both, 0.0, 400)
+  found = potion.search(Network(model, AUGMENTED), state, seen, both, 0.0, 400)
   assert float(found.original_accuracy) == 1
-  method, counts = potion.potion(model, AUGMENTED, rhos=RHOS), []
+  method, counts = potion.potion(Network(model, AUGMENTED), rhos=RHOS), []
   solve = jax.jit(lambda hyper: method.solve(KEY, state, None, found, hyper))
   for point in method.grid:
     one, info = solve({name: jnp.float32(x) for name, x in point.items()})
@@ -80,8 +81,8 @@ def test_a_rule_that_nothing_meets_ends_where_thresholds_stop_to_matter():
     jax.tree.map(lambda x: jnp.full_like(x, 0.5), state.params),
     jnp.int32(0),
   )
-  found = potion.search(model, AUGMENTED, state, seen, both, 0.0, 200)
-  method = potion.potion(model, AUGMENTED)
+  found = potion.search(Network(model, AUGMENTED), state, seen, both, 0.0, 200)
+  method = potion.potion(Network(model, AUGMENTED))
   one, info = method.solve(KEY, state, None, found, {'potion_rho': 0.0})
   assert not info['satisfied']
   assert int(found.networks) == 8
@@ -92,7 +93,7 @@ def test_no_more_networks_are_tried_than_asked_for():
   seen = some_given()
   model, state = _fitted(seen.forget)
   both = pair(state.params, zeros=False)
-  found = potion.search(model, AUGMENTED, state, seen, both, -1.0, 11)
+  found = potion.search(Network(model, AUGMENTED), state, seen, both, -1.0, 11)
   assert int(found.networks) == 11
   assert np.isfinite(np.asarray(found.accuracy)).all()
 
@@ -107,7 +108,7 @@ def test_rows_of_s_f_that_are_not_valid_do_not_count():
   )
   both = pair(state.params, zeros=False)
   found = potion.search(
-    model, AUGMENTED, state, seen._replace(forget=part), both, 0.5, 3
+    Network(model, AUGMENTED), state, seen._replace(forget=part), both, 0.5, 3
   )
   assert float(found.original_accuracy) == 1
 
@@ -115,7 +116,7 @@ def test_rows_of_s_f_that_are_not_valid_do_not_count():
 def test_the_method_takes_label_free_importances_once():
   seen = some_given()
   model, state = _fitted(seen.forget)
-  method = potion.potion(model, AUGMENTED, augment=False)
+  method = potion.potion(Network(model, AUGMENTED), augment=False)
   assert method.elementwise
   assert {p['potion_rho'] for p in method.grid} == {
     0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 0.75

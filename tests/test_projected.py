@@ -9,7 +9,7 @@ import pytest
 
 from cmu_jax import networks
 from cmu_jax.core import config, errors, rng, tree
-from cmu_jax.core.types import Variables
+from cmu_jax.core.types import Network, Variables
 from cmu_jax.methods import finetuning
 from cmu_jax.methods.backdoor import (
   distillation,
@@ -211,11 +211,12 @@ def digits():
   start = jax.jit(world.model.init)(rng.fold_in(place.key, 'init'), image)
   fitted = train.fit(
     rng.fold_in(place.key, 'train'),
-    world.model,
+    Network(world.model, world.inputs),
     start,
     place.train,
-    inputs=world.inputs,
-    **recipes.fit_options(settings.train, place.train.label.shape[0], 'train'),
+    training=recipes.fit_options(
+      settings.train, place.train.label.shape[0], 'train'
+    ),
   )
   return settings, world, place, fitted.variables
 
@@ -259,10 +260,9 @@ def test_labels_of_the_pool_change_nothing():
   options = recipes.fit_options(settings.proxy_train, 10, 'proxy_train')
   for vector in ('repair', 'attack'):
     unlearn = projected_distillation.projected_distillation(
-      world.model,
-      world.inputs,
+      Network(world.model, world.inputs),
       vector=vector,
-      **{**options, 'steps': 30},
+      training=options._replace(steps=30),
     )
     first, second = (
       unlearn(jax.random.key(9), poisoned, problem)[1]['tau']
@@ -276,10 +276,9 @@ def test_an_abstention_returns_the_network_as_it_was():
   settings, world, place, poisoned = digits()
   options = recipes.fit_options(settings.proxy_train, 10, 'proxy_train')
   after, info = projected_distillation.projected_distillation(
-    world.model,
-    world.inputs,
+    Network(world.model, world.inputs),
     rule=projected_distillation.Rule(alphas=(1e-4, 2e-4)),
-    **{**options, 'steps': 30},
+    training=options._replace(steps=30),
   )(jax.random.key(9), poisoned, place.proxy)
   assert (info['alpha'], info['selected']) == (0.0, False)
   jax.tree.map(np.testing.assert_array_equal, after, Variables(*poisoned))

@@ -61,7 +61,7 @@ def test_a_network_that_says_what_it_was_told_is_found(world, monkeypatch):
   given = np.asarray(place.train.label)
   wrong = np.flatnonzero(given != np.asarray(place.truth))
 
-  def told(model, inputs, variables, batch, size):
+  def told(network, variables, batch, size):
     np.testing.assert_array_equal(batch.label, given[wrong])
     strength = float(variables.params)
     return strength * np.eye(10, dtype=np.float32)[batch.label]

@@ -11,7 +11,7 @@ import unlearning_case as case
 from states import same
 
 from cmu_jax.core import jit
-from cmu_jax.core.types import MethodInputs
+from cmu_jax.core.types import MethodInputs, Network, Training
 from cmu_jax.methods import relabelling, union_training
 from cmu_jax.training import descent, metrics
 
@@ -36,7 +36,8 @@ def seen():
 
   spied = model._replace(update=update)
   method = union_training.redrawn_label(
-    spied, case.PIXELS, optimizer=optax.sgd(0.0), steps=4, batch_size=12
+    Network(spied, case.PIXELS),
+    training=Training(optimizer=optax.sgd(0.0), steps=4, batch_size=12),
   )
   whole, mask = method.prepare(case.KEY, start, GIVEN)
   recipe = union_training._redrawn_recipe(
@@ -80,9 +81,11 @@ def test_masked_weights_are_the_same_bits_under_momentum_and_decay(retain):
     optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9)
   )
   method = union_training.redrawn_label(
-    model, case.PIXELS, optimizer=optimizer, steps=5, batch_size=4,
-    share=0.3, retain=retain,
-  )  # fmt: skip
+    Network(model, case.PIXELS),
+    Training(optimizer, 5, 4),
+    share=0.3,
+    retain=retain,
+  )
   given = GIVEN if retain else MethodInputs(forget=GIVEN.forget)
   prepared = method.prepare(case.KEY, start, given)
   found, info = method.solve(case.KEY, start, given, prepared, {})

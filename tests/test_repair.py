@@ -13,6 +13,7 @@ from jax import numpy as jnp
 from cmu_jax import __main__ as program
 from cmu_jax import networks
 from cmu_jax.commands.repair import RepairRequest, repair
+from cmu_jax.core.types import Network
 from cmu_jax.networks import weights
 from cmu_jax.training import metrics
 
@@ -34,7 +35,7 @@ def variables(path, model=MODEL):
 
 
 def rate(found, batch, target=0):
-  seen = metrics.predict(MODEL, repair_case.STEP, found, batch)
+  seen = metrics.predict(Network(MODEL, repair_case.STEP), found, batch)
   return metrics.attack_success(np.asarray(batch.label), seen, target)
 
 
@@ -178,7 +179,7 @@ def test_wrong_labels_are_repaired_or_the_reason_is_told(tmp_path, rule):
   accuracy = [
     np.mean(
       metrics.predict(
-        MODEL_256, repair_case.STEP, variables(path, MODEL_256), test
+        Network(MODEL_256, repair_case.STEP), variables(path, MODEL_256), test
       )
       == np.asarray(test.label)
     )
@@ -228,5 +229,5 @@ def test_with_ordinary_pictures_the_trigger_goes_and_the_class_stays(
   stamped = repair_case.triggered(seen, trigger)
   assert rate(before, stamped) > 0.9 > 0.1 > rate(after, stamped)
   kept = np.asarray(seen.label) == 0
-  hit = metrics.predict(MODEL, repair_case.STEP, after, seen) == 0
+  hit = metrics.predict(Network(MODEL, repair_case.STEP), after, seen) == 0
   assert hit[kept].mean() > 0.9

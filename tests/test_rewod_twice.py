@@ -6,19 +6,19 @@ import optax
 from test_detected import MODEL, STEP, give, images, run, same, start
 
 from cmu_jax.core import rng
-from cmu_jax.core.types import Batch
+from cmu_jax.core.types import Batch, Network, Training
 from cmu_jax.methods import retraining, wrappers
 from cmu_jax.training import metrics
 
-OPTIONS = dict(optimizer=optax.sgd(0.1), steps=6, batch_size=16)
+TRAINING = Training(optax.sgd(0.1), steps=6, batch_size=16)
 
 
 def once():
-  return retraining.retrain(MODEL, STEP, **OPTIONS)
+  return retraining.retrain(Network(MODEL, STEP), training=TRAINING)
 
 
 def twice():
-  return wrappers.retrain_twice(once(), MODEL, STEP)
+  return wrappers.retrain_twice(once(), Network(MODEL, STEP))
 
 
 def relabelled(given, label):
@@ -31,7 +31,7 @@ def first(given, key=3):
   """What the first network says of S_f."""
   named = rng.fold_in(rng.fold_in(key, 'solve'), 'first')
   theta, _ = once().solve(named, start(), given, None, {})
-  return metrics.predict(MODEL, STEP, theta, given.forget.batch)
+  return metrics.predict(Network(MODEL, STEP), theta, given.forget.batch)
 
 
 def test_who_is_seen_as_labelled_comes_back_and_nobody_else():

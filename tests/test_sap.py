@@ -17,6 +17,7 @@ from ssd_case import given as some_given
 
 from cmu_jax import networks
 from cmu_jax.core import errors
+from cmu_jax.core.types import Network
 from cmu_jax.methods.projection import activations, sap
 from cmu_jax.networks import conv
 
@@ -120,7 +121,7 @@ def test_the_projector_tends_to_the_identity_on_the_span():
 def test_a_huge_scale_leaves_the_network_on_trusted_samples():
   state, seen = variables(), samples(5)
   model = MODELS['fc']
-  found = activations.bases(model, AUGMENTED, state, seen)
+  found = activations.bases(Network(model, AUGMENTED), state, seen)
   assert set(found) == {('body', 'hidden_0'), ('head',)}
   image = _image(5)
 
@@ -142,12 +143,12 @@ def test_the_lowest_losses_of_valid_rows_are_trusted():
   logs = np.asarray(jax.nn.log_softmax(model.apply(state, image)))
   loss = -logs[np.arange(20), np.asarray(seen.batch.label)]
   wanted = np.flatnonzero(valid)[np.argsort(loss[valid])][:6]
-  found = sap.select_trusted(model, AUGMENTED, state, seen, 6)
+  found = sap.select_trusted(Network(model, AUGMENTED), state, seen, 6)
   np.testing.assert_array_equal(
     found.batch.image, np.asarray(seen.batch.image)[wanted]
   )
   assert np.asarray(found.valid).all()
-  more = sap.select_trusted(model, AUGMENTED, state, seen, 30)
+  more = sap.select_trusted(Network(model, AUGMENTED), state, seen, 30)
   assert np.asarray(more.valid).tolist() == [True] * 15 + [False] * 5
 
 
@@ -156,8 +157,8 @@ def test_trusted_rows_that_are_not_valid_do_not_matter():
   few = samples(5)
   more = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), few, samples(4))
   more = more._replace(valid=jnp.arange(9) < 5)
-  one = activations.bases(model, AUGMENTED, state, few)
-  two = activations.bases(model, AUGMENTED, state, more)
+  one = activations.bases(Network(model, AUGMENTED), state, few)
+  two = activations.bases(Network(model, AUGMENTED), state, more)
   for path, basis in one.items():
     np.testing.assert_allclose(
       _projector(basis, 30.0), _projector(two[path], 30.0), atol=1e-4
@@ -166,7 +167,7 @@ def test_trusted_rows_that_are_not_valid_do_not_matter():
 
 def test_the_method_is_one_program_and_needs_no_s_f():
   state, model = variables(), MODELS['fc']
-  method = sap.sap(model, AUGMENTED, samples=5)
+  method = sap.sap(Network(model, AUGMENTED), samples=5)
   assert method.needs == ('retain',)
   assert method.elementwise
   prepared = method.prepare(KEY, state, some_given()._replace(forget=None))
@@ -187,4 +188,4 @@ def test_the_method_is_one_program_and_needs_no_s_f():
 def test_a_network_without_layers_of_its_own_is_refused():
   model, state = linear()
   with pytest.raises(errors.UserError, match='shows no dense layer'):
-    activations.bases(model, AUGMENTED, state, samples(3))
+    activations.bases(Network(model, AUGMENTED), state, samples(3))

@@ -14,7 +14,7 @@ from cmu_jax import audits
 from cmu_jax.audits import shadow
 from cmu_jax.audits.shadow import groups, planning
 from cmu_jax.core import errors, rng
-from cmu_jax.core.types import Model, Variables
+from cmu_jax.core.types import Model, Network, Training, Variables
 from cmu_jax.data import splits
 from cmu_jax.training import segment, train
 
@@ -57,13 +57,12 @@ def alone(model, batch, inside, fit, number):
   image = fit.inputs.eval(batch.image[:1], None)
   return train.fit(
     rng.fold_in(own, 'train'),
-    model,
+    Network(model, fit.inputs),
     model.init(rng.fold_in(own, 'init'), image),
     splits.take(batch, rows),
-    optimizer=fit.optimizer,
-    steps=fit.steps,
-    batch_size=fit.batch_size,
-    inputs=fit.inputs,
+    training=Training(
+      optimizer=fit.optimizer, steps=fit.steps, batch_size=fit.batch_size
+    ),
   ).variables
 
 
@@ -213,7 +212,7 @@ def test_groups_are_even_and_within_bounds(count, most, block):
 def test_memory_decides_the_group(monkeypatch):
   batch, fit = case.data(), case.fit()
   recipe = segment.SegmentSpec(
-    case.model(), fit.loss, fit.optimizer, fit.inputs, fit.batch_size
+    Network(case.model(), fit.inputs), fit.loss, fit.optimizer, fit.batch_size
   )
   one = planning.memory_need(recipe, batch, 16, fit.steps)
   parameters = 16 * 8 + 8 + 8 * 4 + 4

@@ -10,6 +10,7 @@ from ssd_case import AUGMENTED, assert_close, linear, pair
 from ssd_case import given as some_given
 
 from cmu_jax.core import errors
+from cmu_jax.core.types import Network
 from cmu_jax.methods.dampening import assd, importance, ssd
 
 KEY = jax.random.key(0)
@@ -104,7 +105,7 @@ def test_the_default_is_that_of_the_ssd_paper():
   assert grid[0] == {'ssd_selection_weight': 10.0, 'ssd_dampening': 1.0}
   assert len(grid) == 39
   model, _ = linear()
-  assert ssd.ssd(model, AUGMENTED).grid == grid
+  assert ssd.ssd(Network(model, AUGMENTED)).grid == grid
 
 
 def _method(factory, **options):

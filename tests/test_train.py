@@ -9,7 +9,7 @@ import pytest
 
 from cmu_jax import networks
 from cmu_jax.core import checkpoint, errors, store, tree
-from cmu_jax.core.types import Batch, Variables
+from cmu_jax.core.types import Batch, Network, Training, Variables
 from cmu_jax.data import input_step
 from cmu_jax.training import early_stopping, metrics, optimizers, train
 
@@ -36,14 +36,14 @@ def start(model=MODEL, seed=0):
 ADAM = optimizers.adamw(optimizers.constant_schedule(3e-3))
 
 
-def run(model=MODEL, steps=40, batch=None, **options):
-  settings = dict(optimizer=ADAM, steps=steps, batch_size=16, inputs=STEP)
+def run(model=MODEL, steps=40, batch=None, optimizer=ADAM, **options):
   return train.fit(
     options.pop('key', jax.random.key(5)),
-    model,
+    Network(model, options.pop('inputs', STEP)),
     options.pop('variables', None) or start(model),
     data() if batch is None else batch,
-    **{**settings, **options},
+    Training(optimizer, steps, 16),
+    **options,
   )
 
 
@@ -121,27 +121,27 @@ def test_one_compilation_for_all_seeds_and_segments():
 def test_a_loop_refuses_what_it_would_not_do(option):
   given = {
     'checkpoint': store.Checkpoint(lambda template: None, lambda *_: None),
-    'watch': (early_stopping.BestEpoch(MODEL, STEP, 1), data()),
+    'watch': (early_stopping.BestEpoch(Network(MODEL, STEP), 1), data()),
     'until': early_stopping.StopRule(1, lambda history: True),
   }
-  with pytest.raises(ValueError, match="how='loop' takes no checkpoint"):
+  with pytest.raises(ValueError, match="strategy='loop' takes no checkpoint"):
     run(
       key=jax.random.split(jax.random.key(0), 2),
       steps=2,
       variables=tree.stack([start(MODEL, seed) for seed in range(2)]),
       batch=tree.stack([data(seed=seed) for seed in range(2)]),
-      how='loop',
+      strategy='loop',
       **{option: given[option]},
     )
 
 
-@pytest.mark.parametrize('how', ['map', 'vmap', 'loop'])
+@pytest.mark.parametrize('strategy', ['map', 'vmap', 'loop'])
 @pytest.mark.parametrize(
   'model',
   [MODEL, pytest.param(CONV, marks=pytest.mark.slow)],
   ids=['fc', 'convnet'],
 )
-def test_stacked_seeds_equal_single_ones(how, model):
+def test_stacked_seeds_equal_single_ones(strategy, model):
   keys = jax.random.split(jax.random.key(1), 2)
   starts = [start(model, seed) for seed in range(2)]
   batches = [data(seed=seed) for seed in range(2)]
@@ -151,7 +151,7 @@ def test_stacked_seeds_equal_single_ones(how, model):
     key=keys,
     variables=tree.stack(starts),
     batch=tree.stack(batches),
-    how=how,
+    strategy=strategy,
   )
   assert stacked.history.shape == (2, 12, 2)
   for i in range(2):
@@ -249,14 +249,16 @@ def _learnt(history):
   return history[..., -4:, 1].mean() >= 0.9
 
 
-@pytest.mark.parametrize('how', [None, 'map'])
-def test_ends_at_the_first_look_that_has_seen_enough(monkeypatch, how):
-  stack = lambda x: x if how is None else jnp.stack([x, x])
+@pytest.mark.parametrize('strategy', [None, 'map'])
+def test_ends_at_the_first_look_that_has_seen_enough(monkeypatch, strategy):
+  stack = lambda x: x if strategy is None else jnp.stack([x, x])
   options = {
     'variables': jax.tree.map(stack, start()),
     'batch': jax.tree.map(stack, data()),
-    'key': jax.random.split(jax.random.key(5), 2) if how else jax.random.key(5),
-    'how': how,
+    'key': jax.random.split(jax.random.key(5), 2)
+    if strategy
+    else jax.random.key(5),
+    'strategy': strategy,
   }
   whole = np.asarray(run(steps=120, **options).history)
   enough = next(s for s in range(5, 121, 5) if _learnt(whole[..., :s, :]))

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from cmu_jax import networks
-from cmu_jax.core.types import Batch, MethodInputs, Variables
+from cmu_jax.core.types import Batch, MethodInputs, Network, Training, Variables
 from cmu_jax.data import input_step
 from cmu_jax.methods import trw
 from cmu_jax.training import descent
@@ -199,7 +199,7 @@ def test_one_step_by_hand(retain, by_sample):
   keep = samples(0, 8, np.arange(8) % 4)
   forget = samples(1, 8, np.full(8, 4))
   method = trw.trw(
-    MODEL, STEP, optimizer=optax.sgd(0.5), steps=1, batch_size=8,
+    Network(MODEL, STEP), Training(optax.sgd(0.5), 1, 8),
     betas=(2.0,), dimensions=(3,), retain=retain, by_sample=by_sample,
     noises=(0.5,),
   )  # fmt: skip

@@ -20,7 +20,7 @@ from cmu_jax.commands.unlearn import (
 )
 from cmu_jax.commands.unlearn import unlearn as call
 from cmu_jax.core import errors
-from cmu_jax.core.types import Batch, MethodInputs
+from cmu_jax.core.types import Batch, MethodInputs, Network
 from cmu_jax.networks import weights
 from cmu_jax.training import descent, train
 
@@ -223,7 +223,9 @@ def test_each_picture_counts_once():
   model = networks.make('fc', 10, (8, 8, 1), width=8)
   given = MethodInputs(samples(80), samples(20))
   asked = UnlearnRequest('w', 'fc', 'f', 'o', retain='r', method='random_label')
-  method = catalogue.make_method(asked, model, unlearn_case.STEP, given)
+  method = catalogue.make_method(
+    asked, Network(model, unlearn_case.STEP), given
+  )
   assert method.grid == ({'forget_weight': 0.25},)
 
 

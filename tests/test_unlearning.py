@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from states import same
 
 from cmu_jax.core import jit
+from cmu_jax.core.types import Network, Training
 from cmu_jax.data import input_step
 from cmu_jax.methods import ascent, objectives, relabelling, retraining
 from cmu_jax.training import descent
@@ -125,9 +126,7 @@ def test_two_steps_are_those_of_the_formula(name):
 def test_methods_declare_what_they_read(name):
   factory, passes, _ = BY_HAND[name]
   model, _ = case.network()
-  method = factory(
-    model, case.PIXELS, optimizer=optax.sgd(1.0), steps=1, batch_size=2
-  )
+  method = factory(Network(model, case.PIXELS), Training(optax.sgd(1.0), 1, 2))
   wanted = {'retain', 'forget'} if passes == 2 else {'retain'}
   wanted = {'forget'} if name == 'gradient_ascent' else wanted
   assert set(method.needs) == wanted
@@ -140,9 +139,7 @@ def test_neggrad_of_weight_one_is_cf():
   step, made = input_step.make((0.5,), (0.5,), pad=1, flip=True), []
   model, variables = case.network()
   for factory in (retraining.finetune, ascent.neggrad_plus):
-    method = factory(
-      model, step, optimizer=optax.sgd(0.05), steps=3, batch_size=4
-    )
+    method = factory(Network(model, step), Training(optax.sgd(0.05), 3, 4))
     one = {'retain_weight': 1.0}
     made.append(method.solve(case.KEY, variables, GIVEN, None, one)[0])
   assert_close(made[0], made[1], rtol=1e-5)

@@ -14,7 +14,7 @@ from safetensors import numpy as safe_numpy
 
 from cmu_jax import networks
 from cmu_jax.core import errors
-from cmu_jax.core.types import Batch
+from cmu_jax.core.types import Batch, Network
 from cmu_jax.data import input_step
 from cmu_jax.networks import weights
 from cmu_jax.networks.weights import matching
@@ -241,7 +241,7 @@ def test_resnet20_of_someone_else_reaches_its_accuracy(images, low, high):
   label = np.array([s['label'] for s in samples])
   step = input_step.make((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
   batch = Batch(image, jnp.asarray(label, jnp.int32))
-  hit = metrics.predict(MODEL, step, read, batch, 500) == label
+  hit = metrics.predict(Network(MODEL, step), read, batch, 500) == label
   assert low <= hit.mean() <= high
 
 

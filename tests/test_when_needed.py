@@ -9,7 +9,7 @@ from test_detected import MODEL, STEP, give, retraining, run, same, start
 from test_rewod_twice import relabelled
 
 from cmu_jax.core import rng
-from cmu_jax.core.types import Variables
+from cmu_jax.core.types import Network, Training, Variables
 from cmu_jax.methods import retraining as retraining_lib
 from cmu_jax.methods import wrappers
 from cmu_jax.training import metrics
@@ -17,19 +17,26 @@ from cmu_jax.training import metrics
 
 def more():
   return retraining_lib.finetune(
-    MODEL, STEP, optimizer=optax.sgd(0.1), steps=3, batch_size=16
+    Network(MODEL, STEP),
+    training=Training(optimizer=optax.sgd(0.1), steps=3, batch_size=16),
   )
 
 
 def method(tolerance):
-  return wrappers.when_needed(retraining(), more(), MODEL, STEP, tolerance)
+  return wrappers.when_needed(
+    retraining(), more(), Network(MODEL, STEP), tolerance
+  )
 
 
 def first():
   """What the retrained network is, and what it says of S_f."""
   key = rng.fold_in(rng.fold_in(3, 'solve'), 'first')
   theta, info = retraining().solve(key, start(), give(), None, {})
-  return theta, info, metrics.predict(MODEL, STEP, theta, give().forget.batch)
+  return (
+    theta,
+    info,
+    metrics.predict(Network(MODEL, STEP), theta, give().forget.batch),
+  )
 
 
 def labelled(count):
@@ -54,7 +61,9 @@ def test_rows_that_do_not_count_agree_with_nothing(answer):
   valid = np.asarray(given.forget.valid)
   assert not valid.all()
   wanted = valid & (np.asarray(given.forget.batch.label) == answer)
-  found = wrappers.agreement_mask(MODEL, STEP, constant(answer), given.forget)
+  found = wrappers.agreement_mask(
+    Network(MODEL, STEP), constant(answer), given.forget
+  )
   np.testing.assert_array_equal(found, wanted)
 
 

@@ -6,6 +6,7 @@ import repair_case
 
 from cmu_jax import networks
 from cmu_jax.core import rng
+from cmu_jax.core.types import Network, Training
 from cmu_jax.data import sources, splits
 from cmu_jax.training import optimizers, train
 
@@ -20,13 +21,14 @@ def make(folder, forget=60, keep=300, steps=400, width=64):
   model = networks.make('fc', 10, (8, 8, 1), width=width)
   trained = train.fit(
     key,
-    model,
+    Network(model, STEP),
     model.init(key, STEP.eval(part.image[:1], None)),
     part,
-    optimizer=optimizers.adamw(optimizers.constant_schedule(2e-3)),
-    steps=steps,
-    batch_size=64,
-    inputs=STEP,
+    training=Training(
+      optimizer=optimizers.adamw(optimizers.constant_schedule(2e-3)),
+      steps=steps,
+      batch_size=64,
+    ),
   ).variables
   repair_case.ship(folder, trained)
   pictures(folder / 'forget', part, range(forget))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
@@ -135,6 +136,32 @@ class InputStep(NamedTuple):
 
   train: Callable[..., jax.Array]
   eval: Callable[..., jax.Array]
+
+
+class Network(NamedTuple):
+  """A model and the input step that feeds it.
+
+  Attributes:
+    model: functions of variables and network input.
+    inputs: raw pixels to network input; paints triggers.
+  """
+
+  model: Model
+  inputs: InputStep
+
+
+class Training(NamedTuple):
+  """The settings of a gradient descent.
+
+  Attributes:
+    optimizer: an optax transformation, schedule included.
+    steps: optimizer steps.
+    batch_size: samples a step.
+  """
+
+  optimizer: optax.GradientTransformation
+  steps: int
+  batch_size: int
 
 
 class Proxy(NamedTuple):

@@ -15,16 +15,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import PyTree
 
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import (
-  InputStep,
   Method,
   MethodInputs,
-  Model,
+  Network,
   Samples,
+  Training,
   Variables,
 )
 from cmu_jax.methods import finetuning, relabelling, union_training
@@ -75,12 +74,9 @@ def _check_not_empty(samples: Samples) -> None:
 
 
 def amun(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   sets: tuple[str, ...] = ALL,
   element: str = 'adv',
   attack: attacks.Attack | None = None,
@@ -96,13 +92,8 @@ def amun(
   `method.solve(key, theta_o, given, method.prepare(key, other, given), hyper)`.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of the fine-tuning, schedule included. Published: SGD of
-      momentum 0.9 and decay 5e-4, its rate tuned from 1e-6 to 1e-1 and divided
-      by 10 after every epoch, or every fifth.
-    steps: of the fine-tuning; published, 10 epochs of the union.
-    batch_size: of the union; published, 128.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     sets: what is trained on: ALL; NO_FORGET, better where D_F is half of the
       training set; without D_R, ALONE or ADVERSARIAL.
     element: what stands for D_A, see `adversarial_sets.elements`.
@@ -128,17 +119,21 @@ def amun(
   needs = tuple(n for n in ('retain', 'forget') if n in sets or n == 'forget')
   project = None if share is None else relabelling.apply_mask
   recipe = union_training.union_recipe(
-    model, inputs, optimizer, batch_size, freeze_bn=freeze_bn, project=project
+    network,
+    training.optimizer,
+    training.batch_size,
+    freeze_bn=freeze_bn,
+    project=project,
   )
 
   def prepare(key, variables: Variables, given: MethodInputs) -> Prepared:
     forget = given.forget
     assert forget is not None
     found = adversarial_sets.find_pairs(
-      key, model, inputs, variables, forget,
+      key, network, variables, forget,
       attack=attack, failures=failures, size=size,
     )  # fmt: skip
-    classes = split_attack.count_classes(model, inputs, variables, forget.batch)
+    classes = split_attack.count_classes(network, variables, forget.batch)
     named = rng.fold_in(key, 'element')
     made = adversarial_sets.build_set(named, found, element, classes, augment)
     parts: dict[str, Any] = {**given._asdict(), 'adversarial': made}
@@ -148,7 +143,7 @@ def amun(
     _check_not_empty(samples)
     mask = None
     if share is not None:
-      mask = relabelling.mask_program(model, inputs, share)(variables, forget)
+      mask = relabelling.mask_program(network, share)(variables, forget)
     return Prepared(
       samples,
       mask,
@@ -159,11 +154,15 @@ def amun(
   def start(key, variables, given, prepared: Prepared) -> finetuning.Start:
     del key, given
     return union_training.start_training(
-      variables, prepared.samples, steps, prepared.mask, int(prepared.spent)
+      variables,
+      prepared.samples,
+      training.steps,
+      prepared.mask,
+      int(prepared.spent),
     )
 
   plain = finetuning.method(
-    recipe, steps, 'AMUN', needs=needs, prepare=prepare, start=start
+    recipe, training.steps, 'AMUN', needs=needs, prepare=prepare, start=start
   )
   return plain._replace(solve=_with_facts(plain.solve))
 
@@ -178,12 +177,12 @@ def _with_facts(solve: Callable) -> Callable:
   return run
 
 
-def amun_forget(model: Model, inputs: InputStep, **options: Any) -> Method:
+def amun_forget(network: Network, training: Training, **options: Any) -> Method:
   """AMUN for whoever has D_F alone: D_F + D_A, see `amun`.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input.
-    **options: those of `amun`.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
+    **options: other options of `amun`.
   """
-  return amun(model, inputs, **{'sets': ALONE, **options})
+  return amun(network, training, **{'sets': ALONE, **options})

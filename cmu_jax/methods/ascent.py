@@ -27,31 +27,24 @@ ascent, as beta goes to 0.
 
 import jax
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
-from cmu_jax.core.types import InputStep, Method, Model
+from cmu_jax.core.types import Method, Network, Training
 from cmu_jax.methods import finetuning, objectives
 from cmu_jax.training import descent, metrics
 
 
 def gradient_ascent(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   strengths: tuple[float, ...] = (0.1, 0.01, 0.03, 0.3, 1.0),
 ) -> Method:
   """Unlearns by the gradient of S_f alone.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of the ascent; with SGD, a strength multiplies its rate.
-    steps: of the ascent, few.
-    batch_size: of S_f.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     strengths: the grid of 'strength'.
 
   References:
@@ -63,32 +56,22 @@ def gradient_ascent(
     known = objectives.cross_entropy_term(logits, draw, context, hyper)
     return -hyper['strength'] * known
 
-  objective = objectives.single_term(model, 'forget', ascent)
-  phase = descent.Phase(objective, (('forget', batch_size),))
+  objective = objectives.single_term(network.model, 'forget', ascent)
+  phase = descent.Phase(objective, (('forget', training.batch_size),))
   return finetuning.method(
-    descent.Recipe((phase,), optimizer, inputs),
-    steps,
+    descent.Recipe((phase,), training.optimizer, network.inputs),
+    training.steps,
     'gradient ascent on S_f',
     grid=finetuning.grid_points('strength', strengths),
   )
 
 
-def alternating_ascent(
-  model: Model,
-  inputs: InputStep,
-  *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
-) -> Method:
+def alternating_ascent(network: Network, training: Training) -> Method:
   """Trains on D_R and climbs on D_F in turn.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input.
-    optimizer: of both, schedule included.
-    steps: of both together; the last epoch may be cut.
-    batch_size: of both, at most |D_F|.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
 
   References:
     AMUN, arXiv 2503.00917, section 5.1.
@@ -99,45 +82,46 @@ def alternating_ascent(
 
   recipe = descent.Recipe(
     (
-      descent.Phase(objectives.cross_entropy(model), (('retain', batch_size),)),
       descent.Phase(
-        objectives.single_term(model, 'forget', ascent),
-        (('forget', batch_size),),
+        objectives.cross_entropy(network.model),
+        (('retain', training.batch_size),),
+      ),
+      descent.Phase(
+        objectives.single_term(network.model, 'forget', ascent),
+        (('forget', training.batch_size),),
       ),
     ),
-    optimizer,
-    inputs,
+    training.optimizer,
+    network.inputs,
   )
 
   def start(key, variables, given, prepared):
     del key, prepared
-    up, down = finetuning.epoch_lengths(given, batch_size, batch_size)
+    up, down = finetuning.epoch_lengths(
+      given, training.batch_size, training.batch_size
+    )
     epoch = np.repeat([0, 1], [down, up])
     streams = {'retain': given.retain, 'forget': given.forget}
-    return finetuning.Start(variables, streams, np.resize(epoch, steps))
+    return finetuning.Start(
+      variables, streams, np.resize(epoch, training.steps)
+    )
 
   return finetuning.method(
-    recipe, steps, 'gradient ascent between epochs', start=start
+    recipe, training.steps, 'gradient ascent between epochs', start=start
   )
 
 
 def neggrad_plus(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   weights: tuple[float, ...] = (0.95, 0.9, 0.99, 0.999),
 ) -> Method:
   """Gradient ascent on S_f that training on R holds back.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of the fine-tuning, schedule included.
-    steps: of the fine-tuning.
-    batch_size: of R and as much of S_f.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     weights: the grid of 'retain_weight', b; CE(S_f) has no upper bound, which
       is why they are close to 1.
 
@@ -150,12 +134,14 @@ def neggrad_plus(
     return (hyper['retain_weight'] - 1) * known
 
   objective = objectives.retain_plus_term(
-    model, ascent, lambda hyper: hyper['retain_weight']
+    network.model, ascent, lambda hyper: hyper['retain_weight']
   )
-  phase = descent.Phase(objective, objectives.paired_streams(batch_size))
+  phase = descent.Phase(
+    objective, objectives.paired_streams(training.batch_size)
+  )
   return finetuning.method(
-    descent.Recipe((phase,), optimizer, inputs),
-    steps,
+    descent.Recipe((phase,), training.optimizer, network.inputs),
+    training.steps,
     'NegGrad+',
     grid=finetuning.grid_points('retain_weight', weights),
   )
@@ -169,22 +155,16 @@ def preference_loss(
 
 
 def npo(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   betas: tuple[float, ...] = (0.1, 0.01, 1.0, 10.0),
 ) -> Method:
   """Bounded ascent on S_f and training on R.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of the fine-tuning, schedule included.
-    steps: of the fine-tuning.
-    batch_size: of R and as much of S_f.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     betas: the grid of 'beta', all above 0.
 
   References:
@@ -192,18 +172,18 @@ def npo(
   """
 
   def term(logits, draw, context, hyper):
-    before = model.apply(context, draw.image)
+    before = network.model.apply(context, draw.image)
     now = metrics.cross_entropy(logits, draw.label)
     ratio = metrics.cross_entropy(before, draw.label) - now
     return preference_loss(ratio, hyper['beta']).mean()
 
   phase = descent.Phase(
-    objectives.retain_plus_term(model, term),
-    objectives.paired_streams(batch_size),
+    objectives.retain_plus_term(network.model, term),
+    objectives.paired_streams(training.batch_size),
   )
   return finetuning.method(
-    descent.Recipe((phase,), optimizer, inputs),
-    steps,
+    descent.Recipe((phase,), training.optimizer, network.inputs),
+    training.steps,
     'NPO',
     grid=finetuning.grid_points('beta', betas),
     prepare=finetuning.prepare_teacher,

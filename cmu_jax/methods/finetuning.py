@@ -10,10 +10,10 @@ import numpy as np
 from cmu_jax.core import rng, store
 from cmu_jax.core.types import (
   Info,
-  InputStep,
   Method,
   MethodInputs,
   Model,
+  Network,
   PRNGKey,
   Samples,
   Variables,
@@ -118,12 +118,10 @@ def prepare_teacher(
   return variables
 
 
-def initialize(
-  key: PRNGKey, model: Model, inputs: InputStep, samples: Samples
-) -> Variables:
+def initialize(key: PRNGKey, network: Network, samples: Samples) -> Variables:
   """The network newly initialised, for images like these."""
-  image = inputs.eval(samples.batch.image[:1], None)
-  return jax.jit(model.init)(rng.fold_in(key, 'init'), image)
+  image = network.inputs.eval(samples.batch.image[:1], None)
+  return jax.jit(network.model.init)(rng.fold_in(key, 'init'), image)
 
 
 def epoch_lengths(given: Any, forget: int, retain: int) -> tuple[int, int]:

@@ -33,11 +33,11 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from cmu_jax.core import jit, rng
 from cmu_jax.core.types import (
-  InputStep,
   Method,
-  Model,
+  Network,
   PRNGKey,
   Samples,
+  Training,
   Variables,
 )
 from cmu_jax.methods import finetuning, objectives
@@ -55,15 +55,11 @@ def draw_wrong_labels(
 
 
 def relabel_at_random(
-  key: PRNGKey,
-  model: Model,
-  inputs: InputStep,
-  variables: Variables,
-  samples: Samples,
+  key: PRNGKey, network: Network, variables: Variables, samples: Samples
 ) -> Samples:
   """The samples under random wrong labels."""
-  image = inputs.eval(samples.batch.image[:1], None)
-  classes = jax.eval_shape(model.apply, variables, image).shape[-1]
+  image = network.inputs.eval(samples.batch.image[:1], None)
+  classes = jax.eval_shape(network.model.apply, variables, image).shape[-1]
   label = draw_wrong_labels(
     rng.fold_in(key, 'labels'), samples.batch.label, classes
   )
@@ -71,8 +67,7 @@ def relabel_at_random(
 
 
 def relabelling_recipe(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   optimizer: optax.GradientTransformation,
   batch_size: int,
   project: Callable[[Any, Any], Any] | None = None,
@@ -85,13 +80,13 @@ def relabelling_recipe(
     return hyper['forget_weight'] * known
 
   phase = descent.Phase(
-    objectives.retain_plus_term(model, term),
+    objectives.retain_plus_term(network.model, term),
     objectives.paired_streams(batch_size),
   )
   if not retain:
-    alone = objectives.single_term(model, 'forget', term)
+    alone = objectives.single_term(network.model, 'forget', term)
     phase = descent.Phase(alone, (('forget', batch_size),))
-  return descent.Recipe((phase,), optimizer, inputs, project)
+  return descent.Recipe((phase,), optimizer, network.inputs, project)
 
 
 def training_streams(given: Any, forget: Samples, retain: bool) -> dict:
@@ -115,23 +110,17 @@ def start_training(
 
 
 def random_label(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   weights: tuple[float, ...] = WEIGHTS,
   retain: bool = True,
 ) -> Method:
   """Overwrites what was learned of S_f with noise.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of the fine-tuning, schedule included.
-    steps: of the fine-tuning.
-    batch_size: of R and as much of S_f.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     weights: the grid of 'forget_weight'.
     retain: whether R is trained on; False for S_f alone.
 
@@ -139,19 +128,19 @@ def random_label(
     Amnesiac Machine Learning, arXiv 2010.10981.
   """
   recipe = relabelling_recipe(
-    model, inputs, optimizer, batch_size, retain=retain
+    network, training.optimizer, training.batch_size, retain=retain
   )
 
   def prepare(key, variables, given):
-    return relabel_at_random(key, model, inputs, variables, given.forget)
+    return relabel_at_random(key, network, variables, given.forget)
 
   return finetuning.method(
     recipe,
-    steps,
+    training.steps,
     'random labels on S_f',
     grid=finetuning.grid_points('forget_weight', weights),
     prepare=prepare,
-    start=functools.partial(start_training, steps, retain=retain),
+    start=functools.partial(start_training, training.steps, retain=retain),
   )
 
 
@@ -168,14 +157,14 @@ def runner_up(
 
 
 @functools.lru_cache(maxsize=32)
-def _runner_up_program(model: Model, inputs: InputStep) -> Callable:
+def _runner_up_program(network: Network) -> Callable:
   """(variables, batch) -> the runners-up [n], jitted."""
 
   def relabel(variables, batch):
     def one(row):
       single = jax.tree.map(lambda x: x[None], row)
-      image = inputs.eval(single.image, single.has_trigger)
-      return runner_up(model.apply(variables, image), single.label)[0]
+      image = network.inputs.eval(single.image, single.has_trigger)
+      return runner_up(network.model.apply(variables, image), single.label)[0]
 
     return jax.lax.map(one, batch, batch_size=_RUNNER_UP_BLOCK)
 
@@ -183,38 +172,29 @@ def _runner_up_program(model: Model, inputs: InputStep) -> Callable:
 
 
 def relabel_second(
-  model: Model,
-  inputs: InputStep,
-  *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
-  weights: tuple[float, ...] = WEIGHTS,
+  network: Network, training: Training, *, weights: tuple[float, ...] = WEIGHTS
 ) -> Method:
   """Moves S_f over the nearest boundary that theta_o has.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of the fine-tuning, schedule included.
-    steps: of the fine-tuning.
-    batch_size: of R and as much of S_f.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     weights: the grid of 'forget_weight'.
   """
 
   def relabel(key, variables, given):
     del key
     batch = given.forget.batch
-    label = _runner_up_program(model, inputs)(variables, batch)
+    label = _runner_up_program(network)(variables, batch)
     return given.forget._replace(batch=batch._replace(label=label))
 
   return finetuning.method(
-    relabelling_recipe(model, inputs, optimizer, batch_size),
-    steps,
+    relabelling_recipe(network, training.optimizer, training.batch_size),
+    training.steps,
     'runner-up labels on S_f',
     grid=finetuning.grid_points('forget_weight', weights),
     prepare=relabel,
-    start=functools.partial(start_training, steps),
+    start=functools.partial(start_training, training.steps),
   )
 
 
@@ -222,7 +202,7 @@ _GRADIENT_BLOCK = 256
 
 
 @functools.lru_cache(maxsize=32)
-def _gradient_program(model: Model, inputs: InputStep) -> Callable:
+def _gradient_program(network: Network) -> Callable:
   """(variables, samples) -> d CE(S_f) / d theta, evaluation mode, jitted."""
 
   def gradient(variables, samples):
@@ -230,9 +210,11 @@ def _gradient_program(model: Model, inputs: InputStep) -> Callable:
       @jax.checkpoint
       def one(row):
         batch = jax.tree.map(lambda x: x[None], row.batch)
-        image = inputs.eval(batch.image, batch.has_trigger)
+        image = network.inputs.eval(batch.image, batch.has_trigger)
         found = Variables(params, variables.batch_stats)
-        loss = metrics.cross_entropy(model.apply(found, image), batch.label)
+        loss = metrics.cross_entropy(
+          network.model.apply(found, image), batch.label
+        )
         return loss[0] * row.valid
 
       each = jax.lax.map(one, samples, batch_size=_GRADIENT_BLOCK)
@@ -262,26 +244,22 @@ def apply_mask(tree: PyTree, mask: PyTree) -> PyTree:
 
 
 @functools.lru_cache(maxsize=32)
-def mask_program(model: Model, inputs: InputStep, share: float) -> Callable:
+def mask_program(network: Network, share: float) -> Callable:
   """(variables, S_f) -> the mask of the weights that S_f depends on.
 
   Args:
-    model: the network, in evaluation mode.
-    inputs: raw pixels to network input.
+    network: the model and its input step.
     share: of the weights.
   """
   keep = jit.compile_cheaply(functools.partial(salient_mask, share=share))
-  gradient = _gradient_program(model, inputs)
+  gradient = _gradient_program(network)
   return lambda variables, samples: keep(gradient(variables, samples))
 
 
 def salun(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   share: float = 0.5,
   weights: tuple[float, ...] = WEIGHTS,
   retain: bool = True,
@@ -289,11 +267,8 @@ def salun(
   """Random labels confined to salient weights.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of the fine-tuning, schedule included.
-    steps: of the fine-tuning.
-    batch_size: of R and as much of S_f.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     share: of the weights that move; the published grid is 0.1 to 0.9.
     weights: the grid of 'forget_weight'.
     retain: whether R is trained on; False for S_f alone.
@@ -302,12 +277,12 @@ def salun(
     SalUn, arXiv 2310.12508: share 1/2, the mask on gradients.
   """
   recipe = relabelling_recipe(
-    model, inputs, optimizer, batch_size, apply_mask, retain
+    network, training.optimizer, training.batch_size, apply_mask, retain
   )
 
   def prepare(key, variables, given):
-    forget = relabel_at_random(key, model, inputs, variables, given.forget)
-    mask = mask_program(model, inputs, share)
+    forget = relabel_at_random(key, network, variables, given.forget)
+    mask = mask_program(network, share)
     return forget, mask(variables, given.forget)
 
   def start(key, variables, given, prepared: Any):
@@ -315,11 +290,11 @@ def salun(
     forget, mask = prepared
     streams = training_streams(given, forget, retain)
     spent = int(np.asarray(given.forget.valid).sum())
-    return finetuning.Start(variables, streams, steps, mask, spent)
+    return finetuning.Start(variables, streams, training.steps, mask, spent)
 
   return finetuning.method(
     recipe,
-    steps,
+    training.steps,
     'SalUn',
     grid=finetuning.grid_points('forget_weight', weights),
     prepare=prepare,

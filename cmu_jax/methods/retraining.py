@@ -37,91 +37,85 @@ from jaxtyping import Array, Float, PyTree
 
 from cmu_jax import networks
 from cmu_jax.core import errors, tree
-from cmu_jax.core.types import InputStep, Method, Model, Variables
+from cmu_jax.core.types import (
+  Method,
+  Network,
+  Training,
+  Variables,
+)
 from cmu_jax.methods import finetuning, objectives
 from cmu_jax.training import descent, early_stopping, optimizers
 
 
 def retrain(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   keep: early_stopping.BestEpoch | None = None,
 ) -> Method:
   """Retrains without S_f.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of the original training.
-    steps: of the original training.
-    batch_size: of the original training.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     keep: to end at the best epoch, see `finetuning.method`.
 
   References:
     Corrective Machine Unlearning, arXiv 2402.14015, section 3.2.
   """
   phase = descent.Phase(
-    objectives.cross_entropy(model), (('retain', batch_size),)
+    objectives.cross_entropy(network.model), (('retain', training.batch_size),)
   )
-  recipe = descent.Recipe((phase,), optimizer, inputs)
+  recipe = descent.Recipe((phase,), training.optimizer, network.inputs)
 
   def start(key, variables, given, prepared):
     del variables, prepared
-    fresh = finetuning.initialize(key, model, inputs, given.retain)
-    return finetuning.Start(fresh, {'retain': given.retain}, steps)
+    fresh = finetuning.initialize(key, network, given.retain)
+    return finetuning.Start(fresh, {'retain': given.retain}, training.steps)
 
   return finetuning.method(
-    recipe, steps, 'retraining without S_f', start=start, keep=keep
+    recipe, training.steps, 'retraining without S_f', start=start, keep=keep
   )
 
 
 def finetune(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   keep: early_stopping.BestEpoch | None = None,
 ) -> Method:
   """Keeps training on what is left.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of the fine-tuning, schedule included.
-    steps: of the fine-tuning.
-    batch_size: of the fine-tuning.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     keep: to end at the best epoch, see `finetuning.method`.
 
   References:
     Corrective Machine Unlearning, arXiv 2402.14015, section 3.2: 1000 steps.
   """
   phase = descent.Phase(
-    objectives.cross_entropy(model), (('retain', batch_size),)
+    objectives.cross_entropy(network.model), (('retain', training.batch_size),)
   )
-  recipe = descent.Recipe((phase,), optimizer, inputs)
-  return finetuning.method(recipe, steps, 'fine-tuning without S_f', keep=keep)
+  recipe = descent.Recipe((phase,), training.optimizer, network.inputs)
+  return finetuning.method(
+    recipe, training.steps, 'fine-tuning without S_f', keep=keep
+  )
 
 
 def partial_recipe(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   frozen: tuple[str, ...],
   optimizer: optax.GradientTransformation,
   batch_size: int,
 ) -> descent.Recipe:
   """Training on R that holds some modules, their decay and their statistics."""
-  held = networks.freeze_norms(model, frozen)
+  held = networks.freeze_norms(network.model, frozen)
   phase = descent.Phase(
     objectives.cross_entropy(held), (('retain', batch_size),)
   )
   part = optimizers.freeze_modules(optimizer, frozen)
-  return descent.Recipe((phase,), part, inputs)
+  return descent.Recipe((phase,), part, network.inputs)
 
 
 def check_frozen(variables: Variables, frozen: tuple[str, ...]) -> None:
@@ -142,24 +136,18 @@ def check_frozen(variables: Variables, frozen: tuple[str, ...]) -> None:
 
 
 def cf_k(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
   frozen: tuple[str, ...],
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   keep: early_stopping.BestEpoch | None = None,
 ) -> Method:
   """Keeps training the last layers on what is left.
 
   Args:
-    model: the network, bound from a linen module.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
+    network: the model and its input step.
     frozen: modules that stay as they are, see `networks.frozen_modules`.
-    optimizer: of the fine-tuning, schedule included.
-    steps: of the fine-tuning.
-    batch_size: of the fine-tuning.
+    training: optimizer, steps and batch size.
     keep: to end at the best epoch, see `finetuning.method`.
 
   Raises:
@@ -173,11 +161,11 @@ def cf_k(
   def start(key, variables, given, prepared):
     del key, prepared
     check_frozen(variables, frozen)
-    return finetuning.Start(variables, {'retain': given.retain}, steps)
+    return finetuning.Start(variables, {'retain': given.retain}, training.steps)
 
   return finetuning.method(
-    partial_recipe(model, inputs, frozen, optimizer, batch_size),
-    steps,
+    partial_recipe(network, frozen, training.optimizer, training.batch_size),
+    training.steps,
     'fine-tuning the last layers without S_f',
     start=start,
     keep=keep,
@@ -199,24 +187,18 @@ def reinitialize(
 
 
 def eu_k(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
   frozen: tuple[str, ...],
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   keep: early_stopping.BestEpoch | None = None,
 ) -> Method:
   """Retrains the last layers without S_f.
 
   Args:
-    model: the network, bound from a linen module.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
+    network: the model and its input step.
     frozen: modules that stay as they are, see `networks.frozen_modules`.
-    optimizer: of the retraining, schedule included.
-    steps: of the retraining; the benchmark takes 1000 (CIFAR-100: 1500).
-    batch_size: of the retraining.
+    training: optimizer, steps and batch size.
     keep: to end at the best epoch, see `finetuning.method`.
 
   Raises:
@@ -230,13 +212,13 @@ def eu_k(
   def start(key, variables, given, prepared):
     del prepared
     check_frozen(variables, frozen)
-    new = finetuning.initialize(key, model, inputs, given.retain)
+    new = finetuning.initialize(key, network, given.retain)
     begin = reinitialize(variables, new, frozen)
-    return finetuning.Start(begin, {'retain': given.retain}, steps)
+    return finetuning.Start(begin, {'retain': given.retain}, training.steps)
 
   return finetuning.method(
-    partial_recipe(model, inputs, frozen, optimizer, batch_size),
-    steps,
+    partial_recipe(network, frozen, training.optimizer, training.batch_size),
+    training.steps,
     'retraining the last layers without S_f',
     start=start,
     keep=keep,
@@ -249,38 +231,32 @@ def l1_norm(params: PyTree) -> Float[Array, '']:
 
 
 def l1_sparse(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   penalties: tuple[float, ...] = (5e-4, 1e-5, 1e-4, 1e-3),
 ) -> Method:
   """Fine-tuning without S_f towards few weights.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of the fine-tuning, schedule included.
-    steps: of the fine-tuning.
-    batch_size: of the fine-tuning.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     penalties: the grid of 'l1', the penalty at the first step.
 
   References:
     Model Sparsity Can Simplify Machine Unlearning, arXiv 2304.04934; AMUN,
     arXiv 2503.00917, compares itself with a penalty of 5e-4.
   """
-  fit = objectives.cross_entropy(model)
+  fit = objectives.cross_entropy(network.model)
 
   def objective(variables, draws, context, hyper, time):
     loss, stats = fit(variables, draws, context, hyper, time)
     return loss + hyper['l1'] * (1 - time) * l1_norm(variables.params), stats
 
-  phase = descent.Phase(objective, (('retain', batch_size),))
+  phase = descent.Phase(objective, (('retain', training.batch_size),))
   return finetuning.method(
-    descent.Recipe((phase,), optimizer, inputs),
-    steps,
+    descent.Recipe((phase,), training.optimizer, network.inputs),
+    training.steps,
     'l1-sparse fine-tuning',
     grid=finetuning.grid_points('l1', penalties),
   )

@@ -31,11 +31,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Int
 
 from cmu_jax.core import errors
-from cmu_jax.core.types import InputStep, Method, Model
+from cmu_jax.core.types import Method, Model, Network, Training
 from cmu_jax.methods import finetuning, objectives
 from cmu_jax.methods.objectives import Objective
 from cmu_jax.training import descent, early_stopping
@@ -93,12 +92,9 @@ def alternating_phases(
 
 
 def scrub(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   msteps: int = 100,
   temperature: float = 4.0,
   alphas: tuple[float, ...] = SCRUB_ALPHAS,
@@ -107,12 +103,8 @@ def scrub(
   """SCRUB as released with the benchmark.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of both phases; the benchmark's peak rate is 0.0025.
-    steps: of both phases together; the benchmark takes 1000.
-    batch_size: of both phases. An epoch of fewer identified samples than that
-      is one step, which goes round them.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     msteps: an epoch of S_f may start while fewer steps are done: 100 in the
       released scripts, 200 in the paper.
     temperature: T.
@@ -124,31 +116,41 @@ def scrub(
     Corrective Machine Unlearning, arXiv 2402.14015, sections 3.2 and A.2.
   """
   up = distillation_objective(
-    model, 'forget', lambda hyper: (-1.0, -hyper['scrub_alpha']), temperature
+    network.model,
+    'forget',
+    lambda hyper: (-1.0, -hyper['scrub_alpha']),
+    temperature,
   )
   down = distillation_objective(
-    model, 'retain', lambda hyper: (1.0, hyper['scrub_alpha']), temperature
+    network.model,
+    'retain',
+    lambda hyper: (1.0, hyper['scrub_alpha']),
+    temperature,
   )
   recipe = descent.Recipe(
     (
-      descent.Phase(up, (('forget', batch_size),)),
-      descent.Phase(down, (('retain', batch_size),)),
+      descent.Phase(up, (('forget', training.batch_size),)),
+      descent.Phase(down, (('retain', training.batch_size),)),
     ),
-    optimizer,
-    inputs,
+    training.optimizer,
+    network.inputs,
   )
 
   def start(key, variables, given, prepared):
     del key
-    epochs = finetuning.epoch_lengths(given, batch_size, batch_size)
-    plan = alternating_phases(steps, *epochs, lambda epoch, step: step < msteps)
+    epochs = finetuning.epoch_lengths(
+      given, training.batch_size, training.batch_size
+    )
+    plan = alternating_phases(
+      training.steps, *epochs, lambda epoch, step: step < msteps
+    )
     streams = {'forget': given.forget, 'retain': given.retain}
     return finetuning.Start(variables, streams, plan, prepared)
 
   values = sorted(alphas, key=lambda alpha: alpha != _DEFAULT_ALPHA)
   return finetuning.method(
     recipe,
-    steps,
+    training.steps,
     'SCRUB',
     grid=finetuning.grid_points('scrub_alpha', tuple(values)),
     prepare=finetuning.prepare_teacher,
@@ -158,12 +160,9 @@ def scrub(
 
 
 def scrub_original(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   forget_batch_size: int | None = None,
   max_epochs: int = 2,
   temperature: float = 4.0,
@@ -173,11 +172,8 @@ def scrub_original(
   """SCRUB with the teacher alone to move away from.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of both phases; published runs take Adam or SGD at 5e-4.
-    steps: of both phases together; published runs take 3 to 10 epochs.
-    batch_size: of R; published runs take 128.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     forget_batch_size: of S_f, 32 in published runs; None for `batch_size`.
     max_epochs: how many epochs of S_f there are, 2 or 3 in published runs.
     temperature: T, 2 or 4 in published runs.
@@ -187,12 +183,12 @@ def scrub_original(
   References:
     Towards Unbounded Machine Unlearning, arXiv 2302.09880.
   """
-  forget_size = forget_batch_size or batch_size
+  forget_size = forget_batch_size or training.batch_size
   up = distillation_objective(
-    model, 'forget', lambda hyper: (0.0, -1.0), temperature
+    network.model, 'forget', lambda hyper: (0.0, -1.0), temperature
   )
   down = distillation_objective(
-    model,
+    network.model,
     'retain',
     lambda hyper: (hyper['gamma'], hyper['scrub_alpha']),
     temperature,
@@ -200,17 +196,17 @@ def scrub_original(
   recipe = descent.Recipe(
     (
       descent.Phase(up, (('forget', forget_size),)),
-      descent.Phase(down, (('retain', batch_size),)),
+      descent.Phase(down, (('retain', training.batch_size),)),
     ),
-    optimizer,
-    inputs,
+    training.optimizer,
+    network.inputs,
   )
 
   def start(key, variables, given, prepared):
     del key
-    epochs = finetuning.epoch_lengths(given, forget_size, batch_size)
+    epochs = finetuning.epoch_lengths(given, forget_size, training.batch_size)
     plan = alternating_phases(
-      steps, *epochs, lambda epoch, step: epoch < max_epochs
+      training.steps, *epochs, lambda epoch, step: epoch < max_epochs
     )
     streams = {'forget': given.forget, 'retain': given.retain}
     return finetuning.Start(variables, streams, plan, prepared)
@@ -218,7 +214,7 @@ def scrub_original(
   grid = tuple({'gamma': g, 'scrub_alpha': a} for g in gammas for a in alphas)
   return finetuning.method(
     recipe,
-    steps,
+    training.steps,
     'published SCRUB',
     grid=grid,
     prepare=finetuning.prepare_teacher,
@@ -252,23 +248,17 @@ def bad_teacher_objective(model: Model, reduction: str) -> Objective:
 
 
 def badt(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   reduction: str = 'elementmean',
   keep: early_stopping.BestEpoch | None = None,
 ) -> Method:
   """Unlearns S_f towards a network that knows nothing.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of the distillation, schedule included.
-    steps: of the distillation; the benchmark takes 1000 (CIFAR-100: 1500).
-    batch_size: of the distillation.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     reduction: 'elementmean' divides by samples and classes, as the released
       codes do; 'batchmean', the divergence itself, by samples alone.
     keep: to end at the best epoch, see `finetuning.method`.
@@ -283,22 +273,25 @@ def badt(
   if reduction not in REDUCTIONS:
     raise errors.unknown_name('reduction of badt', reduction, REDUCTIONS)
   phase = descent.Phase(
-    bad_teacher_objective(model, reduction), (('train', batch_size),)
+    bad_teacher_objective(network.model, reduction),
+    (('train', training.batch_size),),
   )
-  recipe = descent.Recipe((phase,), optimizer, inputs)
+  recipe = descent.Recipe((phase,), training.optimizer, network.inputs)
 
   def prepare(key, variables, given):
     del variables
-    return finetuning.initialize(key, model, inputs, given.retain)
+    return finetuning.initialize(key, network, given.retain)
 
   def start(key, variables, given, prepared):
     del key
     joined = {'train': descent.join_samples(given.retain, given.forget)}
-    return finetuning.Start(variables, joined, steps, (variables, prepared))
+    return finetuning.Start(
+      variables, joined, training.steps, (variables, prepared)
+    )
 
   return finetuning.method(
     recipe,
-    steps,
+    training.steps,
     'bad teaching',
     needs=('retain', 'forget'),
     prepare=prepare,

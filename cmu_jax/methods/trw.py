@@ -24,17 +24,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import (
   Info,
-  InputStep,
   Method,
   MethodInputs,
   Model,
+  Network,
   Samples,
+  Training,
   Variables,
 )
 from cmu_jax.methods import finetuning, objectives
@@ -181,12 +181,9 @@ def head_rows(
 
 
 def trw(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   betas: tuple[float, ...] = BETAS,
   dimensions: tuple[int, ...] = DIMENSIONS,
   weights: tuple[float, ...] = (1.0,),
@@ -203,11 +200,8 @@ def trw(
   raw cosines beta and the temperature could not be told apart.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of the fine-tuning, schedule included.
-    steps: of the fine-tuning.
-    batch_size: of R and as much of S_f.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     betas: the grid of 'beta'; 0 is RWFT.
     dimensions: the grid of 'dimension', principal axes that count.
     weights: the grid of 'forget_weight'.
@@ -225,30 +219,32 @@ def trw(
 
   def term(logits, draw, context, hyper):
     start, (places, axes), forget, bell = context
-    features = model.features(start, draw.image)
+    features = network.model.features(start, draw.image)
     points = features @ axes if by_sample else places[forget][None]
     noise = hyper['noise'] * bell if 'noise' in hyper else None
     similar = similarities(
       places, points, forget, hyper['dimension'], temperature, noise
     )
-    answer = model.head(start, features)
+    answer = network.model.head(start, features)
     wanted = tilt_answers(answer, forget, similar, hyper['beta'])
     found = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -hyper['forget_weight'] * jnp.sum(wanted * found, -1).mean()
 
   phase = descent.Phase(
-    objectives.retain_plus_term(model, term),
-    objectives.paired_streams(batch_size),
+    objectives.retain_plus_term(network.model, term),
+    objectives.paired_streams(training.batch_size),
   )
   if not retain:
-    alone = objectives.single_term(model, 'forget', term)
-    phase = descent.Phase(alone, (('forget', batch_size),))
-  recipe = descent.Recipe((phase,), optimizer, inputs)
+    alone = objectives.single_term(network.model, 'forget', term)
+    phase = descent.Phase(alone, (('forget', training.batch_size),))
+  recipe = descent.Recipe((phase,), training.optimizer, network.inputs)
 
   def prepare(key, variables: Variables, given: MethodInputs):
     assert given.forget is not None
-    image = inputs.eval(given.forget.batch.image[:1], None)
-    rows = head_rows(model, variables, model.features(variables, image))
+    image = network.inputs.eval(given.forget.batch.image[:1], None)
+    rows = head_rows(
+      network.model, variables, network.model.features(variables, image)
+    )
     bell = jax.random.normal(rng.fold_in(key, 'noise'), rows.shape[:1])
     forget = forget_class(given.forget)
     return variables, principal_axes(rows, centre), forget, bell
@@ -256,7 +252,7 @@ def trw(
   points = itertools.product(betas, dimensions, weights, noises or (0.0,))
   return finetuning.method(
     recipe,
-    steps,
+    training.steps,
     'tilted reweighting',
     grid=tuple(
       {'beta': float(b), 'dimension': float(d), 'forget_weight': float(w)}
@@ -299,18 +295,17 @@ def mask_head(params: PyTree, forget: Int[Array, ''] | int) -> PyTree:
   return {**params, 'head': {**head, 'kernel': kernel, 'bias': bias}}
 
 
-def logit_mask(model: Model, inputs: InputStep) -> Method:
+def logit_mask(network: Network) -> Method:
   """Forbids the class of S_f; all of S_f must be of it.
 
   Args:
-    model: the network, whose last layer is called 'head'.
-    inputs: unused; all methods take it.
+    network: unused.
 
   References:
     On the Necessity of Output Distribution Reweighting for Effective Class
     Unlearning, arXiv 2506.20893, argues that it leaks.
   """
-  del model, inputs
+  del network
 
   def prepare(key: Any, variables: Variables, given: MethodInputs) -> jax.Array:
     del key, variables

@@ -28,11 +28,12 @@ from jaxtyping import Array, Key, PyTree
 
 from cmu_jax.core import rng
 from cmu_jax.core.types import (
-  InputStep,
   Method,
   MethodInputs,
   Model,
+  Network,
   Samples,
+  Training,
   Variables,
 )
 from cmu_jax.methods import finetuning, objectives, relabelling
@@ -52,8 +53,7 @@ def freeze_statistics(model: Model) -> Model:
 
 
 def union_recipe(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   optimizer: optax.GradientTransformation,
   batch_size: int,
   *,
@@ -63,17 +63,16 @@ def union_recipe(
   """Cross-entropy on one stream.
 
   Args:
-    model: the network, updated in training mode.
-    inputs: raw pixels to network input.
+    network: the model and its input step.
     optimizer: schedule included.
     batch_size: of the whole set.
     freeze_bn: normalise by the running statistics, and leave them.
     project: see `descent.Recipe`.
   """
-  trained = freeze_statistics(model) if freeze_bn else model
+  trained = freeze_statistics(network.model) if freeze_bn else network.model
   objective = objectives.cross_entropy(trained, _STREAM)
   phase = descent.Phase(objective, ((_STREAM, batch_size),))
-  return descent.Recipe((phase,), optimizer, inputs, project)
+  return descent.Recipe((phase,), optimizer, network.inputs, project)
 
 
 def join(parts: Sequence[Any]) -> Samples:
@@ -107,59 +106,49 @@ def _mask_gradient(tree: PyTree, context: _RedrawContext) -> PyTree:
 
 
 def _redrawn_recipe(
-  model: Model,
-  inputs: InputStep,
-  optimizer: optax.GradientTransformation,
-  batch_size: int,
-  steps: int,
-  mask: bool,
+  network: Network, training: Training, mask: bool
 ) -> descent.Recipe:
   """Cross-entropy on the union; labels of D_F are drawn in the step."""
 
   def objective(variables, draws, context, hyper, time):
     del hyper
     draw = draws['union']
-    logits, stats = model.update(variables, draw.image)
-    step = jnp.round(time * steps).astype(jnp.int32)
+    logits, stats = network.model.update(variables, draw.image)
+    step = jnp.round(time * training.steps).astype(jnp.int32)
     other = relabelling.draw_wrong_labels(
       jax.random.fold_in(context.key, step), draw.label, logits.shape[-1]
     )
     label = jnp.where(draw.identified, other, draw.label)
     return metrics.cross_entropy(logits, label).mean(), stats
 
-  phase = descent.Phase(objective, (('union', batch_size),))
+  phase = descent.Phase(objective, (('union', training.batch_size),))
   return descent.Recipe(
-    (phase,), optimizer, inputs, _mask_gradient if mask else None
+    (phase,),
+    training.optimizer,
+    network.inputs,
+    _mask_gradient if mask else None,
   )
 
 
 def redrawn_label(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   share: float | None = None,
   retain: bool = True,
 ) -> Method:
   """Overwrites what was learned of D_F with noise, other noise each epoch.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of the fine-tuning, schedule included.
-    steps: of the fine-tuning.
-    batch_size: of the union.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     share: of the weights that move, as in SalUn; None for all.
     retain: whether D_R is trained on; False for D_F alone.
 
   References:
     RL and SalUn in AMUN, arXiv 2503.00917, section 5 and its code.
   """
-  recipe = _redrawn_recipe(
-    model, inputs, optimizer, batch_size, steps, share is not None
-  )
+  recipe = _redrawn_recipe(network, training, share is not None)
 
   def prepare(key, variables: Variables, given: MethodInputs) -> Any:
     del key
@@ -169,20 +158,18 @@ def redrawn_label(
     whole: Samples = join([*parts, given.forget._replace(identified=known)])
     if share is None:
       return whole, None
-    mask = relabelling.mask_program(model, inputs, share)(
-      variables, given.forget
-    )
+    mask = relabelling.mask_program(network, share)(variables, given.forget)
     return whole, mask
 
   def start(key, variables, given, prepared) -> finetuning.Start:
     whole, mask = prepared
     spent = 0 if mask is None else int(np.asarray(given.forget.valid).sum())
     context = _RedrawContext(rng.fold_in(key, 'labels'), mask)
-    return start_training(variables, whole, steps, context, spent)
+    return start_training(variables, whole, training.steps, context, spent)
 
   return finetuning.method(
     recipe,
-    steps,
+    training.steps,
     'random labels, drawn anew',
     needs=('retain', 'forget') if retain else ('forget',),
     prepare=prepare,
@@ -191,12 +178,9 @@ def redrawn_label(
 
 
 def boundary_shrink(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   radius: float = 0.1,
   retain: bool = True,
   size: int = 256,
@@ -204,11 +188,8 @@ def boundary_shrink(
   """Overwrites D_F with its nearest classes, as FGSM sees them.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
-    optimizer: of the fine-tuning, schedule included.
-    steps: of the fine-tuning.
-    batch_size: of the union.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     radius: eps, of pixels in [0, 1].
     retain: whether D_R is trained on; False for D_F alone.
     size: images of the attack at once.
@@ -222,13 +203,13 @@ def boundary_shrink(
     of 0.1 as the baseline of AMUN, arXiv 2503.00917.
   """
   attack = attacks.fgsm(radius)
-  recipe = union_recipe(model, inputs, optimizer, batch_size)
+  recipe = union_recipe(network, training.optimizer, training.batch_size)
 
   def prepare(key, variables: Variables, given: MethodInputs) -> tuple:
     forget = given.forget
     assert forget is not None
     found = adversarial_sets.find_pairs(
-      key, model, inputs, variables, forget, attack=attack, size=size
+      key, network, variables, forget, attack=attack, size=size
     )
     # Also the images that FGSM does not flip: they are taught their own class.
     label = found.label.astype(found.clean.label.dtype)
@@ -243,11 +224,11 @@ def boundary_shrink(
   def start(key, variables, given, prepared) -> finetuning.Start:
     del key, given
     samples, spent = prepared
-    return start_training(variables, samples, steps, spent=int(spent))
+    return start_training(variables, samples, training.steps, spent=int(spent))
 
   return finetuning.method(
     recipe,
-    steps,
+    training.steps,
     'boundary shrink',
     needs=('retain', 'forget') if retain else ('forget',),
     prepare=prepare,

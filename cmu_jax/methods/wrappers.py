@@ -45,10 +45,9 @@ from cmu_jax.core import errors, rng
 from cmu_jax.core.types import (
   Batch,
   Info,
-  InputStep,
   Method,
   MethodInputs,
-  Model,
+  Network,
   PRNGKey,
   Samples,
   Variables,
@@ -57,17 +56,16 @@ from cmu_jax.training import descent, metrics
 
 
 def agreement_mask(
-  model: Model, inputs: InputStep, variables: Variables, forget: Samples
+  network: Network, variables: Variables, forget: Samples
 ) -> Bool[np.ndarray, 'm']:
   """Which valid rows of S_f a network gives the label they were trained with.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
+    network: the model and its input step.
     variables: of the network.
     forget: m rows.
   """
-  seen = metrics.predict(model, inputs, variables, forget.batch)
+  seen = metrics.predict(network, variables, forget.batch)
   return (seen == np.asarray(forget.batch.label)) & np.asarray(forget.valid)
 
 
@@ -93,15 +91,12 @@ def readmit(given: MethodInputs, back: Bool[np.ndarray, 'm']) -> MethodInputs:
   )
 
 
-def retrain_twice(
-  retraining: Method, model: Model, inputs: InputStep
-) -> Method:
+def retrain_twice(retraining: Method, network: Network) -> Method:
   """Retrains without S_f, then with what of it that network agrees on.
 
   Args:
     retraining: the retraining, see `retraining.rewod`.
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
+    network: the model and its input step.
 
   Returns:
     The method; its info has 'readmitted' besides, the size of B.
@@ -112,7 +107,7 @@ def retrain_twice(
   ) -> tuple[Variables, Info]:
     named = rng.fold_in(key, 'first')
     first, before = retraining.solve(named, variables, given, prepared, hyper)
-    back = agreement_mask(model, inputs, first, given.forget)
+    back = agreement_mask(network, first, given.forget)
     larger = readmit(given, back)
     found, after = retraining.solve(key, variables, larger, prepared, hyper)
     cost = before['gradient_evaluations'] + after['gradient_evaluations']
@@ -165,8 +160,7 @@ TOLERANCE = 0.1
 def when_needed(
   retraining: Method,
   fallback: Method,
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   tolerance: float = TOLERANCE,
 ) -> Method:
   """Leaves S_f out, and takes another method where that is not enough.
@@ -174,8 +168,7 @@ def when_needed(
   Args:
     retraining: the retraining without S_f, see `retraining.rewod`.
     fallback: what suspects further samples; of one grid point.
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
+    network: the model and its input step.
     tolerance: the largest share of S_f that may still get its wrong label.
 
   Returns:
@@ -188,7 +181,7 @@ def when_needed(
   ) -> tuple[Variables, Info]:
     named = rng.fold_in(key, 'first')
     first, before = retraining.solve(named, variables, given, prepared, hyper)
-    wrong = agreement_mask(model, inputs, first, given.forget)
+    wrong = agreement_mask(network, first, given.forget)
     share = float(wrong.sum() / np.asarray(given.forget.valid).sum())
     if share <= tolerance:
       return first, {**before, 'remaining': share}

@@ -1,32 +1,10 @@
-"""D_A: near adversarial images of samples, under the classes they are given.
+r"""Sets of adversarial images of samples that are to be unlearned.
 
   D_A = {(x + delta, argmax f(x + delta)) : (x, y) in D_F},  ||delta|| small
 
-Images stay floats: a perturbation of length 0.04 changes a pixel of a 32 x 32
-image by 7e-4, less than half of 1/255, so that rounding would erase it.
-
-Where the search for adversarial images is to begin.
-
-What is trained on besides D_R and D_F: D_A, or a set in its place.
-
-With (x, y) of D_F, its adversarial image x_a of class y_a, and delta the norm
-of x_a - x:
-
-  adv   (x_a, y_a)   D_A itself
-  orig  (x, y)
-  advl  (x, y_a)     its label without its image
-  rl    (x, y')      y' uniform on the classes other than y and y_a
-  arl   (x_a, y')    its image without its label
-  ars   (x', y_a)    x' uniform on the sphere of radius delta about x
-
-All have a row for each sample that has an adversarial image, so that they
-compare. Images that are not of D_F are not augmented.
-
-Sets of adversarial images of samples that are to be unlearned.
-
-`pairs` finds an adversarial image of each sample, with the class that the
-network gives it; `element` makes D_A of them, or one of the sets that the
-paper's ablation puts in its place. `initial_radius` says where to begin.
+`find_pairs` finds an adversarial image of each sample, with the class that the
+network gives it; `build_set` makes D_A of the pairs, or a set of the paper's
+ablation instead. `choose_radius` picks the radius at which the search begins.
 
 References:
   AMUN, arXiv 2503.00917: algorithm 1 and section 4.2 (ablation).
@@ -43,8 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import (
   Batch,
-  InputStep,
-  Model,
+  Network,
   PRNGKey,
   Samples,
   Variables,
@@ -55,21 +32,22 @@ from cmu_jax.robustness.attacks import balls
 from cmu_jax.training import metrics
 
 POLICIES = ('drop', 'margin_retry', 'keep_last', 'error')
+SET_NAMES = ('adv', 'orig', 'advl', 'rl', 'arl', 'ars')
 
 
 class AdversarialPairs(NamedTuple):
-  """Samples and what was found for them, in arrays as long as the samples'.
+  """Samples and their adversarial images, in arrays as long as the samples'.
 
   Attributes:
     clean: the m samples that are valid, then copies of them.
     image: their adversarial images, 0 to 255, in float32.
-    label: the classes that these are given.
+    label: the predicted classes of the adversarial images.
     row: the row of the samples that each came from.
-    kept: which ones have an adversarial image; no copy does.
+    usable: whether a row has an adversarial image; false for copies.
     distance: the l2 norm of each perturbation, of pixels in [0, 1].
     flags: 'valid', 'success', 'misclassified' (before any perturbation, which
       is then 0) and 'fallback' (to the margin), of each row.
-    spent: gradients of single images that the search took.
+    gradients: number of gradients of single images in the search.
   """
 
   clean: Batch
@@ -82,53 +60,48 @@ class AdversarialPairs(NamedTuple):
   gradients: Int[Array, '']
 
 
-class _Target(NamedTuple):
-  """What is attacked."""
-
-  model: Model
-  inputs: InputStep
-  variables: Variables
-
-
 def _retry_failures(
   key: PRNGKey,
-  found: attacks.AttackResult,
+  result: attacks.AttackResult,
   retry: attacks.Attack,
-  network: _Target,
+  network: Network,
+  variables: Variables,
   batch: Batch,
   size: int,
 ) -> attacks.AttackResult:
-  """Another attack on the images on which the first one failed."""
-  lost = np.flatnonzero(~np.asarray(found.success))
-  if not lost.size:
-    return found
-  # As long as the first batch, so that no count of failures compiles anew.
-  rows = lost[np.arange(batch.label.shape[0]) % lost.size]
-  more = attacks.attack_split(
+  """Attacks the images of failures again and merges the results."""
+  failures = np.flatnonzero(~np.asarray(result.success))
+  if not failures.size:
+    return result
+  # As long as the original batch, so that no count of failures compiles anew.
+  rows = failures[np.arange(batch.label.shape[0]) % failures.size]
+  retried = attacks.attack_split(
     key,
     retry,
-    *network,
+    network,
+    variables,
     splits.take(batch, rows),
     size,
     title='adversarial images, once more',
-    count=lost.size,
+    count=failures.size,
   )
 
-  def put(old, new):
+  def merge(old, new):
     merged = np.array(old)
-    merged[lost] = np.asarray(new)
+    merged[failures] = np.asarray(new)
     return jnp.asarray(merged)
 
-  spent = fallback = None
-  if found.gradients is not None and more.gradients is not None:
-    spent = put(found.gradients, found.gradients[lost] + more.gradients)
-  if found.fallback is not None:
-    fallback = put(found.fallback, True)
-  return found._replace(
-    image=put(found.image, more.image),
-    label=put(found.label, more.label),
-    success=put(found.success, more.success),
-    gradients=spent,
+  gradients = fallback = None
+  if result.gradients is not None and retried.gradients is not None:
+    total = result.gradients[failures] + retried.gradients
+    gradients = merge(result.gradients, total)
+  if result.fallback is not None:
+    fallback = merge(result.fallback, True)
+  return result._replace(
+    image=merge(result.image, retried.image),
+    label=merge(result.label, retried.label),
+    success=merge(result.success, retried.success),
+    gradients=gradients,
     fallback=fallback,
   )
 
@@ -136,19 +109,18 @@ def _retry_failures(
 def _check_no_failures(
   success: Bool[Array, 'm'], rows: Int[np.ndarray, 'm']
 ) -> None:
-  lost = np.flatnonzero(~np.asarray(success))
+  failures = np.flatnonzero(~np.asarray(success))
   errors.check(
-    not lost.size,
-    f'{lost.size} of {rows.size} images have no adversarial image, the first '
-    f'is row {rows[lost[0]] if lost.size else None}; use failures="drop" or '
-    'another attack',
+    not failures.size,
+    f'{failures.size} of {rows.size} images have no adversarial image, the '
+    f'first is row {rows[failures[0]] if failures.size else None}; use '
+    'failures="drop" or another attack',
   )
 
 
 def find_pairs(
   key: PRNGKey,
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   variables: Variables,
   samples: Samples,
   *,
@@ -157,28 +129,27 @@ def find_pairs(
   retry: attacks.Attack | None = None,
   size: int = 256,
 ) -> AdversarialPairs:
-  """An adversarial image of every valid sample, verified as it is stored.
+  """Finds and verifies an adversarial image of every valid sample.
 
-  The network need not be the one that is unlearned: adversarial images of
-  another one are the transferred sets of the paper's appendix.
+  The network need not be the unlearned one: adversarial images of another
+  network are the transferred sets of the paper's appendix.
 
   Args:
     key: of the attack.
-    model: the network under attack.
-    inputs: raw pixels to network input; paints stamps after a perturbation.
+    network: under attack; its input step paints triggers after a perturbation.
     variables: the weights under attack.
-    samples: D_F. Rows that are not valid are not looked at.
+    samples: D_F; invalid rows are ignored.
     attack: None for `attacks.minimal_pgd(0.04)`.
-    failures: what becomes of samples without success: 'drop'; 'margin_retry'
-      attacks them once more by `retry`, then drops; 'keep_last' keeps what the
-      network gives another class where the attack ended; 'error'.
-    retry: None for `attacks.minimal_pgd(0.04, loss='margin', warm=False)`.
+    failures: treatment of samples without success: 'drop'; 'margin_retry'
+      attacks them once more by `retry`, then drops; 'keep_last' keeps the last
+      iterate if the network gives it another class; 'error'.
+    retry: None for `attacks.minimal_pgd(0.04, loss='margin',
+      warm_start=False)`.
     size: images in memory at once.
 
   Raises:
     UserError: no valid samples, bad pixels or labels (see
-      `attacks.attack_split`), an
-      unknown policy, or failures where they are an error.
+      `attacks.attack_split`), an unknown policy, or failures under 'error'.
   """
   if failures not in POLICIES:
     raise errors.unknown_name('policy for failures', failures, POLICIES)
@@ -186,121 +157,215 @@ def find_pairs(
   errors.check(
     rows.size, 'the set to be forgotten is empty; give one image or more'
   )
+  # Copies of valid rows fill the arrays, whose length decides the compilation.
   total = samples.valid.shape[0]
-  where = rows[np.arange(total) % rows.size]
-  batch = splits.take(samples.batch, where)
-  network = _Target(model, inputs, variables)
-  found = attacks.attack_split(
+  index = rows[np.arange(total) % rows.size]
+  batch = splits.take(samples.batch, index)
+  result = attacks.attack_split(
     rng.fold_in(key, 'attack'),
     attack or attacks.minimal_pgd(0.04),
-    *network,
+    network,
+    variables,
     batch,
     size,
     title='adversarial images',
     count=rows.size,
   )
   if failures == 'margin_retry':
-    other = retry or attacks.minimal_pgd(0.04, loss='margin', warm=False)
-    named = rng.fold_in(key, 'retry')
-    found = _retry_failures(named, found, other, network, batch, size)
+    other = retry or attacks.minimal_pgd(0.04, loss='margin', warm_start=False)
+    retry_key = rng.fold_in(key, 'retry')
+    result = _retry_failures(
+      retry_key, result, other, network, variables, batch, size
+    )
   if failures == 'error':
-    _check_no_failures(found.success, rows)
-  return _verify_pairs(
-    network, batch, found, where, failures == 'keep_last', size
-  )
+    _check_no_failures(result.success, rows)
+  any_flip = failures == 'keep_last'
+  return _verify_pairs(network, variables, batch, result, index, any_flip, size)
 
 
 def _verify_pairs(
-  network: _Target,
+  network: Network,
+  variables: Variables,
   batch: Batch,
-  found: attacks.AttackResult,
+  result: attacks.AttackResult,
   index: Int[np.ndarray, 'n'],
   any_flip: bool,
   size: int,
 ) -> AdversarialPairs:
-  """What was found, as a training will see it.
-
-  On the host: the number of samples decides the shapes.
-  """
-  count, total = found.success.shape[0], index.size
-  cycled = lambda x: np.asarray(x)[np.arange(total) % count]
+  """Predicts the images again, in the form that a training will get."""
+  # On the host, because the number of samples decides the shapes.
+  count, total = result.success.shape[0], index.size
+  cycle = lambda x: np.asarray(x)[np.arange(total) % count]
   valid = np.arange(total) < count
-  image = np.float32(255) * cycled(found.image)
+  # Images stay floats: a perturbation of 0.04 changes a pixel of a 32 x 32
+  # image by 7e-4, less than half of 1/255, and rounding would erase it.
+  image = np.float32(255) * cycle(result.image)
   stored = batch._replace(image=jnp.asarray(image))
   label, before = (
-    metrics.predict(*network, split, size) for split in (stored, batch)
+    metrics.predict(network, variables, split, size)
+    for split in (stored, batch)
   )
-  own, success = np.asarray(batch.label), cycled(found.success)
-  nothing = np.zeros(count, bool)
-  fallback = nothing if found.fallback is None else found.fallback
+  true_label, success = np.asarray(batch.label), cycle(result.success)
+  no_fallback = np.zeros(count, bool)
+  fallback = no_fallback if result.fallback is None else result.fallback
   flags = {
     'valid': valid,
-    'success': valid & success & (label != own),
-    'misclassified': valid & (before != own),
-    'fallback': valid & cycled(fallback),
+    'success': valid & success & (label != true_label),
+    'misclassified': valid & (before != true_label),
+    'fallback': valid & cycle(fallback),
   }
   delta = (image - np.asarray(batch.image, np.float32)) / 255
-  spent = 0 if found.gradients is None else np.asarray(found.gradients).sum()
+  gradients = 0
+  if result.gradients is not None:
+    gradients = np.asarray(result.gradients).sum()
   return AdversarialPairs(
     clean=batch,
     image=stored.image,
     label=jnp.asarray(label),
     row=jnp.asarray(index, jnp.int32),
-    usable=jnp.asarray(valid & (label != own) & (success | any_flip)),
+    usable=jnp.asarray(valid & (label != true_label) & (success | any_flip)),
     distance=jnp.asarray(np.linalg.norm(delta.reshape(total, -1), axis=1)),
     flags=jax.tree.map(jnp.asarray, flags),
-    gradients=jnp.asarray(spent, jnp.int32),
+    gradients=jnp.asarray(gradients, jnp.int32),
   )
 
 
-def summarize_pairs(found: AdversarialPairs) -> dict[str, float]:
-  """Shares of the samples, and how far their adversarial images are.
+def summarize_pairs(pairs: AdversarialPairs) -> dict[str, float]:
+  """Summarizes success and distance of adversarial images.
 
   Returns:
-    'adversarial_share' (with an adversarial image that counts),
-    'fallback_share' (that needed the margin), 'misclassified_share' (before
-    any perturbation), and 'distance', the median l2 norm of those that count
-    (0 for none).
+    'adversarial_share' (usable samples), 'fallback_share' (to the margin),
+    'misclassified_share' (before any perturbation), and 'distance', the median
+    l2 norm of the perturbations of usable samples (0 for none).
   """
-  count = int(found.flags['valid'].sum())
-  kept = np.asarray(found.usable)
-  distance = np.asarray(found.distance)[kept]
+  count = int(pairs.flags['valid'].sum())
+  usable = np.asarray(pairs.usable)
+  distance = np.asarray(pairs.distance)[usable]
   share = lambda flag: float(np.asarray(flag).sum() / count)
   return {
-    'adversarial_share': share(kept),
-    'fallback_share': share(found.flags['fallback']),
-    'misclassified_share': share(found.flags['misclassified']),
+    'adversarial_share': share(usable),
+    'fallback_share': share(pairs.flags['fallback']),
+    'misclassified_share': share(pairs.flags['misclassified']),
     'distance': float(np.median(distance)) if distance.size else 0.0,
   }
 
 
+def draw_third_class(
+  key: PRNGKey, label: Int[Array, 'n'], other: Int[Array, 'n'], classes: int
+) -> Int[Array, 'n']:
+  """Draws a class other than two different classes, uniformly.
+
+  Raises:
+    UserError: fewer than three classes.
+  """
+  errors.check(
+    classes >= 3,
+    f'a label other than two needs 3 classes, there are {classes}; use "adv", '
+    '"orig", "advl" or "ars"',
+  )
+  low, high = jnp.minimum(label, other), jnp.maximum(label, other)
+  # Skips the lower class first, then the higher one.
+  third = jax.random.randint(key, label.shape, 0, classes - 2, label.dtype)
+  third = third + (third >= low)
+  return third + (third >= high)
+
+
+def _draw_on_sphere(
+  key: PRNGKey, pairs: AdversarialPairs
+) -> Float[Array, 'n h w c']:
+  """Draws points at the distances of the adversarial images."""
+  clean = pairs.clean.image.astype(jnp.float32) / 255
+  noise = jax.random.normal(key, clean.shape)
+  unit = balls.steepest_direction(noise, 'l2')
+  moved = clean + balls.expand_to_pixels(pairs.distance) * unit
+  return 255 * jnp.clip(moved, 0.0, 1.0)
+
+
+def build_set(
+  key: PRNGKey,
+  pairs: AdversarialPairs,
+  name: str = 'adv',
+  classes: int = 0,
+  augment: bool = False,
+) -> Samples:
+  """Builds D_A or a set of the ablation, to train on besides D_R and D_F.
+
+  With (x, y) of D_F, its adversarial image x_a of class y_a, and delta the norm
+  of x_a - x:
+
+    adv   (x_a, y_a)   D_A itself
+    orig  (x, y)
+    advl  (x, y_a)     its label without its image
+    rl    (x, y')      y' uniform on the classes other than y and y_a
+    arl   (x_a, y')    its image without its label
+    ars   (x', y_a)    x' uniform on the sphere of radius delta about x
+
+  Args:
+    key: of random labels and points.
+    pairs: samples and their adversarial images.
+    name: one of SET_NAMES.
+    classes: k, for random labels.
+    augment: whether training may augment adversarial images, too (the variant
+      'amun_rand' of the released code).
+
+  Returns:
+    Rows as in `pairs`, identified; valid rows have an adversarial image.
+
+  Raises:
+    UserError: an unknown name, or too few classes for it.
+
+  References:
+    AMUN, arXiv 2503.00917, section 4.2 and figure 1.
+  """
+  if name not in SET_NAMES:
+    raise errors.unknown_name('set', name, SET_NAMES)
+  clean, label = pairs.clean, pairs.label.astype(pairs.clean.label.dtype)
+  image = clean.image
+  if name in ('adv', 'arl'):
+    image = pairs.image
+  if name == 'ars':
+    image = _draw_on_sphere(rng.fold_in(key, 'sphere'), pairs)
+  if name == 'orig':
+    label = clean.label
+  if name in ('rl', 'arl'):
+    label_key = rng.fold_in(key, 'labels')
+    label = draw_third_class(label_key, clean.label, label, classes)
+  # Crops and flips would move an image off the point that the attack found.
+  moved = name in ('adv', 'arl', 'ars') and not augment
+  return Samples(
+    clean._replace(image=image, label=label),
+    jnp.ones_like(pairs.usable),
+    # All sets have the rows of D_A, so that the ablation compares like sizes.
+    pairs.usable,
+    jnp.ones_like(pairs.usable) if moved else None,
+  )
+
+
 def choose_radius(
   key: PRNGKey,
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   variables: Variables,
   batch: Batch,
   *,
   share: float = 0.95,
   count: int = 100,
-  tiny: float = 1e-3,
+  smallest: float = 1e-3,
   size: int = 256,
 ) -> float:
-  """The first radius within which most samples have an adversarial image.
+  """Finds a radius within which most samples have an adversarial image.
 
   Args:
-    key: of which samples are tried.
-    model: the network.
-    inputs: raw pixels to network input.
-    variables: its weights.
+    key: of the choice of samples.
+    network: the model and its input step.
+    variables: the network's weights.
     batch: samples of D_F.
-    share: of the samples tried, that must have one.
+    share: of the tried samples that must have an adversarial image.
     count: samples to try.
-    tiny: the radius that the search begins with.
+    smallest: the radius at which the search begins.
     size: images in memory at once.
 
   Returns:
-    `tiny` times a power of two.
+    `smallest` times a power of two.
 
   Raises:
     UserError: fewer samples than `share` have an adversarial image at all, or
@@ -311,106 +376,22 @@ def choose_radius(
   """
   total = batch.label.shape[0]
   order = jax.random.permutation(rng.fold_in(key, 'tried'), max(total, 1))
-  few = splits.take(batch, order[:count]) if total else batch
-  found = attacks.attack_split(
+  tried = splits.take(batch, order[:count]) if total else batch
+  result = attacks.attack_split(
     rng.fold_in(key, 'attack'),
-    attacks.minimal_pgd(tiny),
-    model,
-    inputs,
+    attacks.minimal_pgd(smallest),
+    network,
     variables,
-    few,
+    tried,
     size,
     title='radius of the attack',
   )
-  each = np.where(found.success, np.asarray(found.radius), np.inf)
-  wanted = float(np.quantile(each, share, method='inverted_cdf'))
+  radii = np.where(result.success, np.asarray(result.radius), np.inf)
+  radius = float(np.quantile(radii, share, method='inverted_cdf'))
   errors.check(
-    np.isfinite(wanted),
-    f'only {np.isfinite(each).mean():.0%} of {each.size} images have an '
+    np.isfinite(radius),
+    f'only {np.isfinite(radii).mean():.0%} of {radii.size} images have an '
     f'adversarial image, not {share:.0%}; set the radius by hand',
   )
-  return tiny * 2.0 ** round(math.log2(wanted / tiny))
-
-
-SET_NAMES = ('adv', 'orig', 'advl', 'rl', 'arl', 'ars')
-
-
-def draw_third_class(
-  key: PRNGKey, first: Int[Array, 'n'], second: Int[Array, 'n'], classes: int
-) -> Int[Array, 'n']:
-  """A class other than two different ones, each as likely.
-
-  Raises:
-    UserError: fewer than three classes.
-  """
-  errors.check(
-    classes >= 3,
-    f'a label other than two needs 3 classes, there are {classes}; use "adv", '
-    '"orig", "advl" or "ars"',
-  )
-  low, high = jnp.minimum(first, second), jnp.maximum(first, second)
-  drawn = jax.random.randint(key, first.shape, 0, classes - 2, first.dtype)
-  drawn = drawn + (drawn >= low)
-  return drawn + (drawn >= high)
-
-
-def _draw_on_sphere(
-  key: PRNGKey, found: AdversarialPairs
-) -> Float[Array, 'n h w c']:
-  """Points as far from the clean images as the adversarial ones are."""
-  clean = found.clean.image.astype(jnp.float32) / 255
-  noise = jax.random.normal(key, clean.shape)
-  unit = balls.steepest_direction(noise, 'l2')
-  return 255 * jnp.clip(
-    clean + balls.expand_to_pixels(found.distance) * unit, 0.0, 1.0
-  )
-
-
-def build_set(
-  key: PRNGKey,
-  found: AdversarialPairs,
-  name: str = 'adv',
-  classes: int = 0,
-  augment: bool = False,
-) -> Samples:
-  """D_A, or the set of the ablation of this name.
-
-  Args:
-    key: of random labels and points.
-    found: samples and their adversarial images.
-    name: one of ELEMENTS.
-    classes: k, for random labels.
-    augment: whether training may augment adversarial images as well (the
-      variant 'amun_rand' of the released code).
-
-  Returns:
-    Rows as in `found`, identified; valid are those that have an adversarial
-    image.
-
-  Raises:
-    UserError: an unknown name, or too few classes for it.
-
-  References:
-    AMUN, arXiv 2503.00917, section 4.2 and figure 1.
-  """
-  if name not in SET_NAMES:
-    raise errors.unknown_name('set', name, SET_NAMES)
-  clean, label = found.clean, found.label.astype(found.clean.label.dtype)
-  image = clean.image
-  if name in ('adv', 'arl'):
-    image = found.image
-  if name == 'ars':
-    image = _draw_on_sphere(rng.fold_in(key, 'sphere'), found)
-  if name == 'orig':
-    label = clean.label
-  if name in ('rl', 'arl'):
-    label = draw_third_class(
-      rng.fold_in(key, 'labels'), clean.label, label, classes
-    )
-  moved = name in ('adv', 'arl', 'ars') and not augment
-  return Samples(
-    clean._replace(image=image, label=label),
-    jnp.ones_like(found.usable),
-    found.usable,
-    jnp.ones_like(found.usable) if moved else None,
-  )
+  # Undoes the rounding of radii in float32.
+  return smallest * 2.0 ** round(math.log2(radius / smallest))

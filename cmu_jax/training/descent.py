@@ -1,9 +1,9 @@
-"""The device loop of a fine-tuning that draws from several sets of samples.
+"""The device loop of a fine-tuning on several streams of samples.
 
-Unlearning methods differ in what a step sees (the retained samples, the
-identified ones, both) and in its objective; some alternate between phases.
-Whatever the identified fraction, teacher or hyperparameter, one compilation
-serves: counts are masks, and everything else is an argument.
+Unlearning methods differ in the samples of a step (retained, identified, both)
+and in its objective; some alternate between phases. One compilation serves
+every identified fraction, teacher and hyperparameter, because counts are masks
+and everything else is an argument.
 """
 
 import functools
@@ -16,19 +16,20 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from cmu_jax.core import jit, rng, store
+from cmu_jax.core import jit, rng
+from cmu_jax.core.store import Checkpoint
 from cmu_jax.core.types import Batch, InputStep, PRNGKey, Samples, Variables
 from cmu_jax.data import splits
 from cmu_jax.training import early_stopping, segment, train
 
 
 class StreamBatch(NamedTuple):
-  """What a step sees of one set of samples.
+  """The samples of one stream in one step.
 
   Attributes:
     image: network input, augmented.
-    label: as trained with.
-    identified: which ones are of S_f.
+    label: the training label.
+    identified: true for samples of S_f.
   """
 
   image: Float[Array, 'b h w c']
@@ -42,7 +43,7 @@ class Phase(NamedTuple):
   Attributes:
     objective: (variables, draws, context, hyper, time) -> (loss, batch_stats);
       draws by the names of the streams, time from 0 to 1.
-    streams: the sets a step draws from, and how many samples of each.
+    streams: the names of the streams, and the samples that a step draws.
   """
 
   objective: Callable[..., tuple[jax.Array, PyTree]]
@@ -50,15 +51,14 @@ class Phase(NamedTuple):
 
 
 class Recipe(NamedTuple):
-  """The static part: what one compilation depends on.
+  """The static part of a fine-tuning, on which a compilation depends.
 
   Attributes:
     phases: the kinds of steps.
-    optimizer: one for all phases.
+    optimizer: of all phases together.
     inputs: raw pixels to network input.
-    project: (tree like the parameters, context) -> its projection: of the
-      gradient before the optimiser, and of the step after it, so that neither
-      decay nor momentum leaves the subspace. None for no projection.
+    project: (tree like the parameters, context) -> its projection on a
+      subspace; None for no projection.
   """
 
   phases: tuple[Phase, ...]
@@ -68,113 +68,123 @@ class Recipe(NamedTuple):
 
 
 class StepPlan(NamedTuple):
-  """What each step does.
+  """The schedule of phases.
 
   Attributes:
-    phase: position of its phase in the recipe, [t].
-    turn: how many steps of that phase came before it, [t].
+    phase: position in the recipe of each step's phase, [t].
+    turn: number of earlier steps of the same phase, [t].
   """
 
   phase: Int[Array, 't']
   turn: Int[Array, 't']
 
 
+class _Arguments(NamedTuple):
+  """The traced arguments that all steps share; see `descend`."""
+
+  streams: dict[str, Samples]
+  context: Any
+  hyper: Any
+
+
 class _EpochOrders(NamedTuple):
-  """The sample orders of an epoch of one stream and of the epoch after it."""
+  """The sample orders of an epoch of one stream and of the next epoch."""
 
   epoch: Int[Array, '']
   order: Int[Array, '2 n']
 
 
 def plan_steps(phases: np.ndarray) -> StepPlan:
-  """The plan of a sequence of phases, [t]."""
+  """Returns the plan of a sequence of phases, [t]."""
   turn = np.zeros_like(phases)
   for phase in np.unique(phases):
-    here = phases == phase
-    turn[here] = np.arange(here.sum())
+    mask = phases == phase
+    turn[mask] = np.arange(mask.sum())
   return StepPlan(jnp.asarray(phases, jnp.int32), jnp.asarray(turn, jnp.int32))
 
 
-def whole_batch(batch: Batch, fixed: Bool[Array, 'n'] | None = None) -> Samples:
-  """All of a batch, none of it identified; `fixed` rows are not augmented."""
+def whole_batch(
+  batch: Batch, skip_augmentation: Bool[Array, 'n'] | None = None
+) -> Samples:
+  """Returns all samples of a batch as not identified."""
   shape = batch.label.shape
-  return Samples(batch, jnp.zeros(shape, bool), jnp.ones(shape, bool), fixed)
+  return Samples(
+    batch, jnp.zeros(shape, bool), jnp.ones(shape, bool), skip_augmentation
+  )
 
 
 def gather_samples(
   batch: Batch,
   index: Int[np.ndarray, 'm'],
   capacity: int,
-  known: bool,
-  fixed: Bool[Array, 'n'] | None = None,
+  identified: bool,
+  skip_augmentation: Bool[Array, 'n'] | None = None,
 ) -> Samples:
-  """The rows at `index`, as `capacity` rows of which the rest are copies.
+  """Returns the rows at `index`, padded with copies to `capacity` rows.
 
   Args:
     batch: all images.
-    index: of the rows to be seen, at least one.
-    capacity: how many rows the result has, at least as many.
-    known: whether they are identified.
-    fixed: which rows of `batch` are not to be augmented; None for none.
+    index: of the selected rows, at least one.
+    capacity: number of rows of the result, at least as many.
+    identified: whether the rows are identified.
+    skip_augmentation: rows of `batch` without augmentation; None for no row.
   """
   rows = index[np.arange(capacity) % index.size]
   return Samples(
     splits.take(batch, rows),
-    jnp.full(capacity, known),
+    jnp.full(capacity, identified),
     jnp.arange(capacity) < index.size,
-    None if fixed is None else fixed[jnp.asarray(rows)],
+    None if skip_augmentation is None else skip_augmentation[jnp.asarray(rows)],
   )
 
 
-def join_samples(first: Samples, second: Samples) -> Samples:
-  """Both sets of samples as one; stamps must be in both or in neither."""
-  if (
-    first.skip_augmentation is not None or second.skip_augmentation is not None
-  ):
-    first, second = (
+def join_samples(left: Samples, right: Samples) -> Samples:
+  """Concatenates two sets; both or neither must have trigger flags."""
+  if left.skip_augmentation is not None or right.skip_augmentation is not None:
+    left, right = (
       x
       if x.skip_augmentation is not None
       else x._replace(skip_augmentation=jnp.zeros_like(x.valid))
-      for x in (first, second)
+      for x in (left, right)
     )
-  return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+  return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), left, right)
 
 
 def _draw_orders(
   key: PRNGKey, valid: Bool[Array, 'n'], epoch: Any
 ) -> _EpochOrders:
-  """Random orders of the valid rows, which come first."""
+  """Draws random orders in which the valid rows come first."""
 
-  def draw(each):
-    bits = jax.random.uniform(jax.random.fold_in(key, each), valid.shape)
+  def draw(index):
+    bits = jax.random.uniform(jax.random.fold_in(key, index), valid.shape)
+    # Padding sorts behind every uniform number.
     return jnp.argsort(jnp.where(valid, bits, 2.0)).astype(jnp.int32)
 
   return _EpochOrders(epoch, jax.vmap(draw)(epoch + jnp.arange(2)))
 
 
 def _positions(
-  orders: _EpochOrders, first: Any, size: int, count: Int[Array, '']
+  orders: _EpochOrders, start: Any, size: int, count: Int[Array, '']
 ) -> Int[Array, 'b']:
-  """Where samples `first`, first + 1, ... of the stream of epochs are.
-
-  A step that needs more than two epochs of samples goes round the second one
-  again: every sample still comes equally often, one time more or less.
-  """
-  place = first + jnp.arange(size)
-  epoch = jnp.minimum(place // count - first // count, 1)
-  return orders.order[epoch, place % count]
+  """Returns the rows of samples `start`, start + 1, ... of the stream."""
+  position = start + jnp.arange(size)
+  # A step that needs more than two epochs of samples repeats the second epoch:
+  # every sample still comes equally often, up to one time.
+  epoch = jnp.minimum(position // count - start // count, 1)
+  return orders.order[epoch, position % count]
 
 
 def _draw_batch(
   inputs: InputStep, key: PRNGKey, samples: Samples, positions: Int[Array, 'b']
 ) -> StreamBatch:
+  """Reads and augments the samples at `positions`."""
   batch = samples.batch
   stamp = None if batch.has_trigger is None else batch.has_trigger[positions]
   raw = batch.image[positions]
   image = inputs.train(key, raw, stamp)
   if samples.skip_augmentation is not None:
-    keep = samples.skip_augmentation[positions][:, None, None, None]
-    image = jnp.where(keep, inputs.eval(raw, stamp), image)
+    plain = samples.skip_augmentation[positions][:, None, None, None]
+    image = jnp.where(plain, inputs.eval(raw, stamp), image)
   return StreamBatch(
     image, batch.label[positions], samples.identified[positions]
   )
@@ -185,32 +195,31 @@ def _descent_step(
   phase: Phase,
   key: PRNGKey,
   carry: tuple,
-  streams: Mapping[str, Samples],
+  arguments: _Arguments,
   turn: Any,
   step: Any,
-  context: Any,
-  hyper: Any,
 ) -> tuple:
-  """One gradient step of one phase."""
+  """Makes one gradient step of one phase."""
   (state, orders), draws = carry, {}
+  streams, context, hyper = arguments
   params = state.variables.params
   for name, size in phase.streams:
     count = jnp.maximum(streams[name].valid.sum(), 1)
-    first = turn * size
-    # What is carried is redrawn at every new epoch only.
-    found = jax.lax.cond(
-      orders[name].epoch == first // count,
+    start = turn * size
+    # Sorting costs more than a small step, so orders wait for a new epoch.
+    current = jax.lax.cond(
+      orders[name].epoch == start // count,
       lambda old, *_: old,
       lambda _, k, v, e: _draw_orders(k, v, e),
       orders[name],
       rng.fold_in(key, 'order', name),
       streams[name].valid,
-      first // count,
+      start // count,
     )
-    orders = {**orders, name: found}
+    orders = {**orders, name: current}
     augment = jax.random.fold_in(rng.fold_in(key, 'augment', name), step)
-    places = _positions(found, first, size, count)
-    draws[name] = _draw_batch(recipe.inputs, augment, streams[name], places)
+    positions = _positions(current, start, size, count)
+    draws[name] = _draw_batch(recipe.inputs, augment, streams[name], positions)
   time = step / state.history.shape[0]
 
   def objective(params):
@@ -218,6 +227,8 @@ def _descent_step(
     return phase.objective(variables, draws, context, hyper, time)
 
   (loss, stats), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+  # Both the gradient and the update are projected: otherwise weight decay and
+  # momentum would leave the subspace.
   if recipe.project is not None:
     gradient = recipe.project(gradient, context)
   updates, opt_state = recipe.optimizer.update(
@@ -225,6 +236,7 @@ def _descent_step(
   )
   if recipe.project is not None:
     updates = recipe.project(updates, context)
+  # As an argument the learning rate can vary over a grid without compiling.
   if isinstance(hyper, Mapping) and 'learning_rate' in hyper:
     updates = jax.tree.map(lambda x: hyper['learning_rate'] * x, updates)
   row = jnp.stack([loss, turn]).astype(jnp.float32)
@@ -233,27 +245,30 @@ def _descent_step(
   return segment.TrainState(updated, opt_state, history), orders
 
 
+# Keyed by the identity of the recipe's functions.
 @functools.lru_cache(maxsize=64)
 def _compile_steps(recipe: Recipe) -> Callable:
-  """Steps [start, stop) as one program, cached by the recipe's functions."""
-  used = sorted({name for phase in recipe.phases for name, _ in phase.streams})
+  """Compiles steps [start, stop) as one program."""
+  names = sorted({name for phase in recipe.phases for name, _ in phase.streams})
 
-  def run(key, state, streams, steps, context, hyper, start, stop):
+  def run(key, state, arguments, plan, start, stop):
     def body(step, carry):
       branches = [
         functools.partial(_descent_step, recipe, phase, key)
         for phase in recipe.phases
       ]
-      arguments = carry, streams, steps.turn[step], step, context, hyper
+      operands = carry, arguments, plan.turn[step], step
       if len(branches) == 1:
-        return branches[0](*arguments)
-      return jax.lax.switch(steps.phase[step], branches, *arguments)
+        return branches[0](*operands)
+      return jax.lax.switch(plan.phase[step], branches, *operands)
 
+    # No epoch is -1: the first step of a segment draws its orders.
     orders = {
       name: _EpochOrders(
-        jnp.int32(-1), jnp.zeros((2, streams[name].valid.shape[0]), jnp.int32)
+        jnp.int32(-1),
+        jnp.zeros((2, arguments.streams[name].valid.shape[0]), jnp.int32),
       )
-      for name in used
+      for name in names
     }
     return jax.lax.fori_loop(start, stop, body, (state, orders))[0]
 
@@ -271,38 +286,39 @@ def descend(
   hyper: Any = None,
   title: str = 'unlearning',
   watch: tuple[early_stopping.BestEpoch, Batch] | None = None,
-  checkpoint: store.Checkpoint | None = None,
+  checkpoint: Checkpoint | None = None,
 ) -> tuple[Variables, int]:
   """Fine-tunes a network on streams of samples.
 
   Args:
     key: of sample order and augmentation.
-    recipe: phases, optimiser and input step; equal objects compile once.
-    variables: where to start.
+    recipe: phases, optimizer and input step; equal objects compile once.
+    variables: initial variables.
     streams: the sets of samples by the names that the phases use.
-    steps: how many, or the phase of each one, [t].
+    steps: number of steps, or the phase of each step, [t].
     context: a pytree of arrays for the objectives, such as a teacher.
     hyper: numbers for the objectives; 'learning_rate' multiplies all steps.
-    title: what the progress bar and errors call this.
+    title: of the progress bar and of errors.
     watch: as in `train.fit`.
-    checkpoint: where to save and to continue from, or None.
+    checkpoint: saves the state and restores it; None to keep nothing.
 
   Returns:
-    The network, and how many gradients of single images it took.
+    The network, and the number of gradients of single images.
 
   Raises:
     Diverged: the loss is not finite; names the first such step.
   """
   phases = np.zeros(steps, int) if isinstance(steps, int) else steps
-  chosen = plan_steps(phases)
+  plan = plan_steps(phases)
   sizes = [sum(size for _, size in phase.streams) for phase in recipe.phases]
   run, numbers = _compile_steps(recipe), jax.tree.map(jnp.float32, hyper)
-  go = lambda state, start, stop: run(
-    key, state, dict(streams), chosen, context, numbers, start, stop
+  arguments = _Arguments(dict(streams), context, numbers)
+  bound = lambda state, start, stop: run(
+    key, state, arguments, plan, start, stop
   )
-  begin = train.initial_state(recipe.optimizer, variables, len(phases))
-  driven = train.track_best_epoch(go, begin, len(phases), watch)
+  state = train.initial_state(recipe.optimizer, variables, len(phases))
+  tracked = train.track_best_epoch(bound, state, len(phases), watch)
   fitted = train.run_segments(
-    *driven, len(phases), max(sizes), checkpoint, title
+    *tracked, len(phases), max(sizes), checkpoint, title
   )
   return fitted.variables, int(np.asarray(sizes)[phases].sum())

@@ -1,12 +1,4 @@
-"""The best epoch of a training, which published code keeps as its result.
-
-After each epoch the network is looked at on images with true labels, and the
-first one with the highest accuracy is kept beside the state of the training.
-The code of Corrective Machine Unlearning (arXiv 2402.14015) does so on the test
-split; everywhere else in this package the last iterate counts.
-
-When a training ends before its last step: asked after every pass.
-"""
+"""Early stopping: the best epoch of a training, and rules that end it."""
 
 import functools
 from collections.abc import Callable
@@ -18,36 +10,41 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cmu_jax.core import jit
-from cmu_jax.core.types import Batch, InputStep, Model, Variables
+from cmu_jax.core.types import Batch, Network, Variables
 from cmu_jax.training import metrics, segment
 
 RunSegment = Callable[[segment.TrainState, int, int], segment.TrainState]
 
 
 class BestEpoch(NamedTuple):
-  """How the best epoch is found: the static part.
+  """The static settings of a search for the best epoch.
+
+  After each epoch the network is evaluated on images with true labels. The
+  first network with the highest accuracy is the result of the training.
 
   Attributes:
-    model: the network.
-    inputs: raw pixels to network input.
-    epoch: steps between two looks; there is one after the last step, too.
-    batch_size: images a step of the look.
+    network: the model and its input step.
+    interval: steps between two evaluations; the last step is evaluated, too.
+    batch_size: images of an evaluation at a time.
+
+  References:
+    The code of Corrective Machine Unlearning (arXiv 2402.14015), which
+    evaluates on the test split.
   """
 
-  model: Model
-  inputs: InputStep
+  network: Network
   interval: int
   batch_size: int = 1024
 
 
 class TrackedState(NamedTuple):
-  """The state of a training, and the best network so far.
+  """The state of a training, and its best network so far.
 
   Attributes:
-    state: as of the training alone.
+    state: of the training alone.
     best: the first network with the highest accuracy.
-    accuracy: its accuracy; -1 before the first look.
-    step: after how many steps it was found.
+    accuracy: of the best network; -1 before the first evaluation.
+    step: number of steps that led to the best network.
   """
 
   state: segment.TrainState
@@ -64,89 +61,94 @@ class TrackedState(NamedTuple):
     return self.best
 
 
-@functools.lru_cache(maxsize=32)
-def _comparison(keep: BestEpoch, size: int) -> Callable:
-  """(state, best so far, images, step) -> the best of both, jitted."""
-  predict = metrics.predictor(keep.model, keep.inputs, size)
-
-  def look(state, best, accuracy, step, images, now):
-    found = jnp.mean(predict(state.variables, images) == images.label)
-    better = found > accuracy
-    chosen = jax.tree.map(
-      lambda new, old: jnp.where(better, new, old), state.variables, best
-    )
-    return (
-      chosen,
-      jnp.where(better, found, accuracy),
-      jnp.where(better, now, step),
-    )
-
-  return jit.compile_loop(look)
-
-
-def begin_tracking(state: segment.TrainState) -> TrackedState:
-  """Before step 0; a copy, because segments donate their state."""
-  copied = jax.tree.map(jnp.copy, state.variables)
-  return TrackedState(state, copied, jnp.float32(-1), jnp.int32(0))
-
-
-def keep_best(
-  run: RunSegment, keep: BestEpoch, images: Batch, steps: int
-) -> Callable[[TrackedState, int, int], TrackedState]:
-  """A training that keeps its best epoch; the result depends on no cut.
-
-  Args:
-    run: (state, start, stop) -> state, donating its state.
-    keep: how the best epoch is found.
-    images: with true labels, at least one.
-    steps: of the whole training.
-  """
-  look = _comparison(keep, min(keep.batch_size, images.label.shape[0]))
-
-  def go(now: TrackedState, start: int, stop: int) -> TrackedState:
-    while start < stop:
-      end = min(stop, (start // keep.interval + 1) * keep.interval)
-      now = now._replace(state=run(now.state, start, end))
-      if end % keep.interval == 0 or end == steps:
-        found = look(*now, images, jnp.int32(end))
-        now = TrackedState(now.state, *found)
-      start = end
-    return now
-
-  return go
-
-
 class StopRule(NamedTuple):
-  """When a training has seen enough.
+  """A rule that ends a training before its last step.
 
   Attributes:
-    every: steps between two looks, such as those of a pass over the data.
-      The result depends on them alone, not on how the training is cut.
-    done: the history of all steps so far, [*s, t, c], such as their loss and
-      accuracy -> whether to end here.
+    interval: steps between two checks, such as an epoch. The result depends on
+      the interval alone, not on the cuts of the training.
+    is_met: the history of all steps so far, [*s, t, c], such as loss and
+      accuracy -> whether the training ends here.
   """
 
   interval: int
   is_met: Callable[[Float[np.ndarray, '*s t c']], bool]
 
 
-def should_stop(
-  until: StopRule | None, history: Float[Array | np.ndarray, '...'], step: int
-) -> bool:
-  """Whether a training ends after this step.
+@functools.lru_cache(maxsize=32)
+def _comparison(selection: BestEpoch, size: int) -> Callable:
+  """A jitted function that keeps the better of two networks."""
+  predict = metrics.predictor(selection.network, size)
+
+  def compare(state, best, accuracy, step, images, current_step):
+    current = jnp.mean(predict(state.variables, images) == images.label)
+    # Strictly better, so that the earliest of several equal epochs wins.
+    better = current > accuracy
+    winner = jax.tree.map(
+      lambda new, old: jnp.where(better, new, old), state.variables, best
+    )
+    return (
+      winner,
+      jnp.where(better, current, accuracy),
+      jnp.where(better, current_step, step),
+    )
+
+  return jit.compile_loop(compare)
+
+
+def begin_tracking(state: segment.TrainState) -> TrackedState:
+  """Returns the tracked state before step 0."""
+  # A copy, because segments donate their state.
+  copied = jax.tree.map(jnp.copy, state.variables)
+  return TrackedState(state, copied, jnp.float32(-1), jnp.int32(0))
+
+
+def keep_best(
+  run: RunSegment, selection: BestEpoch, images: Batch, steps: int
+) -> Callable[[TrackedState, int, int], TrackedState]:
+  """Wraps a training so that it keeps its best epoch.
 
   Args:
-    until: the rule; None for none.
-    history: of all steps, also those that are to come, [*s, t, c].
-    step: how many were made.
+    run: (state, start, stop) -> state, donating its state.
+    selection: settings of the evaluations.
+    images: with true labels, at least one image.
+    steps: of the whole training.
   """
-  if until is None or step == 0 or step % until.interval:
+  compare = _comparison(
+    selection, min(selection.batch_size, images.label.shape[0])
+  )
+
+  def run_tracked(tracked: TrackedState, start: int, stop: int) -> TrackedState:
+    # Cuts at every evaluation, so that the host's segments do not matter.
+    while start < stop:
+      end = min(stop, (start // selection.interval + 1) * selection.interval)
+      tracked = tracked._replace(state=run(tracked.state, start, end))
+      if end % selection.interval == 0 or end == steps:
+        best = compare(*tracked, images, jnp.int32(end))
+        tracked = TrackedState(tracked.state, *best)
+      start = end
+    return tracked
+
+  return run_tracked
+
+
+def should_stop(
+  rule: StopRule | None, history: Float[Array | np.ndarray, '...'], step: int
+) -> bool:
+  """Returns whether a training ends after `step` steps.
+
+  Args:
+    rule: None for no early end.
+    history: of all steps, also of future steps, [*s, t, c].
+    step: number of completed steps.
+  """
+  if rule is None or step == 0 or step % rule.interval:
     return False
-  return bool(until.is_met(np.asarray(history)[..., :step, :]))
+  return bool(rule.is_met(np.asarray(history)[..., :step, :]))
 
 
-def next_check(until: StopRule | None, step: int, stop: int) -> int:
-  """Where a segment from `step` ends that should go to `stop`."""
-  if until is None:
+def next_check(rule: StopRule | None, step: int, stop: int) -> int:
+  """Returns the end of a segment [step, stop), at a check at the latest."""
+  if rule is None:
     return stop
-  return min(stop, (step // until.interval + 1) * until.interval)
+  return min(stop, (step // rule.interval + 1) * rule.interval)

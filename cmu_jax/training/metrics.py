@@ -1,7 +1,4 @@
-"""Losses: one value a sample, never reduced.
-
-Predictions on the device, metrics from them in NumPy.
-"""
+"""Losses and predictions on the device, and metrics of predictions in NumPy."""
 
 import functools
 import math
@@ -15,29 +12,30 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from cmu_jax.core import jit
-from cmu_jax.core.types import Batch, InputStep, Model, Variables
+from cmu_jax.core.types import Batch, InputStep, Network, Variables
 
 
 def cross_entropy(
   logits: Float[Array, 'n k'], label: Int[Array, 'n']
 ) -> Float[Array, 'n']:
-  """Softmax cross-entropy, in float32 whatever the network computes in."""
+  """Softmax cross-entropy of each sample, not reduced."""
+  # At least float32: in bfloat16 small losses would round to zero.
   return optax.softmax_cross_entropy_with_integer_labels(
     logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), label
   )
 
 
 def map_blocks(
-  see: Callable[[jax.Array], jax.Array],
+  function: Callable[[jax.Array], jax.Array],
   inputs: InputStep,
   batch: Batch,
   size: int,
 ) -> jax.Array:
-  """What `see` makes of every image of a split, `size` images at a time.
+  """Applies a function to every image of a split, `size` images at a time.
 
   Args:
-    see: network input [b, h, w, c] -> values [b, ...]; traceable.
-    inputs: raw pixels to network input; paints the stamps.
+    function: network input [b, h, w, c] -> values [b, ...]; traceable.
+    inputs: raw pixels to network input; paints the triggers.
     batch: n images.
     size: images in memory at once, at most n.
 
@@ -46,84 +44,73 @@ def map_blocks(
   """
   count = batch.label.shape[0]
   blocks = -(-count // size)
+  # Copies of the last image fill the last block, so all blocks have one shape.
   rows = jnp.minimum(jnp.arange(blocks * size), count - 1)
 
   def block(index):
     stamp = None if batch.has_trigger is None else batch.has_trigger[index]
-    return see(inputs.eval(batch.image[index], stamp))
+    return function(inputs.eval(batch.image[index], stamp))
 
-  found = jax.lax.map(block, rows.reshape(blocks, size))
-  return found.reshape(-1, *found.shape[2:])[:count]
+  values = jax.lax.map(block, rows.reshape(blocks, size))
+  return values.reshape(-1, *values.shape[2:])[:count]
 
 
+# Both caches are keyed by the identity of a network's functions, so that all
+# variables of a sweep share one compilation.
 @functools.lru_cache(maxsize=32)
-def predictor(model: Model, inputs: InputStep, size: int) -> Callable:
+def predictor(network: Network, size: int) -> Callable:
   """(variables, batch) -> predictions [n], jitted, `size` images at a time."""
 
-  def predict(variables, batch):
-    def see(image):
-      return jnp.argmax(model.apply(variables, image), axis=-1)
+  def run(variables, batch):
+    def classify(image):
+      return jnp.argmax(network.model.apply(variables, image), axis=-1)
 
-    return map_blocks(see, inputs, batch, size).astype(jnp.int32)
+    return map_blocks(classify, network.inputs, batch, size).astype(jnp.int32)
 
-  return jit.compile_loop(predict)
+  return jit.compile_loop(run)
 
 
 def predict(
-  model: Model,
-  inputs: InputStep,
-  variables: Variables,
-  batch: Batch,
-  batch_size: int = 1024,
+  network: Network, variables: Variables, batch: Batch, batch_size: int = 1024
 ) -> Int[np.ndarray, 'n']:
-  """Predicted classes of a split, in evaluation mode; stamps are painted."""
+  """Predicts classes of a split, in evaluation mode; paints triggers."""
   size = min(batch_size, batch.label.shape[0])
-  return np.asarray(predictor(model, inputs, size)(variables, batch))
+  return np.asarray(predictor(network, size)(variables, batch))
 
 
 @functools.lru_cache(maxsize=64)
-def _output_program(
-  model: Model, inputs: InputStep, size: int, scale: Callable
-) -> Callable:
-  """A jitted function from a split to its scaled logits, `size` at a time."""
+def _output_program(network: Network, size: int, scale: Callable) -> Callable:
+  """(variables, batch) -> scaled logits [n, k], jitted, `size` at a time."""
 
   def run(variables, batch):
-    def see(image):
-      return scale(model.apply(variables, image))
+    def scaled_logits(image):
+      return scale(network.model.apply(variables, image))
 
-    return map_blocks(see, inputs, batch, size)
+    return map_blocks(scaled_logits, network.inputs, batch, size)
 
   return jit.compile_loop(run)
 
 
 def probabilities(
-  model: Model,
-  inputs: InputStep,
-  variables: Variables,
-  batch: Batch,
-  batch_size: int = 1024,
+  network: Network, variables: Variables, batch: Batch, batch_size: int = 1024
 ) -> Float[np.ndarray, 'n k']:
-  """Class probabilities of a split, in evaluation mode; stamps are painted."""
+  """Class probabilities of a split, in evaluation mode; paints triggers."""
   size = min(batch_size, batch.label.shape[0])
-  run = _output_program(model, inputs, size, jax.nn.softmax)
+  run = _output_program(network, size, jax.nn.softmax)
   return np.asarray(run(variables, batch))
 
 
 def logits(
-  model: Model,
-  inputs: InputStep,
-  variables: Variables,
-  batch: Batch,
-  batch_size: int = 1024,
+  network: Network, variables: Variables, batch: Batch, batch_size: int = 1024
 ) -> Float[np.ndarray, 'n k']:
-  """Logits of a split, in evaluation mode; stamps are painted."""
+  """Logits of a split, in evaluation mode; paints triggers."""
   size = min(batch_size, batch.label.shape[0])
-  run = _output_program(model, inputs, size, jnp.float32)
+  run = _output_program(network, size, jnp.float32)
   return np.asarray(run(variables, batch))
 
 
 def json_list(values: Any) -> list:
-  """Numbers as JSON has them; None where one is not finite."""
+  """Converts numbers to JSON, with None for numbers that are not finite."""
   return [
     v if not isinstance(v, float) or math.isfinite(v) else None
     for v in np.asarray(values).tolist()
@@ -158,6 +145,7 @@ def attack_success(
   label: Int[np.ndarray, 'n'], predicted: Int[np.ndarray, 'n'], target: int
 ) -> float:
   """ASR: the share of triggered images with label != target that hit it."""
+  # Images of the target class would count as hits without any backdoor.
   others = np.asarray(label) != target
   return float(np.mean(predicted[others] == target))
 

@@ -1,9 +1,7 @@
-"""The optimisers of the published recipes, and parts that stay frozen.
+"""Optimizers and learning-rate schedules of the published recipes.
 
-Learning-rate schedules of the two training procedures, as optax schedules.
-
-Every schedule is a function of the optimiser step t = 0, 1, ... A schedule
-whose unit is an epoch changes only when t crosses a multiple of `unit_steps`.
+Every schedule is a function of the optimizer step t = 0, 1, ... A schedule in
+units of epochs changes only when t crosses a multiple of `unit_steps`.
 """
 
 from collections.abc import Sequence
@@ -24,7 +22,8 @@ def adamw(
   Args:
     schedule: learning rate by step.
     weight_decay: decoupled decay; optax's own default would be 1e-4.
-    mask: pytree or function of booleans: which parameters decay; None for all.
+    mask: pytree or function of booleans that selects the parameters with decay;
+      None for all.
   """
   return optax.adamw(
     schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay, mask=mask
@@ -39,9 +38,10 @@ def sgd(
 ) -> optax.GradientTransformation:
   """SGD with momentum and coupled L2, as in procedure A of the benchmark.
 
-  The decay enters the gradient before the momentum, on every parameter unless
-  `mask` says otherwise. Source: Corrective Machine Unlearning (TMLR 2024).
+  The decay acts on every parameter unless `mask` selects some. Source:
+  Corrective Machine Unlearning (TMLR 2024).
   """
+  # As in PyTorch, the decay enters the gradient before the momentum.
   return optax.chain(
     optax.add_decayed_weights(weight_decay, mask),
     optax.trace(decay=momentum),
@@ -52,7 +52,7 @@ def sgd(
 def freeze_modules(
   optimizer: optax.GradientTransformation, frozen: tuple[str, ...]
 ) -> optax.GradientTransformation:
-  """`optimizer`, with some modules ('head', 'body/conv1') left alone."""
+  """Removes the updates of modules such as 'head' or 'body/conv1'."""
 
   def labels(params):
     return jax.tree_util.tree_map_with_path(
@@ -87,25 +87,25 @@ def warmup_cosine_schedule(
 ) -> optax.Schedule:
   """Linear warm-up from exactly 0, a plateau, then a cosine to `minimum`.
 
-  Unit u has the rate peak u / warmup for u < warmup (so unit 0 is a no-op),
-  peak for `hold` more units, and then
-  minimum + (peak - minimum) (1 + cos(pi (u - warmup - hold) / rest)) / 2 with
-  rest = units - warmup - hold. Source: CUTS recipes.
+  Unit u has the rate peak u / warmup if u < warmup, then peak for `hold` units,
+  then minimum + (peak - minimum) (1 + cos(pi (u - warmup - hold) / decay)) / 2
+  with decay = units - warmup - hold. Source: CUTS recipes.
 
   Raises:
     UserError: warm-up and plateau together are not shorter than `units`.
   """
-  rest = units - warmup - hold
+  decay = units - warmup - hold
   errors.check(
-    rest > 0,
+    decay > 0,
     f'schedule: warmup {warmup} + hold {hold} must be below {units} units; '
     'shorten them or train longer',
   )
 
   def schedule(step):
     unit = jnp.asarray(step) // unit_steps
-    fraction = jnp.clip((unit - warmup - hold) / rest, 0.0, 1.0)
+    fraction = jnp.clip((unit - warmup - hold) / decay, 0.0, 1.0)
     decayed = minimum + (peak - minimum) * (1 + jnp.cos(jnp.pi * fraction)) / 2
+    # As in the recipes, the first unit of a warm-up has the rate 0.
     return jnp.where(unit < warmup, peak * unit / max(warmup, 1), decayed)
 
   return schedule
@@ -128,9 +128,10 @@ def procedure_a_schedule(peak: float, steps: int) -> optax.Schedule:
   """The linear schedule of the corrective benchmark's procedure A.
 
   With w = floor(steps / 100) and T = 1.25 steps: peak (t + 1) / (w + 1) for
-  t < w, then peak (1 - (t - w) / T). It never reaches zero. Source:
-  Corrective Machine Unlearning (TMLR 2024), training procedure A as released.
+  t < w, then peak (1 - (t - w) / T). Source: Corrective Machine Unlearning
+  (TMLR 2024), training procedure A as released.
   """
+  # The horizon beyond the last step keeps the final rate above zero.
   warmup, horizon = steps // 100, 1.25 * steps
 
   def schedule(step):

@@ -1,8 +1,8 @@
-"""A small CLIP trained here, for runs without weights of somebody else.
+"""A small CLIP trained from scratch, for runs without published weights.
 
-Class names in sentences stand in for captions: an image is drawn to the text of
-its class and away from those of the others, through both towers. What comes out
-is a CLIP in every respect but size, and is no evidence about large ones.
+Sentences with class names replace captions: training pulls an image towards the
+text of its class and away from the other texts, through both towers. The result
+is a CLIP in every respect but size, and no evidence about large ones.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from cmu_jax.core import errors, jit, store, tree
-from cmu_jax.core.types import Batch, InputStep, Model, PRNGKey, Variables
+from cmu_jax.core import errors, jit, tree
+from cmu_jax.core.store import Checkpoint
+from cmu_jax.core.types import (
+  Batch,
+  InputStep,
+  Model,
+  Network,
+  PRNGKey,
+  Training,
+  Variables,
+)
 from cmu_jax.networks import clip
 from cmu_jax.networks.clip import heads, prompts, towers, zero_shot
 from cmu_jax.training import metrics, optimizers, train
@@ -25,12 +34,12 @@ _WARMUP = 50
 
 
 class CaptionedImages(NamedTuple):
-  """Images and what they are called.
+  """Images with class names and sentences.
 
   Attributes:
-    batch: images of the size that the CLIP sees, and labels.
-    class_names: one a label.
-    sentences: each with one '{}'.
+    batch: images of the size that the CLIP takes, and labels.
+    class_names: of every label.
+    sentences: each with one '{}' for the class name.
   """
 
   batch: Batch
@@ -49,9 +58,8 @@ def small_sizes(
     width: of the image tower, a multiple of 16.
     depth: blocks of each tower.
   """
-  heads_ = max(1, width // 16)
   return clip.Sizes(
-    clip.Tower(width, depth, heads_, 2 * width),
+    clip.Tower(width, depth, max(1, width // 16), 2 * width),
     clip.Tower(32, 1, 2, 64),
     image_size=side,
     patch=patch,
@@ -62,141 +70,140 @@ def small_sizes(
 def trainable_clip(
   sizes: clip.Sizes, class_names: Sequence[str], sentences: Sequence[str]
 ) -> Model:
-  """A CLIP whose outputs are the classes and whose text tower trains, too.
+  """A CLIP classifier whose text tower trains, too.
 
   Args:
-    sizes: sizes of the CLIP.
-    class_names: one an output.
+    sizes: of the CLIP.
+    class_names: of every output.
     sentences: each with one '{}'; a class is the mean over them.
   """
-  named = prompts.spell_class_names(tuple(class_names))
-  texts = [s.replace('{}', name) for name in named for s in sentences]
+  spelled = prompts.spell_class_names(tuple(class_names))
+  texts = [s.replace('{}', name) for name in spelled for s in sentences]
   ids = prompts.encode(texts, sizes.context)
+  # Padding beyond the longest text would only cost time.
   ids = ids[:, : int((ids != 0).sum(1).max())]
-  both = clip.bind(sizes)
-  shape = (len(named), len(sentences), sizes.embed)
+  network = clip.bind(sizes)
+  shape = (len(spelled), len(sentences), sizes.embed)
 
   def columns(v: Variables) -> Float[Array, 'k e']:
-    rows = towers.normalise_rows(both.text(v, ids)).reshape(shape)
-    return jnp.exp(v.params['logit_scale']) * towers.normalise_rows(
-      rows.mean(1)
-    )
+    rows = towers.normalise_rows(network.text(v, ids)).reshape(shape)
+    scale = jnp.exp(v.params['logit_scale'])
+    return scale * towers.normalise_rows(rows.mean(1))
 
   def head(v: Variables, features: jax.Array) -> jax.Array:
     return towers.normalise_rows(features) @ columns(v).T
 
   def apply(v: Variables, image: jax.Array) -> jax.Array:
-    return head(v, both.image(v, image))
+    return head(v, network.image(v, image))
 
   def update(v: Variables, image: jax.Array) -> tuple[jax.Array, Any]:
     return apply(v, image), v.batch_stats
 
   def init(key: PRNGKey, image: jax.Array) -> Variables:
     del image
-    return both.init(key)
+    return network.init(key)
 
-  return Model(init, apply, update, both.image, head)
+  return Model(init, apply, update, network.image, head)
 
 
 def train_small_clip(
   key: PRNGKey,
-  of: clip.Sizes,
+  sizes: clip.Sizes,
   data: CaptionedImages,
   inputs: InputStep,
   *,
   steps: int,
   learning_rate: float = 1e-3,
-  checkpoint: store.Checkpoint | None = None,
+  checkpoint: Checkpoint | None = None,
 ) -> clip.LoadedClip:
   """Trains a small CLIP.
 
   Args:
-    key: of the first weights, order and augmentation.
-    of: its sizes.
-    data: what it sees.
+    key: of initial weights, sample order and augmentation.
+    sizes: of the CLIP.
+    data: the training images.
     inputs: raw pixels to network input.
     steps: of AdamW with warm-up and cosine, batches of 128.
     learning_rate: the peak.
-    checkpoint: where it saves itself.
+    checkpoint: saves the state and restores it; None to keep nothing.
 
   Returns:
-    The CLIP, with no file behind it.
+    The CLIP, without a file.
   """
-  network = trainable_clip(of, data.class_names, data.sentences)
-  first, order = jax.random.split(key)
-  warm = min(_WARMUP, steps // 4)
-  rate = optimizers.warmup_cosine_schedule(learning_rate, warm, 0, steps)
-  begin = jit.compile_cheaply(network.init)(first, data.batch.image[:1])
-  # Hundreds of steps repay what the optimisations take.
+  model = trainable_clip(sizes, data.class_names, data.sentences)
+  init_key, train_key = jax.random.split(key)
+  warmup = min(_WARMUP, steps // 4)
+  rate = optimizers.warmup_cosine_schedule(learning_rate, warmup, 0, steps)
+  start = jit.compile_cheaply(model.init)(init_key, data.batch.image[:1])
+  optimizer = _freeze_tokens(optimizers.adamw(rate, 0.01))
+  # Hundreds of steps repay the time of the compiler's optimizations.
   with jit.optimize_fully():
     fitted = train.fit(
-      order,
-      network,
-      begin,
+      train_key,
+      Network(model, inputs),
+      start,
       data.batch,
-      optimizer=_freeze_tokens(optimizers.adamw(rate, 0.01)),
-      steps=steps,
-      batch_size=_BATCH,
-      inputs=inputs,
+      Training(optimizer, steps, _BATCH),
       checkpoint=checkpoint,
       title='small CLIP',
     )
-  return as_loaded(of, fitted.variables)
+  return as_loaded(sizes, fitted.variables)
 
 
 def _freeze_tokens(
   optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-  """Leaves the table of tokens as it is: few are ever used, and it is large."""
+  """Returns `optimizer` without updates of the token table."""
 
-  def kinds(params: Any) -> Any:
+  # The table is large, and a run uses few of its rows.
+  def is_table(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
       lambda path, _: 'token_embedding' in tree.path_names(path), params
     )
 
   # One long vector: updates leaf by leaf take most of the compilation.
   return optax.multi_transform(
-    {False: optax.flatten(optimizer), True: optax.set_to_zero()}, kinds
+    {False: optax.flatten(optimizer), True: optax.set_to_zero()}, is_table
   )
 
 
-def as_loaded(of: clip.Sizes, variables: Variables) -> clip.LoadedClip:
-  """A CLIP that was made here, as `clip.load` gives one."""
-  return clip.LoadedClip(of, variables, *clip.export(variables))
+def as_loaded(sizes: clip.Sizes, variables: Variables) -> clip.LoadedClip:
+  """Wraps variables of this module as `clip.load` does."""
+  return clip.LoadedClip(sizes, variables, *clip.export(variables))
 
 
 def zero_shot_accuracy(
-  found: clip.LoadedClip, data: CaptionedImages, inputs: InputStep
+  loaded: clip.LoadedClip, data: CaptionedImages, inputs: InputStep
 ) -> float:
-  """Zero-shot accuracy, with a head as any CLIP gets it."""
-  head = heads.make(found, data.class_names, data.sentences)
-  network = zero_shot.model(found.sizes, len(data.class_names))
-  variables = zero_shot.variables(found.variables, head.kernel)
-  seen = metrics.predict(network, inputs, variables, data.batch, 500)
-  return float(np.mean(seen == np.asarray(data.batch.label)))
+  """Accuracy with the zero-shot head that any CLIP would get."""
+  head = heads.make(loaded, data.class_names, data.sentences)
+  model = zero_shot.model(loaded.sizes, len(data.class_names))
+  variables = zero_shot.variables(loaded.variables, head.kernel)
+  predicted = metrics.predict(
+    Network(model, inputs), variables, data.batch, 500
+  )
+  return float(np.mean(predicted == np.asarray(data.batch.label)))
 
 
 def check_accuracy(
-  found: clip.LoadedClip,
+  loaded: clip.LoadedClip,
   data: CaptionedImages,
   inputs: InputStep,
   times: float = 3.0,
 ) -> float:
-  """The accuracy, if it is far enough above chance.
+  """Returns the accuracy if it is far enough above chance.
 
   Args:
-    found: the CLIP.
-    data: images that it was not trained on.
+    loaded: the CLIP.
+    data: images outside its training set.
     inputs: raw pixels to network input.
-    times: how many times chance is needed.
+    times: required multiple of chance.
 
   Raises:
-    UserError: it is less: nothing could be seen in what follows.
+    UserError: the accuracy is lower, so that later results would say nothing.
   """
-  reached, chance = (
-    zero_shot_accuracy(found, data, inputs),
-    1 / len(data.class_names),
-  )
+  reached = zero_shot_accuracy(loaded, data, inputs)
+  chance = 1 / len(data.class_names)
   errors.check(
     reached >= times * chance,
     f'the small CLIP reaches {reached:.1%} on images of '

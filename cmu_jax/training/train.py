@@ -1,8 +1,4 @@
-"""Training: compiled segments of steps, driven from the host.
-
-The host picks the length of a segment so that its progress bar moves and its
-checkpoints are recent; the result does not depend on it.
-"""
+"""Training loops: compiled segments of steps, driven from the host."""
 
 import functools
 import sys
@@ -16,24 +12,26 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from cmu_jax.core import errors, jit, progress, store, tree, vectorize
-from cmu_jax.core.types import Batch, InputStep, Model, Variables
+from cmu_jax.core import errors, jit, progress, tree, vectorize
+from cmu_jax.core.store import Checkpoint
+from cmu_jax.core.types import Batch, Network, Training, Variables
 from cmu_jax.training import early_stopping, metrics, segment
 
+# Long enough to hide the dispatch, short enough for a lively progress bar.
 _SEGMENT_SECONDS = 2.0
 
 
 class Diverged(errors.UserError):
-  """The loss stopped being finite; the message names the step."""
+  """The loss is no longer finite; the message names the step."""
 
 
 class Fit(NamedTuple):
   """The result of a training.
 
   Attributes:
-    variables: the last iterate, or the best epoch where that is kept.
-    history: loss and accuracy of every step that was made, [t, 2].
-    images_per_second: throughput of this process; None if nothing was run.
+    variables: the last iterate, or the best epoch if the training tracks it.
+    history: loss and accuracy of every completed step, [t, 2].
+    images_per_second: throughput of this process; None without a timed step.
   """
 
   variables: Variables
@@ -56,16 +54,17 @@ def _check_finite(history: np.ndarray, start: int, title: str) -> None:
 def _state_initializer(
   optimizer: optax.GradientTransformation, steps: int, stacked: bool
 ) -> Callable[[Variables], segment.TrainState]:
-  """Cached by the optimiser: short trainings are many, and alike."""
+  """A jitted function from variables to the state before step 0."""
   init = jax.vmap(optimizer.init) if stacked else optimizer.init
 
-  def make(start):
-    lead = jax.tree.leaves(start)[0].shape[:1] if stacked else ()
-    history = jnp.zeros((*lead, steps, 2), jnp.float32)
+  def initialize(start):
+    members = jax.tree.leaves(start)[0].shape[:1] if stacked else ()
+    history = jnp.zeros((*members, steps, 2), jnp.float32)
+    # Segments donate their state, which must not be the caller's buffers.
     copied = jax.tree.map(jnp.copy, start)
     return segment.TrainState(copied, init(start.params), history)
 
-  return jit.compile_cheaply(make)
+  return jit.compile_cheaply(initialize)
 
 
 def initial_state(
@@ -74,7 +73,7 @@ def initial_state(
   steps: int,
   stacked: bool = False,
 ) -> segment.TrainState:
-  """The state before step 0; copies, because segments donate their state."""
+  """Returns the state before step 0, as a copy of the variables."""
   return _state_initializer(optimizer, steps, stacked)(variables)
 
 
@@ -83,68 +82,67 @@ def run_segments(
   state: segment.TrainState | early_stopping.TrackedState,
   steps: int,
   images_per_step: int,
-  checkpoint: store.Checkpoint | None = None,
+  checkpoint: Checkpoint | None = None,
   title: str = 'train',
   until: early_stopping.StopRule | None = None,
 ) -> Fit:
-  """Runs segments until `steps`, with progress, checks and checkpoints.
+  """Runs segments up to `steps`, with progress, checks and checkpoints.
 
   Args:
     run: (state, start, stop) -> state, compiled; donates its state.
     state: before step 0.
-    steps: how many.
+    steps: of the whole training.
     images_per_step: for the throughput.
-    checkpoint: where to save and from where to continue.
-    title: what the progress bar and errors call this training.
-    until: when to end before that; None for never.
+    checkpoint: saves the state and restores it; None to keep nothing.
+    title: of the progress bar and of errors.
+    until: ends the training early; None for all steps.
 
   Raises:
     Diverged: the loss is not finite; names the first such step.
   """
-  found = checkpoint.restore(state) if checkpoint else None
-  state, start = found if found else (state, 0)
+  restored = checkpoint.restore(state) if checkpoint else None
+  state, start = restored if restored else (state, 0)
   if 0 < start < steps:
     print(f'{title}: continues at step {start} of {steps}', file=sys.stderr)
   step, length, busy, timed = start, 1, 0.0, 0
   saved = time.monotonic()
-  over = early_stopping.should_stop(until, state.history, step)
+  ended = early_stopping.should_stop(until, state.history, step)
   with progress.bar(title, steps, start=start) as advance:
-    while step < steps and not over:
+    while step < steps and not ended:
       stop = early_stopping.next_check(until, step, min(steps, step + length))
       began = time.monotonic()
       state = run(state, step, stop)
+      # Reading the history also waits for the device, so the time is real.
       _check_finite(np.asarray(state.history)[..., step:stop, :], step, title)
       seconds = time.monotonic() - began
-      if step > start:  # The first segment compiles.
+      # The first segment compiles and would spoil the throughput.
+      if step > start:
         busy, timed = busy + seconds, timed + stop - step
       rate = images_per_step * timed / busy if timed else 0.0
       advance(stop - step, f'{rate:,.0f} images/s' if timed else '')
       length = int(
         np.clip(_SEGMENT_SECONDS / (seconds / (stop - step)), 1, 8 * length)
       )
-      step, over = stop, early_stopping.should_stop(until, state.history, stop)
+      step, ended = stop, early_stopping.should_stop(until, state.history, stop)
       due = time.monotonic() - saved > checkpoint.seconds if checkpoint else 0
-      if checkpoint and (due or over or step == steps):
+      if checkpoint and (due or ended or step == steps):
         checkpoint.save(state, step)
         saved = time.monotonic()
   throughput = images_per_step * timed / busy if timed else None
-  history = state.history[..., :step, :] if over else state.history
+  history = state.history[..., :step, :] if ended else state.history
   return Fit(state.variables, history, throughput)
 
 
 def fit(
   key: Key[Array, '*s'],
-  model: Model,
+  network: Network,
   variables: Variables,
   batch: Batch,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
-  inputs: InputStep,
   loss: segment.Loss = metrics.cross_entropy,
   strategy: vectorize.Strategy | None = None,
-  checkpoint: store.Checkpoint | None = None,
+  checkpoint: Checkpoint | None = None,
   title: str = 'train',
   watch: tuple[early_stopping.BestEpoch, Batch] | None = None,
   until: early_stopping.StopRule | None = None,
@@ -152,27 +150,23 @@ def fit(
   """Trains a network on a device-resident split.
 
   Args:
-    key: random key of sample order and augmentation; or, with `strategy`, keys
-      [s].
-    model: the network.
-    variables: where to start; with `strategy`, stacked along a leading axis s.
+    key: random key of sample order and augmentation; keys [s] with `strategy`.
+    network: the model and its input step.
+    variables: initial variables; with `strategy`, stacked along an axis s.
     batch: n raw images and labels; with `strategy`, stacked likewise.
-    optimizer: an optax transformation; its schedule counts these steps.
-    steps: optimiser steps.
-    batch_size: samples a step; at most n are used.
-    inputs: raw pixels to network input.
+    training: optimizer, steps and batch size, of which at most n are used.
     loss: (logits, label) -> one value a sample.
-    strategy: None for one network; else how s networks are driven, see
-      `vectorize.over` ('map', 'vmap' or 'loop'); a 'loop' takes none of
+    strategy: None for one network; else the way to drive s networks, see
+      `vectorize.map_members` ('map', 'vmap' or 'loop'). A 'loop' takes none of
       `checkpoint`, `watch` and `until`.
-    checkpoint: where to save and from where to continue.
-    title: what the progress bar and errors call this training.
-    watch: how to find the best epoch, and on which images, to return that one;
-      None for the last iterate. Of one network only.
-    until: when to end before the last step.
+    checkpoint: saves the state and restores it; None to keep nothing.
+    title: of the progress bar and of errors.
+    watch: settings and images that select the best epoch as the result; None
+      for the last iterate. For one network only.
+    until: ends the training early; None for all steps.
 
   Returns:
-    The last iterate, the loss and accuracy of each step, the throughput.
+    The network, the loss and accuracy of each step, and the throughput.
 
   Raises:
     Diverged: the loss is not finite; names the first such step.
@@ -181,34 +175,32 @@ def fit(
   """
   if strategy == 'loop':
     if checkpoint or watch or until:
-      raise ValueError("how='loop' takes no checkpoint, watch or until")
+      raise ValueError("strategy='loop' takes no checkpoint, watch or until")
     return _fit_sequentially(
       key,
-      model,
+      network,
       variables,
       batch,
-      optimizer=optimizer,
-      steps=steps,
-      batch_size=batch_size,
-      inputs=inputs,
+      training,
       loss=loss,
       title=title,
     )
   stacked = strategy is not None
   size = batch.label.shape[-1]
   errors.check(size > 0, f'{title}: no training images')
-  count = min(batch_size, size)
+  steps, count = training.steps, min(training.batch_size, size)
+  # Sample positions are int32 on the device.
   errors.check(
     (steps + 1) * count < 2**31,
     f'{title}: {steps} steps of {count} '
     'images exceed 2^31 images; train for fewer steps',
   )
   run = segment.compile_segment(
-    segment.SegmentSpec(model, loss, optimizer, inputs, count), strategy
+    segment.SegmentSpec(network, loss, training.optimizer, count), strategy
   )
   members = batch.label.shape[0] if stacked else 1
   bound = lambda state, start, stop: run(key, state, batch, start, stop)
-  state = initial_state(optimizer, variables, steps, stacked)
+  state = initial_state(training.optimizer, variables, steps, stacked)
   return run_segments(
     *track_best_epoch(bound, state, steps, watch),
     steps,
@@ -225,38 +217,41 @@ def track_best_epoch(
   steps: int,
   watch: tuple[early_stopping.BestEpoch, Batch] | None,
 ) -> tuple[Callable, segment.TrainState | early_stopping.TrackedState]:
-  """What to drive, so that the best epoch is kept if that is asked for.
+  """Wraps a training so that it keeps its best epoch if `watch` is given.
 
   Args:
     run: (state, start, stop) -> state.
     state: before step 0.
-    steps: how many.
-    watch: how to find the best epoch, and on which images; None for neither.
+    steps: of the whole training.
+    watch: settings and images that select the best epoch; None for no change.
   """
   if watch is None:
     return run, state
-  keep, images = watch
-  return early_stopping.keep_best(
-    run, keep, images, steps
-  ), early_stopping.begin_tracking(state)
+  selection, images = watch
+  return (
+    early_stopping.keep_best(run, selection, images, steps),
+    early_stopping.begin_tracking(state),
+  )
 
 
 def _fit_sequentially(
   keys: Key[Array, 's'],
-  model: Model,
+  network: Network,
   variables: Variables,
   batch: Batch,
+  training: Training,
   *,
   title: str,
   **options: Any,
 ) -> Fit:
-  """Members of a stack trained one after another with one compilation."""
+  """Trains the members of a stack one by one, with one compilation."""
   fits = [
     fit(
       keys[i],
-      model,
+      network,
       tree.index(variables, i),
       tree.index(batch, i),
+      training,
       title=f'{title} {i}',
       **options,
     )
@@ -271,5 +266,5 @@ def _fit_sequentially(
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:
-  """ceil(size / batch size), the unit of schedules that count epochs."""
+  """Returns ceil(size / batch size), the unit of schedules in epochs."""
   return -(-size // min(batch_size, size))

@@ -15,7 +15,13 @@ from jaxtyping import Bool, Int, PyTree, Shaped
 from cmu_jax.audits.shadow import program
 from cmu_jax.audits.shadow.planning import Plan, ShadowTraining, Unlearn
 from cmu_jax.core import checkpoint, jit, progress, rng, store, tree, vectorize
-from cmu_jax.core.types import Batch, InputStep, Model, PRNGKey, Variables
+from cmu_jax.core.types import (
+  Batch,
+  Model,
+  Network,
+  PRNGKey,
+  Variables,
+)
 from cmu_jax.training import segment, train
 
 _WEIGHTS = 'weights'
@@ -108,15 +114,15 @@ class ShadowJob(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)
-def _initializer(model: Model, inputs: InputStep) -> Callable:
+def _initializer(network: Network) -> Callable:
   """(key, numbers, image[:1]) -> keys of the trainings and first weights."""
 
   def draw(key, numbers, image):
-    seen = inputs.eval(image, None)
+    seen = network.inputs.eval(image, None)
 
     def one(number):
       own = jax.random.fold_in(key, number)
-      first = model.init(rng.fold_in(own, 'init'), seen)
+      first = network.model.init(rng.fold_in(own, 'init'), seen)
       return rng.fold_in(own, 'train'), first
 
     return jax.vmap(one)(numbers)
@@ -130,7 +136,7 @@ def _initialize(
   """Keys of the trainings and first weights, a model each."""
   index = pad_models(np.arange(numbers.start, numbers.stop), size)
   key = rng.fold_in(job.key, 'model')
-  draw = _initializer(job.model, job.fit.inputs)
+  draw = _initializer(Network(job.model, job.fit.inputs))
   return draw(key, index, job.data.image[:1])
 
 
@@ -202,8 +208,7 @@ def _measure_signals(
   count = job.data.label.shape[0]
   see = program.in_blocks(
     program.statistics_program(
-      job.model,
-      job.fit.inputs,
+      Network(job.model, job.fit.inputs),
       job.signals,
       min(job.plan.images_at_once, count),
       job.strategy,

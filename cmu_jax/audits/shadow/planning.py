@@ -19,7 +19,13 @@ from jaxtyping import Bool, Int, Shaped
 from cmu_jax import audits
 from cmu_jax.audits import signals
 from cmu_jax.core import errors, jit, rng, vectorize
-from cmu_jax.core.types import Batch, InputStep, Model, PRNGKey, Variables
+from cmu_jax.core.types import (
+  Batch,
+  InputStep,
+  Network,
+  PRNGKey,
+  Variables,
+)
 from cmu_jax.training import metrics, segment
 
 Unlearn = Callable[
@@ -195,10 +201,10 @@ class MemoryNeed(NamedTuple):
   per_step: int
 
 
-def variable_shapes(model: Model, inputs: InputStep, data: Batch) -> Variables:
+def variable_shapes(network: Network, data: Batch) -> Variables:
   """Shapes and types of one model's variables; nothing is computed."""
-  image = jax.eval_shape(lambda x: inputs.eval(x, None), data.image[:1])
-  return jax.eval_shape(model.init, jax.random.key(0), image)
+  image = jax.eval_shape(lambda x: network.inputs.eval(x, None), data.image[:1])
+  return jax.eval_shape(network.model.init, jax.random.key(0), image)
 
 
 def _count_bytes(tree: object) -> int:
@@ -220,8 +226,8 @@ def memory_need(
     (recipe.batch_size, *batch.image.shape[1:]), batch.image.dtype
   )
   label = jax.ShapeDtypeStruct((recipe.batch_size,), batch.label.dtype)
-  seen = jax.eval_shape(lambda x: recipe.inputs.eval(x, None), image)
-  first = variable_shapes(recipe.model, recipe.inputs, batch)
+  seen = jax.eval_shape(lambda x: recipe.network.inputs.eval(x, None), image)
+  first = variable_shapes(recipe.network, batch)
   state = jax.eval_shape(lambda v: (v, recipe.optimizer.init(v.params)), first)
 
   def kept(variables, x, y):

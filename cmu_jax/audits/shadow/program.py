@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree, Shaped
 
 from cmu_jax.core import jit, vectorize
-from cmu_jax.core.types import Batch, InputStep, Model, Variables
+from cmu_jax.core.types import Batch, Network, Variables
 from cmu_jax.training import segment
 
 Signals = tuple[tuple[str, Callable[..., jax.Array]], ...]
@@ -115,8 +115,7 @@ def training_program(
 
 @functools.lru_cache(maxsize=16)
 def statistics_program(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   signals: Signals,
   size: int,
   strategy: vectorize.Strategy,
@@ -125,8 +124,7 @@ def statistics_program(
   """(variables, batch) -> {signal: [k, n]} in evaluation mode, jitted.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input.
+    network: the model and its input step.
     signals: name and function of (logits, label).
     size: images of a model in memory at once, at most n.
     strategy: as for `training`.
@@ -139,7 +137,9 @@ def statistics_program(
     rows = jnp.minimum(jnp.arange(blocks * size), count - 1)
 
     def block(index):
-      logits = model.apply(variables, inputs.eval(batch.image[index], None))
+      logits = network.model.apply(
+        variables, network.inputs.eval(batch.image[index], None)
+      )
       return {name: fn(logits, batch.label[index]) for name, fn in signals}
 
     found = jax.lax.map(block, rows.reshape(blocks, size))

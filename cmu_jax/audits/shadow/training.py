@@ -27,7 +27,7 @@ from cmu_jax.audits.shadow.planning import (
 )
 from cmu_jax.audits.shadow.planning import training_rows as rows_of
 from cmu_jax.core import config, errors, provenance, rng, store, vectorize
-from cmu_jax.core.types import Batch, Model, PRNGKey
+from cmu_jax.core.types import Batch, Model, Network, PRNGKey
 from cmu_jax.training import segment
 
 # Models that a CPU trains in one program: more gain nothing, and the memory of
@@ -56,9 +56,11 @@ def _make_job(
   )
   rows = rows_of(rng.fold_in(key, 'rows'), inside)
   size = min(fit.batch_size, rows.shape[1])
-  recipe = segment.SegmentSpec(model, fit.loss, fit.optimizer, fit.inputs, size)
+  recipe = segment.SegmentSpec(
+    Network(model, fit.inputs), fit.loss, fit.optimizer, size
+  )
   how = plan.strategy or vectorize.default_strategy(
-    planning.variable_shapes(model, fit.inputs, data).params
+    planning.variable_shapes(Network(model, fit.inputs), data).params
   )
   devices = plan.devices or tuple(jax.local_devices())
   return ShadowJob(
@@ -146,7 +148,9 @@ def _run_group(job: ShadowJob, numbers: range) -> store.NamedArrays:
   where = folder and store.arrays_path(
     folder, _group_address(job, numbers), 'shadow'
   )
-  template = planning.variable_shapes(job.model, job.fit.inputs, job.data)
+  template = planning.variable_shapes(
+    Network(job.model, job.fit.inputs), job.data
+  )
 
   def compute() -> store.NamedArrays:
     return unlearn_group(
@@ -228,7 +232,7 @@ def train(
     _run_group(job, range(i, min(i + step, count)))
     for i in range(0, count, step)
   ]
-  template = planning.variable_shapes(model, fit.inputs, data)
+  template = planning.variable_shapes(Network(model, fit.inputs), data)
   return Shadows(
     inside,
     groups.join_part(found, 'trained'),

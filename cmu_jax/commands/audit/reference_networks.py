@@ -166,8 +166,7 @@ def train_references(
     plan=plan._replace(address=address),
   )
   logits = metrics.logits(
-    case.network.model,
-    case.network.inputs,
+    case.network.classifier,
     case.network.variables,
     case.pool,
   )

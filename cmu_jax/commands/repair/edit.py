@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from cmu_jax.commands.repair.request import RepairRequest
 from cmu_jax.commands.repair.subject import RepairCase
 from cmu_jax.core import checkpoint, rng, store, tree
-from cmu_jax.core.types import Info, Proxy, Variables
+from cmu_jax.core.types import Info, Network, Proxy, Training, Variables
 from cmu_jax.data import input_step, proxy_sets
 from cmu_jax.methods.backdoor import projected_distillation
 from cmu_jax.methods.cuts import (
@@ -67,11 +67,9 @@ def edit_network(
   """
   key = rng.fold_in(request.seed, 'repair')
   rate = optimizers.constant_schedule(settings['learning_rate'])
-  tuning: Info = {
-    'optimizer': optimizers.adamw(rate),
-    'steps': request.steps or _MAX_STEPS,
-    'batch_size': request.batch_size,
-  }
+  tuning = Training(
+    optimizers.adamw(rate), request.steps or _MAX_STEPS, request.batch_size
+  )
   text = json.dumps(settings, sort_keys=True, default=list)
   fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
@@ -88,7 +86,7 @@ def edit_network(
 
 
 def _edit_projected(
-  key: jax.Array, asked: RepairCase, saving: store.Checkpoint, tuning: Info
+  key: jax.Array, asked: RepairCase, saving: store.Checkpoint, tuning: Training
 ) -> Edit:
   """Ordinary pictures with and without the trigger, see `methods.projected`."""
   assert asked.ordinary is not None and asked.target is not None
@@ -103,17 +101,16 @@ def _edit_projected(
     jnp.ones((1, size), bool),
   )
   repaired, info = projected_distillation.projected_distillation(
-    asked.network.model,
-    pixels,
+    Network(asked.network.model, pixels),
     rule=projected_distillation.Rule(target=asked.target),
     checkpoint=saving,
-    **tuning,
+    training=tuning,
   )(key, asked.network.variables, pool)
   choice = alpha_rules.AlphaChoice(
     info['alpha'], info['position'], info['selected']
   )
-  steps = tuning['steps']
-  return Edit('projected', repaired, choice, info['curve'], None, steps, None)
+  curve, steps = info['curve'], tuning.steps
+  return Edit('projected', repaired, choice, curve, None, steps, None)
 
 
 def _edit_by_cuts(
@@ -121,7 +118,7 @@ def _edit_by_cuts(
   request: RepairRequest,
   asked: RepairCase,
   saving: Any,
-  tuning: Info,
+  tuning: Training,
 ) -> Edit:
   """The published method; under label noise with a choice out of fold."""
   samples = _make_proxy(rng.fold_in(key, 'proxy'), request, asked)
@@ -134,11 +131,10 @@ def _edit_by_cuts(
     else alpha_search.Selection(kind='poison', target=asked.target)
   )
   choice, curve = alpha_search.select_alpha(
-    asked.network.model,
+    asked.network.classifier,
     asked.network.variables,
     tau,
     samples,
-    inputs=asked.network.inputs,
     selection=rule,
   )
   record: Info | None = None
@@ -147,11 +143,10 @@ def _edit_by_cuts(
   if request.rule == 'safe' and asked.target is None:
     found, _ = safe_alpha.choose_from_proxy(
       rng.fold_in(key, 'safe'),
-      asked.network.model,
+      asked.network.classifier,
       asked.network.variables,
       samples,
       folds=_FOLDS,
-      inputs=asked.network.inputs,
       selection=rule,
       tuning=lambda _: tuning,
       symmetric=request.labels == 'true',
@@ -160,7 +155,7 @@ def _edit_by_cuts(
     choice, record = found.choice, found.record
   after = tree.edit(asked.network.variables.params, tau, choice.alpha)
   variables = Variables(after, asked.network.variables.batch_stats)
-  return Edit('cuts', variables, choice, curve, record, tuning['steps'], learnt)
+  return Edit('cuts', variables, choice, curve, record, tuning.steps, learnt)
 
 
 def _task_vector(
@@ -169,8 +164,8 @@ def _task_vector(
   asked: RepairCase,
   samples: Proxy,
   saving: Any,
-  tuning: Info,
-) -> tuple[PyTree, Info, float]:
+  tuning: Training,
+) -> tuple[PyTree, Training, float]:
   """The task vector, with how it was tuned and what share was learnt."""
   window = train.steps_per_epoch(samples.label.shape[1], request.batch_size)
   learnt = lambda history: float(history[..., -window:, 1].mean())
@@ -179,16 +174,15 @@ def _task_vector(
   )
   tau, fitted = algorithm.direction(
     rng.fold_in(key, 'tune'),
-    asked.network.model,
+    asked.network.classifier,
     asked.network.variables,
     samples,
-    inputs=asked.network.inputs,
     checkpoint=saving('samples'),
     until=half if request.steps is None and asked.target is None else None,
-    **tuning,
+    training=tuning,
   )
   history = np.asarray(fitted.history)
-  return tau, {**tuning, 'steps': history.shape[-2]}, learnt(history)
+  return tau, tuning._replace(steps=history.shape[-2]), learnt(history)
 
 
 def _skip_if_disarmed(
@@ -201,8 +195,7 @@ def _skip_if_disarmed(
   The published grid begins above 0: it would edit such a network, too.
   """
   seen = metrics.predict(
-    asked.network.model,
-    asked.network.inputs,
+    asked.network.classifier,
     asked.network.variables,
     asked.bad,
     256,

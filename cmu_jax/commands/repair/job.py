@@ -85,8 +85,7 @@ def _diagnose(request: RepairRequest, case: RepairCase) -> Info | None:
   if request.kind == 'label_noise' and request.labels == 'true':
     return None
   probability = metrics.probabilities(
-    case.network.model,
-    case.network.inputs,
+    case.network.classifier,
     case.network.variables,
     case.bad,
   )
@@ -101,9 +100,7 @@ def _measure(
   """Measures predictions on the bad samples, and accuracy on test pictures."""
 
   def predict(batch: Batch) -> np.ndarray:
-    return metrics.predict(
-      case.network.model, case.network.inputs, variables, batch, 256
-    )
+    return metrics.predict(case.network.classifier, variables, batch, 256)
 
   classes = len(case.network.class_names)
   predicted = predict(case.bad)
@@ -130,7 +127,7 @@ def _lipschitz_bound(case: RepairCase, variables: Variables) -> Info:
   network = case.network
   bound = lipschitz.bound(
     rng.fold_in(0, 'lipschitz'),
-    attacks.logits_of(network.model, network.inputs, variables),
+    attacks.logits_of(network.classifier, variables),
     case.bad.image.shape[1:],
   )
   return {'value': bound.value, 'upper': bound.upper, 'why': bound.reason}

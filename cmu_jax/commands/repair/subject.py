@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from cmu_jax.commands import frame
 from cmu_jax.commands.repair.request import RepairRequest
 from cmu_jax.core import errors
-from cmu_jax.core.types import Batch, Trigger
+from cmu_jax.core.types import Batch, Network, Trigger
 from cmu_jax.data import input_step
 from cmu_jax.networks import shipped
 from cmu_jax.networks.shipped import ShippedNetwork
@@ -77,8 +77,7 @@ def _read_bad_samples(
     return Batch(image, jnp.asarray(label)), None, ()
   no_label = jnp.zeros(len(image), jnp.int32)
   predicted = metrics.predict(
-    network.model,
-    network.inputs,
+    network.classifier,
     network.variables,
     Batch(image, no_label),
     256,
@@ -107,7 +106,7 @@ def _add_trigger(request: RepairRequest, case: RepairCase) -> RepairCase:
   if trigger is not None:
     step = input_step.make(network.mean, network.std, trigger=trigger)
     predicted = metrics.predict(
-      network.model, step, network.variables, batch, 256
+      Network(network.model, step), network.variables, batch, 256
     )
     # Common pixels alone may be a frame or a logo: it must fool the network.
     hit = float(np.mean(predicted == case.target))

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from cmu_jax.commands.unlearn.request import UnlearnRequest
 from cmu_jax.core.types import (
   Info,
-  InputStep,
   Method,
   MethodInputs,
-  Model,
+  Network,
   Samples,
+  Training,
 )
 from cmu_jax.methods import (
   amun,
@@ -51,29 +51,27 @@ def learning_rate(request: UnlearnRequest) -> float:
 
 
 def make_method(
-  request: UnlearnRequest, model: Model, inputs: InputStep, given: MethodInputs
+  request: UnlearnRequest, network: Network, given: MethodInputs
 ) -> Method:
   """The method that a request names.
 
   Args:
     request: name and settings.
-    model: the network.
-    inputs: raw pixels to network input.
+    network: the model and its input step.
     given: the pictures; their number says how long an epoch is.
   """
   keep, forget = _count(given.retain), _count(given.forget)
   size = min(request.batch_size, keep or forget)
   if request.method == 'ssd':
-    return ssd.ssd(model, inputs, batch_size=min(size, forget))
+    return ssd.ssd(network, batch_size=min(size, forget))
   optimizer = optimizers.sgd(
     optimizers.constant_schedule(learning_rate(request)), request.weight_decay
   )
   return FACTORIES[request.method](
-    model,
-    inputs,
-    optimizer=optimizer,
-    steps=request.epochs * math.ceil((keep or forget) / size),
-    batch_size=size,
+    network,
+    Training(
+      optimizer, request.epochs * math.ceil((keep or forget) / size), size
+    ),
     **_options(request.method, keep, forget),
   )
 

@@ -113,7 +113,7 @@ def _unlearn(
 ) -> Info:
   network, data = case.network, _method_inputs(case)
   key = rng.fold_in(request.seed, 'unlearn')
-  method = catalogue.make_method(request, network.model, network.inputs, data)
+  method = catalogue.make_method(request, network.classifier, data)
   prepared = method.prepare(
     rng.fold_in(key, 'prepare'), network.variables, data
   )
@@ -162,7 +162,7 @@ def _measure(case: UnlearnCase, variables: Variables) -> Info:
     name: None
     if batch is None
     else (
-      metrics.logits(network.model, network.inputs, variables, batch, 256),
+      metrics.logits(network.classifier, variables, batch, 256),
       np.asarray(batch.label),
     )
     for name, batch in case.sets().items()

@@ -12,16 +12,15 @@ BatchNorm are held, because half of the pool carries the trigger.
 from typing import Any
 
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Int, UInt8
 
 from cmu_jax.core import store
 from cmu_jax.core.types import (
   Batch,
   Info,
-  InputStep,
-  Model,
+  Network,
   PRNGKey,
+  Training,
   Unlearner,
   Variables,
 )
@@ -30,14 +29,11 @@ from cmu_jax.training import metrics, train
 
 
 def predict_untriggered(
-  model: Model,
-  inputs: InputStep,
-  variables: Variables,
-  image: UInt8[Array, 'n h w c'],
+  network: Network, variables: Variables, image: UInt8[Array, 'n h w c']
 ) -> Int[Array, 'n']:
   """What the network makes of untriggered images; no label is looked at."""
   unlabelled = Batch(image, jnp.zeros(image.shape[0], jnp.int32), None)
-  return jnp.asarray(metrics.predict(model, inputs, variables, unlabelled))
+  return jnp.asarray(metrics.predict(network, variables, unlabelled))
 
 
 def triggered_copies(
@@ -61,23 +57,17 @@ def triggered_copies(
 
 
 def self_distillation(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   untriggered: bool = True,
   checkpoint: store.Checkpoint | None = None,
 ) -> Unlearner:
   """Fine-tunes triggered copies to the predictions on the untriggered ones.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the trigger.
-    optimizer: the fine-tuning's optimiser.
-    steps: its steps.
-    batch_size: its batch size.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     untriggered: also show the untriggered copies, under the same predictions.
     checkpoint: where the fine-tuning saves itself.
 
@@ -89,16 +79,13 @@ def self_distillation(
   def unlearn(
     key: PRNGKey, variables: Variables, problem: Any
   ) -> tuple[Variables, Info]:
-    label = predict_untriggered(model, inputs, variables, problem.image)
+    label = predict_untriggered(network, variables, problem.image)
     fitted = train.fit(
       key,
-      finetuning.freeze_statistics(model),
+      Network(finetuning.freeze_statistics(network.model), network.inputs),
       variables,
       triggered_copies(problem.image, label, untriggered),
-      optimizer=optimizer,
-      steps=steps,
-      batch_size=batch_size,
-      inputs=inputs,
+      training=training,
       checkpoint=checkpoint,
       title='distillation of untriggered predictions',
     )

@@ -27,16 +27,16 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from cmu_jax.core import errors, jit, rng, store, tree, vectorize
 from cmu_jax.core.types import (
   Info,
-  InputStep,
   Model,
+  Network,
   PRNGKey,
   Proxy,
+  Training,
   Unlearner,
   Variables,
 )
@@ -141,12 +141,9 @@ def _attack_proxy(
 
 
 def projected_distillation(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   rule: Rule | None = None,
   damping: float = 0.3,
   vector: Vector = 'repair',
@@ -156,11 +153,8 @@ def projected_distillation(
   """The projected repair as an unlearner: (key, theta_mix, Proxy) -> theta_u.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the trigger.
-    optimizer: the fine-tuning's optimiser.
-    steps: its steps.
-    batch_size: its batch size.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     rule: how alpha is chosen; `Rule()` by default.
     damping: how far P may go into what untriggered predictions need, see
       `sensitivity.project_vector`.
@@ -176,7 +170,6 @@ def projected_distillation(
   Raises:
     UserError: when called, if theta_mix gives all images to the target.
   """
-  options = dict(optimizer=optimizer, steps=steps, batch_size=batch_size)
   settings = Rule() if rule is None else rule
 
   def fine_tune(key, variables, problem, label):
@@ -184,16 +177,15 @@ def projected_distillation(
       seen = _attack_proxy(label, problem.image, settings.target)
       return algorithm.direction(
         key,
-        model,
+        network,
         variables,
         seen,
-        inputs=inputs,
         how=how,
         checkpoint=checkpoint,
-        **options,
+        training=training,
       )
     tuned, info = distillation.self_distillation(
-      model, inputs, checkpoint=checkpoint, **options
+      network, checkpoint=checkpoint, training=training
     )(key, variables, problem)
     part = tree.edit_predicate(variables)
     tau = tree.task_vector(tuned.params, variables.params, part)
@@ -203,18 +195,18 @@ def projected_distillation(
     key: PRNGKey, variables: Variables, problem: Any
   ) -> tuple[Variables, Info]:
     image = problem.image
-    label = distillation.predict_untriggered(model, inputs, variables, image)
+    label = distillation.predict_untriggered(network, variables, image)
     tau, fitted = fine_tune(key, variables, problem, label)
-    plain = inputs.eval(image, None)
-    marked = inputs.eval(image, jnp.ones(label.shape, bool))
+    plain = network.inputs.eval(image, None)
+    marked = network.inputs.eval(image, jnp.ones(label.shape, bool))
     moments = sensitivity.estimate_sensitivity(
-      rng.fold_in(key, 'sensitivity'), model, variables, plain
+      rng.fold_in(key, 'sensitivity'), network.model, variables, plain
     )
     narrow = jit.compile_cheaply(sensitivity.project_vector)(
       tau, moments, damping
     )
     choice, curve = _search_alpha(
-      model, variables, narrow, plain, marked, settings, how
+      network.model, variables, narrow, plain, marked, settings, how
     )
     edited = Variables(
       tree.edit(variables.params, narrow, choice.alpha), variables.batch_stats

@@ -23,11 +23,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from cmu_jax.core import errors, jit
-from cmu_jax.core.types import Batch, Info, InputStep, Method, Model, Variables
+from cmu_jax.core.types import (
+  Batch,
+  Info,
+  Method,
+  Network,
+  Training,
+  Variables,
+)
 from cmu_jax.methods import objectives
 from cmu_jax.training import batch_norm, descent
 
@@ -37,7 +43,7 @@ _SHARES = (0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @functools.lru_cache(maxsize=32)
-def _activity_program(model: Model, inputs: InputStep, size: int) -> Callable:
+def _activity_program(network: Network, size: int) -> Callable:
   """A jitted function from images to mean magnitudes, `size` at a time."""
 
   def look(variables, image):
@@ -46,8 +52,8 @@ def _activity_program(model: Model, inputs: InputStep, size: int) -> Callable:
     rows = jnp.arange(blocks * size).reshape(blocks, size)
 
     def block(index):
-      seen = inputs.eval(image[jnp.minimum(index, count - 1)], None)
-      size_of = jnp.abs(model.features(variables, seen))
+      seen = network.inputs.eval(image[jnp.minimum(index, count - 1)], None)
+      size_of = jnp.abs(network.model.features(variables, seen))
       return jnp.sum(size_of * (index < count)[:, None], axis=0)
 
     return jax.lax.map(block, rows).sum(axis=0) / count
@@ -56,23 +62,18 @@ def _activity_program(model: Model, inputs: InputStep, size: int) -> Callable:
 
 
 def mean_activity(
-  model: Model,
-  inputs: InputStep,
-  variables: Variables,
-  batch: Batch,
-  batch_size: int = 512,
+  network: Network, variables: Variables, batch: Batch, batch_size: int = 512
 ) -> Float[Array, 'd']:
   """Mean magnitude of every penultimate feature, in evaluation mode.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; images are not augmented.
+    network: the model and its input step.
     variables: its weights.
     batch: clean images.
     batch_size: images at a time.
   """
   size = min(batch_size, batch.label.shape[0])
-  return _activity_program(model, inputs, size)(variables, batch.image)
+  return _activity_program(network, size)(variables, batch.image)
 
 
 def active_channels(
@@ -112,48 +113,41 @@ def prune(variables: Variables, mask: Bool[Array, 'd']) -> Variables:
   return variables._replace(params=_mask_head(params, mask))
 
 
-def fine_pruning(
-  model: Model,
-  inputs: InputStep,
-  *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
-) -> Method:
+def fine_pruning(network: Network, training: Training) -> Method:
   """Prunes the least active features, then trains on the clean proxy.
 
   Args:
-    model: the network; its head is linear.
-    inputs: raw pixels to network input.
-    optimizer: of the fine-tuning.
-    steps: of the fine-tuning; 0 for pruning alone.
-    batch_size: of the fine-tuning.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
 
   References:
     arXiv 1805.12185.
   """
   phase = descent.Phase(
-    objectives.cross_entropy(model, 'clean'), (('clean', batch_size),)
+    objectives.cross_entropy(network.model, 'clean'),
+    (('clean', training.batch_size),),
   )
-  recipe = descent.Recipe((phase,), optimizer, inputs, _mask_head)
+  recipe = descent.Recipe(
+    (phase,), training.optimizer, network.inputs, _mask_head
+  )
 
   def prepare(key, variables: Variables, given: Any) -> Float[Array, 'd']:
     del key
-    return mean_activity(model, inputs, variables, given.clean_proxy)
+    return mean_activity(network, variables, given.clean_proxy)
 
   def solve(
     key, variables: Variables, given: Any, prepared, hyper
   ) -> tuple[Variables, Info]:
     mask = active_channels(prepared, hyper['pruned_share'])
     start = prune(variables, mask)
-    if not steps:
+    if not training.steps:
       return start, {'gradient_evaluations': 0}
     found, cost = descent.descend(
       key,
       recipe,
       start,
       {'clean': descent.whole_batch(given.clean_proxy)},
-      steps,
+      training.steps,
       context=mask,
       title='fine-tuning on the clean proxy',
     )
@@ -163,14 +157,11 @@ def fine_pruning(
   return Method(('clean_proxy',), prepare, solve, grid)
 
 
-def bn_recalibration(
-  model: Model, inputs: InputStep, *, batch_size: int = 512
-) -> Method:
+def bn_recalibration(network: Network, *, batch_size: int = 512) -> Method:
   """Re-estimates the running statistics on the clean proxy.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input.
+    network: the model and its input step.
     batch_size: largest number of images at a time.
 
   References:
@@ -183,9 +174,7 @@ def bn_recalibration(
   ) -> tuple[Variables, Info]:
     del prepared, hyper
     clean = given.clean_proxy
-    found = batch_norm.recalibrate(
-      key, model, inputs, variables, clean, batch_size
-    )
+    found = batch_norm.recalibrate(key, network, variables, clean, batch_size)
     return found, {'gradient_evaluations': 0}
 
   return Method(('clean_proxy',), lambda *_: None, solve)

@@ -16,16 +16,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import PyTree
 
 from cmu_jax.core import jit, store, tree, vectorize
 from cmu_jax.core.types import (
   Info,
-  InputStep,
-  Model,
+  Network,
   PRNGKey,
   Proxy,
+  Training,
   Unlearner,
   Variables,
 )
@@ -36,11 +35,11 @@ from cmu_jax.training import early_stopping, train
 
 def fine_tune_draws(
   key: PRNGKey,
-  model: Model,
+  network: Network,
   variables: Variables,
   proxy: Proxy,
+  training: Training,
   *,
-  inputs: InputStep,
   how: vectorize.Strategy | None = None,
   title: str = 'proxy fine-tuning',
   **options: Any,
@@ -49,14 +48,13 @@ def fine_tune_draws(
 
   Args:
     key: split over the draws.
-    model: the network.
+    network: the model and its input step.
     variables: theta_mix.
     proxy: s draws of equal size.
-    inputs: raw pixels to network input.
+    training: optimizer, steps and batch size.
     how: how the s fine-tunings are driven; None for the backend's best.
     title: what the progress bar calls it.
-    **options: optimizer, steps, batch_size, checkpoint and until of
-      `train.fit`.
+    **options: checkpoint and until of `train.fit`.
 
   Returns:
     The fit, stacked over the draws.
@@ -70,10 +68,10 @@ def fine_tune_draws(
   )
   return train.fit(
     jax.random.split(key, draws),
-    model,
+    network,
     repeated,
     batches,
-    inputs=inputs,
+    training,
     strategy=vectorize.default_strategy() if how is None else how,
     title=f'{title} ({draws} draws)',
     **options,
@@ -82,14 +80,11 @@ def fine_tune_draws(
 
 def direction(
   key: PRNGKey,
-  model: Model,
+  network: Network,
   variables: Variables,
   proxy: Proxy,
+  training: Training,
   *,
-  inputs: InputStep,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   frozen: tuple[str, ...] = (),
   how: vectorize.Strategy | None = None,
   checkpoint: store.Checkpoint | None = None,
@@ -99,13 +94,10 @@ def direction(
 
   Args:
     key: random key.
-    model: the network.
+    network: the model and its input step.
     variables: theta_mix.
     proxy: corrupted proxy images.
-    inputs: raw pixels to network input.
-    optimizer: the proxy fine-tuning's optimiser.
-    steps: its steps.
-    batch_size: its batch size.
+    training: optimizer, steps and batch size.
     frozen: top-level parameter names that tau leaves out.
     how: how the s fine-tunings are driven; None for the backend's best.
     checkpoint: where to save and from where to continue.
@@ -116,13 +108,10 @@ def direction(
   """
   fitted = fine_tune_draws(
     key,
-    model,
+    network,
     variables,
     proxy,
-    inputs=inputs,
-    optimizer=optimizer,
-    steps=steps,
-    batch_size=batch_size,
+    training,
     how=how,
     checkpoint=checkpoint,
     until=until,
@@ -136,12 +125,9 @@ def direction(
 
 
 def cuts(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   selection: alpha_search.Selection | None = None,
   frozen: tuple[str, ...] = (),
   how: vectorize.Strategy | None = None,
@@ -150,11 +136,8 @@ def cuts(
   """CUTS as an unlearner: (key, theta_mix, Proxy) -> (theta_u, info).
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input.
-    optimizer: the proxy fine-tuning's optimiser.
-    steps: its steps.
-    batch_size: its batch size.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     selection: how alpha is chosen; label noise as published by default.
     frozen: top-level parameter names that tau leaves out.
     how: how grids and re-drawn proxies are driven.
@@ -174,19 +157,16 @@ def cuts(
   ) -> tuple[Variables, Info]:
     tau, fitted = direction(
       key,
-      model,
+      network,
       variables,
       problem,
-      inputs=inputs,
-      optimizer=optimizer,
-      steps=steps,
-      batch_size=batch_size,
+      training=training,
       frozen=frozen,
       how=how,
       checkpoint=checkpoint,
     )
     choice, curve = alpha_search.select_alpha(
-      model, variables, tau, problem, inputs=inputs, selection=rule, how=how
+      network, variables, tau, problem, selection=rule, how=how
     )
     repaired = Variables(
       tree.edit(variables.params, tau, choice.alpha), variables.batch_stats

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from cmu_jax.core import jit, progress, tree, vectorize
-from cmu_jax.core.types import InputStep, Model, Proxy, Variables
+from cmu_jax.core.types import Model, Network, Proxy, Variables
 from cmu_jax.data import proxy_sets
 from cmu_jax.methods.cuts import alpha_rules
 
@@ -205,24 +205,22 @@ def _attack_rate_measure(target: int) -> Measure:
 
 
 def select_alpha(
-  model: Model,
+  network: Network,
   variables: Variables,
   tau: PyTree,
   proxy: Proxy,
   *,
-  inputs: InputStep,
   selection: Selection,
   how: vectorize.Strategy | None = None,
 ) -> tuple[alpha_rules.AlphaChoice, dict[str, Float[np.ndarray, 'a']]]:
   """alpha_hat and the whole curve, from proxy images alone.
 
   Args:
-    model: the network.
+    network: the model and its input step.
     variables: theta_mix.
     tau: the task vector.
     proxy: label noise uses the pool's images and no label; poison uses the
       triggered images that tau was built from.
-    inputs: raw pixels to network input; not augmented here.
     selection: grid and objective.
     how: how the grid is driven; None for the backend's best.
 
@@ -234,12 +232,12 @@ def select_alpha(
     UserError: fewer than 2 C proxy images (label noise).
   """
   run = functools.partial(
-    curve, model, variables, tau, head_input=selection.head_input
+    curve, network.model, variables, tau, head_input=selection.head_input
   )
   if selection.kind == 'poison':
     grid = selection_grid(selection)
     batch = proxy_sets.draw_copy(proxy, 0)
-    image = inputs.eval(batch.image, batch.has_trigger)
+    image = network.inputs.eval(batch.image, batch.has_trigger)
     rates = np.asarray(
       run(
         image,
@@ -251,8 +249,8 @@ def select_alpha(
     choice = alpha_rules.choose_smallest_below(grid, rates, selection.threshold)
     return choice, {'alpha': grid, 'proxy_attack_success_rate': rates}
   grid = selection_grid(selection)
-  image = inputs.eval(proxy.image, None)
-  classes = jax.eval_shape(model.apply, variables, image).shape[-1]
+  image = network.inputs.eval(proxy.image, None)
+  classes = jax.eval_shape(network.model.apply, variables, image).shape[-1]
   k = alpha_rules.neighbour_count(image.shape[0], classes)
   parts = run(
     image,

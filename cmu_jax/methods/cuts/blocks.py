@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from cmu_jax.core import jit, progress, tree, vectorize
-from cmu_jax.core.types import InputStep, Model, Variables
+from cmu_jax.core.types import Model, Network, Variables
 from cmu_jax.methods.cuts import alpha_rules, cross_fitting
 
 Name = Callable[[tuple[str, ...]], str]
@@ -123,13 +123,12 @@ def _score_program(
 
 
 def scorer(
-  model: Model,
+  network: Network,
   variables: Variables,
   folds: cross_fitting.Folds,
   tau: PyTree,
   blocks: tuple[str, ...],
   *,
-  inputs: InputStep,
   name: Name = layer_of,
   share: float = 1.0,
   how: vectorize.Strategy | None = None,
@@ -137,12 +136,11 @@ def scorer(
   """J_cf of coefficient vectors [m, b]; one compilation for each m.
 
   Args:
-    model: the network.
+    network: the model and its input step.
     variables: theta_mix.
     folds: see `cross_fitting.split`.
     tau: task vectors of the folds, see `safe_alpha.fit_fold_vectors`.
     blocks: see `names`.
-    inputs: raw pixels to network input.
     name: the block of a leaf.
     share: gamma, the share of the classes that must be predicted.
     how: how the vectors are driven; None for the backend's best.
@@ -151,14 +149,15 @@ def scorer(
     UserError: fewer than 2 C images a fold.
   """
   images = [
-    inputs.eval(folds.proxy.image[held], None) for held in folds.held_out
+    network.inputs.eval(folds.proxy.image[held], None)
+    for held in folds.held_out
   ]
-  classes = jax.eval_shape(model.apply, variables, images[0]).shape[-1]
+  classes = jax.eval_shape(network.model.apply, variables, images[0]).shape[-1]
   k = alpha_rules.neighbour_count(images[0].shape[0], classes)
   how = vectorize.default_strategy() if how is None else how
   size = sum(x.nbytes for x in jax.tree.leaves(variables.params))
   chunk = vectorize.chunk_size(size) if how == 'vmap' else None
-  run = _score_program(model, blocks, name, k, share, how, chunk)
+  run = _score_program(network.model, blocks, name, k, share, how, chunk)
 
   def score(alphas: np.ndarray) -> np.ndarray:
     given = jnp.asarray(alphas, jnp.float32)

@@ -19,16 +19,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from cmu_jax.core import tree
 from cmu_jax.core.types import (
   Info,
-  InputStep,
   Method,
-  Model,
+  Network,
   Samples,
+  Training,
   Variables,
 )
 from cmu_jax.data import splits
@@ -58,8 +57,7 @@ def _predictions(
 
 
 def choose_coefficient(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   variables: Variables,
   tau: PyTree,
   forget: Samples,
@@ -72,8 +70,7 @@ def choose_coefficient(
   with a single image nothing can be chosen: c is 0.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; not augmented here.
+    network: the model and its input step.
     variables: theta_o.
     tau: the task vector.
     forget: S_f.
@@ -84,7 +81,7 @@ def choose_coefficient(
   # and side by side they would need their activations at once.
   run = functools.partial(
     alpha_search.curve,
-    model,
+    network.model,
     variables,
     tau,
     alphas=jnp.asarray(alphas),
@@ -93,28 +90,27 @@ def choose_coefficient(
   )
   if selection.kind == 'poison':
     batch = forget.batch
-    image = inputs.eval(batch.image, batch.has_trigger)
+    image = network.inputs.eval(batch.image, batch.has_trigger)
     found = np.asarray(run(image, measure=_predictions))
     same = found == np.asarray(batch.label)[None, :]
     hits = same[:, np.asarray(forget.valid)].mean(axis=1)
     return alpha_rules.choose_smallest_below(alphas, hits, selection.threshold)
-  return _choose_by_agreement(run, model, inputs, variables, forget, selection)
+  return _choose_by_agreement(run, network, variables, forget, selection)
 
 
 def _choose_by_agreement(
   run: Any,
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   variables: Variables,
   forget: Samples,
   selection: alpha_search.Selection,
 ) -> alpha_rules.AlphaChoice:
   """c at the largest J on the images of S_f; copies would be neighbours."""
   batch = splits.take(forget.batch, np.flatnonzero(np.asarray(forget.valid)))
-  image = inputs.eval(batch.image, batch.has_trigger)
+  image = network.inputs.eval(batch.image, batch.has_trigger)
   if image.shape[0] < 2:
     return alpha_rules.AlphaChoice(0.0, None, False)
-  classes = jax.eval_shape(model.apply, variables, image).shape[-1]
+  classes = jax.eval_shape(network.model.apply, variables, image).shape[-1]
   present = np.unique(np.asarray(batch.label)).size
   k = max(1, image.shape[0] // (2 * present))
   share = selection.class_share * present / classes
@@ -126,23 +122,17 @@ def _choose_by_agreement(
 
 
 def cuts_forget(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   selection: alpha_search.Selection | None = None,
   frozen: tuple[str, ...] = (),
 ) -> Method:
   """CUTS with S_f as its proxy.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_f.
-    optimizer: of the fine-tuning on S_f.
-    steps: of the fine-tuning on S_f.
-    batch_size: of the fine-tuning on S_f.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     selection: how c is chosen from S_f, with one point as the grid; None
       leaves it open, with c of 0.05 to 5 as the grid.
     frozen: top-level parameter names that tau leaves out.
@@ -155,9 +145,10 @@ def cuts_forget(
     arXiv 2511.18660.
   """
   phase = descent.Phase(
-    objectives.cross_entropy(model, 'forget'), (('forget', batch_size),)
+    objectives.cross_entropy(network.model, 'forget'),
+    (('forget', training.batch_size),),
   )
-  recipe = descent.Recipe((phase,), optimizer, inputs)
+  recipe = descent.Recipe((phase,), training.optimizer, network.inputs)
 
   def prepare(key, variables: Variables, given: Any) -> dict[str, Any]:
     tuned, cost = descent.descend(
@@ -165,7 +156,7 @@ def cuts_forget(
       recipe,
       variables,
       {'forget': given.forget},
-      steps,
+      training.steps,
       title='fine-tuning on S_f',
     )
     eligible = tree.edit_predicate(variables, frozen)
@@ -190,7 +181,7 @@ def cuts_forget(
     del key, hyper
     tau = prepared['tau']
     choice = choose_coefficient(
-      model, inputs, variables, tau, given.forget, selection
+      network, variables, tau, given.forget, selection
     )
     found, info = edited(variables, prepared, choice.alpha)
     return found, {**info, 'selected': choice.selected}

@@ -23,7 +23,13 @@ import numpy as np
 from jaxtyping import PyTree
 
 from cmu_jax.core import jit, rng, tree, vectorize
-from cmu_jax.core.types import Info, InputStep, Model, PRNGKey, Proxy, Variables
+from cmu_jax.core.types import (
+  Network,
+  PRNGKey,
+  Proxy,
+  Training,
+  Variables,
+)
 from cmu_jax.methods.cuts import (
   algorithm,
   alpha_evidence,
@@ -48,9 +54,10 @@ class FoldVectors(NamedTuple):
 
 def fit_fold_vectors(
   key: PRNGKey,
-  model: Model,
+  network: Network,
   variables: Variables,
   folds: cross_fitting.Folds,
+  training: Training,
   *,
   frozen: tuple[str, ...] = (),
   **options: Any,
@@ -59,14 +66,21 @@ def fit_fold_vectors(
 
   Args:
     key: random key.
-    model: the network.
+    network: the model and its input step.
     variables: theta_mix.
     folds: see `cross_fitting.split`.
+    training: optimizer, steps and batch size.
     frozen: top-level parameter names that tau leaves out.
-    **options: those of `algorithm.fine_tune_draws`.
+    **options: other options of `algorithm.fine_tune_draws`.
   """
   fit = algorithm.fine_tune_draws(
-    key, model, variables, folds.proxy, title='fold fine-tuning', **options
+    key,
+    network,
+    variables,
+    folds.proxy,
+    training,
+    title='fold fine-tuning',
+    **options,
   )
   count = folds.held_out.shape[0]
   eligible = tree.edit_predicate(variables, frozen)
@@ -92,13 +106,12 @@ def _predictions(features: jax.Array, logits: jax.Array) -> jax.Array:
 
 def noise_evidence(
   key: PRNGKey,
-  model: Model,
+  network: Network,
   variables: Variables,
   folds: cross_fitting.Folds,
   tau: PyTree,
   label: np.ndarray,
   *,
-  inputs: InputStep,
   selection: alpha_search.Selection,
   replicates: int = 400,
   how: vectorize.Strategy | None = None,
@@ -107,13 +120,12 @@ def noise_evidence(
 
   Args:
     key: draws the resamples.
-    model: the network.
+    network: the model and its input step.
     variables: theta_mix.
     folds: see `cross_fitting.split`.
     tau: task vectors of the folds.
     label: corrupted labels of the images that judge, see
       `cross_fitting.held_out_labels`.
-    inputs: raw pixels to network input.
     selection: grid and objective.
     replicates: bootstrap resamples.
     how: how the grid is driven; None for the backend's best.
@@ -124,12 +136,12 @@ def noise_evidence(
   grid = jnp.asarray(alpha_search.selection_grid(selection))
   scores, rates = [], []
   for fold, held in enumerate(folds.held_out):
-    image = inputs.eval(folds.proxy.image[held], None)
+    image = network.inputs.eval(folds.proxy.image[held], None)
     samples = image.shape[0]
-    classes = jax.eval_shape(model.apply, variables, image).shape[-1]
+    classes = jax.eval_shape(network.model.apply, variables, image).shape[-1]
     k = alpha_rules.neighbour_count(samples, classes)
     found = alpha_search.curve(
-      model,
+      network.model,
       variables,
       tree.index(tau, fold),
       image,
@@ -155,13 +167,12 @@ def noise_evidence(
 
 def poison_evidence(
   key: PRNGKey,
-  model: Model,
+  network: Network,
   variables: Variables,
   folds: cross_fitting.Folds,
   tau: PyTree,
   label: np.ndarray,
   *,
-  inputs: InputStep,
   selection: alpha_search.Selection,
   replicates: int = 400,
   how: vectorize.Strategy | None = None,
@@ -176,12 +187,14 @@ def poison_evidence(
   for fold, held in enumerate(folds.held_out):
     image = folds.proxy.image[held]
     run = functools.partial(
-      alpha_search.curve, model, variables, tree.index(tau, fold)
+      alpha_search.curve, network.model, variables, tree.index(tau, fold)
     )
     options: Any = dict(head_input=selection.head_input, how=how)
     stamp = jnp.ones(len(held), bool)
     hit, clean = (
-      np.asarray(run(inputs.eval(image, s), grid, _predictions, **options))
+      np.asarray(
+        run(network.inputs.eval(image, s), grid, _predictions, **options)
+      )
       for s in (stamp, None)
     )
     weight = np.asarray(
@@ -196,12 +209,12 @@ def poison_evidence(
 
 def choose_alpha(
   key: PRNGKey,
-  model: Model,
+  network: Network,
   variables: Variables,
   folds: cross_fitting.Folds,
   label: np.ndarray,
+  training: Training,
   *,
-  inputs: InputStep,
   selection: alpha_search.Selection,
   symmetric: bool,
   confidence: float = 0.8,
@@ -213,12 +226,12 @@ def choose_alpha(
 
   Args:
     key: random key.
-    model: the network.
+    network: the model and its input step.
     variables: theta_mix.
     folds: see `cross_fitting.split`.
     label: corrupted labels of the images that judge, see
       `cross_fitting.held_out_labels`.
-    inputs: raw pixels to network input.
+    training: optimizer, steps and batch size.
     selection: grid and objective.
     confidence: of the lower end that has to be above 0 (label noise).
     symmetric: whether corrupted labels are uniform over the other classes.
@@ -231,10 +244,10 @@ def choose_alpha(
   """
   fitted = fit_fold_vectors(
     rng.fold_in(key, 'tune'),
-    model,
+    network,
     variables,
     folds,
-    inputs=inputs,
+    training,
     how=how,
     **options,
   )
@@ -242,18 +255,19 @@ def choose_alpha(
   look = poison_evidence if poison else noise_evidence
   evidence = look(
     rng.fold_in(key, 'bootstrap'),
-    model,
+    network,
     variables,
     folds,
     fitted.tau,
     label,
-    inputs=inputs,
     selection=selection,
     how=how,
     replicates=replicates,
   )
   classes = jax.eval_shape(
-    model.apply, variables, inputs.eval(folds.proxy.image[:1], None)
+    network.model.apply,
+    variables,
+    network.inputs.eval(folds.proxy.image[:1], None),
   ).shape[-1]
   grid = alpha_search.selection_grid(selection)
   if poison:
@@ -266,45 +280,42 @@ def choose_alpha(
 
 def choose_from_proxy(
   key: PRNGKey,
-  model: Model,
+  network: Network,
   variables: Variables,
   proxy: Proxy,
   *,
   folds: int,
-  inputs: InputStep,
   selection: alpha_search.Selection,
-  tuning: Callable[[int], Info],
+  tuning: Callable[[int], Training],
   **options: Any,
 ) -> tuple[alpha_evidence.SafeChoice, FoldVectors | None]:
   """`choose` after splitting the proxy, or no choice where it is too small.
 
   Args:
     key: random key.
-    model: the network.
+    network: the model and its input step.
     variables: theta_mix.
     proxy: the whole proxy.
     folds: how many, at least 2.
-    inputs: raw pixels to network input.
     selection: grid and objective.
-    tuning: optimizer, steps and batch_size of a fine-tuning on so many images.
+    tuning: number of images -> the training on them.
     **options: others of `choose`.
   """
   size, least = proxy.image.shape[0], 2 * folds
   if selection.kind == 'label_noise':
-    image = inputs.eval(proxy.image[:1], None)
-    least *= jax.eval_shape(model.apply, variables, image).shape[-1]
+    image = network.inputs.eval(proxy.image[:1], None)
+    least *= jax.eval_shape(network.model.apply, variables, image).shape[-1]
   if size < least:
     reason = f'{size} proxy images, {least} needed'
     return alpha_evidence.abstain(reason), None
   split = cross_fitting.split(rng.fold_in(key, 'folds'), proxy, folds)
   return choose_alpha(
     key,
-    model,
+    network,
     variables,
     split,
     cross_fitting.held_out_labels(proxy, split.held_out),
-    inputs=inputs,
+    tuning(split.proxy.label.shape[1]),
     selection=selection,
-    **tuning(split.proxy.label.shape[1]),
     **options,
   )

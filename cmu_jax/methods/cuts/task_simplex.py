@@ -19,11 +19,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import PyTree
 
 from cmu_jax.core import jit, rng, tree, vectorize
-from cmu_jax.core.types import Info, InputStep, Method, Model, Variables
+from cmu_jax.core.types import (
+  Info,
+  Method,
+  Model,
+  Network,
+  Training,
+  Variables,
+)
 from cmu_jax.methods import objectives, simplex
 from cmu_jax.methods.cuts import forget_proxy
 from cmu_jax.training import descent
@@ -91,12 +97,9 @@ def ensemble_model(model: Model) -> Model:
 
 
 def cuts_simplex(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
+  training: Training,
   *,
-  optimizer: optax.GradientTransformation,
-  steps: int,
-  batch_size: int,
   draws: int = 3,
   frozen: tuple[str, ...] = (),
 ) -> Method:
@@ -106,11 +109,8 @@ def cuts_simplex(
   augmentation only.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_f.
-    optimizer: of the fine-tunings on S_f.
-    steps: of each fine-tuning on S_f.
-    batch_size: of each fine-tuning on S_f.
+    network: the model and its input step.
+    training: optimizer, steps and batch size.
     draws: S, how many fine-tunings.
     frozen: top-level parameter names that the task vectors leave out.
 
@@ -118,9 +118,10 @@ def cuts_simplex(
     The method; it answers with S networks together, see `pooled`.
   """
   phase = descent.Phase(
-    objectives.cross_entropy(model, 'forget'), (('forget', batch_size),)
+    objectives.cross_entropy(network.model, 'forget'),
+    (('forget', training.batch_size),),
   )
-  recipe = descent.Recipe((phase,), optimizer, inputs)
+  recipe = descent.Recipe((phase,), training.optimizer, network.inputs)
 
   def prepare(key: Any, variables: Variables, given: Any) -> dict[str, Any]:
     found = [
@@ -129,7 +130,7 @@ def cuts_simplex(
         recipe,
         variables,
         {'forget': given.forget},
-        steps,
+        training.steps,
         title=f'fine-tuning on S_f, {draw + 1} of {draws}',
       )
       for draw in range(draws)
@@ -148,4 +149,6 @@ def cuts_simplex(
     return _ensemble_members(frozen, variables, prepared['tuned'], c), info
 
   grid = forget_proxy.coefficient_grid()
-  return Method(('forget',), prepare, at, grid, True, ensemble_model(model))
+  return Method(
+    ('forget',), prepare, at, grid, True, ensemble_model(network.model)
+  )

@@ -16,7 +16,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cmu_jax.core.types import Info, InputStep, Method, Model, Variables
+from cmu_jax.core.types import (
+  Info,
+  Method,
+  Network,
+  Variables,
+)
 from cmu_jax.methods.dampening import importance, ssd
 
 
@@ -78,8 +83,7 @@ def forget_share(data: Any) -> Float[Array, '']:
 
 
 def assd(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   *,
   kind: str = 'batch',
   denominator: str = 'retain',
@@ -92,7 +96,7 @@ def assd(
     arXiv 2402.10098, section 3; gamma = 1.
   """
   measure = importance.ImportanceConfig(
-    model, inputs, kind, batch_size, augment
+    network.model, network.inputs, kind, batch_size, augment
   )
 
   def prepare(

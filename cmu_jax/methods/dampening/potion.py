@@ -27,9 +27,8 @@ from jaxtyping import Array, Float, Int
 from cmu_jax.core import jit, progress
 from cmu_jax.core.types import (
   Info,
-  InputStep,
   Method,
-  Model,
+  Network,
   Samples,
   Variables,
 )
@@ -59,7 +58,7 @@ class SearchPath(NamedTuple):
 
 
 def _forget_accuracy(
-  model: Model, inputs: InputStep, variables: Variables, samples: Samples
+  network: Network, variables: Variables, samples: Samples
 ) -> Float[Array, '']:
   """The share of valid rows that get the label they were trained with."""
   ordered = jnp.argsort(~samples.valid, stable=True).astype(jnp.int32)
@@ -68,8 +67,8 @@ def _forget_accuracy(
   def add(step, right):
     index, weight = importance.select_rows(ordered, samples.valid, size, step)
     batch = jax.tree.map(lambda x: x[index], samples.batch)
-    image = inputs.eval(batch.image, batch.has_trigger)
-    guess = model.apply(variables, image).argmax(-1)
+    image = network.inputs.eval(batch.image, batch.has_trigger)
+    guess = network.model.apply(variables, image).argmax(-1)
     return right + jnp.sum(weight * (guess == batch.label))
 
   count = samples.valid.sum()
@@ -78,14 +77,14 @@ def _forget_accuracy(
 
 
 @functools.lru_cache(maxsize=32)
-def _accuracy_program(model: Model, inputs: InputStep) -> Callable:
+def _accuracy_program(network: Network) -> Callable:
   """(variables, pair, thresholds, samples) -> accuracies of the dampened."""
 
   def run(variables, pair, thresholds, samples):
     def one(threshold):
       params = ssd.dampen(variables.params, pair, threshold, 1.0)
       edited = variables._replace(params=params)
-      return _forget_accuracy(model, inputs, edited, samples)
+      return _forget_accuracy(network, edited, samples)
 
     return jax.lax.map(one, thresholds)
 
@@ -93,8 +92,7 @@ def _accuracy_program(model: Model, inputs: InputStep) -> Callable:
 
 
 def search(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   variables: Variables,
   data: Any,
   importances: importance.Importances,
@@ -104,8 +102,7 @@ def search(
   """Accuracies along t until one is at most `smallest_rho` times the first.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input.
+    network: the model and its input step.
     variables: theta_o.
     data: its parts `retain` and `forget`.
     importances: importances.
@@ -115,7 +112,7 @@ def search(
   start = _START * assd.forget_share(data)
   shares = start * _GROWTH ** jnp.arange(tries, dtype=jnp.float32)
   threshold = assd.percentile(assd.sorted_ratios(importances), shares)
-  run = _accuracy_program(model, inputs)
+  run = _accuracy_program(network)
   before = run(variables, importances, jnp.full(1, jnp.inf), data.forget)[0]
   goal, bounds = smallest_rho * float(before), np.asarray(threshold)
   accuracy, tried = np.full(tries, np.inf, np.float32), 0
@@ -134,8 +131,7 @@ def search(
 
 
 def potion(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   *,
   denominator: str = 'retain',
   batch_size: int = 512,
@@ -146,8 +142,7 @@ def potion(
   """XLF importances, then PTN.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
+    network: the model and its input step.
     denominator: 'retain' or 'full', see `ssd.compute_importances`.
     batch_size: samples a batch.
     augment: whether images are augmented as in training.
@@ -164,7 +159,7 @@ def potion(
     ResNet-9 on CIFAR-10 and WRN-28x10 on CIFAR-100).
   """
   measure = importance.ImportanceConfig(
-    model, inputs, 'xlf', batch_size, augment
+    network.model, network.inputs, 'xlf', batch_size, augment
   )
 
   def prepare(
@@ -177,7 +172,7 @@ def potion(
       pair = ssd.compute_importances(
         key, measure, variables, given, denominator
       )
-    return search(model, inputs, variables, given, pair, min(rhos), tries)
+    return search(network, variables, given, pair, min(rhos), tries)
 
   def solve(
     key, variables: Variables, given: Any, prepared: SearchPath, hyper: Any

@@ -22,9 +22,8 @@ from jaxtyping import Array, Float, PyTree
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import (
   Info,
-  InputStep,
   Method,
-  Model,
+  Network,
   PRNGKey,
   Samples,
   Variables,
@@ -164,8 +163,7 @@ def compute_importances(
 
 
 def ssd(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   *,
   kind: str = 'batch',
   denominator: str = 'retain',
@@ -177,8 +175,7 @@ def ssd(
   """Dampens what matters for S_f and little else.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
+    network: the model and its input step.
     kind: which importance; 'batch' is what was published.
     denominator: 'retain' or 'full', see `importances`.
     batch_size: samples a batch; 512 in the benchmark.
@@ -197,7 +194,7 @@ def ssd(
     on, for 8.94 points of clean accuracy on CIFAR-10 (table 1).
   """
   measure = importance.ImportanceConfig(
-    model, inputs, kind, batch_size, augment
+    network.model, network.inputs, kind, batch_size, augment
   )
 
   def prepare(

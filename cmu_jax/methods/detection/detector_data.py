@@ -28,6 +28,7 @@ from cmu_jax.core.types import (
   InputStep,
   MethodInputs,
   Model,
+  Network,
   PRNGKey,
   Samples,
   Variables,
@@ -59,16 +60,14 @@ FeatureExtractor = Callable[..., Float[np.ndarray, 'n d']]
 
 
 @functools.lru_cache(maxsize=32)
-def _extraction_program(
-  see: Callable, model: Model, inputs: InputStep, size: int
-) -> Callable:
+def _extraction_program(see: Callable, network: Network, size: int) -> Callable:
   """A jitted function from a split to what is seen, `size` at a time."""
 
   def look(key, variables, batch):
     def narrowed(image):
-      return _project(key, see(model, variables, image))
+      return _project(key, see(network.model, variables, image))
 
-    return metrics.map_blocks(narrowed, inputs, batch, size)
+    return metrics.map_blocks(narrowed, network.inputs, batch, size)
 
   return jit.compile_loop(look)
 
@@ -108,7 +107,7 @@ def feature_extractor(
     batch_size: int = batch_size,
   ) -> Float[np.ndarray, 'n d']:
     size = min(batch_size, batch.label.shape[0])
-    run = _extraction_program(function, model, inputs, size)
+    run = _extraction_program(function, Network(model, inputs), size)
     return np.asarray(run(key, variables, batch))
 
   return look
@@ -128,8 +127,7 @@ def _valid_rows(samples: Samples) -> Int[np.ndarray, 'm']:
 
 def collect(
   key: PRNGKey,
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   variables: Variables,
   data: MethodInputs,
   batch_size: int = 1024,
@@ -139,8 +137,7 @@ def collect(
 
   Args:
     key: random key, see `features`.
-    model: the network.
-    inputs: raw pixels to network input.
+    network: the model and its input step.
     variables: the suspect weights.
     data: has retain and forget.
     batch_size: images at a time.
@@ -150,7 +147,9 @@ def collect(
 
   def part(samples, known):
     rows = _valid_rows(samples)
-    found = extract(named, model, inputs, variables, samples.batch, batch_size)
+    found = extract(
+      named, network.model, network.inputs, variables, samples.batch, batch_size
+    )
     label = np.asarray(samples.batch.label)[rows]
     return DetectorData(found[rows], label, np.full(rows.size, known))
 

@@ -19,10 +19,9 @@ from jaxtyping import Bool
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import (
   Info,
-  InputStep,
   Method,
   MethodInputs,
-  Model,
+  Network,
   Variables,
 )
 from cmu_jax.methods.detection import detector_data
@@ -68,8 +67,7 @@ def move_flagged(
 def with_detector(
   method: Method,
   detector: detector_data.Detector,
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   *,
   batch_size: int = 1024,
   extract: detector_data.FeatureExtractor = detector_data.penultimate_features,
@@ -79,8 +77,7 @@ def with_detector(
   Args:
     method: any method of the benchmark.
     detector: for example one of `detection.DETECTORS`.
-    model: the network that is repaired.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
+    network: the model and its input step.
     batch_size: images at a time, in the pass over S_tr.
     extract: what the detector looks at, see `evidence.collect`.
 
@@ -91,7 +88,7 @@ def with_detector(
   def prepare(key, variables: Variables, given: Any) -> tuple:
     named = rng.fold_in(key, 'detection')
     seen = detector_data.collect(
-      named, model, inputs, variables, given, batch_size, extract
+      named, network, variables, given, batch_size, extract
     )
     rows = np.flatnonzero(np.asarray(given.retain.valid))
     flags = np.zeros(given.retain.valid.shape, bool)

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from cmu_jax.core import errors, jit, vectorize
-from cmu_jax.core.types import InputStep, Model, Samples, Variables
+from cmu_jax.core.types import Model, Network, Samples, Variables
 from cmu_jax.methods.dampening import importance
 from cmu_jax.networks import layers
 
@@ -117,7 +117,7 @@ def gram(
 
 
 @functools.lru_cache(maxsize=32)
-def _gram_program(model: Model, inputs: InputStep, size: int) -> Callable:
+def _gram_program(network: Network, size: int) -> Callable:
   """Adds R R^T of batches [start, stop), layer by layer."""
 
   def run(variables, samples, total, start, stop):
@@ -126,8 +126,8 @@ def _gram_program(model: Model, inputs: InputStep, size: int) -> Callable:
     def add(step, total):
       index, weight = importance.select_rows(rows, samples.valid, size, step)
       batch = jax.tree.map(lambda x: x[index], samples.batch)
-      image = inputs.eval(batch.image, batch.has_trigger)
-      found = layer_inputs(model, variables, image)
+      image = network.inputs.eval(batch.image, batch.has_trigger)
+      found = layer_inputs(network.model, variables, image)
       return {path: total[path] + gram(x, weight) for path, x in found.items()}
 
     return jax.lax.fori_loop(start, stop, add, total)
@@ -136,8 +136,7 @@ def _gram_program(model: Model, inputs: InputStep, size: int) -> Callable:
 
 
 def bases(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   variables: Variables,
   samples: Samples,
   method_name: str = 'sap',
@@ -145,8 +144,7 @@ def bases(
   """The singular vectors and shares of the inputs of every layer.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input.
+    network: the model and its input step.
     variables: theta_o.
     samples: those that count.
     method_name: asks, in the error.
@@ -158,7 +156,7 @@ def bases(
   one = jax.tree.map(lambda x: x[:1], samples.batch)
   shapes = jax.eval_shape(
     lambda: layer_inputs(
-      model, variables, inputs.eval(one.image, one.has_trigger)
+      network.model, variables, network.inputs.eval(one.image, one.has_trigger)
     )
   )
   errors.check(
@@ -168,7 +166,7 @@ def bases(
     f'build it from flax.linen.Dense or by networks.make, or leave '
     f"'{method_name}' out",
   )
-  run = _gram_program(model, inputs, size)
+  run = _gram_program(network, size)
   grams = vectorize.fold_batches(
     lambda total, start, stop: run(variables, samples, total, start, stop),
     {p: jnp.zeros((x.shape[-1],) * 2, jnp.float32) for p, x in shapes.items()},

@@ -26,9 +26,8 @@ from jaxtyping import Array, Float, PyTree
 from cmu_jax.core import jit, tree, vectorize
 from cmu_jax.core.types import (
   Info,
-  InputStep,
   Method,
-  Model,
+  Network,
   Samples,
   Variables,
 )
@@ -47,7 +46,7 @@ def _take_lowest(samples: Samples, found: jax.Array, count: int) -> Samples:
 
 
 @functools.lru_cache(maxsize=32)
-def _losses_program(model: Model, inputs: InputStep, size: int) -> Callable:
+def _losses_program(network: Network, size: int) -> Callable:
   """Writes the losses of batches [start, stop) into a vector."""
 
   def run(variables, samples, found, start, stop):
@@ -56,8 +55,8 @@ def _losses_program(model: Model, inputs: InputStep, size: int) -> Callable:
     def add(step, found):
       index, _ = importance.select_rows(rows, samples.valid, size, step)
       batch = jax.tree.map(lambda x: x[index], samples.batch)
-      image = inputs.eval(batch.image, batch.has_trigger)
-      logits = model.apply(variables, image)
+      image = network.inputs.eval(batch.image, batch.has_trigger)
+      logits = network.model.apply(variables, image)
       return found.at[index].set(metrics.cross_entropy(logits, batch.label))
 
     return jax.lax.fori_loop(start, stop, add, found)
@@ -66,24 +65,19 @@ def _losses_program(model: Model, inputs: InputStep, size: int) -> Callable:
 
 
 def select_trusted(
-  model: Model,
-  inputs: InputStep,
-  variables: Variables,
-  samples: Samples,
-  count: int,
+  network: Network, variables: Variables, samples: Samples, count: int
 ) -> Samples:
   """The valid rows with the lowest loss on their own labels.
 
   Args:
-    model: the network, in evaluation mode.
-    inputs: raw pixels to network input.
+    network: the model and its input step.
     variables: theta_o.
     samples: S_tr without S_f.
     count: how many; at most as many as there are rows.
   """
   rows = samples.valid.shape[0]
   size = min(_IMAGES, rows)
-  run = _losses_program(model, inputs, size)
+  run = _losses_program(network, size)
   found = vectorize.fold_batches(
     lambda total, start, stop: run(variables, samples, total, start, stop),
     jnp.zeros(rows, jnp.float32),
@@ -118,8 +112,7 @@ def project(
 
 
 def sap(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   *,
   samples: int = 1000,
   scales: tuple[float, ...] = (1e5, 1e4, 3e4, 3e5, 1e6),
@@ -127,8 +120,7 @@ def sap(
   """Projects kernels onto what trusted samples use; S_f is not needed.
 
   Args:
-    model: the network, of Flax linen modules.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
+    network: the model and its input step.
     samples: how many are trusted.
     scales: the grid of 'sap_scale', a; the first is the default.
 
@@ -139,8 +131,8 @@ def sap(
 
   def prepare(key, variables: Variables, given: Any) -> Any:
     del key
-    chosen = select_trusted(model, inputs, variables, given.retain, samples)
-    return activations.bases(model, inputs, variables, chosen)
+    chosen = select_trusted(network, variables, given.retain, samples)
+    return activations.bases(network, variables, chosen)
 
   def solve(
     key, variables: Variables, given: Any, prepared: Any, hyper: Any

@@ -28,9 +28,8 @@ from jaxtyping import Array, Float, PyTree
 from cmu_jax.core import rng, tree
 from cmu_jax.core.types import (
   Info,
-  InputStep,
   Method,
-  Model,
+  Network,
   PRNGKey,
   Samples,
   Variables,
@@ -82,8 +81,7 @@ def _sample_rows(key: PRNGKey, samples: Samples, count: int) -> Samples:
 
 
 def svd_projection(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   *,
   samples: int = 900,
   retain_scales: tuple[float, ...] = RETAIN_SCALES,
@@ -92,8 +90,7 @@ def svd_projection(
   """Forgets a class by one projection of each kernel.
 
   Args:
-    model: the network, of Flax linen modules.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
+    network: the model and its input step.
     samples: how many of either kind are looked at, drawn at random. Published
       code takes as many of each retained class.
     retain_scales: the grid of 'alpha_r'; the first is the default.
@@ -108,8 +105,7 @@ def svd_projection(
     parts = ('retain', given.retain), ('forget', given.forget)
     first, second = (
       activations.bases(
-        model,
-        inputs,
+        network,
         variables,
         _sample_rows(rng.fold_in(key, name), part, samples),
         'svd',

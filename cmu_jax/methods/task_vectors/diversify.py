@@ -10,7 +10,14 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from cmu_jax.core import errors, rng, tree
-from cmu_jax.core.types import Batch, InputStep, Model, Variables
+from cmu_jax.core.types import (
+  Batch,
+  InputStep,
+  Model,
+  Network,
+  Training,
+  Variables,
+)
 from cmu_jax.training import metrics, optimizers, train
 
 
@@ -90,13 +97,10 @@ def diversify(
     steps = one.epochs * train.steps_per_epoch(len(batch.label), batch_size)
     tuned = train.fit(
       rng.fold_in(one.seed, 'diversify'),
-      model,
+      Network(model, inputs[one.augment]),
       variables,
       batch,
-      optimizer=_optimizer(one.lr, one.wd, steps, frozen),
-      steps=steps,
-      batch_size=batch_size,
-      inputs=inputs[one.augment],
+      Training(_optimizer(one.lr, one.wd, steps, frozen), steps, batch_size),
       loss=_loss(one.label_smoothing),
       title=f'fine-tuning {len(taus) + 1} of {len(configs)}',
     )

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from cmu_jax import networks
 from cmu_jax.core import errors, files, literals
-from cmu_jax.core.types import Batch, InputStep, Model, Variables
+from cmu_jax.core.types import Batch, InputStep, Model, Network, Variables
 from cmu_jax.data import input_step
 from cmu_jax.data.sources import image_folder
 from cmu_jax.data.sources.pictures import PictureReader
@@ -62,6 +62,10 @@ class ShippedNetwork(NamedTuple):
   side: dict[str, Any]
   reader: PictureReader | None = None
   write_companions: Callable[[pathlib.Path], None] | None = None
+
+  @property
+  def classifier(self) -> Network:
+    return Network(self.model, self.inputs)
 
 
 class Backbone(NamedTuple):

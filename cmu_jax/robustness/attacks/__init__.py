@@ -1,22 +1,20 @@
-"""Attacks: adversarial images of a network, as functions for jit and vmap.
+"""Adversarial attacks on a network, as functions for jit and vmap.
 
   attack = attacks.pgd(8 / 255, steps=20, restarts=2)
-  found = attacks.over(key, attack, model, inputs, variables, batch)
+  result = attacks.attack_split(key, attack, network, variables, batch)
 
-An attack is (key, logits, image, label) -> Adversarial, of images in [0, 1];
+An attack is (key, logits, image, label) -> AttackResult, of images in [0, 1];
 `logits_of` gives the logits of a network with its normalisation inside, and
-`over` attacks a whole split. Factories return the same function for the same
-settings, so that each compiles once. Arithmetic is float32.
+`attack_split` attacks a whole split. Factories return the same function for the
+same settings, so that each compiles once. Arithmetic is float32.
 """
 
-from cmu_jax.robustness.attacks import (
-  auto_projected_gradient,
-  marching,
-  minimal_distance,
-  projected_gradient,
-  split_attack,
-)
+from cmu_jax.robustness.attacks.auto_projected_gradient import autopgd
+from cmu_jax.robustness.attacks.marching import march
+from cmu_jax.robustness.attacks.minimal_distance import minimal_pgd
+from cmu_jax.robustness.attacks.projected_gradient import ffgsm, fgsm, pgd
 from cmu_jax.robustness.attacks.protocol import Attack, AttackResult, Logits
+from cmu_jax.robustness.attacks.split_attack import attack_split, logits_of
 
 __all__ = [
   'Attack',
@@ -31,12 +29,3 @@ __all__ = [
   'minimal_pgd',
   'pgd',
 ]
-
-fgsm = projected_gradient.fgsm
-ffgsm = projected_gradient.ffgsm
-pgd = projected_gradient.pgd
-autopgd = auto_projected_gradient.autopgd
-march = marching.march
-minimal_pgd = minimal_distance.minimal_pgd
-logits_of = split_attack.logits_of
-attack_split = split_attack.attack_split

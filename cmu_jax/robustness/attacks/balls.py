@@ -1,7 +1,7 @@
-"""Balls about images: size, projection, steepest directions, random points.
+"""Norm balls around images: projection, steepest directions, random points.
 
-Norms are 'linf' and 'l2', of all pixels and channels of one image. Radii are
-one number, or one for each image.
+Norms are 'linf' and 'l2', over all pixels and channels of an image. A radius is
+one number, or one number for each image.
 """
 
 import math
@@ -31,37 +31,33 @@ def diameter(norm: str, shape: tuple[int, ...]) -> float:
 
 
 def expand_to_pixels(values: Any) -> Array:
-  """One value, or one for each image, in the shape to meet their pixels."""
+  """Reshapes one value, or one for each image, to broadcast over pixels."""
   return jnp.asarray(values).reshape(-1, 1, 1, 1)
 
 
-def _max_abs(delta: Image) -> Float[Array, 'n']:
-  return jnp.abs(delta).max((1, 2, 3))
-
-
 def image_norms(delta: Image, norm: str) -> Float[Array, 'n']:
-  """The norm of each image; scaled, as squares of 1e-23 are 0 in float32."""
-  largest = _max_abs(delta)
+  """The norm of each image."""
+  largest = jnp.abs(delta).max((1, 2, 3))
   if norm == 'linf':
     return largest
+  # Scaled, because squares of 1e-23 are 0 in float32.
   scale = jnp.where(largest > 0, largest, 1.0)
-  return scale * jnp.sqrt(
-    jnp.sum((delta / expand_to_pixels(scale)) ** 2, (1, 2, 3))
-  )
+  scaled = delta / expand_to_pixels(scale)
+  return scale * jnp.sqrt(jnp.sum(scaled**2, (1, 2, 3)))
 
 
 def project(delta: Image, radius: Radius, norm: str) -> Image:
-  """The nearest point of the ball about 0."""
-  each = expand_to_pixels(radius)
+  """Returns the nearest point of the ball around 0."""
+  limit = expand_to_pixels(radius)
   if norm == 'linf':
-    return jnp.clip(delta, -each, each)
+    return jnp.clip(delta, -limit, limit)
   length = image_norms(delta, norm)
   inverse = 1 / jnp.where(length > 0, length, 1.0)
-  return delta * jnp.minimum(1.0, each * expand_to_pixels(inverse))
+  return delta * jnp.minimum(1.0, limit * expand_to_pixels(inverse))
 
 
 def _rounding_slack(norm: str, shape: tuple[int, ...]) -> float:
-  """How far float32 pixels in [0, 1] together can be from their sum."""
+  """The largest error of a sum of float32 pixels in [0, 1]."""
   pixel = 2.0**-24
   return pixel if norm == 'linf' else pixel * math.sqrt(math.prod(shape))
 
@@ -69,19 +65,17 @@ def _rounding_slack(norm: str, shape: tuple[int, ...]) -> float:
 def project_images(
   image: Image, moved: Image, radius: Radius, norm: str
 ) -> Image:
-  """`moved` put back into the ball about `image`, then into [0, 1].
-
-  The ball is narrowed by what rounding can add, so that the result is inside of
-  it to the last digit. Clipping to [0, 1] comes last: as `image` lies in there,
-  it only shortens.
-  """
+  """Projects `moved` on the ball around `image`, then on [0, 1]."""
+  # A ball that is narrower by the rounding error keeps the result inside the
+  # wanted ball to the last digit.
   slack = _rounding_slack(norm, image.shape[1:])
   inner = jnp.maximum(jnp.asarray(radius) * (1 - 2.0**-21) - slack, 0.0)
+  # Clipping comes last: it only shortens, because `image` lies in [0, 1].
   return jnp.clip(image + project(moved - image, inner, norm), 0.0, 1.0)
 
 
 def steepest_direction(gradient: Image, norm: str) -> Image:
-  """The unit step along which a linear function rises most; 0 where it is 0."""
+  """The unit step along which a linear function rises most; 0 for 0."""
   if norm == 'linf':
     return jnp.sign(gradient)
   length = image_norms(gradient, norm)
@@ -89,14 +83,16 @@ def steepest_direction(gradient: Image, norm: str) -> Image:
 
 
 def draw_start(key: PRNGKey, image: Image, radius: Radius, norm: str) -> Image:
-  """A uniform point of the ball about each image, clipped to [0, 1]."""
+  """Draws a uniform point of the ball around each image, clipped to [0, 1]."""
   if norm == 'linf':
     delta = jax.random.uniform(key, image.shape, minval=-1.0, maxval=1.0)
   else:
-    where, far = jax.random.split(key)
-    unit = steepest_direction(jax.random.normal(where, image.shape), norm)
-    share = jax.random.uniform(far, image.shape[:1])
-    delta = unit * expand_to_pixels(share ** (1 / math.prod(image.shape[1:])))
-  return project_images(
-    image, image + expand_to_pixels(radius) * delta, radius, norm
-  )
+    direction_key, length_key = jax.random.split(key)
+    noise = jax.random.normal(direction_key, image.shape)
+    unit = steepest_direction(noise, norm)
+    share = jax.random.uniform(length_key, image.shape[:1])
+    # The volume of a ball grows with the power d of its radius.
+    exponent = 1 / math.prod(image.shape[1:])
+    delta = unit * expand_to_pixels(share**exponent)
+  moved = image + expand_to_pixels(radius) * delta
+  return project_images(image, moved, radius, norm)

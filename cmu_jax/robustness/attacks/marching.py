@@ -1,10 +1,10 @@
-r"""Marching along one FGSM direction until the prediction changes.
+r"""A march along one FGSM direction until the prediction changes.
 
   x_k = clip(b + k eps u(d loss(b) / dx)),  k = 1, 2, ..., up to `marches`
 
-from b = x; an image that has not flipped by then begins again at x plus a small
-random perturbation, with a direction of its own. It is quicker than PGD in
-balls of doubling radius, and goes further than it has to.
+from b = x; an image that has not flipped by then restarts at x plus a small
+random perturbation, with a new direction. The march is quicker than PGD in
+balls of doubling radius, and passes the boundary by more.
 """
 
 import functools
@@ -19,13 +19,13 @@ from cmu_jax.robustness.attacks.protocol import Attack
 
 
 class _State(NamedTuple):
-  """Where each image is.
+  """The march of each image.
 
   Attributes:
-    image: as far as it got.
-    done: whether it is misclassified there.
-    spent: gradients taken.
-    trial: how often marches began.
+    image: the iterate.
+    success: whether the iterate is misclassified.
+    gradients: number of gradients.
+    trial: number of marches begun.
   """
 
   image: Float[Array, 'n h w c']
@@ -44,15 +44,12 @@ def march(
 ) -> Attack:
   """The FFGSM variant of AMUN's adversarial images.
 
-  The paper gives neither the length of a step nor how often it marches and
-  restarts: the defaults are ours.
-
   Args:
     radius: eps, the length of a step, and of the noise in each pixel.
     norm: 'l2', steps along the gradient of length eps; 'linf', its signs times
       eps.
-    marches: steps before it begins again.
-    restarts: how often it does.
+    marches: steps before a restart.
+    restarts: number of restarts at most.
     loss: 'cross_entropy', 'margin' or 'dlr'.
 
   Raises:
@@ -60,43 +57,46 @@ def march(
 
   References:
     AMUN, arXiv 2503.00917, appendix on FFGSM (single steps of arXiv
-    2001.03994).
+    2001.03994). It gives no step length and no numbers of steps and restarts:
+    the defaults are ours.
   """
-  length = protocol.check_positive(radius, 'radius')
+  eps = protocol.check_positive(radius, 'radius')
   count = protocol.check_count(marches, 'marches')
-  most = protocol.check_count(restarts, 'restarts')
+  limit = protocol.check_count(restarts, 'restarts')
   balls.check_norm(norm)
-  each = objectives.loss_by_name(loss)
+  objective = objectives.loss_by_name(loss)
 
   def attack(key, logits, image, label):
     def flipped(x):
       return logits(x).argmax(-1) != label
 
-    def begin(state):
+    def run_march(state):
       noise = balls.draw_start(
-        jax.random.fold_in(key, state.trial), image, length, 'linf'
+        jax.random.fold_in(key, state.trial), image, eps, 'linf'
       )
+      # Only restarts need noise: from the image itself the march is shortest.
       base = jnp.where(state.trial == 0, image, noise)
-      gradient = objectives.evaluate(each, logits, base, label).gradient
+      gradient = objectives.evaluate(objective, logits, base, label).gradient
       unit = balls.steepest_direction(gradient, norm)
 
-      def step(i, now):
-        x = jnp.clip(base + (i + 1) * length * unit, 0.0, 1.0)
-        x = jnp.where(balls.expand_to_pixels(now[1]), now[0], x)
-        return x, now[1] | flipped(x)
+      def step(i, carry):
+        stopped, success = carry
+        x = jnp.clip(base + (i + 1) * eps * unit, 0.0, 1.0)
+        x = protocol.select(success, stopped, x)
+        return x, success | flipped(x)
 
-      found, done = jax.lax.fori_loop(
+      moved, success = jax.lax.fori_loop(
         0, count, step, (state.image, state.success)
       )
-      spent = state.gradients + ~state.success
-      return _State(found, done, spent, state.trial + 1)
+      gradients = state.gradients + ~state.success
+      return _State(moved, success, gradients, state.trial + 1)
 
-    none = jnp.zeros(label.shape, jnp.int32)
-    start = _State(image, flipped(image), none, jnp.int32(0))
+    zeros = jnp.zeros(label.shape, jnp.int32)
+    start = _State(image, flipped(image), zeros, jnp.int32(0))
     end = jax.lax.while_loop(
-      lambda s: (s.trial <= most) & ~s.success.all(), begin, start
+      lambda s: (s.trial <= limit) & ~s.success.all(), run_march, start
     )
-    found = protocol.evaluate_images(logits, end.image, label)
-    return found._replace(gradients=end.gradients)
+    result = protocol.evaluate_images(logits, end.image, label)
+    return result._replace(gradients=end.gradients)
 
   return protocol.with_checks(attack)

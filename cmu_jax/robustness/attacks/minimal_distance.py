@@ -1,14 +1,13 @@
 r"""The search for a near adversarial image: PGD in balls of doubling radius.
 
 For each image, from eps = eps_init: up to `steps` steps of PGD in the ball of
-radius eps; at the first flip the image is frozen, after the last step eps
+radius eps; the first flip freezes the image, and after the last step eps
 doubles. In [0, 1]^d no eps above D matters (sqrt(d) in l2, 1 in linf), so that
-an image is given up after ceil(log2(D / eps_init)) doublings.
+the search gives up after ceil(log2(D / eps_init)) doublings.
 
-The whole batch is one loop, each image with a radius of its own. The loss is
-the cross-entropy. Where its gradient vanishes, as it does for confident
-networks, or where it led to no flip in a whole run, an image goes on with the
-margin, which does not saturate.
+The whole batch is one loop, in which each image has its own radius. An image
+switches from the cross-entropy to the margin if a run brings no flip, or if the
+gradient vanishes, as it does for confident networks.
 """
 
 import functools
@@ -23,7 +22,7 @@ from cmu_jax.core import errors
 from cmu_jax.robustness.attacks import balls, objectives, protocol
 from cmu_jax.robustness.attacks.protocol import Attack
 
-# A gradient of the cross-entropy as short as this says nothing any more.
+# A shorter gradient of the cross-entropy is rounding.
 _VANISHED_GRADIENT = 1e-12
 
 
@@ -31,13 +30,13 @@ class _SearchState(NamedTuple):
   """The search of each image.
 
   Attributes:
-    image: where it is.
+    image: the iterate.
     radius: eps.
-    inner: steps done at this radius.
+    step: number of steps at this radius.
     doublings: of the radius.
-    fallback: whether it goes by the margin.
-    done: flipped, or given up.
-    spent: gradients taken.
+    fallback: whether the search follows the margin.
+    finished: flipped, or given up.
+    gradients: number of gradients.
   """
 
   image: Float[Array, 'n h w c']
@@ -50,7 +49,7 @@ class _SearchState(NamedTuple):
 
 
 class _SearchSettings(NamedTuple):
-  """The settings of a search, see `minimal`."""
+  """The settings of a search, see `minimal_pgd`."""
 
   norm: str
   steps: int
@@ -61,10 +60,12 @@ class _SearchSettings(NamedTuple):
 
 
 def count_doublings(radius: float, norm: str, shape: tuple[int, ...]) -> int:
-  """ceil(log2(D / radius)), at least 0: after so many a ball holds [0, 1]^d.
+  """Returns ceil(log2(D / radius)), at least 0.
+
+  After this number of doublings a ball contains [0, 1]^d.
 
   Args:
-    radius: the first one.
+    radius: the initial radius.
     norm: 'linf' or 'l2'.
     shape: of one image.
   """
@@ -73,59 +74,61 @@ def count_doublings(radius: float, norm: str, shape: tuple[int, ...]) -> int:
 
 
 def _advance(
-  rule: _SearchSettings,
-  most: int,
+  settings: _SearchSettings,
+  max_doublings: int,
   logits: objectives.Logits,
   image: jax.Array,
   label: jax.Array,
   state: _SearchState,
 ) -> _SearchState:
-  """Looks at every image, then moves it, or widens its ball, or ends."""
+  """Evaluates every image, then moves it, widens its ball, or ends."""
 
-  def each(found, wanted):
-    plain = rule.loss(found, wanted)
-    return jnp.where(state.fallback, objectives.margin(found, wanted), plain)
+  def loss(outputs, classes):
+    plain = settings.loss(outputs, classes)
+    return jnp.where(state.fallback, objectives.margin(outputs, classes), plain)
 
-  at = objectives.evaluate(each, logits, state.image, label)
-  flipped = at.logits.argmax(-1) != label
-  going = ~state.finished & ~flipped
-  full = going & (state.step >= rule.steps)
-  vanished = balls.image_norms(at.gradient, 'l2') < _VANISHED_GRADIENT
-  widest = state.doublings >= most
-  # The widest ball is searched by the margin too before it is given up.
-  lost = full & widest & (state.fallback | (not rule.use_fallback))
-  wider = full & ~widest
-  moving = going & ~full
-  unit = balls.steepest_direction(at.gradient, rule.norm)
-  length = balls.expand_to_pixels(rule.step * state.radius)
+  values = objectives.evaluate(loss, logits, state.image, label)
+  flipped = values.logits.argmax(-1) != label
+  active = ~state.finished & ~flipped
+  run_ended = active & (state.step >= settings.steps)
+  vanished = balls.image_norms(values.gradient, 'l2') < _VANISHED_GRADIENT
+  widest = state.doublings >= max_doublings
+  # The margin searches the widest ball, too, before the search gives up.
+  no_fallback = state.fallback | (not settings.use_fallback)
+  given_up = run_ended & widest & no_fallback
+  doubled = run_ended & ~widest
+  moving = active & ~run_ended
+  unit = balls.steepest_direction(values.gradient, settings.norm)
+  length = balls.expand_to_pixels(settings.step * state.radius)
   moved = balls.project_images(
-    image, state.image + length * unit, state.radius, rule.norm
+    image, state.image + length * unit, state.radius, settings.norm
   )
-  begun = state.image if rule.warm_start else image
-  begun = jnp.where(balls.expand_to_pixels(full & ~lost), begun, state.image)
+  restart = state.image if settings.warm_start else image
+  restart = protocol.select(run_ended & ~given_up, restart, state.image)
   return _SearchState(
-    jnp.where(balls.expand_to_pixels(moving), moved, begun),
-    jnp.where(wider, 2 * state.radius, state.radius),
-    jnp.where(full, 0, state.step + moving),
-    state.doublings + wider,
-    state.fallback | (going & (full | vanished) & rule.use_fallback),
-    state.finished | flipped | lost,
+    protocol.select(moving, moved, restart),
+    jnp.where(doubled, 2 * state.radius, state.radius),
+    jnp.where(run_ended, 0, state.step + moving),
+    state.doublings + doubled,
+    state.fallback | (active & (run_ended | vanished) & settings.use_fallback),
+    state.finished | flipped | given_up,
     state.gradients + ~state.finished,
   )
 
 
 def _search(
-  rule: _SearchSettings,
-  start: float,
+  settings: _SearchSettings,
+  radius: float,
   logits: objectives.Logits,
   image: jax.Array,
   label: jax.Array,
 ) -> protocol.AttackResult:
+  """Searches until every image has flipped or is given up."""
   count = label.shape
-  most = count_doublings(start, rule.norm, image.shape[1:])
+  limit = count_doublings(radius, settings.norm, image.shape[1:])
   state = _SearchState(
     image,
-    jnp.full(count, start, jnp.float32),
+    jnp.full(count, radius, jnp.float32),
     jnp.zeros(count, jnp.int32),
     jnp.zeros(count, jnp.int32),
     jnp.zeros(count, bool),
@@ -134,11 +137,11 @@ def _search(
   )
   end = jax.lax.while_loop(
     lambda s: ~s.finished.all(),
-    lambda s: _advance(rule, most, logits, image, label, s),
+    lambda s: _advance(settings, limit, logits, image, label, s),
     state,
   )
-  found = protocol.evaluate_images(logits, end.image, label)
-  return found._replace(
+  result = protocol.evaluate_images(logits, end.image, label)
+  return result._replace(
     radius=end.radius, fallback=end.fallback, gradients=end.gradients
   )
 
@@ -155,21 +158,21 @@ def minimal_pgd(
 ) -> Attack:
   """Adversarial images near the decision boundary, not the very nearest.
 
-  An image that is misclassified already is returned as it is. One that never
-  flips is returned where it was last, with success False.
+  An image that is misclassified from the start does not move. An image that
+  never flips is returned as its last iterate, with success False.
 
   Args:
     radius: eps_init of pixels in [0, 1]; 0.04 for CIFAR-10 (see
-      `adversarial_sets.initial_radius`).
+      `adversarial_sets.choose_radius`).
     norm: 'l2' or 'linf'.
     steps: of PGD at each radius.
-    step: length of a step, as a share of the radius. An image goes past the
+    step: length of a step, as a share of the radius. An image passes the
       boundary by less than a step.
-    warm_start: a wider ball goes on where the narrower one ended, as released;
-      False begins it at the image, as the paper's pseudocode reads.
+    warm_start: a wider ball starts at the last iterate, as released; False
+      starts it at the image, as in the paper's pseudocode.
     loss: 'cross_entropy', 'margin' or 'dlr'.
-    fallback: whether images for which that loss fails go on with the margin;
-      which ones did is in the result.
+    fallback: whether images for which that loss fails continue with the margin;
+      the result marks them.
 
   Raises:
     UserError: a number that is not above 0, an unknown norm or loss.
@@ -178,7 +181,7 @@ def minimal_pgd(
     AMUN, arXiv 2503.00917, algorithm 1 (l2 PGD of 50 steps of 0.1 eps, no cap
     on eps, no fallback).
   """
-  start = protocol.check_positive(radius, 'radius')
+  eps = protocol.check_positive(radius, 'radius')
   share = protocol.check_positive(step, 'step')
   count = protocol.check_count(steps, 'steps')
   balls.check_norm(norm)
@@ -186,13 +189,13 @@ def minimal_pgd(
     share <= 1,
     f'step {share} of the attack is a share of the radius; give 1 or less',
   )
-  each = objectives.loss_by_name(loss)
-  rule = _SearchSettings(
-    norm, count, share, warm_start, each, fallback and loss != 'margin'
+  objective = objectives.loss_by_name(loss)
+  settings = _SearchSettings(
+    norm, count, share, warm_start, objective, fallback and loss != 'margin'
   )
 
   def attack(key, logits, image, label):
     del key
-    return _search(rule, start, logits, image, label)
+    return _search(settings, eps, logits, image, label)
 
   return protocol.with_checks(attack)

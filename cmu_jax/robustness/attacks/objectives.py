@@ -1,9 +1,4 @@
-"""What attacks raise, one value an image; and its gradient in the pixels.
-
-Cross-entropy underflows for confident networks: where exp(-gap) is 0 in
-float32 there is no gradient left. Margins are differences of logits and do not
-saturate; all of them are positive exactly where the image is misclassified.
-"""
+"""The objectives that attacks maximize, and their gradients in the pixels."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,7 +20,7 @@ class Evaluation(NamedTuple):
   Attributes:
     value: of each image.
     logits: of each image, float32.
-    gradient: of the sum of the values, so that no image's is divided by n.
+    gradient: of the sum of the values, so that no gradient is divided by n.
   """
 
   value: Float[Array, 'n']
@@ -33,34 +28,24 @@ class Evaluation(NamedTuple):
   gradient: Float[Array, 'n h w c']
 
 
-def _largest_other_logit(
-  logits: Float[Array, 'n k'], label: Int[Array, 'n']
-) -> Float[Array, 'n']:
-  """The largest logit of another class."""
-  own = jnp.arange(logits.shape[-1])[None, :] == label[:, None]
-  return jnp.where(own, -jnp.inf, logits).max(-1)
-
-
-def _label_logit(
-  logits: Float[Array, 'n k'], label: Int[Array, 'n']
-) -> Float[Array, 'n']:
-  return jnp.take_along_axis(logits, label[:, None], -1)[:, 0]
-
-
 def margin(
   logits: Float[Array, 'n k'], label: Int[Array, 'n']
 ) -> Float[Array, 'n']:
-  """max over j != y of z_j - z_y (Towards Evaluating the Robustness of Neural
-  Networks, arXiv 1608.04644, section V-A)."""
-  return _largest_other_logit(logits, label) - _label_logit(logits, label)
+  """max over j != y of z_j - z_y; positive exactly for misclassified images.
+
+  References:
+    Towards Evaluating the Robustness of Neural Networks, arXiv 1608.04644,
+    section V-A.
+  """
+  is_label = jnp.arange(logits.shape[-1])[None, :] == label[:, None]
+  largest_other = jnp.where(is_label, -jnp.inf, logits).max(-1)
+  return largest_other - jnp.take_along_axis(logits, label[:, None], -1)[:, 0]
 
 
 def dlr(
   logits: Float[Array, 'n k'], label: Int[Array, 'n']
 ) -> Float[Array, 'n']:
   """The margin divided by the gap of the largest and the third largest logit.
-
-  It does not change when logits are shifted or scaled.
 
   Raises:
     UserError: fewer than three classes.
@@ -72,10 +57,13 @@ def dlr(
     logits.shape[-1] >= 3,
     f"loss 'dlr' needs 3 classes, there are {logits.shape[-1]}; use 'margin'",
   )
+  # The gap makes the ratio invariant to shifts and scales of the logits.
   top = jax.lax.top_k(logits, 3)[0]
   return margin(logits, label) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
+# Cross-entropy underflows for confident networks: where exp(-gap) is 0 in
+# float32, no gradient is left. Differences of logits do not saturate.
 LOSSES: dict[str, Loss] = {
   'cross_entropy': metrics.cross_entropy,
   'margin': margin,
@@ -84,10 +72,10 @@ LOSSES: dict[str, Loss] = {
 
 
 def loss_by_name(name: str) -> Loss:
-  """The objective of this name.
+  """Returns an objective.
 
   Raises:
-    UserError: there is none; names the nearest one.
+    UserError: an unknown name; suggests the nearest name.
   """
   if name not in LOSSES:
     raise errors.unknown_name('loss', str(name), LOSSES)
@@ -95,22 +83,21 @@ def loss_by_name(name: str) -> Loss:
 
 
 def evaluate(
-  each: Loss, logits: Logits, image: jax.Array, label: jax.Array
+  loss: Loss, logits: Logits, image: jax.Array, label: jax.Array
 ) -> Evaluation:
-  """An objective, the logits and the gradient, by one forward and one backward
-  pass.
+  """Evaluates an objective and its gradient by one forward and backward pass.
 
   Args:
-    each: (logits [n, k], label [n]) -> values [n].
+    loss: (logits [n, k], label [n]) -> values [n].
     logits: of images [n, h, w, c].
-    image: where.
+    image: the point of evaluation.
     label: y of the objective.
   """
 
   def total(x):
-    found = logits(x).astype(jnp.float32)
-    values = each(found, label)
-    return values.sum(), (values, found)
+    outputs = logits(x).astype(jnp.float32)
+    values = loss(outputs, label)
+    return values.sum(), (values, outputs)
 
-  gradient, (values, found) = jax.grad(total, has_aux=True)(image)
-  return Evaluation(values, found, gradient)
+  gradient, (values, outputs) = jax.grad(total, has_aux=True)(image)
+  return Evaluation(values, outputs, gradient)

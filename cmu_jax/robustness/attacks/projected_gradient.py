@@ -1,13 +1,11 @@
-"""FGSM and FFGSM: one step.
+r"""FGSM, FFGSM and PGD: steps up the loss, projected on a norm ball.
 
-FGSM   x' = x + eps sign(d loss / dx)
-FFGSM  x' = P(x0 + alpha sign(d loss(x0) / dx)),  x0 uniform in the eps-cube
+FGSM   x' = P(x + eps u(d loss / dx))
+FFGSM  x' = P(x0 + alpha u(d loss(x0) / dx)),  x0 uniform in the ball
+PGD    x_{t+1} = P(x_t + alpha u(d loss(x_t) / dx))
 
-with P the projection on the cube, and everything clipped to [0, 1].
-
-PGD: repeated steps up the loss, each projected on the ball.
-
-x_{t+1} = P(x_t + alpha u(d loss(x_t) / dx)),  u = sign (linf), g / ||g|| (l2)
+with u = sign (linf) or g / ||g|| (l2), and P the projection on the ball and on
+[0, 1].
 """
 
 import functools
@@ -19,6 +17,7 @@ from cmu_jax.robustness.attacks import balls, objectives, protocol
 from cmu_jax.robustness.attacks.protocol import Attack
 
 
+# The caches of all factories make equal settings share one compilation.
 @functools.lru_cache(maxsize=64)
 def fgsm(
   radius: float, norm: str = 'linf', loss: str = 'cross_entropy'
@@ -36,17 +35,16 @@ def fgsm(
   References:
     Explaining and Harnessing Adversarial Examples, arXiv 1412.6572, section 4.
   """
-  far = protocol.check_positive(radius, 'radius')
+  eps = protocol.check_positive(radius, 'radius')
   balls.check_norm(norm)
-  each = objectives.loss_by_name(loss)
+  objective = objectives.loss_by_name(loss)
 
   def attack(key, logits, image, label):
     del key
-    gradient = objectives.evaluate(each, logits, image, label).gradient
-    moved = image + far * balls.steepest_direction(gradient, norm)
-    return protocol.evaluate_images(
-      logits, balls.project_images(image, moved, far, norm), label
-    )
+    gradient = objectives.evaluate(objective, logits, image, label).gradient
+    moved = image + eps * balls.steepest_direction(gradient, norm)
+    result = balls.project_images(image, moved, eps, norm)
+    return protocol.evaluate_images(logits, result, label)
 
   return protocol.with_checks(attack)
 
@@ -66,38 +64,38 @@ def ffgsm(radius: float, step: float, loss: str = 'cross_entropy') -> Attack:
   References:
     Fast is better than free, arXiv 2001.03994, algorithm 3.
   """
-  far = protocol.check_positive(radius, 'radius')
-  length = protocol.check_positive(step, 'step')
-  each = objectives.loss_by_name(loss)
+  eps = protocol.check_positive(radius, 'radius')
+  alpha = protocol.check_positive(step, 'step')
+  objective = objectives.loss_by_name(loss)
 
   def attack(key, logits, image, label):
-    start = balls.draw_start(key, image, far, 'linf')
-    gradient = objectives.evaluate(each, logits, start, label).gradient
-    moved = start + length * balls.steepest_direction(gradient, 'linf')
-    return protocol.evaluate_images(
-      logits, balls.project_images(image, moved, far, 'linf'), label
-    )
+    start = balls.draw_start(key, image, eps, 'linf')
+    gradient = objectives.evaluate(objective, logits, start, label).gradient
+    moved = start + alpha * balls.steepest_direction(gradient, 'linf')
+    result = balls.project_images(image, moved, eps, 'linf')
+    return protocol.evaluate_images(logits, result, label)
 
   return protocol.with_checks(attack)
 
 
 def with_restarts(attack: Attack, restarts: int) -> Attack:
-  """An attack begun afresh, from keys of their own; successes are kept.
+  """Returns an attack that runs several times and keeps its successes.
 
   Args:
-    attack: what is repeated; with one key it always does the same.
-    restarts: how often it runs, 1 or more.
+    attack: a random attack; each run has a key of its own.
+    restarts: number of runs, 1 or more.
   """
   if restarts == 1:
     return attack
 
   def run(key, logits, image, label):
-    def again(i, best):
+    def restart(i, best):
       folded = jax.random.fold_in(key, i)
-      return protocol.prefer_success(best, attack(folded, logits, image, label))
+      repeated = attack(folded, logits, image, label)
+      return protocol.select(best.success, best, repeated)
 
-    first = attack(key, logits, image, label)
-    return jax.lax.fori_loop(1, restarts, again, first)
+    start = attack(key, logits, image, label)
+    return jax.lax.fori_loop(1, restarts, restart, start)
 
   return run
 
@@ -125,19 +123,19 @@ def pgd(
 
   Raises:
     UserError: a number that is not above 0, an unknown norm or loss, or
-      restarts of what is not random.
+      restarts without a random start.
 
   References:
     Towards Deep Learning Models Resistant to Adversarial Attacks, arXiv
     1706.06083, section 2.1 and (step sizes) appendix.
   """
-  far = protocol.check_positive(radius, 'radius')
+  eps = protocol.check_positive(radius, 'radius')
   count = protocol.check_count(steps, 'steps')
-  length = (
-    2.5 * far / count if step is None else protocol.check_positive(step, 'step')
+  alpha = (
+    2.5 * eps / count if step is None else protocol.check_positive(step, 'step')
   )
   balls.check_norm(norm)
-  each = objectives.loss_by_name(loss)
+  objective = objectives.loss_by_name(loss)
   errors.check(
     protocol.check_count(restarts, 'restarts') == 1 or random_start,
     f'{restarts} restarts without random_start are all the same; set '
@@ -146,13 +144,12 @@ def pgd(
 
   def attack(key, logits, image, label):
     def move(_, x):
-      gradient = objectives.evaluate(each, logits, x, label).gradient
-      moved = x + length * balls.steepest_direction(gradient, norm)
-      return balls.project_images(image, moved, far, norm)
+      gradient = objectives.evaluate(objective, logits, x, label).gradient
+      moved = x + alpha * balls.steepest_direction(gradient, norm)
+      return balls.project_images(image, moved, eps, norm)
 
-    start = balls.draw_start(key, image, far, norm) if random_start else image
-    return protocol.evaluate_images(
-      logits, jax.lax.fori_loop(0, count, move, start), label
-    )
+    start = balls.draw_start(key, image, eps, norm) if random_start else image
+    end = jax.lax.fori_loop(0, count, move, start)
+    return protocol.evaluate_images(logits, end, label)
 
   return protocol.with_checks(with_restarts(attack, restarts))

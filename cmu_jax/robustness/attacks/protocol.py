@@ -1,10 +1,10 @@
-"""What an attack is and returns, and what it refuses.
+"""The protocol of attacks, and the checks of their arguments.
 
-  Attack = (key, logits of images, image, label) -> Adversarial
+  Attack = (key, logits of images, image, label) -> AttackResult
 
-Images are float32 in [0, 1]; whatever normalises them is part of the logits,
-so that radii mean the same for every network. Attacks can be traced by `jit`
-and `vmap`. Called with arrays outside of a trace they check them first.
+Images are float32 in [0, 1]. The logits include any normalisation, so that
+radii mean the same for every network. Attacks can be traced by `jit` and
+`vmap`.
 """
 
 import math
@@ -23,15 +23,15 @@ Logits = objectives.Logits
 
 
 class AttackResult(NamedTuple):
-  """Where an attack got to.
+  """The images that an attack reached.
 
   Attributes:
     image: n images in [0, 1].
-    label: the class that is predicted there.
-    success: whether that is another one than the label under attack.
-    radius: of the ball that was searched last; `minimal` only.
-    fallback: which ones needed the margin; `minimal` only.
-    spent: gradients that each one took; `minimal` and `march` only.
+    label: the predicted classes of these images.
+    success: whether the prediction differs from the label under attack.
+    radius: of the last ball of the search; `minimal_pgd` only.
+    fallback: whether the image needed the margin; `minimal_pgd` only.
+    gradients: number of gradients; `minimal_pgd` and `march` only.
   """
 
   image: Float[Array, 'n h w c']
@@ -48,30 +48,30 @@ Attack = Callable[..., AttackResult]
 def evaluate_images(
   logits: Logits, image: jax.Array, label: jax.Array
 ) -> AttackResult:
-  """Looks at what an attack found; predictions of NaN are no success."""
-  found = logits(image)
-  predicted = jnp.argmax(found, -1).astype(jnp.int32)
-  success = (predicted != label) & jnp.isfinite(found).all(-1)
+  """Predicts the classes of the images that an attack reached."""
+  values = logits(image)
+  predicted = jnp.argmax(values, -1).astype(jnp.int32)
+  # argmax of NaN is a class, too, but a broken prediction is no success.
+  success = (predicted != label) & jnp.isfinite(values).all(-1)
   return AttackResult(image, predicted, success)
 
 
-def prefer_success(first: AttackResult, second: AttackResult) -> AttackResult:
-  """The first where it succeeded, the second elsewhere."""
+def select(mask: Bool[Array, 'n'], chosen: Any, alternative: Any) -> Any:
+  """Returns the rows of a tree where the mask is true, of another elsewhere."""
 
   def pick(a, b):
-    where = first.success.reshape(-1, *(1,) * (a.ndim - 1))
-    return jnp.where(where, a, b)
+    return jnp.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
 
-  return jax.tree.map(pick, first, second)
+  return jax.tree.map(pick, chosen, alternative)
 
 
 def check_positive(value: Any, name: str) -> float:
-  """A number above 0, or UserError."""
-  good = isinstance(value, int | float | np.number) and not isinstance(
+  """Returns a number above 0, or raises UserError."""
+  numeric = isinstance(value, int | float | np.number) and not isinstance(
     value, bool
   )
   errors.check(
-    good and math.isfinite(value) and value > 0,
+    numeric and math.isfinite(value) and value > 0,
     f'{name} {value!r} of the attack is not a number above 0; pixels lie in '
     '[0, 1], for example 8 / 255',
   )
@@ -79,56 +79,57 @@ def check_positive(value: Any, name: str) -> float:
 
 
 def check_count(value: Any, name: str) -> int:
-  """A whole number from 1, or UserError."""
+  """Returns an integer of at least 1, or raises UserError."""
   errors.check(
     isinstance(value, int | np.integer)
     and not isinstance(value, bool)
     and value >= 1,
-    f'{name} {value!r} of the attack is not a whole number from 1 on',
+    f'{name} {value!r} of the attack is not an integer of at least 1',
   )
   return int(value)
 
 
-def _first_bad_row(wrong: np.ndarray) -> int | None:
-  """The first row that has a True."""
-  rows = wrong.reshape(wrong.shape[0], -1).any(1)
+def _first_bad_row(bad: np.ndarray) -> int | None:
+  """Returns the first row with a True; None without any."""
+  rows = bad.reshape(bad.shape[0], -1).any(1)
   return int(rows.argmax()) if rows.any() else None
 
 
 def check_shapes(image: Any, label: Any) -> None:
-  """Refuses what are not n images and as many labels, or none at all."""
-  found = np.shape(image), np.shape(label)
+  """Raises UserError unless there are n > 0 images and n labels."""
+  shapes = np.shape(image), np.shape(label)
   errors.check(
-    len(found[0]) == 4 and found[1] == found[0][:1],
-    f'an attack takes images [n, h, w, c] and labels [n], not {found[0]} and '
-    f'{found[1]}',
+    len(shapes[0]) == 4 and shapes[1] == shapes[0][:1],
+    f'an attack takes images [n, h, w, c] and labels [n], not {shapes[0]} and '
+    f'{shapes[1]}',
   )
-  errors.check(found[1][0], 'there are no images to attack; give one or more')
+  errors.check(shapes[1][0], 'there are no images to attack; give one or more')
 
 
 def check_images(
   image: Any, label: Any, classes: int, top: float = 1.0
 ) -> None:
-  """Refuses what no attack can mean, on the host.
+  """Raises UserError for images and labels that no attack can use.
 
   Args:
-    image: n images of pixels from 0 to `top`, whole numbers or floats.
+    image: n images of pixels from 0 to `top`, integers or floats.
     label: n classes.
     classes: k.
     top: the value of a white pixel.
 
   Raises:
-    UserError: no images, NaN or out of range pixels, a label that is no class;
-      names the first image.
+    UserError: no images, pixels that are NaN or out of range, or a label
+      outside the classes; names the first such image.
   """
-  pixels, host = np.asarray(image), np.asarray(label)
-  check_shapes(pixels, host)
-  row = _first_bad_row((host < 0) | (host >= classes))
+  pixels, labels = np.asarray(image), np.asarray(label)
+  check_shapes(pixels, labels)
+  row = _first_bad_row((labels < 0) | (labels >= classes))
   errors.check(
     row is None,
-    f'label {host[row or 0]} of image {row} is outside 0..{classes - 1}; mend '
-    'the labels',
+    f'label {labels[row or 0]} of image {row} is outside 0..{classes - 1}; '
+    'mend the labels',
   )
+  # Pixels of 8 bits cannot be bad, and splits of them are large.
   if np.issubdtype(pixels.dtype, np.integer) and top == 255:
     return
   row = _first_bad_row(~np.isfinite(pixels))
@@ -145,19 +146,18 @@ def check_images(
 
 
 def with_checks(attack: Attack) -> Attack:
-  """An attack that checks arrays it is given outside of a trace.
-
-  Its products are of float32: with the 10 bits that accelerators take by
-  default, gradients of confident networks drown in rounding.
-  """
+  """Returns an attack that checks its arrays outside of a trace."""
 
   def run(key, logits, image, label):
-    given = jax.tree.leaves((key, image, label))
-    if not any(isinstance(x, jax.core.Tracer) for x in given):
+    # Values of tracers are unknown; their owner has checked them before.
+    leaves = jax.tree.leaves((key, image, label))
+    if not any(isinstance(x, jax.core.Tracer) for x in leaves):
       check_shapes(image, label)
-      one = jax.ShapeDtypeStruct(np.shape(image), jnp.float32)
-      check_images(image, label, jax.eval_shape(logits, one).shape[-1])
+      aval = jax.ShapeDtypeStruct(np.shape(image), jnp.float32)
+      check_images(image, label, jax.eval_shape(logits, aval).shape[-1])
     pixels, classes = jnp.asarray(image, jnp.float32), jnp.asarray(label)
+    # Accelerators multiply with 10 bits by default, and the gradients of
+    # confident networks would drown in rounding.
     with jax.default_matmul_precision('float32'):
       return attack(key, logits, pixels, classes.astype(jnp.int32))
 

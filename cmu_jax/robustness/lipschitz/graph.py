@@ -1,34 +1,35 @@
-"""A network as linear stretches between the places where it is not linear.
+"""A network as linear stretches between its nonlinear operations.
 
 Every value that depends on the image is a sum of linear maps of `Source`s: the
-image itself, or what a nonlinear operation returned. Stretches are kept as
+image itself, or the result of a nonlinear operation. Stretches are kept as
 equations, so that everything between two sources is one linear map, also
 across additions of branches.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# Longer stretches are cut by a source, to bound the recursion over them.
+# A source cuts longer stretches, to limit the recursion over them.
 _MAX_DEPTH = 150
 
 
+# Nodes compare by identity: equal equations may stand at different places.
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-  """Where a linear stretch begins.
+  """The start of a linear stretch.
 
-  Its difference between two images is at most `factor` times that of all its
-  operands together, as one vector; the image has none.
+  Its change between two images is at most `factor` times the change of all its
+  operands together, as one vector; the image has no operands.
 
   Attributes:
-    name: the operation, and where it is.
+    name: the operation and its module.
     shape: of the value.
-    operands: what it is computed from.
+    operands: the nodes that it is computed from.
     factor: see above.
   """
 
@@ -44,17 +45,17 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Linear:
-  """One result of an equation that is linear in the operands that are nodes.
+  """A result of an equation that is linear in its operands that are nodes.
 
   Attributes:
     name: of the operation.
     shape: of the value.
-    sources: the sources it is a linear map of, in order of appearance.
-    operands: nodes, and constants that are kept (a kernel, indices); None
-      stands for a constant that is added, and so is no part of the linear map.
+    sources: the sources that it depends on, in order of appearance.
+    operands: nodes, and constants of the linear map (a kernel, indices); None
+      for an added constant, which is no part of the linear map.
     shapes: of the operands.
     apply: (operands) -> the result.
-    depth: how many equations lie between it and its sources.
+    depth: largest number of equations between it and its sources.
   """
 
   name: str
@@ -71,8 +72,8 @@ class Unbounded:
   """A value without a bound.
 
   Attributes:
-    why: the operation that has none.
-    sign_of: the node that was compared with zero, where that is all it is.
+    reason: the operation without a bound.
+    sign_of: the node whose sign this comparison with zero gives; else None.
   """
 
   reason: str
@@ -83,17 +84,22 @@ Node = Source | Linear
 
 
 def is_node(value: Any) -> bool:
-  """Whether a value depends on the image and has a bound."""
+  """Returns whether a value depends on the image and has a bound."""
   return isinstance(value, (Source, Linear))
 
 
+def have_mixed_sources(values: Sequence[Any]) -> bool:
+  """Returns whether the nodes among some values have different sources."""
+  return len({frozenset(v.sources) for v in values if is_node(v)}) > 1
+
+
 def norm_dtype() -> Any:
-  """What norms are computed in, whatever the network computes in."""
+  """The widest float in use, for norms of networks of any precision."""
   return jax.dtypes.canonicalize_dtype(float)
 
 
 def linear_depth(node: Node) -> int:
-  """Equations between a node and its sources."""
+  """The largest number of equations between a node and its sources."""
   return node.depth if isinstance(node, Linear) else 0
 
 
@@ -104,54 +110,54 @@ def linear_node(
   operands: tuple[Any, ...],
   shapes: tuple[tuple[int, ...], ...],
 ) -> Node:
-  """The node of an equation; see `Linear`."""
+  """Makes the node of an equation; see `Linear`."""
   nodes = [x for x in operands if is_node(x)]
   sources = tuple(dict.fromkeys(s for x in nodes for s in x.sources))
-  deep = 1 + max(map(linear_depth, nodes))
-  made = Linear(name, shape, sources, operands, shapes, apply, deep)
-  if deep <= _MAX_DEPTH:
-    return made
-  return Source('end of a long linear stretch', shape, (made,))
+  depth = 1 + max(map(linear_depth, nodes))
+  node = Linear(name, shape, sources, operands, shapes, apply, depth)
+  if depth <= _MAX_DEPTH:
+    return node
+  return Source('end of a long linear stretch', shape, (node,))
 
 
 def propagate(
-  node: Node, source: Source, value: Float[Array, '...'], seen: dict
+  node: Node, source: Source, value: Float[Array, '...'], cache: dict
 ) -> Float[Array, '...'] | None:
-  """What a linear stretch makes of a value at one of its sources.
+  """Propagates a value from a source to a node, with other sources at zero.
 
   Args:
     node: the end of the stretch.
-    source: where the value is; other sources are zero.
+    source: the start of the stretch.
     value: of the shape of the source.
-    seen: values of other nodes, by node; filled as they are computed.
+    cache: values of other nodes, by node; filled here.
 
   Returns:
-    The value at the node; None for zero, where it does not depend on it.
+    The value at the node; None for zero, if it does not depend on the source.
   """
   if node is source:
     return value
   if isinstance(node, Source) or source not in node.sources:
     return None
-  if node not in seen:
-    found = []
+  if node not in cache:
+    values = []
     for operand, shape in zip(node.operands, node.shapes, strict=True):
       if is_node(operand):
-        operand = propagate(operand, source, value, seen)
-      found.append(
+        operand = propagate(operand, source, value, cache)
+      values.append(
         jnp.zeros(shape, norm_dtype()) if operand is None else operand
       )
-    seen[node] = node.apply(*found)
-  return seen[node]
+    cache[node] = node.apply(*values)
+  return cache[node]
 
 
 def linear_map(
   nodes: tuple[Node, ...], source: Source
 ) -> Callable[[Float[Array, '...']], tuple[jax.Array, ...]]:
-  """The linear map from a source to some nodes, of those that depend on it."""
+  """The linear map from a source to the nodes that depend on it."""
 
   def run(value):
-    seen: dict = {}
-    found = [propagate(node, source, value, seen) for node in nodes]
-    return tuple(x for x in found if x is not None)
+    cache: dict = {}
+    results = [propagate(node, source, value, cache) for node in nodes]
+    return tuple(x for x in results if x is not None)
 
   return run

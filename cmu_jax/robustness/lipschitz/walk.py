@@ -11,8 +11,9 @@ from cmu_jax.core import errors
 from cmu_jax.robustness.lipschitz import graph, rules
 from cmu_jax.robustness.lipschitz.graph import Source, Unbounded
 
-# Where a primitive keeps the equations that it stands for.
+# Parameters of a primitive that hold the equations of its function.
 _JAXPR_NAMES = ('jaxpr', 'call_jaxpr', 'fun_jaxpr')
+# The names of calls in all supported versions of JAX.
 _CALLS = (
   'jit',
   'pjit',
@@ -30,9 +31,9 @@ def _inner_jaxpr(eqn: Any) -> core.ClosedJaxpr | None:
   """The equations behind a call; None for other operations."""
   if eqn.primitive.name not in _CALLS:
     return None
-  found = next(eqn.params[name] for name in _JAXPR_NAMES if name in eqn.params)
-  closed = isinstance(found, core.ClosedJaxpr)
-  return found if closed else core.ClosedJaxpr(found, ())
+  inner = next(eqn.params[name] for name in _JAXPR_NAMES if name in eqn.params)
+  closed = isinstance(inner, core.ClosedJaxpr)
+  return inner if closed else core.ClosedJaxpr(inner, ())
 
 
 def _function_name(eqn: Any, inner: core.ClosedJaxpr) -> str:
@@ -45,44 +46,52 @@ def _depend_on_image(values: list[Any]) -> bool:
 
 
 def _evaluate_constants(eqn: Any, values: list[Any]) -> list[Any]:
-  """An equation of constants."""
+  """Evaluates an equation of constants."""
   inner = _inner_jaxpr(eqn)
   if inner is not None:
     return interpret(inner, values)
-  found = eqn.primitive.bind(*values, **eqn.params)
-  return list(found) if eqn.primitive.multiple_results else [found]
+  results = eqn.primitive.bind(*values, **eqn.params)
+  return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def _interpret_call(
+  eqn: Any, inner: core.ClosedJaxpr, values: list[Any]
+) -> list[Any]:
+  """Interprets a call of a function."""
+  name = _function_name(eqn, inner)
+  unary = len(values) == 1 and graph.is_node(values[0])
+  slope = rules.known_slope(eqn, inner, name) if unary else None
+  if slope is None:
+    return interpret(inner, values)
+  shape = tuple(eqn.outvars[0].aval.shape)
+  return [Source(name, shape, (values[0],), slope)]
 
 
 def _interpret_equation(eqn: Any, values: list[Any]) -> list[Any]:
-  """The results of an equation, of which some operand is no constant."""
+  """Interprets an equation with an operand that depends on the image."""
   name, inner = eqn.primitive.name, _inner_jaxpr(eqn)
   if inner is not None:
-    alone = len(values) == 1 and graph.is_node(values[0])
-    slope = (
-      rules.known_slope(eqn, inner, _function_name(eqn, inner))
-      if alone
-      else None
-    )
-    if slope is None:
-      return interpret(inner, values)
-    shape = tuple(eqn.outvars[0].aval.shape)
-    return [Source(_function_name(eqn, inner), shape, (values[0],), slope)]
+    return _interpret_call(eqn, inner, values)
   nodes = [graph.is_node(v) for v in values]
+  # Before the check for unbounded operands: the condition of a ramp is one.
   if name == 'select_n' and not isinstance(values[0], jax.Array):
     return rules.apply_ramp(eqn, values)
-  without = next((v for v in values if isinstance(v, Unbounded)), None)
-  if without is not None:
-    return rules.unbounded_results(eqn, without.reason)
+  unbounded = next((v for v in values if isinstance(v, Unbounded)), None)
+  if unbounded is not None:
+    return rules.unbounded_results(eqn, unbounded.reason)
   if name in rules.BILINEAR and sum(nodes) == 1:
     return rules.apply_linear(eqn, values, nodes)
   if name in rules.BILINEAR:
-    what = f'{rules.source_name(eqn)}, a product of two values that depend on'
-    return rules.unbounded_results(eqn, f'{what} the image')
-  if name == 'concatenate' and rules.have_mixed_sources(values):
+    reason = (
+      f'{rules.source_name(eqn)}, a product of two values that depend on the '
+      'image'
+    )
+    return rules.unbounded_results(eqn, reason)
+  if name == 'concatenate' and graph.have_mixed_sources(values):
     return rules.join_values(eqn, values)
   if name in rules.LINEAR_SLOTS:
-    here = range(len(values))[rules.LINEAR_SLOTS[name]]
-    slots = [i in here for i in range(len(values))]
+    positions = range(len(values))[rules.LINEAR_SLOTS[name]]
+    slots = [i in positions for i in range(len(values))]
     if not any(n and not s for n, s in zip(nodes, slots, strict=True)):
       return rules.apply_linear(eqn, values, slots)
     return rules.unbounded_results(eqn)
@@ -90,30 +99,33 @@ def _interpret_equation(eqn: Any, values: list[Any]) -> list[Any]:
 
 
 def interpret(closed: core.ClosedJaxpr, values: list[Any]) -> list[Any]:
-  """The values of a jaxpr's outputs: constants, nodes, or lost.
+  """Computes a jaxpr's outputs: constants, nodes, or unbounded values.
 
   Args:
     closed: the equations.
     values: of its inputs.
   """
   jaxpr = closed.jaxpr
-  known: dict[Any, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
-  known.update(zip(jaxpr.invars, values, strict=True))
+  environment: dict[Any, Any] = {
+    **dict(zip(jaxpr.constvars, closed.consts, strict=True)),
+    **dict(zip(jaxpr.invars, values, strict=True)),
+  }
 
   def read(var: Any) -> Any:
-    value = var.val if isinstance(var, core.Literal) else known[var]
-    plain = not graph.is_node(value) and not isinstance(value, Unbounded)
-    key = plain and isinstance(value, jax.Array)
-    return value if key or not plain else jnp.asarray(value)
+    value = var.val if isinstance(var, core.Literal) else environment[var]
+    # Literals are Python numbers; random keys must stay as they are.
+    is_constant = not _depend_on_image([value])
+    if is_constant and not isinstance(value, jax.Array):
+      return jnp.asarray(value)
+    return value
 
   for eqn in jaxpr.eqns:
-    found = [read(var) for var in eqn.invars]
-    made = (
-      _interpret_equation(eqn, found)
-      if _depend_on_image(found)
-      else _evaluate_constants(eqn, found)
+    operands = [read(var) for var in eqn.invars]
+    # Constants are evaluated at once, so that the graph holds the image only.
+    step = (
+      _interpret_equation if _depend_on_image(operands) else _evaluate_constants
     )
-    known.update(zip(eqn.outvars, made, strict=True))
+    environment.update(zip(eqn.outvars, step(eqn, operands), strict=True))
   return [read(var) for var in jaxpr.outvars]
 
 
@@ -122,7 +134,7 @@ def trace_network(
   image_shape: tuple[int, ...],
   dtype: Any,
 ) -> Any:
-  """The output of a network of one image: a constant, a node, or lost.
+  """Traces a network on one image; returns a constant, node, or unbounded.
 
   Raises:
     UserError: it returns other than one array.

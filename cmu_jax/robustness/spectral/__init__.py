@@ -1,7 +1,11 @@
 """Spectral norms of implicitly linear layers: measured, clipped, reported."""
 
-from cmu_jax.robustness.spectral.editing import clip_weights
-from cmu_jax.robustness.spectral.network import measure_layers, report_norms
+from cmu_jax.robustness.spectral.editing import ClipData, clip_weights
+from cmu_jax.robustness.spectral.layer_kernels import ClipSettings
+from cmu_jax.robustness.spectral.network_layers import (
+  measure_layers,
+  report_norms,
+)
 from cmu_jax.robustness.spectral.operators import (
   Layer,
   bind_layer,
@@ -23,6 +27,8 @@ from cmu_jax.robustness.spectral.singular_values import (
 from cmu_jax.robustness.spectral.transform import ClipState, clip_spectral_norm
 
 __all__ = [
+  'ClipData',
+  'ClipSettings',
   'ClipState',
   'Layer',
   'LeadingNorm',

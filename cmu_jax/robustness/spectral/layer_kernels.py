@@ -1,4 +1,4 @@
-"""What of a layer is clipped, how, and how its norm is measured."""
+"""The kernel of a layer: access, the settings of a clip, and its norm."""
 
 from typing import Any, NamedTuple
 
@@ -10,19 +10,22 @@ from cmu_jax.core.types import PRNGKey
 from cmu_jax.robustness.spectral import operators, singular_values
 from cmu_jax.robustness.spectral.operators import Layer
 
+# Layers whose norm depends on running statistics.
+STATISTICS_KINDS = ('norm', 'conv_norm')
+
 
 class ClipSettings(NamedTuple):
-  """The settings of a clip; static.
+  """The static settings of a clip.
 
   Attributes:
-    directions: k, how many singular directions a round treats.
+    directions: k, the number of singular directions that a round treats.
     steps: of gradient descent a round.
-    rate: of descent on J; the exact minimum along the gradient caps it. None
+    rate: of descent on J, capped by the exact minimum along the gradient. None
       for always that minimum. The paper has .35.
-    refresh: iterations of PowerQR a round, from the vectors of the last.
-    rounds: at most; then the kernel is rescaled.
-    tolerance: relative; a norm up to c (1 + tolerance) is left alone.
-    audit: Lanczos steps of a run that judges a norm from a fresh start.
+    refresh: iterations of PowerQR a round, from the vectors of the last round.
+    rounds: at most, before the kernel is rescaled.
+    tolerance: relative; a norm up to c (1 + tolerance) needs no clip.
+    audit_steps: Lanczos steps of a measurement from a fresh start.
   """
 
   directions: int = 8
@@ -34,74 +37,80 @@ class ClipSettings(NamedTuple):
   audit_steps: int = 60
 
 
-def check_settings(bound: float, how: ClipSettings) -> None:
-  """Raises UserError unless the bound and the settings can be."""
+def check_settings(bound: float, settings: ClipSettings) -> None:
+  """Raises UserError for a bound or settings out of range."""
   errors.check(
     0 < bound < float('inf'),
     f'bound {bound} of the spectral norms: give a positive number',
   )
+  # Float32 norms are not exact enough for a smaller tolerance.
   errors.check(
-    1e-5 <= how.tolerance <= 0.5,
-    f'tolerance {how.tolerance}: give 1e-5 to .5',
+    1e-5 <= settings.tolerance <= 0.5,
+    f'tolerance {settings.tolerance}: give 1e-5 to .5',
   )
   for name in ('rounds', 'directions', 'steps'):
-    value = getattr(how, name)
+    value = getattr(settings, name)
     least = 0 if name == 'rounds' else 1
     errors.check(value >= least, f'{name} {value}: give {least} or more')
-  errors.check(
-    how.rate is None or how.rate > 0, f'rate {how.rate}: give more than 0'
-  )
+  rate = settings.rate
+  errors.check(rate is None or rate > 0, f'rate {rate}: give more than 0')
 
 
-def get_kernel(layer: Layer, own: dict[str, Any]) -> jax.Array:
-  """What of a layer is clipped: its kernel, or the scale of a BatchNorm."""
+def target_slack(settings: ClipSettings) -> float:
+  """The factor of the bound at which a clip may stop."""
+  # Half of the tolerance, so that a second call has nothing to do.
+  return 1 + settings.tolerance / 2
+
+
+def kernel_name(layer: Layer) -> str:
+  """The parameter that a clip changes: a kernel, or a BatchNorm's scale."""
+  return 'scale' if layer.kind == 'norm' else 'kernel'
+
+
+def get_kernel(layer: Layer, params: dict[str, Any]) -> jax.Array:
+  """The kernel of a layer, or the scale of a BatchNorm."""
   if layer.kind == 'conv_norm':
-    return own['conv']['kernel']
-  return own['scale' if layer.kind == 'norm' else 'kernel']
+    return params['conv']['kernel']
+  return params[kernel_name(layer)]
 
 
 def with_kernel(
-  layer: Layer, own: dict[str, Any], value: jax.Array
+  layer: Layer, params: dict[str, Any], value: jax.Array
 ) -> dict[str, Any]:
   """The parameters of a layer with another kernel or scale."""
   if layer.kind == 'conv_norm':
-    return {**own, 'conv': {**own['conv'], 'kernel': value}}
-  return {**own, 'scale' if layer.kind == 'norm' else 'kernel': value}
+    return {**params, 'conv': {**params['conv'], 'kernel': value}}
+  return {**params, kernel_name(layer): value}
 
 
 def measure_norm(
   key: PRNGKey,
   layer: Layer,
-  own: dict[str, Any],
+  params: dict[str, Any],
   steps: int = 60,
   accuracy: float = 1e-4,
 ) -> singular_values.LeadingNorm:
-  """The norm of a layer from a fresh start; exact for a BatchNorm.
+  """Measures the norm of a layer from a fresh start; exact for a BatchNorm.
 
   Args:
-    key: draws the start.
-    layer: which.
-    own: its parameters.
+    key: of the random start.
+    layer: the layer.
+    params: its parameters.
     steps: of a Lanczos run.
-    accuracy: the relative residual to reach, in a few runs at most.
+    accuracy: the relative residual to reach, within a few runs.
   """
-  full = jax.tree.map(widen, own)
+  wide = jax.tree.map(widen, params)
   if layer.kind == 'norm':
-    sigma = jnp.max(jnp.abs(operators.channel_slopes(layer, full)))
-    return singular_values.LeadingNorm(
-      sigma, jnp.zeros(layer.shape), jnp.zeros(())
-    )
-  linear = lambda x: layer.linear(full, x)
+    sigma = jnp.max(jnp.abs(operators.channel_slopes(layer, wide)))
+    # The maximum has no vector; callers need arrays of the same shapes.
+    vector, residual = jnp.zeros(layer.shape), jnp.zeros(())
+    return singular_values.LeadingNorm(sigma, vector, residual)
+  linear = lambda x: layer.linear(wide, x)
   return singular_values.estimate_norm(
     key, linear, layer.shape, accuracy=accuracy, steps=steps
   )
 
 
-def target_slack(how: ClipSettings) -> float:
-  """Half of the tolerance, so that a second call finds nothing to do."""
-  return 1 + how.tolerance / 2
-
-
 def widen(leaf: jax.Array) -> jax.Array:
-  """At least float32."""
+  """Casts to at least float32."""
   return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))

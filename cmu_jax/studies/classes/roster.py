@@ -7,7 +7,7 @@ import functools
 
 from ml_collections import ConfigDict
 
-from cmu_jax.core.types import InputStep, Method, Model
+from cmu_jax.core.types import Method, Network
 from cmu_jax.methods import teachers, trw
 from cmu_jax.methods.projection import svd_projection
 from cmu_jax.studies.engine import catalogue
@@ -66,22 +66,18 @@ DEFAULT = KNOWN
 
 
 def make(
-  config: ConfigDict,
-  model: Model,
-  inputs: InputStep,
-  sizes: Sizes,
+  config: ConfigDict, network: Network, sizes: Sizes
 ) -> dict[str, Method]:
   """Every method that a run needs, by name.
 
   Args:
     config: of the run.
-    model: the network.
-    inputs: raw pixels to network input.
+    network: the model and its input step.
     sizes: of D_R and D_F, of an average class: epochs are alike for all.
   """
   known = entries(tuple(config.betas), tuple(config.dimensions))
   made = {
-    name: catalogue.make(config, model, inputs, sizes, name, known)
+    name: catalogue.make(config, network, sizes, name, known)
     for name in dict.fromkeys(('retrain', *config.methods))
   }
   if {'trw', 'rwft'} <= set(made):

@@ -46,13 +46,13 @@ def _trained(
 ) -> Callable[[int], Variables]:
   """K networks of the same points; a function from their number to each."""
   config, count = place.config, place.config.shadows
-  options = recipes.fit_options(config.train, int(inside.sum()), 'train')
+  training = recipes.fit_options(config.train, int(inside.sum()), 'train')
   found = shadow.train(
     rng.fold_in(0, name),
     place.model,
     place.dataset.train,
     np.tile(inside, (count, 1)),
-    shadow.ShadowTraining(place.inputs, **options),
+    shadow.ShadowTraining(place.inputs, *training),
     signals={},
     weights=True,
     plan=shadow.Plan(

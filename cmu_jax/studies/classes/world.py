@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors, provenance, rng
-from cmu_jax.core.types import Batch, Dataset, MethodInputs
+from cmu_jax.core.types import Batch, Dataset, MethodInputs, Network
 from cmu_jax.data import splits
 from cmu_jax.studies.classes import roster, settings
 from cmu_jax.studies.engine import binding
@@ -87,7 +87,9 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
   model = binding.network(config.model, dataset, inputs)
   size = kept.label.shape[0]
   share = size // whole.num_classes
-  methods = roster.make(config, model, inputs, Sizes(size - share, share))
+  methods = roster.make(
+    config, Network(model, inputs), Sizes(size - share, share)
+  )
   pool = Batch(
     jnp.concatenate([part.image for part in (kept, whole.test, held)]),
     jnp.concatenate([part.label for part in (kept, whole.test, held)]),

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from cmu_jax import audits
 from cmu_jax.core import rng
-from cmu_jax.core.types import Batch, Info, InputStep, Model, Variables
+from cmu_jax.core.types import Batch, Info, Network, Variables
 from cmu_jax.data import splits
 from cmu_jax.studies.corrective import problem as problems
 from cmu_jax.studies.corrective.world import Scene, World
@@ -96,7 +96,7 @@ def _offer(
 
 
 def looker(
-  model: Model, inputs: InputStep, batch_size: int
+  network: Network, batch_size: int
 ) -> Callable[[Variables, Look], Look]:
   """(variables, sets) -> predictions; traceable, nothing is counted."""
 
@@ -104,14 +104,14 @@ def looker(
     if batch is None:
       return None
     size = min(batch_size, batch.label.shape[0])
-    return metrics.predictor(model, inputs, size)(variables, batch)
+    return metrics.predictor(network, size)(variables, batch)
 
   def guess(variables: Variables, offer: Offer | None):
     if offer is None:
       return None
     size = min(batch_size, offer.batch.label.shape[0])
-    see = functools.partial(model.apply, variables)
-    logits = metrics.map_blocks(see, inputs, offer.batch, size)
+    see = functools.partial(network.model.apply, variables)
+    logits = metrics.map_blocks(see, network.inputs, offer.batch, size)
     own, other = (
       jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
       for label in (offer.batch.label, offer.other)

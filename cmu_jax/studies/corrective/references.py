@@ -52,7 +52,7 @@ def compared(
     np.tile(clean, (config.references, 1)),
     shadow.ShadowTraining(
       one.inputs,
-      **recipes.fit_options(config.train, int(clean.sum()), 'train'),
+      *recipes.fit_options(config.train, int(clean.sum()), 'train'),
     ),
     signals={},
     weights=True,
@@ -70,8 +70,7 @@ def compared(
   logits = np.stack(
     [
       metrics.logits(
-        one.model,
-        one.inputs,
+        one.network,
         tree.index(found.variables, i),
         offer.batch,
         size,

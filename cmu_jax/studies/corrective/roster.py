@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from cmu_jax import networks
-from cmu_jax.core.types import Info, Method
+from cmu_jax.core.types import Info, Method, Training
 from cmu_jax.methods import (
   amun,
   ascent,
@@ -49,10 +49,10 @@ class Entry(NamedTuple):
   settings: tuple[str, ...] = ()
 
 
-def _options(config: ConfigDict, part: str, size: int) -> Info:
-  """The keyword arguments that a training's settings fix."""
-  found = recipes.fit_options(config[part], size, part)
-  return {**found, 'batch_size': min(found['batch_size'], size)}
+def _training(config: ConfigDict, part: str, size: int) -> Training:
+  """The training of a part of the config, with batches of at most `size`."""
+  training = recipes.fit_options(config[part], size, part)
+  return training._replace(batch_size=min(training.batch_size, size))
 
 
 def _ending(config: ConfigDict, one: World, part: str, size: int) -> Info:
@@ -61,7 +61,7 @@ def _ending(config: ConfigDict, one: World, part: str, size: int) -> Info:
     return {}
   epoch = train.steps_per_epoch(size, config[part].batch_size)
   batch = config.evaluate.batch_size
-  return {'keep': early_stopping.BestEpoch(one.model, one.inputs, epoch, batch)}
+  return {'keep': early_stopping.BestEpoch(one.network, epoch, batch)}
 
 
 def _epochs(factory: Callable[..., Method], part: str = 'unlearn') -> Entry:
@@ -69,8 +69,7 @@ def _epochs(factory: Callable[..., Method], part: str = 'unlearn') -> Entry:
 
   def make(config: ConfigDict, one: World, size: int) -> Method:
     ending = _ending(config, one, part, size)
-    fitted = _options(config, part, size)
-    return factory(one.model, one.inputs, **fitted, **ending)
+    return factory(one.network, _training(config, part, size), **ending)
 
   return Entry(make, (part,))
 
@@ -79,7 +78,7 @@ def _tuned(factory: Callable[..., Method], part: str = 'unlearn') -> Entry:
   """A method whose only settings are those of one training."""
 
   def make(config: ConfigDict, one: World, size: int) -> Method:
-    return factory(one.model, one.inputs, **_options(config, part, size))
+    return factory(one.network, _training(config, part, size))
 
   return Entry(make, (part,))
 
@@ -91,9 +90,9 @@ def _partial(factory: Callable[..., Method]) -> Entry:
     options = dict(config.model)
     name = options.pop('name')
     frozen = networks.frozen_modules(name, config.layers, **options)
-    fitted = _options(config, 'unlearn', size)
-    fitted |= _ending(config, one, 'unlearn', size)
-    return factory(one.model, one.inputs, frozen=frozen, **fitted)
+    training = _training(config, 'unlearn', size)
+    ending = _ending(config, one, 'unlearn', size)
+    return factory(one.network, training, frozen=frozen, **ending)
 
   return Entry(make, ('unlearn', 'layers'))
 
@@ -105,8 +104,7 @@ def _dampening(factory: Callable[..., Method], kinds: bool = True) -> Entry:
     chosen = config.ssd
     kind = {'kind': chosen.importance} if kinds else {}
     return factory(
-      one.model,
-      one.inputs,
+      one.network,
       denominator=chosen.retain,
       batch_size=min(chosen.batch_size, size),
       augment=chosen.augment,
@@ -118,21 +116,25 @@ def _dampening(factory: Callable[..., Method], kinds: bool = True) -> Entry:
 
 def _sap(config: ConfigDict, one: World, size: int) -> Method:
   del config
-  return sap.sap(one.model, one.inputs, samples=min(1000, size))
+  return sap.sap(one.network, samples=min(1000, size))
 
 
 def _badt(config: ConfigDict, one: World, size: int) -> Method:
-  fitted = _options(config, 'unlearn', size)
-  fitted |= _ending(config, one, 'unlearn', size)
-  reduction = config.badt_reduction
-  return teachers.badt(one.model, one.inputs, reduction=reduction, **fitted)
+  return teachers.badt(
+    one.network,
+    _training(config, 'unlearn', size),
+    reduction=config.badt_reduction,
+    **_ending(config, one, 'unlearn', size),
+  )
 
 
 def _scrub(config: ConfigDict, one: World, size: int) -> Method:
-  fitted = _options(config, 'scrub', size)
-  fitted |= _ending(config, one, 'scrub', size)
-  ascent = config.scrub_ascent_steps
-  return teachers.scrub(one.model, one.inputs, msteps=ascent, **fitted)
+  return teachers.scrub(
+    one.network,
+    _training(config, 'scrub', size),
+    msteps=config.scrub_ascent_steps,
+    **_ending(config, one, 'scrub', size),
+  )
 
 
 def _cuts(published: bool) -> Entry:
@@ -141,9 +143,10 @@ def _cuts(published: bool) -> Entry:
   def make(config: ConfigDict, one: World, size: int) -> Method:
     poisoned = one.manipulation == 'poison'
     rule = alpha_search.Selection('poison' if poisoned else 'label_noise')
-    fitted = _options(config, 'proxy_train', size)
     return forget_proxy.cuts_forget(
-      one.model, one.inputs, selection=rule if published else None, **fitted
+      one.network,
+      _training(config, 'proxy_train', size),
+      selection=rule if published else None,
     )
 
   return Entry(make, ('proxy_train',))
@@ -151,7 +154,7 @@ def _cuts(published: bool) -> Entry:
 
 def _rewod_twice(config: ConfigDict, one: World, size: int) -> Method:
   once = ENTRIES['rewod'].make(config, one, size)
-  return wrappers.retrain_twice(once, one.model, one.inputs)
+  return wrappers.retrain_twice(once, one.network)
 
 
 def _by_labels(config: ConfigDict, one: World, size: int) -> Method:
@@ -170,8 +173,7 @@ def _detected(detector: str, inner: str) -> Entry:
     return wrapper.with_detector(
       ENTRIES[inner].make(config, one, size),
       detection.DETECTORS[detector](),
-      one.model,
-      one.inputs,
+      one.network,
       batch_size=config.evaluate.batch_size,
       extract=detection.extractor_of(detector),
     )
@@ -183,12 +185,12 @@ def _when_needed(config: ConfigDict, one: World, size: int) -> Method:
   """Retraining without S_f, and more suspects where that is not enough."""
   once = ENTRIES['rewod'].make(config, one, size)
   more = ENTRIES['clustering_by_labels'].make(config, one, size)
-  return wrappers.when_needed(once, more, one.model, one.inputs)
+  return wrappers.when_needed(once, more, one.network)
 
 
 def _bn_recalibration(config: ConfigDict, one: World, size: int) -> Method:
   del config, size
-  return pruning.bn_recalibration(one.model, one.inputs)
+  return pruning.bn_recalibration(one.network)
 
 
 ENTRIES: dict[str, Entry] = {

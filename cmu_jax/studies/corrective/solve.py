@@ -12,9 +12,9 @@ import numpy as np
 from cmu_jax.core import jit, rng, vectorize
 from cmu_jax.core.types import (
   Info,
-  InputStep,
   Method,
   Model,
+  Network,
   PRNGKey,
   Variables,
 )
@@ -52,8 +52,8 @@ def _host(look: Look) -> Look:
 
 
 @functools.lru_cache(maxsize=32)
-def _looking(model: Model, inputs: InputStep, batch_size: int) -> Callable:
-  return jit.compile_loop(measure.looker(model, inputs, batch_size))
+def _looking(network: Network, batch_size: int) -> Callable:
+  return jit.compile_loop(measure.looker(network, batch_size))
 
 
 def look(
@@ -64,21 +64,17 @@ def look(
   model: Model | None = None,
 ) -> Look:
   """Predictions of one network, or of another model, on the host."""
-  seen = _looking(model or one.model, one.inputs, batch_size)
+  seen = _looking(Network(model or one.model, one.inputs), batch_size)
   return _host(seen(variables, images))
 
 
 @functools.lru_cache(maxsize=32)
 def _whole_grid(
-  solve: Callable,
-  model: Model,
-  inputs: InputStep,
-  batch_size: int,
-  chunk: int,
+  solve: Callable, network: Network, batch_size: int, chunk: int
 ) -> Callable:
   """Every point of a cheap method's grid, edited and looked at as one
   program."""
-  seen = measure.looker(model, inputs, batch_size)
+  seen = measure.looker(network, batch_size)
 
   def run(key, variables, given, prepared, hypers, images):
     def point(hyper):
@@ -108,8 +104,7 @@ def _at_once(
   weight = sum(x.nbytes for x in jax.tree.leaves(variables))
   run = _whole_grid(
     method.solve,
-    method.model or one.model,
-    one.inputs,
+    Network(method.model or one.model, one.inputs),
     batch_size,
     vectorize.chunk_size(weight),
   )

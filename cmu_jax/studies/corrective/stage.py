@@ -65,16 +65,15 @@ def original(place: Stage, case: Case, scene: Scene) -> Variables:
   options = recipes.fit_options(config.train, batch.label.shape[0], 'train')
   return train.fit(
     rng.fold_in(scene.key, 'train'),
-    one.model,
+    one.network,
     jit.compile_cheaply(one.model.init)(rng.fold_in(scene.key, 'init'), image),
     batch,
-    inputs=one.inputs,
     checkpoint=store.npz_checkpoint(
       place.folder, name, config.checkpoint_seconds
     ),
     title=f'original, {case.manipulation} {case.size}, seed {case.seed}',
     watch=_watch(config, one, scene),
-    **options,
+    training=options,
   ).variables
 
 
@@ -87,7 +86,7 @@ def _watch(
   size = scene.problem.train.label.shape[0]
   epoch = train.steps_per_epoch(size, config.train.batch_size)
   size = config.evaluate.batch_size
-  keep = early_stopping.BestEpoch(one.model, one.inputs, epoch, size)
+  keep = early_stopping.BestEpoch(one.network, epoch, size)
   return keep, scene.problem.validation
 
 

@@ -21,6 +21,7 @@ from cmu_jax.core.types import (
   Info,
   InputStep,
   Model,
+  Network,
   PRNGKey,
   Proxy,
   Trigger,
@@ -53,6 +54,10 @@ class World(NamedTuple):
   pair: tuple[int, int] | None
   target: int | None
   audit: bool = False
+
+  @property
+  def network(self) -> Network:
+    return Network(self.model, self.inputs)
 
 
 class Scene(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from cmu_jax.core import rng, store
-from cmu_jax.core.types import Info, Unlearner, Variables
+from cmu_jax.core.types import Info, Network, Unlearner, Variables
 from cmu_jax.methods.backdoor import distillation, projected_distillation
 from cmu_jax.studies.cuts import scene
 from cmu_jax.studies.engine import recipes
@@ -53,25 +53,25 @@ def repairs(
   rule = projected_distillation.Rule(
     target=config.corruption.target, threshold=config.select.threshold
   )
-  parts = (world.model, world.inputs)
+  network = Network(world.model, world.inputs)
   methods: dict[str, Unlearner] = {
     'distill_untriggered': distillation.self_distillation(
-      *parts,
+      network,
+      once,
       untriggered=False,
       checkpoint=saving('distill_untriggered'),
-      **once,
     ),
     'distill_projected': projected_distillation.projected_distillation(
-      *parts, rule=rule, checkpoint=saving('distill_both'), **twice
+      network, twice, rule=rule, checkpoint=saving('distill_both')
     ),
   }
   if attack:
     methods['cuts_projected'] = projected_distillation.projected_distillation(
-      *parts,
+      network,
+      once,
       rule=rule,
       vector='attack',
       checkpoint=saving('cuts_unlabelled'),
-      **once,
     )
   found: Found = {}
   fits = {}

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from sklearn import decomposition
 
-from cmu_jax.core.types import Info, Variables
+from cmu_jax.core.types import Info, Network, Variables
 from cmu_jax.methods.cuts import task_simplex
 from cmu_jax.studies.cuts import scene, stages
 from cmu_jax.training import metrics
@@ -53,7 +53,7 @@ def scorer(config: ConfigDict, world: scene.World) -> Callable[..., Score]:
     shown = variables if single else members
 
     def predict(batch):
-      return metrics.predict(model, world.inputs, shown, batch, size)
+      return metrics.predict(Network(model, world.inputs), shown, batch, size)
 
     counts = metrics.confusion(label, predict(test), classes)
     values: Info = {

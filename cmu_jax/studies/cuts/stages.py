@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cmu_jax.core import checkpoint, jit, rng, store, tree, vectorize
 from cmu_jax.core import config as configs
-from cmu_jax.core.types import Batch, Info, PRNGKey, Variables
+from cmu_jax.core.types import Batch, Info, Network, PRNGKey, Variables
 from cmu_jax.methods.cuts import (
   algorithm,
   alpha_evidence,
@@ -101,13 +101,12 @@ def train_all(
     return [
       train.fit(
         key,
-        world.model,
+        Network(world.model, world.inputs),
         start,
         batch,
-        inputs=world.inputs,
         checkpoint=saving(where, name, seed),
         title=f'{name}, seed {seed}',
-        **chosen,
+        training=chosen,
       )
       for key, start, batch, seed, chosen in zip(
         keys, starts, batches, seeds, options, strict=True
@@ -116,14 +115,13 @@ def train_all(
   together = '_'.join(map(str, seeds))
   stacked = train.fit(
     jnp.stack(keys),
-    world.model,
+    Network(world.model, world.inputs),
     tree.stack(starts),
     tree.stack(batches),
-    inputs=world.inputs,
     strategy='vmap',
     checkpoint=saving(where, name, together),
     title=f'{name}, seeds {together}',
-    **options[0],
+    training=options[0],
   )
   return [
     train.Fit(
@@ -176,13 +174,12 @@ def repairs(
     fits |= tuned
   clean = train.fit(
     rng.fold_in(key, 'finetune'),
-    world.model,
+    Network(world.model, world.inputs),
     corrupted,
     place.clean_proxy,
-    inputs=world.inputs,
     checkpoint=saving(where, 'finetune', seed),
     title=f'fine-tuning on clean proxy labels, seed {seed}',
-    **recipes.fit_options(
+    training=recipes.fit_options(
       config.finetune, place.clean_proxy.label.shape[0], 'finetune'
     ),
   )
@@ -203,11 +200,10 @@ def _by_cuts(
 ) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:
   """CUTS with the published and with the safe alpha, and as a simplex."""
   unlearn = algorithm.cuts(
-    world.model,
-    world.inputs,
+    Network(world.model, world.inputs),
     selection=selection(config),
     checkpoint=saving(where, 'cuts_proxy', seed),
-    **recipes.fit_options(
+    training=recipes.fit_options(
       config.proxy_train, place.proxy.label.shape[1], 'proxy_train'
     ),
   )
@@ -259,11 +255,10 @@ def safe_alpha(
   """
   return safe_alpha_lib.choose_from_proxy(
     rng.fold_in(place.key, 'safe'),
-    world.model,
+    Network(world.model, world.inputs),
     corrupted,
     place.proxy,
     folds=config.select.folds,
-    inputs=world.inputs,
     selection=selection(config),
     tuning=lambda size: recipes.fit_options(
       config.proxy_train, size, 'proxy_train'

@@ -16,7 +16,7 @@ import optax
 from ml_collections import ConfigDict
 
 from cmu_jax.core import errors, rng
-from cmu_jax.core.types import Info, Model, Variables
+from cmu_jax.core.types import Model, Training, Variables
 from cmu_jax.robustness import spectral
 from cmu_jax.robustness.spectral import Layer
 from cmu_jax.studies.engine import recipes
@@ -49,14 +49,14 @@ def layers(config: ConfigDict, model: Model, image: jax.Array) -> Layers:
   return found
 
 
-def training(config: ConfigDict, layers: Layers, images: int) -> Info:
-  """Keyword arguments of `train.fit`: config.train, under the bound."""
+def training(config: ConfigDict, layers: Layers, images: int) -> Training:
+  """The training of config.train, under the bound."""
   options = recipes.fit_options(config.train, images, 'train')
   if not layers:
     return options
   clip = config.clip
-  made = _bounded(options['optimizer'], layers, clip.bound, clip.every)
-  return {**options, 'optimizer': made}
+  bounded = _bounded(options.optimizer, layers, clip.bound, clip.every)
+  return options._replace(optimizer=bounded)
 
 
 @functools.lru_cache(maxsize=16)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from cmu_jax.core.types import Info, InputStep, Method, Model
+from cmu_jax.core.types import Method, Network
 from cmu_jax.methods import (
   amun,
   ascent,
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
   """A method.
 
   Attributes:
-    make: (model, inputs, **options of its training) -> Method.
+    make: (network, training) -> Method; (network) without a training.
     epoch: Sizes -> how many images an epoch goes through.
     part: the settings of its training; '' for one that does not train.
     says: what it does, in words.
@@ -183,8 +183,7 @@ ENTRIES |= {**PARITY, **VARIANTS, **ABLATION}
 
 def make(
   config: ConfigDict,
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   sizes: Sizes,
   name: str,
   entries: dict[str, Entry] = ENTRIES,
@@ -194,8 +193,7 @@ def make(
 
   Args:
     config: trainings and `learning_rates`.
-    model: the network.
-    inputs: raw pixels to network input.
+    network: the model and its input step.
     sizes: of D_R and D_F.
     name: a key of the entries.
     entries: of the task.
@@ -203,15 +201,15 @@ def make(
   """
   entry = entries[name]
   if not entry.part:
-    return entry.make(model, inputs)
+    return entry.make(network)
   images = entry.epoch(sizes)
-  options: Info = (
+  training = (
     bounds.training(config, bounded, images)
     if entry.part == 'train'
     else recipes.fit_options(config[entry.part], images, entry.part)
   )
-  options = {**options, 'batch_size': min(options['batch_size'], images)}
-  method = entry.make(model, inputs, **options)
+  batch_size = min(training.batch_size, images)
+  method = entry.make(network, training._replace(batch_size=batch_size))
   if name == 'retrain':
     return method
   grid = tuple(

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cmu_jax import audits
 from cmu_jax.core import errors, rng
-from cmu_jax.core.types import Info, Variables
+from cmu_jax.core.types import Info, Network, Variables
 from cmu_jax.data import splits
 from cmu_jax.studies.cuts import scene
 from cmu_jax.training import metrics, train
@@ -67,7 +67,9 @@ def auditor(
   size = min(config.evaluate.batch_size, wrong.size)
 
   def logits(variables: Variables) -> np.ndarray:
-    found = metrics.logits(world.model, world.inputs, variables, batch, size)
+    found = metrics.logits(
+      Network(world.model, world.inputs), variables, batch, size
+    )
     return np.asarray(found, np.float32)
 
   others = [fit.variables for i, fit in enumerate(fits) if i != at]

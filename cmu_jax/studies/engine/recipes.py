@@ -13,7 +13,7 @@ import optax
 from ml_collections import ConfigDict, config_dict
 
 from cmu_jax.core import errors
-from cmu_jax.core.types import Info
+from cmu_jax.core.types import Training
 from cmu_jax.training import optimizers, train
 
 
@@ -207,23 +207,21 @@ def schedule(settings: ConfigDict, samples: int, where: str) -> optax.Schedule:
   return known[settings.schedule]()
 
 
-def fit_options(settings: ConfigDict, samples: int, where: str) -> Info:
-  """The keyword arguments of `train.fit` that a training's settings fix.
+def fit_options(settings: ConfigDict, samples: int, where: str) -> Training:
+  """The optimizer, steps and batch size of a training's settings.
 
   Equal settings give the same optimiser object, hence one compilation.
 
   Raises:
     UserError: names the field `config.<where>.<...>` that cannot be.
   """
-  return dict(
-    _fit_options(ml_collections.FrozenConfigDict(settings), samples, where)
-  )
+  return _fit_options(ml_collections.FrozenConfigDict(settings), samples, where)
 
 
 @functools.lru_cache(maxsize=64)
 def _fit_options(
   settings: ml_collections.FrozenConfigDict, samples: int, where: str
-) -> Info:
+) -> Training:
   errors.check(
     settings.batch_size > 0,
     f'config.{where}.batch_size must be above 0, not {settings.batch_size}',
@@ -242,7 +240,7 @@ def _fit_options(
       f'config.{where}.optimizer', settings.optimizer, known
     )
   rate = schedule(settings, samples, where)
-  return dict(
+  return Training(
     optimizer=known[settings.optimizer](rate, settings.weight_decay),
     steps=total_steps(settings, samples, where),
     batch_size=settings.batch_size,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmu_jax.core import rng, store
-from cmu_jax.core.types import Info, Variables
+from cmu_jax.core.types import Info, Network, Variables
 from cmu_jax.robustness import lipschitz
 from cmu_jax.studies.ensembles import training, transfer, world
 from cmu_jax.studies.ensembles.world import Place
@@ -137,7 +137,7 @@ def _looks(
   group, label = place.recipes[method].members, np.asarray(test.label)
   size = config.evaluate.batch_size
   predict = lambda model, own: metrics.predict(
-    model, place.inputs, own, test, size
+    Network(model, place.inputs), own, test, size
   )
   networks = [group.one(variables, i) for i in range(group.size)]
   whole = (group.model, variables)

@@ -23,7 +23,14 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from cmu_jax.core import errors, jit, progress
-from cmu_jax.core.types import Batch, InputStep, Model, PRNGKey, Variables
+from cmu_jax.core.types import (
+  Batch,
+  InputStep,
+  Model,
+  Network,
+  PRNGKey,
+  Variables,
+)
 from cmu_jax.robustness import attacks
 from cmu_jax.training import metrics
 
@@ -134,7 +141,7 @@ def correct(inputs: InputStep, size: int) -> Threat:
     return batch._replace(image=255 * found.image)
 
   def predict(model, variables, batch):
-    return metrics.predict(model, inputs, variables, batch, size)
+    return metrics.predict(Network(model, inputs), variables, batch, size)
 
   return Threat('correct', craft, predict, lambda batch: batch)
 
@@ -146,10 +153,10 @@ _AS_IS = InputStep(
 
 
 @functools.lru_cache(maxsize=32)
-def _in_network_space(attack: Any, model: Model, inputs: InputStep) -> Callable:
+def _in_network_space(attack: Any, network: Network) -> Callable:
   def run(key, variables, image, label):
-    logits = functools.partial(model.apply, variables)
-    return attack(key, logits, inputs.eval(image, None), label).image
+    logits = functools.partial(network.model.apply, variables)
+    return attack(key, logits, network.inputs.eval(image, None), label).image
 
   return jit.compile_loop(run)
 
@@ -168,7 +175,10 @@ def paper_compat_clamp(inputs: InputStep, size: int) -> Threat:
   """
 
   def craft(key, attack, model, variables, batch):
-    run, total = _in_network_space(attack, model, inputs), len(batch.label)
+    run, total = (
+      _in_network_space(attack, Network(model, inputs)),
+      len(batch.label),
+    )
     block, made = min(size, total), []
     with progress.bar('attack, clamped', total, 'images') as advance:
       for first in range(0, total, block):
@@ -179,7 +189,7 @@ def paper_compat_clamp(inputs: InputStep, size: int) -> Threat:
     return batch._replace(image=jnp.concatenate(made)[:total])
 
   def predict(model, variables, batch):
-    return metrics.predict(model, _AS_IS, variables, batch, size)
+    return metrics.predict(Network(model, _AS_IS), variables, batch, size)
 
   def start(batch):
     return batch._replace(image=jnp.clip(inputs.eval(batch.image, None), 0, 1))

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import jit, provenance, rng
-from cmu_jax.core.types import Dataset, InputStep, Model, Variables
+from cmu_jax.core.types import Dataset, InputStep, Model, Network, Variables
 from cmu_jax.robustness import attacks, spectral
 from cmu_jax.robustness.attacks import Attack
 from cmu_jax.robustness.spectral import Layer
@@ -91,30 +91,28 @@ def _terms(config: Any, group: Members) -> dict[str, Regulariser]:
 
 
 def _recipes(
-  config: Any,
-  model: Model,
-  inputs: InputStep,
-  layers: tuple[Layer, ...],
-  n: int,
+  config: Any, network: Network, layers: tuple[Layer, ...], n: int
 ) -> tuple[dict[str, Recipe], int]:
   convolutions = tuple(x for x in layers if x.kind == 'conv') or layers
-  group = members.alike(model, config.members, convolutions)
-  alone = members.alike(model, 1, convolutions)
+  group = members.alike(network.model, config.members, convolutions)
+  alone = members.alike(network.model, 1, convolutions)
   options = recipes.fit_options(config.train, n, 'train')
-  plain = options['optimizer']
+  plain = options.optimizer
   bounded = optax.chain(
     plain,
     spectral.clip_spectral_norm(layers, config.clip.bound, config.clip.every),
   )
-  size = options['batch_size']
+  size = options.batch_size
   made = {
-    'surrogate': Recipe(alone, regulariser.nothing(), plain, inputs, size)
+    'surrogate': Recipe(
+      alone, regulariser.nothing(), plain, network.inputs, size
+    )
   }
   terms = _terms(config, group)
   for method in config.methods:
     optimizer = bounded if method in ('clipped', 'lotos') else plain
-    made[method] = Recipe(group, terms[method], optimizer, inputs, size)
-  return made, options['steps']
+    made[method] = Recipe(group, terms[method], optimizer, network.inputs, size)
+  return made, options.steps
 
 
 def load(config: ConfigDict, folder: pathlib.Path) -> Place:
@@ -131,7 +129,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
   found = spectral.find_model_layers(model, blank)
   layers = tuple(x for x in found if x.kind in ('conv', 'dense'))
   count = dataset.train.label.shape[0]
-  made, steps = _recipes(config, model, inputs, layers, count)
+  made, steps = _recipes(config, Network(model, inputs), layers, count)
   radius = config.attack.radius
   attack = attacks.pgd(
     radius, steps=config.attack.steps, step=config.attack.step * radius

@@ -19,6 +19,7 @@ from cmu_jax.core.types import (
   InputStep,
   MethodInputs,
   Model,
+  Network,
   PRNGKey,
   Variables,
 )
@@ -136,7 +137,7 @@ def train(
     place.pool,
     inside,
     shadow.ShadowTraining(
-      place.inputs, **recipes.fit_options(config.train, rows, 'train')
+      place.inputs, *recipes.fit_options(config.train, rows, 'train')
     ),
     signals={
       signal: audits.SIGNALS[signal],
@@ -180,7 +181,9 @@ def unlearner(place: Place, method: str) -> shadow.Unlearn:
   size = place.pool.label.shape[0]
   gone = forgotten(place.config, size)
   sizes = catalogue.Sizes(size // 2 - gone, gone)
-  made = catalogue.make(place.config, place.model, place.inputs, sizes, method)
+  made = catalogue.make(
+    place.config, Network(place.model, place.inputs), sizes, method
+  )
 
   def unlearn(
     key: PRNGKey,

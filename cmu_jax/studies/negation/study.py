@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import provenance, rng
-from cmu_jax.core.types import Batch, Info, Variables
+from cmu_jax.core.types import Batch, Info, Network, Variables
 from cmu_jax.methods import task_vectors
 from cmu_jax.studies.engine.store import NETWORKS
 from cmu_jax.studies.engine.study import Cell, Context, Note, Phase, Plan, Study
@@ -118,20 +118,19 @@ def fine_tune(context: Context[World], tuning: Tuning) -> Variables:
   task = world.tasks[tuning.position]
   batch: Any = task.data.train
   size = batch.label.shape[0]
-  options = worlds.training_options(config, *tuning, size)
+  training = worlds.make_training(config, *tuning, size)
   return context.store.read_or_train(
     tuning_address(context, tuning),
     task.start,
     lambda checkpoint: (
       train.fit(
         rng.fold_in(tuning.seed, 'tune', task.data.name),
-        task.model,
+        Network(task.model, worlds.augmented_inputs(config, tuning.seed)),
         task.start,
         batch,
-        inputs=worlds.augmented_inputs(config, tuning.seed),
+        training,
         checkpoint=checkpoint,
         title=f'{task.data.name}, seed {tuning.seed}',
-        **options,
       ).variables
     ),
   )
@@ -158,7 +157,9 @@ def _accuracy(
   variables = task.start._replace(params=params)
   size = context.config.evaluate.batch_size
   inputs = context.world.inputs
-  predicted = metrics.predict(task.model, inputs, variables, batch, size)
+  predicted = metrics.predict(
+    Network(task.model, inputs), variables, batch, size
+  )
   return float(np.mean(predicted == np.asarray(batch.label)))
 
 

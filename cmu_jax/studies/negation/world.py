@@ -17,7 +17,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from cmu_jax.core import errors, provenance, rng
-from cmu_jax.core.types import Batch, InputStep, Model, Variables
+from cmu_jax.core.types import Batch, InputStep, Model, Training, Variables
 from cmu_jax.data import input_step
 from cmu_jax.data.sources import tfds
 from cmu_jax.data.sources.common import SourceOptions, every_fifth
@@ -115,10 +115,10 @@ def load(config: ConfigDict, folder: pathlib.Path) -> World:
   return World(_input_step(0), control, tuple(tasks[1:]), digest)
 
 
-def training_options(
+def make_training(
   config: ConfigDict, position: int, seed: int, size: int
-) -> dict[str, Any]:
-  """Creates the options of `train.fit` for one fine-tuning.
+) -> Training:
+  """Creates the training of one fine-tuning.
 
   Args:
     config: every setting.
@@ -127,11 +127,11 @@ def training_options(
     size: number of training images.
   """
   part = settings.training(config, position, seed)
-  options = recipes.fit_options(part, size, 'train')
-  if config.clip_norm:
-    clipping = optax.clip_by_global_norm(config.clip_norm)
-    options['optimizer'] = optax.chain(clipping, options['optimizer'])
-  return options
+  training = recipes.fit_options(part, size, 'train')
+  if not config.clip_norm:
+    return training
+  clipping = optax.clip_by_global_norm(config.clip_norm)
+  return training._replace(optimizer=optax.chain(clipping, training.optimizer))
 
 
 def augmented_inputs(config: ConfigDict, seed: int) -> InputStep:

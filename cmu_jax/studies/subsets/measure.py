@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from cmu_jax import audits
 from cmu_jax.core import jit, rng
-from cmu_jax.core.types import Info, Variables
+from cmu_jax.core.types import Info, Network, Variables
 from cmu_jax.studies.subsets.world import Place
 from cmu_jax.training import metrics
 
@@ -57,7 +57,9 @@ def groups(
 def look(place: Place, variables: Variables) -> Float[np.ndarray, 'n k']:
   """Logits of the whole pool."""
   size = place.config.evaluate.batch_size
-  return metrics.logits(place.model, place.inputs, variables, place.pool, size)
+  return metrics.logits(
+    Network(place.model, place.inputs), variables, place.pool, size
+  )
 
 
 @functools.cache

@@ -18,14 +18,14 @@ def references(place: Place) -> References | None:
     return None
   key, size = rng.fold_in(0, 'references'), place.pool.label.shape[0]
   inside = shadow.assign_halves(key, config.references, size)
-  options = bounds.training(config, place.bounded, size - size // 2)
+  training = bounds.training(config, place.bounded, size - size // 2)
   name = config.rmia.signal
   found = shadow.train(
     key,
     place.model,
     place.pool,
     inside,
-    shadow.ShadowTraining(place.inputs, **options),
+    shadow.ShadowTraining(place.inputs, *training),
     signals={name: audits.SIGNALS[name]},
     plan=shadow.Plan(
       group=config.reference_group,

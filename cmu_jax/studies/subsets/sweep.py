@@ -16,7 +16,14 @@ import numpy as np
 from jaxtyping import Int
 
 from cmu_jax.core import jit, progress, rng, store
-from cmu_jax.core.types import Info, Method, MethodInputs, PRNGKey, Variables
+from cmu_jax.core.types import (
+  Info,
+  Method,
+  MethodInputs,
+  Network,
+  PRNGKey,
+  Variables,
+)
 from cmu_jax.studies.engine import bounds, gaps
 from cmu_jax.studies.subsets import addresses, measure, references, world
 from cmu_jax.studies.subsets.addresses import Cell
@@ -57,15 +64,14 @@ def original(place: Place, seed: int) -> Variables:
   batch = place.dataset.train
   fitted = train.fit(
     rng.fold_in(key, 'train'),
-    place.model,
+    Network(place.model, place.inputs),
     start,
     batch,
-    inputs=place.inputs,
     checkpoint=store.npz_checkpoint(
       place.folder, name, config.checkpoint_seconds
     ),
     title=f'original, seed {seed}',
-    **bounds.training(config, place.bounded, batch.label.shape[0]),
+    training=bounds.training(config, place.bounded, batch.label.shape[0]),
   )
   kept.save(fitted.variables, 0)
   # The optimiser's state is as large as the network, and done with.

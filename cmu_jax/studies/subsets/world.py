@@ -22,6 +22,7 @@ from cmu_jax.core.types import (
   Method,
   MethodInputs,
   Model,
+  Network,
 )
 from cmu_jax.data import corruption
 from cmu_jax.studies.engine import binding, bounds, catalogue
@@ -133,7 +134,9 @@ def load(config: ConfigDict, folder: pathlib.Path) -> Place:
   )
   names = dict.fromkeys(('retrain', *config.methods))
   methods = {
-    name: catalogue.make(config, model, inputs, sizes, name, bounded=bounded)
+    name: catalogue.make(
+      config, Network(model, inputs), sizes, name, bounded=bounded
+    )
     for name in names
   }
   pool = Batch(
