@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import spectral_baselines
 from jax import numpy as jnp
 
 from cmu_jax import networks
 from cmu_jax.core import jit
 from cmu_jax.core.types import Variables
 from cmu_jax.robustness import spectral
-from experiments import spectral_baselines
 
 SIDE = 32
 

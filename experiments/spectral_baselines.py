@@ -1,38 +1,9 @@
 """Other ways to control or to bound a convolution's norm, for comparison.
 
-Exact singular values of circular convolutions (1805.10408).
-
-On an n x m grid that wraps around, a convolution is one small matrix for each
-frequency: the singular values are those of all of them together. With zero
-padding the norm is lower,
-
-  sigma_zero(n) <= sigma_circular(any grid >= n + 2 pad) <= sup over omega,
-
-so that the last is an upper bound for every size of image.
-
-Gram iteration: upper bounds of a convolution's norm (2305.16173).
-
-For each frequency G <- G* G, rescaled; after t rounds ||G||_F^(1/2^t) is at
-least the largest singular value of that frequency, and nears it quadratically.
-The largest over the frequencies bounds the circular convolution, and on a grid
-larger than the image by the padding also the one with zeros (see `circulant`).
-An upper bound is what power iteration cannot give; it costs a transform of all
-channel pairs, so that it is not compared for speed.
-
-Whole kernels divided when their norm is above a bound (1804.04368).
-
-  W <- W / max(1, sigma / c)
-
-with sigma by a few power iterations on the layer itself, after every step.
-
-The norm of a kernel as a matrix (Spectral Normalization, 1802.05957).
-
-The kernel [kh, kw, i, o] is read as a matrix [kh kw i, o]. That is no norm of
-the convolution: all that is known is
-
-  sigma_true <= sqrt(kh kw) sigma_reshaped,
-
-so that a 3x3 kernel divided by it may still stretch by 3.
+* circular convolutions have exact singular values (1805.10408),
+* Gram iteration bounds a convolution's norm from above (2305.16173),
+* kernels can be divided by their norm (1804.04368),
+* the norm of a kernel as a matrix stands for its norm (1802.05957).
 """
 
 from typing import Any
@@ -67,6 +38,13 @@ def circular_singular_values(
 ) -> Float[Array, 'n m r']:
   """All singular values of a circular convolution of stride 1.
 
+  On a grid that wraps around, a convolution is one small matrix for each
+  frequency. With zero padding the norm is lower,
+
+    sigma_zero(n) <= sigma_circular(any grid >= n + 2 pad) <= sup over omega,
+
+  so that the last is an upper bound for every size of image.
+
   Args:
     kernel: as `jax.lax.conv_general_dilated` takes it, HWIO.
     grid: height and width of the images.
@@ -82,16 +60,14 @@ def clip_circular(
   grid: tuple[int, int],
   bound: float | Float[Array, ''],
 ) -> Float[Array, 'kh kw i o']:
-  """The authors' projection: values cut at `bound`, then taps outside dropped.
-
-  The first step is exact on the whole grid; dropping what lies outside of the
-  kernel's window raises the norm again.
-  """
-  u, s, v = jnp.linalg.svd(transfer_matrices(kernel, grid), full_matrices=False)
+  """The projection of 1805.10408: cuts values, then drops taps outside."""
+  matrices = transfer_matrices(kernel, grid)
+  u, s, v = jnp.linalg.svd(matrices, full_matrices=False)
   with jax.default_matmul_precision('float32'):
     cut = (u * jnp.minimum(s, bound)[..., None, :]) @ v
-  whole = jnp.fft.ifft2(cut, axes=(0, 1)).real
-  return whole[: kernel.shape[0], : kernel.shape[1]].astype(kernel.dtype)
+  # Exact on the grid; dropping the other taps raises the norm again.
+  full = jnp.fft.ifft2(cut, axes=(0, 1)).real
+  return full[: kernel.shape[0], : kernel.shape[1]].astype(kernel.dtype)
 
 
 def gram_upper_bound(
@@ -100,7 +76,12 @@ def gram_upper_bound(
   *,
   iterations: int = 6,
 ) -> Float[Array, '']:
-  """An upper bound of the norm of a convolution of stride 1.
+  """An upper bound of the norm of a convolution of stride 1 (2305.16173).
+
+  For each frequency G <- G* G, rescaled; after t rounds ||G||_F^(1/2^t) is at
+  least the largest singular value of that frequency, and nears it
+  quadratically. It costs a transform of all channel pairs, so that it is not
+  compared for speed.
 
   Args:
     kernel: HWIO.
@@ -122,14 +103,13 @@ def _gram_bound(
   tiny = jnp.finfo(matrix.real.dtype).tiny
   log = jnp.zeros(matrix.shape[:-2], matrix.real.dtype)
   for t in range(iterations):
-    size = _frobenius_norm(matrix)
-    safe = jnp.maximum(size, tiny)
+    safe = jnp.maximum(_frobenius_norm(matrix), tiny)
     log = log + jnp.log(safe) / 2**t
     matrix = matrix / safe[..., None, None]
     with jax.default_matmul_precision('float32'):
       matrix = jnp.conj(jnp.swapaxes(matrix, -1, -2)) @ matrix
-  last = jnp.log(jnp.maximum(_frobenius_norm(matrix), tiny)) / 2**iterations
-  return jnp.exp(log + last)
+  final = jnp.log(jnp.maximum(_frobenius_norm(matrix), tiny)) / 2**iterations
+  return jnp.exp(log + final)
 
 
 def _frobenius_norm(matrix: Complex[Array, '*n i o']) -> Float[Array, '*n']:
@@ -139,40 +119,39 @@ def _frobenius_norm(matrix: Complex[Array, '*n i o']) -> Float[Array, '*n']:
 def divide_by_norm(
   key: PRNGKey,
   layer: Layer,
-  own: dict[str, Any],
+  params: dict[str, Any],
   bound: float | Float[Array, ''],
   *,
   iterations: int = 5,
   start: jax.Array | None = None,
 ) -> tuple[dict[str, Any], singular_values.Spectrum]:
-  """A layer of which the measured norm is at most `bound`.
+  """W / max(1, sigma / c), so that the measured norm is at most c (1804.04368).
 
   Power iteration approaches the norm from below, so that few iterations leave
   the true norm above the bound.
 
   Args:
-    key: draws the start.
+    key: of the random start.
     layer: a convolution or dense layer.
-    own: its parameters.
+    params: its parameters.
     bound: c > 0.
     iterations: of the power method.
     start: vector [1, *shape] of the last call.
 
   Returns:
-    The parameters, and what was measured before the division.
+    The parameters, and the measurement before the division.
   """
-  found = singular_values.power_qr(
+  spectrum = singular_values.power_qr(
     key,
-    lambda x: layer.linear(own, x),
+    lambda x: layer.linear(params, x),
     layer.shape,
     iterations=iterations,
     start=start,
   )
-  kernel = layer_kernels.get_kernel(layer, own)
-  scaled = kernel / jnp.maximum(1, found.sigma[0] / bound)
-  return layer_kernels.with_kernel(
-    layer, own, scaled.astype(kernel.dtype)
-  ), found
+  kernel = layer_kernels.get_kernel(layer, params)
+  scaled = kernel / jnp.maximum(1, spectrum.sigma[0] / bound)
+  scaled = scaled.astype(kernel.dtype)
+  return layer_kernels.with_kernel(layer, params, scaled), spectrum
 
 
 def reshaped_norm(
@@ -182,10 +161,16 @@ def reshaped_norm(
   iterations: int = 1,
   start: Float[Array, 'o'] | None = None,
 ) -> tuple[Float[Array, ''], Float[Array, 'o']]:
-  """Power iteration on the reshaped kernel.
+  """Power iteration on the kernel as a matrix [kh kw i, o] (1802.05957).
+
+  That is no norm of the convolution. Only
+
+    sigma_true <= sqrt(kh kw) sigma_reshaped
+
+  is known, so that a 3x3 kernel divided by it may still stretch by 3.
 
   Args:
-    key: draws the start.
+    key: of the random start.
     kernel: of a convolution or dense layer.
     iterations: the method makes one at every step of training.
     start: the vector of the last call.
@@ -203,10 +188,3 @@ def reshaped_norm(
 
   v = jax.lax.fori_loop(0, iterations, advance, start / jnp.linalg.norm(start))
   return jnp.linalg.norm(matrix @ v), v
-
-
-def normalize_kernel(
-  kernel: Float[Array, '... o'], sigma: Float[Array, '']
-) -> Float[Array, '... o']:
-  """kernel / sigma, whether sigma is above 1 or below."""
-  return kernel / sigma

@@ -198,13 +198,12 @@ def test_the_first_radius_holds_most_adversarial_images():
     variables,
     SAMPLES.batch,
     share=0.9,
-    tiny=0.01,
+    smallest=0.01,
   )
   near = attacks.attack_split(
     KEY,
     attacks.minimal_pgd(0.01),
-    model,
-    case.PIXELS,
+    Network(model, case.PIXELS),
     variables,
     SAMPLES.batch,
   )

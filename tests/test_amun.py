@@ -116,7 +116,7 @@ def test_the_union_is_of_the_sets_that_were_asked_for(name):
 def test_whoever_has_the_forget_set_alone_needs_no_other():
   model, _ = case.network()
   method = amun.amun_forget(
-    Network(model, case.PIXELS), optimizer=optax.sgd(1.0), steps=1, batch_size=2
+    Network(model, case.PIXELS), Training(optax.sgd(1.0), 1, 2)
   )
   assert method.needs == ('forget',)
   prepared = method.prepare(
@@ -127,10 +127,10 @@ def test_whoever_has_the_forget_set_alone_needs_no_other():
 
 def test_adversarial_rows_alone_are_not_augmented():
   _, prepared, _ = _prepared()
-  fixed = np.asarray(prepared.samples.fixed)
+  fixed = np.asarray(prepared.samples.skip_augmentation)
   assert not fixed[:-8].any() and fixed[-8:].all()
   _, prepared, _ = _prepared(augment=True)
-  assert prepared.samples.fixed is None
+  assert prepared.samples.skip_augmentation is None
 
 
 def test_an_ablation_takes_the_place_of_the_adversarial_set():
@@ -174,7 +174,9 @@ def test_batch_statistics_move_unless_frozen(freeze):
   image, label = case.seen(part)
   draw = descent.StreamBatch(image, jnp.asarray(label), part.identified)
   recipe = union_training.union_recipe(
-    Network(model, case.PIXELS), optax.sgd(1.0), 6, freeze_bn=freeze
+    Network(model, case.PIXELS),
+    Training(optax.sgd(1.0), 1, 6),
+    freeze_bn=freeze,
   )
   loss, stats = jax.jit(
     lambda v: recipe.phases[0].objective(v, {'union': draw}, None, {}, 0.0)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cmu_jax import networks
 from cmu_jax.core import jit
-from cmu_jax.core.types import Batch
+from cmu_jax.core.types import Batch, Network
 from cmu_jax.data import input_step
 from cmu_jax.robustness import attacks
 from cmu_jax.robustness.attacks import (
@@ -251,9 +251,9 @@ def test_over_a_split_is_the_attack_of_every_block():
   batch = Batch(jnp.asarray(raw), jnp.arange(10) % 3)
   attack = attacks.fgsm(0.1)
   found = attacks.attack_split(
-    jax.random.key(0), attack, model, NORMAL, variables, batch, 4
+    jax.random.key(0), attack, Network(model, NORMAL), variables, batch, 4
   )
-  see = lambda v: attacks.logits_of(model, NORMAL, v)
+  see = lambda v: attacks.logits_of(Network(model, NORMAL), v)
   alone, stored = jit.compile_cheaply(
     lambda k, v, x: (
       attack(k, see(v), raw / np.float32(255), batch.label),
@@ -277,7 +277,7 @@ def test_over_a_split_compiles_once_and_starts_blocks_apart():
     return attacks.pgd(0.1, steps=1, step=1e-4)(key, logits, image, label)
 
   go = lambda v: attacks.attack_split(
-    jax.random.key(0), attack, model, NORMAL, v, batch, 3
+    jax.random.key(0), attack, Network(model, NORMAL), v, batch, 3
   )
   first = go(variables)
   assert (np.asarray(first.image[:3]) != np.asarray(first.image[3:])).any()

@@ -9,7 +9,7 @@ from attack_case import SHAPE, drawn, images, linear
 
 from cmu_jax import networks
 from cmu_jax.core import errors, jit
-from cmu_jax.core.types import Batch
+from cmu_jax.core.types import Batch, Network
 from cmu_jax.data import input_step
 from cmu_jax.robustness import attacks
 
@@ -30,14 +30,14 @@ def _bad(image=None, label=None, attack=None):
   image = good if image is None else image(good)
   label = jnp.zeros(4, jnp.int32) if label is None else label
   attack = attack or attacks.fgsm(0.1)
-  see = attacks.logits_of(model, NORMAL, variables)
+  network = Network(model, NORMAL)
+  see = attacks.logits_of(network, variables)
   ways = (
     lambda: attack(jax.random.key(0), see, image, label),
     lambda: attacks.attack_split(
       jax.random.key(0),
       attack,
-      model,
-      NORMAL,
+      network,
       variables,
       Batch(255 * image, label),
     ),

@@ -40,7 +40,7 @@ def case():
     variables,
     SHAPE,
     BOUND,
-    batch=Batch(image, label),
+    data=spectral.ClipData(batch=Batch(image, label)),
   )
   return apply, variables, done, info
 
@@ -134,7 +134,7 @@ def test_without_rounds_a_kernel_is_rescaled():
     SHAPE,
     1.0,
     layers=layers,
-    max_rounds=0,
+    settings=spectral.ClipSettings(rounds=0),
   )
   old, new = (x.params['first']['kernel'] for x in (variables, done))
   factor = 1 / true_norms(apply, variables)['first']
@@ -220,19 +220,19 @@ def test_descent_on_a_dense_kernel_has_the_closed_form(rate, rounds):
   (
     {'bound': 0.0},
     {'bound': float('nan')},
-    {'tolerance': 0.0},
-    {'max_rounds': -1},
-    {'directions': 0},
-    {'steps': 0},
-    {'rate': 0.0},
+    {'settings': spectral.ClipSettings(tolerance=0.0)},
+    {'settings': spectral.ClipSettings(rounds=-1)},
+    {'settings': spectral.ClipSettings(directions=0)},
+    {'settings': spectral.ClipSettings(steps=0)},
+    {'settings': spectral.ClipSettings(rate=0.0)},
     {'layers': ()},
   ),
 )
 def test_settings_that_cannot_be_get_one_line(options):
   apply, variables, _, _ = case()
-  given = {'bound': 1.0, **options}
+  options = {'bound': 1.0, **options}
   with pytest.raises(errors.UserError) as caught:
-    spectral.clip_weights(jax.random.key(0), apply, variables, SHAPE, **given)
+    spectral.clip_weights(jax.random.key(0), apply, variables, SHAPE, **options)
   assert '\n' not in str(caught.value)
 
 

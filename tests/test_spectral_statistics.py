@@ -50,8 +50,7 @@ def restated():
     variables,
     SHAPE,
     BOUND,
-    batch=images,
-    images=images,
+    data=spectral.ClipData(images, images),
   )
   return model, images, done, info
 
@@ -76,8 +75,9 @@ def test_new_statistics_are_of_the_clipped_network_and_within_the_bound():
   assert set(info['accuracy']) == {
     'before', 'after', 'rescaled', 'reestimated', 'rescaled_reestimated'
   }  # fmt: skip
+  data = spectral.ClipData(images=images)
   again, _ = spectral.clip_weights(
-    jax.random.key(3), model, done, SHAPE, BOUND, images=images
+    jax.random.key(3), model, done, SHAPE, BOUND, data=data
   )
   assert equal(again, done)
 
@@ -86,6 +86,10 @@ def test_new_statistics_need_to_know_how_they_are_updated():
   apply, variables = case()
   with pytest.raises(errors.UserError, match='Model'):
     spectral.clip_weights(
-      jax.random.key(0), apply, variables, SHAPE, BOUND,
-      images=restated()[1],
-    )  # fmt: skip
+      jax.random.key(0),
+      apply,
+      variables,
+      SHAPE,
+      BOUND,
+      data=spectral.ClipData(images=restated()[1]),
+    )

@@ -23,7 +23,8 @@ def trained():
   """Four noisy steps with the transformation last in a chain."""
   apply, variables = network(Small(), SHAPE)
   layers = spectral.find_layers(apply, variables, SHAPE)[:2]
-  clip = spectral.clip_spectral_norm(layers, 1.0, 2, max_rounds=5)
+  settings = spectral.ClipSettings(rounds=5)
+  clip = spectral.clip_spectral_norm(layers, 1.0, 2, settings=settings)
   tx = optax.chain(optax.identity(), clip)
 
   @jax.jit

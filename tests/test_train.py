@@ -36,13 +36,15 @@ def start(model=MODEL, seed=0):
 ADAM = optimizers.adamw(optimizers.constant_schedule(3e-3))
 
 
-def run(model=MODEL, steps=40, batch=None, optimizer=ADAM, **options):
+def run(
+  model=MODEL, steps=40, batch=None, optimizer=ADAM, batch_size=16, **options
+):
   return train.fit(
     options.pop('key', jax.random.key(5)),
     Network(model, options.pop('inputs', STEP)),
     options.pop('variables', None) or start(model),
     data() if batch is None else batch,
-    Training(optimizer, steps, 16),
+    Training(optimizer, steps, batch_size),
     **options,
   )
 

@@ -9,7 +9,7 @@ import optax
 
 from cmu_jax import networks
 from cmu_jax.core import jit
-from cmu_jax.core.types import Batch, MethodInputs, Samples
+from cmu_jax.core.types import Batch, MethodInputs, Network, Samples, Training
 from cmu_jax.data import input_step
 
 PIXELS = input_step.make((0.0,), (1.0,))
@@ -102,17 +102,13 @@ def solved(
   network_of=None,
   optimizer=None,
   batch=COUNT,
-  **rest,
+  steps=2,
+  **options,
 ):
   """theta_u of a method whose batches are whole sets, and its info."""
   model, variables = network_of or network()
-  method = factory(
-    model,
-    PIXELS,
-    optimizer=optimizer or optax.sgd(RATE),
-    batch_size=batch,
-    **{'steps': 2, **rest},
-  )
+  training = Training(optimizer or optax.sgd(RATE), steps, batch)
+  method = factory(Network(model, PIXELS), training, **options)
   prepared = method.prepare(KEY, variables, problem)
   point = method.grid[0] if hyper is None else hyper
   found, info = method.solve(KEY, variables, problem, prepared, point)

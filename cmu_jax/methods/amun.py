@@ -119,11 +119,7 @@ def amun(
   needs = tuple(n for n in ('retain', 'forget') if n in sets or n == 'forget')
   project = None if share is None else relabelling.apply_mask
   recipe = union_training.union_recipe(
-    network,
-    training.optimizer,
-    training.batch_size,
-    freeze_bn=freeze_bn,
-    project=project,
+    network, training, freeze_bn=freeze_bn, project=project
   )
 
   def prepare(key, variables: Variables, given: MethodInputs) -> Prepared:
@@ -153,12 +149,9 @@ def amun(
 
   def start(key, variables, given, prepared: Prepared) -> finetuning.Start:
     del key, given
+    samples, mask, _, spent = prepared
     return union_training.start_training(
-      variables,
-      prepared.samples,
-      training.steps,
-      prepared.mask,
-      int(prepared.spent),
+      variables, samples, training.steps, mask, int(spent)
     )
 
   plain = finetuning.method(

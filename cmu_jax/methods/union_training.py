@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Key, PyTree
 
 from cmu_jax.core import rng
@@ -54,8 +53,7 @@ def freeze_statistics(model: Model) -> Model:
 
 def union_recipe(
   network: Network,
-  optimizer: optax.GradientTransformation,
-  batch_size: int,
+  training: Training,
   *,
   freeze_bn: bool = False,
   project: Callable[[PyTree, Any], PyTree] | None = None,
@@ -64,15 +62,14 @@ def union_recipe(
 
   Args:
     network: the model and its input step.
-    optimizer: schedule included.
-    batch_size: of the whole set.
+    training: optimizer, steps and batch size.
     freeze_bn: normalise by the running statistics, and leave them.
     project: see `descent.Recipe`.
   """
   trained = freeze_statistics(network.model) if freeze_bn else network.model
   objective = objectives.cross_entropy(trained, _STREAM)
-  phase = descent.Phase(objective, ((_STREAM, batch_size),))
-  return descent.Recipe((phase,), optimizer, network.inputs, project)
+  phase = descent.Phase(objective, ((_STREAM, training.batch_size),))
+  return descent.Recipe((phase,), training.optimizer, network.inputs, project)
 
 
 def join(parts: Sequence[Any]) -> Samples:
@@ -203,7 +200,7 @@ def boundary_shrink(
     of 0.1 as the baseline of AMUN, arXiv 2503.00917.
   """
   attack = attacks.fgsm(radius)
-  recipe = union_recipe(network, training.optimizer, training.batch_size)
+  recipe = union_recipe(network, training)
 
   def prepare(key, variables: Variables, given: MethodInputs) -> tuple:
     forget = given.forget

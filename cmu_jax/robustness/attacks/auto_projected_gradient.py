@@ -86,6 +86,23 @@ def _checkpoint_windows(steps: int) -> np.ndarray:
   return windows
 
 
+def _initial_state(
+  start: _Iterate, flipped: Bool[Array, 'n'], step_size: float
+) -> _State:
+  """The state before the first step."""
+  return _State(
+    current=start,
+    previous=start.image,
+    best=start,
+    step_size=jnp.full(flipped.shape, step_size, jnp.float32),
+    rises=jnp.zeros(flipped.shape, jnp.int32),
+    halved=jnp.zeros(flipped.shape, bool),
+    checkpoint_value=start.value,
+    adversarial=start.image,
+    success=flipped,
+  )
+
+
 def _apply_checkpoint(state: _State, window: jax.Array) -> _State:
   """Halves step sizes at a checkpoint, which has a `window` above 0."""
   is_checkpoint = window > 0
@@ -170,17 +187,7 @@ def autopgd(
       return _apply_checkpoint(moved, jnp.asarray(windows)[i])
 
     start, flipped = evaluate(balls.draw_start(key, image, eps, norm))
-    state = _State(
-      start,
-      start.image,
-      start,
-      jnp.full(label.shape, 2 * eps, jnp.float32),
-      jnp.zeros(label.shape, jnp.int32),
-      jnp.zeros(label.shape, bool),
-      start.value,
-      start.image,
-      flipped,
-    )
+    state = _initial_state(start, flipped, 2 * eps)
     end = jax.lax.fori_loop(0, count, move, state)
     result = protocol.select(end.success, end.adversarial, end.best.image)
     return protocol.evaluate_images(logits, result, label)

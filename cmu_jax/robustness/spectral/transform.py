@@ -101,26 +101,22 @@ def clip_spectral_norm(
       clipped, results = network_layers.clip_layers(
         key, layers, unclipped, bound, settings
       )
-      sigma = [result.sigma for result in results]
-      vectors = tuple(result.vector for result in results)
-      return _get_kernels(layers, clipped), sigma, vectors
+      norms = [(result.sigma, result.vector) for result in results]
+      return _get_kernels(layers, clipped), norms
 
     def follow():
-      results = network_layers.map_layers(
+      norms = network_layers.map_layers(
         key, layers, unclipped, _follow_norm, state.vector
       )
-      sigma = [sigma for sigma, _ in results]
-      vectors = tuple(vector for _, vector in results)
-      return _get_kernels(layers, unclipped), sigma, vectors
+      return _get_kernels(layers, unclipped), norms
 
     # Inside of a trace there is no progress to show.
     with progress.mute():
-      kernels, sigma, vector = jax.lax.cond(
-        state.step % every == 0, clip, follow
-      )
+      kernels, norms = jax.lax.cond(state.step % every == 0, clip, follow)
     updates = _redirect_updates(layers, params, updates, unclipped, kernels)
-    norms = jnp.stack(sigma).astype(jnp.float32)
-    return updates, ClipState(state.step + 1, norms, vector)
+    sigma = jnp.stack([sigma for sigma, _ in norms]).astype(jnp.float32)
+    vectors = tuple(vector for _, vector in norms)
+    return updates, ClipState(state.step + 1, sigma, vectors)
 
   return optax.GradientTransformationExtraArgs(init, update)
 

@@ -136,7 +136,7 @@ def correct(inputs: InputStep, size: int) -> Threat:
 
   def craft(key, attack, model, variables, batch):
     found = attacks.attack_split(
-      key, attack, model, inputs, variables, batch, size
+      key, attack, Network(model, inputs), variables, batch, size
     )
     return batch._replace(image=255 * found.image)
 
