@@ -1,8 +1,8 @@
-"""Objectives that the methods which fine-tune are made of.
+"""Objectives of the methods that fine-tune.
 
-Each is a factory of a `descent.Phase`'s objective: (variables, draws, context,
-hyper, time) -> (loss, batch_stats). Teachers lie in the context, which no
-gradient is taken of.
+Each function makes the objective of a `descent.Phase`: (variables, draws,
+context, hyper, time) -> (loss, batch_stats). Teachers lie in the context, which
+has no gradient.
 """
 
 from collections.abc import Callable
@@ -25,14 +25,18 @@ def divergence(
   logits: Float[Array, 'n k'],
   temperature: float = 1.0,
 ) -> Float[Array, 'n']:
-  """T^2 KL(softmax(wanted / T) || softmax(logits / T)) of each sample.
+  """T^2 KL(softmax(target / T) || softmax(logits / T)) of each sample.
 
-  The factor keeps the size of gradients at any temperature T (Distilling the
-  Knowledge in a Neural Network, arXiv 1503.02531, section 2).
+  Args:
+    target_logits: of the teacher.
+    logits: of the student.
+    temperature: T.
   """
+  # The factor T^2 keeps the size of gradients at any temperature (Distilling
+  # the Knowledge in a Neural Network, arXiv 1503.02531, section 2).
   target = jax.nn.log_softmax(target_logits.astype(jnp.float32) / temperature)
-  found = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
-  return temperature**2 * jnp.sum(jnp.exp(target) * (target - found), -1)
+  log_p = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
+  return temperature**2 * jnp.sum(jnp.exp(target) * (target - log_p), -1)
 
 
 def single_term(model: Model, stream: str, term: Term) -> Objective:
@@ -40,8 +44,8 @@ def single_term(model: Model, stream: str, term: Term) -> Objective:
 
   Args:
     model: the network, updated in training mode.
-    stream: what the term is of.
-    term: of the logits and the draw.
+    stream: the name of the stream.
+    term: of the logits and the batch.
   """
 
   def objective(variables, draws, context, hyper, time):
@@ -58,18 +62,13 @@ def cross_entropy_term(
   context: Any,
   hyper: Any,
 ) -> Float[Array, '']:
-  """The mean cross-entropy with the labels that were trained with: a term."""
+  """The mean cross-entropy with the trained labels: a term."""
   del context, hyper
   return metrics.cross_entropy(logits, draw.label).mean()
 
 
 def cross_entropy(model: Model, stream: str = 'retain') -> Objective:
-  """Plain training on one stream.
-
-  Args:
-    model: the network, updated in training mode.
-    stream: whose labels count.
-  """
+  """Plain training on one stream."""
   return single_term(model, stream, cross_entropy_term)
 
 
@@ -80,28 +79,50 @@ def retain_plus_term(
 ) -> Objective:
   """weight CE(R) + term(S_f), a batch of each in every step.
 
-  Both go through the network as one batch. Normalised apart, as in published
-  code, BatchNorm lets the network tell S_f by the statistics of its batch: it
-  unlearns in training mode alone, and S_f stays learned in evaluation.
-
   Args:
     model: the network, updated in training mode.
-    term: of the logits and the draw of S_f.
+    term: of the logits and the batch of S_f.
     weight: hyper -> weight of the cross-entropy on R.
   """
 
   def objective(variables, draws, context, hyper, time):
     del time
     retain, forget = draws['retain'], draws['forget']
+    # One batch for both. Normalised apart, as in published code, BatchNorm
+    # lets the network tell S_f by the statistics of its batch: it unlearns in
+    # training mode alone, and S_f stays learned in evaluation.
     image = jnp.concatenate([retain.image, forget.image])
     logits, stats = model.update(variables, image)
-    kept, other = jnp.split(logits, [retain.image.shape[0]])
-    plain = cross_entropy_term(kept, retain, context, hyper)
-    return weight(hyper) * plain + term(other, forget, context, hyper), stats
+    on_retain, on_forget = jnp.split(logits, [retain.image.shape[0]])
+    loss = weight(hyper) * cross_entropy_term(on_retain, retain, context, hyper)
+    return loss + term(on_forget, forget, context, hyper), stats
 
   return objective
 
 
-def paired_streams(batch_size: int) -> tuple[tuple[str, int], ...]:
-  """The streams of `with_retain`: as many samples of R as of S_f."""
-  return ('retain', batch_size), ('forget', batch_size)
+def training_phase(model: Model, stream: str, batch_size: int) -> descent.Phase:
+  """Plain training on one stream, as a phase."""
+  return descent.Phase(cross_entropy(model, stream), ((stream, batch_size),))
+
+
+def forget_phase(
+  model: Model,
+  term: Term,
+  batch_size: int,
+  weight: Callable[[Any], Any] = lambda hyper: 1.0,
+  retain: bool = True,
+) -> descent.Phase:
+  """A term on S_f as a phase, with as many samples of R beside it.
+
+  Args:
+    model: the network, updated in training mode.
+    term: of the logits and the batch of S_f.
+    batch_size: of S_f.
+    weight: hyper -> weight of the cross-entropy on R.
+    retain: False for S_f alone.
+  """
+  forget = (('forget', batch_size),)
+  if not retain:
+    return descent.Phase(single_term(model, 'forget', term), forget)
+  objective = retain_plus_term(model, term, weight)
+  return descent.Phase(objective, (('retain', batch_size), *forget))

@@ -1,12 +1,12 @@
-r"""What predictions need of each layer, and task vectors that spare it.
+r"""Sensitivity of predictions to each layer, and task vectors that spare it.
 
 A layer with kernel W [in, out] has the sensitivity
 
   L_W = E[G G^T] in [in, in],   G = d <r, f(x; theta)> / dW,   r ~ N(0, I)
 
-over images x: the span of the layer's inputs, weighted by what the logits make
-of them. A bias is one more row of its kernel. A task vector tau is shrunk
-along that span and then has its old norm again:
+over images x: the span of the layer's inputs, weighted by their effect on the
+logits. A bias is one more row of its kernel. A task vector tau is shrunk along
+that span and then rescaled to its norm:
 
   P tau = mu (L_W + mu I)^-1 tau,   mu = damping tr(L_W) / in.
 
@@ -26,23 +26,24 @@ from jaxtyping import Array, Float, PyTree
 from cmu_jax.core import jit, rng, tree
 from cmu_jax.core.types import Model, PRNGKey, Variables
 
-# Images whose gradients are summed before they are squared, and how often
-# every image is used.
+# Images whose gradients are summed before they are squared, and passes over the
+# images. Cotangents are independent and of mean zero, so that cross terms of
+# different images vanish in expectation: a batch costs one gradient.
 _BATCH, _REPEATS = 16, 4
 Matrices = dict[tuple[str, ...], jax.Array]
 
 
 def kernel_matrices(params: PyTree) -> Matrices:
-  """Module path -> kernel as [in, out], with a bias as its last row."""
+  """Maps module path -> kernel as [in, out], with a bias as its last row."""
   flat = tree.leaves_by_path(params)
-  found = {}
+  result = {}
   for path, leaf in flat.items():
     if path[-1] == 'kernel':
       rows = [leaf.reshape(-1, leaf.shape[-1])]
       bias = flat.get((*path[:-1], 'bias'))
       rows += [] if bias is None else [bias[None, :]]
-      found[path[:-1]] = jnp.concatenate(rows)
-  return found
+      result[path[:-1]] = jnp.concatenate(rows)
+  return result
 
 
 @functools.lru_cache(maxsize=32)
@@ -56,11 +57,12 @@ def _sensitivity_program(model: Model) -> Callable:
     return kernel_matrices(jax.grad(score)(variables.params))
 
   def total(key, variables, image):
-    def add(sums, where):
-      index, k = where
+    def add(sums, block):
+      index, k = block
       shape = jax.eval_shape(model.apply, variables, image[index]).shape
-      found = gradient(variables, image[index], jax.random.normal(k, shape))
-      return {n: sums[n] + g @ g.T for n, g in found.items()}, None
+      cotangent = jax.random.normal(k, shape)
+      gradients = gradient(variables, image[index], cotangent)
+      return {n: sums[n] + g @ g.T for n, g in gradients.items()}, None
 
     size = min(_BATCH, image.shape[0])
     count = -(-image.shape[0] // size) * _REPEATS
@@ -84,17 +86,13 @@ def estimate_sensitivity(
   variables: Variables,
   image: Float[Array, 'n h w c'],
 ) -> Matrices:
-  """L of every layer with a kernel, times 4 n; estimated.
-
-  Gradients of up to 16 images are summed before they are squared: their
-  cotangents are independent and of mean zero, so cross terms vanish in
-  expectation.
+  """Estimates L of every layer with a kernel, times 4 n.
 
   Args:
-    key: of the cotangents r and of what is summed together.
+    key: of the cotangents r and of the batches.
     model: the network, in evaluation mode.
-    variables: where it is linearised.
-    image: normalised images, of what is to be spared.
+    variables: the point of linearisation.
+    image: normalised images whose predictions are to be spared.
 
   Returns:
     Module path -> [in, in]; a bias counts as one more input.
@@ -105,29 +103,32 @@ def estimate_sensitivity(
 def project_vector(
   tau: PyTree, moments: Matrices, damping: float | Float[Array, '']
 ) -> PyTree:
-  """P tau, with the norm of tau.
+  """Projects a task vector: P tau, with the norm of tau.
 
   Args:
     tau: a task vector.
-    moments: `sensitivity`.
+    moments: of `estimate_sensitivity`.
     damping: mu as a share of the mean eigenvalue of a layer's moments. Towards
-      infinity tau is left as it is; towards 0 it is confined to what no
-      prediction responds to.
+      infinity tau stays as it is; towards 0 it is confined to directions to
+      which no prediction responds.
   """
   flat = tree.leaves_by_path(tau)
-  kept = {path: jnp.zeros_like(leaf) for path, leaf in flat.items()}
+  # Leaves outside the layers with a kernel, such as norms, leave the vector:
+  # their sensitivity is unknown.
+  projected = {path: jnp.zeros_like(leaf) for path, leaf in flat.items()}
   for name, rows in kernel_matrices(tau).items():
     moment = moments[name]
     size = moment.shape[0]
+    # Without a floor a layer that no prediction uses would divide 0 by 0.
     mu = damping * jnp.maximum(jnp.trace(moment) / size, 1e-30)
     shrunk = jnp.linalg.solve(moment / mu + jnp.eye(size), rows)
     if (*name, 'bias') in flat:
-      kept[(*name, 'bias')] = shrunk[-1]
+      projected[(*name, 'bias')] = shrunk[-1]
       shrunk = shrunk[:-1]
     path = (*name, 'kernel')
-    kept[path] = shrunk.reshape(flat[path].shape)
+    projected[path] = shrunk.reshape(flat[path].shape)
   result = jax.tree_util.tree_map_with_path(
-    lambda path, _: kept[tree.path_names(path)], tau
+    lambda path, _: projected[tree.path_names(path)], tau
   )
   scale = tree.norm(tau) / jnp.maximum(tree.norm(result), 1e-30)
   return jax.tree.map(lambda x: scale * x, result)

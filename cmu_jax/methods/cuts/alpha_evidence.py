@@ -1,7 +1,7 @@
-"""Whether to take the chosen alpha, or to leave the model as it is.
+"""Tests whether the chosen alpha helps, or whether the model stays as it is.
 
-What unseen proxy images say (`safe`) is weighed here: the choice is measured on
-images that did not make it, with its spread over bootstrap resamples.
+The choice is measured on images that did not make it (`cross_fitting`), with
+its spread over bootstrap resamples.
 
 References:
   Labels that name a wrong class as a measure of accuracy: learning from
@@ -17,12 +17,12 @@ from jaxtyping import Float
 from cmu_jax.core.types import Info
 from cmu_jax.methods.cuts import alpha_rules
 
-# A collapsed network scores -1e6: far enough to lose, too far for a mean.
+# A collapsed network scores -1e6, which would rule every mean over folds.
 COLLAPSED = 3.0
 
 
 class FoldEvidence(NamedTuple):
-  """What the images that judge say: resamples, folds, alphas.
+  """Scores of the held-out images: resamples, folds, alphas.
 
   Attributes:
     score: J (label noise), or the attack success rate (poison).
@@ -35,10 +35,10 @@ class FoldEvidence(NamedTuple):
 
 
 class SafeChoice(NamedTuple):
-  """A choice and why.
+  """A choice with its reasons.
 
   Attributes:
-    choice: alpha 0.0 and `selected` False where the rule abstains.
+    choice: alpha 0.0 and `selected` False if the rule abstains.
     record: numbers and lists, as JSON has them.
   """
 
@@ -57,32 +57,27 @@ class GainEstimate(NamedTuple):
 def out_of_fold_gain(
   score: Float[np.ndarray, '*b f a'], value: Float[np.ndarray, '*b f a']
 ) -> Float[np.ndarray, '*b']:
-  """What choosing by some folds gains on the others, over alpha = 0.
-
-  For each fold, the first best alpha of the mean score of the *other* folds;
-  the gain is value there less value at the first grid point, on this fold;
-  then the mean over folds. Taking the best of many cannot flatter it.
+  """The gain over alpha = 0 of a choice by the other folds, mean over folds.
 
   Args:
-    score: chooses, by fold and alpha.
-    value: is compared.
+    score: chooses alpha for a fold by its mean over the *other* folds.
+    value: is compared with its first grid point, on the fold itself.
   """
+  # A fold takes no part in its own choice: the maximum over many alphas cannot
+  # flatter the gain.
   others = score.sum(-2, keepdims=True) - score
   chosen = others.argmax(-1)[..., None]
-  gained = np.take_along_axis(value, chosen, -1)[..., 0] - value[..., 0]
-  return gained.mean(-1)
+  gains = np.take_along_axis(value, chosen, -1)[..., 0] - value[..., 0]
+  return gains.mean(-1)
 
 
 def estimate_gain(
   gain: Float[np.ndarray, 'b'], confidence: float
 ) -> GainEstimate:
-  """An estimate (row 0), its bootstrap spread, and its one-sided lower end.
-
-  The lower end is the estimate less a normal quantile of the spread: resamples
-  repeat images, which shifts penalties on class counts, so their own quantiles
-  would be off centre.
-  """
+  """Estimates a gain (row 0) with its bootstrap spread and its lower end."""
   deviation = float(gain[1:].std()) if len(gain) > 1 else 0.0
+  # A normal quantile of the spread, not a quantile of the resamples: these
+  # repeat images, which shifts penalties on class counts off centre.
   reach = statistics.NormalDist().inv_cdf(confidence) * deviation
   return GainEstimate(float(gain[0]), deviation, float(gain[0]) - reach)
 
@@ -98,24 +93,20 @@ def judge_noise(
   factor: int | None = None,
   confidence: float = 0.8,
 ) -> SafeChoice:
-  """The first best alpha of J_cf, or none where the evidence does not carry it.
+  """Chooses the alpha that maximizes J_cf, or abstains if the gain is unsure.
 
-  Two gains over alpha = 0 are measured: in J, `out_of_fold`; and, at alpha_hat,
-  in how rarely the corrupted label of an unseen image is predicted. J made the
-  choice and no label did, so the second needs no other fold. Under symmetric
-  noise it is an unbiased estimate of accuracy: a wrong prediction hits a
-  uniformly drawn wrong label once in C - 1 times. Each gain is divided by its
-  bootstrap deviation; the rule abstains unless the lower end of their sum is
-  above 0.
+  The evidence has two gains over alpha = 0, each divided by its bootstrap
+  deviation: the gain in J, see `out_of_fold_gain`; and, at alpha_hat, the fall
+  of the rate at which corrupted labels of unseen images are predicted. The rule
+  abstains unless the lower end of their sum is above 0.
 
-  What this promises: a step that does nothing but fit the images at hand is
-  taken about as rarely as 1 - confidence says; .8 fits a user to whom a loss
-  weighs four times a gain forgone. What it does not: J is no accuracy, so a
-  gain in J may be real and still cost accuracy; under other than symmetric
-  noise a label that is avoided need not be a truth that is found; the fold
-  vectors come from fewer images than the vector that is used, and intervals
-  leave out how another proxy would move it; and with some hundred images many
-  repairs that would have helped are left undone.
+  A step that only fits the images at hand passes about as rarely as
+  1 - confidence says; .8 suits a user to whom a loss weighs four times a gain
+  forgone. Limits: J is no accuracy, so a real gain in J may cost accuracy.
+  Under other than symmetric noise, an avoided label need not be a recovered
+  truth. The fold vectors come from fewer images than the vector that is used,
+  and intervals leave out the choice of the proxy. With some hundred images the
+  rule forgoes many repairs that would help.
 
   Args:
     alphas: the grid, 0 first.
@@ -132,16 +123,16 @@ def judge_noise(
   mean = score.mean(1)
   position = int(mean[0].argmax())
   gain = out_of_fold_gain(score, score)
+  # J made the choice and no label did: the rate needs no other fold.
   rate = evidence.rate.mean(1)
-  rarer = rate[:, 0] - rate[:, position]
+  fall = rate[:, 0] - rate[:, position]
   fixed = estimate_gain(mean[:, position] - mean[:, 0], confidence)
   difference = estimate_gain(gain, confidence)
-  fewer = estimate_gain(rarer, confidence)
+  label_fall = estimate_gain(fall, confidence)
   both = estimate_gain(
-    _scale_by_deviation(gain) + _scale_by_deviation(rarer), confidence
+    _scale_by_deviation(gain) + _scale_by_deviation(fall), confidence
   )
   selected = position > 0 and both.low > 0
-  times = 1 if factor is None else factor
   record = {
     'J_cf': mean[0].tolist(),
     'alpha_hat': float(alphas[position]),
@@ -150,10 +141,12 @@ def judge_noise(
     'fixed_low': fixed.low,
     'difference': difference.estimate,
     'difference_low': difference.low,
-    'corrupted_label_fall': fewer.estimate,
-    'corrupted_label_fall_low': fewer.low,
-    'accuracy_gain': None if factor is None else times * fewer.estimate,
-    'accuracy_gain_low': None if factor is None else times * fewer.low,
+    'corrupted_label_fall': label_fall.estimate,
+    'corrupted_label_fall_low': label_fall.low,
+    # Under symmetric noise a wrong prediction hits a uniformly drawn wrong
+    # label once in C - 1 times: the fall is an unbiased estimate of accuracy.
+    'accuracy_gain': None if factor is None else factor * label_fall.estimate,
+    'accuracy_gain_low': None if factor is None else factor * label_fall.low,
     'evidence': both.estimate,
     'evidence_deviation': both.deviation,
     'evidence_low': both.low,
@@ -165,17 +158,12 @@ def judge_noise(
 def judge_poison(
   alphas: Float[np.ndarray, 'a'], evidence: FoldEvidence, threshold: float
 ) -> SafeChoice:
-  """The smallest alpha that disarms unseen triggers, if the target survives.
+  """Chooses the smallest alpha that disarms unseen triggers.
 
   The attack success is that of triggered proxy images that the vector was not
-  fitted to, mean over folds; the rule of `alpha_rules.choose_smallest_below`
-  picks. Then a
-  check that needs no labels: where the share of the target class among the
-  predictions on untriggered pool images falls below half of what it was at
-  alpha = 0, the attack went with the class, and the rule abstains.
-
-  It does not see a class that is merely hurt, nor one that is confused with
-  another at an unchanged share.
+  fitted to, mean over folds, see `alpha_rules.choose_smallest_below`. The rule
+  abstains if the share of the target class among predictions on untriggered
+  images falls below half of its value at alpha = 0.
 
   Args:
     alphas: the grid, without 0.
@@ -186,9 +174,11 @@ def judge_poison(
   attack, share = evidence.score.mean(1)[:, 1:], evidence.rate.mean(1)
   choice = alpha_rules.choose_smallest_below(alphas, attack[0], threshold)
   position = choice.position
-  kept = None if position is None else float(share[0, position + 1])
-  alive = kept is not None and kept >= share[0, 0] / 2
-  found = [
+  target_share = None if position is None else float(share[0, position + 1])
+  # No label is needed to see that the attack went together with its class. A
+  # class that is merely hurt, or confused with another, is not noticed.
+  alive = target_share is not None and target_share >= share[0, 0] / 2
+  resampled = [
     alpha_rules.choose_smallest_below(alphas, row, threshold)
     for row in attack[1:]
   ]
@@ -196,10 +186,10 @@ def judge_poison(
     'proxy_attack_success_rate_cf': attack[0].tolist(),
     'target_share_cf': share[0, 1:].tolist(),
     'target_share_before': float(share[0, 0]),
-    'target_share_after': kept,
+    'target_share_after': target_share,
     'alpha_hat': choice.alpha if choice.selected else None,
     'alpha_interval': _interval(
-      np.array([one.alpha for one in found if one.selected])
+      np.array([choice.alpha for choice in resampled if choice.selected])
     ),
   }
   return _safe_choice(alphas, position if alive else None, record)
@@ -216,24 +206,20 @@ def _interval(alphas: Float[np.ndarray, 'b']) -> list[float] | None:
 def _safe_choice(
   alphas: Float[np.ndarray, 'a'], position: int | None, record: Info
 ) -> SafeChoice:
-  if position is None:
-    return SafeChoice(
-      alpha_rules.AlphaChoice(0.0, None, False), {'selected': False, **record}
-    )
-  choice = alpha_rules.AlphaChoice(float(alphas[position]), position, True)
-  return SafeChoice(choice, {'selected': True, **record})
+  choice = alpha_rules.ABSTENTION
+  if position is not None:
+    choice = alpha_rules.AlphaChoice(float(alphas[position]), position, True)
+  return SafeChoice(choice, {'selected': choice.selected, **record})
 
 
 def abstain(reason: str) -> SafeChoice:
-  """No choice, because nothing could be measured."""
-  return SafeChoice(
-    alpha_rules.AlphaChoice(0.0, None, False),
-    {'selected': False, 'reason': reason},
-  )
+  """Abstains because nothing could be measured."""
+  record = {'selected': False, 'reason': reason}
+  return SafeChoice(alpha_rules.ABSTENTION, record)
 
 
 def facts(result: SafeChoice) -> Info:
-  """What a table shows: alpha, whether it was selected, and its interval."""
+  """The cells of a table: alpha, whether it was selected, its interval."""
   low, high = result.record.get('alpha_interval') or (None, None)
   return {
     'alpha': result.choice.alpha,

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from cmu_jax.core import errors
 
 _EPSILON = 1e-8
+# Rows of the similarity matrix at a time: a pool of n images would need n^2.
 _BLOCK = 4096
 
 
@@ -48,14 +49,18 @@ class AlphaChoice(NamedTuple):
   """A selected coefficient.
 
   Attributes:
-    alpha: the coefficient in theta - alpha tau; 0.0 when nothing qualified.
-    position: its place on the grid; None when nothing qualified.
-    selected: False when the rule abstained.
+    alpha: the coefficient in theta - alpha tau.
+    position: its index in the grid; None if the rule abstained.
+    selected: False if the rule abstained.
   """
 
   alpha: float
   position: int | None
   selected: bool
+
+
+# Alpha 0 leaves the model unchanged.
+ABSTENTION = AlphaChoice(0.0, None, False)
 
 
 def noise_grid() -> np.ndarray:
@@ -84,7 +89,8 @@ def neighbour_count(samples: int, num_classes: int) -> int:
 
 
 def required_classes(num_classes: int, class_share: float) -> int:
-  """R = max(2, min(C, ceil(share C)))."""
+  """R = max(2, min(C, ceil(gamma C)))."""
+  # 0.07 * 100 is 7.000000000000001 in floating point, and 7 classes are meant.
   return max(2, min(num_classes, math.ceil(class_share * num_classes - 1e-9)))
 
 
@@ -96,11 +102,12 @@ def neighbours(features: Float[Array, 'n d'], k: int) -> Int[Array, 'n k']:
     k: neighbours a sample, below n.
   """
   tiny = jnp.finfo(features.dtype).tiny
-  size = jnp.linalg.norm(features, axis=1, keepdims=True)
-  unit = features / jnp.maximum(size, tiny)
+  norms = jnp.linalg.norm(features, axis=1, keepdims=True)
+  unit = features / jnp.maximum(norms, tiny)
   samples = features.shape[0]
 
   def nearest(rows: Int[Array, 'b']) -> Int[Array, 'b k']:
+    # Products that are rounded to few digits would reorder close neighbours.
     similarity = jnp.matmul(
       unit[rows], unit.T, precision=jax.lax.Precision.HIGHEST
     )
@@ -110,9 +117,10 @@ def neighbours(features: Float[Array, 'n d'], k: int) -> Int[Array, 'n k']:
   if samples <= _BLOCK:
     return nearest(jnp.arange(samples))
   blocks = -(-samples // _BLOCK)
+  # The last block repeats the last row, so that all blocks have one shape.
   rows = jnp.minimum(jnp.arange(blocks * _BLOCK), samples - 1)
-  found = jax.lax.map(nearest, rows.reshape(blocks, _BLOCK))
-  return found.reshape(-1, k)[:samples]
+  indices = jax.lax.map(nearest, rows.reshape(blocks, _BLOCK))
+  return indices.reshape(-1, k)[:samples]
 
 
 def agreement(
@@ -127,7 +135,7 @@ def agreement(
 
   Args:
     features: penultimate features; only their direction matters.
-    logits: what the head makes of them.
+    logits: the output of the head on them.
     k: neighbours a sample, see `neighbour_count`.
     class_share: gamma, the share of the classes that must be predicted.
     coverage_weight: lambda, the weight of the coverage penalty.
@@ -140,8 +148,8 @@ def agreement(
   probability = jnp.mean(jax.nn.softmax(logits, axis=1), axis=0)
   near = predicted[neighbours(features, k)]
   same = jnp.mean((near == predicted[:, None]).astype(features.dtype))
-  names = jnp.arange(logits.shape[1])[None, :]
-  counts = jnp.sum(predicted[:, None] == names, axis=0)
+  classes = jnp.arange(logits.shape[1])[None, :]
+  counts = jnp.sum(predicted[:, None] == classes, axis=0)
   return combine_agreement(
     same,
     probability,
@@ -161,14 +169,13 @@ def combine_agreement(
   class_share: float = 1.0,
   coverage_weight: float = 1.0,
 ) -> Agreement:
-  """J from what it depends on: self-agreement, class means, class counts.
+  """J from self-agreement, mean class probabilities and class counts.
 
   Args:
-    self_agreement: self-agreement, the share of neighbours with the same
-      prediction.
+    self_agreement: the share of neighbours with the same prediction.
     probability: class probabilities, mean over samples.
-    counts: how many samples are predicted as each class; weighted counts of a
-      bootstrap replicate will do.
+    counts: samples predicted as each class; a bootstrap replicate has weighted
+      counts.
     k: neighbours a sample.
     class_share: gamma, the share of the classes that must be predicted.
     coverage_weight: lambda, the weight of the coverage penalty.
@@ -177,12 +184,15 @@ def combine_agreement(
   chance = jnp.sum(probability**2, axis=-1)
   adjusted = (self_agreement - chance) / jnp.maximum(_EPSILON, 1 - chance)
   effective = 1 / jnp.maximum(_EPSILON, chance)
+  # As in the released code: k + 1 samples for k = 1 and 2, else k.
   support = min(k + 1, max(3, k))
   supported = jnp.sum(counts >= support, axis=-1)
   lacking = jnp.maximum(0, required - supported).astype(self_agreement.dtype)
   penalty_effective = jnp.maximum(0.0, required - effective) / required
   penalty_coverage = coverage_weight * lacking / required
   score = adjusted - penalty_effective - penalty_coverage
+  # Neighbours in a network with one prediction agree perfectly; J must not
+  # reward that.
   collapsed = -1e6 - (2 - supported).astype(self_agreement.dtype)
   return Agreement(
     jnp.where(supported < 2, collapsed, score),
@@ -198,16 +208,17 @@ def combine_agreement(
 def choose_best(
   alphas: np.ndarray, objective: np.ndarray, patience: int | None = None
 ) -> AlphaChoice:
-  """The first grid point at which J is largest.
+  """Chooses the first grid point at which J is largest.
 
   Args:
     alphas: the grid, ascending.
     objective: J at each point; values that are not finite never win.
-    patience: stop after so many consecutive drops, as the released code does
-      with 10 (`early_stop_patience`); None looks at the whole grid.
+    patience: the number of consecutive drops after which the search stops, 10
+      in the released code (`early_stop_patience`); None searches the whole
+      grid.
 
   Returns:
-    The choice; alpha = 0 may win, which means "leave the model as it is".
+    The choice; if alpha = 0 wins, the model stays as it is.
   """
   score = np.where(np.isfinite(objective), objective, -np.inf)
   if patience is not None:
@@ -219,11 +230,11 @@ def choose_best(
 
 
 def _stop_after_drops(score: np.ndarray, patience: int) -> int:
-  """How many points are looked at before `patience` drops in a row."""
-  run = 0
+  """Counts the points up to `patience` drops in a row."""
+  drops = 0
   for position in range(1, len(score)):
-    run = run + 1 if score[position] < score[position - 1] else 0
-    if run >= patience:
+    drops = drops + 1 if score[position] < score[position - 1] else 0
+    if drops >= patience:
       return position + 1
   return len(score)
 
@@ -231,17 +242,14 @@ def _stop_after_drops(score: np.ndarray, patience: int) -> int:
 def choose_smallest_below(
   alphas: np.ndarray, attack_rate: np.ndarray, threshold: float = 0.01
 ) -> AlphaChoice:
-  """The smallest alpha whose proxy attack success rounds to <= threshold.
-
-  Rates are rounded to two decimals first, as published (so below 1.5 % for
-  the default). Where no point qualifies the rule abstains: alpha 0,
-  `selected` False.
-  """
+  """Chooses the smallest alpha whose attack success rounds to <= threshold."""
+  # Rates are rounded to two decimals first, as published: the default
+  # threshold accepts rates below 1.5 %.
   rounded = [round(float(rate), 2) for rate in attack_rate]
   for position, rate in enumerate(rounded):
     if rate <= threshold:
       return AlphaChoice(float(alphas[position]), position, True)
-  return AlphaChoice(0.0, None, False)
+  return ABSTENTION
 
 
 def attack_rate(

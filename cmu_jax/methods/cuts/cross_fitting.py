@@ -1,17 +1,15 @@
-r"""Judging an alpha by images that its task vector did not see: cross-fitting.
+r"""Cross-fitting: scores alpha on images that its task vector did not see.
 
 The published rule scores alpha on the images that the task vector was fitted
 to, and takes the best of the grid however small its lead is. Here the proxy is
 split in folds. The task vector of a fold comes from the images of the others,
-so every image is judged under a vector that never saw it:
+so every image scores a vector that never saw it:
 
   J_cf(alpha) = mean over folds f of J(alpha; tau_-f, images of f)
 
-Bootstrap over images: what an image adds to J is kept for every alpha (the
+Bootstrap over images: each image keeps its terms of J for every alpha (the
 share of its neighbours with its prediction, its prediction, its class
-probabilities), so J of a resample is a few weighted sums. Neighbours are not
-searched anew, and the task vectors are not fitted anew: the intervals know the
-sampling of the images that judge, nothing else.
+probabilities), so J of a resample is a few weighted sums.
 
 References:
   The objective: CUTS, arXiv 2511.18660, released code.
@@ -31,12 +29,12 @@ from cmu_jax.methods.cuts import alpha_rules
 
 
 class Folds(NamedTuple):
-  """A proxy pool, split to be judged by images that tau did not see.
+  """A proxy pool, split into folds.
 
   Attributes:
-    held: the pool images that judge, one row a fold, [f, m].
-    proxy: what is left to fine-tune on; the draws of fold 0 come first, f s
-      in all, of one size.
+    held_out: positions of the pool images that score a fold, [f, m].
+    proxy: the images to fine-tune on; the draws of fold 0 come first, f s in
+      all, of one size.
   """
 
   held_out: Int[np.ndarray, 'f m']
@@ -44,7 +42,7 @@ class Folds(NamedTuple):
 
 
 class ImageTerms(NamedTuple):
-  """What each image adds to J, one network or one network an alpha.
+  """The terms of each image in J, one network or one network an alpha.
 
   Attributes:
     same: the share of its neighbours with the same predicted class.
@@ -60,14 +58,11 @@ class ImageTerms(NamedTuple):
 def split(key: PRNGKey, proxy: Proxy, folds: int) -> Folds:
   """Splits the pool at random into folds of equal size.
 
-  A remainder of fewer than `folds` images judges nothing. Where a corruption
-  keeps different numbers of images in different folds, as many are left out,
-  evenly, as make their sizes equal.
-
   Args:
     key: draws the folds; labels play no part.
     proxy: the whole proxy.
-    folds: how many, at least 2.
+    folds: their number, at least 2. A remainder of fewer images than that is
+      in no fold.
 
   Raises:
     UserError: fewer than two folds, or one that leaves nothing to tune on.
@@ -78,35 +73,37 @@ def split(key: PRNGKey, proxy: Proxy, folds: int) -> Folds:
     size >= 1, f'{proxy.image.shape[0]} proxy images do not fill {folds} folds'
   )
   order = np.asarray(jax.random.permutation(key, proxy.image.shape[0]))
-  held = np.sort(order[: folds * size].reshape(folds, size), axis=1)
-  kept = np.asarray(proxy.positions)
-  draws = [(i, fold) for fold in held for i in range(kept.shape[0])]
-  rows = [np.flatnonzero(~np.isin(kept[i], fold)) for i, fold in draws]
+  held_out = np.sort(order[: folds * size].reshape(folds, size), axis=1)
+  positions = np.asarray(proxy.positions)
+  draws = [(i, fold) for fold in held_out for i in range(len(positions))]
+  rows = [np.flatnonzero(~np.isin(positions[i], fold)) for i, fold in draws]
+  # A corruption may use different numbers of images in different folds. All
+  # fine-tunings are one program, which takes sets of one size.
   least = min(map(len, rows))
   errors.check(least, 'a fold of the proxy leaves no image to fine-tune on')
   index = np.stack([spread_evenly(row, least) for row in rows])
-  which = np.array([[i] for i, _ in draws])
-  part = lambda x: jnp.asarray(np.asarray(x)[which, index])
-  stamp = None if proxy.has_trigger is None else part(proxy.has_trigger)
-  rest = Proxy(proxy.image, part(kept), part(proxy.label), stamp)
-  return Folds(held, rest)
+  draw = np.array([[i] for i, _ in draws])
+  select = lambda x: jnp.asarray(np.asarray(x)[draw, index])
+  trigger = None if proxy.has_trigger is None else select(proxy.has_trigger)
+  tuning = Proxy(proxy.image, select(positions), select(proxy.label), trigger)
+  return Folds(held_out, tuning)
 
 
 def spread_evenly(
   row: Int[np.ndarray, 'n'], count: int
 ) -> Int[np.ndarray, 'count']:
-  """`count` of the entries, evenly spaced; all where there are no more."""
+  """Takes `count` of the entries, evenly spaced."""
   return row[np.linspace(0, len(row) - 1, count).round().astype(int)]
 
 
 def image_terms(
   features: Float[Array, 'n d'], logits: Float[Array, 'n c'], *, k: int
 ) -> ImageTerms:
-  """What each image adds to J of one network; see `alpha_rules.agreement`.
+  """The terms of each image in J of one network, see `alpha_rules.agreement`.
 
   Args:
     features: penultimate features.
-    logits: what the head makes of them.
+    logits: the output of the head on them.
     k: neighbours a sample.
   """
   predicted = jnp.argmax(logits, axis=1)
@@ -118,9 +115,9 @@ def image_terms(
 def bootstrap_counts(
   key: PRNGKey, replicates: int, samples: int
 ) -> Int[Array, 'b n']:
-  """How often each sample counts: row 0 once each, then bootstrap resamples."""
-  drawn = jax.random.randint(key, (replicates, samples), 0, samples)
-  counts = jax.vmap(lambda row: jnp.bincount(row, length=samples))(drawn)
+  """Counts of each sample: once each in row 0, then bootstrap resamples."""
+  indices = jax.random.randint(key, (replicates, samples), 0, samples)
+  counts = jax.vmap(lambda row: jnp.bincount(row, length=samples))(indices)
   return jnp.concatenate([jnp.ones((1, samples), counts.dtype), counts])
 
 
@@ -136,22 +133,23 @@ def resampled_objective(
 
   Args:
     terms: terms of n images at each of a alphas.
-    weight: how often each image counts in each of b resamples; rows of ones
-      give `rules.agreement`.
-    k: neighbours a sample, those that `terms` was made with.
+    weight: the count of each image in each of b resamples; rows of ones give
+      `alpha_rules.agreement`.
+    k: neighbours a sample, as in `terms`.
     class_share: gamma, the share of the classes that must be predicted.
   """
-  dtype, highest = terms.same.dtype, jax.lax.Precision.HIGHEST
-  times = weight.astype(dtype)
-  part = times / jnp.sum(times, axis=1, keepdims=True)
-  hot = jax.nn.one_hot(
-    terms.predicted, terms.probability.shape[-1], dtype=dtype
-  )
-  product = functools.partial(jnp.einsum, precision=highest)
+  # Neighbours and task vectors stay those of the whole pool: the intervals
+  # know the sampling of the held-out images, nothing else.
+  dtype, classes = terms.same.dtype, terms.probability.shape[-1]
+  counts = weight.astype(dtype)
+  share = counts / jnp.sum(counts, axis=1, keepdims=True)
+  hot = jax.nn.one_hot(terms.predicted, classes, dtype=dtype)
+  # Differences between alphas are of the size of a rounded product.
+  product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
   return alpha_rules.combine_agreement(
-    product('bn,an->ba', part, terms.same),
-    product('bn,anc->bac', part, terms.probability),
-    product('bn,anc->bac', times, hot),
+    product('bn,an->ba', share, terms.same),
+    product('bn,anc->bac', share, terms.probability),
+    product('bn,anc->bac', counts, hot),
     k=k,
     class_share=class_share,
   ).J
@@ -160,10 +158,10 @@ def resampled_objective(
 def held_out_labels(
   proxy: Proxy, held_out: Int[np.ndarray, 'f m']
 ) -> np.ndarray:
-  """The corrupted labels of the images that judge, [f, s, m]; -1 for none."""
-  kept, label = np.asarray(proxy.positions), np.asarray(proxy.label)
-  table = np.full((kept.shape[0], proxy.image.shape[0]), -1)
-  np.put_along_axis(table, kept, label, axis=1)
+  """The corrupted labels of held-out images, [f, s, m]; -1 for none."""
+  positions, label = np.asarray(proxy.positions), np.asarray(proxy.label)
+  table = np.full((len(positions), proxy.image.shape[0]), -1)
+  np.put_along_axis(table, positions, label, axis=1)
   return table[:, held_out].transpose(1, 0, 2)
 
 
@@ -172,7 +170,7 @@ def hit_rates(
   label: Int[np.ndarray, 's m'],
   weight: Num[np.ndarray, 'b m'],
 ) -> Float[np.ndarray, 'b a']:
-  """How often the corrupted label of an image that judges is predicted.
+  """The rate at which corrupted labels of held-out images are predicted.
 
   Args:
     predicted: classes at every alpha.
@@ -180,5 +178,5 @@ def hit_rates(
     weight: resamples.
   """
   hits = (predicted[:, None] == label[None, :]).sum(1)
-  known = (label >= 0).sum(0)
-  return weight @ hits.T / np.maximum(weight @ known, 1)[:, None]
+  labels = (label >= 0).sum(0)
+  return weight @ hits.T / np.maximum(weight @ labels, 1)[:, None]
