@@ -5,6 +5,7 @@ import json
 
 import jax
 import numpy as np
+import PIL.Image
 from jax import numpy as jnp
 
 from cmu_jax.networks import clip, weights
@@ -53,50 +54,90 @@ def variables(sizes=SIZES):
   """Random weights, no two leaves alike."""
   leaves, structure = jax.tree.flatten(clip.variable_shapes(sizes))
   rng = np.random.default_rng(3)
-  drawn = [
-    jnp.asarray(rng.uniform(-0.3, 0.3, x.shape), jnp.float32) for x in leaves
-  ]
-  return jax.tree.unflatten(structure, drawn)
+  draw = lambda x: jnp.asarray(rng.uniform(-0.3, 0.3, x.shape), jnp.float32)
+  return jax.tree.unflatten(structure, [draw(x) for x in leaves])
 
 
-def paths(found):
-  return {
-    '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path): x
-    for path, x in jax.tree_util.tree_leaves_with_path(found)
-  }
-
-
-def stored(kind, found=None):
+def stored(kind, tree=None):
   """Arrays by the names of 'hf', 'flax' or 'openai'."""
-  found = variables() if found is None else found
-  leaves = paths(found)
+  tree = variables() if tree is None else tree
+  if kind == 'hf':
+    return clip.export(tree)[0].arrays
+  leaves = matching._leaves(tree)
   if kind == 'flax':
     return {p.removeprefix('params/'): np.asarray(x) for p, x in leaves.items()}
-  if kind == 'openai':
-    layout = loading.openai_layout(list(leaves))
-  else:
-    table = matching.torch_names(found, loading.torch_name)
-    layout = matching.Layout(table, True)
+  layout = loading.openai_layout(list(leaves))
   arrays = {
     layout.names[p]: np.zeros(
       matching._stored_shape(p, x.shape, layout), np.float32
     )
     for p, x in leaves.items()
   }
-  return weights.put_back(found, arrays, layout)
+  return weights.put_back(tree, arrays, layout)
 
 
 def ship(folder, arrays, name='model.safetensors', config=CONFIG):
   """Writes weights and config.json; returns the path of the weights."""
   folder.mkdir(exist_ok=True)
   suffix = '.' + name.rpartition('.')[2]
-  weights.write(folder / name, weights.StoredWeights(arrays, {}, suffix))
+  weights.write(folder / name, weights.StoredWeights(dict(arrays), {}, suffix))
   if config:
     (folder / 'config.json').write_text(json.dumps(config))
   return folder / name
+
+
+def ship_pictures(folder, class_names):
+  """Four pictures of odd shapes a class, in class folders."""
+  rng = np.random.default_rng(0)
+  for name in class_names:
+    (folder / name).mkdir(parents=True)
+    for i in range(4):
+      pixels = rng.integers(0, 256, (20, 19 + i, 3), np.uint8)
+      PIL.Image.fromarray(pixels).save(folder / name / f'{i}.png')
+
+
+def repair_flags(path, out, **changes):
+  """Flags of a short repair of weights beside a folder 'bad'."""
+  values = {
+    'weights': path,
+    'model': 'clip',
+    'proxy': path.parent / 'bad',
+    'kind': 'label_noise',
+    'out': out,
+    'rule': 'published',
+    'steps': 4,
+    **changes,
+  }
+  return [f'--{k}={v}' for k, v in values.items()]
 
 
 def normalise(image):
   """Pixels as CLIP takes them, by NumPy in float32."""
   mean, std = np.float32([zero_shot.MEAN, zero_shot.STD])
   return (image.astype(np.float32) / np.float32(255) - mean) / std
+
+
+def assert_equal(tree, other):
+  """Both trees have the same structure and equal leaves."""
+  assert jax.tree.structure(tree) == jax.tree.structure(other)
+  for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
+    assert np.array_equal(a, b)
+
+
+def assert_parity(loaded, image, ids, theirs, tolerance):
+  """Unit embeddings and logits are those of a network of transformers."""
+  ours = clip.bind(loaded.sizes)
+  compare = jax.jit(
+    lambda v, x, t: (ours.image(v, x), ours.text(v, t), ours.logits(v, x, t))
+  )
+  images, texts, logits = compare(loaded.variables, image, jnp.asarray(ids))
+  for got, expected in (
+    (images, theirs.image_embeds),
+    (texts, theirs.text_embeds),
+  ):
+    assert np.abs(unit(got) - expected.numpy()).max() <= 1e-5
+  assert np.abs(logits - theirs.logits_per_image.numpy()).max() <= tolerance
+
+
+def unit(rows):
+  return rows / np.linalg.norm(rows, axis=1, keepdims=True)

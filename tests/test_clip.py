@@ -52,15 +52,8 @@ def test_each_layout_gives_the_same_weights_and_goes_back(tmp_path, kind, name):
   path = clip_case.ship(tmp_path, arrays, name)
   found = clip.load(path)
   assert found.sizes == clip_case.SIZES
-  got, expected = found.variables, clip_case.variables()
-  assert jax.tree.structure(got) == jax.tree.structure(expected)
-  assert all(
-    np.array_equal(a, b)
-    for a, b in zip(
-      jax.tree.leaves(got), jax.tree.leaves(expected), strict=True
-    )
-  )
-  doubled = jax.tree.map(lambda x: 2 * x, got)
+  clip_case.assert_equal(found.variables, clip_case.variables())
+  doubled = jax.tree.map(lambda x: 2 * x, found.variables)
   back = weights.put_back(doubled, found.stored.arrays, found.layout)
   assert back.keys() == arrays.keys()
   assert all(np.array_equal(back[n], 2 * arrays[n]) for n in arrays)
@@ -246,21 +239,15 @@ def test_towers_are_those_of_transformers(tmp_path):
       pixel_values=torch.tensor(image.transpose(0, 3, 1, 2)),
       input_ids=torch.tensor(ids),
     )
-  ours = clip.bind(found.sizes)
-  compare = jax.jit(
-    lambda v, x, t: (ours.image(v, x), ours.text(v, t), ours.logits(v, x, t))
-  )
-  seen, said, logits = compare(found.variables, image, jnp.asarray(ids))
-  unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
-  assert np.abs(unit(seen) - theirs.image_embeds.numpy()).max() <= 1e-5
-  assert np.abs(unit(said) - theirs.text_embeds.numpy()).max() <= 1e-5
-  assert np.abs(logits - theirs.logits_per_image.numpy()).max() <= 1e-4
+  clip_case.assert_parity(found, image, ids, theirs, 1e-4)
   # The other activation is another network: parity is no accident.
   wrong = found.sizes._replace(
     vision=found.sizes.vision._replace(activation='gelu')
   )
   other = clip.bind(wrong).image(found.variables, image)
-  assert np.abs(unit(other) - theirs.image_embeds.numpy()).max() > 1e-4
+  assert (
+    np.abs(clip_case.unit(other) - theirs.image_embeds.numpy()).max() > 1e-4
+  )
 
 
 def test_text_is_read_at_its_end_and_padding_does_not_matter():

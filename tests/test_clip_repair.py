@@ -56,12 +56,7 @@ def shipped(tmp_path_factory):
   folder = tmp_path_factory.mktemp('clip')
   arrays = clip_case.stored('hf', variables())
   path = clip_case.ship(folder, arrays, config=CONFIG)
-  rng = np.random.default_rng(0)
-  for name in NAMES:
-    (folder / 'bad' / name).mkdir(parents=True)
-    for i in range(4):
-      pixels = rng.integers(0, 256, (20, 19 + i, 3), np.uint8)
-      PIL.Image.fromarray(pixels).save(folder / 'bad' / name / f'{i}.png')
+  clip_case.ship_pictures(folder / 'bad', NAMES)
   return path
 
 
@@ -69,20 +64,6 @@ def _pictures(folder):
   found = sorted((folder / 'bad').rglob('*.png'))
   opened = [PIL.Image.open(path) for path in found]
   return np.stack([zero_shot.crop_centre(picture, 17) for picture in opened])
-
-
-def flags(path, out, **changes):
-  values = {
-    'weights': path,
-    'model': 'clip',
-    'proxy': path.parent / 'bad',
-    'kind': 'label_noise',
-    'out': out,
-    'rule': 'published',
-    'steps': 4,
-    **changes,
-  }
-  return [f'--{k}={v}' for k, v in values.items()]
 
 
 def test_the_head_is_frozen_and_the_tower_is_what_methods_edit():
@@ -117,7 +98,7 @@ def test_the_head_is_frozen_and_the_tower_is_what_methods_edit():
 @pytest.mark.slow  # a whole program
 def test_a_clip_is_repaired_from_files(shipped, tmp_path, capsys):
   out = tmp_path / 'out'
-  assert program.main(['repair', *flags(shipped, out)]) == 0, (
+  assert program.main(['repair', *clip_case.repair_flags(shipped, out)]) == 0, (
     capsys.readouterr().err
   )
   results = json.loads((out / 'results.json').read_text())
@@ -173,7 +154,7 @@ def _broken(path):
 @pytest.mark.parametrize('name', MISTAKES)
 def test_a_mistake_is_one_line(shipped, tmp_path, capsys, name):
   change, words = MISTAKES[name]
-  given = flags(shipped, tmp_path / 'out', **change(shipped))
+  given = clip_case.repair_flags(shipped, tmp_path / 'out', **change(shipped))
   assert program.main(['repair', *given]) == 2
   told = capsys.readouterr().err.splitlines()
   assert len(told) == 1 and words in told[0], told
@@ -184,10 +165,14 @@ def test_a_stored_head_stands_in_for_a_text_tower(shipped, tmp_path, capsys):
   alone = clip_case.ship(tmp_path / 'alone', arrays, config=CONFIG)
   given = {'proxy': shipped.parent / 'bad', 'classes': ','.join(NAMES)}
   out = tmp_path / 'out'
-  assert program.main(['repair', *flags(alone, out, **given)]) == 2
+  assert (
+    program.main(['repair', *clip_case.repair_flags(alone, out, **given)]) == 2
+  )
   assert 'no text tower' in capsys.readouterr().err
   other = heads.Head(head().kernel, ('cat', 'dog', 'cow'), ('{}',))
   heads.save(tmp_path / 'other.npz', other)
   given['model'] = f'clip:head={tmp_path / "other.npz"}'
-  assert program.main(['repair', *flags(alone, out, **given)]) == 2
+  assert (
+    program.main(['repair', *clip_case.repair_flags(alone, out, **given)]) == 2
+  )
   assert 'is a head of cat, dog, cow' in capsys.readouterr().err

@@ -14,7 +14,6 @@ from cmu_jax import networks
 from cmu_jax.core import errors
 from cmu_jax.networks import shipped, weights
 from cmu_jax.networks.families import dinov2
-from cmu_jax.networks.weights import matching
 
 TINY = {'patch': 5, 'width': 12, 'depth': 2, 'heads': 3, 'ratio': 2, 'side': 21}
 CONFIG = {
@@ -35,26 +34,16 @@ def _image(shape=SHAPE):
   return jnp.asarray(rng.standard_normal((2, *shape), np.float32))
 
 
-def _variables(model, shape=SHAPE):
-  shapes = jax.eval_shape(model.init, jax.random.key(0), _image(shape))
-  rng = np.random.default_rng(1)
-  draw = lambda s: jnp.asarray(rng.uniform(-0.4, 0.4, s.shape), jnp.float32)
-  return jax.tree.map(draw, shapes)
-
-
 @functools.cache
 def _arrays(prefix='', **options):
   """What HF would store, by its names; the model and its variables."""
   model = networks.make('dinov2', 4, SHAPE, **TINY, **options)
-  variables = _variables(model)
-  table = matching.torch_names(variables, dinov2.torch_name)
-  names = {
-    path: name if name.startswith('classifier') else prefix + name
-    for path, name in table.items()
+  variables = torch_twin.random_variables(model, _image())
+  arrays = torch_twin.state_dict(variables, dinov2.torch_name)
+  found = {
+    name if name.startswith('classifier') else prefix + name: array
+    for name, array in arrays.items()
   }
-  layout = matching.Layout(names, True)
-  blank = dict.fromkeys(names.values(), np.zeros((), np.float32))
-  found = weights.put_back(variables, blank, layout)
   found[f'{prefix}embeddings.mask_token'] = np.zeros((1, 12), np.float32)
   return model, variables, found
 
@@ -166,7 +155,7 @@ def test_names_with_and_without_the_prefix_of_classifiers(tmp_path, prefix):
 def test_features_are_class_token_and_mean_patch_and_parts_make_the_whole():
   model = networks.make('dinov2', 4, SHAPE, **TINY | {'depth': 1})
   image = _image()
-  variables = _variables(model)
+  variables = torch_twin.random_variables(model, _image())
 
   def parts(v, x):
     stem = model.stem(v, x)

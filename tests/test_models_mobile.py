@@ -5,24 +5,16 @@ import re
 
 import jax
 import numpy as np
-import optax
 import pytest
 import torch_twin
 from close import assert_close
 from jax import numpy as jnp
 
 from cmu_jax import networks
-from cmu_jax.core import errors
 from cmu_jax.core.types import Variables
 from cmu_jax.networks import conv, layers
 from cmu_jax.networks.families import mobilenet
 
-SIZES = (
-  ('mobilenet_v1', 1.0, 4_231_976),
-  ('mobilenet_v1', 0.25, 470_072),
-  ('mobilenet_v2', 1, 3_504_872),
-)
-FAMILIES = ('mobilenet_v1', 'mobilenet_v2')
 POINTWISE = functools.partial(
   layers.Conv,
   kernel_init=layers.kaiming_fan_out,
@@ -33,14 +25,6 @@ POINTWISE = functools.partial(
 def _images(*shape):
   rng = np.random.default_rng(2)
   return jnp.asarray(rng.standard_normal(shape, np.float32))
-
-
-@pytest.mark.parametrize('name,width,count', SIZES)
-def test_parameter_counts(name, width, count):
-  model = networks.make(name, 1000, (224, 224, 3), width=width)
-  image = jnp.zeros((1, 224, 224, 3))
-  variables = jax.eval_shape(model.init, jax.random.key(0), image)
-  assert networks.parameter_count(variables) == count
 
 
 def test_channels_are_multiples_of_eight_within_a_tenth():
@@ -54,7 +38,7 @@ def test_channels_are_multiples_of_eight_within_a_tenth():
 
 def _v1_twin():
   """MobileNetV1 at width 0.25 in plain PyTorch, with timm's names."""
-  nn = pytest.importorskip('torch').nn
+  nn = torch_twin.torch().nn
 
   def pair(name, number, convolution):
     norm = nn.BatchNorm2d(convolution.out_channels)
@@ -185,31 +169,10 @@ def test_derivatives_of_every_kind():
   params, tangent, image = _made_block()
   f = functools.partial(_separable, image=image)
 
-  def loss(params):
-    return jnp.mean(jnp.sin(f(params)))
-
-  def slope(params):
-    return jax.jvp(loss, (params,), (tangent,))[1]
-
-  def derivatives(params):
-    value, linear = jax.linearize(f, params)
-    pushed = linear(tangent)
-    stacked = jax.tree.map(lambda p, t: jnp.stack([p, t]), params, tangent)
-    transposed = jax.linear_transpose(linear, params)(pushed)[0]
-    gradient = jax.grad(lambda p: optax.tree.vdot(jax.grad(loss)(p), tangent))(
-      params
-    )
-    return {
-      'jvp': (pushed, jax.jvp(f, (params,), (tangent,))[1]),
-      'transpose': (optax.tree.vdot(transposed, tangent), jnp.sum(pushed**2)),
-      'vmap': (jax.vmap(f)(stacked)[0], value),
-      'grad of grad': (
-        optax.tree.vdot(gradient, tangent),
-        jax.jvp(slope, (params,), (tangent,))[1],
-      ),
-    }
-
-  for kind, (got, expected) in torch_twin.quick(derivatives, params).items():
+  pairs = torch_twin.quick(
+    lambda params: torch_twin.derivative_pairs(f, params, tangent), params
+  )
+  for kind, (got, expected) in pairs.items():
     assert float(jnp.abs(jnp.asarray(expected)).max()) > 0, kind
     assert_close(got, expected, 1e-3)
 
@@ -224,43 +187,3 @@ def test_gradient_inside_a_loop_is_no_grouped_convolution():
   loop = jax.jit(lambda p: jax.lax.fori_loop(0, 2, step, p)).lower(params)
   groups = re.findall(r'(?:batch|feature)_group_count = (\d+)', loop.as_text())
   assert groups and set(groups) == {'1'}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', FAMILIES)
-def test_first_layer_is_linear_and_half_precision_keeps_statistics(name):
-  options = {'width': 0.1, 'stem': 'cifar'}
-  model = networks.make(name, 3, (8, 8, 3), **options)
-  image = _images(2, 8, 8, 3)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), image[:1])
-  rng = np.random.default_rng(1)
-  theta = jax.tree.map(
-    lambda s: jnp.asarray(rng.uniform(0.2, 1, s.shape), jnp.float32), shapes
-  )
-  tau = jax.tree.map(jnp.sin, theta)
-  edited = jax.tree.map(lambda t, d: t - 1.5 * d, theta, tau)
-  stem = jax.jit(model.stem)
-  assert stem(theta, image).shape == (2, 8, 8, 8)
-  assert_close(
-    stem(edited, image), stem(theta, image) - 1.5 * stem(tau, image), 1e-4
-  )
-  half = networks.make(name, 3, (8, 8, 3), dtype='bfloat16', **options)
-  assert jax.eval_shape(half.stem, theta, image).dtype == jnp.bfloat16
-  logits, stats = jax.eval_shape(half.update, theta, image)
-  assert logits.dtype == jnp.float32
-  assert jax.tree.structure(stats) == jax.tree.structure(theta.batch_stats)
-  assert {leaf.dtype for leaf in jax.tree.leaves(stats)} == {jnp.dtype('f4')}
-
-
-@pytest.mark.parametrize(
-  'name,options,words',
-  (
-    ('mobilenet_v1', {'stem': 'cifra'}, "did you mean 'cifar'"),
-    ('mobilenet_v2', {'width': 0}, 'mobilenet_v2: width 0 is not positive'),
-    ('mobilenet_v2', {'depth': 3}, 'unknown option of model'),
-  ),
-)
-def test_mistakes_are_named_in_one_line(name, options, words):
-  with pytest.raises(errors.UserError, match=words) as caught:
-    networks.make(name, 10, (32, 32, 3), **options)
-  assert '\n' not in str(caught.value)

@@ -7,25 +7,15 @@ import numpy as np
 import optax
 import pytest
 import torch_nets
+import torch_twin
 from close import assert_close
 from jax import numpy as jnp
 
 from cmu_jax import networks
-from cmu_jax.core import errors
 from cmu_jax.core.types import Variables
 from cmu_jax.networks import classifier, conv, layers, weights
 from cmu_jax.networks.families import densenet, resnet, vgg, wrn
 
-SIZES = (
-  ('resnet34', 10, 32, {}, 21_282_122),
-  ('resnet50', 1000, 64, {'stem': 'imagenet'}, 25_557_032),
-  ('wrn', 10, 32, {}, 36_479_194),
-  ('wrn_corrective', 100, 32, {}, 36_547_940),
-  ('vgg19', 1000, 224, {}, 143_667_240),
-  ('vgg19_bn', 1000, 224, {}, 143_678_248),
-  ('vgg19_bn', 10, 32, {'hidden': 0}, 20_040_522),
-  ('densenet121', 1000, 224, {'stem': 'imagenet'}, 7_978_856),
-)
 CLASSES = 5
 PLAIN = functools.partial(layers.Conv, convolve=conv.convolve_canonical)
 BIASED = functools.partial(PLAIN, bias_init=jax.nn.initializers.zeros)
@@ -108,25 +98,6 @@ def _state_dict(net, seed):
   }
 
 
-def _compiled(function, *args):
-  """Compiles for a quick start rather than for speed."""
-  lowered = jax.jit(function).lower(*args)
-  return lowered.compile({'xla_backend_optimization_level': 0})
-
-
-def _quick(function, *args):
-  return _compiled(function, *args)(*args)
-
-
-@pytest.mark.parametrize('name,classes,side,options,count', SIZES)
-def test_parameter_counts(name, classes, side, options, count):
-  model = networks.make(name, classes, (side, side, 3), **options)
-  image = jnp.zeros((1, side, side, 3))
-  variables = jax.eval_shape(model.init, jax.random.key(0), image)
-  assert networks.parameter_count(variables) == count
-  assert set(variables.params) == {'body', 'head'}
-
-
 @pytest.mark.parametrize(
   'name',
   [
@@ -135,7 +106,7 @@ def test_parameter_counts(name, classes, side, options, count):
   ],
 )
 def test_logits_are_those_of_pytorch(name):
-  torch = torch_nets.torch()
+  torch = torch_twin.torch()
   model, template, image = _made(name)
   net = torch_nets.NETS[name](CLASSES).eval()
   arrays = _state_dict(net, 5)
@@ -152,7 +123,7 @@ def test_logits_are_those_of_pytorch(name):
     pixels = torch.tensor(np.asarray(image)).permute(0, 3, 1, 2)
     expected = net(pixels).numpy()
   assert expected.std(0).min() > 1e-3 * np.abs(expected).max()
-  assert_close(_quick(split, variables, image), expected, 3e-5)
+  assert_close(torch_twin.quick(split, variables, image), expected, 3e-5)
 
 
 def _loss(model, image, params, stats):
@@ -180,7 +151,9 @@ def test_gradients_are_those_of_differences(name):
   model, template, image = _made(name, more=0)
   params, stats = _variables(template, 6)
   loss = functools.partial(_loss, model, image)
-  step = _compiled(jax.value_and_grad(loss, has_aux=True), params, stats)
+  step = torch_twin.compile_quickly(
+    jax.value_and_grad(loss, has_aux=True), params, stats
+  )
   (_, moved), gradient = step(params, stats)
   square = _inner(gradient, gradient)
 
@@ -212,43 +185,10 @@ def test_second_derivatives(name):
     forward = jax.jvp(slope, (params,), (tangent,))
     return forward, jax.jvp(jax.grad(loss), (params,), (tangent,))
 
-  (slope, second), (gradient, product) = _quick(derivatives, params)
+  (slope, second), (gradient, product) = torch_twin.quick(derivatives, params)
   assert_close(_inner(gradient, tangent), slope, 1e-4)
   assert_close(_inner(product, tangent), second, 1e-3)
   assert abs(slope) > 1e-3 and abs(second) > 1e-5
-
-
-@pytest.mark.parametrize(
-  'call,words',
-  (
-    (lambda: networks.make('wrn', 10, (32, 32, 3), depth=27), 'wrn: depth 27'),
-    (
-      lambda: networks.make('wrn_corrective', 10, (32, 32, 3), width=0),
-      'wrn_corrective: width 0 must',
-    ),
-    (lambda: networks.make('vgg19', 10, (28, 28, 3)), '28x28 are too small'),
-    (
-      lambda: networks.make('vgg19_bn', 10, (32, 32, 3), hidden=-1),
-      'hidden -1',
-    ),
-    (
-      lambda: networks.make('densenet121', 10, (28, 28, 3), stem='imagenet'),
-      'resize to 29x29 or more',
-    ),
-    (
-      lambda: networks.make('densenet121', 10, (32, 32, 3), stem='imagnet'),
-      "did you mean 'imagenet'",
-    ),
-    (
-      lambda: networks.make('resnet50', 10, (32, 32, 3), stem='cifra'),
-      "stem of model resnet50 'cifra': did you mean 'cifar'",
-    ),
-  ),
-)
-def test_mistakes_are_named_in_one_line(call, words):
-  with pytest.raises(errors.UserError, match=words) as caught:
-    call()
-  assert '\n' not in str(caught.value)
 
 
 @pytest.mark.parametrize('length,size', ((1, 7), (3, 7), (10, 7), (14, 7)))
@@ -272,7 +212,7 @@ def _initial(name, chosen, **options):
     params = model.init(key, image).params
     return [functools.reduce(dict.get, p.split('/'), params) for p in chosen]
 
-  return _quick(some, jax.random.key(0))
+  return torch_twin.quick(some, jax.random.key(0))
 
 
 def test_initial_values_are_those_of_pytorch():

@@ -6,41 +6,32 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+import torch_twin
 from jax import numpy as jnp
 
 from cmu_jax import networks
 from cmu_jax.core import errors
 from cmu_jax.networks import shipped, weights
 from cmu_jax.networks.shipped import user_data
-from cmu_jax.networks.weights import matching
 
 SAID = dict.fromkeys(user_data.SIDE_FIELDS) | {'mean': (0.5,), 'std': (0.5,)}
 
 
-def _stored(path, stem):
+def _ship(path, stem):
   """A narrow ResNet-18 under PyTorch's names, all zero."""
   model = networks.make('resnet18', 3, (16, 16, 3), width=2, stem=stem)
-  template = jax.eval_shape(
+  shapes = jax.eval_shape(
     model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3))
   )
-  zero = jax.tree.map(lambda x: jnp.zeros(x.shape), template)
-  table = matching.torch_names(
-    template, networks.REGISTRY['resnet18'].torch_name
-  )
-  leaves = zip(table.items(), jax.tree.leaves(zero), strict=True)
-  arrays = {name: np.zeros(_shape(p, x.shape)) for (p, name), x in leaves}
+  zero = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
+  torch_name = networks.REGISTRY['resnet18'].torch_name
+  arrays = torch_twin.state_dict(zero, torch_name)
   weights.write(path, weights.StoredWeights(arrays, {}, '.npz'))
-
-
-def _shape(path, shape):
-  if path.endswith('kernel'):
-    return tuple(shape[i] for i in ((3, 2, 0, 1) if len(shape) > 2 else (1, 0)))
-  return shape
 
 
 @pytest.mark.parametrize('stem', ('cifar', 'imagenet'))
 def test_the_stem_is_read_off_the_weights(tmp_path, stem):
-  _stored(tmp_path / 'w.npz', stem)
+  _ship(tmp_path / 'w.npz', stem)
   PIL.Image.new('RGB', (16, 16)).save(tmp_path / 'a.png')
   place = str(tmp_path / 'w.npz'), 'resnet18:width=2', str(tmp_path)
   found = shipped.load(*place, SAID)

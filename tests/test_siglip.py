@@ -3,7 +3,7 @@
 import functools
 import json
 
-import jax
+import clip_case
 import numpy as np
 import PIL.Image
 import pytest
@@ -50,25 +50,18 @@ CONFIG = {
 NAMES = ('cat', 'dog', 'owl')
 
 
-@functools.cache
 def _variables():
-  leaves, structure = jax.tree.flatten(clip.variable_shapes(SIZES))
-  rng = np.random.default_rng(3)
-  draw = lambda x: jnp.asarray(rng.uniform(-0.3, 0.3, x.shape), jnp.float32)
-  return jax.tree.unflatten(structure, [draw(x) for x in leaves])
+  return clip_case.variables(SIZES)
 
 
 @functools.cache
 def _arrays():
-  return clip.export(_variables())[0].arrays
+  return clip_case.stored('hf', _variables())
 
 
-def _ship(folder, arrays=None, config=CONFIG):
-  path = folder / 'model.safetensors'
-  found = _arrays() if arrays is None else arrays
-  weights.write(path, weights.StoredWeights(dict(found), {}, '.safetensors'))
-  (folder / 'config.json').write_text(json.dumps(config))
-  return path
+def _ship(folder, arrays=None):
+  arrays = _arrays() if arrays is None else arrays
+  return clip_case.ship(folder, arrays, config=CONFIG)
 
 
 def _ids(classes=3, sentences=2):
@@ -99,10 +92,7 @@ def test_weights_load_under_their_names_and_go_back(tmp_path):
     'vision_model.head.attention.in_proj_weight',
     'vision_model.head.probe',
   } <= set(_arrays())
-  for a, b in zip(
-    jax.tree.leaves(found.variables), jax.tree.leaves(_variables()), strict=True
-  ):
-    assert np.array_equal(a, b)
+  clip_case.assert_equal(found.variables, _variables())
   back = weights.put_back(found.variables, found.stored.arrays, found.layout)
   for name, array in _arrays().items():
     assert np.array_equal(back[name], array)
@@ -165,15 +155,7 @@ def test_towers_are_those_of_transformers(tmp_path):
       input_ids=torch.tensor(ids),
     )
   assert found.sizes == SIZES
-  ours = clip.bind(found.sizes)
-  compare = jax.jit(
-    lambda v, x, t: (ours.image(v, x), ours.text(v, t), ours.logits(v, x, t))
-  )
-  seen, said, logits = compare(found.variables, image, jnp.asarray(ids))
-  unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
-  assert np.abs(unit(seen) - theirs.image_embeds.numpy()).max() <= 1e-5
-  assert np.abs(unit(said) - theirs.text_embeds.numpy()).max() <= 1e-5
-  assert np.abs(logits - theirs.logits_per_image.numpy()).max() <= 1e-5
+  clip_case.assert_parity(found, image, ids, theirs, 1e-5)
 
 
 def test_a_head_of_ids_ranks_classes_as_the_towers_do():
@@ -217,21 +199,9 @@ def test_repair_of_a_siglip_with_a_head_of_its_own(tmp_path, capsys):
     jnp.asarray(rng.standard_normal((24, 3)), jnp.float32), NAMES, ('{}',)
   )
   heads.save(tmp_path / 'head.npz', head)
-  for name in NAMES:
-    (tmp_path / 'bad' / name).mkdir(parents=True)
-    for i in range(4):
-      pixels = rng.integers(0, 256, (20, 19 + i, 3), np.uint8)
-      PIL.Image.fromarray(pixels).save(tmp_path / 'bad' / name / f'{i}.png')
-  flags = {
-    'weights': path,
-    'model': f'siglip:head={tmp_path / "head.npz"}',
-    'proxy': tmp_path / 'bad',
-    'kind': 'label_noise',
-    'out': tmp_path / 'out',
-    'rule': 'published',
-    'steps': 4,
-  }
-  words = [f'--{k}={v}' for k, v in flags.items()]
+  clip_case.ship_pictures(tmp_path / 'bad', NAMES)
+  model = f'siglip:head={tmp_path / "head.npz"}'
+  words = clip_case.repair_flags(path, tmp_path / 'out', model=model)
   assert program.main(['repair', *words]) == 0, capsys.readouterr().err
   again = clip.load(tmp_path / 'out' / 'repaired.safetensors', 'siglip')
   assert again.sizes == SIZES

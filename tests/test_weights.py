@@ -9,6 +9,7 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+import torch_twin
 from jax import numpy as jnp
 from safetensors import numpy as safe_numpy
 
@@ -42,21 +43,8 @@ def variables():
 @pytest.fixture(scope='module')
 def stored(variables):
   """The same as a PyTorch state dict, with counters."""
-  table = matching.torch_names(template(), FAMILY.torch_name)
-  arrays = {
-    name: np.zeros(_torch_shape(path, leaf.shape), np.float32)
-    for (path, name), leaf in zip(
-      table.items(), jax.tree.leaves(variables), strict=True
-    )
-  }
-  arrays = weights.put_back(variables, arrays, matching.Layout(table, True))
+  arrays = torch_twin.state_dict(variables, FAMILY.torch_name)
   return {**arrays, 'bn1.num_batches_tracked': np.int64(7)}
-
-
-def _torch_shape(path, shape):
-  if path.endswith('kernel') and len(shape) == 4:
-    return (shape[3], shape[2], shape[0], shape[1])
-  return shape[::-1] if path.endswith('kernel') else shape
 
 
 def fitted(arrays, torch_name=FAMILY.torch_name):
@@ -71,16 +59,10 @@ def same(a, b):
 
 
 @pytest.mark.parametrize('depth,blocks', ((20, 3), (32, 5), (44, 7), (56, 9)))
-def test_depth_is_6n_plus_2_and_sizes_are_those_of_the_paper(depth, blocks):
-  # 0.27, 0.46, 0.66 and 0.85 million, table 6 of arXiv 1512.03385.
-  made = networks.make(f'resnet{depth}', 10, (32, 32, 3))
-  shapes = template(made)
+def test_depth_is_6n_plus_2(depth, blocks):
+  shapes = template(networks.make(f'resnet{depth}', 10, (32, 32, 3)))
   kernels = [x for x in jax.tree.leaves(shapes.params) if x.ndim > 1]
   assert len(kernels) == depth == 6 * blocks + 2
-  million = {20: 0.27, 32: 0.46, 44: 0.66, 56: 0.85}[depth]
-  assert networks.parameter_count(shapes) / 1e6 == pytest.approx(
-    million, abs=6e-3
-  )
 
 
 @pytest.mark.parametrize('suffix', SUFFIXES)
@@ -264,3 +246,49 @@ def test_the_classes_are_counted_off_the_files_of_every_family(name):
     f'module.{head}.weight': np.zeros((7, 4), np.float32),
   }
   assert matching.count_classes(arrays, known) == 7
+
+
+def _sharded(folder):
+  parts = {'a.safetensors': {'x': np.ones(3, np.float32)}}
+  parts['b.safetensors'] = {'y': np.zeros((2, 2), np.float32)}
+  for name, arrays in parts.items():
+    safe_numpy.save_file(arrays, folder / name)
+  table = {n: file for file, arrays in parts.items() for n in arrays}
+  index = folder / 'model.safetensors.index.json'
+  index.write_text(json.dumps({'metadata': {}, 'weight_map': table}))
+  return index
+
+
+def test_weights_in_several_files_are_read_by_their_index(tmp_path):
+  found = weights.read(_sharded(tmp_path))
+  assert found.suffix == '.safetensors'
+  assert {n: x.shape for n, x in found.arrays.items()} == {
+    'x': (3,),
+    'y': (2, 2),
+  }
+  with pytest.raises(errors.UserError, match=r'several files, give .*index'):
+    weights.read(tmp_path / 'model.safetensors')
+
+
+@pytest.mark.parametrize(
+  'change,words',
+  (
+    (lambda p: (p.parent / 'b.safetensors').unlink(), 'b.safetensors, which'),
+    (lambda p: p.write_text('{"weight_map": {}}'), 'has no weight_map'),
+    (lambda p: p.write_text('[]'), 'has no weight_map'),
+    (
+      lambda p: p.write_text('{"weight_map": {"z": "a.safetensors"}}'),
+      "names 'z', which its files do not hold",
+    ),
+    (
+      lambda p: (p.parent / 'a.safetensors').write_bytes(b'cut'),
+      'not a whole safetensors file',
+    ),
+  ),
+)
+def test_a_broken_index_is_one_line(tmp_path, change, words):
+  index = _sharded(tmp_path)
+  change(index)
+  with pytest.raises(errors.UserError, match=words) as caught:
+    weights.read(index)
+  assert '\n' not in str(caught.value)

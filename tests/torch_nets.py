@@ -1,39 +1,11 @@
 """Small PyTorch networks of the wide families; skips where PyTorch is not."""
 
-import importlib
-import warnings
-
-import pytest
-
-
-def torch():
-  """PyTorch, or a skipped test."""
-  return pytest.importorskip('torch', reason='PyTorch is not installed')
-
-
-def _vision():
-  """torchvision's models, or a skipped test.
-
-  Where its compiled operators do not fit this PyTorch its import misses two of
-  them, by name alone: the networks need none.
-  """
-  library = torch().library
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    try:
-      return importlib.import_module('torchvision.models')
-    except ImportError:
-      pytest.skip('torchvision is not installed')
-    except RuntimeError:
-      for name in ('nms', 'qnms'):
-        arguments = '(Tensor dets, Tensor scores, float threshold) -> Tensor'
-        library.define(f'torchvision::{name}', arguments)
-    return importlib.import_module('torchvision.models')
+from torch_twin import torch, torchvision
 
 
 def _resnet(block, sizes, cifar, classes):
   """Two stages: what torchvision cannot leave out becomes the identity."""
-  nn, vision = torch().nn, _vision()
+  nn, vision = torch().nn, torchvision().models
   with torch().device('meta'):
     kind = getattr(vision.resnet, block)
     net = vision.ResNet(kind, [*sizes, 1, 1])
@@ -47,7 +19,7 @@ def _resnet(block, sizes, cifar, classes):
 
 def _vgg(batch_norm, classes):
   """A width of 4 and hidden layers of 20."""
-  nn, vision = torch().nn, _vision()
+  nn, vision = torch().nn, torchvision().models
   full = vision.vgg.cfgs['E']
   plan = [size if size == 'M' else size // 16 for size in full]
   with torch().device('meta'):
@@ -60,7 +32,7 @@ def _vgg(batch_norm, classes):
 
 
 def _densenet(classes):
-  vision = _vision()
+  vision = torchvision().models
   with torch().device('meta'):
     return vision.DenseNet(4, (2, 3), 8, num_classes=classes)
 

@@ -66,10 +66,12 @@ REGISTRY: dict[str, Family] = {
     for depth in (18, 34, 50)
   },
   'wrn': Family(
-    wrn.wrn, wrn.torch_name, functools.partial(wrn.layer_modules, False)
+    wrn.factory(False),
+    wrn.torch_name,
+    functools.partial(wrn.layer_modules, False),
   ),
   'wrn_corrective': Family(
-    wrn.wrn_corrective,
+    wrn.factory(True),
     wrn.torch_name_corrective,
     functools.partial(wrn.layer_modules, True),
   ),

@@ -147,6 +147,15 @@ class Conv(nn.Module):
     return y + bias.astype(self.dtype)[None, None, None, :]
 
 
+def convolution(
+  dtype: str, convolve: Callable, **options: Any
+) -> Callable[..., Conv]:
+  """A factory of convolutions with common options."""
+  return functools.partial(
+    Conv, dtype=jnp.dtype(dtype), convolve=convolve, **options
+  )
+
+
 class BatchNorm(nn.Module):
   """Batch normalisation over n, h and w (arXiv 1502.03167), in float32.
 

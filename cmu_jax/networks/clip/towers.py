@@ -71,26 +71,6 @@ class VisionEmbeddings(SizedModule):
     return x + self.position_embedding(jnp.arange(x.shape[1]))[None]
 
 
-class VisionModel(SizedModule):
-  """CLIP's image tower up to the normalised class token."""
-
-  def setup(self) -> None:
-    self.embeddings = VisionEmbeddings(self.sizes, self.dtype)
-    self.pre_layrnorm = blocks.layer_norm(self.sizes.vision)
-    self.encoder = blocks.Encoder(self.sizes.vision, False, self.dtype)
-    self.post_layernorm = blocks.layer_norm(self.sizes.vision)
-
-  def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n t d']:
-    """The projected patches, linear in the parameters."""
-    return self.embeddings.patches(image)
-
-  def trunk(self, x: Float[Array, 'n t d']) -> Float[Array, 'n d']:
-    """Computes the class token from the patches."""
-    # Only the class token is normalised: the patches' outputs are not read.
-    x = self.encoder(self.pre_layrnorm(self.embeddings(x)))
-    return self.post_layernorm(x[:, 0])
-
-
 class Probe(nn.Module):
   """Attention of one learned query to all tokens.
 
@@ -142,23 +122,31 @@ class Pooling(nn.Module):
     return (y + self.mlp(self.layernorm(y)))[:, 0].astype(jnp.float32)
 
 
-class SiglipVisionModel(SizedModule):
-  """SigLIP's image tower up to the embedding."""
+class VisionModel(SizedModule):
+  """The image tower: CLIP's normalised class token, or SigLIP's embedding."""
 
   def setup(self) -> None:
+    tower = self.sizes.vision
     self.embeddings = VisionEmbeddings(self.sizes, self.dtype)
-    self.encoder = blocks.Encoder(self.sizes.vision, False, self.dtype)
-    self.post_layernorm = blocks.layer_norm(self.sizes.vision)
-    self.head = Pooling(self.sizes.vision, self.dtype)
+    self.encoder = blocks.Encoder(tower, False, self.dtype)
+    self.post_layernorm = blocks.layer_norm(tower)
+    if self.sizes.kind == 'clip':
+      self.pre_layrnorm = blocks.layer_norm(tower)
+    else:
+      self.head = Pooling(tower, self.dtype)
 
   def stem(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n t d']:
     """The projected patches, linear in the parameters."""
     return self.embeddings.patches(image)
 
   def trunk(self, x: Float[Array, 'n t d']) -> Float[Array, 'n d']:
-    """Computes the embedding from the patches."""
-    # The probe attends to all tokens, so that all are normalised.
-    return self.head(self.post_layernorm(self.encoder(self.embeddings(x))))
+    """Computes the tower's output from the patches."""
+    x = self.embeddings(x)
+    if self.sizes.kind == 'siglip':
+      # The probe attends to all tokens, so that all are normalised.
+      return self.head(self.post_layernorm(self.encoder(x)))
+    # Only the class token is normalised: the patches' outputs are not read.
+    return self.post_layernorm(self.encoder(self.pre_layrnorm(x))[:, 0])
 
 
 class TextEmbeddings(SizedModule):
@@ -238,7 +226,7 @@ class Siglip(SizedModule):
   """Both towers, the temperature and its bias; methods as in `Clip`."""
 
   def setup(self) -> None:
-    self.vision_model = SiglipVisionModel(self.sizes, self.dtype)
+    self.vision_model = VisionModel(self.sizes, self.dtype)
     self.text_model = TextModel(self.sizes, self.dtype)
     constant = nn.initializers.constant
     self.logit_scale = self.param('logit_scale', constant(_SIGLIP_SCALE), (1,))

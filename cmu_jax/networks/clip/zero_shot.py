@@ -16,12 +16,6 @@ from cmu_jax.networks.clip.architecture import Sizes
 
 # The parts of a CLIP that its classifier keeps.
 IMAGE_PARTS = ('vision_model', 'visual_projection')
-_VISION_MODELS: dict[str, Any] = {
-  'clip': towers.VisionModel,
-  'siglip': towers.SiglipVisionModel,
-}
-
-
 # Resizing inside JAX is not the same bit for bit: Pillow's bicubic filter
 # antialiases and rounds to whole pixel values.
 _BICUBIC = PIL.Image.Resampling.BICUBIC
@@ -102,8 +96,7 @@ class ZeroShot(nn.Module):
   dtype: Any
 
   def setup(self) -> None:
-    tower = _VISION_MODELS[self.sizes.kind]
-    self.vision_model = tower(self.sizes, self.dtype)
+    self.vision_model = towers.VisionModel(self.sizes, self.dtype)
     if self.sizes.kind == 'clip':
       self.visual_projection = towers.projection(
         self.sizes.embed, self.sizes.vision.width

@@ -1,6 +1,5 @@
 """DenseNet-121 (arXiv 1608.06993) as torchvision builds it."""
 
-import functools
 import re
 from collections.abc import Callable
 
@@ -25,7 +24,6 @@ class Layer(nn.Module):
 
   Attributes:
     growth: output channels.
-    layer: makes a convolution, see `layers.Conv`.
   """
 
   growth: int
@@ -49,7 +47,6 @@ class Transition(nn.Module):
 
   Attributes:
     features: output channels.
-    layer: makes a convolution, see `layers.Conv`.
   """
 
   features: int
@@ -71,7 +68,6 @@ class Body(layers.StemTrunk):
     width: channels of the stem.
     growth: channels that each layer adds.
     stem_kind: 'cifar' (3x3) or 'imagenet' (7x7 with stride 2, max-pooling).
-    layer: makes a convolution, see `layers.Conv`.
   """
 
   block_layers: tuple[int, ...]
@@ -155,12 +151,7 @@ def densenet121(
     f'densenet121: images of {height}x{breadth} are too small for the stem '
     f"'{stem}'; resize to {least}x{least} or more",
   )
-  layer = functools.partial(
-    layers.Conv,
-    kernel_init=layers.kaiming_fan_in,
-    dtype=jnp.dtype(dtype),
-    convolve=convolve,
-  )
+  layer = layers.convolution(dtype, convolve, kernel_init=layers.kaiming_fan_in)
   body = Body(_BLOCK_LAYERS, width, growth, stem, layer)
   return classifier.Classifier(body, num_classes, dense=layers.dense_zero_bias)
 

@@ -59,7 +59,6 @@ class BlockV1(nn.Module):
   Attributes:
     features: output channels.
     stride: of the depthwise convolution.
-    layer: makes a convolution, see `layers.Conv`.
   """
 
   features: int
@@ -86,7 +85,6 @@ class BlockV2(nn.Module):
     features: output channels.
     stride: of the depthwise convolution.
     expansion: factor on the input channels; 1 leaves out the 1x1 expansion.
-    layer: makes a convolution, see `layers.Conv`.
   """
 
   features: int
@@ -117,7 +115,6 @@ class Body(layers.StemTrunk):
     version: 1 or 2.
     width: factor on the number of channels.
     stride: of the first convolution.
-    layer: makes a convolution, see `layers.Conv`.
   """
 
   version: int
@@ -207,11 +204,8 @@ def factory(version: int) -> Callable[..., classifier.Classifier]:
     errors.check(
       width > 0, f'{name}: width {width} is not positive; use for example 0.5'
     )
-    layer = functools.partial(
-      layers.Conv,
-      kernel_init=layers.kaiming_fan_out,
-      dtype=jnp.dtype(dtype),
-      convolve=convolve,
+    layer = layers.convolution(
+      dtype, convolve, kernel_init=layers.kaiming_fan_out
     )
     body = Body(version, width, _STEMS[stem], layer)
     return classifier.Classifier(body, num_classes)

@@ -6,7 +6,6 @@ of a bottleneck block is that of its 3x3 convolution. ResNet-20, -32, -44 and
 6 n + 2, and shortcuts without parameters (option A).
 """
 
-import functools
 from collections.abc import Callable
 
 from flax import linen as nn
@@ -35,7 +34,6 @@ class Block(nn.Module):
     bottleneck: True for the bottleneck.
     shortcut_kind: 'identity', 'projection' (a 1x1 convolution with BatchNorm),
       or 'padding' (every stride-th pixel, channels padded with zeros).
-    layer: makes a convolution, see `layers.Conv`.
     norm: 'batch', or 'none' for no BatchNorm.
     halve: True to halve the sum of the two branches.
   """
@@ -85,7 +83,6 @@ class Body(layers.StemTrunk):
     stage_blocks: number of blocks of each stage.
     width: channels of the stem and of the first stage; each stage doubles them.
     stem_kind: 'cifar' (3x3) or 'imagenet' (7x7 with stride 2, max-pooling).
-    layer: makes a convolution, see `layers.Conv`.
     bottleneck: True for bottleneck blocks.
     pad_shortcuts: True for shortcuts without parameters.
     norm: 'batch', or 'none' for no BatchNorm.
@@ -140,15 +137,6 @@ class Body(layers.StemTrunk):
     return jnp.mean(x, (1, 2), dtype=jnp.float32)
 
 
-def _convolution(dtype: str, convolve: Callable) -> Callable[..., layers.Conv]:
-  return functools.partial(
-    layers.Conv,
-    kernel_init=layers.kaiming_fan_out,
-    dtype=jnp.dtype(dtype),
-    convolve=convolve,
-  )
-
-
 def factory(depth: int) -> Callable[..., classifier.Classifier]:
   """The factory of one of torchvision's depths.
 
@@ -191,7 +179,7 @@ def factory(depth: int) -> Callable[..., classifier.Classifier]:
       _STAGE_BLOCKS[depth],
       width,
       stem,
-      _convolution(dtype, convolve),
+      layers.convolution(dtype, convolve, kernel_init=layers.kaiming_fan_out),
       bottleneck=depth in _BOTTLENECK,
       norm=norm,
       halve_projections=halve_projections,
@@ -223,7 +211,9 @@ def cifar_factory(depth: int) -> Callable[..., classifier.Classifier]:
       width >= 2 and width % 2 == 0,
       f'resnet{depth}: width {width} must be even, for the padded shortcut',
     )
-    layer = _convolution(dtype, convolve)
+    layer = layers.convolution(
+      dtype, convolve, kernel_init=layers.kaiming_fan_out
+    )
     stages = ((depth - 2) // 6,) * 3
     body = Body(stages, width, 'cifar', layer, pad_shortcuts=True)
     return classifier.Classifier(body, num_classes)

@@ -1,6 +1,5 @@
 """ResNet-9 of the corrective unlearning benchmark (arXiv 2402.14015)."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,6 @@ class Block(nn.Module):
 
   Attributes:
     features: output channels.
-    layer: makes a convolution, see `layers.Conv`.
     size, stride, padding: see `layers.Conv`.
   """
 
@@ -57,7 +55,6 @@ class Body(nn.Module):
 
   Attributes:
     width: channels of the first convolution.
-    layer: makes a convolution, see `layers.Conv`.
   """
 
   width: int
@@ -117,9 +114,7 @@ def resnet9(
     f'resnet9: images of {height}x{breadth} are too small; resize to '
     f"{_SMALLEST}x{_SMALLEST} or more, or choose model 'convnet'",
   )
-  layer = functools.partial(
-    layers.Conv, dtype=jnp.dtype(dtype), convolve=convolve
-  )
+  layer = layers.convolution(dtype, convolve)
   body = Body(width, layer)
   return classifier.Classifier(body, num_classes, head_bias=False)
 

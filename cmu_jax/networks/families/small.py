@@ -1,6 +1,5 @@
 """Small networks: fully connected (FC1 of CUTS) and a strided ConvNet."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +47,6 @@ class ConvBody(layers.StemTrunk):
 
   Attributes:
     channels: output channels of the three convolutions.
-    layer: makes a convolution, see `layers.Conv`.
     norm: 'batch', or 'none' for no BatchNorm.
   """
 
@@ -123,9 +121,7 @@ def convnet(
   del image_shape
   if norm not in layers.NORMS:
     raise errors.unknown_name('norm of model convnet', norm, layers.NORMS)
-  layer = functools.partial(
-    layers.Conv, dtype=jnp.dtype(dtype), convolve=convolve
-  )
+  layer = layers.convolution(dtype, convolve)
   body = ConvBody((16 * width, 32 * width, 64 * width), layer, norm)
   return classifier.Classifier(body, num_classes)
 

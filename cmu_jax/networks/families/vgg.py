@@ -36,7 +36,6 @@ class Body(layers.StemTrunk):
     batch_norm: True for BatchNorm after every convolution.
     hidden: width of the two linear layers; 0 for the mean over the image in
       their place.
-    layer: makes a convolution, see `layers.Conv`.
     dtype: of the linear layers.
   """
 
@@ -151,12 +150,11 @@ def factory(batch_norm: bool) -> Callable[..., classifier.Classifier]:
       f"{_SMALLEST}x{_SMALLEST} or more, or choose model 'resnet18'",
     )
     errors.check(hidden >= 0, f'vgg19: hidden {hidden} must be 0 or more')
-    layer = functools.partial(
-      layers.Conv,
+    layer = layers.convolution(
+      dtype,
+      convolve,
       kernel_init=layers.kaiming_fan_out,
       bias_init=nn.initializers.zeros,
-      dtype=jnp.dtype(dtype),
-      convolve=convolve,
     )
     body = Body(width, batch_norm, hidden, layer, jnp.dtype(dtype))
     return classifier.Classifier(body, num_classes, dense=_dense)

@@ -11,7 +11,6 @@ differs from the published network in that
 * nothing is between the last block and the mean.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +32,6 @@ class Block(nn.Module):
     stride: of the block.
     project: True where the shortcut is a 1x1 convolution.
     corrective: True for the benchmark's variant.
-    layer: makes a convolution, see `layers.Conv`.
   """
 
   features: int
@@ -72,7 +70,6 @@ class Body(layers.StemTrunk):
     blocks_per_stage: number of blocks.
     width: factor on the 16, 32 and 64 channels of the stages.
     corrective: True for the benchmark's variant.
-    layer: makes a convolution, see `layers.Conv`.
   """
 
   blocks_per_stage: int
@@ -112,60 +109,41 @@ class Body(layers.StemTrunk):
     return jnp.mean(x, (1, 2), dtype=jnp.float32)
 
 
-def wrn(
-  num_classes: int,
-  image_shape: tuple[int, int, int],
-  *,
-  depth: int = 28,
-  width: int = 10,
-  dtype: str = 'float32',
-  convolve: Callable = conv.convolve,
-) -> classifier.Classifier:
-  """The published Wide ResNet, arXiv 1605.07146, without dropout.
+def factory(corrective: bool) -> Callable[..., classifier.Classifier]:
+  """The factory of Wide ResNets, without dropout.
 
-  WRN-28-10 has 36,479,194 parameters for RGB images and 10 classes, and
-  36,536,884 with 100 classes.
+  Its options are `depth`, 6 m + 4 where a stage has m blocks, and `width`, a
+  factor on the 16, 32 and 64 channels of the stages.
 
   Args:
-    num_classes, image_shape, dtype, convolve: see `families`.
-    depth: 6 m + 4, where a stage has m blocks.
-    width: factor on the 16, 32 and 64 channels of the stages.
+    corrective: True for the benchmark's variant, arXiv 2402.14015. WRN-28-10
+      has 36,547,940 parameters with it for RGB images and 100 classes, and
+      36,536,884 without; with 10 classes 36,479,194 without.
   """
-  del image_shape
-  layer = functools.partial(
-    layers.Conv,
-    kernel_init=layers.kaiming_fan_out,
-    dtype=jnp.dtype(dtype),
-    convolve=convolve,
+  name = 'wrn_corrective' if corrective else 'wrn'
+  options: dict[str, Any] = (
+    {'bias_init': nn.initializers.zeros}
+    if corrective
+    else {'kernel_init': layers.kaiming_fan_out}
   )
-  body = Body(_blocks_per_stage('wrn', depth, width), width, False, layer)
-  return classifier.Classifier(body, num_classes, dense=layers.dense_zero_bias)
 
+  def make(
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    *,
+    depth: int = 28,
+    width: int = 10,
+    dtype: str = 'float32',
+    convolve: Callable = conv.convolve,
+  ) -> classifier.Classifier:
+    del image_shape
+    layer = layers.convolution(dtype, convolve, **options)
+    body = Body(_blocks_per_stage(name, depth, width), width, corrective, layer)
+    return classifier.Classifier(
+      body, num_classes, dense=layers.dense_zero_bias
+    )
 
-def wrn_corrective(
-  num_classes: int,
-  image_shape: tuple[int, int, int],
-  *,
-  depth: int = 28,
-  width: int = 10,
-  dtype: str = 'float32',
-  convolve: Callable = conv.convolve,
-) -> classifier.Classifier:
-  """The Wide ResNet of the corrective unlearning benchmark, arXiv 2402.14015.
-
-  WRN-28-10 has 36,547,940 parameters for RGB images and 100 classes. Arguments
-  and errors are those of `wrn`; the head of this file lists the differences.
-  """
-  del image_shape
-  layer = functools.partial(
-    layers.Conv,
-    bias_init=nn.initializers.zeros,
-    dtype=jnp.dtype(dtype),
-    convolve=convolve,
-  )
-  blocks = _blocks_per_stage('wrn_corrective', depth, width)
-  body = Body(blocks, width, True, layer)
-  return classifier.Classifier(body, num_classes, dense=layers.dense_zero_bias)
+  return make
 
 
 def layer_modules(
@@ -177,7 +155,7 @@ def layer_modules(
     corrective: True for the benchmark's variant.
     depth: of the network.
     width: of the network.
-    **options: other options of `wrn`, without effect here.
+    **options: other options of the network, without effect here.
   """
   del options
   modules: list[tuple[str, ...]] = [('body/conv1',)]
@@ -197,7 +175,7 @@ def layer_modules(
 
 
 def torch_name(module: str) -> str:
-  """A module's path in `wrn` to its usual name in PyTorch.
+  """A module's path in the published network to its usual name in PyTorch.
 
   Args:
     module: for example 'body/stage2_block1/norm2'.
@@ -212,14 +190,7 @@ def torch_name(module: str) -> str:
 
 
 def torch_name_corrective(module: str) -> str:
-  """A module's path in `wrn_corrective` to its name in the benchmark.
-
-  Args:
-    module: for example 'body/stage2_block1/shortcut_norm'.
-
-  Returns:
-    For example 'layer2.0.shortcut.1'.
-  """
+  """A module's path in the variant to its name in the benchmark's code."""
   if module == 'head':
     return 'fc'
   renamed = {'shortcut': 'shortcut.0', 'shortcut_norm': 'shortcut.1'}
