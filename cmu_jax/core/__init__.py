@@ -1,1 +1,1 @@
-"""What every other package uses: types, errors, keys, files, the store."""
+"""Types, errors, random keys, trees, files, configs and checkpoints."""

@@ -38,6 +38,7 @@ _STALE = re.compile(r'\.checkpoint-\d+-.*\.part')
 
 def leaves_by_key(state: PyTree) -> dict[str, Any]:
   """Leaves by the text of their path, in order, without the structure."""
+  # A state that is a single leaf has an empty path.
   leaves = jax.tree_util.tree_leaves_with_path(state)
   return {jax.tree_util.keystr(path) or '.': leaf for path, leaf in leaves}
 
@@ -69,6 +70,7 @@ def save(
   part: pathlib.Path | None = None
   try:
     folder.mkdir(parents=True, exist_ok=True)
+    # Nobody else writes here, so the owner of a temporary folder is dead.
     _remove_stale(folder)
     part = pathlib.Path(
       tempfile.mkdtemp(
@@ -155,6 +157,7 @@ def _raise_os_errors() -> Iterator[None]:
 def _write_state(
   part: pathlib.Path, step: int, state: PyTree, fingerprint: str
 ) -> None:
+  # Orbax wants arrays: states contain Python and NumPy scalars too.
   arrays = jax.tree.map(jnp.asarray, state)
   leaves = _without_empty(leaves_by_key(arrays))
   if leaves:
@@ -171,6 +174,7 @@ def _write_state(
   }
   text = json.dumps(manifest, indent=1)
   (part / MANIFEST).write_text(text, encoding='utf-8')
+  # Every file and folder: the rename must not reach the disk before them.
   for path in (*part.rglob('*'), part):
     _flush_to_disk(path)
 
@@ -187,6 +191,7 @@ def _list_steps(folder: pathlib.Path) -> list[int]:
   """Lists the steps in the folder, newest first."""
   if not folder.is_dir():
     return []
+  # Canonical numbers only, because 07 and 7 would be the same step.
   names = (path.name for path in folder.iterdir() if path.is_dir())
   return sorted(
     (int(name) for name in names if re.fullmatch(r'0|[1-9]\d*', name)),
@@ -217,6 +222,7 @@ def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _free_name(target: pathlib.Path, fingerprint: str) -> None:
   """Removes our own old checkpoint of this name, renames a foreign one."""
+  # lexists, because a broken link occupies the name too.
   if not os.path.lexists(target):
     return
   if _has_fingerprint(target, fingerprint):
@@ -225,6 +231,7 @@ def _free_name(target: pathlib.Path, fingerprint: str) -> None:
     target.rename(stale)
     shutil.rmtree(stale)
     return
+  # Renamed, not removed: it may be the result of another run.
   number = 1
   while os.path.lexists(
     aside := target.with_name(f'{target.name}.old{number}')
@@ -238,6 +245,7 @@ def _prune(
   folder: pathlib.Path, step: int, fingerprint: str, keep: int
 ) -> None:
   """Removes our checkpoints older than `step`, except the newest keep - 1."""
+  # Checkpoints of other configurations in this folder stay.
   older = [
     path
     for path in (folder / str(n) for n in _list_steps(folder) if n < step)
@@ -303,6 +311,7 @@ def _read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:
     manifest = json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
   except (OSError, ValueError):
     return None
+  # By type: a foreign manifest.json must not raise an error later.
   kinds = {'fingerprint': str, 'step': int, 'tree': list, 'files': dict}
   if not isinstance(manifest, dict) or manifest.get('schema') != _SCHEMA:
     return None

@@ -66,6 +66,7 @@ def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
     text = text if equals else 'true'
     if not equals and not isinstance(defaults[key], bool):
       raise errors.UserError(f'{field} needs a value: {key}={defaults[key]}')
+    # Items are separated by +, because commas separate the arguments.
     values[key] = literals.parse(text, defaults[key], field, '+')
     keys.add(key)
   return types.SimpleNamespace(**values)
@@ -90,6 +91,7 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> LoadedConfig:
     f'{path} has no get_config(arg): a config file defines '
     "get_config(arg: str = '') -> ml_collections.ConfigDict",
   )
+  # Without an argument get_config may have no parameter.
   config = _call_user_code(path, lambda: get_config(*filter(None, [arg])))
   errors.check(
     isinstance(config, ml_collections.ConfigDict),
@@ -102,9 +104,11 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> LoadedConfig:
   # Refuses values that results.json and the fingerprint could not hold.
   to_json(config)
   stem = pathlib.Path(path).stem
+  # Safe as the name of a folder on all file systems.
   name = re.sub(r'[^\w.,=+-]+', '_', f'{stem}-{arg}' if arg else stem)
   doc = inspect.cleandoc(module.__doc__ or '')
   sweep = getattr(module, 'sweep', None)
+  # Locked, so that a misspelt field raises an error instead of being added.
   return LoadedConfig(config.lock(), name, doc, path, arg, sweep)
 
 
@@ -223,6 +227,7 @@ def _split_spec(spec: str) -> tuple[str, str]:
 
 
 def _import_file(path: str) -> types.ModuleType:
+  # A name of its own: a config called jax.py must not shadow the library.
   name = f'cmu_jax_config_{pathlib.Path(path).stem}'
   spec: Any = importlib.util.spec_from_file_location(name, path)
   module = importlib.util.module_from_spec(spec)

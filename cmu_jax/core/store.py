@@ -53,6 +53,7 @@ def read_record(folder: pathlib.Path, address: str) -> Info | None:
   if not path.exists():
     return None
   record: Any = files.read_json(path)
+  # File names hold a part of the address only.
   errors.check(
     isinstance(record, dict) and record.get('address') == address,
     f'{path} is not a cell of this sweep: remove it',
@@ -109,6 +110,7 @@ def _read_checkpoint(
   """Reads the state in a file and its step; None if there is no file."""
   if not path.exists():
     return None
+  # The file of an older version of the code may have other leaves.
   expected = checkpoint.leaves_by_key(template)
   arrays = _read_arrays(path)
   step = int(arrays.pop(_STEP, -1))
@@ -144,6 +146,7 @@ def npz_checkpoint(
       key: np.asarray(leaf)
       for key, leaf in checkpoint.leaves_by_key(state).items()
     }
+    # Beside the leaves, whose keys start with a bracket or a dot.
     arrays[_STEP] = np.int64(step)
     files.write(path, lambda file: np.savez(file, **arrays))
 

@@ -17,7 +17,9 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
+# Typed keys of jax.random.key, not raw uint32 keys.
 PRNGKey = Key[Array, '']
+# Facts about a result by name, such as counts and seconds.
 Info = dict[str, Any]
 
 
@@ -122,6 +124,7 @@ class Model(NamedTuple):
   update: Callable[..., tuple[jax.Array, PyTree]]
   features: Callable[..., jax.Array]
   head: Callable[..., jax.Array]
+  # Optional: networks of users need not have a separable first layer.
   stem: Callable[..., jax.Array] | None = None
   trunk: Callable[..., jax.Array] | None = None
 

@@ -43,6 +43,7 @@ def _paint(
   )
   shape = trigger.value.shape
   painted = trigger.value.reshape(1, *shape, *(1,) * (3 - len(shape)))
+  # Without `keep` the image is not read: overwriting stays exact in uint8.
   if trigger.keep:
     painted = trigger.keep * image.astype(jnp.float32) + painted
   if stage == 'raw':
@@ -64,6 +65,7 @@ def _augment(key: PRNGKey, image: Image, pad: int, flip: bool) -> Image:
   """Crops the zero-padded image, and mirrors it with probability 1/2."""
   n, h, w, _ = image.shape
   shift_key, flip_key = jax.random.split(key)
+  # A crop of the padded image is a shift by at most `pad` pixels.
   shift = jax.random.randint(shift_key, (2, n), -pad, pad + 1)
   mirrored = jax.random.bernoulli(flip_key, 0.5, (n,)) & flip
   # A gather with clipped coordinates and a mask costs half of padding and
@@ -97,6 +99,7 @@ def _normalise(
 
 def _check_statistics(mean: Sequence[float], std: Sequence[float]):
   """Returns both as float32 vectors of the same length."""
+  # On the host: constants are folded into the compiled step.
   vectors = np.asarray(mean, np.float32), np.asarray(std, np.float32)
   errors.check(
     vectors[0].shape == vectors[1].shape and vectors[0].ndim == 1,

@@ -93,6 +93,7 @@ def make_clean_proxy(kind: str, pool: Batch, **arguments: Any) -> Batch:
     UserError: an unknown kind, a missing class_map, or no image left.
   """
   affected_mask = corruption.find_kind(kind).affected_mask
+  # True labels do not fit images with a trigger.
   clean = pool._replace(has_trigger=None)
   if affected_mask is None:
     return clean

@@ -20,6 +20,7 @@ Indices = Integer[Array, 'm'] | Integer[np.ndarray, 'm']
 
 def floor_share(rate: float, count: int) -> int:
   """Computes floor(rate * count), where 0.29 * 100 is 29 and not 28."""
+  # 0.29 * 100 is 28.999999999999996 in floating point.
   return math.floor(rate * count + 1e-9)
 
 
@@ -91,6 +92,7 @@ def stratified_split(
   sizes = np.bincount(host, minlength=num_classes).tolist()
   quota = np.array([floor_share(fraction, size) for size in sizes])
   in_pool = shuffled_rank(key, host) < quota[host]
+  # Ascending, so the order of images does not depend on the key.
   return np.flatnonzero(in_pool), np.flatnonzero(~in_pool)
 
 

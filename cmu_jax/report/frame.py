@@ -85,6 +85,7 @@ def check_rows(
       f'{path}: {part}[{i}] has no {", ".join(absent)}; run again to rewrite '
       'it',
     )
+    # Python's JSON reader accepts NaN, which would spoil means silently.
     for key, value in row.items():
       errors.check(
         not isinstance(value, float) or math.isfinite(value),
@@ -112,6 +113,7 @@ def read_results(
   """
   path = pathlib.Path(workdir) / 'results.json'
   results = files.read_json(path)
+  # Another schema may give the same names another meaning.
   errors.check(
     isinstance(results, dict)
     and (results.get('task'), results.get('schema')) == (task, _SCHEMA),
@@ -137,6 +139,7 @@ def draw_figures(
     figures: the figures; an iterator draws each when it is asked for.
     advance: called after each.
   """
+  # One after the other: drawn figures take much memory.
   pairs = []
   for figure in figures:
     if figure.figure is not None:
@@ -216,6 +219,7 @@ def show(report: Report, workdir: os.PathLike | str) -> pathlib.Path:
   """
   folder = pathlib.Path(workdir)
   results = report.read(folder)
+  # Tables first: they need no drawing, and stay if a figure fails.
   tables = text_tables.markdown_files(report.tables(results), results['smoke'])
   for name, text in tables.items():
     files.write_text(folder / 'tables' / name, text)

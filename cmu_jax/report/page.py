@@ -59,6 +59,7 @@ summary{cursor:pointer;color:var(--link)}
 @media print{figure,table{break-inside:avoid}}
 """
 
+# Not str.format, because the style sheet is full of braces.
 _PAGE = string.Template(
   """<!DOCTYPE html>
 <html lang="en">
@@ -125,6 +126,7 @@ def describe_harm(harm: Harm) -> str:
 
 def escape(value: Any) -> str:
   """Escapes any value for HTML."""
+  # Names of classes and folders come from the user's files.
   return html.escape(str(value))
 
 
@@ -142,14 +144,15 @@ def definition_list(glossary: dict[str, str]) -> str:
   return f'<dl>{items}</dl>' if items else ''
 
 
-def warning(text: str) -> str:
+def alert(text: str) -> str:
   """Formats a bright line for the top of the page."""
+  # Screen readers announce an alert at once.
   return f'<div class="smoke" role="alert">{escape(text)}</div>'
 
 
 def banner(smoke: bool) -> str:
   """Formats the warning of a smoke run; '' for other runs."""
-  return warning('smoke: not evidence') if smoke else ''
+  return alert('smoke: not evidence') if smoke else ''
 
 
 def table(
@@ -166,6 +169,7 @@ def table(
     f'<th class="{shape}" scope="col">{escape(name)}</th>'
     for shape, name in columns
   )
+  # With tabindex, the keyboard can scroll the table too.
   return (
     f'<div class="wide" tabindex="0"><table class="{kind}">'
     f'<thead><tr>{cells}</tr></thead>'
@@ -235,6 +239,7 @@ def reproduction_section(
     f'<td><code>{escape(value or "not recorded")}</code></td></tr>'
     for key, value in facts.items()
   ]
+  # Sorted, so that equal configurations look equal.
   settings = escape(json.dumps(config, indent=2, sort_keys=True))
   return (
     f'<pre>{escape(provenance.get("command") or "not recorded")}</pre>'

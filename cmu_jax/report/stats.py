@@ -33,6 +33,7 @@ def spread(values: list[float]) -> Spread | None:
   """Computes mean and sample standard deviation; None without values."""
   if not values:
     return None
+  # A single seed says nothing about the spread, which is not 0.
   std = float(np.std(values, ddof=1)) if len(values) > 1 else None
   return Spread(float(np.mean(values)), std, len(values))
 
@@ -48,5 +49,6 @@ def interval(difference: Float[np.ndarray, 's']) -> Interval | None:
   if s < 2:
     return None
   mean = float(difference.mean())
+  # 0.975, because both tails together have 5 %.
   half = float(stats.t.ppf(0.975, s - 1) * difference.std(ddof=1) / s**0.5)
   return Interval(mean, mean - half, mean + half)

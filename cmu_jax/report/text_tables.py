@@ -72,6 +72,7 @@ def markdown_text(text: str) -> str:
   """Escapes text for Markdown, in a table cell too."""
   for sign in '\\|*_`[]':
     text = text.replace(sign, '\\' + sign)
+  # A class may be called '<b>'.
   return _one_line(text).replace('<', '&lt;')
 
 
@@ -82,6 +83,7 @@ def _markdown_line(cells: tuple[str, ...] | list[str]) -> str:
 def markdown(table: TextTable) -> str:
   """Formats the table under a heading, notes first."""
   numbers = len(table.columns) - 1 - table.prose_columns
+  # Markdown aligns columns with a trailing colon to the right.
   ruler = ['---', *['--:'] * numbers, *['---'] * table.prose_columns]
   lines = [_markdown_line([markdown_text(c) for c in table.columns])]
   lines.append(_markdown_line(ruler))

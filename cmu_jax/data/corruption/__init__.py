@@ -55,6 +55,7 @@ __all__ = [
   'transition',
 ]
 
+# The names are those of config.corruption.kind and of records in run folders.
 KINDS: dict[str, Kind] = {
   'symmetric': SYMMETRIC,
   'asymmetric': ASYMMETRIC,
@@ -90,6 +91,7 @@ def legacy_indices(
     0 <= count <= population,
     f'cannot choose {count} of {population} samples; lower the count',
   )
+  # Not default_rng: the published sets were drawn with the legacy generator.
   return np.random.RandomState(seed).choice(population, count, replace=False)
 
 

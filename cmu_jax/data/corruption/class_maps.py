@@ -32,11 +32,13 @@ def within_superclass(superclass: Sequence[int]) -> dict[int, int]:
   }
 
 
+# Digits that look alike: 7 -> 1, 2 -> 7, 5 <-> 6, 3 -> 8.
 _DIGITS = {7: 1, 2: 7, 5: 6, 6: 5, 3: 8}
 
 CLASS_MAPS: dict[str, dict[int, int]] = {
   'mnist': _DIGITS,
   'digits': _DIGITS,
+  # Truck -> automobile, bird -> airplane, cat <-> dog, deer -> horse.
   'cifar10': {9: 1, 2: 0, 3: 5, 5: 3, 4: 7},
   'cifar100': within_superclass(CIFAR100_SUPERCLASS),
   'clothing1m': {2: 4, 4: 2, 9: 6, 12: 11, 8: 12, 13: 12, 6: 8, 10: 2},

@@ -1,8 +1,6 @@
 """Protocol of a kind of corruption, and helpers that several kinds share."""
 
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,9 +12,8 @@ from ml_collections import ConfigDict
 from cmu_jax.core import errors
 from cmu_jax.core.types import Corruption, Info, PRNGKey, Trigger
 from cmu_jax.data import splits
+from cmu_jax.data.sources import npz
 from cmu_jax.data.splits import Indices, Labels
-
-_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class DatasetFacts(NamedTuple):
@@ -87,6 +84,7 @@ def index_mask(
     host.size == 0 or (host.min() >= 0 and host.max() < size),
     f'indices run outside 0..{size - 1}; are they for another dataset?',
   )
+  # With duplicates the set would be smaller than its publication says.
   errors.check(
     np.unique(host).size == host.size, 'indices has duplicates; remove them'
   )
@@ -100,6 +98,7 @@ def random_mask(
   key: PRNGKey, eligible: Bool[np.ndarray, 'n'], count: int
 ) -> Bool[np.ndarray, 'n']:
   """Draws a mask of `count` random samples among the eligible ones."""
+  # Eligible samples are class 0 here, so they are ranked among themselves.
   rank = splits.shuffled_rank(key, (~eligible).astype(np.int32))
   return eligible & (rank < count)
 
@@ -109,6 +108,7 @@ def class_share_mask(
 ) -> Bool[np.ndarray, 'n']:
   """Draws a mask of floor(rate * n_c) random samples of every class c."""
   sizes = np.bincount(label, minlength=num_classes).tolist()
+  # Exact for each class; a draw over all samples would vary by class.
   quota = np.array([splits.floor_share(rate, size) for size in sizes])
   return splits.shuffled_rank(key, label) < quota[label]
 
@@ -146,22 +146,10 @@ def read_arrays(
   file = pathlib.Path(path).expanduser()
   errors.check(file.is_file(), f'{setting}: the file {file} does not exist')
   try:
-    # Opened here, since np.load leaves the file open if it is truncated.
-    with file.open('rb') as stream:
-      archive: Any = np.load(stream, allow_pickle=False)
-      # A single .npy is an array, without any names.
-      stored = getattr(archive, 'files', None)
-      arrays = {n: archive[n] for n in names if n in (stored or ())}
-  except _BROKEN as error:
-    raise errors.UserError(
-      f'{setting}: {file} is not a readable .npz of plain arrays '
-      f'({errors.first_line(error)}); save it with np.savez'
-    ) from error
-  if stored is None:
-    raise errors.UserError(
-      f'{setting}: {file} is one array, not an .npz; save it with np.savez'
-    )
+    arrays = npz.read_arrays(file, 'save it with np.savez')
+  except errors.UserError as error:
+    raise errors.UserError(f'{setting}: {error}') from error
   for name, required in names.items():
     if required and name not in arrays:
-      raise errors.unknown_name(f'array in {file}', name, stored)
-  return arrays
+      raise errors.unknown_name(f'array in {file}', name, arrays)
+  return {name: arrays[name] for name in names if name in arrays}

@@ -93,6 +93,7 @@ def asymmetric(
     CUTS, arXiv 2511.18660, section 4.
   """
   splits.check_rate(rate)
+  # Without num_classes the largest class in sight is taken for the last one.
   names = [str(c) for c in range(num_classes or 0)]
   pairs = class_maps.resolve_class_map(class_map, names)
   largest = max(*pairs, *pairs.values(), np.max(label, initial=0))
@@ -103,6 +104,7 @@ def asymmetric(
   moved = target_of[host]
   source = moved != host
   if indices is None:
+    # A share of every class, of which only source classes count.
     mask = source & kind.class_share_mask(key, host, rate, k)
   else:
     mask = kind.index_mask(
@@ -178,6 +180,7 @@ def _constant_proxy(
   key: PRNGKey, label: Labels, num_classes: int, target: int = 0
 ) -> Corruption:
   """Relabels every image outside the target class."""
+  # No draw: every image that can change does.
   eligible = np.asarray(label) != target
   return kind.make_corruption(np.where(eligible, target, label), eligible)
 
@@ -248,6 +251,7 @@ def interclass(
   host = kind.check_target(label, max(pair), 'interclass')
   in_pair = np.isin(host, pair)
   if indices is None:
+    # As many of each class, so the sizes of the classes stay the same.
     fewest = min(int((host == c).sum()) for c in pair)
     count = splits.floor_share(rate, fewest)
     mask = in_pair & (splits.shuffled_rank(key, host) < count)
@@ -257,6 +261,7 @@ def interclass(
       in_pair,
       f'indices has samples of other classes than {tuple(pair)}; drop them',
     )
+  # a + b - label is the other class of the pair.
   return kind.make_corruption(np.where(mask, sum(pair) - host, host), mask)
 
 
@@ -267,6 +272,7 @@ def _interclass_proxy(
   pair: Sequence[int] | None = None,
 ) -> Corruption:
   """Exchanges as many labels as possible."""
+  # Rate 1 exchanges all labels of the smaller class, and as many of the other.
   classes = kind.require(pair, 'interclass', 'a pair of classes')
   return interclass(key, label, 1.0, classes)
 

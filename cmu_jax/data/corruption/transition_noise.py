@@ -174,6 +174,7 @@ def _transition_arguments(settings: ConfigDict, facts: DatasetFacts) -> Info:
   if meaning not in _READERS:
     raise errors.unknown_name('config.corruption.matrix', meaning, _READERS)
   arrays = kind.read_arrays(settings.matrix_file, {name: True}, 'matrix_file')
+  # The setting says which of both it is: many matrices could be either.
   matrix = _READERS[meaning](arrays[name])
   k = len(facts.class_names)
   errors.check(

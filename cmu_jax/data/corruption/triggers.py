@@ -24,6 +24,7 @@ def _patch_trigger(mask: Bool[np.ndarray, 'h w'], value: float, stage: str):
   errors.check(
     stage in STAGES, f"trigger stage '{stage}' is not one of {STAGES}"
   )
+  # Normalised values have no range: they depend on mean and std.
   errors.check(
     stage == 'normalized' or 0 <= value <= 255,
     f'raw trigger value {value} is outside 0..255; give a pixel value',
@@ -71,6 +72,7 @@ def badnet(
     f'margin {tuple(margin)} does not fit in a {height}x{width} image; '
     'choose a smaller trigger margin or percent',
   )
+  # Overwrites, as `keep` is 0: the patch hides the image below it.
   mask = np.zeros((height, width), bool)
   mask[top:bottom, right - columns : right] = True
   mask[top - 1, right - extra : right] |= extra > 0
@@ -180,6 +182,7 @@ def sinusoidal(
     f'trigger frequency {frequency} is outside (0, {width / 2:g}), half the '
     'width of the images; give periods in a row',
   )
+  # The paper counts columns from 1.
   columns = np.arange(1, width + 1)
   row = amplitude * np.sin(2 * np.pi * columns * frequency / width)
   value = jnp.asarray(np.tile(row, (height, 1)), jnp.float32)
@@ -198,6 +201,7 @@ class TriggerKind(NamedTuple):
   settings: tuple[str, ...]
 
 
+# Names of config.corruption.trigger; renaming one breaks old configs.
 KINDS = {
   'badnet': TriggerKind(badnet, ('percent', 'margin')),
   'corner': TriggerKind(corner_patch, ('size',)),

@@ -42,6 +42,7 @@ def _read_source(
 ) -> SplitArrays:
   """Decodes a source, or reads its arrays from the cache."""
   decode = lambda: common.check_arrays(name, source.build())
+  # Only a source that is cheap to decode has no facts.
   if source.facts is None:
     return decode()
   return cache.read_or_build(cache_dir, name, source.facts, decode)

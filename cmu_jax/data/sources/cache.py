@@ -21,6 +21,7 @@ import numpy as np
 from cmu_jax.core import files, progress
 from cmu_jax.data.sources.common import SplitArrays
 
+# Raised when the layout of a cache folder changes: old folders are left alone.
 FORMAT = 1
 CONTENTS = 'contents.json'
 FIELDS = SplitArrays._fields[:4]
@@ -37,6 +38,7 @@ def cache_folder(
   root: pathlib.Path, name: str, facts: Mapping[str, Any]
 ) -> pathlib.Path:
   """Returns the folder for the arrays of a source with these facts."""
+  # The facts change with the files, so a changed source gets a new folder.
   text = json.dumps([FORMAT, name, facts], sort_keys=True)
   digest = hashlib.sha256(text.encode()).hexdigest()[:16]
   readable = re.sub(r'[^A-Za-z0-9]+', '_', name)[-40:].strip('_')
@@ -49,6 +51,7 @@ def _warn(message: str) -> None:
 
 def _checksum(array: np.ndarray) -> int:
   """Computes CRC-32 of the array's bytes, to find damage, not forgery."""
+  # In blocks, so that a mapped array is never in memory as a whole.
   flat = array.reshape(-1).view(np.uint8)
   total = 0
   with progress.bar('checking the data cache', flat.size, 'bytes') as advance:
@@ -64,6 +67,7 @@ def _read_array(path: pathlib.Path, entry: Mapping[str, int]) -> np.ndarray:
   size = path.stat().st_size
   if size != entry['size']:
     raise ValueError(f'{path.name} has {size} bytes, not {entry["size"]}')
+  # Mapped: arrays larger than the memory must not be read at once.
   array = np.load(path, mmap_mode='r', allow_pickle=False)
   if _checksum(array) != entry['crc32']:
     raise ValueError(f'{path.name} has another checksum')
@@ -81,6 +85,7 @@ def read(folder: pathlib.Path) -> SplitArrays | None:
       for field in FIELDS
     }
     return SplitArrays(**arrays, class_names=tuple(contents['class_names']))
+  # A damaged cache is no mistake of the user: decode again.
   except (OSError, ValueError, KeyError, TypeError) as error:
     _warn(f'the data cache {folder} is damaged ({error}); decoding again')
     return None
@@ -107,6 +112,7 @@ def write(folder: pathlib.Path, arrays: SplitArrays) -> None:
       tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.')
     )
     _write_arrays(temporary, arrays)
+    # A folder that is there is damaged, or another process was quicker.
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
   except (OSError, ValueError) as error:

@@ -47,6 +47,7 @@ def _read_lines(
     raise errors.UserError(
       f'{path} is not text: {error}; unpack it again'
     ) from error
+  # Blank lines at the end are harmless; elsewhere they are mistakes.
   while lines and not lines[-1].strip():
     lines.pop()
   errors.check(lines, f'{path} is empty; unpack it again')
@@ -124,6 +125,7 @@ def _build(
     return pictures.decode(path, str(path), False, (side, side))
 
   image = common.decode_images(len(keys), (side, side, 3), read)
+  # One array for both splits: the threads decode them without a pause.
   cut = len(train[0])
   return SplitArrays(image[:cut], train[1], image[cut:], test[1], CLASSES)
 
@@ -149,6 +151,7 @@ def find(rest: str, options: SourceOptions) -> Source:
       root.is_dir(), f'the folder {root} does not exist; check clothing1m:PATH'
     )
     train, test = _read_split(root, TRAIN), _read_split(root, TEST)
+  # Labels too: a corrected list must not meet an old cache.
   keys, label = train[0] + test[0], np.append(train[1], test[1])
   lists = '\n'.join([*keys, *map(str, label.tolist())])
   facts = {

@@ -13,7 +13,9 @@ from jaxtyping import Bool, Int, Integer, UInt8
 from cmu_jax.core import errors, progress
 from cmu_jax.data import splits
 
+# Images per task of a thread: few enough for a smooth progress bar.
 CHUNK = 256
+# Machines with many cores would otherwise open hundreds of files at once.
 MAX_THREADS = 16
 
 
@@ -97,6 +99,7 @@ def split_off(
 
 def stat_files(root: pathlib.Path, paths: list[pathlib.Path]) -> list[list]:
   """Lists name, size and modification time (ns) of each file."""
+  # Not the content: reading it would cost as much as decoding.
   stats = [path.stat() for path in paths]
   return [
     [path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns]
@@ -117,6 +120,7 @@ def run_in_chunks(title: str, total: int, work: Callable[[range], Any]) -> None:
     concurrent.futures.ThreadPoolExecutor(threads) as pool,
   ):
     jobs = [pool.submit(work, span) for span in spans]
+    # In order, so that the error does not depend on the speed of the threads.
     try:
       for span, job in zip(spans, jobs, strict=True):
         job.result()
@@ -166,6 +170,7 @@ def _check_split(name: str, split: str, image, label, classes) -> None:
     f'{outside[:1].sum()} is outside 0..{len(classes) - 1}; '
     'correct the labels or class_names',
   )
+  # Accuracies of a class are undefined without samples.
   missing = np.flatnonzero(np.bincount(label, minlength=len(classes)) == 0)
   errors.check(
     missing.size == 0,
@@ -192,6 +197,7 @@ def check_arrays(name: str, arrays: SplitArrays) -> SplitArrays:
   errors.check(
     train == test, f'{name}: train images are {train} but test images {test}'
   )
+  # int32 suffices for classes, and JAX has no int64 by default.
   return arrays._replace(
     train_label=arrays.train_label.astype(np.int32),
     test_label=arrays.test_label.astype(np.int32),

@@ -11,6 +11,7 @@ from cmu_jax.core import errors
 from cmu_jax.data.sources import common, pictures
 from cmu_jax.data.sources.common import Source, SourceOptions, SplitArrays
 
+# In this order: a folder with both uses `test`.
 TEST_SPLITS = ('test', 'val')
 
 
@@ -23,6 +24,7 @@ class _SplitFiles(NamedTuple):
 
 def _subfolders(root: pathlib.Path) -> list[str]:
   """Lists the visible folders in `root`, sorted by name."""
+  # Hidden folders are left by file managers and version control.
   with os.scandir(root) as entries:
     names = [entry.name for entry in entries if entry.is_dir()]
   return sorted(name for name in names if not name.startswith('.'))
@@ -68,6 +70,7 @@ def _class_names(train: pathlib.Path, test: pathlib.Path) -> list[str]:
   errors.check(
     names, f'{train} has no class folders; put images in {train}/<class>/'
   )
+  # Labels are positions in the sorted names: both splits need all of them.
   unpaired = sorted(set(names) ^ set(_subfolders(test)))
   errors.check(
     not unpaired,
@@ -79,6 +82,7 @@ def _class_names(train: pathlib.Path, test: pathlib.Path) -> list[str]:
 
 def _list_split(folder: pathlib.Path, classes: list[str]) -> _SplitFiles:
   groups = [_image_paths(folder / name) for name in classes]
+  # By class and name, so that the order does not depend on the file system.
   label = np.repeat(np.arange(len(classes)), [len(group) for group in groups])
   return _SplitFiles(list(itertools.chain(*groups)), label)
 
@@ -87,6 +91,7 @@ def _common_size(
   paths: list[pathlib.Path], headers: list[pictures.PictureHeader]
 ) -> tuple[int, int]:
   """Returns the size that all images share, or raises UserError."""
+  # Of the first image, which the error then names beside the other.
   size = headers[0][:2]
   for path, header in zip(paths, headers, strict=True):
     errors.check(
@@ -166,6 +171,7 @@ def read_folder(
   """
   with common.check_readable(root):
     errors.check(root.is_dir(), f'the image folder {root} does not exist')
+    # Pictures beside folders would be silently ignored.
     names = _subfolders(root)
     loose = _image_names(root) if names else []
     errors.check(
@@ -175,6 +181,7 @@ def read_folder(
     )
     listed = _list_split(root, names or [''])
   paths = listed.paths
+  # A reader of its own crops to a fixed size, so sizes may differ.
   if read is None:
     image = _decode_all(paths, image_size, channels)
   else:
@@ -206,6 +213,7 @@ def find(rest: str, options: SourceOptions) -> Source:
     classes = _class_names(train_root, test_root)
     train = _list_split(train_root, classes)
     test = _list_split(test_root, classes)
+    # Size and time of every file: the cache notices each exchanged picture.
     prints = common.stat_files(root, train.paths + test.paths)
   facts = {
     'root': str(root.resolve()),

@@ -18,6 +18,7 @@ from cmu_jax.data.sources import common
 from cmu_jax.data.sources.common import Source, SourceOptions, SplitArrays
 
 NAMES = ('images', 'labels', 'test_images', 'test_labels', 'class_names')
+# Errors of NumPy on archives that are truncated or something else.
 BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 LAYOUT = 'save it with np.savez(path, images=..., labels=...)'
 
@@ -59,6 +60,7 @@ def read_arrays(
 def _check_images(name: str, pixels: np.ndarray) -> np.ndarray:
   """Returns uint8 [n, h, w, c], or raises UserError."""
   errors.check(
+    # First, because the advice below would turn NaN into an arbitrary pixel.
     pixels.dtype.kind != 'f' or np.isfinite(pixels).all(),
     f'{name} has NaN or infinite pixels; uint8 of 0 to 255 is needed',
   )
@@ -80,6 +82,7 @@ def _check_labels(name: str, label: np.ndarray) -> np.ndarray:
     f'{name} is {label.dtype} of shape {label.shape}; integers [n] are '
     'needed, from 0 to k-1 and without NaN',
   )
+  # uint8 labels would overflow in later sums.
   return label.astype(np.int64)
 
 
@@ -88,6 +91,7 @@ def _class_names(
 ) -> tuple[str, ...]:
   if 'class_names' not in arrays:
     return tuple(str(c) for c in range(largest + 1))
+  # Text arrays only: object arrays need pickle, which is never read.
   names = arrays['class_names']
   errors.check(
     names.ndim == 1 and names.dtype.kind == 'U',

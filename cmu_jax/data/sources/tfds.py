@@ -127,6 +127,7 @@ def _fetch(name: str, base: pathlib.Path) -> None:
 
 def locate(name: str, options: SourceOptions) -> pathlib.Path:
   """Finds the folder of 'name:version', or of the newest prepared version."""
+  # Prepared sets come first, so that a run works without the network.
   base = _data_dir(options)
   title, _, version = name.partition(':')
   versions = _versions(base / title)
@@ -236,6 +237,7 @@ def _size(
 def open_rows(builder: Any, split: str, keys: FeatureKeys) -> Any:
   """Opens the stored rows of a split, images still encoded."""
   kinds = _tfds()
+  # Encoded images: decoding them in threads, with resizing, is faster.
   coded = isinstance(builder.info.features[keys.image], kinds.features.Image)
   skip = {keys.image: kinds.decode.SkipDecoding()} if coded else None
   try:
@@ -252,6 +254,7 @@ def _build(
 ) -> SplitArrays:
   info = builder.info
   test = next((s for s in _TEST_SPLITS if s in info.splits), None)
+  # Without a test split there is nothing to report on.
   if 'train' not in info.splits or test is None:
     raise errors.UserError(
       f"'{name}' has no train and test split (found: {', '.join(info.splits)})"

@@ -187,7 +187,7 @@ def render(results: Results, drawn: list[tuple[ReportFigure, bytes]]) -> str:
   """
   found = verdict.verdict(results)
   seeds = summary.view(results).seeds
-  banner = ''.join(map(page.warning, tables.warnings(results)))
+  banner = ''.join(map(page.alert, tables.warnings(results)))
   return page.fill_page(
     name=page.escape(results['name']),
     label=page.escape(found.label),

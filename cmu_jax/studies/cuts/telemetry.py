@@ -1,6 +1,5 @@
 """Scalars of a run as JSON lines and, identically, as TensorBoard events."""
 
-import importlib
 import json
 import os
 import pathlib
@@ -52,18 +51,18 @@ def _line(point: Point) -> str:
 
 
 def _tensorboard() -> list[ModuleType]:
-  """The parts of tensorboardX that are needed, without PyTorch.
-
-  It would load PyTorch, seconds and hundreds of megabytes, wherever that is
-  installed, only to know a type that is not used here. None in sys.modules is
-  Python's way to say that a module is to be taken as absent.
-  """
+  """Imports the parts of tensorboardX in use, without PyTorch."""
+  # tensorboardX would load PyTorch, seconds and hundreds of megabytes, only to
+  # know a type that is not used here. With None in sys.modules, Python takes a
+  # module as absent.
   hidden = 'torch' not in sys.modules
   if hidden:
     sys.modules['torch'] = None  # type: ignore[assignment]
   try:
-    names = 'record_writer', 'proto.event_pb2', 'proto.summary_pb2'
-    return [importlib.import_module(f'tensorboardX.{name}') for name in names]
+    from tensorboardX import record_writer
+    from tensorboardX.proto import event_pb2, summary_pb2
+
+    return [record_writer, event_pb2, summary_pb2]
   finally:
     if hidden:
       del sys.modules['torch']
