@@ -69,7 +69,7 @@ def test_nothing_yet():
 
 def cell(grid, name, column):
   lines = {line[0]: line for line in grid.rows}
-  return lines[name][grid.head.index(column)]
+  return lines[name][grid.columns.index(column)]
 
 
 def test_numbers_of_the_main_table():
