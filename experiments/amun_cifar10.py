@@ -5,24 +5,21 @@ networks: NOT a reproduction of AMUN's tables, which take 27 runs of 200-epoch
 networks and 128 references. It compares UA, RA, TA and the attacks that need
 no references.
 
-One call begins what fits the minutes and writes a small JSON. The same
-command, with the same --work, continues between trainings; what it keeps there
-is one network (45 MB for ResNet-18 of width 64) and a few small files.
+A call does the work that fits the minutes and writes a small JSON. The same
+command, with the same --work, continues between trainings; the folder holds one
+network (45 MB for ResNet-18 of width 64) and a few small files.
 
   python experiments/amun_cifar10.py --minutes 9 --work /tmp/amun --out $OUT \
     --set dataset=npz:/tmp/cifar10.npz
 """
-
-import argparse
 
 import pieces
 
 from cmu_jax.commands import shell
 from cmu_jax.studies.engine import gaps
 
-CONFIG = 'configs/amun_cifar10.py'
 METHODS = 'ft,rl,salun,amun,amun_salun,amun_alone'
-SAYS = (
+CAVEAT = (
   'One network and one forget set at {epochs} instead of 200 epochs, learning '
   'rate {rate} untuned, confidence attacks instead of RMIA with 128 '
   'references: not a reproduction.'
@@ -39,59 +36,49 @@ PUBLISHED = {
 }
 
 
-def overrides(
-  given: dict[str, str], rate: float, methods: str
-) -> dict[str, str]:
-  """The fields that make it a piece, and those of the command line."""
-  fixed = {
-    'seeds': '1,',
-    'forget_seeds': '1,',
-    'tuning_seeds': '0,',
-    'runs': '1',
-    'learning_rates': f'{rate},',
-    'methods': methods if ',' in methods else f'{methods},',
-    # Weights are kept when a training ends, not while it lasts.
-    'checkpoint_seconds': '1e9',
-  }
-  return {**fixed, **given}
-
-
-def beside(rows: list[dict]) -> list[dict]:
-  """Our UA, RA and TA, and the gap, beside the published accuracies."""
+def compare(rows: list[dict]) -> list[dict]:
+  """Lists our UA, RA and TA and the gap with the published accuracies."""
   retrained = [row for row in rows if row['method'] == 'retrain']
-  found = []
+  comparison = []
   for row in rows:
-    one = gaps.gap([row], retrained, 'confidence')
-    found.append(
+    gap = gaps.gap([row], retrained, 'confidence')
+    comparison.append(
       {
         'method': row['method'],
         'ours': gaps.values([row], 'confidence').ravel()[:3].tolist(),
         'published_full_schedule': PUBLISHED.get(row['method']),
-        'gap_of_confidence': None if one is None else one.of_means,
+        'gap_of_confidence': None if gap is None else gap.of_means,
       }
     )
-  return found
-
-
-def _flags() -> argparse.Namespace:
-  made = pieces.parser(__doc__ or '', 'runs/amun_cifar10')
-  made.add_argument('--epochs', type=int, default=30)
-  made.add_argument('--rate', type=float, default=0.01)
-  made.add_argument('--methods', default=METHODS)
-  return made.parse_args()
+  return comparison
 
 
 def main() -> None:
-  """Continues the run and writes what there is."""
-  flags = _flags()
+  """Continues the run and writes its results so far."""
+  parser = pieces.parser(__doc__, 'runs/amun_cifar10')
+  parser.add_argument('--epochs', type=int, default=30)
+  parser.add_argument('--rate', type=float, default=0.01)
+  parser.add_argument('--methods', default=METHODS)
+  flags = parser.parse_args()
+  comma = '' if ',' in flags.methods else ','
+  fields = {
+    'seeds': '1,',
+    'forget_seeds': '1,',
+    'tuning_seeds': '0,',
+    'runs': '1',
+    'learning_rates': f'{flags.rate},',
+    'methods': f'{flags.methods}{comma}',
+    # Weights are saved at the end of a training, not in its course.
+    'checkpoint_seconds': '1e9',
+  }
   pieces.run(
-    f'{CONFIG}:epochs={flags.epochs}',
-    overrides(pieces.given(flags), flags.rate, flags.methods),
+    f'configs/amun_cifar10.py:epochs={flags.epochs}',
     flags,
+    fields,
     'amun_cifar10_short',
     lambda rows: {
-      'says': SAYS.format(epochs=flags.epochs, rate=flags.rate),
-      'beside': beside(rows),
+      'says': CAVEAT.format(epochs=flags.epochs, rate=flags.rate),
+      'beside': compare(rows),
     },
   )
 

@@ -1,4 +1,4 @@
-"""What bench_shadow trains, and our side of it."""
+"""The cases of bench_shadow, and our side of it."""
 
 import functools
 import time
@@ -17,7 +17,7 @@ from cmu_jax.training import optimizers
 
 
 class Case(NamedTuple):
-  """A network, its training, and how many times PyTorch's speed is aimed at."""
+  """A network, its training, and the speed to reach relative to PyTorch."""
 
   model: str
   options: dict[str, int]
@@ -38,8 +38,8 @@ RATE = 0.05
 
 
 @functools.cache
-def data(side: int) -> Batch:
-  """The digits, `side` pixels wide; raw pixels 0 to 255."""
+def digits(side: int) -> Batch:
+  """Loads the digits, `side` pixels wide; raw pixels 0 to 255."""
   dataset = sources.load('digits')
   image = jnp.concatenate([dataset.train.image, dataset.test.image])
   label = jnp.concatenate([dataset.train.label, dataset.test.label])
@@ -50,27 +50,27 @@ def data(side: int) -> Batch:
   return Batch(image, label)
 
 
+# Cached, because compilations are keyed by these objects.
 @functools.cache
 def recipe(case_name: str) -> tuple[Any, shadow.ShadowTraining]:
-  """The network and its training; one object each: they compile once."""
+  """Returns the network of a case and its training."""
   case = ALL[case_name]
-  model = networks.make(
-    case.model, 10, (case.side, case.side, 1), **case.options
-  )
+  shape = (case.side, case.side, 1)
+  model = networks.make(case.model, 10, shape, **case.options)
   step = input_step.make((0.3,), (0.35,))
   optimizer = optimizers.sgd(optimizers.constant_schedule(RATE))
   return model, shadow.ShadowTraining(step, optimizer, case.steps, case.batch)
 
 
-def ours(
+def train_shadows(
   name: str, inside: np.ndarray, seed: int, **plan: Any
 ) -> tuple[float, np.ndarray]:
-  """Seconds, and which point each model gets right, [k, n]."""
+  """Trains shadow models; returns the seconds, and their hits [k, n]."""
   model, fit = recipe(name)
-  batch = data(ALL[name].side)
+  batch = digits(ALL[name].side)
   began = time.perf_counter()
   with progress.mute():
-    found = shadow.train(
+    trained = shadow.train(
       jax.random.key(seed),
       model,
       batch,
@@ -79,7 +79,7 @@ def ours(
       signals={'hit': _hit},
       plan=shadow.Plan(**plan),
     )
-  return time.perf_counter() - began, found.statistics['hit'].astype(bool)
+  return time.perf_counter() - began, trained.statistics['hit'].astype(bool)
 
 
 def _hit(logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -87,5 +87,5 @@ def _hit(logits: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def unseen(hits: np.ndarray, inside: np.ndarray) -> np.ndarray:
-  """Accuracy of each model on the points that it was not trained on."""
+  """Computes the accuracy of each model on points outside its training set."""
   return np.array([h[~i].mean() for h, i in zip(hits, inside, strict=True)])

@@ -4,19 +4,18 @@ Both sides run the power method with k = 1 from the same start, for the same
 number of iterations: the fewest, of 10, 20, 40, ..., that bring the relative
 error of ours below 1e-3 on every convolution of a shape. PyTorch does M^T M by
 autograd and by conv_transpose2d, each at the best of 1 and 2 threads and of
-both layouts. True norms come from a dense matrix where its shorter side is at
-most 8192, elsewhere from a float64 Lanczos run to a residual of 1e-8.
+both layouts. True norms come from a dense matrix if its shorter side is at
+most 8192, else from a float64 Lanczos run to a residual of 1e-8.
 
   python experiments/bench_spectral.py --out=bench_spectral.json --prepare
   python experiments/bench_spectral.py --out=bench_spectral.json
 
-The first finds the true norms, most of the work, and minds no other program;
-the second wants idle cores. What is in the file already is kept: the same
-command again continues.
+The first command finds the true norms, most of the work, also beside other
+programs; the second wants idle cores. The same command continues with the
+results in the file.
 """
 
 import argparse
-import importlib.util
 import math
 import pathlib
 import platform
@@ -26,10 +25,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import bench_common
 import jax
 import numpy as np
-import rich.console
-import rich.table
 from bench_spectral_layers import Group, groups, reference, upper
 from jax import numpy as jnp
 
@@ -39,50 +37,51 @@ from cmu_jax.robustness import spectral
 
 ACCURACY = 1e-3
 DENSE = 8192
-MOST = 5120
+MAX_ITERATIONS = 5120
 LANCZOS = (5, 10, 15, 20, 30, 45, 60)
+COLUMNS = (
+  'shape', 'layers', 'iterations', 'ours', 'autograd', 'transpose',
+  'first ours', 'first torch', 'error', 'lanczos', 'reference',
+)  # fmt: skip
 
 
-def ours(group: Group, iterations: int, start: np.ndarray) -> Callable:
-  """run() -> (seconds, norms): one program for all of a shape."""
+def power(group: Group, iterations: int, start: np.ndarray) -> Callable:
+  """run() -> (seconds, norms): one program for all layers of a shape."""
   layer = group.layers[0]
   vector = jnp.asarray(start)
 
-  def one(own: dict[str, jax.Array]) -> jax.Array:
-    found = spectral.power_qr(
+  def norm(parameters: dict[str, jax.Array]) -> jax.Array:
+    result = spectral.power_qr(
       jax.random.key(0),
-      lambda x: layer.linear(own, x),
+      lambda x: layer.linear(parameters, x),
       layer.shape,
       iterations=iterations,
       start=vector,
     )
-    return found.sigma[0]
+    return result.sigma[0]
 
-  return _timed(vectorize.map_members(one), group)
+  return _time_norms(vectorize.map_members(norm), group)
 
 
 def lanczos(group: Group, steps: int) -> Callable:
-  """Likewise, by Lanczos."""
+  """run() -> (seconds, norms), by Lanczos."""
   layer = group.layers[0]
 
-  def one(own: dict[str, jax.Array]) -> jax.Array:
-    linear = lambda x: layer.linear(own, x)
+  def norm(parameters: dict[str, jax.Array]) -> jax.Array:
+    linear = lambda x: layer.linear(parameters, x)
     return spectral.lanczos(
       jax.random.key(0), linear, layer.shape, steps=steps
     ).sigma
 
-  return _timed(vectorize.map_members(one), group)
+  return _time_norms(vectorize.map_members(norm), group)
 
 
-def _timed(fn: Callable, group: Group) -> Callable:
+def _time_norms(fn: Callable, group: Group) -> Callable:
   compiled = jit.compile_loop(fn)
-
-  def run() -> tuple[float, list[float]]:
-    began = time.perf_counter()
-    values = np.asarray(compiled(group.own)).tolist()
-    return time.perf_counter() - began, values
-
-  return run
+  # `tolist` waits for the device.
+  return lambda: bench_common.time_call(
+    lambda: np.asarray(compiled(group.parameters)).tolist()
+  )
 
 
 def _error(values: list[float], true: list[float]) -> float:
@@ -92,7 +91,7 @@ def _error(values: list[float], true: list[float]) -> float:
 def _fewest(
   make: Callable[[int], Callable], counts: Any, true: list[float]
 ) -> tuple[int, Callable, float]:
-  """The first count whose error is small: it, its run and its first seconds."""
+  """Finds the first count with a small error: it, its run, first seconds."""
   for count in counts:
     run = make(count)
     first, values = run()
@@ -104,95 +103,92 @@ def _fewest(
 def measure(
   group: Group, pairs: list[Any], repeats: int, device: str
 ) -> dict[str, Any]:
-  """One row of the results; seconds are medians over alternating repeats."""
-  import bench_torch_spectral  # after the check that PyTorch is there
+  """Measures a shape; seconds are medians over alternating repeats."""
+  import bench_torch_spectral
 
   true = [sigma for sigma, _ in pairs]
-  layer = group.layers[0]
-  rng = np.random.default_rng(0)
-  start = rng.standard_normal((1, *layer.shape)).astype(np.float32)
-  counts = [10 * 2**i for i in range(int(math.log2(MOST / 10)) + 1)]
-  iterations, run, first = _fewest(
-    lambda n: ours(group, n, start), counts, true
+  generator = np.random.default_rng(0)
+  start = generator.standard_normal((1, *group.layers[0].shape)).astype(
+    np.float32
   )
-  steps, quick, first_quick = _fewest(
+  doublings = int(math.log2(MAX_ITERATIONS / 10)) + 1
+  runs, settings, firsts = {}, {}, {}
+  iterations, runs['ours'], firsts['ours'] = _fewest(
+    lambda n: power(group, n, start),
+    [10 * 2**i for i in range(doublings)],
+    true,
+  )
+  steps, runs['lanczos'], firsts['lanczos'] = _fewest(
     lambda n: lanczos(group, n), LANCZOS, true
   )
-  runs, at = {'ours': run, 'lanczos': quick}, {}
-  firsts = {'ours': first, 'lanczos': first_quick}
   for method in bench_torch_spectral.METHODS:
-    runs[method], at[method], firsts[method] = bench_torch_spectral.fastest(
-      method,
-      device,
-      kernels=list(np.asarray(group.own['kernel'])),
-      start=start,
-      stride=group.stride,
-      iterations=iterations,
+    runs[method], settings[method], firsts[method] = (
+      bench_torch_spectral.fastest(
+        method,
+        device,
+        kernels=list(np.asarray(group.parameters['kernel'])),
+        start=start,
+        stride=group.stride,
+        iterations=iterations,
+      )
     )
-  seen = [{name: go() for name, go in runs.items()} for _ in range(repeats)]
-  seconds = {
-    name: statistics.median(one[name][0] for one in seen) for name in runs
-  }
+  timings = [
+    {name: run() for name, run in runs.items()} for _ in range(repeats)
+  ]
+  by_name = {name: [timing[name][0] for timing in timings] for name in runs}
   return {
     'shape': group.name,
     'layers': [layer.path for layer in group.layers],
     'sigma': true,
-    'reference': [words for _, words in pairs],
+    'reference': [source for _, source in pairs],
     'iterations': iterations,
     'lanczos_steps': steps,
-    'error': {name: _error(seen[-1][name][1], true) for name in runs},
-    'seconds': seconds,
+    'error': {name: _error(timings[-1][name][1], true) for name in runs},
+    'seconds': {name: statistics.median(x) for name, x in by_name.items()},
     'first_seconds': firsts,
-    'torch_at': at,
+    'torch_at': settings,
     'gram_upper_bound': upper(group),
-    'repeats': {name: [one[name][0] for one in seen] for name in runs},
+    'repeats': by_name,
   }
 
 
-def _table(rows: list[dict[str, Any]]) -> rich.table.Table:
-  table = rich.table.Table(title='seconds to a relative error of 1e-3')
-  columns = (
-    'shape', 'layers', 'iterations', 'ours', 'autograd', 'transpose',
-    'first ours', 'first torch', 'error', 'lanczos', 'reference',
-  )  # fmt: skip
-  for column in columns:
-    table.add_column(column, justify='right')
-  for row in [*rows, total(rows)]:
-    seconds, first = row['seconds'], row['first_seconds']
-    table.add_row(
-      row['shape'],
-      str(len(row['layers'])),
-      str(row['iterations']),
-      *(f'{seconds[x]:.3f}' for x in ('ours', 'autograd', 'transpose')),
-      f'{first["ours"]:.2f}',
-      f'{min(first["autograd"], first["transpose"]):.2f}',
-      f'{row["error"]["ours"]:.0e}',
-      f'{seconds["lanczos"]:.3f}',
-      row['reference'][0],
-    )
-  return table
+def table_row(row: dict[str, Any]) -> tuple[str, ...]:
+  """Formats a shape for the table."""
+  seconds, first = row['seconds'], row['first_seconds']
+  return (
+    row['shape'],
+    str(len(row['layers'])),
+    str(row['iterations']),
+    *(f'{seconds[x]:.3f}' for x in ('ours', 'autograd', 'transpose')),
+    f'{first["ours"]:.2f}',
+    f'{min(first["autograd"], first["transpose"]):.2f}',
+    f'{row["error"]["ours"]:.0e}',
+    f'{seconds["lanczos"]:.3f}',
+    row['reference'][0],
+  )
 
 
 def total(rows: list[dict[str, Any]]) -> dict[str, Any]:
-  """All convolutions together, in the form of a row."""
-  add = lambda part, name: sum(row[part][name] for row in rows)
+  """Adds all shapes up, in the form of a row."""
+  combine = lambda function, field: {
+    name: function(row[field][name] for row in rows) for name in rows[0][field]
+  }
   return {
     'shape': 'all',
     'layers': [path for row in rows for path in row['layers']],
     'iterations': max(row['iterations'] for row in rows),
-    'seconds': {x: add('seconds', x) for x in rows[0]['seconds']},
-    'first_seconds': {
-      x: add('first_seconds', x) for x in rows[0]['first_seconds']
-    },
-    'error': {
-      x: max(row['error'][x] for row in rows) for x in rows[0]['error']
-    },
+    'seconds': combine(sum, 'seconds'),
+    'first_seconds': combine(sum, 'first_seconds'),
+    'error': combine(max, 'error'),
     'reference': [''],
   }
 
 
-def _arguments() -> argparse.Namespace:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse_flags() -> argparse.Namespace:
+  """Reads the command line."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--minutes', type=float, default=30.0)
   parser.add_argument('--repeats', type=int, default=5)
   parser.add_argument('--width', type=int, default=64, help='of the stem')
@@ -201,78 +197,65 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument(
     '--prepare', action='store_true', help='only the true norms, into --out'
   )
-  return parser.parse_args()
+  flags = parser.parse_args()
+  bench_common.check(flags, ())
+  errors.check(bool(flags.out or not flags.prepare), '--prepare needs --out')
+  return flags
 
 
-def _kept(options: argparse.Namespace, about: dict[str, Any]) -> dict[str, Any]:
-  """What an earlier run of these settings left in the file."""
-  if not options.out or not pathlib.Path(options.out).exists():
-    return {'about': about, 'references': {}, 'rows': []}
-  stored = files.read_json(options.out)
-  same = all(stored.get('about', {}).get(x) == about[x] for x in about)
-  errors.check(
-    same,
-    f'{options.out} is of other settings or versions; choose another --out',
-  )
-  return stored
-
-
-def _about(options: argparse.Namespace) -> dict[str, Any]:
-  return {
-    'device': 'cuda' if jax.default_backend() == 'gpu' else 'cpu',
-    'width': options.width,
-    'dense': options.dense,
-    'repeats': options.repeats,
+def load(flags: argparse.Namespace) -> dict[str, Any]:
+  """Reads the results of an earlier run with the same settings."""
+  about = {
+    'device': bench_common.torch_device(),
+    'width': flags.width,
+    'dense': flags.dense,
+    'repeats': flags.repeats,
     'accuracy': ACCURACY,
     'jax': jax.__version__,
     'python': platform.python_version(),
   }
-
-
-def _run(options: argparse.Namespace) -> None:
-  errors.check(options.repeats >= 1, '--repeats must be 1 or more')
-  errors.check(options.minutes > 0, '--minutes must be above 0')
+  if not flags.out or not pathlib.Path(flags.out).exists():
+    return {'about': about, 'references': {}, 'rows': []}
+  stored = files.read_json(flags.out)
   errors.check(
-    bool(options.out or not options.prepare), '--prepare needs --out'
+    all(stored.get('about', {}).get(x) == about[x] for x in about),
+    f'{flags.out} is of other settings or versions; choose another --out',
   )
-  jax.config.update('jax_default_matmul_precision', 'float32')
-  about = _about(options)
-  stored = _kept(options, about)
-  known, rows = stored['references'], stored['rows']
-  done = known if options.prepare else [row['shape'] for row in rows]
-  left = [one for one in groups(options.width) if one.name not in done]
-  began = time.monotonic()
-  with progress.bar('benchmark', len(left), 'shapes') as advance:
-    for group in left:
-      if time.monotonic() - began > 60 * options.minutes:
-        print('out of time; the same command continues', file=sys.stderr)
-        break
-      if group.name not in known:
-        places = range(len(group.layers))
-        known[group.name] = [reference(group, i, options.dense) for i in places]
-      if not options.prepare:
-        pairs = known[group.name]
-        rows.append(measure(group, pairs, options.repeats, about['device']))
-      advance(1, group.name)
-      if options.out:
-        stored |= {'total': total(rows)} if rows else {}
-        files.write_json(
-          options.out, {**stored, **provenance.describe_process()}
-        )
-  if rows:
-    rich.console.Console(width=160).print(_table(rows))
+  return stored
 
 
 def main() -> None:
-  """Runs the benchmark."""
-  there = importlib.util.find_spec('torch') is not None
-  errors.check(there, "PyTorch is missing: pip install 'cmu_jax[bench]'")
-  import torch
-
-  torch.backends.cuda.matmul.allow_tf32 = False
-  torch.backends.cudnn.allow_tf32 = False
-  torch.backends.cudnn.benchmark = True
-  _run(_arguments())
+  """Runs the benchmark, prints the table, writes the JSON."""
+  flags = parse_flags()
+  bench_common.use_full_precision()
+  stored = load(flags)
+  references, rows = stored['references'], stored['rows']
+  done = references if flags.prepare else [row['shape'] for row in rows]
+  remaining = [x for x in groups(flags.width) if x.name not in done]
+  deadline = time.monotonic() + 60 * flags.minutes
+  with progress.bar('benchmark', len(remaining), 'shapes') as advance:
+    for group in remaining:
+      if time.monotonic() > deadline:
+        print('out of time; the same command continues', file=sys.stderr)
+        break
+      if group.name not in references:
+        references[group.name] = [
+          reference(group, i, flags.dense) for i in range(len(group.layers))
+        ]
+      if not flags.prepare:
+        pairs = references[group.name]
+        device = stored['about']['device']
+        rows.append(measure(group, pairs, flags.repeats, device))
+      advance(1, group.name)
+      if flags.out:
+        stored |= {'total': total(rows)} if rows else {}
+        files.write_json(flags.out, {**stored, **provenance.describe_process()})
+  if rows:
+    bench_common.print_table(
+      'seconds to a relative error of 1e-3',
+      COLUMNS,
+      map(table_row, [*rows, total(rows)]),
+    )
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Plain PyTorch twins of the networks that bench_training times."""
+"""Plain PyTorch twins of our networks, and their training."""
 
 import time
 from collections.abc import Callable
@@ -76,7 +76,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 
 def variants(device: str, is_conv: bool) -> list[dict[str, Any]]:
-  """The settings tried before timing; the fastest is timed."""
+  """Lists the settings to try; the benchmark times the fastest."""
   threads = [1, 2] if device == 'cpu' else [torch.get_num_threads()]
   layouts = [False, True] if is_conv else [False]
   return [
@@ -84,6 +84,12 @@ def variants(device: str, is_conv: bool) -> list[dict[str, Any]]:
     for t in threads
     for layout in layouts
   ]
+
+
+def describe(threads: int, channels_last: bool) -> str:
+  """Names a setting, for tables."""
+  layout = 'channels last' if channels_last else 'contiguous'
+  return f'{threads} threads, {layout}'
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -124,8 +130,9 @@ def trainer(
       loss = functional.cross_entropy(net(images[index]), labels[index])
       loss.backward()
       tx.step()
-    last = loss.item()
-    if last != last:
+    # NaN alone differs from itself. Reading the loss waits for the device.
+    value = loss.item()
+    if value != value:
       raise FloatingPointError('the PyTorch run diverged')
     return time.perf_counter() - began
 

@@ -23,7 +23,7 @@ _BLOCKS = (
 
 
 def _leaves(name: str, params: Any, stats: Any) -> list[np.ndarray]:
-  """Our parameters in the order and layout of the twin's state dict."""
+  """Returns our parameters in the order and layout of the twin's state."""
   dense = lambda layer: (
     [np.asarray(layer['kernel']).T]
     + ([np.asarray(layer['bias'])] if 'bias' in layer else [])
@@ -32,20 +32,21 @@ def _leaves(name: str, params: Any, stats: Any) -> list[np.ndarray]:
     body = params['body']
     hidden = [x for layer in sorted(body) for x in dense(body[layer])]
     return hidden + dense(params['head'])
-  found: list[np.ndarray] = []
+  arrays: list[np.ndarray] = []
   for block in _BLOCKS:
     ours = params['body'][block]
     norm = ours['norm']
     kernel = np.asarray(ours['conv']['kernel'])
-    found += [kernel.transpose(3, 2, 0, 1), np.asarray(ours['bias'])]
-    found += [np.asarray(norm['scale']), np.asarray(norm['bias'])]
+    arrays += [kernel.transpose(3, 2, 0, 1), np.asarray(ours['bias'])]
+    arrays += [np.asarray(norm['scale']), np.asarray(norm['bias'])]
     if stats is None:
-      found += [np.zeros(len(norm['bias']))] * 2 + [np.array(0)]
+      # A task vector does not move statistics.
+      arrays += [np.zeros(len(norm['bias']))] * 2 + [np.array(0)]
     else:
-      kept = stats['body'][block]['norm']
-      found += [np.asarray(kept['mean']), np.asarray(kept['var'])]
-      found += [np.array(0)]
-  return found + dense(params['head'])
+      norm = stats['body'][block]['norm']
+      arrays += [np.asarray(norm['mean']), np.asarray(norm['var'])]
+      arrays += [np.array(0)]
+  return arrays + dense(params['head'])
 
 
 def _state(name: str, net: torch.nn.Module, params: Any, stats: Any) -> dict:
@@ -59,7 +60,7 @@ def _state(name: str, net: torch.nn.Module, params: Any, stats: Any) -> dict:
 
 
 def _score(same: float, probability: np.ndarray, predicted: np.ndarray, k: int):
-  """J from its ingredients, gamma = 1, in NumPy."""
+  """Combines the terms of J, gamma = 1, in NumPy."""
   classes = len(probability)
   chance = float((probability**2).sum())
   supported = int(
@@ -78,8 +79,8 @@ def _score(same: float, probability: np.ndarray, predicted: np.ndarray, k: int):
 
 def _by_sklearn(features: torch.Tensor, predicted: np.ndarray, k: int) -> float:
   unit = torch.nn.functional.normalize(features, dim=1).cpu().numpy()
-  found = neighbors.NearestNeighbors(n_neighbors=k + 1).fit(unit)
-  near = found.kneighbors(unit, return_distance=False)[:, 1:]
+  index = neighbors.NearestNeighbors(n_neighbors=k + 1).fit(unit)
+  near = index.kneighbors(unit, return_distance=False)[:, 1:]
   return float((predicted[near] == predicted[:, None]).mean())
 
 
@@ -95,7 +96,7 @@ def _by_matmul(features: torch.Tensor, predicted: Any, k: int) -> float:
 def make(
   name: str, setup: Any, device: str
 ) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-  """The loops by name, each from a grid of alphas to J."""
+  """Returns the loops by name, each from a grid of alphas to J."""
   torch.set_num_threads(threads())
   bench_torch.allow_tf32(False)
   shape = setup.pool.shape[1:]
@@ -124,9 +125,9 @@ def make(
     for a in alphas:
       load(float(a))
       if test_pass:
-        for part in test.split(256):
-          net(part).argmax(1).cpu()
-      features = torch.cat([body(part) for part in pool.split(256)])
+        for batch in test.split(256):
+          net(batch).argmax(1).cpu()
+      features = torch.cat([body(batch) for batch in pool.split(256)])
       probability = head(features).softmax(1)
       predicted = probability.argmax(1).cpu().numpy()
       same = agreement(features, predicted, setup.k)
@@ -142,14 +143,14 @@ def make(
 
 
 def threads() -> int:
-  """Both cores here; on larger machines what PyTorch takes by itself."""
+  """Returns PyTorch's own choice of threads."""
   return torch.get_num_threads()
 
 
 def peak_memory(device: str) -> dict[str, float]:
-  """Peak memory of the process so far and of each side on a GPU, in MiB."""
-  found = {'process': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+  """Returns the peak memory of the process and, on GPUs, of each side."""
+  peaks = {'process': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
   if device == 'cuda':
-    found['torch'] = torch.cuda.max_memory_allocated() / 2**20
-    found['ours'] = jax.devices()[0].memory_stats()['peak_bytes_in_use'] / 2**20
-  return found
+    peaks['torch'] = torch.cuda.max_memory_allocated() / 2**20
+    peaks['ours'] = jax.devices()[0].memory_stats()['peak_bytes_in_use'] / 2**20
+  return peaks

@@ -1,4 +1,4 @@
-"""Plain PyTorch that trains shadow models one after another."""
+"""Shadow models in plain PyTorch, trained one after another."""
 
 import time
 from typing import Any, NamedTuple
@@ -9,15 +9,15 @@ import torch
 from torch.nn import functional
 
 
-class Side(NamedTuple):
-  """What PyTorch needs of a case.
+class Problem(NamedTuple):
+  """A case for PyTorch.
 
   Attributes:
     name: of the network, see bench_torch.NETWORKS.
     options: of the network.
     image: normalised images of all points, [n, h, w, c].
     label: [n].
-    inside: which model is trained on which point, [k, n].
+    inside: membership of the points in the training set of each model, [k, n].
     steps: optimiser steps of each model.
     batch: samples a step.
     rate: learning rate.
@@ -42,16 +42,18 @@ def _order(rows: torch.Tensor, steps: int, batch: int) -> torch.Tensor:
   return torch.cat(parts)[: steps * batch].reshape(steps, batch)
 
 
-def _one(
-  side: Side, image: torch.Tensor, label: torch.Tensor, own: Any
+def _train_model(
+  problem: Problem, image: torch.Tensor, label: torch.Tensor, rows: Any
 ) -> torch.Tensor:
-  """Trains one model; which points it gets right."""
-  net = bench_torch.NETWORKS[side.name](side.image.shape[1:], **side.options)
+  """Trains a model on its rows; returns its hits on all points."""
+  net = bench_torch.NETWORKS[problem.name](
+    problem.image.shape[1:], **problem.options
+  )
   net = net.to(image.device).train()
   tx = torch.optim.SGD(
-    net.parameters(), lr=side.rate, momentum=0.9, weight_decay=5e-4
+    net.parameters(), lr=problem.rate, momentum=0.9, weight_decay=5e-4
   )
-  for index in _order(own, side.steps, side.batch):
+  for index in _order(rows, problem.steps, problem.batch):
     tx.zero_grad(set_to_none=True)
     functional.cross_entropy(net(image[index]), label[index]).backward()
     tx.step()
@@ -60,32 +62,39 @@ def _one(
 
 
 def train(
-  side: Side, device: str, threads: int, count: int | None = None
+  problem: Problem, device: str, threads: int, count: int | None = None
 ) -> tuple[float, np.ndarray]:
-  """Seconds, and which point each model gets right, [k, n].
+  """Trains the models; returns the seconds, and their hits [k, n].
 
   Args:
-    side: the case.
+    problem: the case.
     device: 'cpu' or 'cuda'.
     threads: of PyTorch.
-    count: train only so many models; None for all.
+    count: number of models to train; None for all.
   """
   torch.set_num_threads(threads)
-  image = torch.from_numpy(side.image).permute(0, 3, 1, 2).contiguous()
-  image, label = image.to(device), torch.from_numpy(side.label).long()
+  image = torch.from_numpy(problem.image).permute(0, 3, 1, 2).contiguous()
+  image, label = image.to(device), torch.from_numpy(problem.label).long()
   label = label.to(device)
   began = time.perf_counter()
   hits = [
-    _one(side, image, label, torch.from_numpy(np.flatnonzero(own)).to(device))
-    for own in side.inside[:count]
+    _train_model(
+      problem,
+      image,
+      label,
+      torch.from_numpy(np.flatnonzero(members)).to(device),
+    )
+    for members in problem.inside[:count]
   ]
-  found = torch.stack(hits).cpu().numpy()
-  return time.perf_counter() - began, found
+  # Copying to the host waits for the device.
+  array = torch.stack(hits).cpu().numpy()
+  return time.perf_counter() - began, array
 
 
-def fastest(side: Side, device: str) -> int:
-  """The better of one and two threads, by a trial on two models."""
+def fastest(problem: Problem, device: str) -> int:
+  """Finds the better of one and two threads, by a trial on two models."""
   if device != 'cpu':
     return torch.get_num_threads()
-  train(side, device, 1, 1)
-  return min((1, 2), key=lambda threads: train(side, device, threads, 2)[0])
+  # The very first training loads libraries: it must not count.
+  train(problem, device, 1, 1)
+  return min((1, 2), key=lambda threads: train(problem, device, threads, 2)[0])

@@ -1,9 +1,10 @@
-"""Power iteration on convolutions in plain PyTorch, two ways."""
+"""Power iteration on convolutions in plain PyTorch, in two ways."""
 
 import time
 from collections.abc import Callable
 from typing import Any
 
+import bench_torch
 import numpy as np
 import torch
 from torch.nn import functional
@@ -38,12 +39,13 @@ def power(
   layout = torch.channels_last if channels_last else torch.contiguous_format
 
   def put(x: np.ndarray, order: tuple[int, ...]) -> torch.Tensor:
-    moved = torch.from_numpy(np.ascontiguousarray(x.transpose(order)))
-    return moved.to(device=device).contiguous(memory_format=layout)
+    tensor = torch.from_numpy(np.ascontiguousarray(x.transpose(order)))
+    return tensor.to(device=device).contiguous(memory_format=layout)
 
   weights = [put(kernel, (3, 2, 0, 1)) for kernel in kernels]
-  first, pad = put(start, (0, 3, 1, 2)), kernels[0].shape[0] // 2
-  spare = (first.shape[2] + 2 * pad - kernels[0].shape[0]) % stride
+  initial, pad = put(start, (0, 3, 1, 2)), kernels[0].shape[0] // 2
+  # A strided convolution drops these rows; its transpose must restore them.
+  dropped = (initial.shape[2] + 2 * pad - kernels[0].shape[0]) % stride
 
   def forward(v: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     return functional.conv2d(v, w, stride=stride, padding=pad)
@@ -52,14 +54,14 @@ def power(
     if method == 'transpose':
       y = forward(v, w)
       return functional.conv_transpose2d(
-        y, w, stride=stride, padding=pad, output_padding=spare
+        y, w, stride=stride, padding=pad, output_padding=dropped
       )
     v = v.detach().requires_grad_(True)
     loss = 0.5 * forward(v, w).square().sum()
     return torch.autograd.grad(loss, v)[0]
 
   def norm(w: torch.Tensor) -> torch.Tensor:
-    v = first / first.norm()
+    v = initial / initial.norm()
     for _ in range(iterations):
       z = square(v, w)
       v = z / z.norm()
@@ -69,8 +71,9 @@ def power(
     torch.set_num_threads(threads)
     began = time.perf_counter()
     with torch.set_grad_enabled(method == 'autograd'):
-      found = [norm(w) for w in weights]
-    values = [float(x) for x in found]
+      norms = [norm(w) for w in weights]
+    # Reading the values waits for the device.
+    values = [float(x) for x in norms]
     return time.perf_counter() - began, values
 
   return run
@@ -79,21 +82,10 @@ def power(
 def fastest(
   method: str, device: str, **case: Any
 ) -> tuple[Callable[[], tuple[float, list[float]]], str, float]:
-  """The quickest thread count and layout: run, its words, its first seconds."""
-  counts = (1, 2) if device == 'cpu' else (torch.get_num_threads(),)
-  tried = []
-  for threads in counts:
-    for channels_last in (False, True):
-      run = power(
-        method,
-        device=device,
-        threads=threads,
-        channels_last=channels_last,
-        **case,
-      )
-      first = run()[0]
-      words = f'{threads} threads, ' + (
-        'channels last' if channels_last else 'contiguous'
-      )
-      tried.append((run()[0], run, words, first))
-  return min(tried, key=lambda one: one[0])[1:]
+  """Finds the quickest threads and layout: run, in words, first seconds."""
+  trials = []
+  for setting in bench_torch.variants(device, True):
+    run = power(method, device=device, **setting, **case)
+    first = run()[0]
+    trials.append((run()[0], run, bench_torch.describe(**setting), first))
+  return min(trials, key=lambda trial: trial[0])[1:]

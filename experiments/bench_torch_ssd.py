@@ -20,7 +20,7 @@ class Sets(NamedTuple):
 
 
 class Seconds(NamedTuple):
-  """Where the time of a grid went."""
+  """The seconds of a grid, by kind of work."""
 
   importances: float
   updates: float
@@ -35,36 +35,36 @@ def _layer(leaf: Any) -> np.ndarray:
 
 
 def leaves(name: str, params: Any) -> Arrays:
-  """Our parameters in the order and layout of the twin's parameters()."""
-  body, found = params['body'], []
+  """Returns our parameters in the order and layout of the twin's."""
+  body, arrays = params['body'], []
   if name == 'fc':
     for layer in sorted(body):
-      found += [body[layer]['kernel'], body[layer]['bias']]
+      arrays += [body[layer]['kernel'], body[layer]['bias']]
   else:
     for i in range(3):
       norm = body[f'norms_{i}']
-      found += [body[f'convs_{i}']['kernel'], norm['scale'], norm['bias']]
-  found += [params['head']['kernel'], params['head']['bias']]
-  return [_layer(leaf) for leaf in found]
+      arrays += [body[f'convs_{i}']['kernel'], norm['scale'], norm['bias']]
+  arrays += [params['head']['kernel'], params['head']['bias']]
+  return [_layer(leaf) for leaf in arrays]
 
 
-def network(name: str, shape: tuple, options: dict, variables: Any) -> Any:
-  """The twin with our weights and statistics, in evaluation mode."""
-  net = bench_torch.NETWORKS[name](shape, **options).eval()
+def network(case: Any, variables: Any) -> Any:
+  """Builds the twin with our weights and statistics, in evaluation mode."""
+  net = bench_torch.NETWORKS[case.model](case.shape, **case.options).eval()
   with torch.no_grad():
-    ours = leaves(name, variables.params)
+    ours = leaves(case.model, variables.params)
     for theirs, leaf in zip(net.parameters(), ours, strict=True):
       theirs.copy_(torch.from_numpy(leaf.copy()))
     norms = [m for m in net if isinstance(m, torch.nn.BatchNorm2d)]
     for i, norm in enumerate(norms):
-      kept = variables.batch_stats['body'][f'norms_{i}']
-      norm.running_mean.copy_(torch.from_numpy(np.array(kept['mean'])))
-      norm.running_var.copy_(torch.from_numpy(np.array(kept['var'])))
+      stats = variables.batch_stats['body'][f'norms_{i}']
+      norm.running_mean.copy_(torch.from_numpy(np.array(stats['mean'])))
+      norm.running_var.copy_(torch.from_numpy(np.array(stats['var'])))
   return net
 
 
 def tensors(image: Any, label: Any) -> tuple[torch.Tensor, torch.Tensor]:
-  """NHWC arrays as NCHW tensors."""
+  """Converts NHWC arrays to NCHW tensors."""
   pixels = np.asarray(image).transpose(0, 3, 1, 2)
   return (
     torch.from_numpy(np.array(pixels, np.float32, order='C')),
@@ -75,39 +75,43 @@ def tensors(image: Any, label: Any) -> tuple[torch.Tensor, torch.Tensor]:
 def importances(
   net: Any, images: torch.Tensor, labels: torch.Tensor, order: Any, size: int
 ) -> list[torch.Tensor]:
-  """The mean over batches of squared gradients of the mean loss."""
+  """Averages squared gradients of the mean loss over batches."""
   params = list(net.parameters())
   sums = [torch.zeros_like(p) for p in params]
-  parts = order.split(size)
-  for part in parts:
-    loss = functional.cross_entropy(net(images[part]), labels[part])
+  batches = order.split(size)
+  for rows in batches:
+    loss = functional.cross_entropy(net(images[rows]), labels[rows])
     for total, g in zip(sums, torch.autograd.grad(loss, params), strict=True):
       total.add_(g * g)
-  return [total / len(parts) for total in sums]
+  return [total / len(batches) for total in sums]
 
 
 @torch.no_grad()
 def update(
   theta: list[torch.Tensor],
-  kept: list[torch.Tensor],
-  bad: list[torch.Tensor],
+  retain: list[torch.Tensor],
+  forget: list[torch.Tensor],
   weight: float,
   dampening: float,
 ) -> list[torch.Tensor]:
-  """SSD's rule on the selected entries."""
-  found = []
-  for p, r, f in zip(theta, kept, bad, strict=True):
-    new, where = p.clone(), f > weight * r
-    new[where] *= (dampening * r[where] / f[where]).clamp(max=1)
-    found.append(new)
-  return found
+  """Applies SSD's rule to the selected entries."""
+  updated = []
+  for p, r, f in zip(theta, retain, forget, strict=True):
+    dampened, selected = p.clone(), f > weight * r
+    dampened[selected] *= (dampening * r[selected] / f[selected]).clamp(max=1)
+    updated.append(dampened)
+  return updated
+
+
+@torch.no_grad()
+def _load(net: Any, params: list[torch.Tensor]) -> None:
+  for parameter, value in zip(net.parameters(), params, strict=True):
+    parameter.copy_(value)
 
 
 @torch.inference_mode()
-def _predict(net: Any, params: list[torch.Tensor], images: torch.Tensor) -> Any:
-  for old, new in zip(net.parameters(), params, strict=True):
-    old.copy_(new)
-  return torch.cat([net(part).argmax(1) for part in images.split(512)])
+def _predict(net: Any, images: torch.Tensor) -> torch.Tensor:
+  return torch.cat([net(batch).argmax(1) for batch in images.split(512)])
 
 
 def grid(
@@ -118,51 +122,51 @@ def grid(
   size: int,
   cached: bool,
 ) -> Seconds:
-  """Every point of every fraction, then predictions on the test images.
+  """Repairs for every point of every fraction, and predicts on test images.
 
   Args:
     net: the original network.
     sets: by fraction.
     points: of the grid.
     test: normalised images.
-    size: samples a batch.
-    cached: whether importances are taken once a fraction; as published they
-      are taken anew for every point.
+    size: samples in a batch.
+    cached: compute importances once a fraction; as published they are computed
+      anew for every point.
   """
   theta = [p.detach().clone() for p in net.parameters()]
-  spent = [0.0, 0.0, 0.0]
-  for both in sets:
-    pair = None
+  seconds = [0.0, 0.0, 0.0]
+  for pair in sets:
+    sides = None
     for point in points:
-      began = time.perf_counter()
-      if pair is None or not cached:
-        pair = [
-          importances(net, *part, torch.randperm(len(part[1])), size)
-          for part in both
+      marks = [time.perf_counter()]
+      if sides is None or not cached:
+        sides = [
+          importances(net, *samples, torch.randperm(len(samples[1])), size)
+          for samples in pair
         ]
-      then = time.perf_counter()
-      params = update(theta, pair[0], pair[1], *point.values())
-      updated = time.perf_counter()
-      _predict(net, params, test)
-      spent[2] += time.perf_counter() - updated
-      with torch.no_grad():
-        for old, new in zip(net.parameters(), theta, strict=True):
-          old.copy_(new)
-      spent[0] += then - began
-      spent[1] += updated - then
-  return Seconds(*spent)
+      marks.append(time.perf_counter())
+      params = update(theta, *sides, *point.values())
+      marks.append(time.perf_counter())
+      _load(net, params)
+      _predict(net, test)
+      marks.append(time.perf_counter())
+      # Importances of the next point are those of the original network.
+      _load(net, theta)
+      for i in range(3):
+        seconds[i] += marks[i + 1] - marks[i]
+  return Seconds(*seconds)
 
 
-def fastest_threads(net: Any, both: Sets, size: int) -> int:
-  """One core or all: what takes importances faster."""
-  order = torch.arange(len(both.retain[1]))
+def fastest_threads(net: Any, pair: Sets, size: int) -> int:
+  """Finds the number of cores, one or all, with the faster importances."""
+  order = torch.arange(len(pair.retain[1]))
   times = {}
   for threads in sorted({1, torch.get_num_threads()}):
     torch.set_num_threads(threads)
-    importances(net, *both.retain, order, size)
+    importances(net, *pair.retain, order, size)
     began = time.perf_counter()
     for _ in range(3):
-      importances(net, *both.retain, order, size)
+      importances(net, *pair.retain, order, size)
     times[threads] = time.perf_counter() - began
   return min(times, key=lambda threads: times[threads])
 
@@ -175,7 +179,7 @@ def largest_difference(
   ours: Any,
   margin: float,
 ) -> tuple[float, int]:
-  """Our updated parameters beside PyTorch's from the same importances.
+  """Compares our updated parameters with PyTorch's, from equal importances.
 
   Args:
     name: of the network.
@@ -187,22 +191,21 @@ def largest_difference(
       instead of compared.
 
   Returns:
-    The largest absolute difference, and how many entries were too close.
+    The largest absolute difference, and the number of entries too close.
   """
-  both = [
+  original, retain, forget = (
     [torch.from_numpy(x.copy()) for x in leaves(name, tree)]
     for tree in (theta, pair.retain, pair.forget)
-  ]
+  )
   largest, close = 0.0, 0
   for position, point in enumerate(points):
     mine = leaves(name, jax.tree.map(lambda x, i=position: x[i], ours))
-    found = update(*both, *point.values())
+    theirs = update(original, retain, forget, *point.values())
     weight = point['ssd_selection_weight']
-    rows = zip(mine, found, both[1], both[2], strict=True)
-    for one, other, kept, bad in rows:
-      bound = weight * kept
-      near = ((bad - bound).abs() <= margin * bound) & (bound > 0)
+    for a, b, r, f in zip(mine, theirs, retain, forget, strict=True):
+      bound = weight * r
+      near = ((f - bound).abs() <= margin * bound) & (bound > 0)
       close += int(near.sum())
-      gap = (torch.from_numpy(one.copy()) - other).abs()[~near]
+      gap = (torch.from_numpy(a.copy()) - b).abs()[~near]
       largest = max(largest, float(gap.max()) if gap.numel() else 0.0)
   return largest, close

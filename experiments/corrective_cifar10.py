@@ -1,8 +1,8 @@
 """The published CIFAR-10 setting of the benchmark, in resumable pieces.
 
-One call does as many cells as fit the minutes and writes a small JSON: rows
-and the anchors of a logged run of the authors' code. The same command, with
-the same --work, continues; a fresh machine starts over unless --work travels.
+A call does the cells that fit the minutes and writes a small JSON: rows and the
+anchors of a logged run of the authors' code. The same command, with the same
+--work, continues; a fresh machine starts over unless --work travels.
 
 Their code keeps the epoch that is best on the test split, we keep the last
 iterate; each has a JSON of its own. --iterates=last or =best does one of them,
@@ -19,10 +19,9 @@ import pieces
 from cmu_jax.commands import shell
 from cmu_jax.core import errors
 
-CONFIG = 'configs/corrective_cifar10.py'
-# Which epoch of every training counts, and what its JSON is called.
+# The name of the JSON, by the epoch that a training keeps.
 ITERATES = {'last': 'corrective_cifar10', 'best': 'corrective_cifar10_best'}
-# Of poison, 500 images, seed 0: the logged value and how far ours may be.
+# Of poison, 500 images, seed 0: the logged value and the allowed distance.
 ANCHORS = (
   ('none', None, 'acc_retain', 0.912, 0.02),
   ('none', None, 'acc_corr', 0.165, 0.05),
@@ -32,50 +31,50 @@ ANCHORS = (
 )
 
 
-def anchors(rows: list[dict]) -> list[dict]:
-  """The logged numbers beside ours, as far as there are any."""
-  found = []
-  for method, fraction, name, logged, within in ANCHORS:
+def compare_anchors(rows: list[dict]) -> list[dict]:
+  """Lists the logged numbers with ours, as far as these exist."""
+  anchors = []
+  for method, fraction, metric, logged, within in ANCHORS:
     ours = [
-      row[name]
+      row[metric]
       for row in rows
       if (row['manipulation'], row['method'], row['selection'])
       == ('poison', method, 'paper')
       and row['identified_fraction'] == fraction
-      and row[name] is not None
+      and row[metric] is not None
     ]
-    found.append(
+    anchors.append(
       {
         'method': method,
         'identified_fraction': fraction,
-        'metric': name,
+        'metric': metric,
         'logged': logged,
         'ours': ours,
         'within': within,
         'met': all(abs(x - logged) <= within for x in ours) if ours else None,
       }
     )
-  return found
+  return anchors
 
 
 def main() -> None:
-  """Continues the sweep of each iterate and writes what there is."""
-  made = pieces.parser(__doc__ or '', 'runs/corrective_cifar10')
-  made.add_argument('--arg', default='', help='of the config')
-  made.add_argument('--iterates', default='last,best')
-  flags, began = made.parse_args(), time.monotonic()
-  spec = f'{CONFIG}:{flags.arg}' if flags.arg else CONFIG
+  """Continues the sweep of each iterate and writes its results so far."""
+  parser = pieces.parser(__doc__, 'runs/corrective_cifar10')
+  parser.add_argument('--iterates', default='last,best')
+  flags, began = parser.parse_args(), time.monotonic()
   minutes = flags.minutes
   for iterate in flags.iterates.split(','):
     if iterate not in ITERATES:
       raise errors.unknown_name('iterate', iterate, ITERATES)
     flags.minutes = max(0.0, minutes - (time.monotonic() - began) / 60)
+    # The flag decides, not --set: each iterate has a JSON of its own.
+    flags.set = [x for x in flags.set if not x.startswith('best_epoch=')]
     pieces.run(
-      spec,
-      {**pieces.given(flags), 'best_epoch': str(iterate == 'best')},
+      'configs/corrective_cifar10.py',
       flags,
-      name=ITERATES[iterate],
-      extra=lambda rows: {'anchors': anchors(rows)},
+      {'best_epoch': str(iterate == 'best')},
+      ITERATES[iterate],
+      lambda rows: {'anchors': compare_anchors(rows)},
     )
 
 

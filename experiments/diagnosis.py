@@ -1,29 +1,26 @@
-r"""Does the diagnosis name the corruption, and is its confidence deserved?
+r"""The diagnosis of known corruptions: its families and its confidence.
 
 Networks are trained on digits under every family of corruptions, at several
-rates and seeds; rate 0 is a network that saw no corruption, shown samples with
-wrong labels all the same. From a pool of unseen images, corrupted in full, sets
+rates and seeds. Rate 0 is a network that saw no corruption, but is shown
+samples with wrong labels. From a pool of unseen images, corrupted in full, sets
 of several sizes are drawn and diagnosed. `right` shows the pool's true labels,
 which a user might give by mistake: there is nothing to find.
 
   python experiments/diagnosis.py
 """
 
-import argparse
 import collections
 import itertools
 import pathlib
-import shlex
-import sys
 
+import cell_runs
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cmu_jax import networks
 from cmu_jax.commands import shell
-from cmu_jax.core import files, progress, provenance, rng
-from cmu_jax.core.types import Network, Training
+from cmu_jax.core import files, progress, rng
 from cmu_jax.data import corruption, input_step, proxy_sets, sources, splits
 from cmu_jax.data.corruption import triggers
 from cmu_jax.methods import diagnosis
@@ -47,197 +44,193 @@ OPTIMIZER = optimizers.adamw(optimizers.constant_schedule(2e-3))
 MODEL = networks.make('fc', 10, (8, 8, 1), width=WIDTH)
 
 
-def uneven(key: jax.Array) -> np.ndarray:
-  """A transition matrix with a few likely targets a class, diagonal 0."""
-  found = np.array(jax.random.dirichlet(key, jnp.full(10, 0.4), (10,)), float)
-  np.fill_diagonal(found, 0)
-  return found / found.sum(axis=1, keepdims=True)
+def draw_matrix(key: jax.Array) -> np.ndarray:
+  """Draws a transition matrix with a few likely targets a class."""
+  matrix = np.array(jax.random.dirichlet(key, jnp.full(10, 0.4), (10,)), float)
+  np.fill_diagonal(matrix, 0)
+  return matrix / matrix.sum(axis=1, keepdims=True)
 
 
 def arguments(key: jax.Array) -> dict[str, dict]:
-  """What each kind needs beyond rate and labels."""
+  """Returns the arguments of each kind beyond rate and labels."""
   return {
     'symmetric': {'num_classes': 10},
     'asymmetric': {'class_map': corruption.CLASS_MAPS['digits']},
     'interclass': {'pair': (1, 7)},
     'constant': {'target': 0},
     'poison': {'trigger': TRIGGER, 'target': 0},
-    'transition': {'matrix': uneven(rng.fold_in(key, 'matrix'))},
+    'transition': {'matrix': draw_matrix(rng.fold_in(key, 'matrix'))},
   }
 
 
-def stamped(batch):
-  """The batch with stamps, so that all cases share one compilation."""
-  none = jnp.zeros(len(batch.label), bool)
-  return batch._replace(
-    has_trigger=none if batch.has_trigger is None else batch.has_trigger
-  )
+def with_flags(batch):
+  """Adds trigger flags to a batch, so that all cases share a compilation."""
+  if batch.has_trigger is not None:
+    return batch
+  return batch._replace(has_trigger=jnp.zeros(len(batch.label), bool))
 
 
-def trained(key: jax.Array, batch):
-  """A network on one split."""
+def train_network(key: jax.Array, batch):
+  """Trains a network on a split."""
   start = MODEL.init(rng.fold_in(key, 'init'), STEP.eval(batch.image[:1], None))
   return train.fit(
     rng.fold_in(key, 'train'),
-    Network(MODEL, STEP),
+    MODEL,
     start,
-    stamped(batch),
-    training=Training(optimizer=OPTIMIZER, steps=STEPS, batch_size=128),
+    with_flags(batch),
+    optimizer=OPTIMIZER,
+    steps=STEPS,
+    batch_size=128,
+    inputs=STEP,
   ).variables
 
 
-def shown(key, network, kind: str, pool, facts: dict):
-  """Probabilities and wrong labels of the pool, corrupted in full."""
+def predict_corrupted(key, network, kind: str, pool, facts: dict):
+  """Returns probabilities and wrong labels of the pool, corrupted in full."""
   facts = {k: v for k, v in facts.items() if k != 'num_classes'}
-  bad = proxy_sets.make_proxy(rng.fold_in(key, 'p'), kind, pool, 1, 10, **facts)
-  batch = stamped(proxy_sets.draw_copy(bad, 0))
-  return metrics.probabilities(
-    Network(MODEL, STEP), network, batch
-  ), batch.label
+  proxies = proxy_sets.make_proxy(
+    rng.fold_in(key, 'p'), kind, pool, 1, 10, **facts
+  )
+  batch = with_flags(proxy_sets.draw_copy(proxies, 0))
+  return metrics.probabilities(MODEL, STEP, network, batch), batch.label
 
 
-def seen_of(seed: int, advance):
-  """Case and rate -> (probabilities, labels), of one seed."""
+def predict_cases(seed: int, advance) -> dict:
+  """Returns (probabilities, labels) by case and rate, of a seed."""
   key = rng.fold_in(seed, 'diagnosis')
   digits = sources.load('digits').train
-  pool, rest = splits.hold_out(rng.fold_in(key, 'hold'), digits, POOL, 10)
-  clean, found = trained(key, rest), {}
+  pool, remaining = splits.hold_out(rng.fold_in(key, 'hold'), digits, POOL, 10)
+  clean, predictions = train_network(key, remaining), {}
   for kind, facts in arguments(key).items():
     for rate in CASES[kind]:
       network = clean
       if rate:
         draw = getattr(corruption, kind)
-        drawn = draw(rng.fold_in(key, kind), rest.label, rate, **facts)
-        network = trained(key, corruption.apply(drawn, rest))
-      found[kind, rate] = shown(key, network, kind, pool, facts)
+        drawn = draw(rng.fold_in(key, kind), remaining.label, rate, **facts)
+        network = train_network(key, corruption.apply(drawn, remaining))
+      predictions[kind, rate] = predict_corrupted(
+        key, network, kind, pool, facts
+      )
       if kind == 'symmetric':
-        images = metrics.probabilities(
-          Network(MODEL, STEP), network, stamped(pool)
-        )
-        found['right', rate] = (images, pool.label)
+        images = metrics.probabilities(MODEL, STEP, network, with_flags(pool))
+        predictions['right', rate] = (images, pool.label)
       advance()
-  return found
+  return predictions
 
 
-def cells_of(seed: int, found: dict) -> list[dict]:
-  """Diagnoses of every case at every size, of one seed."""
+def diagnose_cases(seed: int, predictions: dict) -> list[dict]:
+  """Diagnoses every case at every size, of a seed."""
+  names = ('family', 'best', 'confidence', 'agreement', 'chance', 'learnt')
   rows = []
-  for (kind, rate), (probability, label) in found.items():
+  for (kind, rate), (probability, label) in predictions.items():
     for size in SIZES:
       key = rng.fold_in(seed, kind, int(100 * rate), size)
       if len(label) < size < max(SIZES):
         continue
       order = jax.random.permutation(rng.fold_in(key, 'take'), len(label))
-      which = np.asarray(order)[:size]
-      one = diagnosis.diagnose(
-        key, probability[which], np.asarray(label)[which]
-      )
-      names = ('family', 'best', 'confidence', 'agreement', 'chance', 'learnt')
-      facts = {name: one.record[name] for name in names}
-      facts |= {k: one.record.get(k) for k in ('error_rate', 'error_interval')}
+      index = np.asarray(order)[:size]
+      record = diagnosis.diagnose(
+        key, probability[index], np.asarray(label)[index]
+      ).record
       rows.append(
         {
           'kind': kind,
           'rate': rate,
           'seed': seed,
           'size': 'all' if size == max(SIZES) else size,
-          'images': len(which),
-          **facts,
+          'images': len(index),
+          **{name: record[name] for name in names},
+          **{k: record.get(k) for k in ('error_rate', 'error_interval')},
         }
       )
   return rows
 
 
-def confusion(rows: list[dict]) -> dict:
-  """Kind and size -> how often each family was said."""
-  found: dict = collections.defaultdict(collections.Counter)
-  for row in rows:
-    found[f'{row["kind"]}, {row["size"]}'][row['family']] += 1
-  return {name: dict(counter) for name, counter in found.items()}
-
-
-def calibration(rows: list[dict]) -> list[dict]:
-  """How often the likeliest family is the true one, by stated confidence."""
-  told = [row for row in rows if row['kind'] != 'right']
-  found = []
-  for low, high in itertools.pairwise(BINS):
-    inside = [
-      row
-      for row in told
-      if low <= row['confidence'] < high or high == 1 == row['confidence']
-    ]
-    right = [row['best'] == truth(row) for row in inside]
-    found.append(
-      {
-        'confidence': [low, high],
-        'count': len(inside),
-        'stated': float(np.mean([row['confidence'] for row in inside])),
-        'right': float(np.mean(right)),
-      }
-    )
-  return found
-
-
-def truth(row: dict) -> str:
-  """The family that the diagnosis should name."""
+def true_family(row: dict) -> str:
+  """Returns the family that the diagnosis should name."""
   return TRUTH.get(row['kind'], row['kind'])
 
 
-def learnt(rows: list[dict]) -> dict:
-  """Kind and rate -> how often the corruption is said to be learnt (all)."""
-  found: dict = collections.defaultdict(list)
+def confusion(rows: list[dict]) -> dict:
+  """Counts the diagnosed families by kind and size."""
+  counts: dict = collections.defaultdict(collections.Counter)
+  for row in rows:
+    counts[f'{row["kind"]}, {row["size"]}'][row['family']] += 1
+  return {name: dict(counter) for name, counter in counts.items()}
+
+
+def calibration(rows: list[dict]) -> list[dict]:
+  """Compares the stated confidence with the share of correct families."""
+  rows = [row for row in rows if row['kind'] != 'right']
+  bins = []
+  for low, high in itertools.pairwise(BINS):
+    members = [
+      row
+      for row in rows
+      # The last bin includes its upper end.
+      if low <= row['confidence'] < high or high == 1 == row['confidence']
+    ]
+    correct = [row['best'] == true_family(row) for row in members]
+    bins.append(
+      {
+        'confidence': [low, high],
+        'count': len(members),
+        'stated': float(np.mean([row['confidence'] for row in members])),
+        'right': float(np.mean(correct)),
+      }
+    )
+  return bins
+
+
+def count_learnt(rows: list[dict]) -> dict:
+  """Counts by kind and rate the corruptions that are said to be learnt."""
+  learnt: dict = collections.defaultdict(list)
   for row in rows:
     if row['size'] == 'all' and row['learnt'] is not None:
-      found[f'{row["kind"]}, {row["rate"]}'].append(row['learnt'])
-  return {name: [sum(x), len(x)] for name, x in found.items()}
+      learnt[f'{row["kind"]}, {row["rate"]}'].append(row['learnt'])
+  return {name: [sum(x), len(x)] for name, x in learnt.items()}
 
 
-def report(flags, rows: list[dict]) -> dict:
-  """What is kept: how it was made, the tables, every diagnosis."""
-  made = provenance.describe_process()
+def report(seeds: str, rows: list[dict]) -> dict:
+  """Builds the JSON: origin, tables, every diagnosis."""
   wrong = [
     row
     for row in rows
-    if row['kind'] != 'right' and row['family'] not in ('unclear', truth(row))
+    if row['kind'] != 'right'
+    and row['family'] not in ('unclear', true_family(row))
   ]
-  clear = [row for row in wrong if row['confidence'] >= 0.95]
   return {
-    'command': shlex.join(
-      ['python', 'experiments/diagnosis.py', *sys.argv[1:]]
-    ),
-    'commit': made['commit'],
-    'versions': made['versions'],
-    'device': jax.default_backend(),
-    'seeds': flags.seeds,
+    **cell_runs.describe(),
+    'seeds': seeds,
     'network': f'fc, width {WIDTH}, {STEPS} steps',
     'confusion': confusion(rows),
     'calibration': calibration(rows),
-    'learnt': learnt(rows),
+    'learnt': count_learnt(rows),
     'wrong': len(wrong),
-    'wrong_above_95': clear,
+    'wrong_above_95': [row for row in wrong if row['confidence'] >= 0.95],
     'diagnoses': rows,
   }
 
 
 def main() -> None:
   """Trains, diagnoses, writes and prints the tables."""
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = cell_runs.parser(__doc__)
   parser.add_argument('--seeds', default='0,1,2,3,4')
   parser.add_argument('--out', default='results/diagnosis_digits.json')
   flags = parser.parse_args()
-  seeds = [int(seed) for seed in flags.seeds.split(',')]
+  seeds = cell_runs.seeds_of(flags)
   total = len(seeds) * sum(map(len, CASES.values()))
   rows: list[dict] = []
   with progress.bar('networks', total, unit='networks') as advance:
     for seed in seeds:
-      rows += cells_of(seed, seen_of(seed, advance))
-  found = report(flags, rows)
-  files.write_json(pathlib.Path(flags.out), found)
-  for name, said in found['confusion'].items():
-    print(f'{name:22} {said}')
-  for row in found['calibration']:
+      rows += diagnose_cases(seed, predict_cases(seed, advance))
+  results = report(flags.seeds, rows)
+  files.write_json(pathlib.Path(flags.out), results)
+  for name, counts in results['confusion'].items():
+    print(f'{name:22} {counts}')
+  for row in results['calibration']:
     print(row)
-  print(found['learnt'], len(found['wrong_above_95']))
+  print(results['learnt'], len(results['wrong_above_95']))
 
 
 if __name__ == '__main__':

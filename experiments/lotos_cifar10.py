@@ -1,6 +1,6 @@
 """ResNet-18 ensembles on CIFAR-10 with LOTOS, in resumable pieces.
 
-One call does as much as fits the minutes, ends in the middle of a training if
+A call does the work that fits the minutes, ends in the middle of a training if
 need be, and writes a small JSON beside the numbers of the authors' rebuttal.
 The same command, with the same --work, continues; a fresh machine starts over
 unless --work travels.
@@ -13,14 +13,13 @@ import pieces
 
 from cmu_jax.commands import shell
 
-CONFIG = 'configs/lotos_cifar10.py'
 # Black-box robust accuracy of the ensemble, PGD-50 at 0.04, 121 epochs: of the
 # released threat model, in the authors' rebuttal.
 PUBLISHED = {'plain': 0.164, 'clipped': 0.264, 'lotos': 0.322}
 
 
-def beside(rows: list[dict]) -> list[dict]:
-  """The published numbers beside ours of the same threat model."""
+def compare(rows: list[dict]) -> list[dict]:
+  """Lists the published numbers with ours of the same threat model."""
   return [
     {
       'method': method,
@@ -36,16 +35,11 @@ def beside(rows: list[dict]) -> list[dict]:
 
 
 def main() -> None:
-  """Continues the run and writes what there is."""
-  made = pieces.parser(__doc__ or '', 'runs/lotos_cifar10')
-  made.add_argument('--arg', default='', help='of the config')
-  flags = made.parse_args()
-  spec = f'{CONFIG}:{flags.arg}' if flags.arg else CONFIG
+  """Continues the run and writes its results so far."""
   pieces.run(
-    spec,
-    pieces.given(flags),
-    flags,
-    extra=lambda rows: {'published': beside(rows)},
+    'configs/lotos_cifar10.py',
+    pieces.parser(__doc__, 'runs/lotos_cifar10').parse_args(),
+    extra=lambda rows: {'published': compare(rows)},
   )
 
 

@@ -1,8 +1,8 @@
 """Any run on cells, in resumable pieces, for a machine lent for minutes.
 
-One call begins what fits the minutes and writes a small JSON: provenance, the
-whole configuration and the rows. The same command, with the same --work,
-continues; a fresh machine starts over unless --work travels.
+A call begins the work that fits the minutes and writes a small JSON:
+provenance, the whole configuration and the rows. The same command, with the
+same --work, continues; a fresh machine starts over unless --work travels.
 
   python experiments/pieces.py configs/rmia_cifar10.py:references=8 \
     --minutes 9 --work /tmp/rmia --out $OUT --set dataset=npz:/tmp/cifar10.npz
@@ -16,11 +16,13 @@ import pathlib
 import time
 from collections.abc import Callable
 
+import cell_runs
+
 from cmu_jax.commands import shell, study, workdir
 from cmu_jax.core import config, errors, files, jit
 from cmu_jax.core.types import Info
 
-_KEPT = (
+_FIELDS = (
   'schema',
   'name',
   'task',
@@ -32,65 +34,67 @@ _KEPT = (
 )
 
 
-def parser(text: str, work: str) -> argparse.ArgumentParser:
-  """The flags that all such scripts have.
+def parser(text: str | None, work: str) -> argparse.ArgumentParser:
+  """Returns a parser with the flags of all such scripts.
 
   Args:
-    text: what --help says.
+    text: for --help.
     work: default of --work.
   """
-  made = argparse.ArgumentParser(
-    description=text, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  made.add_argument('--minutes', type=float, default=9.0)
-  made.add_argument('--work', default=work)
-  made.add_argument('--out', default='results')
-  made.add_argument('--set', nargs='*', default=[], help='field=value')
-  return made
+  flags = cell_runs.parser(text)
+  flags.add_argument('--minutes', type=float, default=9.0)
+  flags.add_argument('--work', default=work)
+  flags.add_argument('--out', default='results')
+  flags.add_argument('--arg', default='', help='of the config')
+  flags.add_argument('--set', nargs='*', default=[], help='field=value')
+  return flags
 
 
-def given(flags: argparse.Namespace) -> dict[str, str]:
-  """The fields of --set."""
+def overrides(flags: argparse.Namespace) -> dict[str, str]:
+  """Reads the fields of --set."""
   for item in flags.set:
     errors.check('=' in item, f'--set {item} is not field=value')
   return dict(item.split('=', 1) for item in flags.set)
 
 
 def run(
-  spec: str,
-  overrides: dict[str, str],
+  file: str,
   flags: argparse.Namespace,
+  fields: dict[str, str] | None = None,
   name: str = '',
   extra: Callable[[list[Info]], Info] = lambda rows: {},
 ) -> pathlib.Path:
-  """Continues a run and writes what there is.
+  """Continues a run and writes its results so far.
 
   Args:
-    spec: FILE.py[:arg] of the config.
-    overrides: fields of it.
-    flags: minutes, work and out.
+    file: FILE.py[:arg] of the config.
+    flags: minutes, work, out, arg and set.
+    fields: of the config, unless --set has them.
     name: of the JSON; '' for that of the config.
-    extra: rows -> what stands beside them.
+    extra: rows -> further content of the JSON.
 
   Returns:
     The path of the JSON.
   """
   began = time.monotonic()
-  loaded = config.load(spec, overrides)
+  separator = ',' if ':' in file else ':'
+  spec = f'{file}{separator}{flags.arg}' if flags.arg else file
+  loaded = config.load(spec, {**(fields or {}), **overrides(flags)})
   run_study, _ = study.find_study(loaded.config.task)
   folder = pathlib.Path(flags.work)
   with (
     workdir.lock(folder, '--work'),
     jit.skip_optimizations(loaded.config.smoke),
   ):
-    found = run_study(loaded.config, folder, flags.minutes)
-  found['config'].pop('data_dir', None)
+    results = run_study(loaded.config, folder, flags.minutes)
+  # A path of this machine, which nobody else needs.
+  results['config'].pop('data_dir', None)
   path = pathlib.Path(flags.out) / f'{name or loaded.name}.json'
   files.write_json(
     path,
     {
-      **{key: found[key] for key in _KEPT},
-      **extra(found['rows']),
+      **{key: results[key] for key in _FIELDS},
+      **extra(results['rows']),
       'seconds_here': round(time.monotonic() - began, 1),
     },
   )
@@ -99,10 +103,10 @@ def run(
 
 def main() -> None:
   """Continues the run of a config."""
-  made = parser(__doc__ or '', 'runs/pieces')
-  made.add_argument('config', help='FILE.py[:arg]')
-  flags = made.parse_args()
-  print(run(flags.config, given(flags), flags))
+  flags = parser(__doc__, 'runs/pieces')
+  flags.add_argument('config', help='FILE.py[:arg]')
+  values = flags.parse_args()
+  print(run(values.config, values))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""The networks of pretrained_vs_scratch.py, and how they are trained."""
+"""The networks of pretrained_vs_scratch.py, and their training."""
 
 import functools
 import pathlib
@@ -12,37 +12,32 @@ from jax import numpy as jnp
 
 from cmu_jax import networks
 from cmu_jax.core import errors, jit, rng
-from cmu_jax.core.types import (
-  Batch,
-  InputStep,
-  Model,
-  Network,
-  Training,
-  Variables,
-)
+from cmu_jax.core.types import Batch, InputStep, Model, Variables
 from cmu_jax.data import splits
 from cmu_jax.networks import classifier
-from cmu_jax.studies.cuts import scene
+from cmu_jax.studies.cuts import scene as scenes
 from cmu_jax.training import metrics, optimizers, train
 
 ARMS = ('pretrained', 'folded_scratch', 'norm_scratch', 'random_below')
-# Of these only what comes after --cut is trained, if that is given.
+# With --cut only the layers from it on are trained, in these arms.
 CUT = ('pretrained', 'random_below')
 RATES = (3e-4, 1e-3, 3e-3)
 BATCH = 64
-AS_IT_IS = InputStep(lambda key, image, stamp: image, lambda image, _: image)
+IDENTITY_STEP = InputStep(
+  lambda key, image, has_trigger: image, lambda image, has_trigger: image
+)
 
 
 class Arm(NamedTuple):
-  """A network, how it starts and how it is trained.
+  """A network, its start and its training.
 
   Attributes:
     model: the network.
     start: key -> variables.
     rate: learning rate of AdamW.
     epochs: of the training on CIFAR-10.
-    below: key -> function of normalised images that stays as it is; None where
-      the whole network is trained.
+    below: key -> function of normalised images, the layers that stay as they
+      are; None if the whole network is trained.
   """
 
   model: Model
@@ -53,8 +48,8 @@ class Arm(NamedTuple):
 
 
 @functools.cache
-def arm(name: str, folder: pathlib.Path, side: int, cut: str) -> Arm:
-  """One of the networks, untuned."""
+def make_arm(name: str, folder: pathlib.Path, side: int, cut: str) -> Arm:
+  """Makes a network, without its rate and epochs."""
   image = jnp.zeros((1, side, side, 3))
   if name == 'norm_scratch':
     model = networks.make('mobilenet_v1', 10, (side, side, 3), width=0.25)
@@ -63,118 +58,139 @@ def arm(name: str, folder: pathlib.Path, side: int, cut: str) -> Arm:
   spec = folded.read_spec(path)
   _, stored = folded.load(path, folder / 'mobilenet_v1_025_imagenet.npz')
   if cut and name in CUT:
-    return _cut(name, spec, stored, side, cut)
+    return _cut_arm(name, spec, stored, side, cut)
   model = networks.bind(folded.build(spec, 10))
 
   def start(key: jax.Array) -> Variables:
-    drawn = jit.compile_cheaply(model.init)(key, image)
+    random = jit.compile_cheaply(model.init)(key, image)
     if name != 'pretrained':
-      return drawn
-    return drawn._replace(params=drawn.params | {'body': stored.params['body']})
+      return random
+    return random._replace(
+      params=random.params | {'body': stored.params['body']}
+    )
 
   return Arm(model, start)
 
 
-def _cut(
-  name: str, spec: folded.NetworkSpec, stored: Variables, side: int, cut: str
+def _cut_arm(
+  name: str, spec: Any, stored: Variables, side: int, cut: str
 ) -> Arm:
-  """The layers from `cut` on as a network, and those before it."""
+  """The layers from `cut` on as a network, and the layers before it."""
   names = [layer.name for layer in spec.body]
   errors.check(cut in names, f'--cut {cut} is no layer; give one of {names}')
-  at, real = names.index(cut), name == 'pretrained'
-  lower, upper = map(folded.FoldedBody, (spec.body[:at], spec.body[at:]))
+  position, pretrained = names.index(cut), name == 'pretrained'
+  lower, upper = map(
+    folded.FoldedBody, (spec.body[:position], spec.body[position:])
+  )
   model = networks.bind(classifier.Classifier(upper, 10))
   image = jnp.zeros((1, side, side, 3))
+  stored_layers = lambda names: {n: stored.params['body'][n] for n in names}
 
   def below(key: jax.Array) -> Any:
-    drawn = jit.compile_cheaply(lower.init)(key, image, False)['params']
-    params = {n: stored.params['body'][n] for n in drawn} if real else drawn
+    params = jit.compile_cheaply(lower.init)(key, image, False)['params']
+    params = stored_layers(params) if pretrained else params
     return lambda x: lower.apply({'params': params}, x, False)
 
   def start(key: jax.Array) -> Variables:
-    seen = jax.eval_shape(below(key), image)
-    drawn = jit.compile_cheaply(model.init)(key, jnp.zeros(seen.shape))
-    if not real:
-      return drawn
-    body = {n: stored.params['body'][n] for n in drawn.params['body']}
-    return drawn._replace(params=drawn.params | {'body': body})
+    features = jax.eval_shape(below(key), image)
+    random = jit.compile_cheaply(model.init)(key, jnp.zeros(features.shape))
+    if not pretrained:
+      return random
+    body = stored_layers(random.params['body'])
+    return random._replace(params=random.params | {'body': body})
 
   return Arm(model, start, below=below)
 
 
-def lowered(
-  one: Arm, world: scene.World, place: scene.Scene
-) -> tuple[scene.World, scene.Scene]:
-  """The same data as the trained layers see them: computed once, and kept."""
-  if one.below is None:
-    return world, place
-  run = one.below(rng.fold_in(place.key, 'below'))
+def precompute_features(
+  arm: Arm, world: scenes.World, scene: scenes.Scene
+) -> tuple[scenes.World, scenes.Scene]:
+  """Replaces images by the output of the layers that stay as they are."""
+  if arm.below is None:
+    return world, scene
+  run = arm.below(rng.fold_in(scene.key, 'below'))
   step = jax.jit(lambda raw: run(world.inputs.eval(raw, None)))
 
-  def seen(batch: Any) -> Any:
+  def with_features(batch: Any) -> Any:
     raw, size = batch.image, 200
-    parts = [step(raw[at : at + size]) for at in range(0, len(raw), size)]
-    return batch._replace(image=jnp.concatenate(parts))
+    chunks = [step(raw[i : i + size]) for i in range(0, len(raw), size)]
+    return batch._replace(image=jnp.concatenate(chunks))
 
-  whole = world.dataset
+  dataset = world.dataset
   return world._replace(
-    dataset=whole._replace(test=seen(whole.test)),
-    model=one.model,
-    inputs=AS_IT_IS,
-  ), place._replace(
-    train=seen(place.train),
-    clean=seen(place.clean),
-    proxy=seen(place.proxy),
-    clean_proxy=seen(place.clean_proxy),
+    dataset=dataset._replace(test=with_features(dataset.test)),
+    model=arm.model,
+    inputs=IDENTITY_STEP,
+  ), scene._replace(
+    train=with_features(scene.train),
+    clean=with_features(scene.clean),
+    proxy=with_features(scene.proxy),
+    clean_proxy=with_features(scene.clean_proxy),
   )
 
 
+# Cached, so that trainings at a rate share their compilations.
 @functools.cache
 def adam(rate: float) -> optax.GradientTransformation:
-  """One object a rate, so that trainings share their compilations."""
+  """Returns AdamW at a constant rate."""
   return optimizers.adamw(optimizers.constant_schedule(rate))
 
 
-def fitted(
+def fit(
   key: jax.Array,
-  one: Arm,
-  world: scene.World,
+  arm: Arm,
+  world: scenes.World,
   start: Variables,
   batch: Batch,
   epochs: int,
   title: str,
 ) -> Variables:
-  """AdamW at the arm's rate."""
+  """Trains by AdamW at the arm's rate."""
   steps = epochs * train.steps_per_epoch(batch.label.shape[0], BATCH)
   return train.fit(
     key,
-    Network(one.model, world.inputs),
+    arm.model,
     start,
     batch,
-    training=Training(optimizer=adam(one.rate), steps=steps, batch_size=BATCH),
+    optimizer=adam(arm.rate),
+    steps=steps,
+    batch_size=BATCH,
+    inputs=world.inputs,
     title=title,
   ).variables
 
 
-def accuracy(one: Arm, world: scene.World, v: Variables, batch: Batch) -> float:
-  """On a split, without augmentation."""
-  seen = metrics.predict(Network(one.model, world.inputs), v, batch, 256)
-  return float(np.mean(seen == np.asarray(batch.label)))
+def accuracy(
+  arm: Arm, world: scenes.World, variables: Variables, batch: Batch
+) -> float:
+  """Computes the accuracy on a split, without augmentation."""
+  predicted = metrics.predict(arm.model, world.inputs, variables, batch, 256)
+  return float(np.mean(predicted == np.asarray(batch.label)))
 
 
-def tuned(one: Arm, world: scene.World, place: scene.Scene, epochs) -> dict:
-  """Rate and epochs with the best accuracy on a tenth of the clean images."""
-  key = rng.fold_in(place.key, 'tuning')
-  held, rest = splits.hold_out(key, place.clean, 0.1, 10)
-  found = []
+def tune(
+  arm: Arm, world: scenes.World, scene: scenes.Scene, epochs: tuple[int, ...]
+) -> dict:
+  """Finds the rate and epochs with the best accuracy on held-out images."""
+  key = rng.fold_in(scene.key, 'tuning')
+  held_out, clean = splits.hold_out(key, scene.clean, 0.1, 10)
+  trials = []
   for rate in RATES:
-    v, before, this = one.start(key), 0, one._replace(rate=rate)
-    for until in epochs:
-      title = f'tuning: rate {rate:g}, epochs {before} to {until}'
-      turn = rng.fold_in(key, str(until))
-      v = fitted(turn, this, world, v, rest, until - before, title)
-      score = accuracy(this, world, v, held)
-      found.append({'rate': rate, 'epochs': until, 'validation': score})
-      before = until
-  best = max(found, key=lambda row: row['validation'])
-  return {**best, 'tried': found}
+    variables, start, tuned = arm.start(key), 0, arm._replace(rate=rate)
+    # A constant rate: a longer training continues the shorter one.
+    for end in epochs:
+      title = f'tuning: rate {rate:g}, epochs {start} to {end}'
+      variables = fit(
+        rng.fold_in(key, str(end)),
+        tuned,
+        world,
+        variables,
+        clean,
+        end - start,
+        title,
+      )
+      score = accuracy(tuned, world, variables, held_out)
+      trials.append({'rate': rate, 'epochs': end, 'validation': score})
+      start = end
+  best = max(trials, key=lambda row: row['validation'])
+  return {**best, 'tried': trials}

@@ -1,18 +1,18 @@
-r"""Does the mean over a simplex of networks unlearn better than their soup?
+r"""Unlearning by the mean over a simplex of networks, against their soup.
 
 A cell is a seed: a small vision transformer learns all classes; task vectors
 come from fine-tuning it on two of them in different ways; subtracting them
 forgets the two. Q in {2, 3, 5, 8} of the vectors span a simplex. Every method
 gets its lambda in 0, 0.1, ..., 3 on validation images alone (the lowest
 accuracy on the forgotten classes that keeps 95 % of the accuracy on the others;
-ties keep the smaller one), and is then looked at once on the test images. The
+the smaller one of ties), and is then evaluated once on the test images. The
 grid was widened once: up to 1, most choices of the first run lay at its end.
 
 The primary comparison, declared before the first run: cubature2 on
 probabilities minus the centroid at Q = 3, forget accuracy on the test images at
-the lambda that each of them chose, paired over the seeds, 95 % interval of
-Student's t. It unlearns better if the whole interval is below 0 and the same
-interval of the control accuracy reaches 0 or more. All else is secondary.
+the lambda of each method, paired over the seeds, 95 % interval of Student's t.
+It unlearns better if the whole interval is below 0 and the same interval of the
+control accuracy reaches 0 or more. All else is secondary.
 
 At equal cost: `vertices` (the ordinary ensemble of the Q networks), `sampled`
 (Q networks drawn from the simplex) and `cubature2` all take Q forward passes;
@@ -27,16 +27,13 @@ that validation prefers.
     --model clip-vit-b32 --rate 0.01        your CLIP, on a GPU
 """
 
-import argparse
 import pathlib
-import shlex
-import sys
-import time
 import warnings
 
-import simplex_unlearning_cell as judge
+import cell_runs
+import simplex_unlearning_cell as cell
 import simplex_unlearning_world as worlds
-from simplex_unlearning_show import figure, markdown, summary
+from simplex_unlearning_show import draw_figure, markdown, summarize
 
 from cmu_jax.commands import shell
 from cmu_jax.core import files, progress, provenance
@@ -44,39 +41,30 @@ from cmu_jax.methods import simplex
 
 
 def report(flags, cells) -> dict:
-  """What is kept: how it was made, every cell, and the table."""
-  words, arguments = [], iter(sys.argv[1:])
-  for word in arguments:
-    hidden = word in {'--data_dir', '--source', '--out', '--weights'}
-    words += [word, 'PATH'] if hidden else [word]
-    _ = next(arguments) if hidden else None
-  setting = {
+  """Builds the JSON: origin, table and every cell."""
+  config = {
     **worlds.SETTINGS[flags.dataset],
-    'lambdas': judge.LAMBDAS.tolist(),
-    'configs': [list(one) for one in worlds.CONFIGS],
+    'lambdas': cell.LAMBDAS.tolist(),
+    'configs': [list(config) for config in worlds.CONFIGS],
     'smoke': flags.smoke,
     'model': flags.model if flags.weights else 'vit_tiny',
     'weights_sha256': files.digest(flags.weights) if flags.weights else '',
     'rate': flags.rate,
   }
-  made = provenance.describe_run(setting)
+  private = ('--data_dir', '--source', '--out', '--weights')
   return {
-    'command': shlex.join(
-      ['python', 'experiments/simplex_unlearning.py', *words]
-    ),
-    'commit': made['commit'],
-    'versions': made['versions'],
-    'device': made['device'],
+    **cell_runs.describe(private),
+    'device': provenance.describe_run(config)['device'],
     'dataset': flags.dataset,
-    'config': setting,
-    'summary': summary(cells),
+    'config': config,
+    'summary': summarize(cells),
     'by_seed': cells,
   }
 
 
 def main() -> None:
-  """Runs the seeds that are missing and fit the time; table and figure."""
-  parser = argparse.ArgumentParser(description=__doc__)
+  """Runs the missing seeds that fit the time; writes table and figure."""
+  parser = cell_runs.parser(__doc__)
   parser.add_argument(
     '--dataset', default='digits', choices=tuple(worlds.SETTINGS)
   )
@@ -93,25 +81,32 @@ def main() -> None:
   suffix = '_smoke' if flags.smoke else ''
   kind = '_clip' if flags.weights else ''
   default = f'results/simplex_{flags.dataset}{kind}{suffix}.json'
-  path, began = pathlib.Path(flags.out or default), time.monotonic()
-  cells = files.read_json(path)['by_seed'] if path.is_file() else {}
+  path = pathlib.Path(flags.out or default)
   seeds = ['0', '1'] if flags.smoke else flags.seeds.split(',')
-  place = worlds.world(flags)
-  # Wide simplices are what is measured here; the table says how wide.
+  world = worlds.load_world(flags)
+  # Wide simplices are the subject here; the table says how wide they are.
   warnings.simplefilter('ignore', simplex.SimplexWarning)
-  with progress.bar('seeds', len(seeds), unit='seeds') as advance:
-    for seed in seeds:
-      late = time.monotonic() - began > 60 * flags.minutes
-      if seed not in cells and not late:
-        with progress.mute():
-          cells[seed] = judge.cell(flags, place, int(seed), timed=not cells)
-        files.write_json(path, report(flags, cells))
-      advance()
-  print(markdown(files.read_json(path)))
-  files.write_text(
-    path.with_suffix('.md'), markdown(files.read_json(path)) + '\n'
+  finished = set(files.read_json(path)['by_seed']) if path.is_file() else set()
+
+  def compute(seed: str) -> dict:
+    # Times are measured once, by the very first seed of the file.
+    timed = not finished
+    finished.add(seed)
+    with progress.mute():
+      return cell.measure(flags, world, int(seed), timed)
+
+  cell_runs.compute_missing(
+    path,
+    seeds,
+    compute,
+    lambda cells: report(flags, cells),
+    minutes=flags.minutes,
+    field='by_seed',
   )
-  figure(files.read_json(path), path.with_suffix('.png'))
+  results = files.read_json(path)
+  print(markdown(results))
+  files.write_text(path.with_suffix('.md'), markdown(results) + '\n')
+  draw_figure(results, path.with_suffix('.png'))
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ NAMES = (
 
 
 def interval(values) -> dict:
-  """Mean and 95 % interval of Student's t; no interval of a single value."""
+  """Computes mean and 95 % interval of Student's t; none of a single value."""
   values = np.asarray(values, np.float64)
   mean = float(values.mean())
   if values.size < 2:
@@ -37,18 +37,21 @@ def interval(values) -> dict:
 
 def _column(cells, q, method, number, space='probabilities'):
   return np.array(
-    [one['by_q'][q]['methods'][method][space][number] for one in cells.values()]
+    [
+      cell['by_q'][q]['methods'][method][space][number]
+      for cell in cells.values()
+    ]
   )
 
 
 def _singles(cells, q) -> dict:
   """The mean of q single vectors, and the one that validation prefers."""
   mean, best = [], []
-  for one in cells.values():
-    rows = one['single'][: int(q)]
+  for cell in cells.values():
+    rows = cell['single'][: int(q)]
     mean.append([np.mean([r[k] for r in rows]) for k in ('forget', 'control')])
-    first = min(range(len(rows)), key=lambda i: rows[i]['validation_forget'])
-    best.append([rows[first][k] for k in ('forget', 'control')])
+    preferred = min(rows, key=lambda row: row['validation_forget'])
+    best.append([preferred[k] for k in ('forget', 'control')])
   return {
     name: {
       key: interval(np.array(values)[:, i])
@@ -64,30 +67,44 @@ def _row(cells, q, method, space) -> dict:
   for number in ('forget', 'control', 'lambda'):
     row[number] = interval(_column(cells, q, method, number, space))
   for number in ('forget', 'control'):
-    own = _column(cells, q, method, number, space)
     row[f'{number}_minus_centroid'] = interval(
-      own - _column(cells, q, 'centroid', number)
+      _column(cells, q, method, number, space)
+      - _column(cells, q, 'centroid', number)
     )
-  if all(method in one['by_q'][q]['errors'] for one in cells.values()):
-    row['error'] = float(
-      np.mean(
-        [one['by_q'][q]['errors'][method][space] for one in cells.values()]
-      )
-    )
+  errors = [cell['by_q'][q]['errors'] for cell in cells.values()]
+  if all(method in error for error in errors):
+    row['error'] = float(np.mean([error[method][space] for error in errors]))
   return row
 
 
-def summary(cells: dict) -> dict:
-  """Rows by Q, method and space; the primary comparison; costs; spread."""
-  first = next(iter(cells.values()))
-  sizes = list(first['by_q'])
+def _costs(cells) -> dict:
+  """Seconds by Q and method, in forward passes, of the cell that was timed."""
+  timed = [
+    cell['by_q']
+    for cell in cells.values()
+    if next(iter(cell['by_q'].values()))['seconds']
+  ]
+  if not timed:
+    return {}
+  return {
+    q: {
+      name: seconds / record['seconds']['forward']
+      for name, seconds in record['seconds'].items()
+    }
+    for q, record in timed[0].items()
+  }
+
+
+def summarize(cells: dict) -> dict:
+  """Summarizes rows by Q, method and space; the primary comparison; costs."""
+  by_q = next(iter(cells.values()))['by_q']
   rows = []
-  for q in sizes:
+  for q in by_q:
     for name, numbers in _singles(cells, q).items():
       row = {'q': int(q), 'method': name, 'space': 'probabilities'}
       rows.append({**row, **numbers})
     for method in NAMES:
-      if method not in first['by_q'][q]['methods']:
+      if method not in by_q[q]['methods']:
         continue
       rows.append(_row(cells, q, method, 'probabilities'))
       if method in ('cubature2', 'taylor2'):
@@ -99,30 +116,23 @@ def summary(cells: dict) -> dict:
     )
     for number in ('forget', 'control')
   }
-  low, high = gains['forget']['low'], gains['forget']['high']
-  kept = gains['control']['high']
-  better = low is not None and high < 0 and kept >= 0
-  timed = next((o for o in cells.values() if o['by_q'][sizes[0]]['seconds']), 0)
-  costs = {
-    q: {
-      name: seconds / timed['by_q'][q]['seconds']['forward']
-      for name, seconds in timed['by_q'][q]['seconds'].items()
-    }
-    for q in (sizes if timed else ())
-  }
+  forget, control = gains['forget'], gains['control']
+  better = (
+    forget['low'] is not None and forget['high'] < 0 and control['high'] >= 0
+  )
   mean = lambda q, key: float(
-    np.mean([one['by_q'][q][key] for one in cells.values()])
+    np.mean([cell['by_q'][q][key] for cell in cells.values()])
   )
   facts = ('variance', 'deviation_of_logits', 'kept_by_negmerge')
   return {
     'seeds': len(cells),
     'untouched': {
-      k: interval([one['untouched'][k] for one in cells.values()])
+      k: interval([cell['untouched'][k] for cell in cells.values()])
       for k in ('forget', 'control')
     },
     'primary': {**gains, 'q': int(PRIMARY), 'unlearns_better': better},
-    'forward_passes': costs,
-    'spread': {q: {key: mean(q, key) for key in facts} for q in sizes},
+    'forward_passes': _costs(cells),
+    'spread': {q: {key: mean(q, key) for key in facts} for q in by_q},
     'rows': rows,
   }
 
@@ -134,32 +144,32 @@ def _points(value) -> str:
   return f'{100 * value["mean"]:.1f} ± {reach:.1f}'
 
 
-def markdown(found: dict) -> str:
-  """The verdict in words, then the table."""
-  told = found['summary']
-  primary = told['primary']
+def markdown(results: dict) -> str:
+  """Formats the verdict in words, then the table."""
+  summary = results['summary']
+  primary = summary['primary']
   verdict = (
     'the mean over the simplex unlearns better than its centroid'
     if primary['unlearns_better']
     else 'no evidence that the mean over the simplex unlearns better than its '
     'centroid'
   )
-  before = told['untouched']
+  untouched = summary['untouched']
   lines = [
-    f'{found["dataset"]}, {told["seeds"]} seeds: {verdict}. cubature2 on '
+    f'{results["dataset"]}, {summary["seeds"]} seeds: {verdict}. cubature2 on '
     f'probabilities minus the centroid, Q = {primary["q"]}: forget accuracy '
     f'{_points(primary["forget"])} points, control accuracy '
     f'{_points(primary["control"])} points (95 % intervals).',
     '',
-    f'Untouched: forget {_points(before["forget"])}, control '
-    f'{_points(before["control"])}.',
+    f'Untouched: forget {_points(untouched["forget"])}, control '
+    f'{_points(untouched["control"])}.',
     '',
     '| Q | method | mean of | forget % | control % | forget minus centroid | '
     'lambda | error of the mean | cost, forward passes |',
     '|---|---|---|---|---|---|---|---|---|',
   ]
-  for row in told['rows']:
-    cost = told['forward_passes'].get(str(row['q']), {}).get(row['method'])
+  for row in summary['rows']:
+    cost = summary['forward_passes'].get(str(row['q']), {}).get(row['method'])
     gain = row.get('forget_minus_centroid')
     strength = row.get('lambda')
     lines.append(
@@ -173,27 +183,29 @@ def markdown(found: dict) -> str:
   return '\n'.join(lines)
 
 
-def figure(found: dict, path: pathlib.Path) -> None:
-  """Forget accuracy by Q, and the error of every estimate of the mean."""
+def draw_figure(results: dict, path: pathlib.Path) -> None:
+  """Draws forget accuracy by Q, and the errors of the estimated means."""
   import matplotlib
 
   matplotlib.use('Agg')
   from matplotlib import pyplot
 
-  rows = [r for r in found['summary']['rows'] if r['space'] == 'probabilities']
-  drawn, axes = pyplot.subplots(1, 2, figsize=(12, 4))
+  rows = [
+    row for row in results['summary']['rows'] if row['space'] == 'probabilities'
+  ]
+  figure, axes = pyplot.subplots(1, 2, figsize=(12, 4))
   for i, name in enumerate(('single', *NAMES)):
-    own = [r for r in rows if r['method'] == name]
-    sizes = [r['q'] for r in own]
+    members = [r for r in rows if r['method'] == name]
+    sizes = [r['q'] for r in members]
     style = {'marker': 'o', 'label': name, 'linewidth': 1, 'color': f'C{i}'}
-    axes[0].plot(sizes, [100 * r['forget']['mean'] for r in own], **style)
-    if own and 'error' in own[0]:
-      axes[1].semilogy(sizes, [r['error'] for r in own], **style)
+    axes[0].plot(sizes, [100 * r['forget']['mean'] for r in members], **style)
+    if members and 'error' in members[0]:
+      axes[1].semilogy(sizes, [r['error'] for r in members], **style)
   axes[0].set(xlabel='vertices Q', ylabel='forget accuracy, % (lower: better)')
   axes[1].set(xlabel='vertices Q', ylabel='error of the mean probabilities')
   # Beside the axes: lines cross everywhere within them.
   axes[0].legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))
   axes[1].legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))
-  drawn.tight_layout()
-  drawn.savefig(path, dpi=120)
-  pyplot.close(drawn)
+  figure.tight_layout()
+  figure.savefig(path, dpi=120)
+  pyplot.close(figure)

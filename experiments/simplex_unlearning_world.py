@@ -9,17 +9,9 @@ import numpy as np
 
 from cmu_jax import networks
 from cmu_jax.core import rng
-from cmu_jax.core.types import (
-  Batch,
-  Dataset,
-  InputStep,
-  Model,
-  Network,
-  Training,
-  Variables,
-)
+from cmu_jax.core.types import Batch, Dataset, InputStep, Model, Variables
 from cmu_jax.data import input_step, sources, splits
-from cmu_jax.methods import task_vectors
+from cmu_jax.methods import task_vectors as tv
 from cmu_jax.methods.task_vectors import FineTuneConfig
 from cmu_jax.networks import clip
 from cmu_jax.networks.clip import heads, prompts, zero_shot
@@ -67,120 +59,128 @@ class Sets(NamedTuple):
   test_image: Any
 
 
-class Place(NamedTuple):
-  """What all seeds share; `start` is None where a network is trained here."""
+class World(NamedTuple):
+  """Data and network of all seeds; `start` is None without shipped weights."""
 
-  found: Dataset
+  dataset: Dataset
   model: Model
   steps: dict[str, InputStep]
   epochs: int
   start: Variables | None
 
 
-def world(flags) -> Place:
-  """Data, network and input steps, shared by all seeds."""
-  chosen = SETTINGS[flags.dataset]
-  source = flags.source or flags.dataset
-  found = sources.load(source, data_dir=flags.data_dir or None)
-  some = lambda batch, n: splits.take(batch, np.arange(len(batch.label))[:n])
-  limit = 400 if flags.smoke else chosen['limit']
-  found = found._replace(
-    train=some(found.train, limit), test=some(found.test, chosen['test'])
+def load_world(flags) -> World:
+  """Loads data, network and input steps, shared by all seeds."""
+  settings = SETTINGS[flags.dataset]
+  dataset = sources.load(
+    flags.source or flags.dataset, data_dir=flags.data_dir or None
   )
-  shape = found.train.image.shape[1:]
-  epochs = 2 if flags.smoke else chosen['epochs']
+  head = lambda batch, n: splits.take(batch, np.arange(len(batch.label))[:n])
+  limit = 400 if flags.smoke else settings['limit']
+  dataset = dataset._replace(
+    train=head(dataset.train, limit), test=head(dataset.test, settings['test'])
+  )
+  shape = dataset.train.image.shape[1:]
+  epochs = 2 if flags.smoke else settings['epochs']
   if flags.weights:
-    return shipped(flags, found, epochs)
+    return load_clip(flags, dataset, epochs)
   model = networks.make(
-    'vit_tiny', found.num_classes, shape,
-    patch=chosen['patch'], width=chosen['width'], depth=chosen['depth'],
+    'vit_tiny', dataset.num_classes, shape,
+    patch=settings['patch'], width=settings['width'], depth=settings['depth'],
     heads=4,
   )  # fmt: skip
   pixels = {'mean': (0.3,) * shape[2], 'std': (0.35,) * shape[2]}
-  return Place(found, model, input_steps(**pixels), epochs, None)
+  return World(dataset, model, input_steps(**pixels), epochs, None)
 
 
 def input_steps(mean, std) -> dict[str, InputStep]:
-  """Input steps by the names that the ways to fine-tune use."""
+  """Makes input steps by the names in the ways to fine-tune."""
   make = functools.partial(input_step.make, mean, std)
   return {'none': make(), 'crop': make(pad=1)}
 
 
-def shipped(flags, found: Dataset, epochs: int) -> Place:
-  """A CLIP of somebody's, its head made of the class names."""
-  clip_ = clip.load(flags.weights, flags.model)
-  names = found.class_names
-  head = heads.make(clip_, names, prompts.for_dataset(flags.dataset))
-  both = zero_shot.variables(clip_.variables, head.kernel)
-  base = zero_shot.model(clip_.sizes, len(names))
+def load_clip(flags, dataset: Dataset, epochs: int) -> World:
+  """Loads a CLIP; its head consists of the class names."""
+  loaded = clip.load(flags.weights, flags.model)
+  names = dataset.class_names
+  head = heads.make(loaded, names, prompts.for_dataset(flags.dataset))
+  start = zero_shot.variables(loaded.variables, head.kernel)
+  base = zero_shot.model(loaded.sizes, len(names))
   grey = lambda x: jnp.repeat(x, 3, -1) if x.shape[-1] == 1 else x
   colour = lambda batch: batch._replace(image=grey(batch.image))
-  # The head is no parameter: what is averaged are image towers.
-  whole = lambda v: v._replace(batch_stats=both.batch_stats)
-  model = base._replace(apply=lambda v, x: base.apply(whole(v), x))
-  return Place(
-    found._replace(train=colour(found.train), test=colour(found.test)),
+  # The head is no parameter: the simplex consists of image towers.
+  with_head = lambda v: v._replace(batch_stats=start.batch_stats)
+  model = base._replace(apply=lambda v, x: base.apply(with_head(v), x))
+  return World(
+    dataset._replace(train=colour(dataset.train), test=colour(dataset.test)),
     model,
-    input_steps(*zero_shot.normalisation(clip_.sizes.kind)),
+    input_steps(*zero_shot.normalisation(loaded.sizes.kind)),
     epochs,
-    both,
+    start,
   )
 
 
-def pieces(image, chosen):
-  """Images in pieces of one size, so that one compilation serves them all."""
-  size = chosen['piece']
+def split_in_pieces(image, size):
+  """Splits images into equal pieces, so that one compilation serves all."""
   fill = [(0, -len(image) % size)] + [(0, 0)] * (image.ndim - 1)
   return jnp.pad(image, fill, 'edge').reshape(-1, size, *image.shape[1:])
 
 
+# One object for all seeds, so that they share a compilation.
 @functools.lru_cache(maxsize=4)
-def recipe(steps):
-  """The optimiser of the first training, one object for all seeds."""
+def optimizer(steps):
+  """Returns the optimiser of the first training."""
   return optimizers.adamw(
     optimizers.warmup_cosine_schedule(2e-3, steps // 20, 0, steps)
   )
 
 
-def trained(place: Place, kept: Batch, seed: int) -> Variables:
-  """A small vision transformer that knows all classes."""
-  steps = place.steps
-  start = jax.jit(place.model.init)(
-    rng.fold_in(seed, 'init'), steps['none'].eval(kept.image[:1], None)
+def train_network(world: World, batch: Batch, seed: int) -> Variables:
+  """Trains a small vision transformer on all classes."""
+  start = jax.jit(world.model.init)(
+    rng.fold_in(seed, 'init'), world.steps['none'].eval(batch.image[:1], None)
   )
-  count = place.epochs * train.steps_per_epoch(len(kept.label), 64)
+  count = world.epochs * train.steps_per_epoch(len(batch.label), 64)
   return train.fit(
     rng.fold_in(seed, 'train'),
-    Network(place.model, steps['crop']),
+    world.model,
     start,
-    kept,
-    training=Training(optimizer=recipe(count), steps=count, batch_size=64),
+    batch,
+    optimizer=optimizer(count),
+    steps=count,
+    batch_size=64,
+    inputs=world.steps['crop'],
     title=f'seed {seed}',
   ).variables
 
 
-def vectors(flags, place, seed):
-  """What a seed starts from: the network, task vectors, images by purpose."""
-  found, model, steps = place.found, place.model, place.steps
-  classes, chosen = found.num_classes, SETTINGS[flags.dataset]
+def prepare_seed(flags, world: World, seed: int):
+  """Returns the network of a seed, task vectors, images, forgotten classes."""
+  settings, dataset = SETTINGS[flags.dataset], world.dataset
   forget = np.array([seed % 5, seed % 5 + 5])
-  held, kept = splits.hold_out(
-    rng.fold_in(seed, 'validation'), found.train, chosen['held'], classes
+  validation, training = splits.hold_out(
+    rng.fold_in(seed, 'validation'),
+    dataset.train,
+    settings['held'],
+    dataset.num_classes,
   )
-  before = place.start or trained(place, kept, seed)
-  gone = np.flatnonzero(np.isin(np.asarray(kept.label), forget))
+  start = world.start or train_network(world, training, seed)
+  rows = np.flatnonzero(np.isin(np.asarray(training.label), forget))
   configs = [
-    one._replace(seed=100 * seed + one.seed, lr=flags.rate * one.lr)
-    for one in (CONFIGS[:3] if flags.smoke else CONFIGS)
+    config._replace(seed=100 * seed + config.seed, lr=flags.rate * config.lr)
+    for config in (CONFIGS[:3] if flags.smoke else CONFIGS)
   ]
-  taus = task_vectors.diversify(
-    model,
-    before,
-    splits.take(kept, gone),
+  taus = tv.diversify(
+    world.model,
+    start,
+    splits.take(training, rows),
     configs,
-    steps,
+    world.steps,
     frozen=('head',),
   )
-  cut = lambda batch: pieces(steps['none'].eval(batch.image, None), chosen)
-  sets = Sets(held, found.test, cut(held), cut(found.test))
-  return before.params, taus, sets, forget
+  pieces = lambda batch: split_in_pieces(
+    world.steps['none'].eval(batch.image, None), settings['piece']
+  )
+  test = dataset.test
+  sets = Sets(validation, test, pieces(validation), pieces(test))
+  return start.params, taus, sets, forget

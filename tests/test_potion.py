@@ -124,7 +124,7 @@ def test_the_method_takes_label_free_importances_once():
   prepared = method.prepare(KEY, state, seen)
   measure = importance.ImportanceConfig(model, AUGMENTED, 'xlf', augment=False)
   assert_close(
-    prepared.pair.forget,
+    prepared.importances.forget,
     importance.compute(KEY, measure, state, seen.forget),
   )
   rhos = {'potion_rho': jnp.asarray([0.75, 0.0])}
@@ -136,5 +136,7 @@ def test_the_method_takes_label_free_importances_once():
   assert np.asarray(info['gradient_evaluations']).tolist() == [27, 27]
   assert info['tries'][0] <= info['tries'][1]
   last = jax.tree.map(lambda x: x[1], found)
-  wanted = ssd.dampen(state.params, prepared.pair, info['threshold'][1], 1.0)
+  wanted = ssd.dampen(
+    state.params, prepared.importances, info['threshold'][1], 1.0
+  )
   assert_close(last.params, wanted)

@@ -189,8 +189,8 @@ def test_assd_dampens_from_its_threshold_on():
   prepared = method.prepare(KEY, state, seen)
   found, info = method.solve(KEY, state, seen, prepared, {})
   ratio = np.asarray(
-    prepared.pair.forget['head']['kernel']
-    / prepared.pair.retain['head']['kernel']
+    prepared.importances.forget['head']['kernel']
+    / prepared.importances.retain['head']['kernel']
   )
   wanted = np.percentile(ratio, 100 - np.log(1 + 100 * 7 / 27))
   np.testing.assert_allclose(info['threshold'], wanted, rtol=1e-5)

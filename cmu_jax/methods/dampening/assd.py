@@ -3,7 +3,7 @@ r"""ASSD: SSD with its threshold taken from the sizes of the sets.
   a = percentile p of I_f,j / I_r,j over all parameters j
   p = 100 - ln(1 + 100 |S_f| / |S_tr|),   gamma = 1
 
-so that nothing is tuned: the larger S_f, the more parameters are dampened.
+No hyperparameter is tuned: the larger S_f, the more parameters are dampened.
 
 References:
   Parameter-Tuning-Free Data Entry Error Unlearning with Adaptive Selective
@@ -14,22 +14,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from cmu_jax.core.types import (
-  Info,
-  Method,
-  Network,
-  Variables,
-)
+from cmu_jax.core.types import Info, InputStep, Method, Model, Variables
 from cmu_jax.methods.dampening import importance, ssd
 
 
 class PreparedThreshold(NamedTuple):
-  """What a repair needs.
+  """The shared work of a repair.
 
   Attributes:
-    pair: importances.
+    importances: I_r and I_f.
     threshold: a.
   """
 
@@ -39,51 +34,50 @@ class PreparedThreshold(NamedTuple):
 
 @jax.jit
 def sorted_ratios(importances: importance.Importances) -> Float[Array, 'p']:
-  """I_f / I_r of all parameters, falling.
+  """Returns I_f / I_r of all parameters in falling order.
 
-  0 / 0 counts as 0, and what is infinite as the largest number there is.
+  0 / 0 counts as 0, and an infinite ratio as the largest finite number.
   """
 
-  def one(kept, bad):
-    ratio = bad / jnp.where(kept > 0, kept, 1)
-    ratio = jnp.where((kept == 0) & (bad > 0), jnp.inf, ratio)
+  def divide(retain, forget):
+    ratio = forget / jnp.where(retain > 0, retain, 1)
+    ratio = jnp.where((retain == 0) & (forget > 0), jnp.inf, ratio)
+    # `percentile` interpolates: infinity times a weight of 0 would be NaN.
     return jnp.minimum(ratio, jnp.finfo(ratio.dtype).max).reshape(-1)
 
-  found = jax.tree.leaves(
-    jax.tree.map(one, importances.retain, importances.forget)
-  )
-  return -jnp.sort(-jnp.concatenate(found))
+  ratios = jax.tree.map(divide, importances.retain, importances.forget)
+  return -jnp.sort(-jnp.concatenate(jax.tree.leaves(ratios)))
 
 
 @jax.jit
 def percentile(
   falling: Float[Array, 'p'], share: Float[Array, '*s']
 ) -> Float[Array, '*s']:
-  """The percentile 100 - ln(1 + 100 share), linearly interpolated.
-
-  Its place is counted from the top, where float32 still tells the ranks of
-  millions of parameters apart.
+  """Returns the percentile 100 - ln(1 + 100 share), linearly interpolated.
 
   Args:
     falling: numbers in falling order.
     share: of the samples, |S_f| / |S_tr| in ASSD.
   """
-  last = falling.shape[0] - 1
-  place = jnp.clip(jnp.log1p(100 * share) / 100, 0, 1) * last
-  above = jnp.floor(place).astype(jnp.int32)
-  rest = place - above
-  below = jnp.minimum(above + 1, last)
-  return (1 - rest) * falling[above] + rest * falling[below]
+  lowest = falling.shape[0] - 1
+  # Counted from the top: near the other end float32 cannot distinguish the
+  # ranks of millions of parameters.
+  position = jnp.clip(jnp.log1p(100 * share) / 100, 0, 1) * lowest
+  above = jnp.floor(position).astype(jnp.int32)
+  fraction = position - above
+  below = jnp.minimum(above + 1, lowest)
+  return (1 - fraction) * falling[above] + fraction * falling[below]
 
 
 def forget_share(data: Any) -> Float[Array, '']:
-  """|S_f| / |S_tr|."""
-  bad = data.forget.valid.sum()
-  return bad / (bad + data.retain.valid.sum())
+  """Returns |S_f| / |S_tr|."""
+  forget = data.forget.valid.sum()
+  return forget / (forget + data.retain.valid.sum())
 
 
 def assd(
-  network: Network,
+  model: Model,
+  inputs: InputStep,
   *,
   kind: str = 'batch',
   denominator: str = 'retain',
@@ -95,43 +89,25 @@ def assd(
   References:
     arXiv 2402.10098, section 3; gamma = 1.
   """
-  measure = importance.ImportanceConfig(
-    network.model, network.inputs, kind, batch_size, augment
-  )
+  config = importance.ImportanceConfig(model, inputs, kind, batch_size, augment)
 
   def prepare(
-    key,
-    variables: Variables,
-    given: Any,
-    pair: importance.Importances | None = None,
+    variables: Variables, data: Any, importances: importance.Importances
   ) -> PreparedThreshold:
-    if pair is None:
-      pair = ssd.compute_importances(
-        key, measure, variables, given, denominator
-      )
-    return PreparedThreshold(
-      pair, percentile(sorted_ratios(pair), forget_share(given))
-    )
+    del variables
+    ratios = sorted_ratios(importances)
+    threshold = percentile(ratios, forget_share(data))
+    return PreparedThreshold(importances, threshold)
 
   def solve(
-    key,
-    variables: Variables,
-    given: Any,
-    prepared: PreparedThreshold,
-    hyper: Any,
-  ) -> tuple[Variables, Info]:
-    del key, given, hyper
-    params = ssd.dampen(
-      variables.params, prepared.importances, prepared.threshold, 1.0
-    )
-    return variables._replace(params=params), {
-      'gradient_evaluations': int(prepared.importances.cost),
-      'threshold': float(prepared.threshold),
+    variables: Variables, prepared: PreparedThreshold, hyper: Any
+  ) -> tuple[PyTree, Info]:
+    del hyper
+    importances, threshold = prepared
+    # Nothing is vectorised over a grid here, so the host reads the numbers.
+    return ssd.dampen(variables.params, importances, threshold, 1.0), {
+      'gradient_evaluations': int(importances.cost),
+      'threshold': float(threshold),
     }
 
-  return Method(
-    ('retain', 'forget'),
-    prepare,
-    solve,
-    importances=importance.ImportanceRequest(measure, denominator),
-  )
+  return ssd.dampening_method(config, denominator, prepare, solve)

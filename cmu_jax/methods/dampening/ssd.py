@@ -1,11 +1,11 @@
 r"""SSD, selective synaptic dampening.
 
-With importances I_r for what is kept and I_f for S_f (`importance`),
+With importances I_r for the retained samples and I_f for S_f (`importance`),
 
   theta_j <- min((gamma I_r,j / I_f,j)^e, 1) theta_j   where I_f,j > a I_r,j
 
-and as it was elsewhere. Where gamma >= a the result does not depend on a: of
-the 50 points of the published grid 39 differ. Biases and the affine part of
+and unchanged elsewhere. For gamma >= a the result does not depend on a: of the
+50 points of the published grid 39 differ. Biases and the affine part of
 BatchNorm take part, running statistics do not.
 
 References:
@@ -13,17 +13,19 @@ References:
   Corrective Machine Unlearning, arXiv 2402.14015, section 3.2 and appendix A.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import (
   Info,
+  InputStep,
   Method,
-  Network,
+  Model,
   PRNGKey,
   Samples,
   Variables,
@@ -37,12 +39,14 @@ Point = dict[str, float]
 
 _WEIGHTS = (0.1, 1.0, 10.0, 50.0, 100.0, 500.0, 1e3, 1e4, 1e5, 1e6)
 _RATIOS = (0.1, 0.5, 1.0, 5.0, 10.0)
-# What the SSD paper settles on, and a point of the grid.
+# The choice of the SSD paper, which is a point of the grid.
 _DEFAULT = {'ssd_selection_weight': 10.0, 'ssd_dampening': 1.0}
 
 
 def published_grid() -> tuple[Point, ...]:
   """The 50 points of arXiv 2402.14015: 10 weights a, 5 ratios gamma / a."""
+  # Twelve digits undo the rounding of the product: points that are equal on
+  # paper must be equal as floats for `distinct_points`.
   return tuple(
     {
       'ssd_selection_weight': weight,
@@ -56,31 +60,34 @@ def published_grid() -> tuple[Point, ...]:
 def distinct_points(
   points: tuple[Point, ...],
 ) -> tuple[tuple[Point, ...], list[int]]:
-  """Points whose results differ, and which of them each point equals.
+  """Returns points with different results, and the position for each point.
 
   Args:
     points: of 'ssd_selection_weight' a and 'ssd_dampening' gamma, in absolute
-      terms. From gamma >= a on, gamma alone counts, so that the point with
-      a = gamma stands for all of them.
+      terms.
   """
-  found: list[Point] = []
+  representatives: list[Point] = []
   positions = []
   for point in points:
     weight, dampening = point.values()
-    same = {
-      'ssd_selection_weight': max(weight, dampening),
-      'ssd_dampening': dampening,
-    }
-    same = point if dampening < weight else same
-    if same not in found:
-      found.append(same)
-    positions.append(found.index(same))
-  return tuple(found), positions
+    # Where I_f / I_r lies between a and gamma the factor is 1. For gamma >= a
+    # the point a = gamma is therefore equivalent.
+    representative = point
+    if dampening >= weight:
+      representative = {
+        'ssd_selection_weight': dampening,
+        'ssd_dampening': dampening,
+      }
+    if representative not in representatives:
+      representatives.append(representative)
+    positions.append(representatives.index(representative))
+  return tuple(representatives), positions
 
 
 def default_grid() -> tuple[Point, ...]:
   """The 39 distinct points of the published grid; the SSD paper's is first."""
   points = distinct_points(published_grid())[0]
+  # First, because the first point of a grid is the default of a method.
   return (_DEFAULT, *(point for point in points if point != _DEFAULT))
 
 
@@ -92,36 +99,41 @@ def dampen(
   dampening: Number,
   exponent: Number = 1.0,
 ) -> PyTree:
-  """Dampened parameters (arXiv 2308.07707, equations 7 and 8).
+  """Dampens parameters (arXiv 2308.07707, equations 7 and 8).
 
   Args:
     params: theta_o.
-    importances: importances.
-    weight: a, from which ratio I_f / I_r on a parameter is selected; infinity
+    importances: I_r and I_f.
+    weight: a; a parameter is selected if I_f / I_r exceeds it, so infinity
       selects none.
     dampening: gamma, in absolute terms.
     exponent: e.
 
   Returns:
-    Parameters. Where both importances are zero they stay; where only I_r is,
-    they become zero.
+    Parameters. They stay where both importances are zero, and become zero
+    where only I_r is.
   """
 
-  def one(theta, kept, bad):
-    selected = bad > weight * kept
-    ratio = dampening * kept / jnp.where(selected, bad, 1)
+  def dampen_leaf(theta, retain, forget):
+    selected = forget > weight * retain
+    # Unselected entries may have I_f = 0: dividing by 1 there avoids 0 / 0.
+    ratio = dampening * retain / jnp.where(selected, forget, 1)
     beta = jnp.minimum(ratio**exponent, 1)
     return jnp.where(selected, beta * theta, theta)
 
-  return jax.tree.map(one, params, importances.retain, importances.forget)
+  return jax.tree.map(
+    dampen_leaf, params, importances.retain, importances.forget
+  )
 
 
 @jax.jit
-def _join_sets(retain: Samples, forget: Samples) -> tuple[Samples, Any, Any]:
-  """All rows, and which valid ones are of the first and the second set."""
+def _join_sets(
+  retain: Samples, forget: Samples
+) -> tuple[Samples, Bool[Array, 'n'], Bool[Array, 'n']]:
+  """Joins two sets; returns the rows and the valid rows of either set."""
   rows = descent.join_samples(retain, forget)
-  first = jnp.arange(rows.valid.shape[0]) < retain.valid.shape[0]
-  return rows, rows.valid & first, rows.valid & ~first
+  is_retain = jnp.arange(rows.valid.shape[0]) < retain.valid.shape[0]
+  return rows, rows.valid & is_retain, rows.valid & ~is_retain
 
 
 def compute_importances(
@@ -131,25 +143,25 @@ def compute_importances(
   data: Any,
   denominator: str = 'retain',
 ) -> importance.Importances:
-  """I_r and I_f of what a method was given.
+  """Computes I_r and I_f of the samples that a method receives.
 
   Args:
-    key: of sample order and augmentation.
-    config: which importance, of which network.
+    key: seeds the sample order and the augmentation.
+    config: the importance and its network.
     variables: theta_o.
-    data: its parts `retain` and `forget`.
+    data: its sets `retain` and `forget`.
     denominator: 'retain' takes I_r over S_tr without S_f, as the corrective
       benchmark does; 'full' over all of S_tr, as the SSD paper.
 
   Raises:
-    UserError: an unknown kind of importance or denominator.
+    UserError: the kind of importance or the denominator is unknown.
   """
   if denominator not in _DENOMINATORS:
     raise errors.unknown_name('denominator', denominator, _DENOMINATORS)
-  # Both are parts of the same rows, so that one compilation serves both.
-  rows, kept, bad = _join_sets(data.retain, data.forget)
-  kept = rows.valid if denominator == 'full' else kept
-  found = [
+  # Both sets are masks of the same rows, so that one compilation serves both.
+  rows, retain, forget = _join_sets(data.retain, data.forget)
+  retain = rows.valid if denominator == 'full' else retain
+  sides = [
     importance.compute(
       rng.fold_in(key, name),
       config,
@@ -157,13 +169,62 @@ def compute_importances(
       rows._replace(valid=valid),
       f'importances ({name})',
     )
-    for name, valid in (('retain', kept), ('forget', bad))
+    for name, valid in (('retain', retain), ('forget', forget))
   ]
-  return importance.Importances(found[0], found[1], kept.sum() + bad.sum())
+  return importance.Importances(*sides, retain.sum() + forget.sum())
+
+
+def dampening_method(
+  config: importance.ImportanceConfig,
+  denominator: str,
+  prepare: Callable[[Variables, Any, importance.Importances], Any],
+  solve: Callable[[Variables, Any, Any], tuple[PyTree, Info]],
+  grid: tuple[Point, ...] | None = None,
+) -> Method:
+  """Makes a method that starts from importances of S_f and of the rest.
+
+  Args:
+    config: the importance and its network.
+    denominator: 'retain' or 'full', see `compute_importances`.
+    prepare: (variables, data, importances) -> the work that all points share.
+    solve: (variables, prepared, hyper) -> (parameters, info).
+    grid: hyperparameters; a whole grid must be one program. None for a method
+      without hyperparameters.
+  """
+
+  def prepare_method(
+    key,
+    variables: Variables,
+    data: Any,
+    importances: importance.Importances | None = None,
+  ) -> Any:
+    # The corrective study passes importances that several methods share.
+    if importances is None:
+      importances = compute_importances(
+        key, config, variables, data, denominator
+      )
+    return prepare(variables, data, importances)
+
+  def solve_method(
+    key, variables: Variables, data: Any, prepared: Any, hyper: Any
+  ) -> tuple[Variables, Info]:
+    del key, data
+    params, info = solve(variables, prepared, hyper)
+    return variables._replace(params=params), info
+
+  return Method(
+    ('retain', 'forget'),
+    prepare_method,
+    solve_method,
+    ({},) if grid is None else grid,
+    elementwise=grid is not None,
+    importances=importance.ImportanceRequest(config, denominator),
+  )
 
 
 def ssd(
-  network: Network,
+  model: Model,
+  inputs: InputStep,
   *,
   kind: str = 'batch',
   denominator: str = 'retain',
@@ -172,49 +233,33 @@ def ssd(
   exponent: float = 1.0,
   grid: tuple[Point, ...] | None = None,
 ) -> Method:
-  """Dampens what matters for S_f and little else.
+  """Dampens the parameters that matter for S_f and little else.
 
   Args:
-    network: the model and its input step.
-    kind: which importance; 'batch' is what was published.
-    denominator: 'retain' or 'full', see `importances`.
-    batch_size: samples a batch; 512 in the benchmark.
+    model: the network.
+    inputs: raw pixels to network input; paints the triggers of S_tr.
+    kind: the importance; 'batch' is the published choice.
+    denominator: 'retain' or 'full', see `compute_importances`.
+    batch_size: samples in a batch; 512 in the benchmark.
     augment: whether images are augmented as in training.
     exponent: e.
     grid: points of 'ssd_selection_weight' (a) and 'ssd_dampening' (gamma, in
-      absolute terms); None for the 39 distinct ones of the benchmark.
+      absolute terms); None for the 39 distinct points of the benchmark.
 
   Returns:
     A method. Importances are prepared once for a whole grid; the gradient
-    evaluations of a point are those of one repair, importances included.
+    evaluations of a point include them, because one repair needs them.
 
   References:
     Corrective Machine Unlearning, arXiv 2402.14015, section 3.2: of its
-    methods, the one that removes poison from the smallest identified fraction
-    on, for 8.94 points of clean accuracy on CIFAR-10 (table 1).
+    methods, SSD alone removes poison from the smallest identified fraction on,
+    for 8.94 points of clean accuracy on CIFAR-10 (table 1).
   """
-  measure = importance.ImportanceConfig(
-    network.model, network.inputs, kind, batch_size, augment
-  )
-
-  def prepare(
-    key,
-    variables: Variables,
-    given: Any,
-    pair: importance.Importances | None = None,
-  ) -> importance.Importances:
-    if pair is not None:
-      return pair
-    return compute_importances(key, measure, variables, given, denominator)
+  config = importance.ImportanceConfig(model, inputs, kind, batch_size, augment)
 
   def solve(
-    key,
-    variables: Variables,
-    given: Any,
-    prepared: importance.Importances,
-    hyper: Any,
-  ) -> tuple[Variables, Info]:
-    del key, given
+    variables: Variables, prepared: importance.Importances, hyper: Any
+  ) -> tuple[PyTree, Info]:
     params = dampen(
       variables.params,
       prepared,
@@ -222,16 +267,12 @@ def ssd(
       hyper['ssd_dampening'],
       exponent,
     )
-    return variables._replace(params=params), {
-      'gradient_evaluations': prepared.cost
-    }
+    return params, {'gradient_evaluations': prepared.cost}
 
-  points = default_grid() if grid is None else grid
-  return Method(
-    ('retain', 'forget'),
-    prepare,
+  return dampening_method(
+    config,
+    denominator,
+    lambda variables, data, importances: importances,
     solve,
-    points,
-    True,
-    importances=importance.ImportanceRequest(measure, denominator),
+    default_grid() if grid is None else grid,
   )

@@ -1,12 +1,12 @@
-"""What detectors look at: features of the suspect network and S_f.
+r"""The data of detectors: features of the suspect network, labels, and S_f.
 
-Where the nearest other class lies: what a bad sample is held up by.
+Features are penultimate ones, or the direction to the nearest other class,
 
   d(x) = -g / |g|,   g = d (z_1 - z_2) / d x
 
-for the two largest logits at x: the first step of DeepFool, towards an
-adversarial image. An image with a trigger leaves the target class by way of its
-trigger; an image under a wrong label, towards its own class.
+for the two largest logits at x: the first step of DeepFool towards an
+adversarial image. An image with a trigger leaves the target class along its
+trigger; an image with a wrong label leaves it towards its own class.
 
 References:
   DeepFool, arXiv 1511.04599, equation 7: the step to the nearest boundary of
@@ -28,7 +28,6 @@ from cmu_jax.core.types import (
   InputStep,
   MethodInputs,
   Model,
-  Network,
   PRNGKey,
   Samples,
   Variables,
@@ -39,15 +38,17 @@ from cmu_jax.training import metrics
 # does not grow with the network.
 _MAX_WIDTH = 512
 
+# A network whose logits are equal everywhere has no gradient to normalise.
+_TINY = 1e-30
+
 
 class DetectorData(NamedTuple):
-  """The samples of S_tr as a suspect network sees them.
+  """The samples of S_tr as a suspect network represents them.
 
   Attributes:
-    features: of images that are not augmented: penultimate features, or what
-      else a detector looks at.
+    features: of images without augmentation.
     label: as trained with.
-    known: which rows are of S_f.
+    identified: rows of S_f.
   """
 
   features: Float[np.ndarray, 'n d']
@@ -59,23 +60,24 @@ Detector = Callable[[DetectorData], Bool[np.ndarray, 'n']]
 FeatureExtractor = Callable[..., Float[np.ndarray, 'n d']]
 
 
+# Keyed by the function object: a lambda made anew would compile every time.
 @functools.lru_cache(maxsize=32)
-def _extraction_program(see: Callable, network: Network, size: int) -> Callable:
-  """A jitted function from a split to what is seen, `size` at a time."""
+def _extraction_program(
+  function: Callable, model: Model, inputs: InputStep, size: int
+) -> Callable:
+  """(key, variables, batch) -> features, `size` images at a time."""
 
-  def look(key, variables, batch):
-    def narrowed(image):
-      return _project(key, see(network.model, variables, image))
+  def run(key, variables, batch):
+    # Projected inside the loop: wide features never exist for all images.
+    narrow = lambda image: _project(key, function(model, variables, image))
+    return metrics.map_blocks(narrow, inputs, batch, size)
 
-    return metrics.map_blocks(narrowed, network.inputs, batch, size)
-
-  return jit.compile_loop(look)
+  return jit.compile_loop(run)
 
 
 def _project(
   key: PRNGKey, features: Float[jax.Array, 'n d']
 ) -> Float[jax.Array, 'n e']:
-  """Random projections, to 512 numbers, of features that are wider."""
   width = features.shape[1]
   if width <= _MAX_WIDTH:
     return features
@@ -86,85 +88,42 @@ def _project(
 def feature_extractor(
   function: Callable[..., jax.Array], batch_size: int = 1024
 ) -> FeatureExtractor:
-  """What is seen of every image of a split; stamps are painted.
+  """Makes an extractor that applies a function to every image of a split.
 
   Args:
     function: (model, variables, network input [b, h, w, c]) -> values [b, d];
-      traceable, and one function for one compilation.
-    batch_size: images at a time, where it is not said.
+      traceable.
+    batch_size: images at a time, unless the call sets it.
 
   Returns:
-    (key, model, inputs, variables, batch, batch_size) -> [n, d]; the key is of
-    the projection to 512 numbers, where there are more.
+    (key, model, inputs, variables, batch, batch_size) -> [n, d]. It paints
+    triggers; the key seeds the projection of more than 512 values.
   """
+  default_size = batch_size
 
-  def look(
+  def extract(
     key: PRNGKey,
     model: Model,
     inputs: InputStep,
     variables: Variables,
     batch: Batch,
-    batch_size: int = batch_size,
+    batch_size: int = default_size,
   ) -> Float[np.ndarray, 'n d']:
     size = min(batch_size, batch.label.shape[0])
-    run = _extraction_program(function, Network(model, inputs), size)
+    run = _extraction_program(function, model, inputs, size)
     return np.asarray(run(key, variables, batch))
 
-  return look
+  return extract
 
 
 def _penultimate(model: Model, variables: Variables, image: jax.Array):
   return model.features(variables, image)
 
 
-# Penultimate features, in evaluation mode.
-penultimate_features = feature_extractor(_penultimate)
-
-
-def _valid_rows(samples: Samples) -> Int[np.ndarray, 'm']:
-  return np.flatnonzero(np.asarray(samples.valid))
-
-
-def collect(
-  key: PRNGKey,
-  network: Network,
-  variables: Variables,
-  data: MethodInputs,
-  batch_size: int = 1024,
-  extract: FeatureExtractor = penultimate_features,
-) -> DetectorData:
-  """The valid rows of `given.retain`, then those of `given.forget`.
-
-  Args:
-    key: random key, see `features`.
-    network: the model and its input step.
-    variables: the suspect weights.
-    data: has retain and forget.
-    batch_size: images at a time.
-    extract: what is looked at, see `features`.
-  """
-  named = rng.fold_in(key, 'projection')
-
-  def part(samples, known):
-    rows = _valid_rows(samples)
-    found = extract(
-      named, network.model, network.inputs, variables, samples.batch, batch_size
-    )
-    label = np.asarray(samples.batch.label)[rows]
-    return DetectorData(found[rows], label, np.full(rows.size, known))
-
-  parts = part(data.retain, False), part(data.forget, True)
-  return DetectorData(*map(np.concatenate, zip(*parts, strict=True)))
-
-
-# Where two logits are equal in every direction there is none.
-_TINY = 1e-30
-
-
 def boundary_steps(
   model: Model, variables: Variables, image: Float[jax.Array, 'n h w c']
 ) -> Float[jax.Array, 'n h w c']:
-  """Unit vectors in l2 towards the runner-up class; 0 without a gradient.
+  """Computes unit vectors towards the runner-up class; 0 without a gradient.
 
   Args:
     model: the network.
@@ -172,11 +131,13 @@ def boundary_steps(
     image: network input.
   """
 
-  def margin(x):
+  def total_margin(x):
     best = jax.lax.top_k(model.apply(variables, x), 2)[0]
+    # In evaluation mode images do not interact, so the gradient of the sum is
+    # the gradient of every margin.
     return jnp.sum(best[:, 0] - best[:, 1])
 
-  slope = jax.grad(margin)(image)
+  slope = jax.grad(total_margin)(image)
   size = jnp.sqrt(jnp.sum(slope**2, axis=(1, 2, 3), keepdims=True))
   return -slope / jnp.maximum(size, _TINY)
 
@@ -187,5 +148,45 @@ def _flat_steps(
   return boundary_steps(model, variables, image).reshape(image.shape[0], -1)
 
 
-# Steps towards the nearest other class; a gradient takes more memory.
+penultimate_features = feature_extractor(_penultimate)
+# A gradient takes more memory than a forward pass.
 boundary_directions = feature_extractor(_flat_steps, batch_size=256)
+
+
+def _valid_rows(samples: Samples) -> Int[np.ndarray, 'm']:
+  return np.flatnonzero(np.asarray(samples.valid))
+
+
+def collect(
+  key: PRNGKey,
+  model: Model,
+  inputs: InputStep,
+  variables: Variables,
+  data: MethodInputs,
+  batch_size: int = 1024,
+  extract: FeatureExtractor = penultimate_features,
+) -> DetectorData:
+  """Collects the valid rows of `data.retain`, then those of `data.forget`.
+
+  Args:
+    key: seeds the projection of wide features.
+    model: the network.
+    inputs: raw pixels to network input.
+    variables: the suspect weights.
+    data: has retain and forget.
+    batch_size: images at a time.
+    extract: the features.
+  """
+  # One key for both sets: their projections must agree.
+  projection_key = rng.fold_in(key, 'projection')
+
+  def collect_set(samples, identified):
+    rows = _valid_rows(samples)
+    features = extract(
+      projection_key, model, inputs, variables, samples.batch, batch_size
+    )
+    label = np.asarray(samples.batch.label)[rows]
+    return DetectorData(features[rows], label, np.full(rows.size, identified))
+
+  sets = collect_set(data.retain, False), collect_set(data.forget, True)
+  return DetectorData(*map(np.concatenate, zip(*sets, strict=True)))

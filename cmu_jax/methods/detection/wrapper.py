@@ -1,9 +1,8 @@
-r"""Detect, then unlearn: a method with S_f enlarged by a detector.
+r"""Detect, then unlearn: a method whose S_f is enlarged by a detector.
 
   theta_u = U(theta_o, S_tr, S_f + D),   D a part of S_tr \ S_f
 
-where D is what a detector flags from the features of theta_o, the trained
-labels and S_f (`detection`).
+A detector flags D from the features of theta_o, the trained labels and S_f.
 
 References:
   The setting is that of Corrective Machine Unlearning, arXiv 2402.14015: S_f is
@@ -19,9 +18,10 @@ from jaxtyping import Bool
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import (
   Info,
+  InputStep,
   Method,
   MethodInputs,
-  Network,
+  Model,
   Variables,
 )
 from cmu_jax.methods.detection import detector_data
@@ -31,35 +31,38 @@ from cmu_jax.training import descent
 def move_flagged(
   data: MethodInputs, flags: Bool[np.ndarray, 'n']
 ) -> MethodInputs:
-  """Puts flagged rows of retain to forget.
+  """Moves flagged rows of retain to forget.
 
   Args:
     data: has retain, of n rows, and forget.
-    flags: rows of retain; those that are not valid do not matter.
+    flags: rows of retain; invalid rows have no effect.
 
   Returns:
-    Retain of as many rows as before and forget of at least as many, so that
-    every number of flagged samples has one shape; `data` itself if there is
-    nothing to move.
+    `data` itself if no valid row is flagged. Else retain with as many rows as
+    before, and forget with at least as many.
 
   Raises:
-    UserError: nothing would be left to retain.
+    UserError: no sample would be left to retain.
   """
   retain, forget = data.retain, data.forget
   assert retain is not None and forget is not None
   valid, size = np.asarray(retain.valid), flags.size
-  out, kept = np.flatnonzero(valid & flags), np.flatnonzero(valid & ~flags)
-  if not out.size:
+  flagged = np.flatnonzero(valid & flags)
+  remaining = np.flatnonzero(valid & ~flags)
+  if not flagged.size:
     return data
   errors.check(
-    kept.size, 'the detector flagged all of S_tr; choose another detector'
+    remaining.size, 'the detector flagged all of S_tr; choose another detector'
   )
-  known = np.flatnonzero(np.asarray(forget.valid))
-  both = np.concatenate([size + known, out])
-  rows = descent.join_samples(retain, forget).batch
-  larger = descent.gather_samples(rows, both, max(size, both.size), True)
+  identified = np.flatnonzero(np.asarray(forget.valid))
+  rows = np.concatenate([size + identified, flagged])
+  # Padded to the rows of retain: any number of flagged samples has the same
+  # shape, and the method compiles once.
+  larger = descent.gather_samples(
+    descent.join_samples(retain, forget).batch, rows, max(size, rows.size), True
+  )
   return data._replace(
-    retain=descent.gather_samples(retain.batch, kept, size, False),
+    retain=descent.gather_samples(retain.batch, remaining, size, False),
     forget=larger,
   )
 
@@ -67,43 +70,53 @@ def move_flagged(
 def with_detector(
   method: Method,
   detector: detector_data.Detector,
-  network: Network,
+  model: Model,
+  inputs: InputStep,
   *,
   batch_size: int = 1024,
   extract: detector_data.FeatureExtractor = detector_data.penultimate_features,
 ) -> Method:
-  """A method that is given S_f and what a detector adds to it.
+  """Wraps a method so that a detector enlarges its S_f.
 
   Args:
     method: any method of the benchmark.
     detector: for example one of `detection.DETECTORS`.
-    network: the model and its input step.
+    model: the network that is repaired.
+    inputs: raw pixels to network input; paints the triggers of S_tr.
     batch_size: images at a time, in the pass over S_tr.
-    extract: what the detector looks at, see `evidence.collect`.
+    extract: the features of the detector, see `detection.extractor_of`.
 
   Returns:
-    The method; its info has 'flagged' besides, the size of D.
+    The method; its info also has 'flagged', the size of D.
   """
 
-  def prepare(key, variables: Variables, given: Any) -> tuple:
-    named = rng.fold_in(key, 'detection')
-    seen = detector_data.collect(
-      named, network, variables, given, batch_size, extract
+  def prepare(key, variables: Variables, data: Any) -> tuple:
+    suspects = detector_data.collect(
+      rng.fold_in(key, 'detection'),
+      model,
+      inputs,
+      variables,
+      data,
+      batch_size,
+      extract,
     )
-    rows = np.flatnonzero(np.asarray(given.retain.valid))
-    flags = np.zeros(given.retain.valid.shape, bool)
-    flags[rows] = detector(seen)[: rows.size]
-    larger = move_flagged(given, flags)
+    rows = np.flatnonzero(np.asarray(data.retain.valid))
+    flags = np.zeros(data.retain.valid.shape, bool)
+    # `collect` puts the valid rows of retain first.
+    flags[rows] = detector(suspects)[: rows.size]
+    larger = move_flagged(data, flags)
     count = jnp.int32(flags.sum())
     return larger, method.prepare(key, variables, larger), count
 
   def solve(
-    key, variables: Variables, given: Any, prepared, hyper
+    key, variables: Variables, data: Any, prepared, hyper
   ) -> tuple[Variables, Info]:
-    del given
-    larger, inner, count = prepared
-    found, info = method.solve(key, variables, larger, inner, hyper)
-    return found, {**info, 'flagged': count}
+    del data
+    larger, prepared_method, count = prepared
+    repaired, info = method.solve(
+      key, variables, larger, prepared_method, hyper
+    )
+    return repaired, {**info, 'flagged': count}
 
   needs = tuple(dict.fromkeys(('retain', 'forget', *method.needs)))
   return Method(needs, prepare, solve, method.grid, method.elementwise)

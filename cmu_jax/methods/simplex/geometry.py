@@ -193,37 +193,31 @@ def frame(simplex: TaskSimplex, anchor: str = 'centroid') -> Frame:
     anchor: 'centroid' or 'base'.
   """
   simplex.validate()
-  if callable(simplex.taus):
-    return _stream_frame(simplex, anchor)
-  base, taus = leaves.split(simplex.base), leaves.split(simplex.taus)
-  mean, scale = simplex.mean(), simplex.scale
-
-  def average(w: Any) -> Floats:
-    # 'highest': TF32 products would lose the digits that deviations need.
-    return [
-      jnp.tensordot(w.astype(x.dtype), x, 1, precision='highest')
-      for x in map(leaves.widen, taus.floats)
-    ]
-
-  offset = average(mean)
+  base, mean, scale = leaves.split(simplex.base), simplex.mean(), simplex.scale
+  streamed = callable(simplex.taus)
+  if streamed:
+    _check_concrete([scale, *base.floats])
+    # NumPy from here on: JAX arrays would put every vector on the device.
+    scale, host = float(scale), np.asarray
+    vector, average = _read_vectors(simplex, base.floats)
+  else:
+    host = lambda x: x
+    vector, average = _index_vectors(simplex)
   # About the base, deviations are the scaled task vectors themselves.
-  if anchor == 'base':
-    offset = [jnp.zeros_like(x) for x in offset]
+  offset = average(0 * mean if anchor == 'base' else mean)
 
   def deviation(i: Any) -> Floats:
-    return [
-      -scale * (leaves.widen(x[i]) - o)
-      for x, o in zip(taus.floats, offset, strict=True)
-    ]
+    pairs = zip(vector(i), offset, strict=True)
+    return [-scale * (x - o) for x, o in pairs]
 
   def combine(w: Any) -> Floats:
-    w = jnp.asarray(w, mean.dtype)
+    w = host(jnp.asarray(w, mean.dtype))
     # Rows of a basis need not sum to 1: the offset counts as often as vectors.
     pairs = zip(average(w), offset, strict=True)
     return [-scale * (x - w.sum().astype(x.dtype) * o) for x, o in pairs]
 
   centre = [
-    leaves.widen(x) - scale * o
+    jnp.asarray(host(leaves.widen(x)) - scale * o)
     for x, o in zip(base.floats, offset, strict=True)
   ]
   return Frame(
@@ -234,58 +228,48 @@ def frame(simplex: TaskSimplex, anchor: str = 'centroid') -> Frame:
     combine,
     base.fixed,
     base.skeleton,
-    streamed=False,
+    streamed,
   )
 
 
-def _stream_frame(simplex: TaskSimplex, anchor: str) -> Frame:
-  """A frame whose vectors are read, moved to the host and used one by one."""
-  base, mean = leaves.split(simplex.base), simplex.mean()
+def _check_concrete(values: list[Any]) -> None:
   errors.check(
-    not any(
-      isinstance(x, jax.core.Tracer) for x in [simplex.scale, *base.floats]
-    ),
+    not any(isinstance(x, jax.core.Tracer) for x in values),
     'task vectors of a function are read on the host, outside of jit and vmap; '
     'stack them to transform the ensemble',
   )
-  # NumPy from here on: JAX arrays would put every vector on the device.
-  scale, weights = float(simplex.scale), np.asarray(mean)
 
-  def read(i: int) -> Floats:
-    tau = simplex.taus(i)
+
+def _index_vectors(simplex: TaskSimplex) -> tuple[Callable, Callable]:
+  """i -> tau_i and w -> sum_i w_i tau_i, of stacked vectors."""
+  floats = leaves.split(simplex.taus).floats
+
+  def average(w: Any) -> Floats:
+    # 'highest': TF32 products would lose the digits that deviations need.
+    return [
+      jnp.tensordot(w.astype(x.dtype), x, 1, precision='highest')
+      for x in map(leaves.widen, floats)
+    ]
+
+  return lambda i: [leaves.widen(x[i]) for x in floats], average
+
+
+def _read_vectors(
+  simplex: TaskSimplex, base: list[Any]
+) -> tuple[Callable, Callable]:
+  """i -> tau_i and w -> sum_i w_i tau_i, of vectors read one by one."""
+
+  def read(i: Any) -> Floats:
+    tau = simplex.taus(int(i))
     leaves.check_like(simplex.base, tau, f'task vector {i}')
     return [np.asarray(leaves.widen(x)) for x in leaves.split(tau).floats]
 
   def average(w: Any) -> Floats:
-    total = [np.zeros(x.shape, leaves.widen(x).dtype) for x in base.floats]
+    total = [np.zeros(x.shape, leaves.widen(x).dtype) for x in base]
     for i, share in enumerate(np.asarray(w)):
       # Reading may be a file: skip vectors that do not count.
       if share:
         total = [t + share * x for t, x in zip(total, read(i), strict=True)]
     return total
 
-  offset = average(0 * weights if anchor == 'base' else weights)
-
-  def deviation(i: Any) -> Floats:
-    pairs = zip(read(int(i)), offset, strict=True)
-    return [-scale * (x - o) for x, o in pairs]
-
-  def combine(w: Any) -> Floats:
-    size = np.asarray(w).sum()
-    pairs = zip(average(w), offset, strict=True)
-    return [-scale * (x - size * o) for x, o in pairs]
-
-  centre = [
-    jnp.asarray(np.asarray(leaves.widen(x)) - scale * o)
-    for x, o in zip(base.floats, offset, strict=True)
-  ]
-  return Frame(
-    centre,
-    mean,
-    simplex.total(),
-    deviation,
-    combine,
-    base.fixed,
-    base.skeleton,
-    streamed=True,
-  )
+  return read, average

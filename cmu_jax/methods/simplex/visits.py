@@ -36,24 +36,15 @@ def _bind_network(
 # cached: a new closure for every vertex would compile every time.
 @functools.lru_cache(maxsize=64)
 def value(fn: Network, skeleton: leaves.Skeleton) -> Visit:
-  """The outputs at centre + direction."""
+  """The outputs at centre + direction, or at the centre without direction."""
 
   def visit(centre, direction, row, context, fixed, args):
     del row, context
     # `skeleton` restores the dtypes of the parameters after a sum in float32.
-    point = [c + d for c, d in zip(centre, direction, strict=True)]
+    point = centre
+    if direction is not None:
+      point = [c + d for c, d in zip(centre, direction, strict=True)]
     return _bind_network(fn, skeleton, fixed, args)(point)
-
-  return visit
-
-
-@functools.lru_cache(maxsize=64)
-def centre_value(fn: Network, skeleton: leaves.Skeleton) -> Visit:
-  """The outputs at the centre; the direction is ignored."""
-
-  def visit(centre, direction, row, context, fixed, args):
-    del direction, row, context
-    return _bind_network(fn, skeleton, fixed, args)(centre)
 
   return visit
 
@@ -139,7 +130,7 @@ def slope(fn: Network, skeleton: leaves.Skeleton) -> Visit:
 
 def at_centre(frame: Frame, fn: Network, args: tuple) -> PyTree:
   """Computes f(centre)."""
-  visit = centre_value(fn, frame.skeleton)
+  visit = value(fn, frame.skeleton)
   # Stacked vertices are already inside a program; a stream runs on the host.
   run = jax.jit(visit) if frame.streamed else visit
   return run(frame.centre, None, None, None, frame.fixed, args)

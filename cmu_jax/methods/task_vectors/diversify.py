@@ -10,14 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from cmu_jax.core import errors, rng, tree
-from cmu_jax.core.types import (
-  Batch,
-  InputStep,
-  Model,
-  Network,
-  Training,
-  Variables,
-)
+from cmu_jax.core.types import Batch, InputStep, Model, Variables
 from cmu_jax.training import metrics, optimizers, train
 
 
@@ -29,7 +22,7 @@ class FineTuneConfig(NamedTuple):
     wd: decoupled weight decay.
     epochs: passes over the data.
     label_smoothing: share of the label spread over all classes.
-    augment: name of the input step, as the caller has them.
+    augment: name of the input step, in the caller's dictionary.
     seed: of sample order and augmentation.
   """
 
@@ -41,11 +34,12 @@ class FineTuneConfig(NamedTuple):
   seed: int = 0
 
 
+# Compilations are keyed by the optimiser and by the loss as objects: equal
+# settings must return the same object.
 @functools.lru_cache(maxsize=64)
 def _optimizer(
   lr: float, wd: float, steps: int, frozen: tuple[str, ...]
 ) -> optax.GradientTransformation:
-  """One object for a setting, so that compilations are shared."""
   inner = optimizers.adamw(optimizers.cosine_schedule(lr, steps), wd)
   return optimizers.freeze_modules(inner, frozen) if frozen else inner
 
@@ -55,14 +49,14 @@ def _loss(smoothing: float) -> Callable[..., jax.Array]:
   if not smoothing:
     return metrics.cross_entropy
 
-  def smoothed(
+  def smoothed_loss(
     logits: Float[Array, 'n k'], label: Int[Array, 'n']
   ) -> Float[Array, 'n']:
-    flat = -jnp.mean(jax.nn.log_softmax(logits, axis=-1), axis=-1)
-    right = metrics.cross_entropy(logits, label)
-    return (1 - smoothing) * right + smoothing * flat
+    uniform = -jnp.mean(jax.nn.log_softmax(logits, axis=-1), axis=-1)
+    label_loss = metrics.cross_entropy(logits, label)
+    return (1 - smoothing) * label_loss + smoothing * uniform
 
-  return smoothed
+  return smoothed_loss
 
 
 def diversify(
@@ -75,14 +69,14 @@ def diversify(
   batch_size: int = 64,
   frozen: tuple[str, ...] = (),
 ) -> list[PyTree]:
-  """One task vector for each way to fine-tune, in order.
+  """Fine-tunes a network in several ways; returns one task vector for each.
 
   Args:
     model: the network.
-    variables: where all fine-tunings start.
-    batch: what they fine-tune on; to forget it, subtract the vectors.
+    variables: the start of all fine-tunings.
+    batch: the data to fine-tune on; subtract the vectors to forget them.
     configs: the ways.
-    inputs: input steps by the names that the configs use.
+    inputs: input steps by the names in the configs.
     batch_size: samples a step.
     frozen: top-level parameter names that stay, for example ('head',).
 
@@ -91,19 +85,24 @@ def diversify(
   """
   errors.check(configs, 'there is no way to fine-tune; give one or more')
   taus: list[PyTree] = []
-  for one in configs:
-    if one.augment not in inputs:
-      raise errors.unknown_name('augmentation', one.augment, inputs)
-    steps = one.epochs * train.steps_per_epoch(len(batch.label), batch_size)
+  for config in configs:
+    if config.augment not in inputs:
+      raise errors.unknown_name('augmentation', config.augment, inputs)
+    steps = config.epochs * train.steps_per_epoch(len(batch.label), batch_size)
     tuned = train.fit(
-      rng.fold_in(one.seed, 'diversify'),
-      Network(model, inputs[one.augment]),
+      rng.fold_in(config.seed, 'diversify'),
+      model,
       variables,
       batch,
-      Training(_optimizer(one.lr, one.wd, steps, frozen), steps, batch_size),
-      loss=_loss(one.label_smoothing),
+      optimizer=_optimizer(config.lr, config.wd, steps, frozen),
+      steps=steps,
+      batch_size=batch_size,
+      inputs=inputs[config.augment],
+      loss=_loss(config.label_smoothing),
       title=f'fine-tuning {len(taus) + 1} of {len(configs)}',
     )
+    # As in CUTS, BatchNorm's parameters take no part, although they were
+    # trained: running statistics that do not move would no longer fit them.
     eligible = tree.edit_predicate(variables, frozen)
     taus.append(
       tree.task_vector(variables.params, tuned.variables.params, eligible)
