@@ -34,7 +34,7 @@ import numpy as np
 from cmu_jax import networks
 from cmu_jax.commands import shell
 from cmu_jax.core import files, rng
-from cmu_jax.core.types import Model, Variables
+from cmu_jax.core.types import Model, Network, Training, Variables
 from cmu_jax.data import corruption, input_step, proxy_sets, sources, splits
 from cmu_jax.methods.cuts import algorithm, alpha_rules, alpha_search
 from cmu_jax.training import optimizers, train
@@ -90,25 +90,25 @@ def prepare(case: Case, source: str, pool: int, test: int) -> Setup:
   key = rng.fold_in(0)
   noisy = corruption.symmetric(rng.fold_in(key, 'c'), clean.label, 0.4, 10)
   start = jax.jit(model.init)(rng.fold_in(key, 'i'), step.eval(clean.image[:1]))
-  options = dict(
-    optimizer=optimizers.adamw(optimizers.constant_schedule(5e-4)),
-    batch_size=128,
-    inputs=step,
-  )
+  network = Network(model, step)
+  optimizer = optimizers.adamw(optimizers.constant_schedule(5e-4))
   mix = train.fit(
     rng.fold_in(key, 't'),
-    model,
+    network,
     start,
     corruption.apply(noisy, clean),
-    steps=case.steps,
+    Training(optimizer, case.steps, 128),
     title='corrupted network',
-    **options,
   ).variables
   proxies = proxy_sets.make_proxy(
     rng.fold_in(key, 'p'), 'symmetric', pool_images, 2, 10
   )
   tau, _ = algorithm.direction(
-    rng.fold_in(key, 'f'), model, mix, proxies, steps=case.steps // 2, **options
+    rng.fold_in(key, 'f'),
+    network,
+    mix,
+    proxies,
+    Training(optimizer, case.steps // 2, 128),
   )
   return Setup(
     model,

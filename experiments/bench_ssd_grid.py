@@ -56,7 +56,7 @@ def compare_importances(
   rows = descent.join_samples(data.retain, data.forget)
   is_retain = jnp.arange(rows.valid.shape[0]) < data.retain.valid.shape[0]
   tensors = bench_torch_ssd.tensors(
-    setup.inputs.eval(rows.batch.image, None), rows.batch.label
+    setup.network.inputs.eval(rows.batch.image, None), rows.batch.label
   )
   largest = 0.0
   for name, ours, members in (
@@ -126,13 +126,13 @@ def torch_loops(
     pair = []
     for samples in (data.retain, data.forget):
       count = int(samples.valid.sum())
-      image = setup.inputs.eval(samples.batch.image[:count], None)
+      image = setup.network.inputs.eval(samples.batch.image[:count], None)
       pair.append(bench_torch_ssd.tensors(image, samples.batch.label[:count]))
     sets.append(bench_torch_ssd.Sets(*pair))
   threads = bench_torch_ssd.fastest_threads(net, sets[0], BATCH)
   torch.set_num_threads(threads)
   test = bench_torch_ssd.tensors(
-    setup.inputs.eval(setup.test.image, None), setup.test.label
+    setup.network.inputs.eval(setup.test.image, None), setup.test.label
   )[0]
   run = functools.partial(bench_torch_ssd.grid, net, sets)
   timed = list(POINTS)[:: max(1, 50 // few)]

@@ -12,10 +12,10 @@ from cmu_jax import networks
 from cmu_jax.core import rng
 from cmu_jax.core.types import (
   Batch,
-  InputStep,
   Method,
   MethodInputs,
-  Model,
+  Network,
+  Training,
   Variables,
 )
 from cmu_jax.data import input_step, sources
@@ -40,8 +40,7 @@ class Setup(NamedTuple):
   """The data of both sides; `data` has a value for each fraction."""
 
   case: Case
-  model: Model
-  inputs: InputStep
+  network: Network
   variables: Variables
   problem: problems.Problem
   data: list[MethodInputs]
@@ -73,29 +72,26 @@ def prepare(case: Case, source: str, count: int, steps: int) -> Setup:
   start = jax.jit(model.init)(
     rng.fold_in(KEY, 'init'), step.eval(mixed.image[:1])
   )
+  network = Network(model, step)
+  optimizer = optimizers.adamw(optimizers.constant_schedule(2e-3))
   fitted = train.fit(
     rng.fold_in(KEY, 'train'),
-    model,
+    network,
     start,
     mixed,
-    optimizer=optimizers.adamw(optimizers.constant_schedule(2e-3)),
-    steps=steps,
-    batch_size=128,
-    inputs=step,
+    Training(optimizer, steps, 128),
     title='original network',
   )
   problem = problems.Problem(
     mixed, np.asarray(clean.label), rank, None, None, test
   )
   data = [problems.give(problem, x, ('retain', 'forget')) for x in FRACTIONS]
-  return Setup(case, model, step, fitted.variables, problem, data, test)
+  return Setup(case, network, fitted.variables, problem, data, test)
 
 
 def method(setup: Setup, size: int, kind: str = 'batch') -> Method:
   """SSD without augmentation, because PyTorch's side has none."""
-  return ssd.ssd(
-    setup.model, setup.inputs, kind=kind, batch_size=size, augment=False
-  )
+  return ssd.ssd(setup.network, kind=kind, batch_size=size, augment=False)
 
 
 def solver(setup: Setup, method: Method, predict: bool) -> Callable:
@@ -104,13 +100,13 @@ def solver(setup: Setup, method: Method, predict: bool) -> Callable:
     name: jnp.asarray([point[name] for point in method.grid], jnp.float32)
     for name in method.grid[0]
   }
-  image = setup.inputs.eval(setup.test.image, None)
+  image = setup.network.inputs.eval(setup.test.image, None)
 
   def run(variables, prepared, hypers):
     def repair(hyper):
       repaired, _ = method.solve(KEY, variables, None, prepared, hyper)
       if predict:
-        return setup.model.apply(repaired, image).argmax(-1)
+        return setup.network.model.apply(repaired, image).argmax(-1)
       return repaired.params
 
     return jax.lax.map(repair, hypers)
@@ -138,7 +134,7 @@ def per_sample_repairs(setup: Setup) -> Callable[[], Any]:
   """() -> the repairs from importances of one pass over S_tr."""
   dampening = method(setup, 512, 'per_sample')
   config = importance.ImportanceConfig(
-    setup.model, setup.inputs, 'per_sample', augment=False
+    setup.network, 'per_sample', augment=False
   )
   solve = solver(setup, dampening, False)
   counts = np.array(

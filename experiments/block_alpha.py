@@ -36,7 +36,7 @@ from jaxtyping import PyTree
 from cmu_jax.commands import shell
 from cmu_jax.core import config as configs
 from cmu_jax.core import jit, progress, rng, tree, vectorize
-from cmu_jax.core.types import InputStep, Model, Variables
+from cmu_jax.core.types import Model, Network, Variables
 from cmu_jax.methods.cuts import (
   algorithm,
   alpha_rules,
@@ -145,36 +145,34 @@ def _score_program(
 
 
 def scorer(
-  model: Model,
+  network: Network,
   variables: Variables,
   folds: cross_fitting.Folds,
   tau: PyTree,
   blocks: tuple[str, ...],
-  *,
-  inputs: InputStep,
   block_of: BlockOf = layer_of,
 ) -> Callable[[np.ndarray], np.ndarray]:
   """Makes the function from coefficient vectors [m, b] to J_cf [m].
 
   Args:
-    model: the network.
+    network: the model and its input step.
     variables: theta_mix.
     folds: see `cross_fitting.split`.
     tau: task vectors of the folds, see `safe_alpha.fit_fold_vectors`.
     blocks: see `block_names`.
-    inputs: raw pixels to network input.
     block_of: the block of a leaf.
 
   Raises:
     UserError: fewer than 2 C images a fold.
   """
   images = [
-    inputs.eval(folds.proxy.image[rows], None) for rows in folds.held_out
+    network.inputs.eval(folds.proxy.image[rows], None)
+    for rows in folds.held_out
   ]
-  classes = jax.eval_shape(model.apply, variables, images[0]).shape[-1]
+  classes = jax.eval_shape(network.model.apply, variables, images[0]).shape[-1]
   k = alpha_rules.neighbour_count(images[0].shape[0], classes)
   size = sum(x.nbytes for x in jax.tree.leaves(variables.params))
-  run = _score_program(model, blocks, block_of, k, size)
+  run = _score_program(network.model, blocks, block_of, k, size)
 
   def score(alphas: np.ndarray) -> np.ndarray:
     vectors = jnp.asarray(alphas, jnp.float32)
@@ -234,25 +232,24 @@ def load_config(network: str, kind: str, rate: float, seed: int):
 
 def fit_vectors(config, world: scenes.World, scene: scenes.Scene, mix):
   """Returns the task vector of the proxy, folds, and the folds' vectors."""
+  network = Network(world.model, world.inputs)
   options = lambda size: recipes.fit_options(
     config.proxy_train, size, 'proxy_train'
   )
   tau, _ = algorithm.direction(
     rng.fold_in(scene.key, 'tau'),
-    world.model,
+    network,
     mix,
     scene.proxy,
-    inputs=world.inputs,
-    **options(scene.proxy.label.shape[1]),
+    options(scene.proxy.label.shape[1]),
   )
   folds = cross_fitting.split(rng.fold_in(scene.key, 'folds'), scene.proxy, 2)
   fitted = safe_alpha.fit_fold_vectors(
     rng.fold_in(scene.key, 'fold'),
-    world.model,
+    network,
     mix,
     folds,
-    inputs=world.inputs,
-    **options(folds.proxy.label.shape[1]),
+    options(folds.proxy.label.shape[1]),
   )
   return tau, folds, fitted.tau
 
@@ -264,18 +261,18 @@ def measure(config, world: scenes.World, seed: int) -> dict:
   accuracy = lambda variables: test_score(variables).values['test_accuracy']
   mix = cell_runs.train_network(config, world, scene, scene.train)
   tau, folds, fold_tau = fit_vectors(config, world, scene, mix)
+  network = Network(world.model, world.inputs)
   blocks, grid = block_names(tau), alpha_rules.noise_grid()
-  score = scorer(world.model, mix, folds, fold_tau, blocks, inputs=world.inputs)
+  score = scorer(network, mix, folds, fold_tau, blocks)
   curve = score(np.repeat(grid[:, None], len(blocks), axis=1))
   start = float(grid[curve.argmax()])
   full = climb(score, blocks, start, grid)
   near = climb(score, blocks, start, NEAR * start)
   published, _ = alpha_search.select_alpha(
-    world.model,
+    network,
     mix,
     tau,
     scene.proxy,
-    inputs=world.inputs,
     selection=stages.selection(config),
   )
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from cmu_jax.core import files, jit, progress, provenance, rng
-from cmu_jax.core.types import Batch, Info, Variables
+from cmu_jax.core.types import Batch, Info, Network, Variables
 from cmu_jax.studies.cuts import scene as scenes
 from cmu_jax.studies.engine import recipes
 from cmu_jax.training import train
@@ -105,9 +105,8 @@ def train_network(
   )
   return train.fit(
     rng.fold_in(scene.key, 'train'),
-    world.model,
+    Network(world.model, world.inputs),
     start,
     batch,
-    inputs=world.inputs,
-    **recipes.fit_options(config.train, batch.label.shape[0], 'train'),
+    recipes.fit_options(config.train, batch.label.shape[0], 'train'),
   ).variables

@@ -57,9 +57,7 @@ def clip(
     SHAPE,
     bound,
     layers=layers,
-    batch=test,
-    inputs=STEP,
-    images=images,
+    data=spectral.ClipData(test, images, STEP),
   )
   return {
     'part': part,

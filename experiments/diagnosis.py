@@ -21,6 +21,7 @@ import numpy as np
 from cmu_jax import networks
 from cmu_jax.commands import shell
 from cmu_jax.core import files, progress, rng
+from cmu_jax.core.types import Network, Training
 from cmu_jax.data import corruption, input_step, proxy_sets, sources, splits
 from cmu_jax.data.corruption import triggers
 from cmu_jax.methods import diagnosis
@@ -40,8 +41,11 @@ BINS = (0.0, 0.5, 0.65, 0.8, 0.95, 1.0)
 STEPS, WIDTH, POOL = 2000, 256, 0.25
 TRIGGER = triggers.badnet(8, 8, percent=0.03, margin=(0, 0))
 STEP = input_step.make((0.3,), (0.35,), trigger=TRIGGER)
-OPTIMIZER = optimizers.adamw(optimizers.constant_schedule(2e-3))
+TRAINING = Training(
+  optimizers.adamw(optimizers.constant_schedule(2e-3)), STEPS, 128
+)
 MODEL = networks.make('fc', 10, (8, 8, 1), width=WIDTH)
+NETWORK = Network(MODEL, STEP)
 
 
 def draw_matrix(key: jax.Array) -> np.ndarray:
@@ -75,24 +79,21 @@ def train_network(key: jax.Array, batch):
   start = MODEL.init(rng.fold_in(key, 'init'), STEP.eval(batch.image[:1], None))
   return train.fit(
     rng.fold_in(key, 'train'),
-    MODEL,
+    NETWORK,
     start,
     with_flags(batch),
-    optimizer=OPTIMIZER,
-    steps=STEPS,
-    batch_size=128,
-    inputs=STEP,
+    TRAINING,
   ).variables
 
 
-def predict_corrupted(key, network, kind: str, pool, facts: dict):
+def predict_corrupted(key, variables, kind: str, pool, facts: dict):
   """Returns probabilities and wrong labels of the pool, corrupted in full."""
   facts = {k: v for k, v in facts.items() if k != 'num_classes'}
   proxies = proxy_sets.make_proxy(
     rng.fold_in(key, 'p'), kind, pool, 1, 10, **facts
   )
   batch = with_flags(proxy_sets.draw_copy(proxies, 0))
-  return metrics.probabilities(MODEL, STEP, network, batch), batch.label
+  return metrics.probabilities(NETWORK, variables, batch), batch.label
 
 
 def predict_cases(seed: int, advance) -> dict:
@@ -103,16 +104,16 @@ def predict_cases(seed: int, advance) -> dict:
   clean, predictions = train_network(key, remaining), {}
   for kind, facts in arguments(key).items():
     for rate in CASES[kind]:
-      network = clean
+      variables = clean
       if rate:
         draw = getattr(corruption, kind)
         drawn = draw(rng.fold_in(key, kind), remaining.label, rate, **facts)
-        network = train_network(key, corruption.apply(drawn, remaining))
+        variables = train_network(key, corruption.apply(drawn, remaining))
       predictions[kind, rate] = predict_corrupted(
-        key, network, kind, pool, facts
+        key, variables, kind, pool, facts
       )
       if kind == 'symmetric':
-        images = metrics.probabilities(MODEL, STEP, network, with_flags(pool))
+        images = metrics.probabilities(NETWORK, variables, with_flags(pool))
         predictions['right', rate] = (images, pool.label)
       advance()
   return predictions

@@ -23,6 +23,7 @@ import jax
 from cmu_jax.commands import shell
 from cmu_jax.core import config as configs
 from cmu_jax.core import files, provenance, rng
+from cmu_jax.core.types import Network
 from cmu_jax.methods.cuts import algorithm, alpha_search
 from cmu_jax.studies.cuts import backdoor, evaluate
 from cmu_jax.studies.cuts import scene as scenes
@@ -107,12 +108,11 @@ def _train_networks(config, world, scene):
   return [
     train.fit(
       rng.fold_in(scene.key, 'train'),
-      world.model,
+      Network(world.model, world.inputs),
       start,
       batch,
-      inputs=world.inputs,
+      recipes.fit_options(config.train, batch.label.shape[0], 'train'),
       title=title,
-      **recipes.fit_options(config.train, batch.label.shape[0], 'train'),
     ).variables
     for title, batch in (('poisoned', scene.train), ('oracle', scene.clean))
   ]
@@ -122,14 +122,13 @@ def _apply_published(config, world, scene, corrupted):
   """Applies the published rule, on its own proxy (chosen by pool labels)."""
   size = scene.proxy.label.shape[1]
   unlearn = algorithm.cuts(
-    world.model,
-    world.inputs,
+    Network(world.model, world.inputs),
+    recipes.fit_options(config.proxy_train, size, 'proxy_train'),
     selection=alpha_search.Selection(
       kind='poison',
       threshold=config.select.threshold,
       target=config.corruption.target,
     ),
-    **recipes.fit_options(config.proxy_train, size, 'proxy_train'),
   )
   repaired, info = unlearn(
     rng.fold_in(scene.key, 'unlearn'), corrupted, scene.proxy
@@ -142,12 +141,11 @@ def _fine_tune(config, world, scene, corrupted):
   size = scene.clean_proxy.label.shape[0]
   return train.fit(
     rng.fold_in(scene.key, 'finetune'),
-    world.model,
+    Network(world.model, world.inputs),
     corrupted,
     scene.clean_proxy,
-    inputs=world.inputs,
+    recipes.fit_options(config.finetune, size, 'finetune'),
     title='fine-tuning on clean labels',
-    **recipes.fit_options(config.finetune, size, 'finetune'),
   ).variables
 
 

@@ -12,7 +12,14 @@ from jax import numpy as jnp
 
 from cmu_jax import networks
 from cmu_jax.core import errors, jit, rng
-from cmu_jax.core.types import Batch, InputStep, Model, Variables
+from cmu_jax.core.types import (
+  Batch,
+  InputStep,
+  Model,
+  Network,
+  Training,
+  Variables,
+)
 from cmu_jax.data import splits
 from cmu_jax.networks import classifier
 from cmu_jax.studies.cuts import scene as scenes
@@ -149,13 +156,10 @@ def fit(
   steps = epochs * train.steps_per_epoch(batch.label.shape[0], BATCH)
   return train.fit(
     key,
-    arm.model,
+    Network(arm.model, world.inputs),
     start,
     batch,
-    optimizer=adam(arm.rate),
-    steps=steps,
-    batch_size=BATCH,
-    inputs=world.inputs,
+    Training(adam(arm.rate), steps, BATCH),
     title=title,
   ).variables
 
@@ -164,7 +168,9 @@ def accuracy(
   arm: Arm, world: scenes.World, variables: Variables, batch: Batch
 ) -> float:
   """Computes the accuracy on a split, without augmentation."""
-  predicted = metrics.predict(arm.model, world.inputs, variables, batch, 256)
+  predicted = metrics.predict(
+    Network(arm.model, world.inputs), variables, batch, 256
+  )
   return float(np.mean(predicted == np.asarray(batch.label)))
 
 

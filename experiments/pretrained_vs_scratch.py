@@ -38,7 +38,7 @@ from ml_collections import ConfigDict
 from cmu_jax.commands import shell
 from cmu_jax.core import config as configs
 from cmu_jax.core import errors, files, jit, progress, provenance, rng
-from cmu_jax.core.types import MethodInputs, Variables
+from cmu_jax.core.types import MethodInputs, Network, Training, Variables
 from cmu_jax.methods.cuts import algorithm, alpha_search
 from cmu_jax.methods.projection import sap
 from cmu_jax.studies.cuts import scene as scenes
@@ -83,7 +83,9 @@ def apply_sap(
 ) -> tuple[Variables, float]:
   """Applies SAP on the clean proxy, whose labels choose its scale."""
   size = scene.clean_proxy.label.shape[0]
-  method = sap.sap(arm.model, world.inputs, samples=size, scales=SCALES)
+  method = sap.sap(
+    Network(arm.model, world.inputs), samples=size, scales=SCALES
+  )
   data = MethodInputs(retain=descent.whole_batch(scene.clean_proxy))
   basis = method.prepare(scene.key, mix, data)
   repaired = [
@@ -124,13 +126,11 @@ def repair_all(
   mix = fit('corrupted', start, scene.train, arm.epochs)
   proxies = scene.proxy.label.shape[1]
   networks: dict[str, tuple[Variables, dict]] = {'corrupted': (mix, {})}
+  steps = tau_epochs * train.steps_per_epoch(proxies, arms.BATCH)
   for factor in tau_rates:
     unlearn = algorithm.cuts(
-      arm.model,
-      world.inputs,
-      optimizer=arms.adam(factor * arm.rate),
-      steps=tau_epochs * train.steps_per_epoch(proxies, arms.BATCH),
-      batch_size=arms.BATCH,
+      Network(arm.model, world.inputs),
+      Training(arms.adam(factor * arm.rate), steps, arms.BATCH),
     )
     _, info = unlearn(rng.fold_in(scene.key, 'unlearn'), mix, scene.proxy)
     grid = np.asarray(info['curve']['alpha'])

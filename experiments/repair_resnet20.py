@@ -28,7 +28,7 @@ from jax import numpy as jnp
 
 from cmu_jax.commands import repair, shell
 from cmu_jax.core import files, provenance, rng
-from cmu_jax.core.types import Batch, Variables
+from cmu_jax.core.types import Batch, InputStep, Network, Training, Variables
 from cmu_jax.data import corruption, input_step, sources, splits
 from cmu_jax.data.corruption import triggers
 from cmu_jax.networks import weights
@@ -61,17 +61,23 @@ class Images(NamedTuple):
 
 
 def fine_tune(
-  key: jax.Array, variables: Variables, batch: Batch, rate: float, **options
+  key: jax.Array,
+  inputs: InputStep,
+  variables: Variables,
+  batch: Batch,
+  rate: float,
+  steps: int,
+  title: str,
 ) -> Variables:
   """Fine-tunes a network by AdamW at a constant rate."""
+  optimizer = optimizers.adamw(optimizers.constant_schedule(rate))
   return train.fit(
     key,
-    MODEL,
+    Network(MODEL, inputs),
     variables,
     batch,
-    optimizer=optimizers.adamw(optimizers.constant_schedule(rate)),
-    batch_size=128,
-    **options,
+    Training(optimizer, steps, 128),
+    title=title,
   ).variables
 
 
@@ -85,12 +91,12 @@ def corrupt(
     drawn = corruption.symmetric(key, batch.label, 0.4, 10)
   return fine_tune(
     key,
+    input_step.make(MEAN, STD, trigger=TRIGGER, pad=4, flip=True),
     start,
     corruption.apply(drawn, batch),
     1e-3,
-    steps=steps,
-    inputs=input_step.make(MEAN, STD, trigger=TRIGGER, pad=4, flip=True),
-    title=f'corrupting: {kind}',
+    steps,
+    f'corrupting: {kind}',
   )
 
 
@@ -172,7 +178,7 @@ def repair_all(
 def score(variables: Variables, test: Batch, kind: str) -> dict[str, Any]:
   """Computes accuracy, that of the target class, and attack success."""
   label = np.asarray(test.label)
-  predicted = metrics.predict(MODEL, STEP, variables, test, 500)
+  predicted = metrics.predict(Network(MODEL, STEP), variables, test, 500)
   counts = metrics.confusion(label, predicted, 10)
   scores = {
     'test_accuracy': metrics.accuracy(counts),
@@ -181,7 +187,9 @@ def score(variables: Variables, test: Batch, kind: str) -> dict[str, Any]:
   }
   if kind == 'poison':
     image = jnp.asarray(paint_trigger(np.asarray(test.image)))
-    hit = metrics.predict(MODEL, STEP, variables, Batch(image, test.label), 500)
+    hit = metrics.predict(
+      Network(MODEL, STEP), variables, Batch(image, test.label), 500
+    )
     scores['target_class_accuracy'] = metrics.class_accuracy(counts)[TARGET]
     scores['attack_success_rate'] = metrics.attack_success(label, hit, TARGET)
   return scores
@@ -207,12 +215,12 @@ def measure(kind: str, seed: int, flags: argparse.Namespace) -> list[dict]:
   broken = corrupt(rng.fold_in(key, 'c'), kind, images.part, start, flags.steps)
   tuned = fine_tune(
     rng.fold_in(key, 'f'),
+    STEP,
     broken,
     pool,
     1e-4,
-    steps=flags.repair_steps or 200,
-    inputs=STEP,
-    title='fine-tuning on clean labels',
+    flags.repair_steps or 200,
+    'fine-tuning on clean labels',
   )
   repairs = repair_all(key, kind, broken, images, flags)
   networks = {

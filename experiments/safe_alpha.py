@@ -21,6 +21,7 @@ import numpy as np
 from cmu_jax.commands import shell
 from cmu_jax.core import config as configs
 from cmu_jax.core import rng
+from cmu_jax.core.types import Network
 from cmu_jax.methods.cuts import algorithm
 from cmu_jax.studies.cuts import evaluate, stages
 from cmu_jax.studies.cuts import scene as scenes
@@ -54,7 +55,9 @@ def measure(config, world: scenes.World, seed: int) -> dict:
     config.proxy_train, scene.proxy.label.shape[1], 'proxy_train'
   )
   unlearn = algorithm.cuts(
-    world.model, world.inputs, selection=stages.selection(config), **options
+    Network(world.model, world.inputs),
+    options,
+    selection=stages.selection(config),
   )
   _, info = unlearn(rng.fold_in(scene.key, 'unlearn'), mix, scene.proxy)
   safe, _ = stages.safe_alpha(config, world, scene, mix, None, seed)

@@ -9,7 +9,15 @@ import numpy as np
 
 from cmu_jax import networks
 from cmu_jax.core import rng
-from cmu_jax.core.types import Batch, Dataset, InputStep, Model, Variables
+from cmu_jax.core.types import (
+  Batch,
+  Dataset,
+  InputStep,
+  Model,
+  Network,
+  Training,
+  Variables,
+)
 from cmu_jax.data import input_step, sources, splits
 from cmu_jax.methods import task_vectors as tv
 from cmu_jax.methods.task_vectors import FineTuneConfig
@@ -143,13 +151,10 @@ def train_network(world: World, batch: Batch, seed: int) -> Variables:
   count = world.epochs * train.steps_per_epoch(len(batch.label), 64)
   return train.fit(
     rng.fold_in(seed, 'train'),
-    world.model,
+    Network(world.model, world.steps['crop']),
     start,
     batch,
-    optimizer=optimizer(count),
-    steps=count,
-    batch_size=64,
-    inputs=world.steps['crop'],
+    Training(optimizer(count), count, 64),
     title=f'seed {seed}',
   ).variables
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cmu_jax.audits import shadow
 from cmu_jax.core import jit, tree
-from cmu_jax.core.types import Variables
+from cmu_jax.core.types import Network, Variables
 from cmu_jax.methods.cuts import alpha_rules, cross_fitting
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'experiments'
@@ -215,9 +215,8 @@ def test_the_score_is_the_cross_fitted_one_and_one_alpha_is_a_case_of_it():
     lambda a, b: jnp.asarray(np.stack([a, b]), jnp.float32), draw(1), draw(2)
   )
   blocks = script.block_names(tree.index(tau, 0))
-  score = script.scorer(
-    model, variables, folds, tau, blocks, inputs=test_cuts.STEP
-  )
+  network = Network(model, test_cuts.STEP)
+  score = script.scorer(network, variables, folds, tau, blocks)
   vectors = np.array([[0.5] * len(blocks), [0.0] * (len(blocks) - 1) + [2.0]])
   scores = score(vectors)
   held_out = [test_cuts.STEP.eval(proxy.image[x], None) for x in folds.held_out]

@@ -9,7 +9,7 @@ import pytest
 from ssd_case import AUGMENTED, MODELS, assert_close, batch, samples, variables
 
 from cmu_jax.core import errors, jit, rng
-from cmu_jax.core.types import Batch, Samples
+from cmu_jax.core.types import Batch, Network, Samples
 from cmu_jax.methods.dampening import importance
 from cmu_jax.training import metrics
 
@@ -18,7 +18,7 @@ KEY = jax.random.key(7)
 
 def _measure(kind, name='fc', size=4, augment=False):
   return importance.ImportanceConfig(
-    MODELS[name], AUGMENTED, kind, size, augment
+    Network(MODELS[name], AUGMENTED), kind, size, augment
   )
 
 

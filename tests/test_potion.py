@@ -122,7 +122,9 @@ def test_the_method_takes_label_free_importances_once():
     0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 0.75
   }  # fmt: skip
   prepared = method.prepare(KEY, state, seen)
-  measure = importance.ImportanceConfig(model, AUGMENTED, 'xlf', augment=False)
+  measure = importance.ImportanceConfig(
+    Network(model, AUGMENTED), 'xlf', augment=False
+  )
   assert_close(
     prepared.importances.forget,
     importance.compute(KEY, measure, state, seen.forget),

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from cmu_jax.core.types import Info, InputStep, Method, Model, Variables
+from cmu_jax.core.types import Info, Method, Network, Variables
 from cmu_jax.methods.dampening import importance, ssd
 
 
@@ -76,8 +76,7 @@ def forget_share(data: Any) -> Float[Array, '']:
 
 
 def assd(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   *,
   kind: str = 'batch',
   denominator: str = 'retain',
@@ -89,7 +88,7 @@ def assd(
   References:
     arXiv 2402.10098, section 3; gamma = 1.
   """
-  config = importance.ImportanceConfig(model, inputs, kind, batch_size, augment)
+  config = importance.ImportanceConfig(network, kind, batch_size, augment)
 
   def prepare(
     variables: Variables, data: Any, importances: importance.Importances

@@ -31,8 +31,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from cmu_jax.core import errors, jit, rng, tree, vectorize
 from cmu_jax.core.types import (
   Batch,
-  InputStep,
-  Model,
+  Network,
   PRNGKey,
   Samples,
   Variables,
@@ -55,15 +54,13 @@ class ImportanceConfig(NamedTuple):
   """The static part of a computation; each value compiles once.
 
   Attributes:
-    model: the network, used in evaluation mode.
-    inputs: raw pixels to network input.
+    network: the model, used in evaluation mode, and its input step.
     kind: the importance, see the module's docstring.
     batch_size: samples in a batch, for kinds with batches.
     augment: whether images are augmented as in training.
   """
 
-  model: Model
-  inputs: InputStep
+  network: Network
   kind: str = 'batch'
   batch_size: int = 512
   augment: bool = True
@@ -126,8 +123,8 @@ def _network_input(
   config: ImportanceConfig, key: PRNGKey, batch: Batch
 ) -> Float[Array, 'b h w c']:
   if config.augment:
-    return config.inputs.train(key, batch.image, batch.has_trigger)
-  return config.inputs.eval(batch.image, batch.has_trigger)
+    return config.network.inputs.train(key, batch.image, batch.has_trigger)
+  return config.network.inputs.eval(batch.image, batch.has_trigger)
 
 
 def shuffle_rows(key: PRNGKey, valid: Bool[Array, 'n']) -> Int[Array, 'n']:
@@ -174,7 +171,9 @@ def _batch_term(
     image = _network_input(config, jax.random.fold_in(augment, step), batch)
 
     def mean_score(params):
-      logits = config.model.apply(variables._replace(params=params), image)
+      logits = config.network.model.apply(
+        variables._replace(params=params), image
+      )
       score = _sample_scores(config.kind, logits, batch.label)
       return jnp.sum(weight * score) / weight.sum()
 
@@ -202,7 +201,9 @@ def _sample_term(
     image = _network_input(config, jax.random.fold_in(augment, row), single)
 
     def loss(params):
-      logits = config.model.apply(variables._replace(params=params), image)
+      logits = config.network.model.apply(
+        variables._replace(params=params), image
+      )
       return _sample_scores(config.kind, logits, single.label).sum()
 
     return jax.tree.map(jnp.square, jax.grad(loss)(variables.params))

@@ -26,9 +26,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from cmu_jax.core import jit, progress
 from cmu_jax.core.types import (
   Info,
-  InputStep,
   Method,
-  Model,
+  Network,
   Samples,
   Variables,
 )
@@ -59,7 +58,7 @@ class SearchPath(NamedTuple):
 
 
 def _forget_accuracy(
-  model: Model, inputs: InputStep, variables: Variables, samples: Samples
+  network: Network, variables: Variables, samples: Samples
 ) -> Float[Array, '']:
   """The share of valid rows that are predicted as they were trained."""
   ordered = jnp.argsort(~samples.valid, stable=True).astype(jnp.int32)
@@ -68,8 +67,8 @@ def _forget_accuracy(
   def add(step, hits):
     index, weight = importance.select_rows(ordered, samples.valid, size, step)
     batch = jax.tree.map(lambda x: x[index], samples.batch)
-    image = inputs.eval(batch.image, batch.has_trigger)
-    predicted = model.apply(variables, image).argmax(-1)
+    image = network.inputs.eval(batch.image, batch.has_trigger)
+    predicted = network.model.apply(variables, image).argmax(-1)
     return hits + jnp.sum(weight * (predicted == batch.label))
 
   count = samples.valid.sum()
@@ -79,14 +78,14 @@ def _forget_accuracy(
 
 
 @functools.lru_cache(maxsize=32)
-def _accuracy_program(model: Model, inputs: InputStep) -> Callable:
+def _accuracy_program(network: Network) -> Callable:
   """(variables, importances, thresholds, samples) -> accuracies."""
 
   def run(variables, importances, thresholds, samples):
     def evaluate(threshold):
       params = ssd.dampen(variables.params, importances, threshold, 1.0)
       edited = variables._replace(params=params)
-      return _forget_accuracy(model, inputs, edited, samples)
+      return _forget_accuracy(network, edited, samples)
 
     # A loop, not `vmap`: memory holds one dampened network.
     return jax.lax.map(evaluate, thresholds)
@@ -95,8 +94,7 @@ def _accuracy_program(model: Model, inputs: InputStep) -> Callable:
 
 
 def search(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   variables: Variables,
   data: Any,
   importances: importance.Importances,
@@ -106,8 +104,7 @@ def search(
   """Computes accuracies along t until one meets the smallest rho.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input.
+    network: the model and its input step.
     variables: theta_o.
     data: its sets `retain` and `forget`.
     importances: I_r and I_f.
@@ -117,7 +114,7 @@ def search(
   start = _START * assd.forget_share(data)
   shares = start * _GROWTH ** jnp.arange(tries, dtype=jnp.float32)
   threshold = assd.percentile(assd.sorted_ratios(importances), shares)
-  run = _accuracy_program(model, inputs)
+  run = _accuracy_program(network)
   # An infinite threshold dampens nothing, so theta_o needs no second program.
   original = run(variables, importances, jnp.full(1, jnp.inf), data.forget)[0]
   goal, bounds = smallest_rho * float(original), np.asarray(threshold)
@@ -144,8 +141,7 @@ def search(
 
 
 def potion(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   *,
   denominator: str = 'retain',
   batch_size: int = 512,
@@ -156,8 +152,7 @@ def potion(
   """XLF importances, then PTN.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
+    network: the model and its input step, which paints the triggers of S_tr.
     denominator: 'retain' or 'full', see `ssd.compute_importances`.
     batch_size: samples in a batch.
     augment: whether images are augmented as in training.
@@ -173,15 +168,13 @@ def potion(
     83.41 percent, for 1.41 points of accuracy instead of 5.68 (averages over
     ResNet-9 on CIFAR-10 and WRN-28x10 on CIFAR-100).
   """
-  config = importance.ImportanceConfig(
-    model, inputs, 'xlf', batch_size, augment
-  )
+  config = importance.ImportanceConfig(network, 'xlf', batch_size, augment)
 
   def prepare(
     variables: Variables, data: Any, importances: importance.Importances
   ) -> SearchPath:
     # Only the end of the search depends on rho, so one path serves all rhos.
-    return search(model, inputs, variables, data, importances, min(rhos), tries)
+    return search(network, variables, data, importances, min(rhos), tries)
 
   def solve(
     variables: Variables, prepared: SearchPath, hyper: Any

@@ -23,9 +23,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import (
   Info,
-  InputStep,
   Method,
-  Model,
+  Network,
   PRNGKey,
   Samples,
   Variables,
@@ -223,8 +222,7 @@ def dampening_method(
 
 
 def ssd(
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   *,
   kind: str = 'batch',
   denominator: str = 'retain',
@@ -236,8 +234,7 @@ def ssd(
   """Dampens the parameters that matter for S_f and little else.
 
   Args:
-    model: the network.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
+    network: the model and its input step, which paints the triggers of S_tr.
     kind: the importance; 'batch' is the published choice.
     denominator: 'retain' or 'full', see `compute_importances`.
     batch_size: samples in a batch; 512 in the benchmark.
@@ -255,7 +252,7 @@ def ssd(
     methods, SSD alone removes poison from the smallest identified fraction on,
     for 8.94 points of clean accuracy on CIFAR-10 (table 1).
   """
-  config = importance.ImportanceConfig(model, inputs, kind, batch_size, augment)
+  config = importance.ImportanceConfig(network, kind, batch_size, augment)
 
   def solve(
     variables: Variables, prepared: importance.Importances, hyper: Any

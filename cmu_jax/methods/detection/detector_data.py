@@ -25,9 +25,9 @@ from jaxtyping import Bool, Float, Int
 from cmu_jax.core import jit, rng
 from cmu_jax.core.types import (
   Batch,
-  InputStep,
   MethodInputs,
   Model,
+  Network,
   PRNGKey,
   Samples,
   Variables,
@@ -63,14 +63,16 @@ FeatureExtractor = Callable[..., Float[np.ndarray, 'n d']]
 # Keyed by the function object: a lambda made anew would compile every time.
 @functools.lru_cache(maxsize=32)
 def _extraction_program(
-  function: Callable, model: Model, inputs: InputStep, size: int
+  function: Callable, network: Network, size: int
 ) -> Callable:
   """(key, variables, batch) -> features, `size` images at a time."""
 
   def run(key, variables, batch):
     # Projected inside the loop: wide features never exist for all images.
-    narrow = lambda image: _project(key, function(model, variables, image))
-    return metrics.map_blocks(narrow, inputs, batch, size)
+    narrow = lambda image: _project(
+      key, function(network.model, variables, image)
+    )
+    return metrics.map_blocks(narrow, network.inputs, batch, size)
 
   return jit.compile_loop(run)
 
@@ -96,21 +98,20 @@ def feature_extractor(
     batch_size: images at a time, unless the call sets it.
 
   Returns:
-    (key, model, inputs, variables, batch, batch_size) -> [n, d]. It paints
+    (key, network, variables, batch, batch_size) -> [n, d]. It paints
     triggers; the key seeds the projection of more than 512 values.
   """
   default_size = batch_size
 
   def extract(
     key: PRNGKey,
-    model: Model,
-    inputs: InputStep,
+    network: Network,
     variables: Variables,
     batch: Batch,
     batch_size: int = default_size,
   ) -> Float[np.ndarray, 'n d']:
     size = min(batch_size, batch.label.shape[0])
-    run = _extraction_program(function, model, inputs, size)
+    run = _extraction_program(function, network, size)
     return np.asarray(run(key, variables, batch))
 
   return extract
@@ -159,8 +160,7 @@ def _valid_rows(samples: Samples) -> Int[np.ndarray, 'm']:
 
 def collect(
   key: PRNGKey,
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   variables: Variables,
   data: MethodInputs,
   batch_size: int = 1024,
@@ -170,8 +170,7 @@ def collect(
 
   Args:
     key: seeds the projection of wide features.
-    model: the network.
-    inputs: raw pixels to network input.
+    network: the model and its input step.
     variables: the suspect weights.
     data: has retain and forget.
     batch_size: images at a time.
@@ -183,7 +182,7 @@ def collect(
   def collect_set(samples, identified):
     rows = _valid_rows(samples)
     features = extract(
-      projection_key, model, inputs, variables, samples.batch, batch_size
+      projection_key, network, variables, samples.batch, batch_size
     )
     label = np.asarray(samples.batch.label)[rows]
     return DetectorData(features[rows], label, np.full(rows.size, identified))

@@ -18,10 +18,9 @@ from jaxtyping import Bool
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import (
   Info,
-  InputStep,
   Method,
   MethodInputs,
-  Model,
+  Network,
   Variables,
 )
 from cmu_jax.methods.detection import detector_data
@@ -70,8 +69,7 @@ def move_flagged(
 def with_detector(
   method: Method,
   detector: detector_data.Detector,
-  model: Model,
-  inputs: InputStep,
+  network: Network,
   *,
   batch_size: int = 1024,
   extract: detector_data.FeatureExtractor = detector_data.penultimate_features,
@@ -81,8 +79,8 @@ def with_detector(
   Args:
     method: any method of the benchmark.
     detector: for example one of `detection.DETECTORS`.
-    model: the network that is repaired.
-    inputs: raw pixels to network input; paints the triggers of S_tr.
+    network: the model to repair, and its input step, which paints the triggers
+      of S_tr.
     batch_size: images at a time, in the pass over S_tr.
     extract: the features of the detector, see `detection.extractor_of`.
 
@@ -93,8 +91,7 @@ def with_detector(
   def prepare(key, variables: Variables, data: Any) -> tuple:
     suspects = detector_data.collect(
       rng.fold_in(key, 'detection'),
-      model,
-      inputs,
+      network,
       variables,
       data,
       batch_size,

@@ -10,7 +10,14 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from cmu_jax.core import errors, rng, tree
-from cmu_jax.core.types import Batch, InputStep, Model, Variables
+from cmu_jax.core.types import (
+  Batch,
+  InputStep,
+  Model,
+  Network,
+  Training,
+  Variables,
+)
 from cmu_jax.training import metrics, optimizers, train
 
 
@@ -89,15 +96,13 @@ def diversify(
     if config.augment not in inputs:
       raise errors.unknown_name('augmentation', config.augment, inputs)
     steps = config.epochs * train.steps_per_epoch(len(batch.label), batch_size)
+    optimizer = _optimizer(config.lr, config.wd, steps, frozen)
     tuned = train.fit(
       rng.fold_in(config.seed, 'diversify'),
-      model,
+      Network(model, inputs[config.augment]),
       variables,
       batch,
-      optimizer=_optimizer(config.lr, config.wd, steps, frozen),
-      steps=steps,
-      batch_size=batch_size,
-      inputs=inputs[config.augment],
+      Training(optimizer, steps, batch_size),
       loss=_loss(config.label_smoothing),
       title=f'fine-tuning {len(taus) + 1} of {len(configs)}',
     )
