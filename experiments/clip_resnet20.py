@@ -19,7 +19,7 @@ from jax import numpy as jnp
 from cmu_jax import networks
 from cmu_jax.commands import shell
 from cmu_jax.core import files, provenance, rng
-from cmu_jax.core.types import Batch, Variables
+from cmu_jax.core.types import Batch, Network, Variables
 from cmu_jax.data import input_step, sources, splits
 from cmu_jax.networks import weights
 from cmu_jax.robustness import attacks, lipschitz, spectral
@@ -39,7 +39,7 @@ def load_shipped(path: str) -> Variables:
 
 def lipschitz_bound(variables: Variables) -> float | None:
   """Computes the Lipschitz bound, of pixels from 0 to 1."""
-  logits = attacks.logits_of(MODEL, STEP, variables)
+  logits = attacks.logits_of(Network(MODEL, STEP), variables)
   return lipschitz.bound(rng.fold_in(0), logits, SHAPE).value
 
 
