@@ -16,7 +16,8 @@ import pieces
 
 from cmu_jax.commands import shell, workdir
 from cmu_jax.core import config, files
-from cmu_jax.studies.cuts import run
+from cmu_jax.studies.cuts import study
+from cmu_jax.studies.engine import run
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
     folder = pathlib.Path(flags.work) / loaded.name
     start = time.monotonic()
     with workdir.open_run(folder, loaded.config):
-      results = run.experiment(loaded.config, folder)
+      results = run.run_study(study.LABEL_NOISE, loaded.config, folder)
     seconds = time.monotonic() - start
     longest = max(longest, seconds)
     files.write_json(

@@ -2,10 +2,10 @@
 
 import json
 import pathlib
-import sys
 import types
 
 from cmu_jax import main
+from cmu_jax.commands import study
 from cmu_jax.core import config
 
 FILE = '''"""A little experiment."""
@@ -42,7 +42,7 @@ def stand_in(monkeypatch):
   """Calls of the stand-in, as (config, workdir); append to `fail` to raise."""
   calls = types.SimpleNamespace(seen=[], fail=[])
 
-  def experiment(cfg, folder):
+  def experiment(cfg, folder, minutes):
     calls.seen.append((cfg, folder))
     if calls.fail:
       raise calls.fail.pop()
@@ -58,10 +58,7 @@ def stand_in(monkeypatch):
     (folder / 'results.json').write_text(json.dumps(results))
     return results
 
-  # A stand-in for the module: the real one would load JAX.
-  fake = types.ModuleType('cmu_jax.studies.cuts.run')
-  fake.experiment = experiment
-  monkeypatch.setitem(sys.modules, 'cmu_jax.studies.cuts.run', fake)
+  monkeypatch.setattr(study, '_compute', experiment)
   return calls
 
 

@@ -12,7 +12,7 @@ import pytest
 import small_run
 
 from cmu_jax import main
-from cmu_jax.studies.cuts import show
+from cmu_jax.report import frame
 
 # Long enough to be caught at work, saved after every segment.
 FIELDS = {'train.steps': 1500, 'checkpoint_seconds': 0, 'seeds': '0,1'}
@@ -133,6 +133,8 @@ def test_a_truncated_newest_checkpoint(tmp_path, reference, capfd):
   older, newest = steps[-2:]
   largest = max(newest.rglob('*'), key=lambda path: path.stat().st_size)
   largest.write_bytes(largest.read_bytes()[:-100])
+  # Finished cells need no checkpoint.
+  shutil.rmtree(folder / 'cells')
   arguments = small_run.argv(small_run.NOISE, folder, FIELDS)
   assert main.main(arguments) == 0
   said = capfd.readouterr().err
@@ -195,7 +197,7 @@ def test_stopped_while_the_report_is_written(
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(show, '_write_figures', stop)
+    patch.setattr(frame, 'write_figures', stop)
     assert main.main(arguments) == 130
   assert 'the same command continues' in capfd.readouterr().err
   results = json.loads((folder / 'results.json').read_text())
@@ -227,15 +229,15 @@ def test_a_sweep_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capfd):
   folder = tmp_path / 's'
   arguments = [*small_run.argv(file, folder), '--sweep']
 
-  build = show.build
+  show = frame.show
 
-  def stop_in_the_second(workdir):
+  def stop_in_the_second(report, workdir):
     if pathlib.Path(workdir).name == 'noise=0.4':
       raise KeyboardInterrupt
-    return build(workdir)
+    return show(report, workdir)
 
   with monkeypatch.context() as patch:
-    patch.setattr(show, 'build', stop_in_the_second)
+    patch.setattr(frame, 'show', stop_in_the_second)
     assert main.main(arguments) == 130
   first = folder / 'noise=0.2'
   before = {path: path.stat().st_mtime_ns for path in first.rglob('*')}

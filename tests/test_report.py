@@ -11,7 +11,8 @@ import pytest
 import report_fakes
 
 from cmu_jax.core import errors
-from cmu_jax.studies.cuts import figures, load, page, show, tables, verdict
+from cmu_jax.report import frame, text_tables
+from cmu_jax.studies.cuts import figures, load, report, tables
 
 NASTY = ['<b>x</b>', 'a|b', '$x_{', '[red]r', '"&\'', 'é', '`c`', '\\', '', '9']
 
@@ -38,7 +39,7 @@ def _read(path):
 
 
 def _render(run):
-  return page.render(run, verdict.verdict(run), [])
+  return frame.render(report.REPORT, run, [])
 
 
 def _files(folder):
@@ -54,7 +55,7 @@ def poison(tmp_path_factory):
   run = report_fakes.results('poison')
   folder = tmp_path_factory.mktemp('poison')
   report_fakes.save(folder, run, report_fakes.arrays(deleted=0))
-  return folder, show.build(folder)
+  return folder, frame.show(report.REPORT, folder)
 
 
 def test_build_writes_tables_figures_and_the_page(poison):
@@ -104,7 +105,7 @@ def test_the_same_files_give_the_same_report(poison, tmp_path):
   folder, _ = poison
   for name in ('results.json', 'arrays.npz'):
     (tmp_path / name).write_bytes((folder / name).read_bytes())
-  show.build(tmp_path)
+  frame.show(report.REPORT, tmp_path)
   assert _files(tmp_path) == _files(folder)
 
 
@@ -113,7 +114,11 @@ def test_smoke_runs_carry_a_banner(smoke):
   run = report_fakes.results(seeds=1, smoke=smoke)
   out = io.StringIO()
   tables.console(run, out)
-  for text in (_render(run), tables.markdown(run), out.getvalue()):
+  for text in (
+    _render(run),
+    text_tables.markdown(tables.methods_table(run)),
+    out.getvalue(),
+  ):
     assert ('smoke: not evidence' in text) == smoke
 
 
@@ -122,7 +127,7 @@ def test_figures_without_their_arrays_are_left_out_with_a_reason(tmp_path):
   stale = folder / 'figures/confusions.png'
   stale.parent.mkdir()
   stale.write_bytes(b'of an earlier run')
-  read, text = _read(show.build(folder))
+  read, text = _read(frame.show(report.REPORT, folder))
   assert not stale.exists()
   assert len(read.addresses) == 2
   assert 'recorded no confusion_corrupted, confusion_cuts' in text
@@ -141,7 +146,7 @@ def test_names_are_never_read_as_markup(tmp_path):
   folder = report_fakes.save(tmp_path, run, report_fakes.arrays(seeds=2))
   with warnings.catch_warnings():
     warnings.simplefilter('error')
-    read, text = _read(show.build(folder))
+    read, text = _read(frame.show(report.REPORT, folder))
   assert not {'script', 'b', 'i'} & set(read.tags)
   assert "Class '<b>x</b>' is no longer recognised" in text
   assert '<script>alert(1)</script>' in text and 'x <y> & z' in text
@@ -182,14 +187,14 @@ def _with_nan():
 def test_foreign_results_are_one_line_errors(tmp_path, content, message):
   (tmp_path / 'results.json').write_text(content)
   with pytest.raises(errors.UserError, match=re.escape(message)) as caught:
-    show.build(tmp_path)
+    frame.show(report.REPORT, tmp_path)
   assert '\n' not in str(caught.value)
   assert not (tmp_path / 'report.html').exists()
 
 
 def test_a_missing_file_is_a_one_line_error(tmp_path):
   with pytest.raises(errors.UserError, match='does not exist'):
-    show.build(tmp_path / 'nowhere')
+    frame.show(report.REPORT, tmp_path / 'nowhere')
 
 
 def _npz(**found):

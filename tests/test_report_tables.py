@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import report_fakes
 
+from cmu_jax.report import text_tables
 from cmu_jax.studies.cuts import tables
 
 
@@ -44,7 +45,7 @@ def test_recovery_is_shown_only_where_it_means_something():
     'attack_success_rate',
     'target_class_accuracy',
   ]
-  assert '2100' not in tables.markdown(run)
+  assert '2100' not in text_tables.markdown(tables.methods_table(run))
 
 
 def test_the_best_alpha_claims_test_labels_only_where_it_used_them():
@@ -61,7 +62,9 @@ def test_one_seed_shows_no_spread():
   run = report_fakes.results(seeds=1)
   out = io.StringIO()
   tables.console(run, out)
-  assert '±' not in out.getvalue() + tables.markdown(run)
+  assert '±' not in out.getvalue() + text_tables.markdown(
+    tables.methods_table(run)
+  )
   assert 'One seed' in out.getvalue()
 
 
@@ -86,6 +89,8 @@ def test_a_class_without_test_images_is_a_dash():
   for row in run['per_class']:
     row['accuracy'][3] = None
   line = next(
-    line for line in tables.per_class(run).splitlines() if line[:4] == '| 3 '
+    line
+    for line in text_tables.markdown(tables.class_table(run)).splitlines()
+    if line[:4] == '| 3 '
   )
   assert set(re.split(r'\s*\|\s*', line.strip('| '))) == {'3', '–'}

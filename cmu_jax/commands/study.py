@@ -77,54 +77,70 @@ def _run(argv: Sequence[str]) -> int:
   if loaded.config.get('smoke'):
     shell.compile_quickly()
   folder = pathlib.Path(flags.workdir or f'runs/{loaded.name}').expanduser()
-  if loaded.config.get('task') in {*LEGACY, *studies.STUDIES}:
-    _run_study(loaded.config, folder, flags)
-    return 0
-  for name in ('minutes', 'distributed'):
-    errors.check(
-      getattr(flags, name) is None,
-      f'--{name} is for the benchmark, corrective_*.py; leave it out',
+  if flags.sweep and _claims_folder(loaded.config):
+    return run_grid(
+      loaded,
+      overrides,
+      folder,
+      lambda cell, part: run_config(cell.config, part, flags),
     )
-  if flags.sweep:
-    return run_grid(loaded, overrides, folder, _run_cuts)
-  _run_cuts(loaded, folder)
+  run_config(loaded.config, folder, flags)
   return 0
 
 
-def _run_cuts(loaded: LoadedConfig, folder: pathlib.Path) -> None:
-  """Runs one CUTS experiment."""
-  with workdir.open_run(folder, loaded.config):
-    from cmu_jax.studies.cuts.run import experiment
+def _claims_folder(config: Any) -> bool:
+  """Returns whether a work folder belongs to one config.
 
-    experiment(loaded.config, folder)
+  Other studies share their cells between all configs of a folder.
+  """
+  task = config.get('task')
+  return task in studies.CLAIMS_FOLDER or task not in {
+    *LEGACY,
+    *studies.STUDIES,
+  }
 
 
-def _run_study(config: Any, folder: pathlib.Path, flags: Any) -> None:
+def run_config(config: Any, folder: pathlib.Path, flags: Any) -> None:
+  """Runs or continues the study of a config in a work folder."""
+  chief = True
+  if flags.distributed is not None:
+    from cmu_jax.studies.engine import workers
+
+    workers.join(flags.distributed)
+    chief = workers.is_chief()
+  with contextlib.ExitStack() as stack:
+    # One process alone may lock the folder and write the results.
+    if chief and _claims_folder(config):
+      stack.enter_context(workdir.open_run(folder, config))
+    elif chief:
+      stack.enter_context(workdir.lock(folder))
+    _compute(config, folder, flags.minutes)
+
+
+def _compute(config: Any, folder: pathlib.Path, minutes: float | None) -> None:
   """Runs the cells of a study; writes results.json and the report."""
-  errors.check(
-    flags.distributed is None
-    or config.task == 'corrective'
-    or config.task in studies.STUDIES,
-    '--distributed is for the benchmark, corrective_*.py; leave it out',
-  )
+  # JAX is imported here, so that mistakes in a command show at once.
   from cmu_jax.core import jit
   from cmu_jax.studies.engine import workers
 
-  if flags.distributed is not None:
-    workers.join(flags.distributed)
-  run, show = find_study(config.task)
   with (
     workers.report_device_errors(),
     jit.skip_optimizations(config.smoke),
-    contextlib.ExitStack() as stack,
   ):
-    # One process alone may lock the folder and write the results.
-    if workers.is_chief():
-      stack.enter_context(workdir.lock(folder))
-    results = run(config, folder, flags.minutes)
-    if workers.is_chief():
+    run, show = find_study(config.task)
+    results = run(config, folder, minutes)
+    if not workers.is_chief():
+      return
+    if _claims_folder(config):
+      # A sweep passes over a finished run: its report has to be there, too.
+      unfinished = {**results, 'finished': False}
+      files.write_json(folder / RESULTS_FILE, unfinished)
+      path = show(folder)
       files.write_json(folder / RESULTS_FILE, results)
-      print(f'report: {show(folder)}')
+    else:
+      files.write_json(folder / RESULTS_FILE, results)
+      path = show(folder)
+    print(f'report: {path}')
 
 
 def find_study(task: str) -> Study:
@@ -134,7 +150,8 @@ def find_study(task: str) -> Study:
 
   if task in LEGACY:
     return LEGACY[task]()
-  study = studies.STUDIES[task]()
+  # CUTS names the tasks that there are, where a task is unknown.
+  study = studies.STUDIES.get(task, studies.STUDIES['label_noise'])()
   return (
     functools.partial(run_study, study),
     functools.partial(frame.show, study.report),

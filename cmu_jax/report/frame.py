@@ -52,6 +52,9 @@ class Report(NamedTuple):
     captions: captions of all possible figures by name.
     sections: contents -> heading -> HTML, below tables and figures.
     glossary: term -> its meaning.
+    arrange: (contents, heading -> HTML of the standard page) -> the sections of
+      this page; None for the standard page.
+    console: prints a summary of the contents; None for nothing.
   """
 
   read: Callable[[os.PathLike | str], Results]
@@ -61,6 +64,8 @@ class Report(NamedTuple):
   captions: dict[str, str]
   sections: Callable[[Results], dict[str, str]]
   glossary: dict[str, str]
+  arrange: Callable[[Results, dict[str, str]], dict[str, str]] | None = None
+  console: Callable[[Results], None] | None = None
 
 
 def check_rows(
@@ -132,25 +137,27 @@ def read_results(
 
 def draw_figures(
   figures: Iterable[ReportFigure], advance: Callable[[], None]
-) -> list[tuple[ReportFigure, bytes]]:
-  """Draws figures to PNGs, and skips those without data.
+) -> list[tuple[ReportFigure, bytes | None]]:
+  """Draws figures to PNGs; a figure that gives a reason is left out.
 
   Args:
     figures: the figures; an iterator draws each when it is asked for.
     advance: called after each.
   """
   # One after the other: drawn figures take much memory.
-  pairs = []
+  pairs: list[tuple[ReportFigure, bytes | None]] = []
   for figure in figures:
     if figure.figure is not None:
       pairs.append((figure, style.png(figure.figure)))
+    elif figure.reason:
+      pairs.append((figure, None))
     advance()
   return pairs
 
 
 def write_figures(
   folder: pathlib.Path,
-  figures: list[tuple[ReportFigure, bytes]],
+  figures: list[tuple[ReportFigure, bytes | None]],
   captions: Collection[str],
 ) -> None:
   """Writes PNGs, and removes outdated ones of an earlier report.
@@ -160,16 +167,30 @@ def write_figures(
     figures: figures and their PNGs.
     captions: names of all figures that an earlier report may have left.
   """
+  images = {figure.name: png for figure, png in figures if png is not None}
   # Only known names: the user may keep other files in the folder.
-  for name in set(captions) - {figure.name for figure, _ in figures}:
+  for name in set(captions) - set(images):
     (folder / f'{name}.png').unlink(missing_ok=True)
-  for figure, png in figures:
-    path = folder / f'{figure.name}.png'
-    files.write(path, operator.methodcaller('write', png))
+  for name, png in images.items():
+    files.write(folder / f'{name}.png', operator.methodcaller('write', png))
+
+
+def _figure_html(
+  report: Report, figure: ReportFigure, png: bytes | None
+) -> str:
+  if png is None or figure.figure is None:
+    name = page.escape(figure.name.replace('_', ' '))
+    reason = page.escape(figure.reason)
+    return f'<p class="soft">The figure "{name}" was left out: {reason}.</p>'
+  # The heading of a figure describes it to readers who cannot see it.
+  title = ' '.join(figure.figure.get_suptitle().split()) or figure.name
+  return page.picture(png, title, report.captions[figure.name])
 
 
 def render(
-  report: Report, results: Results, figures: list[tuple[ReportFigure, bytes]]
+  report: Report,
+  results: Results,
+  figures: list[tuple[ReportFigure, bytes | None]],
 ) -> str:
   """Renders the page as self-contained HTML.
 
@@ -179,27 +200,27 @@ def render(
     figures: figures and their PNGs.
   """
   verdict = report.verdict(results)
+  sections = {
+    'Tables': ''.join(map(text_tables.html, report.tables(results).values())),
+    'Figures': '\n'.join(_figure_html(report, *pair) for pair in figures),
+    **report.sections(results),
+    'How to read this': page.definition_list(report.glossary),
+    'How to get the same numbers': page.reproduction_section(
+      results['provenance'],
+      results['config'],
+      list(results['config']['seeds']),
+    ),
+  }
+  if report.arrange is not None:
+    sections = report.arrange(results, sections)
   return page.fill_page(
     name=page.escape(results['name']),
     label=page.escape(verdict.label),
     banner=page.banner(results['smoke']),
     tone='flat' if results['smoke'] else verdict.tone,
-    heading=page.escape(verdict.label),
+    heading=page.escape(verdict.label[0].upper() + verdict.label[1:]),
     sentences=page.paragraphs(verdict.sentences),
-    sections={
-      'Tables': ''.join(map(text_tables.html, report.tables(results).values())),
-      'Figures': '\n'.join(
-        page.picture(png, figure.name, report.captions[figure.name])
-        for figure, png in figures
-      ),
-      **report.sections(results),
-      'How to read this': page.definition_list(report.glossary),
-      'How to get the same numbers': page.reproduction_section(
-        results['provenance'],
-        results['config'],
-        list(results['config']['seeds']),
-      ),
-    },
+    sections=sections,
   )
 
 
@@ -229,4 +250,6 @@ def show(report: Report, workdir: os.PathLike | str) -> pathlib.Path:
   write_figures(folder / 'figures', figures, report.captions)
   html = folder / 'report.html'
   files.write_text(html, render(report, results, figures))
+  if report.console is not None:
+    report.console(results)
   return html

@@ -13,6 +13,18 @@ if TYPE_CHECKING:
   from cmu_jax.studies.engine.study import Study
 
 
+def _label_noise() -> Study:
+  from cmu_jax.studies.cuts import study
+
+  return study.LABEL_NOISE
+
+
+def _poison() -> Study:
+  from cmu_jax.studies.cuts import study
+
+  return study.POISON
+
+
 def _negation() -> Study:
   from cmu_jax.studies.negation import study
 
@@ -21,5 +33,10 @@ def _negation() -> Study:
 
 # config.task -> its study.
 STUDIES: dict[str, Callable[[], Study]] = {
+  'label_noise': _label_noise,
+  'poison': _poison,
   'negation': _negation,
 }
+
+# Tasks whose work folder belongs to one config, see `workdir.open_run`.
+CLAIMS_FOLDER = ('label_noise', 'poison')

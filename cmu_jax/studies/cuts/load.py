@@ -26,7 +26,7 @@ _REQUIRED = {
 }
 
 
-def _check_rows(path: pathlib.Path, rows: list) -> None:
+def _check_rows(path: pathlib.Path, rows: list, finished: bool) -> None:
   """Every row names its method and seed, and every number is finite."""
   for i, row in enumerate(rows):
     errors.check(
@@ -39,7 +39,8 @@ def _check_rows(path: pathlib.Path, rows: list) -> None:
         f'{path}: rows[{i}].{key} is not finite; write null where a number '
         'does not apply',
       )
-  for method in ('corrupted', 'cuts'):
+  # A run that was stopped early has no rows at all.
+  for method in ('corrupted', 'cuts') if rows or finished else ():
     errors.check(
       any(row['method'] == method for row in rows),
       f"{path}: rows hold no method '{method}', so there is nothing to "
@@ -78,7 +79,7 @@ def results(workdir: pathlib.Path) -> Results:
     )
   if value['task'] not in ('label_noise', 'poison'):
     raise errors.unknown_name('task', value['task'], ('label_noise', 'poison'))
-  _check_rows(path, value['rows'])
+  _check_rows(path, value['rows'], value.get('finished', True))
   return value
 
 

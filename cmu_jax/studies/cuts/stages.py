@@ -20,6 +20,7 @@ from cmu_jax.methods.cuts import (
 from cmu_jax.methods.cuts import safe_alpha as safe_alpha_lib
 from cmu_jax.studies.cuts import backdoor, scene
 from cmu_jax.studies.engine import recipes
+from cmu_jax.studies.engine.store import Clock, TimeIsUp
 from cmu_jax.training import train
 
 _edit = jax.jit(tree.edit)
@@ -49,11 +50,13 @@ class Kept(NamedTuple):
     folder: the run's checkpoints.
     fingerprint: of the run's config.
     seconds: between two checkpoints of one training.
+    clock: ends a training that saves itself after the deadline.
   """
 
   folder: pathlib.Path
   fingerprint: str
   seconds: float
+  clock: Clock = Clock()
 
 
 def kept(config: ConfigDict, workdir: pathlib.Path) -> Kept:
@@ -68,11 +71,27 @@ def kept(config: ConfigDict, workdir: pathlib.Path) -> Kept:
 def saving(where: Kept, name: str, seed: str | int) -> store.Checkpoint:
   """A training's checkpoints: <folder>/<stage>/seed_<seed>."""
   folder = where.folder / name / f'seed_{seed}'
+
+  def save(state: PyTree, step: int) -> None:
+    checkpoint.save(folder, step, state, where.fingerprint)
+    if where.clock.is_late():
+      raise TimeIsUp
+
   return store.Checkpoint(
     lambda template: checkpoint.restore(folder, template, where.fingerprint),
-    lambda state, step: checkpoint.save(folder, step, state, where.fingerprint),
+    save,
     where.seconds,
   )
+
+
+def trains_together(sizes: list[int]) -> bool:
+  """Returns whether the networks of all seeds train in one program.
+
+  On a CPU, `vmap` gains nothing and holds the data of all seeds at once. One
+  program needs sets of one size; sets that people labelled rightly differ.
+  """
+  alike = len(set(sizes)) == 1 < len(sizes)
+  return alike and vectorize.default_strategy() != 'map'
 
 
 def train_all(
@@ -85,19 +104,10 @@ def train_all(
   where: Kept,
   seeds: tuple[int, ...],
 ) -> list[train.Fit]:
-  """Trains one network a seed, in the way that suits the backend.
-
-  On a CPU one seed after another (a `vmap` gains nothing there and would hold
-  all data at once); on an accelerator all seeds as one program, unless their
-  sets differ in size, as what people labelled rightly does.
-  """
+  """Trains one network a seed, in the way that suits the backend."""
   sizes = [batch.label.shape[0] for batch in batches]
   options = [recipes.fit_options(settings, size, 'train') for size in sizes]
-  if (
-    vectorize.default_strategy() == 'map'
-    or len(set(sizes)) > 1
-    or len(seeds) == 1
-  ):
+  if not trains_together(sizes):
     return [
       train.fit(
         key,

@@ -12,6 +12,7 @@ import rich.table
 from cmu_jax.methods import study_names
 from cmu_jax.report import stats
 from cmu_jax.report.stats import Spread
+from cmu_jax.report.text_tables import DASH, TextTable
 from cmu_jax.studies.cuts import names, seed_stats
 from cmu_jax.studies.cuts.load import Results
 
@@ -88,7 +89,7 @@ def summary(results: Results) -> list[Row]:
 def cell(key: str, value: Spread | None) -> str:
   """'0.812 ± 0.004'; percentages with one decimal; a dash for None."""
   if value is None:
-    return '–'
+    return DASH
   digits = 1 if key.endswith('_percent') else 3
   if value.std is None:
     return f'{value.mean:.{digits}f}'
@@ -111,57 +112,42 @@ def columns(results: Results) -> list[str]:
   return [key for key in _metric_keys(results) if key in names.METRICS]
 
 
-def _escape(text: str) -> str:
-  """Text that may stand in a Markdown table cell."""
-  text = ' '.join(text.split()).replace('\\', '\\\\').replace('|', '\\|')
-  return text.replace('<', '&lt;').replace('`', '\\`')
-
-
-def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
-  ruler = ['---'] * len(head)
-  lines = [head, ruler, *([_escape(c) for c in row] for row in rows)]
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n'
-
-
-def _smoke(results: Results) -> str:
-  return '**smoke: not evidence**\n\n' if results['smoke'] else ''
-
-
-def markdown(results: Results) -> str:
-  """The table of methods with every metric that was measured."""
+def methods_table(results: Results) -> TextTable:
+  """Compares the methods in every metric that was measured."""
   keys = _metric_keys(results)
-  head = ['method', 'note', 'alpha', 'seeds']
-  head += [*(names.metric(key) for key in keys), 'what it could see']
-  rows = [
-    [row.label, row.note, row.alpha or '–', str(row.seeds)]
-    + [cell(key, row.metrics.get(key)) for key in keys]
-    + [row.information]
+  columns = ('method', 'note', 'alpha', 'seeds')
+  columns += (*(names.metric(key) for key in keys), 'what it could see')
+  rows = tuple(
+    (
+      *(row.label, row.note, row.alpha or DASH, str(row.seeds)),
+      *(cell(key, row.metrics.get(key)) for key in keys),
+      row.information,
+    )
     for row in summary(results)
-  ]
-  return (
-    f'# {_escape(results["name"])}: methods\n\n{_smoke(results)}'
-    f'{caption(results)}\n\n{_markdown_table(head, rows)}'
   )
+  return TextTable('Methods', (caption(results),), columns, rows, 1)
 
 
-def per_class(results: Results) -> str:
-  """Accuracy on clean test images by class and method, mean over seeds."""
+def class_table(results: Results) -> TextTable:
+  """Compares accuracies on clean test images by class, mean over seeds."""
   methods = study_names.ordered(
     study_names.CUTS, [row['method'] for row in results['per_class']]
   )
-  head = ['class', *(study_names.present(method).label for method in methods)]
+  labels = [study_names.present(method).label for method in methods]
   seeds = {row['seed'] for row in results['per_class']}
   means = [seed_stats.class_means(results, method, seeds) for method in methods]
-  rows = [
-    [str(name)]
-    + ['–' if np.isnan(mean[i]) else f'{mean[i]:.3f}' for mean in means]
+  rows = tuple(
+    (
+      str(name),
+      *(DASH if np.isnan(mean[i]) else f'{mean[i]:.3f}' for mean in means),
+    )
     for i, name in enumerate(results['class_names'])
-  ]
-  return (
-    f'# {_escape(results["name"])}: accuracy by class\n\n{_smoke(results)}'
-    f'Clean test images, mean over {names.count(len(seeds), "seed")}. A dash: '
-    f'no test image of that class.\n\n{_markdown_table(head, rows)}'
   )
+  note = (
+    f'Clean test images, mean over {names.count(len(seeds), "seed")}. A dash: '
+    'no test image of that class.'
+  )
+  return TextTable('Accuracy by class', (note,), ('class', *labels), rows)
 
 
 def footnotes(rows: list[Row]) -> dict[str, str]:
@@ -199,7 +185,7 @@ def _rich_table(results: Results, rows: list[Row]) -> rich.table.Table:
   for key in keys:
     table.add_column(names.metric(key), justify='right')
   for row in rows:
-    text = (row.label, letters[_footnote(row)], row.alpha or '–')
+    text = (row.label, letters[_footnote(row)], row.alpha or DASH)
     cells = [cell(key, row.metrics.get(key)) for key in keys]
     style = 'bold' if row.method == 'cuts' else None
     table.add_row(*map(rich.markup.escape, text), *cells, style=style)

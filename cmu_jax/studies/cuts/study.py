@@ -1,0 +1,364 @@
+"""The CUTS study: corrupt, train, repair and evaluate, seed by seed.
+
+A cell is one seed: its repairs and everything that is measured on them. The
+networks of a seed have cells of their own, because an accelerator trains the
+networks of all seeds in one program.
+"""
+
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cmu_jax.core import config as config_lib
+from cmu_jax.core import files, jit, provenance, rng
+from cmu_jax.core.types import Info, Variables
+from cmu_jax.studies.cuts import evaluate, report, scene, stages, telemetry
+from cmu_jax.studies.cuts.scene import Scene
+from cmu_jax.studies.engine import checks, label_recovery, workers
+from cmu_jax.studies.engine.study import Cell, Context, Note, Phase, Plan, Study
+from cmu_jax.training import metrics, train
+
+# Raised when the numbers of a cell change.
+_VERSION = 1
+_TRAININGS = ('corrupted', 'oracle')
+
+
+class World(NamedTuple):
+  """What all cells share.
+
+  Attributes:
+    shared: dataset, network, input step and trigger.
+    scenes: seed -> its data: corrupted training set, proxy.
+    digest: of the dataset.
+  """
+
+  shared: scene.World
+  scenes: dict[int, Scene]
+  digest: str
+
+
+class Training(NamedTuple):
+  """One program that trains networks: its stage, and the seeds in it."""
+
+  method: str
+  seeds: tuple[int, ...]
+
+
+class Repairs(NamedTuple):
+  """The repairs of one seed."""
+
+  seed: int
+
+
+def load(config: ConfigDict, folder: pathlib.Path) -> World:
+  """Loads the dataset and draws the corruption of every seed.
+
+  Raises:
+    UserError: bad data, or settings that do not fit the data.
+  """
+  del folder
+  shared = scene.load_world(config)
+  label_recovery.check(config, shared.dataset.num_classes)
+  scenes = {
+    seed: scene.draw_scene(config, shared, seed) for seed in config.seeds
+  }
+  return World(shared, scenes, provenance.dataset_digest(shared.dataset))
+
+
+def _address(context: Context[World], item: Training | Repairs) -> str:
+  """The work folder belongs to one config, and so does every cell in it."""
+  return config_lib.fingerprint(
+    {
+      'version': _VERSION,
+      'config': config_lib.fingerprint(context.config),
+      'data': context.world.digest,
+      'item': [type(item).__name__, *item],
+    }
+  )
+
+
+def _programs(context: Context[World], stage: str) -> list[Training]:
+  """Splits the seeds of a stage into programs."""
+  seeds = tuple(context.config.seeds)
+  sizes = [
+    _training_set(context.world.scenes[s], stage).label.size for s in seeds
+  ]
+  together = stages.trains_together(sizes)
+  groups = [seeds] if together else [(seed,) for seed in seeds]
+  return [Training(stage, group) for group in groups]
+
+
+def _training_set(data: Scene, stage: str) -> Any:
+  return data.train if stage == 'corrupted' else data.clean
+
+
+def _train(context: Context[World], program: Training) -> list[train.Fit]:
+  """Trains the networks of a program, or restores their last checkpoints."""
+  config, world = context.config, context.world
+  data = [world.scenes[seed] for seed in program.seeds]
+  image = world.shared.inputs.eval(world.shared.dataset.test.image[:1], None)
+  init = jit.compile_cheaply(world.shared.model.init)
+  return stages.train_all(
+    program.method,
+    world.shared,
+    [rng.fold_in(d.key, 'train') for d in data],
+    [init(rng.fold_in(d.key, 'init'), image) for d in data],
+    [_training_set(d, program.method) for d in data],
+    config.train,
+    _checkpoints(context),
+    program.seeds,
+  )
+
+
+def _checkpoints(context: Context[World]) -> stages.Kept:
+  place = stages.kept(context.config, context.store.folder)
+  return place._replace(clock=context.clock)
+
+
+def _fit(context: Context[World], stage: str, seed: int) -> train.Fit:
+  """The training of one seed, restored once a thread."""
+  program = next(p for p in _programs(context, stage) if seed in p.seeds)
+  fits = context.recent(
+    stage,
+    program,
+    lambda: _train(context, program),
+    # An audit compares the oracles of all seeds.
+    size=len(context.config.seeds),
+  )
+  return fits[program.seeds.index(seed)]
+
+
+def _train_networks(context: Context[World], program: Training) -> Info:
+  """Trains a program; its record holds the loss curves."""
+  fits = _train(context, program)
+  rates = [fit.images_per_second for fit in fits if fit.images_per_second]
+  if rates:
+    print(f'training throughput: {np.median(rates):,.0f} images/s')
+  series = [
+    _series(program.method, seed, fit)
+    for seed, fit in zip(program.seeds, fits, strict=True)
+  ]
+  return {'series': [entry for entries in series for entry in entries]}
+
+
+def _repair(context: Context[World], item: Repairs) -> Info:
+  """Repairs the network of a seed, and evaluates every repair."""
+  config, world = context.config, context.world
+  data, shared = world.scenes[item.seed], world.shared
+  corrupted = _fit(context, 'corrupted', item.seed).variables
+  repairs, info, fits = stages.repairs(
+    config, shared, data, corrupted, _checkpoints(context), item.seed
+  )
+  oracle = _fit(context, 'oracle', item.seed).variables
+  networks = {
+    'corrupted': stages.Repair(corrupted, 'nothing: the model as shipped', {}),
+    **repairs,
+    'oracle': stages.Repair(oracle, 'all training data, clean labels', {}),
+  }
+  score = context.recent('scorer', '', lambda: evaluate.scorer(config, shared))
+  scores = {n: score(r.variables, r.members) for n, r in networks.items()}
+  audit = _label_audit(context, item.seed)
+  audits = {
+    n: audit(r.variables) for n, r in networks.items() if r.members is None
+  }
+  columns, best = evaluate.along(config, score, corrupted, info)
+  scores['cuts_best_alpha'] = best['score']
+  networks['cuts_best_alpha'] = stages.Repair(
+    corrupted,
+    'test labels'
+    if config.task == 'label_noise'
+    else 'lowest proxy attack success',
+    {'alpha': best['alpha']},
+  )
+  series = [_series(name, item.seed, fit) for name, fit in fits.items()]
+  return {
+    'rows': [
+      _row(name, item.seed, networks[name], scores) | audits.get(name, {})
+      for name in networks
+    ],
+    'per_class': [
+      {
+        'method': name,
+        'seed': item.seed,
+        'accuracy': metrics.class_accuracy(s.counts),
+      }
+      for name, s in scores.items()
+    ],
+    'curve': {
+      'seed': item.seed,
+      **{k: metrics.json_list(v) for k, v in info['curve'].items()},
+      'alpha_hat': info['alpha'],
+      'selected': info['selected'],
+      'evaluated': columns,
+      **({'safe': info['safe']} if 'safe' in info else {}),
+    },
+    'confusion': {
+      name: np.asarray(scores[name].counts).tolist()
+      for name in ('corrupted', 'cuts')
+    },
+    'path': _feature_path(context, item.seed, corrupted, info),
+    'series': [entry for entries in series for entry in entries],
+  }
+
+
+def _label_audit(context: Context[World], seed: int) -> Any:
+  """Creates the audit of a seed: network -> columns of its row."""
+  config, world = context.config, context.world
+  seeds = tuple(config.seeds)
+  oracles = [_fit(context, 'oracle', s) for s in seeds] if config.audit else []
+  data, position = world.scenes[seed], seeds.index(seed)
+  return label_recovery.auditor(config, world.shared, data, oracles, position)
+
+
+def _feature_path(
+  context: Context[World], seed: int, corrupted: Variables, info: Info
+) -> dict[str, list]:
+  """Computes the arrays of the figure, which shows the first seed alone."""
+  if seed != context.config.seeds[0]:
+    return {}
+  arrays = evaluate.feature_path(
+    context.config, context.world.shared, corrupted, info
+  )
+  return {name: array.tolist() for name, array in arrays.items()}
+
+
+def _row(
+  name: str, seed: int, repair: stages.Repair, scores: dict[str, Any]
+) -> Info:
+  values = scores[name].values
+  accuracy = {n: s.values['test_accuracy'] for n, s in scores.items()}
+  return {
+    'method': name,
+    'seed': seed,
+    'alpha': None,
+    'selected': None,
+    'information': repair.information,
+    **repair.facts,
+    **values,
+    'recovery_percent': metrics.recovery_rate(
+      values['test_accuracy'], accuracy['corrupted'], accuracy['oracle']
+    ),
+  }
+
+
+def _series(stage: str, seed: int, fit: train.Fit) -> list[list[Any]]:
+  """Lists [tag, steps, values] of a training, thinned as it is written."""
+  history = np.asarray(fit.history)
+  # The draws of a proxy train as a stack: their mean is shown.
+  history = history.mean(0) if history.ndim == 3 else history
+  series = []
+  for column, value in enumerate(('loss', 'accuracy')):
+    tag = f'{stage}/seed_{seed}/{value}'
+    points = telemetry.thin(np.arange(len(history)), history[:, column])
+    series.append([tag, *(x.tolist() for x in points)])
+  return series
+
+
+def _score_series(rows: list[Info]) -> list[list[Any]]:
+  """Lists the numbers of the rows as scalars at step 0."""
+  return [
+    [f'result/{row["method"]}/seed_{row["seed"]}/{name}', [0], [row[name]]]
+    for row in rows
+    for name in evaluate.TESTED
+    if row[name] is not None
+  ]
+
+
+def _write_telemetry(context: Context[World], series: list[list[Any]]) -> None:
+  if workers.is_chief():
+    telemetry.write(
+      context.store.folder,
+      [(tag, np.array(steps), np.array(x)) for tag, steps, x in series],
+    )
+
+
+def _write_arrays(context: Context[World], records: list[Info]) -> None:
+  """Writes confusions and the feature path, which are no rows."""
+  if not records or not workers.is_chief():
+    return
+  arrays: Info = {
+    f'confusion_{name}': np.array([r['confusion'][name] for r in records])
+    for name in ('corrupted', 'cuts')
+  }
+  path = records[0]['path']
+  arrays |= {name: np.array(values) for name, values in path.items()}
+  if path:
+    arrays['feature_path'] = arrays['feature_path'].astype(np.float32)
+    label = context.world.shared.dataset.test.label
+    arrays['feature_path_label'] = arrays['feature_path_label'].astype(
+      np.asarray(label[:1]).dtype
+    )
+  file = context.store.folder / 'arrays.npz'
+  files.write(file, lambda file: np.savez(file, **arrays))
+
+
+def plan(context: Context[World]) -> Plan:
+  """Trains all networks, then repairs seed by seed."""
+  config, world = context.config, context.world
+  if workers.is_chief():
+    records = {str(s): data.record for s, data in world.scenes.items()}
+    files.write_json(context.store.folder / 'corruption.json', records)
+  programs = [p for stage in _TRAININGS for p in _programs(context, stage)]
+  trained = yield Phase(
+    'trainings',
+    [
+      Cell(
+        program,
+        _address(context, program),
+        functools.partial(_train_networks, context, program),
+      )
+      for program in programs
+    ],
+  )
+  series = [entry for _, record in trained for entry in record['series']]
+  _write_telemetry(context, series)
+  repairs = [Repairs(seed) for seed in config.seeds]
+  found = yield Phase(
+    'repairs',
+    [
+      Cell(
+        item, _address(context, item), functools.partial(_repair, context, item)
+      )
+      for item in repairs
+    ],
+  )
+  records = [record for _, record in found]
+  rows = [row for record in records for row in record['rows']]
+  series += [entry for record in records for entry in record['series']]
+  _write_telemetry(context, series + _score_series(rows))
+  _write_arrays(context, records)
+  return {
+    'class_names': list(world.shared.dataset.class_names),
+    'rows': rows,
+    'per_class': [row for record in records for row in record['per_class']],
+    'curves': [record['curve'] for record in records],
+  }
+
+
+def note(item: Any, record: Info) -> Note:
+  """Shows the test accuracy after CUTS, or of a training its accuracy."""
+  if isinstance(item, Training):
+    last = [e[2][-1] for e in record['series'] if e[0].endswith('accuracy')]
+    return Note(
+      {'method': f'{item.method}, training'}, 'accuracy', float(np.mean(last))
+    )
+  values = {row['method']: row['test_accuracy'] for row in record['rows']}
+  return Note({'method': 'cuts'}, 'accuracy', values['cuts'])
+
+
+def _create(task: str) -> Study:
+  return Study(
+    task=task,
+    check=checks.check,
+    load=load,
+    plan=plan,
+    note=note,
+    measured='accuracy',
+    report=report.REPORT,
+  )
+
+
+LABEL_NOISE, POISON = _create('label_noise'), _create('poison')
