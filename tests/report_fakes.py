@@ -194,7 +194,7 @@ def results(
       'dataset': 'digits',
       'noise_rate': 0.4 if noise else 0.1,
       'proxy_fraction': 0.1,
-      'seeds': seeds,
+      'seeds': list(range(seeds)),
       'model': {'name': 'mlp', 'width': 256},
       'corruption': {
         'kind': 'symmetric' if noise else 'patch_trigger',

@@ -9,7 +9,8 @@ import small_run
 from cmu_jax.core import config as configs
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Variables
-from cmu_jax.studies.cuts import scene, show, words
+from cmu_jax.report import frame
+from cmu_jax.studies.cuts import report, scene, words
 from cmu_jax.studies.engine import label_recovery
 from cmu_jax.training import metrics, train
 
@@ -114,5 +115,5 @@ def test_a_run_with_an_audit(tmp_path, monkeypatch):
   audited = {r['method'] for r in found['rows'] if 'label_recovery_rate' in r}
   assert {'corrupted', 'cuts', 'oracle'} <= audited
   assert 'label recovery' in (tmp_path / 'tables/results.md').read_text()
-  page = show.build(tmp_path).read_text()
+  page = frame.show(report.REPORT, tmp_path).read_text()
   assert 'Are the wrong labels still in there?' in page

@@ -114,11 +114,9 @@ def test_smoke_runs_carry_a_banner(smoke):
   run = report_fakes.results(seeds=1, smoke=smoke)
   out = io.StringIO()
   tables.console(run, out)
-  for text in (
-    _render(run),
-    text_tables.markdown(tables.methods_table(run)),
-    out.getvalue(),
-  ):
+  table = {'results': tables.methods_table(run)}
+  file = text_tables.markdown_files(table, smoke)['results.md']
+  for text in (_render(run), file, out.getvalue()):
     assert ('smoke: not evidence' in text) == smoke
 
 
