@@ -40,7 +40,7 @@ class World(NamedTuple):
   digest: str
 
 
-class Training(NamedTuple):
+class Program(NamedTuple):
   """One program that trains networks: its stage, and the seeds in it."""
 
   method: str
@@ -68,7 +68,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> World:
   return World(shared, scenes, provenance.dataset_digest(shared.dataset))
 
 
-def _address(context: Context[World], item: Training | Repairs) -> str:
+def _address(context: Context[World], item: Program | Repairs) -> str:
   """The work folder belongs to one config, and so does every cell in it."""
   return config_lib.fingerprint(
     {
@@ -80,7 +80,7 @@ def _address(context: Context[World], item: Training | Repairs) -> str:
   )
 
 
-def _programs(context: Context[World], stage: str) -> list[Training]:
+def _programs(context: Context[World], stage: str) -> list[Program]:
   """Splits the seeds of a stage into programs."""
   seeds = tuple(context.config.seeds)
   sizes = [
@@ -88,14 +88,14 @@ def _programs(context: Context[World], stage: str) -> list[Training]:
   ]
   together = stages.trains_together(sizes)
   groups = [seeds] if together else [(seed,) for seed in seeds]
-  return [Training(stage, group) for group in groups]
+  return [Program(stage, group) for group in groups]
 
 
 def _training_set(data: Scene, stage: str) -> Any:
   return data.train if stage == 'corrupted' else data.clean
 
 
-def _train(context: Context[World], program: Training) -> list[train.Fit]:
+def _train(context: Context[World], program: Program) -> list[train.Fit]:
   """Trains the networks of a program, or restores their last checkpoints."""
   config, world = context.config, context.world
   data = [world.scenes[seed] for seed in program.seeds]
@@ -131,7 +131,7 @@ def _fit(context: Context[World], stage: str, seed: int) -> train.Fit:
   return fits[program.seeds.index(seed)]
 
 
-def _train_networks(context: Context[World], program: Training) -> Info:
+def _train_networks(context: Context[World], program: Program) -> Info:
   """Trains a program; its record holds the loss curves."""
   fits = _train(context, program)
   rates = [fit.images_per_second for fit in fits if fit.images_per_second]
@@ -340,7 +340,7 @@ def plan(context: Context[World]) -> Plan:
 
 def note(item: Any, record: Info) -> Note:
   """Shows the test accuracy after CUTS, or of a training its accuracy."""
-  if isinstance(item, Training):
+  if isinstance(item, Program):
     last = [e[2][-1] for e in record['series'] if e[0].endswith('accuracy')]
     return Note(
       {'method': f'{item.method}, training'}, 'accuracy', float(np.mean(last))
