@@ -157,14 +157,7 @@ def densenet121(
 
 
 def torch_name(module: str) -> str:
-  """A module's path here to its name in torchvision's DenseNets.
-
-  Args:
-    module: for example 'body/block2_layer1/norm2'.
-
-  Returns:
-    For example 'features.denseblock2.denselayer1.norm2'.
-  """
+  """Renames 'body/transition1/norm' to torchvision's 'features.transition1.norm'."""
   if module == 'head':
     return 'classifier'
   outer, *inner = module.split('/')[1:]

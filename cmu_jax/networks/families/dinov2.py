@@ -314,14 +314,9 @@ def read_options(path: os.PathLike | str) -> dict[str, Any]:
 
 
 def torch_name(module: str) -> str:
-  """A module's path here to its name in HF's Dinov2Model.
+  """Renames 'body/layer_3/fc2' to HF's 'encoder.layer.3.mlp.fc2'.
 
-  Args:
-    module: for example 'body/layer_3/fc2'; the full path of leaves that are no
-      kernel, scale or bias.
-
-  Returns:
-    For example 'encoder.layer.3.mlp.fc2'; 'classifier' for the head.
+  Leaves that are no kernel, scale or bias are given by their full path.
   """
   # Classifiers have the model below `dinov2.` or `dinov2_with_registers.`,
   # prefixes that `weights.fit` tries.

@@ -214,28 +214,14 @@ def factory(version: int) -> Callable[..., classifier.Classifier]:
 
 
 def torch_name_v1(module: str) -> str:
-  """A module's path here to its name in timm's mobilenetv1 networks.
-
-  Args:
-    module: for example 'body/stage2_block1/depthwise'.
-
-  Returns:
-    For example 'blocks.1.0.conv_dw'.
-  """
+  """Renames 'body/stage2_block1/depthwise' to timm's 'blocks.1.0.conv_dw'."""
   if module == 'head':
     return 'classifier'
   return layers.torch_path(module, 'blocks.{stage_index}.{index}', _TORCH_V1)
 
 
 def torch_name_v2(module: str) -> str:
-  """A module's path here to its name in torchvision's MobileNetV2.
-
-  Args:
-    module: for example 'body/block2/depthwise_norm'.
-
-  Returns:
-    For example 'features.2.conv.1.1'.
-  """
+  """Renames 'body/block2/project' to torchvision's 'features.2.conv.2'."""
   if module in _TORCH_V2:
     return _TORCH_V2[module]
   _, block, leaf = module.split('/')

@@ -222,21 +222,14 @@ def cifar_factory(depth: int) -> Callable[..., classifier.Classifier]:
 
 
 def torch_name(module: str) -> str:
-  """A module's path here to its name in torchvision's ResNets.
-
-  Args:
-    module: for example 'body/stage2_block1/shortcut_norm'.
-
-  Returns:
-    For example 'layer2.0.downsample.1'.
-  """
+  """Renames 'body/stage2_block1/norm2' to torchvision's 'layer2.0.bn2'."""
   if module == 'head':
     return 'fc'
   return layers.torch_path(module, 'layer{stage}.{index}', _TORCH)
 
 
 def cifar_torch_name(module: str) -> str:
-  """A module's path here to the usual PyTorch name of CIFAR ResNets."""
+  """Renames 'head' to 'linear', and blocks as `torch_name` does."""
   # The usual CIFAR implementations name the blocks as torchvision does, but
   # not the head.
   return 'linear' if module == 'head' else torch_name(module)

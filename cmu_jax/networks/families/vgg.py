@@ -163,14 +163,7 @@ def factory(batch_norm: bool) -> Callable[..., classifier.Classifier]:
 
 
 def torch_name(module: str) -> str:
-  """A module's path here to its name in torchvision's VGGs.
-
-  Args:
-    module: for example 'body/features_3'.
-
-  Returns:
-    For example 'features.3'.
-  """
+  """Renames 'body/features_3' to torchvision's 'features.3'."""
   if module == 'head':
     return 'classifier.6'
   return module.removeprefix('body/').replace('_', '.')

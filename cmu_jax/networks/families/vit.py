@@ -228,15 +228,10 @@ vit_tiny = functools.partial(vit, patch=4, width=192, heads=3)
 
 
 def torch_name(module: str) -> str:
-  """A module's path here to its name in torchvision's vision transformers.
+  """Renames 'body/ln' to torchvision's 'encoder.ln'.
 
-  Args:
-    module: for example 'body/layer_3/mlp_2'; the full path for the leaves
-      'body/class_token' and 'body/pos_embedding'.
-
-  Returns:
-    For example 'encoder.layers.encoder_layer_3.mlp.3'. A name that ends in '_'
-    is joined with the leaf's name without a dot.
+  A name that ends in '_' is joined with the leaf's name without a dot. Leaves
+  that are no layer, such as 'body/class_token', are given by their full path.
   """
   if module in _TORCH:
     return _TORCH[module]

@@ -175,14 +175,7 @@ def layer_modules(
 
 
 def torch_name(module: str) -> str:
-  """A module's path in the published network to its usual name in PyTorch.
-
-  Args:
-    module: for example 'body/stage2_block1/norm2'.
-
-  Returns:
-    For example 'block2.layer.0.bn2'.
-  """
+  """Renames 'body/stage2_block1/norm2' to the usual 'block2.layer.0.bn2'."""
   outer = {'head': 'fc', 'body/norm': 'bn1'}
   return outer.get(module) or layers.torch_path(
     module, 'block{stage}.layer.{index}', {'shortcut': 'convShortcut'}
@@ -190,7 +183,7 @@ def torch_name(module: str) -> str:
 
 
 def torch_name_corrective(module: str) -> str:
-  """A module's path in the variant to its name in the benchmark's code."""
+  """Renames 'body/stage2_block1/norm2' to the benchmark's 'layer2.0.bn2'."""
   if module == 'head':
     return 'fc'
   renamed = {'shortcut': 'shortcut.0', 'shortcut_norm': 'shortcut.1'}
