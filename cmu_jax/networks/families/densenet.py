@@ -157,7 +157,7 @@ def densenet121(
 
 
 def torch_name(module: str) -> str:
-  """Renames 'body/transition1/norm' to torchvision's 'features.transition1.norm'."""
+  """Renames 'body/norm5' to torchvision's 'features.norm5'."""
   if module == 'head':
     return 'classifier'
   outer, *inner = module.split('/')[1:]
