@@ -68,6 +68,7 @@ def _methods() -> dict[str, Any]:
 
 
 def _commands() -> dict[str, Any]:
+  from cmu_jax.commands.audit import audit
   from cmu_jax.commands.repair import repair
   from cmu_jax.commands.unlearn import unlearn
 
@@ -104,7 +105,7 @@ _LOADERS = {
   ),
   _training: 'Fit fit',
   _methods: 'Selection amun curve cuts direction select_alpha',
-  _commands: 'repair unlearn',
+  _commands: 'audit repair unlearn',
   _light_packages: 'commands config core report studies',
   _packages: 'audits data methods networks robustness training',
 }

@@ -59,13 +59,13 @@ PROJECTS = {
 # Limits that equal the state of the package. They only ever get lower, except
 # for the comments, which only ever get more.
 TIED_STUDIES = {('classes', 'subsets'), ('engine', 'cuts')}
-PARTICIPLE_PERCENT = 5.3
-FILLER_PERCENT = 10.7
-OPENING_PERCENT = 15.7
-COMMENTS_PER_100_LINES = 2.6
-SHORT_FILES = 55
-MANY_PARAMETERS = 23
-LONGEST_FILE = 416
+PARTICIPLE_PERCENT = 4.95
+FILLER_PERCENT = 7.9
+OPENING_PERCENT = 10.9
+COMMENTS_PER_100_LINES = 3.6
+SHORT_FILES = 52
+MANY_PARAMETERS = 12
+LONGEST_FILE = 400
 
 
 def _imports(path):

@@ -63,7 +63,7 @@ def test_a_rate_of_zero_changes_nothing_and_keys_differ(kind):
 
 
 @every_kind
-def test_a_manifest_read_back_from_json_draws_the_same(kind):
+def test_a_record_read_back_from_json_draws_the_same(kind):
   done, facts = draw(kind, 0.3), {'rate': 0.3, **ARGUMENTS[kind]}
   record = record_lib.make_record(done, kind, KEY, **facts)
   read = json.loads(json.dumps(record))
@@ -72,8 +72,32 @@ def test_a_manifest_read_back_from_json_draws_the_same(kind):
   again = replay.draw_again(read, LABEL, **given)
   assert np.array_equal(again.label, done.label)
   assert np.array_equal(again.mask, done.mask)
-  if apart:
-    assert set(apart).isdisjoint(read['arguments'])
+  assert record['corrupted'] == int(done.mask.sum())
+  assert set(apart).isdisjoint(read['arguments'])
+
+
+def test_a_record_keeps_published_index_sets_and_the_trigger():
+  trigger, index = ARGUMENTS['poison']['trigger'], np.array([1, 4])
+  facts = {'rate': None, 'include_target': True, 'indices': index}
+  done = corruption.poison(KEY, LABEL, trigger=trigger, **facts)
+  record = record_lib.make_record(done, 'poison', KEY, **facts)
+  again = replay.draw_again(json.loads(json.dumps(record)), LABEL)
+  assert np.flatnonzero(again.mask).tolist() == index.tolist()
+  assert np.array_equal(again.trigger.mask, trigger.mask)
+  assert again.trigger.value == trigger.value
+
+
+def test_a_record_tells_other_labels_and_damage():
+  facts = {'rate': 0.3, 'num_classes': K}
+  done = corruption.symmetric(KEY, LABEL, **facts)
+  record = record_lib.make_record(done, 'symmetric', KEY, **facts)
+  with pytest.raises(errors.UserError, match='differs from the recorded one'):
+    replay.draw_again(record, LABEL[::-1])
+  del record['label_sha256']
+  with pytest.raises(errors.UserError, match=r'damaged.*label_sha256'):
+    replay.draw_again(record, LABEL)
+  with pytest.raises(errors.UserError, match="did you mean 'poison'"):
+    record_lib.make_record(done, 'poisn', KEY)
 
 
 @every_kind
