@@ -91,11 +91,13 @@ def _retry_failures(
     merged[failures] = np.asarray(new)
     return jnp.asarray(merged)
 
+  # Attacks that do not count gradients leave these fields out.
   gradients = fallback = None
   if result.gradients is not None and retried.gradients is not None:
     total = result.gradients[failures] + retried.gradients
     gradients = merge(result.gradients, total)
   if result.fallback is not None:
+    # Every retried image is counted, because the retry follows the margin.
     fallback = merge(result.fallback, True)
   return result._replace(
     image=merge(result.image, retried.image),
@@ -205,6 +207,7 @@ def _verify_pairs(
     metrics.predict(network, variables, split, size)
     for split in (stored, batch)
   )
+  # float32 rounding may undo a flip, so the stored image decides.
   true_label, success = np.asarray(batch.label), cycle(result.success)
   no_fallback = np.zeros(count, bool)
   fallback = no_fallback if result.fallback is None else result.fallback
@@ -240,6 +243,7 @@ def summarize_pairs(pairs: AdversarialPairs) -> dict[str, float]:
   """
   count = int(pairs.flags['valid'].sum())
   usable = np.asarray(pairs.usable)
+  # Without the failures, whose last iterates are arbitrarily far.
   distance = np.asarray(pairs.distance)[usable]
   share = lambda flag: float(np.asarray(flag).sum() / count)
   return {
@@ -327,6 +331,7 @@ def build_set(
     image = _draw_on_sphere(rng.fold_in(key, 'sphere'), pairs)
   if name == 'orig':
     label = clean.label
+  # The paper excludes y_a, too, so that the label alone is tested.
   if name in ('rl', 'arl'):
     label_key = rng.fold_in(key, 'labels')
     label = draw_third_class(label_key, clean.label, label, classes)
@@ -386,6 +391,7 @@ def choose_radius(
     size,
     title='radius of the attack',
   )
+  # A failure counts as infinitely far, so that it lowers the share.
   radii = np.where(result.success, np.asarray(result.radius), np.inf)
   radius = float(np.quantile(radii, share, method='inverted_cdf'))
   errors.check(

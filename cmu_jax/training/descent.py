@@ -140,6 +140,7 @@ def gather_samples(
 
 def join_samples(left: Samples, right: Samples) -> Samples:
   """Concatenates two sets; both or neither must have trigger flags."""
+  # Concatenation needs the same leaves on both sides.
   if left.skip_augmentation is not None or right.skip_augmentation is not None:
     left, right = (
       x
@@ -183,6 +184,7 @@ def _draw_batch(
   raw = batch.image[positions]
   image = inputs.train(key, raw, stamp)
   if samples.skip_augmentation is not None:
+    # Both versions are computed, because rows of a batch may differ.
     plain = samples.skip_augmentation[positions][:, None, None, None]
     image = jnp.where(plain, inputs.eval(raw, stamp), image)
   return StreamBatch(
@@ -258,6 +260,7 @@ def _compile_steps(recipe: Recipe) -> Callable:
         for phase in recipe.phases
       ]
       operands = carry, arguments, plan.turn[step], step
+      # A switch of one branch would still compile as a conditional.
       if len(branches) == 1:
         return branches[0](*operands)
       return jax.lax.switch(plan.phase[step], branches, *operands)
@@ -311,6 +314,7 @@ def descend(
   phases = np.zeros(steps, int) if isinstance(steps, int) else steps
   plan = plan_steps(phases)
   sizes = [sum(size for _, size in phase.streams) for phase in recipe.phases]
+  # float32 arrays: Python numbers of several types would compile anew.
   run, numbers = _compile_steps(recipe), jax.tree.map(jnp.float32, hyper)
   arguments = _Arguments(dict(streams), context, numbers)
   bound = lambda state, start, stop: run(

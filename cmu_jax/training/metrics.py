@@ -129,6 +129,7 @@ def confusion(
 
 def accuracy(counts: Int[np.ndarray, 'k k']) -> float:
   """The share on the diagonal of a confusion matrix."""
+  # An empty split has accuracy 0, not NaN, which JSON cannot hold.
   return float(np.trace(counts) / max(counts.sum(), 1))
 
 

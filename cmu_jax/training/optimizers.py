@@ -62,6 +62,7 @@ def freeze_modules(
       params,
     )
 
+  # Zeros instead of a mask: a mask would let the raw gradient through.
   return optax.partition(
     {'trained': optimizer, 'frozen': optax.set_to_zero()}, labels
   )
@@ -115,6 +116,7 @@ def multistep_schedule(
   peak: float, milestones: Sequence[int], factor: float, unit_steps: int = 1
 ) -> optax.Schedule:
   """`peak` times `factor` for every milestone (in units) reached."""
+  # A sum over milestones serves any number of them in one program.
   edges = jnp.asarray(milestones)
 
   def schedule(step):

@@ -79,6 +79,7 @@ def _train_step(
   )
   params = optax.apply_updates(state.variables.params, updates)
   accuracy = jnp.mean(jnp.argmax(logits, -1) == label)
+  # Kept on the device, so that no step waits for the host.
   row = jnp.stack([loss, accuracy]).astype(jnp.float32)
   history = jax.lax.dynamic_update_slice(state.history, row[None, :], (step, 0))
   return TrainState(Variables(params, stats), opt_state, history)

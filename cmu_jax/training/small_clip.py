@@ -87,6 +87,7 @@ def trainable_clip(
 
   def columns(v: Variables) -> Float[Array, 'k e']:
     rows = towers.normalise_rows(network.text(v, ids)).reshape(shape)
+    # As in CLIP, the scale is learned as a logarithm and stays positive.
     scale = jnp.exp(v.params['logit_scale'])
     return scale * towers.normalise_rows(rows.mean(1))
 
@@ -132,6 +133,7 @@ def train_small_clip(
   """
   model = trainable_clip(sizes, data.class_names, data.sentences)
   init_key, train_key = jax.random.split(key)
+  # Short smoke runs would otherwise end during the warm-up.
   warmup = min(_WARMUP, steps // 4)
   rate = optimizers.warmup_cosine_schedule(learning_rate, warmup, 0, steps)
   start = jit.compile_cheaply(model.init)(init_key, data.batch.image[:1])
@@ -176,6 +178,7 @@ def zero_shot_accuracy(
   loaded: clip.LoadedClip, data: CaptionedImages, inputs: InputStep
 ) -> float:
   """Accuracy with the zero-shot head that any CLIP would get."""
+  # A head from texts, not the training head, shows zero-shot transfer.
   head = heads.make(loaded, data.class_names, data.sentences)
   model = zero_shot.model(loaded.sizes, len(data.class_names))
   variables = zero_shot.variables(loaded.variables, head.kernel)

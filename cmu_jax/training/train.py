@@ -104,6 +104,7 @@ def run_segments(
   state, start = restored if restored else (state, 0)
   if 0 < start < steps:
     print(f'{title}: continues at step {start} of {steps}', file=sys.stderr)
+  # One step first, because nothing is known about its duration.
   step, length, busy, timed = start, 1, 0.0, 0
   saved = time.monotonic()
   ended = early_stopping.should_stop(until, state.history, step)
@@ -120,15 +121,18 @@ def run_segments(
         busy, timed = busy + seconds, timed + stop - step
       rate = images_per_step * timed / busy if timed else 0.0
       advance(stop - step, f'{rate:,.0f} images/s' if timed else '')
+      # At most 8 times longer: one fast segment may be an accident.
       length = int(
         np.clip(_SEGMENT_SECONDS / (seconds / (stop - step)), 1, 8 * length)
       )
       step, ended = stop, early_stopping.should_stop(until, state.history, stop)
       due = time.monotonic() - saved > checkpoint.seconds if checkpoint else 0
+      # The last state is always saved, so a finished run is never repeated.
       if checkpoint and (due or ended or step == steps):
         checkpoint.save(state, step)
         saved = time.monotonic()
   throughput = images_per_step * timed / busy if timed else None
+  # Rows after an early end are zeros, not losses.
   history = state.history[..., :step, :] if ended else state.history
   return Fit(state.variables, history, throughput)
 
@@ -255,6 +259,7 @@ def _fit_sequentially(
       title=f'{title} {i}',
       **options,
     )
+    # Equal shapes: the first member compiles for all.
     for i in range(batch.label.shape[0])
   ]
   rates = [f.images_per_second for f in fits if f.images_per_second]

@@ -96,6 +96,7 @@ def _initial_state(
     best=start,
     step_size=jnp.full(flipped.shape, step_size, jnp.float32),
     rises=jnp.zeros(flipped.shape, jnp.int32),
+    # False, so that the first checkpoint may halve a run that is stuck.
     halved=jnp.zeros(flipped.shape, bool),
     checkpoint_value=start.value,
     adversarial=start.image,
@@ -109,6 +110,7 @@ def _apply_checkpoint(state: _State, window: jax.Array) -> _State:
   few_rises = state.rises < _MIN_RISING_SHARE * window
   stuck = ~state.halved & (state.best.value <= state.checkpoint_value)
   halve = is_checkpoint & (few_rises | stuck)
+  # A smaller step restarts from the best point, as in the paper.
   return state._replace(
     current=protocol.select(halve, state.best, state.current),
     step_size=jnp.where(halve, state.step_size / 2, state.step_size),
@@ -180,6 +182,7 @@ def autopgd(
         best=protocol.select(
           iterate.value > state.best.value, iterate, state.best
         ),
+        # Rises count against the last iterate, the best value against all.
         rises=state.rises + (iterate.value > current.value),
         adversarial=protocol.select(flipped, iterate.image, state.adversarial),
         success=state.success | flipped,
@@ -189,6 +192,7 @@ def autopgd(
     start, flipped = evaluate(balls.draw_start(key, image, eps, norm))
     state = _initial_state(start, flipped, 2 * eps)
     end = jax.lax.fori_loop(0, count, move, state)
+    # A later iterate may have left the misclassified region again.
     result = protocol.select(end.success, end.adversarial, end.best.image)
     return protocol.evaluate_images(logits, result, label)
 

@@ -83,11 +83,13 @@ def march(
         stopped, success = carry
         x = jnp.clip(base + (i + 1) * eps * unit, 0.0, 1.0)
         x = protocol.select(success, stopped, x)
+        # A frozen image stays frozen: the march stops at its first flip.
         return x, success | flipped(x)
 
       moved, success = jax.lax.fori_loop(
         0, count, step, (state.image, state.success)
       )
+      # One gradient a march, and none for images that have finished.
       gradients = state.gradients + ~state.success
       return _State(moved, success, gradients, state.trial + 1)
 

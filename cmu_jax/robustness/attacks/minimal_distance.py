@@ -70,6 +70,7 @@ def count_doublings(radius: float, norm: str, shape: tuple[int, ...]) -> int:
     shape: of one image.
   """
   ratio = balls.diameter(norm, shape) / radius
+  # The margin keeps exact powers of two from one more doubling.
   return max(0, math.ceil(math.log2(ratio) - 1e-9))
 
 
@@ -99,10 +100,12 @@ def _advance(
   doubled = run_ended & ~widest
   moving = active & ~run_ended
   unit = balls.steepest_direction(values.gradient, settings.norm)
+  # Steps grow with the ball, so that its boundary stays in reach.
   length = balls.expand_to_pixels(settings.step * state.radius)
   moved = balls.project_images(
     image, state.image + length * unit, state.radius, settings.norm
   )
+  # Only a run that ends here and goes on has a new start.
   restart = state.image if settings.warm_start else image
   restart = protocol.select(run_ended & ~given_up, restart, state.image)
   return _SearchState(
@@ -135,6 +138,7 @@ def _search(
     jnp.zeros(count, bool),
     jnp.zeros(count, jnp.int32),
   )
+  # Finished images wait for the slowest image of the batch.
   end = jax.lax.while_loop(
     lambda s: ~s.finished.all(),
     lambda s: _advance(settings, limit, logits, image, label, s),
@@ -191,7 +195,13 @@ def minimal_pgd(
   )
   objective = objectives.loss_by_name(loss)
   settings = _SearchSettings(
-    norm, count, share, warm_start, objective, fallback and loss != 'margin'
+    # The margin itself has nothing to fall back to.
+    norm,
+    count,
+    share,
+    warm_start,
+    objective,
+    fallback and loss != 'margin',
   )
 
   def attack(key, logits, image, label):

@@ -42,6 +42,7 @@ def fgsm(
   def attack(key, logits, image, label):
     del key
     gradient = objectives.evaluate(objective, logits, image, label).gradient
+    # The l2 step has length eps, so only rounding needs the projection.
     moved = image + eps * balls.steepest_direction(gradient, norm)
     result = balls.project_images(image, moved, eps, norm)
     return protocol.evaluate_images(logits, result, label)
@@ -71,6 +72,7 @@ def ffgsm(radius: float, step: float, loss: str = 'cross_entropy') -> Attack:
   def attack(key, logits, image, label):
     start = balls.draw_start(key, image, eps, 'linf')
     gradient = objectives.evaluate(objective, logits, start, label).gradient
+    # Steps longer than eps reach the boundary from any start.
     moved = start + alpha * balls.steepest_direction(gradient, 'linf')
     result = balls.project_images(image, moved, eps, 'linf')
     return protocol.evaluate_images(logits, result, label)
@@ -94,6 +96,7 @@ def with_restarts(attack: Attack, restarts: int) -> Attack:
       repeated = attack(folded, logits, image, label)
       return protocol.select(best.success, best, repeated)
 
+    # The first run has the plain key, so one restart equals none.
     start = attack(key, logits, image, label)
     return jax.lax.fori_loop(1, restarts, restart, start)
 

@@ -67,6 +67,7 @@ def select(mask: Bool[Array, 'n'], chosen: Any, alternative: Any) -> Any:
 
 def check_positive(value: Any, name: str) -> float:
   """Returns a number above 0, or raises UserError."""
+  # bool is a subclass of int, but True is no radius.
   numeric = isinstance(value, int | float | np.number) and not isinstance(
     value, bool
   )

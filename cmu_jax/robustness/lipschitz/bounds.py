@@ -59,6 +59,7 @@ def _collect_stretches(
   visited: set[Source],
 ) -> None:
   """Collects the stretches whose norms the bound of nodes needs."""
+  # Both bounds of `_combine_norms` need their norms.
   groups = [nodes]
   if graph.have_mixed_sources(nodes):
     groups += [(node,) for node in nodes]
@@ -93,6 +94,7 @@ def _combine_norms(
         if source.operands
         else 1.0
       )
+      # The image has no operands: its own change is 1.
       cache[source] = source.factor * inner
     return cache[source]
 
@@ -163,6 +165,7 @@ def bound(
     UserError: `apply` returns other than one array.
   """
   output = walk.trace_network(apply, tuple(image_shape), dtype)
+  # An unbounded value that never reaches the logits does no harm.
   if isinstance(output, Unbounded):
     return Bound(None, None, f'no finite bound: {output.reason}', ())
   if not graph.is_node(output):

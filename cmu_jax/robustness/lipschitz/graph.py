@@ -112,9 +112,11 @@ def linear_node(
 ) -> Node:
   """Makes the node of an equation; see `Linear`."""
   nodes = [x for x in operands if is_node(x)]
+  # A dict keeps the order, which decides the random keys of norms.
   sources = tuple(dict.fromkeys(s for x in nodes for s in x.sources))
   depth = 1 + max(map(linear_depth, nodes))
   node = Linear(name, shape, sources, operands, shapes, apply, depth)
+  # As a source of factor 1 the cut loosens the bound, but never breaks it.
   if depth <= _MAX_DEPTH:
     return node
   return Source('end of a long linear stretch', shape, (node,))
@@ -146,6 +148,7 @@ def propagate(
       values.append(
         jnp.zeros(shape, norm_dtype()) if operand is None else operand
       )
+    # Branches share nodes: without the cache, work doubles at every fork.
     cache[node] = node.apply(*values)
   return cache[node]
 

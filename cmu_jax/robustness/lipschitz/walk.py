@@ -79,6 +79,7 @@ def _interpret_equation(eqn: Any, values: list[Any]) -> list[Any]:
   unbounded = next((v for v in values if isinstance(v, Unbounded)), None)
   if unbounded is not None:
     return rules.unbounded_results(eqn, unbounded.reason)
+  # A product of two nodes is quadratic in the image and has no bound.
   if name in rules.BILINEAR and sum(nodes) == 1:
     return rules.apply_linear(eqn, values, nodes)
   if name in rules.BILINEAR:

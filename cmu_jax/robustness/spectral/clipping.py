@@ -144,6 +144,7 @@ def clip_layer(
   )
   begin = begin._replace(initial_sigma=begin.measurement.sigma)
   end = jax.lax.while_loop(lambda state: ~state.finished, advance, begin)
+  # Unchanged layers keep their bits, which casts could alter.
   changed = end.initial_sigma > bound * (1 + settings.tolerance)
   value = jnp.where(changed, end.value.astype(old.dtype), old)
   return ClippedLayer(

@@ -115,12 +115,14 @@ def clip_weights(
     key, chosen, variables, bound, settings
   )
   rows = [_layer_row(*pair) for pair in zip(chosen, results, strict=True)]
+  # For example a kernel that weight normalisation divides again.
   for row in rows:
     errors.check(
       row['after'] <= bound * (1 + settings.tolerance),
       f'layer {row["path"]!r} stays at {row["after"]:.4g}: its norm does not '
       'follow its kernel; leave it out of layers',
     )
+  # Rescaled kernels have the same norms, so only the damage differs.
   variants = {'before': variables, 'after': clipped}
   variants['rescaled'] = rescale_layers(chosen, variables, rows)
   if data.images is not None:
@@ -131,6 +133,7 @@ def clip_weights(
     variants['reestimated'] = clipped
     variants['rescaled_reestimated'] = renew(variants['rescaled'], scale)
     rows = _remeasure_rows(key, chosen, clipped, rows)
+  # Accuracies are of the final weights, statistics included.
   accuracy = None
   if data.batch is not None:
     accuracy = {
@@ -146,6 +149,7 @@ def rescale_layers(
 ) -> Variables:
   """Returns the network with whole kernels scaled from 'before' to 'after'."""
   for layer, row in zip(layers, rows, strict=True):
+    # Equal norms mean an unclipped kernel, which keeps its bits.
     if row['after'] != row['before']:
       factor = row['after'] / row['before']
       variables = scale_layer(layer, variables, factor)
@@ -156,6 +160,7 @@ def scale_layer(layer: Layer, variables: Variables, factor: float) -> Variables:
   """Returns the network with the kernel or scale of a layer times a factor."""
   params = operators.layer_parameters(layer, variables)
   old = layer_kernels.get_kernel(layer, params)
+  # The factor is a Python float: it must not widen the kernel.
   value = (old * factor).astype(old.dtype)
   changed = layer_kernels.with_kernel(layer, params, value)
   return network_layers.replace_kernel(layer, variables, changed)
@@ -186,10 +191,12 @@ def reestimate_statistics(
   )
   assert data.images is not None
   with progress.bar('running statistics', len(moving) + 1, 'rounds') as advance:
+    # The last round confirms that nothing moves any more.
     for _ in range(len(moving) + 1):
       renewed = batch_norm.recalibrate(
         rng.fold_in(key, 'order'), network, variables, data.images
       )
+      # The inner clips would draw a bar for every round.
       with progress.mute():
         lowered = lower(moving, renewed) if moving else renewed
       # Statistics depend on parameters alone: equal parameters end the rounds.
@@ -216,6 +223,7 @@ def lower_by_scaling(
   """A function that lowers norms by a factor a layer, the baseline to beat."""
 
   def lower(layers: tuple[Layer, ...], variables: Variables) -> Variables:
+    # One by one: joint maps share kernels with their convolutions.
     for layer in layers:
       norm = network_layers.measure_layers(key, (layer,), variables)[0]
       sigma = float(norm.sigma)
@@ -262,6 +270,7 @@ def _remeasure_rows(
   rows: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
   """The rows with new norms of the layers that depend on statistics."""
+  # Norms of plain convolutions and dense layers cannot have moved.
   kinds = layer_kernels.STATISTICS_KINDS
   moving = [i for i, layer in enumerate(layers) if layer.kind in kinds]
   norms = network_layers.measure_layers(
@@ -306,6 +315,7 @@ def _accuracy(
   apply: Callable, variables: Variables, batch: Batch, inputs: InputStep
 ) -> float:
   """The share of a batch that a network classifies correctly."""
+  # A plain function gives logits only: the head passes them on.
   model = networks.from_functions(apply, lambda variables, logits: logits)
   predicted = metrics.predict(Network(model, inputs), variables, batch)
   return float(np.mean(predicted == np.asarray(batch.label)))

@@ -99,6 +99,7 @@ def map_layers(
   for i, layer in enumerate(layers):
     leaves, structure = jax.tree.flatten(operands[i])
     shapes = tuple((x.shape, str(x.dtype)) for x in leaves)
+    # Layers of one kind differ in parameters alone.
     kind = (layer.linear, layer.shape, layer.kind, structure, shapes)
     groups.setdefault(kind, []).append(i)
   results: list[Any] = [None] * len(layers)
@@ -109,6 +110,7 @@ def map_layers(
       anonymous = layers[indices[0]]._replace(path='', norm=None)
       stacked = tree.stack([operands[i] for i in indices])
       program = _layer_program(function, anonymous)
+      # Waits for the device, so that the bar shows finished work.
       outputs = jax.block_until_ready(program(keys, *stacked))
       for j, i in enumerate(indices):
         results[i] = tree.index(outputs, j)
@@ -137,6 +139,7 @@ def _merge_passes(
 ) -> ClippedLayer:
   if earlier is None:
     return later
+  # The later pass has the final parameters and norms.
   return later._replace(
     initial_sigma=earlier.initial_sigma,
     rounds=earlier.rounds + later.rounds,
@@ -230,6 +233,7 @@ def report_norms(
     for layer, norm in zip(layers, norms, strict=True)
   ]
   if show:
+    # A fixed width, because logs and notebooks have no terminal.
     console = rich.console.Console(width=100)
     console.print(norm_table(rows))
     if caption is not None:

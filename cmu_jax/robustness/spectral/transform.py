@@ -79,6 +79,7 @@ def clip_spectral_norm(
       jax.random.normal(rng.fold_in(seed, 'start', i), layer.shape)
       for i, layer in enumerate(layers)
     )
+    # Infinite, so that nobody takes an unmeasured norm for a small one.
     unknown = jnp.full((len(layers),), jnp.inf)
     return ClipState(jnp.zeros((), jnp.int32), unknown, start)
 
@@ -128,6 +129,7 @@ def _check_arguments(
     params is not None,
     'clip_spectral_norm needs params: tx.update(updates, state, params)',
   )
+  # optax passes no statistics by itself.
   kinds = layer_kernels.STATISTICS_KINDS
   paths = [layer.path for layer in layers if layer.kind in kinds]
   errors.check(
@@ -154,6 +156,7 @@ def _follow_norm(
   """Makes one iteration of PowerQR from the last vector."""
   if layer.kind == 'norm':
     return layer_kernels.measure_norm(key, layer, params).sigma, vector
+  # Weights move little in a step, so one iteration keeps up with them.
   spectrum = singular_values.power_qr(
     key,
     lambda x: layer.linear(params, x),
@@ -178,6 +181,7 @@ def _redirect_updates(
       operators.subtree(tree, layer.path)
       for tree in (params, updates, unclipped.params)
     )
+    # A BatchNorm without scale has no parameter to redirect.
     if name not in old:
       continue
     step = jnp.asarray(old[name])
