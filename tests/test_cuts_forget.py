@@ -71,7 +71,7 @@ def poison(threshold=0.1):
 def made(selection=None, **options):
   model, _ = network()
   return forget_proxy.cuts_forget(
-    Network(model, STEP), TRAINING._replace(**options), selection=selection
+    Network(model, STEP), TRAINING, selection=selection, **options
   )
 
 

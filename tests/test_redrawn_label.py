@@ -36,12 +36,11 @@ def seen():
 
   spied = model._replace(update=update)
   method = union_training.redrawn_label(
-    Network(spied, case.PIXELS),
-    training=Training(optimizer=optax.sgd(0.0), steps=4, batch_size=12),
+    Network(spied, case.PIXELS), Training(optax.sgd(0.0), 4, 12)
   )
   whole, mask = method.prepare(case.KEY, start, GIVEN)
   recipe = union_training._redrawn_recipe(
-    spied, case.PIXELS, optax.sgd(0.0), 12, 4, False
+    Network(spied, case.PIXELS), Training(optax.sgd(0.0), 4, 12), False
   )
   context = union_training._RedrawContext(jax.random.key(5), None)
   rows = np.flatnonzero(np.asarray(whole.valid))

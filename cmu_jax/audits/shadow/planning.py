@@ -232,7 +232,10 @@ def memory_need(
 
   def kept(variables, x, y):
     def loss(params):
-      logits, _ = recipe.model.update(variables._replace(params=params), x)
+      moved = variables._replace(params=params)
+      logits, _ = recipe.network.model.update(moved, x)
+        variables._replace(params=params), x
+      )
       return jnp.mean(recipe.loss(logits, y))
 
     return jax.vjp(loss, variables.params)[1]
