@@ -234,8 +234,6 @@ def memory_need(
     def loss(params):
       moved = variables._replace(params=params)
       logits, _ = recipe.network.model.update(moved, x)
-        variables._replace(params=params), x
-      )
       return jnp.mean(recipe.loss(logits, y))
 
     return jax.vjp(loss, variables.params)[1]
