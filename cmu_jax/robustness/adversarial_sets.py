@@ -108,18 +108,6 @@ def _retry_failures(
   )
 
 
-def _check_no_failures(
-  success: Bool[Array, 'm'], rows: Int[np.ndarray, 'm']
-) -> None:
-  failures = np.flatnonzero(~np.asarray(success))
-  errors.check(
-    not failures.size,
-    f'{failures.size} of {rows.size} images have no adversarial image, the '
-    f'first is row {rows[failures[0]] if failures.size else None}; use '
-    'failures="drop" or another attack',
-  )
-
-
 def find_pairs(
   key: PRNGKey,
   network: Network,
@@ -179,8 +167,13 @@ def find_pairs(
     result = _retry_failures(
       retry_key, result, other, network, variables, batch, size
     )
-  if failures == 'error':
-    _check_no_failures(result.success, rows)
+  lost = rows[~np.asarray(result.success)]
+  errors.check(
+    failures != 'error' or not lost.size,
+    f'{lost.size} of {rows.size} images have no adversarial image, the first '
+    f'is row {lost[0] if lost.size else None}; use failures="drop" or another '
+    'attack',
+  )
   any_flip = failures == 'keep_last'
   return _verify_pairs(network, variables, batch, result, index, any_flip, size)
 

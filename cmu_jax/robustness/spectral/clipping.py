@@ -117,17 +117,11 @@ def clip_layer(
   # One loop measures and lowers, so that the program contains one measurement:
   # compiling it takes longer than running it on small layers.
   def advance(progress: _ClipProgress) -> _ClipProgress:
-    measurement, is_initial = measure(progress), progress.measurements == 0
+    is_initial = progress.measurements == 0
     slack = layer_kernels.target_slack(settings)
     limit = bound * jnp.where(is_initial, 1 + settings.tolerance, slack)
-    progress = progress._replace(
-      measurement=measurement,
-      initial_sigma=jnp.where(
-        is_initial, measurement.sigma, progress.initial_sigma
-      ),
-      measurements=progress.measurements + 1,
-    )
-    high = measurement.sigma > limit
+    progress = _record(progress, measure(progress))
+    high = progress.measurement.sigma > limit
     same_type = old.dtype == progress.value.dtype
     exact = is_initial | (progress.rounds_left == 0) | same_type
     epsilon = float(jnp.finfo(old.dtype).eps)
@@ -154,6 +148,18 @@ def clip_layer(
     end.rounds,
     end.factor,
     end.measurement.vector,
+  )
+
+
+def _record(
+  progress: _ClipProgress, measurement: singular_values.LeadingNorm
+) -> _ClipProgress:
+  is_initial = progress.measurements == 0
+  initial = jnp.where(is_initial, measurement.sigma, progress.initial_sigma)
+  return progress._replace(
+    measurement=measurement,
+    initial_sigma=initial,
+    measurements=progress.measurements + 1,
   )
 
 
