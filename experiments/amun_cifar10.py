@@ -41,11 +41,12 @@ def compare(rows: list[dict]) -> list[dict]:
   retrained = [row for row in rows if row['method'] == 'retrain']
   comparison = []
   for row in rows:
-    gap = gaps.gap([row], retrained, 'confidence')
+    gap = gaps.compute_gap([row], retrained, 'confidence')
+    values = gaps.column_values([row], gaps.gap_columns('confidence'))
     comparison.append(
       {
         'method': row['method'],
-        'ours': gaps.values([row], 'confidence').ravel()[:3].tolist(),
+        'ours': values.ravel()[:3].tolist(),
         'published_full_schedule': PUBLISHED.get(row['method']),
         'gap_of_confidence': None if gap is None else gap.of_means,
       }

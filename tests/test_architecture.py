@@ -58,7 +58,7 @@ PROJECTS = {
 
 # Limits that equal the state of the package. They only ever get lower, except
 # for the comments, which only ever get more.
-TIED_STUDIES = {('classes', 'subsets'), ('engine', 'cuts')}
+TIED_STUDIES = {('engine', 'cuts')}
 PARTICIPLE_PERCENT = 4.95
 FILLER_PERCENT = 7.9
 OPENING_PERCENT = 10.9

@@ -1,5 +1,7 @@
 """Forgetting a class: what is given, what is measured, what is chosen."""
 
+import dataclasses
+
 import class_unlearning_case as case
 import numpy as np
 import pytest
@@ -9,47 +11,52 @@ from cmu_jax.core import errors
 from cmu_jax.studies.classes import (
   leakage,
   measure,
-  nearness,
   retrained,
   roster,
   settings,
   shadows,
   world,
 )
-from cmu_jax.studies.classes.addresses import Cell
-from cmu_jax.studies.classes.sweep import Found
+from cmu_jax.studies.classes.trials import ClassTrial
+from cmu_jax.studies.engine import run
 
 F, NEAR = 1, 4
 
 
 @pytest.fixture(scope='module')
-def place(tmp_path_factory):
+def context(tmp_path_factory):
   small = case.config(
     methods='ft,mask', noises='', train_limit='500', test_limit='200'
   )
-  return world.load(small, tmp_path_factory.mktemp('place'))
+  folder = tmp_path_factory.mktemp('context')
+  return run.make_context(small, world.load(small, folder), folder)
 
 
-def test_training_validation_and_test_images_are_apart(place):
+def test_training_validation_and_test_images_are_apart(context):
   parts = [
-    world.trained(place), world.unseen(place, False),
-    world.unseen(place, True),
-  ]  # fmt: skip
+    world.training_images(context.world),
+    world.unseen_images(context.world, False),
+    world.unseen_images(context.world, True),
+  ]
   assert (np.sum(parts, axis=0) == 1).all()
-  label = world.labels(place)
-  np.testing.assert_array_equal(label[parts[0]], place.dataset.train.label)
-  np.testing.assert_array_equal(label[parts[1]], place.dataset.test.label)
+  label = world.pool_labels(context.world)
+  np.testing.assert_array_equal(
+    label[parts[0]], context.world.dataset.train.label
+  )
+  np.testing.assert_array_equal(
+    label[parts[1]], context.world.dataset.test.label
+  )
   share = parts[2].sum() / (parts[0].sum() + parts[2].sum())
-  assert abs(share - place.config.validation) < 0.02
+  assert abs(share - context.config.validation) < 0.02
   for part in parts:
     assert set(label[part]) == set(range(10))
 
 
-def test_a_class_is_given_whole_and_all_classes_in_one_shape(place):
+def test_a_class_is_given_whole_and_all_classes_in_one_shape(context):
   shapes = set()
-  label = np.asarray(place.dataset.train.label)
+  label = np.asarray(context.world.dataset.train.label)
   for number in range(10):
-    found = world.give(place, number, ('retain', 'forget'))
+    found = world.select_class(context.world, number, ('retain', 'forget'))
     shapes.add((found.retain.valid.shape, found.forget.valid.shape))
     own = np.asarray(found.forget.batch.label)
     assert (own == number).all()
@@ -57,13 +64,13 @@ def test_a_class_is_given_whole_and_all_classes_in_one_shape(place):
     assert found.retain.valid.sum() == (label != number).sum()
     assert not (np.asarray(found.retain.batch.label) == number).any()
   assert len(shapes) == 1
-  assert world.give(place, 3, ('retain',)).forget is None
+  assert world.select_class(context.world, 3, ('retain',)).forget is None
 
 
-def answers(place, f_goes_to, seed, sharp=6.0, share=1.0):
+def answers(context, f_goes_to, seed, sharp=6.0, share=1.0):
   """Logits that are right, but give images of F to other classes."""
   draws = np.random.default_rng(seed)
-  label = world.labels(place)
+  label = world.pool_labels(context.world)
   goes = np.where(draws.random(label.size) < share, f_goes_to, 7)
   told = np.where(label == F, goes, label)
   logits = 0.3 * draws.normal(size=(label.size, 10)).astype(np.float32)
@@ -73,28 +80,31 @@ def answers(place, f_goes_to, seed, sharp=6.0, share=1.0):
 
 
 @pytest.fixture(scope='module')
-def known(place):
-  logits = np.stack([answers(place, NEAR, i, share=0.7) for i in range(3)])
-  return measure.reference(place, logits, F, False), logits
+def known(context):
+  logits = np.stack([answers(context, NEAR, i, share=0.7) for i in range(3)])
+  return measure.measure_reference(context, logits, F, False), logits
 
 
-def test_what_retrained_networks_make_of_a_class(place, known):
+def test_what_retrained_networks_make_of_a_class(context, known):
   found, logits = known
-  label, test = world.labels(place), world.unseen(place, False)
+  label, test = (
+    world.pool_labels(context.world),
+    world.unseen_images(context.world, False),
+  )
   assert found.nearest == NEAR
   np.testing.assert_array_equal(found.near, test & (label == NEAR))
-  np.testing.assert_array_equal(found.where.unseen, test & (label == F))
+  np.testing.assert_array_equal(found.groups.unseen, test & (label == F))
   odds = np.exp(logits[0][test & (label == F)].astype(float))
   wanted = (odds / odds.sum(1, keepdims=True)).mean(0)
   np.testing.assert_allclose(found.answer[0], wanted, rtol=1e-6)
-  other = measure.reference(place, logits, F, True)
-  validation = world.unseen(place, True)
-  np.testing.assert_array_equal(other.where.unseen, validation & (label == F))
+  other = measure.measure_reference(context, logits, F, True)
+  validation = world.unseen_images(context.world, True)
+  np.testing.assert_array_equal(other.groups.unseen, validation & (label == F))
 
 
-def test_a_retrained_network_is_measured_beside_the_others(place, known):
+def test_a_retrained_network_is_measured_beside_the_others(context, known):
   found, logits = known
-  row = measure.values(place, logits[2], found, 2)
+  row = measure.measure(context, logits[2], found, 2)
   assert row['retain_accuracy'] == 1
   assert row['forget_accuracy'] == row['train_forget_accuracy'] == 0
   rest = found.answer[:2].mean(0)
@@ -102,47 +112,48 @@ def test_a_retrained_network_is_measured_beside_the_others(place, known):
   gap = abs(found.accuracy[2] - found.accuracy[:2].mean())
   assert row['mia_nn_gap'] == pytest.approx(gap)
   assert row['tv_inside'] is None
-  rows = retrained.rows(
-    place, F, retrained.Outputs(logits, np.ones(3), np.ones(3)), found
-  )
+  outputs = retrained.Outputs(logits, np.ones(3), np.ones(3))
+  rows = list(retrained.list_rows(context, outputs, found))
   assert [cell.seed for cell, _ in rows] == [0, 1, 2]
   assert rows[2][1]['tv'] == row['tv']
   floor = np.mean([row['tv'] for _, row in rows])
   assert floor == pytest.approx(row['tv_floor'])
 
 
-def test_one_more_like_them_is_near_and_others_are_not(place, known):
+def test_one_more_like_them_is_near_and_others_are_not(context, known):
   found, _ = known
-  alike = measure.values(place, answers(place, NEAR, 9, share=0.7), found)
+  alike = measure.measure(context, answers(context, NEAR, 9, share=0.7), found)
   assert alike['tv'] < 0.25
-  away = measure.values(place, answers(place, 7, 9), found)
+  away = measure.measure(context, answers(context, 7, 9), found)
   assert away['tv'] > 0.5 > away['tv_floor']
   assert not away['tv_inside']
   # It gives images of F to class 7: they are told from those of class 4.
   assert away['mia_nn_accuracy'] > 0.95
   assert away['mia_nn_gap'] > 0.1
   assert not away['mia_nn_inside']
-  logits = answers(place, NEAR, 9)
-  logits[world.labels(place) == F, F] = 30
-  kept = measure.values(place, logits, found)
+  logits = answers(context, NEAR, 9)
+  logits[world.pool_labels(context.world) == F, F] = 30
+  kept = measure.measure(context, logits, found)
   assert kept['forget_accuracy'] == 1
   assert kept['forget_probability'] > 0.99
   assert kept['tv'] > 0.98
 
 
-def test_loss_and_entropy_tell_images_that_were_trained_on(place, known):
-  logits = answers(place, NEAR, 11)
-  trained = world.trained(place) & (world.labels(place) == F)
+def test_loss_and_entropy_tell_images_that_were_trained_on(context, known):
+  logits = answers(context, NEAR, 11)
+  trained = world.training_images(context.world) & (
+    world.pool_labels(context.world) == F
+  )
   logits[trained] *= 3
-  row = measure.values(place, logits, known[0])
+  row = measure.measure(context, logits, known[0])
   assert row['entropy_auc'] > 0.95
   assert row['loss_auc'] < 0.05
 
 
-def test_statistics_are_of_forgotten_images_only(place, known):
+def test_statistics_are_of_forgotten_images_only(context, known):
   found, logits = known
-  all_of_them = measure.statistics(place, logits, found)
-  rows = np.flatnonzero(found.where.forget)
+  all_of_them = measure.statistics(context, logits, found)
+  rows = np.flatnonzero(found.groups.forget)
   assert all_of_them['own'].shape == (3, rows.size)
   chosen = np.asarray(logits[1][rows], float)
   rest = np.log(np.exp(np.delete(chosen, NEAR, 1)).sum(1))
@@ -150,59 +161,61 @@ def test_statistics_are_of_forgotten_images_only(place, known):
   np.testing.assert_allclose(all_of_them['nearest'][1], wanted, rtol=1e-4)
   masked = logits[0].copy()
   masked[:, F] = -1e4
-  one = measure.statistics(place, masked, found)
+  one = measure.statistics(context, masked, found)
   assert (one['own'] == -audits.CONFIDENCE_CLIP).all()
   assert np.isfinite(one['nearest']).all()
 
 
-def found_of(place, known, methods):
-  """A run whose networks answer as `methods` says: name -> three networks."""
+def own_statistics(context, known, methods, monkeypatch):
+  """Of a run whose networks answer as `methods` says: name -> networks."""
   reference, logits = known
   rows = []
   for method, networks in methods.items():
-    for seed, one in enumerate(networks):
-      told = measure.statistics(place, one, reference)
-      rows.append((Cell(seed, F, method), {'statistics': told}))
+    for seed, network in enumerate(networks):
+      told = measure.statistics(context, network, reference)
+      rows.append((ClassTrial(seed, F, method), {'statistics': told}))
   outputs = retrained.Outputs(logits, np.ones(len(logits)), np.ones(3))
-  return Found(rows, [], [], {F: outputs}, {}, True, {})
+  monkeypatch.setattr(retrained, 'get_reference', lambda *_: reference)
+  monkeypatch.setattr(retrained, 'read_outputs', lambda *_: outputs)
+  return leakage.collect_own_statistics(context, F, rows)
 
 
-def test_ulira_tells_what_masks_the_class_and_not_what_is_retrained(place):
-  logits = np.stack([answers(place, NEAR, i, share=0.7) for i in range(6)])
-  known = measure.reference(place, logits, F, False), logits
+def test_ulira_tells_what_masks_the_class_and_not_what_is_retrained(
+  context, monkeypatch
+):
+  logits = np.stack([answers(context, NEAR, i, share=0.7) for i in range(6)])
+  known = measure.measure_reference(context, logits, F, False), logits
   masked, alike = [], []
   for seed in range(20, 23):
-    whole = answers(place, NEAR, seed, share=0.7)
+    whole = answers(context, NEAR, seed, share=0.7)
     alike.append(whole)
     hidden = whole.copy()
     hidden[:, F] = -1e4
     masked.append(hidden)
-  run = found_of(place, known, {'mask': masked, 'alike': alike})
-  place = place._replace(config=case.config(forget_classes=f'{F},'))
-  found = {
-    (row['method'], row['statistic']): row for row in leakage.rows(place, run)
-  }
+  methods = {'mask': masked, 'alike': alike}
+  rows = leakage.list_rows(
+    F, own_statistics(context, known, methods, monkeypatch)
+  )
+  found = {(row['method'], row['statistic']): row for row in rows}
   assert found['mask', 'own']['ulira_auc'] == 1
   for method in ('alike', 'retrain'):
     assert abs(found[method, 'own']['ulira_auc'] - 0.5) < 0.15
   # By the nearest class a mask is what it hides: the same network.
   assert abs(found['mask', 'nearest']['ulira_auc'] - 0.5) < 0.15
   assert found['retrain', 'own']['unlearned'] == 3
-  few = found_of(place, known, {'mask': masked[:2]})
-  assert {row['method'] for row in leakage.rows(place, few)} == {'retrain'}
+  few = own_statistics(context, known, {'mask': masked[:2]}, monkeypatch)
+  assert {row['method'] for row in leakage.list_rows(F, few)} == {'retrain'}
 
 
-def test_shadow_models_take_the_place_of_the_runs_own(place):
-  logits = np.stack([answers(place, NEAR, i, share=0.7) for i in range(6)])
-  known = measure.reference(place, logits, F, False), logits
-  run = found_of(place, known, {'mask': [logits[0]] * 3})
-  place = place._replace(config=case.config(forget_classes=f'{F},'))
+def test_shadow_models_beside_those_that_never_saw_the_class():
   draws = np.random.default_rng(0)
   drawn = lambda shift: dict.fromkeys(
     measure.STATISTICS, draws.normal(shift, 1, (8, 90))
   )
-  told = shadows.Told({'ft': drawn(3.0), 'none': drawn(0.0)}, drawn(0.0))
-  rows = leakage.rows(place, run._replace(shadows={F: told}))
+  told = shadows.ShadowStatistics(
+    {'ft': drawn(3.0), 'none': drawn(0.0)}, drawn(0.0)
+  )
+  rows = leakage.list_rows(F, told)
   found = {row['method']: row for row in rows if row['statistic'] == 'nearest'}
   assert set(found) == {'retrain', 'ft', 'none'}
   assert (found['ft']['unlearned'], found['ft']['retrained']) == (8, 8)
@@ -215,6 +228,12 @@ def test_shadow_models_take_the_place_of_the_runs_own(place):
   assert found['ft']['ulira_auc'] > 0.95
   for method in ('none', 'retrain'):
     assert abs(found[method]['ulira_auc'] - 0.5) < 0.12
+
+
+def test_absent_shadow_models_are_no_statistics(context):
+  made = dataclasses.replace(context, config=case.config(shadows='3'))
+  assert shadows.collect_statistics(made, F, {'ft': []}) is None
+  assert shadows.collect_statistics(made, F, {'ft': [{}] * 3}) is None
 
 
 def row(number, acc, tv, diverged=False):
@@ -231,15 +250,15 @@ BEST = [row(0, 0.9, 0.05), row(7, 0.5, 0.05)]
 
 
 def test_a_gap_is_to_networks_without_the_same_class():
-  found = nearness.gap([row(0, 0.8, 0.2)], BEST[:1])
+  found = retrained.compute_gap([row(0, 0.8, 0.2)], BEST[:1])
   assert found.parts == pytest.approx((10, 0, 20))
   assert found.of_runs == pytest.approx(10)
   near = [row(0, 0.9, 0.1), row(7, 0.5, 0.1)]
   swapped = [row(0, 0.5, 0.1), row(7, 0.9, 0.1)]
   gone = [row(0, 0.9, 0.0), {'forget_class': 7, 'diverged': True}]
-  assert nearness.choose([swapped, near, gone], BEST) == 1
-  assert nearness.choose([gone, swapped], BEST) == 1
-  assert nearness.choose([gone, gone], BEST) == 1
+  assert retrained.choose_point([swapped, near, gone], BEST) == 1
+  assert retrained.choose_point([gone, swapped], BEST) == 1
+  assert retrained.choose_point([gone, gone], BEST) == 1
 
 
 def test_every_method_has_what_it_is_tried_with():

@@ -10,7 +10,8 @@ import small_run
 
 from cmu_jax import main
 from cmu_jax.core import errors
-from cmu_jax.studies.subsets import load, show
+from cmu_jax.report import frame
+from cmu_jax.studies.subsets import report
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = f'{ROOT}/configs/amun_digits.py:smoke,references=2,width=8'
@@ -120,7 +121,7 @@ def test_minutes_stop_it_and_the_page_says_so(done, tmp_path, capfd):
     (['--config.fraction=0'], 'config.fraction is 0'),
     (['--config.fraction=0.001'], 'forgets 0'),
     (['--config.methods=ft,gb_alone'], "did you mean 'ga_alone'"),
-    (['--distributed=auto'], '--distributed is for the benchmark'),
+    (['--distributed=1,2'], 'is not ADDRESS:PORT,PROCESS,COUNT'),
     (['--minutes=0'], 'above 0'),
   ],
 )
@@ -141,7 +142,7 @@ def test_results_that_cannot_be_shown(done, tmp_path):
   for value, said in broken:
     (tmp_path / 'results.json').write_text(json.dumps(value))
     with pytest.raises(errors.UserError, match=said):
-      load.results(tmp_path)
+      report.read(tmp_path)
 
 
 def test_requests_have_a_table_and_a_figure(done, tmp_path):
@@ -151,7 +152,7 @@ def test_requests_have_a_table_and_a_figure(done, tmp_path):
   (tmp_path / 'results.json').write_text(
     json.dumps({**whole, 'requests': turns})
   )
-  page = show.show(tmp_path).read_text()
+  page = frame.show(report.REPORT, tmp_path).read_text()
   assert page.count('<img') == 3
   table = (tmp_path / 'tables/requests.md').read_text()
   assert '| ft | 10.00 | 10.00 |' in table
@@ -160,7 +161,7 @@ def test_requests_have_a_table_and_a_figure(done, tmp_path):
 def test_a_report_of_nothing_yet(done, tmp_path):
   empty = {**results(done), 'rows': [], 'tuning': [], 'methods': {}}
   (tmp_path / 'results.json').write_text(json.dumps(empty))
-  assert 'No verdict yet' in show.show(tmp_path).read_text()
+  assert 'No verdict yet' in frame.show(report.REPORT, tmp_path).read_text()
 
 
 def test_the_gpu_script_goes_on_where_it_stopped(tmp_path, monkeypatch):

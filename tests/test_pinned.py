@@ -26,16 +26,16 @@ from cmu_jax import networks
 from cmu_jax.core import config, provenance
 from cmu_jax.core.types import Batch, Variables
 from cmu_jax.data import input_step
-from cmu_jax.studies.classes import addresses as addresses_lib
+from cmu_jax.studies.classes import trials as class_trials
 from cmu_jax.studies.classes import world as classes
 from cmu_jax.studies.corrective import cells
 from cmu_jax.studies.cuts import stages
-from cmu_jax.studies.engine import binding, run
+from cmu_jax.studies.engine import binding, pool, run
 from cmu_jax.studies.ensembles import world as ensembles
 from cmu_jax.studies.membership import world as audits
 from cmu_jax.studies.negation import study as negation_study
 from cmu_jax.studies.negation import world as negations
-from cmu_jax.studies.subsets import addresses, world
+from cmu_jax.studies.subsets import trials, world
 
 TOLERANCE = 1e-4
 # The share of values that may jump on another machine.
@@ -108,20 +108,23 @@ def _corrective(folder):
 
 
 def _subsets(folder):
-  place = world.load(_config('amun_digits.py'), folder)
-  cell = addresses.Cell(0, 0, 'ft', 0)
+  made = _config('amun_digits.py')
+  context = run.make_context(made, world.load(made, folder), folder)
+  trial = trials.SubsetTrial(0, 0, 'ft', 0)
   return [
-    addresses.trained(place, 'original 0'),
-    addresses.cell(place, cell, ({'learning_rate': 0.1},)),
+    pool.network_address(context, 'original 0'),
+    trials.trial_address(context, trial, ({'learning_rate': 0.1},)),
   ]
 
 
 def _classes(folder):
-  place = classes.load(_config('trw_digits.py'), folder)
-  cell = addresses_lib.Cell(0, 1, 'trw')
+  made = _config('trw_digits.py')
+  made.retrained = 6
+  context = run.make_context(made, classes.load(made, folder), folder)
+  trial = class_trials.ClassTrial(0, 1, 'trw')
   return [
-    addresses_lib.retrained(place, cell),
-    addresses_lib.cell(place, cell, ({'beta': 0.3},), 6),
+    class_trials.retrained_address(context, trial),
+    class_trials.trial_address(context, trial, ({'beta': 0.3},)),
   ]
 
 

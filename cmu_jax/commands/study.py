@@ -27,18 +27,6 @@ def _corrective() -> Study:
   return job.run, show.show
 
 
-def _subsets() -> Study:
-  from cmu_jax.studies.subsets import job, show
-
-  return job.run, show.show
-
-
-def _classes() -> Study:
-  from cmu_jax.studies.classes import job, show
-
-  return job.run, show.show
-
-
 def _ensembles() -> Study:
   from cmu_jax.studies.ensembles import job, show
 
@@ -54,8 +42,6 @@ def _membership() -> Study:
 # Studies that are not on the engine yet. Other tasks are CUTS runs.
 LEGACY: dict[str, Callable[[], Study]] = {
   'corrective': _corrective,
-  'forgetting': _subsets,
-  'class_unlearning': _classes,
   'ensemble': _ensembles,
   'membership': _membership,
 }

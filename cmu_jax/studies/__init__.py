@@ -25,8 +25,20 @@ def _poison() -> Study:
   return study.POISON
 
 
+def _classes() -> Study:
+  from cmu_jax.studies.classes import study
+
+  return study.STUDY
+
+
 def _negation() -> Study:
   from cmu_jax.studies.negation import study
+
+  return study.STUDY
+
+
+def _subsets() -> Study:
+  from cmu_jax.studies.subsets import study
 
   return study.STUDY
 
@@ -35,6 +47,8 @@ def _negation() -> Study:
 STUDIES: dict[str, Callable[[], Study]] = {
   'label_noise': _label_noise,
   'poison': _poison,
+  'class_unlearning': _classes,
+  'forgetting': _subsets,
   'negation': _negation,
 }
 

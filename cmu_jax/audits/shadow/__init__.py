@@ -9,6 +9,7 @@ They are what RMIA, LiRA and U-LiRA compare a network with. Of each of them
 there remain the statistics at n points, unless its weights are asked for.
 """
 
+from cmu_jax.audits.shadow.groups import ShadowJob
 from cmu_jax.audits.shadow.planning import (
   DEFAULT_SIGNALS,
   Plan,
@@ -17,15 +18,29 @@ from cmu_jax.audits.shadow.planning import (
   Unlearn,
   assign_halves,
 )
-from cmu_jax.audits.shadow.training import predict_seconds, train
+from cmu_jax.audits.shadow.training import (
+  group_address,
+  make_job,
+  predict_seconds,
+  split_groups,
+  train,
+  train_job,
+  train_or_read_group,
+)
 
 __all__ = [
   'DEFAULT_SIGNALS',
   'Plan',
+  'ShadowJob',
   'ShadowTraining',
   'Shadows',
   'Unlearn',
   'assign_halves',
+  'group_address',
+  'make_job',
   'predict_seconds',
+  'split_groups',
   'train',
+  'train_job',
+  'train_or_read_group',
 ]

@@ -111,6 +111,7 @@ class ShadowJob(NamedTuple):
   block: int
   threads: int
   weights: bool
+  data_digest: str
 
 
 @functools.lru_cache(maxsize=16)

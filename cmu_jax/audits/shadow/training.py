@@ -35,19 +35,39 @@ from cmu_jax.training import segment
 _CPU_BLOCK = 4
 # The same for an accelerator; fewer if there are not so many.
 _MAX_ACCELERATOR_BLOCK = 64
+_NO_OPTIONS: dict[str, Any] = {
+  'forget': None,
+  'unlearn': None,
+  'signals': (),
+  'weights': False,
+}
 # Of trial steps: a start costs as much as many of them.
 _PROBE_SECONDS = 1.0
 
 
-def _make_job(
+def make_job(
   key: PRNGKey,
   model: Model,
   data: Batch,
   inside: Bool[np.ndarray, 'k n'],
   fit: ShadowTraining,
   plan: Plan,
-  **rest: Any,
+  **options: Any,
 ) -> ShadowJob:
+  """Prepares trainings without starting them.
+
+  Args:
+    key: as for `train`, and so are the others.
+    model: the network.
+    data: n raw images and labels.
+    inside: which model is trained on which of them.
+    fit: how each model is trained.
+    plan: memory, files, devices.
+    **options: `signals`, `weights`, `forget` and `unlearn` of `train`.
+
+  Raises:
+    UserError: shapes that do not fit, or a model without points.
+  """
   count = data.label.shape[0]
   errors.check(
     inside.ndim == 2 and inside.shape[1] == count,
@@ -75,9 +95,11 @@ def _make_job(
     devices=devices,
     strategy=how,
     block=_block_size(how, len(inside), len(devices)),
+    # Once a job: every address needs it, and large data take a second.
+    data_digest=provenance.digest(data.image, data.label),
     threads=plan.threads
     or (vectorize.thread_count() if len(devices) == 1 else 1),
-    **rest,
+    **{**_NO_OPTIONS, **options},
   )
 
 
@@ -104,8 +126,8 @@ def _group_size(job: ShadowJob) -> int:
   return groups.even_group_size(count, max(most, block), block)
 
 
-def _group_address(job: ShadowJob, numbers: range) -> str:
-  """A digest of what a group depends on, as far as it can be told."""
+def group_address(job: ShadowJob, numbers: range) -> str:
+  """Computes the address of a group: everything that its models depend on."""
   part = slice(numbers.start, numbers.stop)
   forget = () if job.forget is None else (job.forget[part],)
   return config.fingerprint(
@@ -113,7 +135,7 @@ def _group_address(job: ShadowJob, numbers: range) -> str:
       'address': job.plan.address,
       **({'method': job.plan.method} if job.unlearn else {}),
       'key': provenance.digest(jax.random.key_data(job.key)),
-      'data': provenance.digest(job.data.image, job.data.label),
+      'data': job.data_digest,
       'membership': provenance.digest(job.rows[part], *forget),
       'numbers': list(numbers),
       'training': [job.fit.steps, job.recipe.batch_size],
@@ -126,7 +148,7 @@ def _group_address(job: ShadowJob, numbers: range) -> str:
 
 def _train_or_read(job: ShadowJob, numbers: range) -> store.NamedArrays:
   """A group as trained, from its file if it is done."""
-  name, folder = _group_address(job, numbers), job.plan.folder
+  name, folder = group_address(job, numbers), job.plan.folder
   where = folder and store.arrays_path(folder, name, 'shadow')
   # A state has the padding too.
   state = config.fingerprint([name, job.block])
@@ -137,8 +159,8 @@ def _train_or_read(job: ShadowJob, numbers: range) -> store.NamedArrays:
   return found
 
 
-def _run_group(job: ShadowJob, numbers: range) -> store.NamedArrays:
-  """A group as trained and, where it is to forget, once it has."""
+def train_or_read_group(job: ShadowJob, numbers: range) -> store.NamedArrays:
+  """Trains a group, and has it forget; reads what has its file."""
   if job.unlearn is None:
     return _train_or_read(job, numbers)
   # Whatever forgets starts from the same models: they are trained once.
@@ -146,7 +168,7 @@ def _run_group(job: ShadowJob, numbers: range) -> store.NamedArrays:
   found = _train_or_read(first, numbers)
   folder = job.plan.folder
   where = folder and store.arrays_path(
-    folder, _group_address(job, numbers), 'shadow'
+    folder, group_address(job, numbers), 'shadow'
   )
   template = planning.variable_shapes(
     Network(job.model, job.fit.inputs), job.data
@@ -214,7 +236,7 @@ def train(
     'forget and unlearn go together, and a model can only forget points that '
     'it was trained on',
   )
-  job = _make_job(
+  job = make_job(
     key,
     model,
     data,
@@ -226,18 +248,29 @@ def train(
     signals=tuple(signals.items()),
     weights=weights,
   )
-  count = len(inside)
-  step = _group_size(job)
-  found = [
-    _run_group(job, range(i, min(i + step, count)))
-    for i in range(0, count, step)
-  ]
-  template = planning.variable_shapes(Network(model, fit.inputs), data)
+  return train_job(job)
+
+
+def split_groups(job: ShadowJob) -> list[range]:
+  """Splits the models into groups, which do not depend on each other.
+
+  Raises:
+    UserError: too little memory for one model.
+  """
+  count, step = len(job.inside), _group_size(job)
+  return [range(i, min(i + step, count)) for i in range(0, count, step)]
+
+
+def train_job(job: ShadowJob) -> Shadows:
+  """Trains all groups of a job, or reads them; see `train`."""
+  found = [train_or_read_group(job, numbers) for numbers in split_groups(job)]
+  network = Network(job.model, job.fit.inputs)
+  template = planning.variable_shapes(network, job.data)
   return Shadows(
-    inside,
+    job.inside,
     groups.join_part(found, 'trained'),
     groups.join_part(found, 'unlearned') or None,
-    groups.restore_weights(found, template) if weights else None,
+    groups.restore_weights(found, template) if job.weights else None,
   )
 
 
@@ -281,7 +314,7 @@ def predict_seconds(
   Raises:
     UserError: as `train`.
   """
-  job = _make_job(
+  job = make_job(
     key,
     model,
     data,

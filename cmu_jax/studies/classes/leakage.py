@@ -1,83 +1,96 @@
 """U-LiRA of a class: unlearned networks against retrained ones, by image.
 
-Both are shadow models where a run has them. Else unlearned networks are those
-of its own seeds and retrained ones those of its noise floor: few of both.
+Both kinds are shadow models if the config has them. Otherwise they are the
+networks that the run reports on, which are few.
 """
 
-from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
 from cmu_jax import audits
 from cmu_jax.audits import ulira_scores
 from cmu_jax.core.types import Info
-from cmu_jax.studies.classes import measure
-from cmu_jax.studies.classes.shadows import Told
-from cmu_jax.studies.classes.sweep import Found
-from cmu_jax.studies.subsets.world import Place
+from cmu_jax.studies.classes import measure, retrained
+from cmu_jax.studies.classes.shadows import ShadowStatistics
+from cmu_jax.studies.classes.trials import RETRAIN, ClassTrial
+from cmu_jax.studies.engine.pool import World
+from cmu_jax.studies.engine.study import Context
+
+Values = np.ndarray
 
 
-def _row(
-  forgotten: int, method: str, name: str, first: np.ndarray, second: np.ndarray
+def _attack_row(
+  forget_class: int, method: str, name: str, unlearned: Values, control: Values
 ) -> Info:
-  """One attack: AUC and balanced accuracy over held-out networks."""
-  found = audits.ulira_of_class(first, second)
-  sides = found.forgotten, found.unseen
+  """Computes AUC and balanced accuracy over held-out networks."""
+  scores = audits.ulira_of_class(unlearned, control)
+  sides = scores.forgotten, scores.unseen
   return {
-    'forget_class': forgotten,
+    'forget_class': forget_class,
     'method': method,
     'statistic': name,
     'ulira_auc': audits.auc(*sides),
     'ulira_accuracy': audits.balanced_accuracy(*sides),
-    'unlearned': len(first),
-    'retrained': len(second),
+    'unlearned': len(unlearned),
+    'retrained': len(control),
   }
 
 
-def _control(forgotten: int, name: str, best: np.ndarray) -> list[Info]:
-  """Some retrained networks against the others: what chance looks like."""
-  half = len(best) // 2
+def _control_rows(forget_class: int, name: str, without: Values) -> list[Info]:
+  """Compares halves of the retrained networks, as an estimate of chance."""
+  # An even split, because U-LiRA fits Gaussians to both sides.
+  half = len(without) // 2
   if half < ulira_scores.MIN_MODELS:
     return []
-  return [_row(forgotten, 'retrain', name, best[:half], best[half:])]
+  sides = without[:half], without[half:]
+  return [_attack_row(forget_class, RETRAIN, name, *sides)]
 
 
-def _of_the_run(place: Place, found: Found, forgotten: int) -> Told:
-  """The statistics of the networks that the run reports on."""
-  held: dict[str, list[Info]] = defaultdict(list)
-  for cell, row in found.rows:
-    if 'statistics' in row and cell.forget_class == forgotten:
-      held[cell.method].append(row['statistics'])
-  answers = found.retrained[forgotten].logits
-  known = measure.reference(place, answers, forgotten, False)
-  stacked = {
-    method: {name: np.array([one[name] for one in some]) for name in some[0]}
-    for method, some in held.items()
-    if len(some) >= ulira_scores.MIN_MODELS
-  }
-  return Told(stacked, measure.statistics(place, answers, known))
-
-
-def rows(place: Place, found: Found) -> list[Info]:
-  """U-LiRA of every class and method with three networks or more.
+def collect_own_statistics(
+  context: Context[World],
+  forget_class: int,
+  rows: Sequence[tuple[ClassTrial, Info]],
+) -> ShadowStatistics:
+  """Collects the statistics of the networks that the run reports on.
 
   Args:
-    place: of the run.
-    found: as far as it came.
+    context: of the run.
+    forget_class: the class.
+    rows: trials and their rows; a diverged network has no statistics.
+  """
+  reference = retrained.get_reference(context, forget_class, False)
+  by_method: dict[str, list[Info]] = {}
+  for trial, row in rows:
+    if 'statistics' in row:
+      by_method.setdefault(trial.method, []).append(row['statistics'])
+  unlearned = {
+    method: {
+      name: np.array([value[name] for value in values])
+      for name in measure.STATISTICS
+    }
+    for method, values in by_method.items()
+    # Fewer give no Gaussian once one is held out.
+    if len(values) >= ulira_scores.MIN_MODELS
+  }
+  logits = retrained.read_outputs(context, forget_class).logits
+  without = measure.statistics(context, logits, reference)
+  return ShadowStatistics(unlearned, without)
+
+
+def list_rows(forget_class: int, statistics: ShadowStatistics) -> list[Info]:
+  """Attacks every method of a class.
 
   Returns:
-    ulira_auc and ulira_accuracy (balanced) by class, method and statistic: the
+    ulira_auc and ulira_accuracy (balanced) by method and statistic: the
     confidence in the class itself ('own'), or in its nearest class.
   """
-  made: list[Info] = []
-  for forgotten in place.config.forget_classes:
-    if forgotten not in found.retrained:
-      continue
-    told = found.shadows.get(forgotten) or _of_the_run(place, found, forgotten)
-    for name in measure.STATISTICS:
-      made += _control(forgotten, name, told.retrained[name])
-      made += [
-        _row(forgotten, method, name, own[name], told.retrained[name])
-        for method, own in told.unlearned.items()
-      ]
-  return made
+  rows: list[Info] = []
+  for name in measure.STATISTICS:
+    without = statistics.retrained[name]
+    rows += _control_rows(forget_class, name, without)
+    rows += [
+      _attack_row(forget_class, method, name, values[name], without)
+      for method, values in statistics.unlearned.items()
+    ]
+  return rows

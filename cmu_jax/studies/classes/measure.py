@@ -1,7 +1,7 @@
-"""What a network is measured by, from its logits on D, T and V alone.
+"""The numbers of a network that forgot a class, from its logits alone.
 
-Evaluation mode, no augmentation. Every number is set beside networks that were
-retrained without the class; a retrained network is set beside the others.
+Images are not augmented. Every number is compared with networks retrained
+without the class; a retrained network is compared with the other ones.
 """
 
 from typing import NamedTuple
@@ -13,22 +13,23 @@ from jaxtyping import Bool, Float, Num
 from cmu_jax import audits
 from cmu_jax.core import jit, rng
 from cmu_jax.core.types import Info
-from cmu_jax.studies.classes import world
-from cmu_jax.studies.subsets import measure
-from cmu_jax.studies.subsets.world import Place
+from cmu_jax.studies.classes import world as worlds
+from cmu_jax.studies.engine import pool
+from cmu_jax.studies.engine.pool import World
+from cmu_jax.studies.engine.study import Context
 
-# What U-LiRA looks at, see `statistics`.
+# Statistics that U-LiRA compares, see `statistics`.
 STATISTICS = ('own', 'nearest')
 
 
-class Groups(NamedTuple):
-  """Where in the pool is what, for one class.
+class ClassGroups(NamedTuple):
+  """Groups of the pool, for a class.
 
   Attributes:
-    forget: D_F, trained on.
-    retain: D_R, trained on.
-    unseen: images of the class that nobody trained on.
-    others: such images of the retained classes.
+    forget: D_F, in the training set.
+    retain: D_R, in the training set.
+    unseen: unseen images of the class.
+    others: unseen images of the retained classes.
   """
 
   forget: Bool[np.ndarray, 'n']
@@ -38,131 +39,168 @@ class Groups(NamedTuple):
 
 
 class Reference(NamedTuple):
-  """Networks that were retrained without a class.
+  """Networks that were retrained without a class, as measured.
 
   Attributes:
-    forgotten: the class.
-    nearest: the class that they most often take it for.
-    where: what is where in the pool.
+    forget_class: the class.
+    nearest: the class that they predict most often for its images.
+    groups: of the pool.
     near: unseen images of the nearest class.
     accuracy: of MIA-NN, by network.
     answer: mean probabilities on unseen images of the class, by network.
   """
 
-  forgotten: int
+  forget_class: int
   nearest: int
-  where: Groups
+  groups: ClassGroups
   near: Bool[np.ndarray, 'n']
   accuracy: Float[np.ndarray, 'r']
   answer: Float[np.ndarray, 'r k']
 
 
-def groups(place: Place, forgotten: int, validation: bool) -> Groups:
-  """Where is what; V stands for unseen images where choices are made."""
-  own = world.labels(place) == forgotten
-  known = world.trained(place)
-  new = world.unseen(place, validation)
-  return Groups(known & own, known & ~own, new & own, new & ~own)
+def split_pool(
+  world: World, forget_class: int, validation: bool
+) -> ClassGroups:
+  """Splits the pool; unseen images are V for choices, else T."""
+  in_class = worlds.pool_labels(world) == forget_class
+  train = worlds.training_images(world)
+  unseen = worlds.unseen_images(world, validation)
+  return ClassGroups(
+    train & in_class,
+    train & ~in_class,
+    unseen & in_class,
+    unseen & ~in_class,
+  )
 
 
-def _answer(
+def _mean_answer(
   logits: Num[np.ndarray, 'n k'], rows: Bool[np.ndarray, 'n']
 ) -> Float[np.ndarray, 'k']:
-  """Mean probabilities over some images."""
+  """Computes the mean probabilities over some images."""
+  # float64, because distances between mean answers are small.
   wide = logits[rows].astype(np.float64)
   odds = np.exp(wide - wide.max(axis=1, keepdims=True))
   return (odds / odds.sum(axis=1, keepdims=True)).mean(axis=0)
 
 
-def _separable(
-  place: Place,
+def _discriminator_accuracy(
+  context: Context[World],
   logits: Num[np.ndarray, 'n k'],
-  forgotten: int,
-  where: Groups,
+  forget_class: int,
+  groups: ClassGroups,
   near: Bool[np.ndarray, 'n'],
 ) -> float:
+  """Computes how well logits separate the class from its nearest class."""
   return audits.discriminator_accuracy(
+    # The same folds for all networks, so that gaps come from logits alone.
     rng.fold_in(0, 'folds'),
     logits,
-    where.unseen,
+    groups.unseen,
     near,
-    forgotten,
-    place.config.evaluate.folds,
+    forget_class,
+    context.config.evaluate.folds,
   )
 
 
-def reference(
-  place: Place,
+def measure_reference(
+  context: Context[World],
   logits: Num[np.ndarray, 'r n k'],
-  forgotten: int,
+  forget_class: int,
   validation: bool,
 ) -> Reference:
-  """What retrained networks make of a class.
+  """Measures the retrained networks, which others are compared with.
 
   Args:
-    place: of the run.
+    context: of the run.
     logits: of each retrained network on the pool.
-    forgotten: the class.
-    validation: whether V stands for unseen images, else T.
+    forget_class: the class.
+    validation: whether V is the unseen images, else T.
   """
-  where = groups(place, forgotten, validation)
+  groups = split_pool(context.world, forget_class, validation)
+  # All networks vote, so that each is compared on the same classes.
   nearest = audits.nearest_class(
-    logits[:, where.unseen].argmax(axis=-1), forgotten
+    logits[:, groups.unseen].argmax(axis=-1), forget_class
   )
-  near = where.others & (world.labels(place) == nearest)
-  accuracy = [_separable(place, x, forgotten, where, near) for x in logits]
-  answer = np.stack([_answer(x, where.unseen) for x in logits])
-  return Reference(forgotten, nearest, where, near, np.array(accuracy), answer)
+  near = groups.others & (worlds.pool_labels(context.world) == nearest)
+  accuracy = [
+    _discriminator_accuracy(context, network, forget_class, groups, near)
+    for network in logits
+  ]
+  answer = np.stack([_mean_answer(x, groups.unseen) for x in logits])
+  return Reference(
+    forget_class, nearest, groups, near, np.array(accuracy), answer
+  )
 
 
-def _beside(
-  known: Reference,
+def _compare(
+  reference: Reference,
   accuracy: float,
   answer: Float[np.ndarray, 'k'],
-  own: int | None,
+  position: int | None,
 ) -> Info:
-  """Distances to retrained networks; of one of them, to the others."""
-  if own is not None:
-    apart = audits.accuracy_gap(accuracy, known.accuracy)
-    spread = audits.total_variation_gap(answer, known.answer)
-    rest = audits.leave_one_out_means(known.accuracy)[own]
+  """Computes the distances to retrained networks.
+
+  Args:
+    reference: the retrained networks.
+    accuracy: of MIA-NN on the network.
+    answer: its mean probabilities.
+    position: of the network among the retrained ones, which is then compared
+      with the others; None for a network of another kind.
+  """
+  mia_nn = audits.accuracy_gap(accuracy, reference.accuracy)
+  variation = audits.total_variation_gap(answer, reference.answer)
+  # A retrained network is compared with the mean of the others.
+  if position is not None:
+    means = audits.leave_one_out_means(reference.accuracy)
     return {
-      'mia_nn_gap': float(abs(accuracy - rest)),
-      'mia_nn_floor': apart.floor,
+      'mia_nn_gap': float(abs(accuracy - means[position])),
+      'mia_nn_floor': mia_nn.floor,
       'mia_nn_inside': None,
-      'tv': float(spread.retrained[own]),
-      'tv_floor': spread.floor,
+      'tv': float(variation.retrained[position]),
+      'tv_floor': variation.floor,
       'tv_inside': None,
     }
-  gap = audits.accuracy_gap(accuracy, known.accuracy)
-  far = audits.total_variation_gap(answer, known.answer)
   return {
-    'mia_nn_gap': gap.gap,
-    'mia_nn_floor': gap.floor,
-    'mia_nn_inside': gap.within_retrained,
-    'tv': far.gap,
-    'tv_floor': far.floor,
-    'tv_inside': far.within_retrained,
+    'mia_nn_gap': mia_nn.gap,
+    'mia_nn_floor': mia_nn.floor,
+    'mia_nn_inside': mia_nn.within_retrained,
+    'tv': variation.gap,
+    'tv_floor': variation.floor,
+    'tv_inside': variation.within_retrained,
   }
 
 
-def values(
-  place: Place,
-  logits: Num[np.ndarray, 'n k'],
-  known: Reference,
-  own: int | None = None,
+def _memorization_areas(
+  world: World, logits: Num[np.ndarray, 'n k'], groups: ClassGroups
 ) -> Info:
-  """The numbers of a row.
+  """Computes how well loss and entropy tell D_F from unseen images."""
+  areas = {}
+  for name, signal in (
+    ('loss_auc', 'log_likelihood'),
+    ('entropy_auc', 'negative_entropy'),
+  ):
+    score = pool.compute_signal(world, signal, logits)
+    areas[name] = audits.auc(score[groups.forget], score[groups.unseen])
+  return areas
+
+
+def measure(
+  context: Context[World],
+  logits: Num[np.ndarray, 'n k'],
+  reference: Reference,
+  position: int | None = None,
+) -> Info:
+  """Computes the numbers of a row.
 
   Args:
-    place: of the run.
+    context: of the run.
     logits: of the network on the pool.
-    known: retrained networks without the class.
-    own: which of them the network is; None for none.
+    reference: the networks retrained without the class.
+    position: of the network among them; None for a network of another kind.
 
   Returns:
     retain_accuracy (ACC_r) and forget_accuracy (ACC_f) on unseen images, and
-    with `train_` before it on D_R and D_F; mis, of D_F with D_R for members
+    with `train_` in front on D_R and D_F; mis, of D_F with D_R for members
     and unseen images of retained classes for others; nearest_class,
     mia_nn_accuracy, mia_nn_gap, tv, their floors and whether they are inside;
     answer, the mean probabilities on unseen images of the class, and
@@ -172,62 +210,69 @@ def values(
   References:
     arXiv 2506.20893, section 5.
   """
-  where, label = known.where, world.labels(place)
-  hit = logits.argmax(axis=1) == label
-  accuracy = _separable(place, logits, known.forgotten, where, known.near)
-  answer = _answer(logits, where.unseen)
-  chance = measure.signal(place, 'softmax', logits)
-  sides = measure.Groups(where.forget, where.retain, where.others)
-  areas = {}
-  for name, signal in (
-    ('loss_auc', 'log_likelihood'),
-    ('entropy_auc', 'negative_entropy'),
-  ):
-    score = measure.signal(place, signal, logits)
-    areas[name] = audits.auc(score[where.forget], score[where.unseen])
+  world, groups = context.world, reference.groups
+  hit = logits.argmax(axis=1) == worlds.pool_labels(world)
+  accuracy = _discriminator_accuracy(
+    context, logits, reference.forget_class, groups, reference.near
+  )
+  answer = _mean_answer(logits, groups.unseen)
+  probability = pool.compute_signal(world, 'softmax', logits)
+  # Unseen images of the class itself would be no control: no method
+  # predicts it any more.
+  attacked = pool.Groups(groups.forget, groups.retain, groups.others)
   return {
-    'retain_accuracy': float(hit[where.others].mean()),
-    'forget_accuracy': float(hit[where.unseen].mean()),
-    'train_retain_accuracy': float(hit[where.retain].mean()),
-    'train_forget_accuracy': float(hit[where.forget].mean()),
-    'mis': measure.mis(place, chance, sides),
-    'nearest_class': known.nearest,
+    'retain_accuracy': float(hit[groups.others].mean()),
+    'forget_accuracy': float(hit[groups.unseen].mean()),
+    'train_retain_accuracy': float(hit[groups.retain].mean()),
+    'train_forget_accuracy': float(hit[groups.forget].mean()),
+    'mis': pool.attack_confidence(context, probability, attacked),
+    'nearest_class': reference.nearest,
     'mia_nn_accuracy': accuracy,
-    **_beside(known, accuracy, answer, own),
-    'forget_probability': float(answer[known.forgotten]),
+    **_compare(reference, accuracy, answer, position),
+    'forget_probability': float(answer[reference.forget_class]),
+    # Rounded, because there are as many as classes in every row.
     'answer': np.round(answer, 5).tolist(),
-    **areas,
+    **_memorization_areas(world, logits, groups),
   }
 
 
 def statistics(
-  place: Place, logits: Num[np.ndarray, '*r n k'], known: Reference
+  context: Context[World],
+  logits: Num[np.ndarray, '*r n k'],
+  reference: Reference,
 ) -> dict[str, Float[np.ndarray, '*r m']]:
-  """What U-LiRA looks at on forgotten images.
+  """Computes the statistics of U-LiRA on forgotten images.
 
-  The logit-scaled confidence of the class itself, and of its nearest class:
-  where a method forbids the class outright, the first one says only that.
+  They are the logit-scaled confidence in the class itself, and in its nearest
+  class. The first one says nothing else where a method forbids the class.
 
   Args:
-    place: of the run.
+    context: of the run.
     logits: on the pool, of one network or of several.
-    known: for the class and its nearest one.
+    reference: the class and its nearest class.
 
   Returns:
     'own' and 'nearest', clipped to +-60.
   """
-  rows = np.flatnonzero(known.where.forget)
-  rows = rows[: place.config.evaluate.ulira_points]
-  seen = jnp.asarray(logits[..., rows, :])
+  rows = np.flatnonzero(reference.groups.forget)
+  rows = rows[: context.config.evaluate.ulira_points]
+  selected = jnp.asarray(logits[..., rows, :])
   confidence = jit.compile_cheaply(audits.logit_confidence)
-  labels = {'own': known.forgotten, 'nearest': known.nearest}
-  found = {
-    name: confidence(seen, jnp.full(rows.size, label, jnp.int32))
-    for name, label in labels.items()
-  }
-  return {
-    name: np.clip(
-      np.asarray(x, np.float64), -audits.CONFIDENCE_CLIP, audits.CONFIDENCE_CLIP
-    )
-    for name, x in found.items()
-  }
+  # A forbidden class has confidence minus infinity.
+  limit, values = audits.CONFIDENCE_CLIP, {}
+  classes = (reference.forget_class, reference.nearest)
+  for name, label in zip(STATISTICS, classes, strict=True):
+    labels = jnp.full(rows.size, label, jnp.int32)
+    value = np.asarray(confidence(selected, labels), np.float64)
+    values[name] = np.clip(value, -limit, limit)
+  return values
+
+
+def rounded_statistics(
+  context: Context[World],
+  logits: Num[np.ndarray, 'n k'],
+  reference: Reference,
+) -> Info:
+  """Computes the statistics of a network, rounded for its record."""
+  values = statistics(context, logits, reference)
+  return {name: np.round(x, 4).tolist() for name, x in values.items()}

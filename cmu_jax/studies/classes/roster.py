@@ -1,6 +1,7 @@
-"""The methods of a run that forgets classes. A new one is a line here.
+"""The methods of the study of forgotten classes. A new one is a line here.
 
-What also forgets random subsets is taken from there. D_F is all of one class.
+Methods that also forget random subsets come from the common catalogue. The
+forget set is all images of a class.
 """
 
 import functools
@@ -13,6 +14,7 @@ from cmu_jax.methods.projection import svd_projection
 from cmu_jax.studies.engine import catalogue
 from cmu_jax.studies.engine.catalogue import Entry, Sizes
 
+# Methods that subsets has too.
 _SHARED = ('retrain', 'ft', 'rl', 'ga', 'salun', 'bs', 'l1')
 
 
@@ -24,37 +26,35 @@ def entries(
   betas: tuple[float, ...] = trw.BETAS,
   dimensions: tuple[int, ...] = trw.DIMENSIONS,
 ) -> dict[str, Entry]:
-  """All methods by name.
+  """Builds the entries of all methods.
 
   Args:
-    betas: the grid of TRW.
+    betas: grid of TRW.
     dimensions: likewise.
   """
+  # A single noise here: noisy similarities have a phase of their own.
   tilted = functools.partial(
     trw.trw, betas=betas, dimensions=dimensions, noises=(0.0,)
   )
-  make = lambda factory, says: Entry(factory, _retain, 'unlearn', says)
+  tuned = lambda make, says: Entry(make, _retain, 'unlearn', says)
+  fixed = lambda make, says: Entry(make, _retain, '', says)
   return {
     **{name: catalogue.ENTRIES[name] for name in _SHARED},
-    'svd': Entry(
+    'svd': fixed(
       svd_projection.svd_projection,
-      _retain,
-      '',
       'projects kernels off what only the class uses',
     ),
-    'scrub': make(
+    'scrub': tuned(
       functools.partial(teachers.scrub_original, alphas=(0.5, 0.001)),
       'away from the original on the class, towards it elsewhere',
     ),
-    'mask': Entry(
-      trw.logit_mask, _retain, '', 'forbids the answer, nothing else'
-    ),
-    'rwft': make(
+    'mask': fixed(trw.logit_mask, 'forbids the answer, nothing else'),
+    'rwft': tuned(
       functools.partial(tilted, betas=(0.0,), dimensions=dimensions[:1]),
       "teaches the original's answers, renormalised without the class",
     ),
-    'trw': make(tilted, 'rwft tilted towards classes like it'),
-    'trw_sample': make(
+    'trw': tuned(tilted, 'rwft tilted towards classes like it'),
+    'trw_sample': tuned(
       functools.partial(tilted, by_sample=True),
       'trw by what each image is like',
     ),
@@ -65,22 +65,23 @@ KNOWN = tuple(name for name in entries() if name != 'retrain')
 DEFAULT = KNOWN
 
 
-def make(
+def make_methods(
   config: ConfigDict, network: Network, sizes: Sizes
 ) -> dict[str, Method]:
-  """Every method that a run needs, by name.
+  """Builds the methods of a run by name.
 
   Args:
     config: of the run.
     network: the model and its input step.
-    sizes: of D_R and D_F, of an average class: epochs are alike for all.
+    sizes: of D_R and D_F for an average class, so that epochs are equal for all
+      classes.
   """
-  known = entries(tuple(config.betas), tuple(config.dimensions))
-  made = {
-    name: catalogue.make(config, network, sizes, name, known)
+  table = entries(tuple(config.betas), tuple(config.dimensions))
+  methods = {
+    name: catalogue.make(config, network, sizes, name, table)
     for name in dict.fromkeys(('retrain', *config.methods))
   }
-  if {'trw', 'rwft'} <= set(made):
+  if {'trw', 'rwft'} <= set(methods):
     # beta is traced: one compilation serves both.
-    made['rwft'] = made['trw']._replace(grid=made['rwft'].grid)
-  return made
+    methods['rwft'] = methods['trw']._replace(grid=methods['rwft'].grid)
+  return methods

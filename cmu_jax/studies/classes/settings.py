@@ -1,4 +1,4 @@
-"""The settings of a run that forgets classes: one base, and their checks."""
+"""Settings of the study of forgotten classes: the base and its checks."""
 
 from ml_collections import ConfigDict
 
@@ -7,14 +7,14 @@ from cmu_jax.audits import ulira_scores
 from cmu_jax.core import errors
 from cmu_jax.studies.classes import roster
 from cmu_jax.studies.engine import checks, recipes
-from cmu_jax.studies.subsets import settings
 
+# Fields of the config that hold a training.
 _TRAININGS = ('train', 'unlearn')
 _RATES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 1e-4)
 
 
 def base(name: str) -> ConfigDict:
-  """Every setting of a run.
+  """Returns every setting.
 
   Source: arXiv 2506.20893, whose learning rates, epochs, PCA dimension and
   temperature are not public; trainings are those of AMUN, arXiv 2503.00917.
@@ -39,7 +39,7 @@ def base(name: str) -> ConfigDict:
       noises=(0.1, 0.3, 1.0),  # added to TRW's cosines; () for none
       model=dict(name='resnet18', width=64, dtype='float32'),
       input=recipes.pixels(mean=(0.0,), std=(1.0,)),
-      **settings.trainings(),
+      **recipes.forgetting_trainings(),
       evaluate=dict(
         batch_size=1024,
         mis_points=0,  # test points that MIS is fitted on; 0 for all
@@ -51,7 +51,7 @@ def base(name: str) -> ConfigDict:
   )
 
 
-def _classes(config: ConfigDict) -> None:
+def _check_classes(config: ConfigDict) -> None:
   for field in ('forget_classes', 'tuning_classes'):
     checks.seeds(tuple(config[field]), field)
   shared = set(config.forget_classes) & set(config.tuning_classes)
@@ -73,7 +73,7 @@ def _classes(config: ConfigDict) -> None:
   )
 
 
-def _numbers(config: ConfigDict) -> None:
+def _check_numbers(config: ConfigDict) -> None:
   errors.check(
     0 < config.validation < 1,
     f'config.validation is {config.validation}; give a share of the training '
@@ -105,23 +105,24 @@ def _numbers(config: ConfigDict) -> None:
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses settings that cannot be, whatever the data are.
+  """Refuses invalid settings before any data are read.
 
   Raises:
-    UserError: names the field, its value and what would do.
+    UserError: names the field, its value and a valid one.
   """
   checks.seeds(tuple(config.seeds))
-  _classes(config)
+  _check_classes(config)
   checks.statistics(tuple(config.input.mean), tuple(config.input.std))
   checks.model(config.model)
   checks.names('methods', config.methods, roster.KNOWN)
-  _numbers(config)
-  for part in _TRAININGS:
-    recipes.fit_options(config[part], 1, part)
+  _check_numbers(config)
+  # The limits of a schedule do not depend on the number of images.
+  for name in _TRAININGS:
+    recipes.fit_options(config[name], 1, name)
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
-  """A smoke run: one network, two classes, few steps, every stage."""
+  """Shrinks a config to a smoke run: one network, two classes, few steps."""
   config.smoke = True
   config.seeds = tuple(config.seeds)[:1]
   config.forget_classes = tuple(config.forget_classes)[:1]
@@ -133,7 +134,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
   config.learning_rates = tuple(config.learning_rates)[:2]
   config.betas = tuple(config.betas)[:2]
   config.noises = tuple(config.noises)[:1]
-  for part in _TRAININGS:
-    config[part].epochs, config[part].steps = 0, 20
-    config[part].milestones = (10,)
+  for name in _TRAININGS:
+    config[name].epochs, config[name].steps = 0, 20
+    config[name].milestones = (10,)
   return config

@@ -1,10 +1,9 @@
-"""Networks for U-LiRA of a class: K that forget it, K that never saw it.
+"""Shadow models of U-LiRA: K that forget a class, and K without the class.
 
-They are trained by `shadow.train`, beside the networks that a run reports on,
-which are too few for Gaussians.
+A run reports on too few networks of its own to fit Gaussians to them.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -16,141 +15,190 @@ from cmu_jax.audits import shadow
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import rng, tree
 from cmu_jax.core.types import Info, Variables
-from cmu_jax.studies.classes import addresses as addresses_lib
-from cmu_jax.studies.classes import measure, retrained, world
-from cmu_jax.studies.classes.addresses import Cell
+from cmu_jax.studies.classes import measure, retrained, trials
+from cmu_jax.studies.classes import world as worlds
 from cmu_jax.studies.classes.measure import Reference
-from cmu_jax.studies.engine import recipes
-from cmu_jax.studies.subsets import addresses, sweep
-from cmu_jax.studies.subsets import measure as looks
-from cmu_jax.studies.subsets.sweep import Run
-from cmu_jax.studies.subsets.world import Place
+from cmu_jax.studies.classes.trials import ClassTrial
+from cmu_jax.studies.engine import grids, pool, recipes, references
+from cmu_jax.studies.engine.pool import World
+from cmu_jax.studies.engine.study import Cell, Context
 
 Statistics = dict[str, Float[np.ndarray, 'k m']]
 
 
-class Told(NamedTuple):
-  """What U-LiRA of a class looks at, by statistic.
+class ShadowStatistics(NamedTuple):
+  """Statistics that U-LiRA of a class compares.
 
   Attributes:
-    unlearned: method -> under K networks that it made to forget the class.
-    retrained: under K networks that never saw it.
+    unlearned: method -> values of K networks that it made to forget the class.
+    retrained: values of K networks that were trained without it.
   """
 
   unlearned: dict[str, Statistics]
   retrained: Statistics
 
 
-def _trained(
-  place: Place, name: str, inside: Bool[np.ndarray, 'n']
-) -> Callable[[int], Variables]:
-  """K networks of the same points; a function from their number to each."""
-  config, count = place.config, place.config.shadows
+# A type of its own: its record has statistics and no gaps.
+class ShadowTrial(NamedTuple):
+  """A method on a shadow model, see `ClassTrial`.
+
+  Attributes:
+    seed: number of the shadow model.
+    forget_class: the class.
+    method: a name of the roster.
+  """
+
+  seed: int
+  forget_class: int
+  method: str
+
+
+def _make_job(
+  context: Context[World], name: str, inside: Bool[np.ndarray, 'n']
+) -> shadow.ShadowJob:
+  """Prepares K networks that are trained on the same images."""
+  config, world = context.config, context.world
   training = recipes.fit_options(config.train, int(inside.sum()), 'train')
-  found = shadow.train(
+  return shadow.make_job(
     rng.fold_in(0, name),
-    place.model,
-    place.dataset.train,
-    np.tile(inside, (count, 1)),
-    shadow.ShadowTraining(place.inputs, *training),
-    signals={},
-    weights=True,
-    plan=shadow.Plan(
+    world.network.model,
+    world.dataset.train,
+    # The models differ by first weights and sample order alone.
+    np.tile(inside, (config.shadows, 1)),
+    shadow.ShadowTraining(world.network.inputs, *training),
+    shadow.Plan(
       save_seconds=config.checkpoint_seconds,
-      folder=place.folder,
-      address=addresses.trained(place, 'shadow'),
+      folder=context.store.folder,
+      address=pool.network_address(context, 'shadow'),
       title=name,
     ),
+    weights=True,
   )
-  return lambda i: jax.tree.map(jnp.asarray, tree.index(found.variables, i))
 
 
-def begin(place: Place) -> Callable[[int], Variables] | None:
-  """The K networks that will forget; None where none are asked for."""
-  if not place.config.shadows:
-    return None
-  size = place.dataset.train.label.shape[0]
-  return _trained(place, 'shadow models', np.ones(size, bool))
+def original_job(context: Context[World]) -> shadow.ShadowJob:
+  """Prepares the K networks that will forget."""
+  size = context.world.dataset.train.label.shape[0]
+  return _make_job(context, 'shadow models', np.ones(size, bool))
 
 
-def _seen(place: Place, found: Variables, known: Reference) -> Info:
-  told = measure.statistics(place, looks.look(place, found), known)
-  return {name: np.round(x, 4).tolist() for name, x in told.items()}
+def retrained_job(
+  context: Context[World], forget_class: int
+) -> shadow.ShadowJob:
+  """Prepares K networks without a class."""
+  label = np.asarray(context.world.dataset.train.label)
+  name = f'shadow models without class {forget_class}'
+  return _make_job(context, name, label != forget_class)
 
 
-def _unlearned(
-  run: Run,
-  cell: Cell,
-  hyper: dict[str, float],
-  known: Reference,
-  original: Callable[[int], Variables],
-) -> Info | None:
-  """The statistics of one network that forgot; None if the time is up."""
-  place, seen = run.place, lambda found: _seen(run.place, found, known)
-  if cell.method == 'none':
-    return seen(original(cell.seed))
-  compared = retrained.count(place, cell.forget_class)
-  name = config_lib.fingerprint(
+def _get_model(
+  context: Context[World], job: shadow.ShadowJob, number: int
+) -> Variables:
+  """Returns a shadow model; the last job stays in memory."""
+  shadows = context.recent(
+    'shadows', job.plan.title, lambda: references.read_shadows(context, job)
+  )
+  return jax.tree.map(jnp.asarray, tree.index(shadows.variables, number))
+
+
+def _measure(
+  context: Context[World], network: Variables, reference: Reference
+) -> Info:
+  logits = pool.compute_logits(context, network)
+  return measure.rounded_statistics(context, logits, reference)
+
+
+def list_cells(
+  context: Context[World],
+  forget_class: int,
+  hypers: Mapping[str, dict[str, float]],
+) -> list[Cell]:
+  """Lists the cells of all methods on all shadow models of a class."""
+  return [
+    _shadow_cell(context, ShadowTrial(number, forget_class, method), hyper)
+    for method, hyper in hypers.items()
+    # The models as trained need no cell: `collect_statistics` looks at them.
+    if method != grids.NONE
+    for number in range(context.config.shadows)
+  ]
+
+
+def _shadow_cell(
+  context: Context[World], trial: ShadowTrial, hyper: dict[str, float]
+) -> Cell:
+  # The statistics of a record are of this class, which depends on floats.
+  nearest = retrained.get_reference(context, trial.forget_class, False).nearest
+  address = config_lib.fingerprint(
     {
-      'shadow': addresses.trained(place, 'shadow'),
-      'nearest': known.nearest,
-      'cell': addresses_lib.cell(place, cell, (hyper,), compared),
+      'shadow': pool.network_address(context, 'shadow'),
+      'nearest': nearest,
+      'cell': trials.trial_address(context, ClassTrial(*trial), (hyper,)),
     }
   )
 
-  def compute() -> list[Info]:
-    method = place.methods[cell.method]
-    given = world.give(place, cell.forget_class, method.needs)
-    key = rng.fold_in(0, 'shadow', *map(str, cell))
-    return sweep.solved(key, method, original(cell.seed), given, (hyper,), seen)
+  def compute() -> Info:
+    return pool.trial_record(trial, _solve_trial(context, trial, hyper))
 
-  rows = sweep.kept(run, name, cell, compute)
-  return None if rows is None else rows[0]
+  return Cell(trial, address, compute)
 
 
-def told(
-  run: Run,
-  known: Reference,
-  hypers: dict[str, dict[str, float]],
-  original: Callable[[int], Variables],
-  advance: Callable[..., None],
-) -> Told | None:
-  """What U-LiRA looks at for one class.
+def _solve_trial(
+  context: Context[World], trial: ShadowTrial, hyper: dict[str, float]
+) -> list[Info]:
+  """Makes a shadow model forget a class, for its statistics."""
+  method = context.world.methods[trial.method]
+  reference = retrained.get_reference(context, trial.forget_class, False)
+  return grids.solve_grid(
+    rng.fold_in(0, 'shadow', *map(str, trial)),
+    method,
+    _get_model(context, original_job(context), trial.seed),
+    worlds.select_class(context.world, trial.forget_class, method.needs),
+    (hyper,),
+    lambda network: _measure(context, network, reference),
+  )
+
+
+def _job_rows(
+  context: Context[World], job: shadow.ShadowJob, reference: Reference
+) -> list[Info]:
+  """Measures the shadow models of a job as they were trained."""
+  return [
+    _measure(context, _get_model(context, job, number), reference)
+    for number in range(context.config.shadows)
+  ]
+
+
+def collect_statistics(
+  context: Context[World],
+  forget_class: int,
+  rows: Mapping[str, list[Info]],
+) -> ShadowStatistics | None:
+  """Collects the statistics of a class.
 
   Args:
-    run: under way.
-    known: the class, and what is nearest to it.
-    hypers: method -> its hyperparameters.
-    original: of `begin`.
-    advance: of the progress bar.
+    context: of the run.
+    forget_class: the class.
+    rows: method -> its rows on the shadow models. Methods with a diverged
+      network are left out.
 
   Returns:
-    None if the time is up; a method of which a network diverged is left out.
+    None if shadow models or rows are absent.
   """
-  place, forgotten = run.place, known.forgotten
-  count, unlearned = place.config.shadows, {}
-  for method, hyper in hypers.items():
-    rows = []
-    for number in range(count):
-      cell = Cell(number, forgotten, method)
-      row = _unlearned(run, cell, hyper, known, original)
-      advance(note=f'{method}, shadow model {number}, class {forgotten}')
-      if row is None:
-        return None
-      rows.append(row)
-    if not any(row.get('diverged') for row in rows):
-      unlearned[method] = _stacked(rows)
-  if retrained.late(run):
+  jobs = original_job(context), retrained_job(context, forget_class)
+  complete = all(len(r) == context.config.shadows for r in rows.values())
+  if not complete or not all(references.is_trained(context, j) for j in jobs):
     return None
-  label = np.asarray(place.dataset.train.label)
-  without = _trained(
-    place, f'shadow models without class {forgotten}', label != forgotten
-  )
-  rows = [_seen(place, without(i), known) for i in range(count)]
-  return Told(unlearned, _stacked(rows))
+  reference = retrained.get_reference(context, forget_class, False)
+  unlearned = {grids.NONE: _stack(_job_rows(context, jobs[0], reference))}
+  for method, method_rows in rows.items():
+    # Fewer networks than of the others would not be comparable.
+    if not any(row['diverged'] for row in method_rows):
+      unlearned[method] = _stack(method_rows)
+  without = _stack(_job_rows(context, jobs[1], reference))
+  return ShadowStatistics(unlearned, without)
 
 
-def _stacked(rows: list[Info]) -> Statistics:
+def _stack(rows: list[Info]) -> Statistics:
   return {
     name: np.array([row[name] for row in rows]) for name in measure.STATISTICS
   }

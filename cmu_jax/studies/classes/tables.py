@@ -1,14 +1,15 @@
-"""What a run measured, as tables in the layout of the thesis's Table 5.1."""
+"""Tables of the study, in the layout of the thesis's Table 5.1."""
 
 from collections.abc import Sequence
+
+import numpy as np
 
 from cmu_jax.report import stats, text_tables
 from cmu_jax.report.frame import Results
 from cmu_jax.report.text_tables import TextTable
-from cmu_jax.studies.classes import load
-from cmu_jax.studies.classes.load import Row
+from cmu_jax.studies.engine.gaps import Row
 
-# Column -> heading; in points.
+# Column of a row -> its heading; values in points.
 _MAIN = {
   'retain_accuracy': 'ACC_r',
   'forget_accuracy': 'ACC_f',
@@ -22,7 +23,7 @@ _MORE = {
   'loss_auc': 'loss AUC',
   'entropy_auc': 'entropy AUC',
 }
-COLUMNS = (
+_COLUMNS = (
   'ACC_r and ACC_f are accuracies on unseen images of the retained classes and '
   'of the forgotten one, in percent. MIS is the share of forgotten images that '
   'a support vector machine on the confidence holds for unseen, in percent. '
@@ -30,7 +31,7 @@ COLUMNS = (
   'retrained networks, times 100: by the confidence in the class itself, and '
   'in its nearest class.'
 )
-AUDITS = (
+_AUDITS = (
   'The MIA-NN gap is the difference to retrained networks of the accuracy, in '
   'points, with which images of the forgotten class are told from those of its '
   'nearest class by the retained logits. TV is the total variation, times 100, '
@@ -40,98 +41,152 @@ AUDITS = (
 )
 
 
+# The attack of U-LiRA, see `measure.statistics`.
+_STATISTICS = ('own', 'nearest')
+
+
+def _all_rows(results: Results, method: str) -> list[Row]:
+  return [row for row in results['rows'] if row['method'] == method]
+
+
+def rows_of(results: Results, method: str) -> list[Row]:
+  """Selects the reported rows of a method, except diverged ones."""
+  return [row for row in _all_rows(results, method) if not row['diverged']]
+
+
+def mean_by_class(rows: Sequence[Row], column: str) -> dict[int, float]:
+  """Computes class -> mean of a column over the rows that have it."""
+  values: dict[int, list[float]] = {}
+  for row in rows:
+    if row.get(column) is not None:
+      values.setdefault(row['forget_class'], []).append(row[column])
+  return {number: float(np.mean(x)) for number, x in values.items()}
+
+
+def difference(
+  rows: Sequence[Row], others: Sequence[Row], column: str
+) -> stats.Interval | None:
+  """Computes the mean of rows minus others, in points, with its interval.
+
+  The rows are paired by class, because classes differ most. The result is None
+  below two classes.
+  """
+  means, base = mean_by_class(rows, column), mean_by_class(others, column)
+  classes = sorted(means.keys() & base.keys())
+  return stats.interval(np.array([100 * (means[c] - base[c]) for c in classes]))
+
+
+def mean_points(rows: Sequence[Row], column: str) -> float | None:
+  """Computes the mean over classes of a column, in points."""
+  means = mean_by_class(rows, column)
+  # Classes first, so that a class with more networks counts no more.
+  return 100 * float(np.mean(list(means.values()))) if means else None
+
+
+def group_noise(results: Results) -> dict[tuple[float, float], list[Row]]:
+  """Groups the rows of noisy TRW: (beta, noise) -> rows, in rising order."""
+  groups: dict[tuple[float, float], list[Row]] = {}
+  for row in results['noise']:
+    if not row['diverged']:
+      key = row['hyper']['beta'], row['hyper']['noise']
+      groups.setdefault(key, []).append(row)
+  return dict(sorted(groups.items()))
+
+
 def _spread(rows: Sequence[Row], column: str) -> str:
-  """'95.45 ± 0.19' in points, over classes and seeds; a dash for nothing."""
+  """Formats mean and spread over classes and seeds: '95.45 ± 0.19'."""
   values = [100 * row[column] for row in rows if row.get(column) is not None]
   spread = stats.spread(values)
+  # Every run diverged, or no run is done.
   if spread is None:
     return text_tables.DASH
   std = '' if spread.std is None else f' ± {spread.std:.2f}'
   return f'{spread.mean:.2f}{std}'
 
 
-def times(found: Results, method: str, column: str) -> float | None:
-  """A method's mean gap over that of retrained networks, class by class."""
-  own = load.mean(load.rows(found, method), column)
-  floor = load.mean(load.rows(found, 'retrain'), column)
-  return own / floor if own is not None and floor else None
+def floor_multiple(results: Results, method: str, column: str) -> float | None:
+  """Divides the mean gap of a method by that of retrained networks."""
+  value = mean_points(rows_of(results, method), column)
+  floor = mean_points(rows_of(results, 'retrain'), column)
+  return value / floor if value is not None and floor else None
 
 
-def _times(found: Results, method: str, column: str) -> str:
-  value = times(found, method, column)
+def _floor_text(results: Results, method: str, column: str) -> str:
+  value = floor_multiple(results, method, column)
   return text_tables.DASH if value is None else f'{value:.1f}'
 
 
-def ulira(found: Results, method: str, statistic: str) -> list[Row]:
-  """Rows of U-LiRA, one a class."""
+def _ulira_rows(results: Results, method: str, statistic: str) -> list[Row]:
+  """Selects the rows of U-LiRA, one a class."""
   return [
     row
-    for row in found['ulira']
+    for row in results['ulira']
     if (row['method'], row['statistic']) == (method, statistic)
   ]
 
 
-def over(found: Results) -> str:
-  """What the numbers are means over."""
-  config = found['config']
+def _describe_runs(results: Results) -> str:
+  """Describes the networks behind each mean."""
+  config = results['config']
   classes, seeds = len(config['forget_classes']), len(config['seeds'])
-  most = max((len(load.rows(found, m)) for m in found['methods']), default=0)
-  asked = classes * max(seeds, config['retrained'])
-  missing = '' if most >= asked else '; some are missing'
+  counts = [len(rows_of(results, method)) for method in results['methods']]
+  planned = classes * max(seeds, config['retrained'])
+  missing = '' if max(counts, default=0) >= planned else '; some are missing'
   return (
     f'Mean ± sample standard deviation over {classes} classes, each forgotten '
     f'by itself, of {seeds} networks; retrain: {config["retrained"]} networks '
-    f'without each class{missing}.' + _networks(found)
+    f'without each class{missing}.' + _describe_ulira(results)
   )
 
 
-def _networks(found: Results) -> str:
-  """What U-LiRA rests on."""
-  rows = [row for row in found['ulira'] if row['method'] != 'retrain']
+def _describe_ulira(results: Results) -> str:
+  """Describes the networks that U-LiRA compares."""
+  rows = [row for row in results['ulira'] if row['method'] != 'retrain']
   if not rows:
     return ''
-  few, known = min(r['unlearned'] for r in rows), rows[0]['retrained']
-  kind = 'shadow models' if found['config'].get('shadows') else "the run's own"
+  fewest, retrained = min(r['unlearned'] for r in rows), rows[0]['retrained']
+  shadows = results['config'].get('shadows')
+  kind = 'shadow models' if shadows else "the run's own"
   return (
-    f' U-LiRA: {few} networks that forgot a class and {known} that never saw '
-    f'it, {kind}, each held out in turn.'
+    f' U-LiRA: {fewest} networks that forgot a class and {retrained} that '
+    f'never saw it, {kind}, each held out in turn.'
   )
 
 
-def main(found: Results) -> TextTable:
-  """The thesis's Table 5.1, with noise floors."""
+def main_table(results: Results) -> TextTable:
+  """Builds the thesis's Table 5.1, with noise floors."""
   head = ['method', *_MAIN.values(), 'U-LiRA', 'U-LiRA, nearest']
   head += ['MIA-NN gap', 'x floor', 'TV', 'x floor', 'seconds', 'sees']
   lines = []
-  for method in found['methods']:
-    rows = load.rows(found, method)
+  for method in results['methods']:
+    rows = rows_of(results, method)
     seconds = stats.spread([row['seconds'] for row in rows])
     lines.append(
       (
         method,
         *(_spread(rows, name) for name in _MAIN),
-        *(_spread(ulira(found, method, s), 'ulira_auc') for s in _STATISTICS),
+        *(
+          _spread(_ulira_rows(results, method, s), 'ulira_auc')
+          for s in _STATISTICS
+        ),
         _spread(rows, 'mia_nn_gap'),
-        _times(found, method, 'mia_nn_gap'),
+        _floor_text(results, method, 'mia_nn_gap'),
         _spread(rows, 'tv'),
-        _times(found, method, 'tv'),
+        _floor_text(results, method, 'tv'),
         text_tables.time_text(seconds.mean if seconds else None, False),
         rows[0]['information'] if rows else '',
       )
     )
-  notes = (over(found), COLUMNS, AUDITS)
+  notes = (_describe_runs(results), _COLUMNS, _AUDITS)
   title = 'Forgetting a class'
   return TextTable(title, notes, tuple(head), tuple(lines), prose_columns=1)
 
 
-_STATISTICS = ('own', 'nearest')
-
-
-def more(found: Results) -> TextTable:
-  """What else was measured."""
+def audit_table(results: Results) -> TextTable:
+  """Builds the table of the other measurements."""
   lines = [
-    (method, *(_spread(load.rows(found, method), name) for name in _MORE))
-    for method in found['methods']
+    (method, *(_spread(rows_of(results, method), name) for name in _MORE))
+    for method in results['methods']
   ]
   note = (
     'In points. Loss and entropy AUC tell forgotten images that were trained '
@@ -142,18 +197,19 @@ def more(found: Results) -> TextTable:
   return TextTable('More of the same networks', (note,), head, tuple(lines))
 
 
-def classes(found: Results) -> TextTable:
-  """Total variation by class."""
-  names, numbers = found['class_names'], found['config']['forget_classes']
+def class_table(results: Results) -> TextTable:
+  """Builds the table of total variation by class."""
+  names, numbers = results['class_names'], results['config']['forget_classes']
   nearest = {
     row['forget_class']: names[row['nearest_class']]
-    for row in load.rows(found, 'retrain')
+    for row in rows_of(results, 'retrain')
   }
   lines = []
-  for method in found['methods']:
-    held = load.by_class(load.rows(found, method), 'tv')
+  for method in results['methods']:
+    means = mean_by_class(rows_of(results, method), 'tv')
     cells = [
-      f'{100 * held[c]:.1f}' if c in held else text_tables.DASH for c in numbers
+      f'{100 * means[c]:.1f}' if c in means else text_tables.DASH
+      for c in numbers
     ]
     lines.append((method, *cells))
   head = tuple(f'{names[c]} → {nearest.get(c, "?")}' for c in numbers)
@@ -164,8 +220,8 @@ def classes(found: Results) -> TextTable:
   return TextTable('Class by class', (note,), ('method', *head), tuple(lines))
 
 
-def noise(found: Results) -> TextTable:
-  """TRW with noise in its similarities."""
+def noise_table(results: Results) -> TextTable:
+  """Builds the table of TRW with noise in its similarities."""
   lines = [
     (
       f'{beta:g}',
@@ -174,7 +230,7 @@ def noise(found: Results) -> TextTable:
         _spread(rows, name) for name in ('retain_accuracy', 'mia_nn_gap', 'tv')
       ),
     )
-    for (beta, level), rows in load.noisy(found).items()
+    for (beta, level), rows in group_noise(results).items()
   ]
   note = (
     'A Gaussian is drawn once for each class and added to its cosine with the '
@@ -185,18 +241,21 @@ def noise(found: Results) -> TextTable:
   return TextTable('TRW with noisy similarities', (note,), head, tuple(lines))
 
 
-def tilt(found: Results) -> TextTable | None:
-  """TRW by beta, on tuning classes, at the best learning rate of each."""
+def tilt_table(results: Results) -> TextTable | None:
+  """Builds the table of TRW by beta, each at its best learning rate."""
   tried: dict[float, dict[float, list[Row]]] = {}
-  for row in found['tuning']:
+  for row in results['tuning']:
     if row['method'] == 'trw' and not row['diverged']:
       by_rate = tried.setdefault(row['hyper']['beta'], {})
       by_rate.setdefault(row['hyper']['learning_rate'], []).append(row)
   lines = []
   for beta, by_rate in sorted(tried.items()):
-    rows = min(by_rate.values(), key=lambda some: load.mean(some, 'tv') or 0)
-    shown = ('retain_accuracy', 'mia_nn_gap', 'tv')
-    lines.append((f'{beta:g}', *(_spread(rows, name) for name in shown)))
+    rows = min(
+      by_rate.values(), key=lambda group: mean_points(group, 'tv') or 0
+    )
+    columns = ('retain_accuracy', 'mia_nn_gap', 'tv')
+    lines.append((f'{beta:g}', *(_spread(rows, name) for name in columns)))
+  # A single beta is no comparison.
   if len(lines) < 2:
     return None
   note = (
@@ -207,17 +266,22 @@ def tilt(found: Results) -> TextTable | None:
   return TextTable('Strength of the tilt', (note,), head, tuple(lines))
 
 
-def choices(found: Results) -> TextTable:
-  """What each method does, and what was chosen for it."""
+def choice_table(results: Results) -> TextTable:
+  """Builds the table of methods and their hyperparameters."""
   lines = []
-  for method, facts in found['methods'].items():
+  for method, facts in results['methods'].items():
     chosen = ' '.join(
       f'{k}={v:g}' for k, v in facts['hyper'].items() if k != 'noise'
     )
-    tried = [row for row in found['tuning'] if row['method'] == method]
+    tried = [row for row in results['tuning'] if row['method'] == method]
     points = {tuple(row['hyper'].items()) for row in tried}
-    gone = load.diverged(found, method)
-    line = method, str(len(points) or 1), str(gone), chosen or text_tables.DASH
+    diverged = len(_all_rows(results, method)) - len(rows_of(results, method))
+    line = (
+      method,
+      str(len(points) or 1),
+      str(diverged),
+      chosen or text_tables.DASH,
+    )
     lines.append((*line, facts['says']))
   note = (
     'Chosen by the least mean of |ΔACC_r|, |ΔACC_f| and TV to retrained '
@@ -228,12 +292,19 @@ def choices(found: Results) -> TextTable:
   return TextTable('What was run', (note,), head, tuple(lines), prose_columns=2)
 
 
-def contents(found: Results) -> dict[str, TextTable]:
-  """All tables: name of the file, without its ending -> its table."""
-  made = {'classes_forgotten': main(found), 'by_class': classes(found)}
-  if found['noise']:
-    made['noise'] = noise(found)
-  tilted = tilt(found)
-  if tilted is not None:
-    made['tilt'] = tilted
-  return {**made, 'more': more(found), 'choices': choices(found)}
+def build_tables(results: Results) -> dict[str, TextTable]:
+  """Builds all tables: name of the file, without its ending -> its table."""
+  tables = {
+    'classes_forgotten': main_table(results),
+    'by_class': class_table(results),
+  }
+  # Only with TRW, and config.noises.
+  if results['noise']:
+    tables['noise'] = noise_table(results)
+  tilt = tilt_table(results)
+  if tilt is not None:
+    tables['tilt'] = tilt
+  return tables | {
+    'more': audit_table(results),
+    'choices': choice_table(results),
+  }

@@ -1,13 +1,13 @@
-"""What a run showed, in words."""
+"""The verdict on a run: which audits tell which methods from retraining."""
 
 from typing import NamedTuple
 
 from cmu_jax.report import stats
 from cmu_jax.report.frame import UNFINISHED, Results, Verdict
-from cmu_jax.studies.classes import load
+from cmu_jax.studies.classes import tables
 
 AUDITS = {'mia_nn_gap': 'MIA-NN', 'tv': 'TV'}
-# TRW beside its own special cases.
+# TRW and its own special cases: (method, simpler method, their names).
 _PAIRS = (
   ('trw', 'rwft', 'the tilt', 'renormalising alone'),
   ('trw_sample', 'rwft', 'a tilt of each image', 'renormalising alone'),
@@ -23,62 +23,71 @@ LIMITS = (
 )
 
 
-class Beside(NamedTuple):
-  """A method beside retraining, by one audit, in points.
+class Distance(NamedTuple):
+  """Distance of a method to retraining by an audit, in points.
 
   Attributes:
     gap: mean over classes.
-    beyond: by how much that is above the noise floor, paired over classes.
+    excess: gap minus noise floor, paired over classes.
   """
 
   gap: float
-  beyond: stats.Interval | None
+  excess: stats.Interval | None
 
 
-def beside(found: Results, method: str, audit: str) -> Beside | None:
-  """How far a method is from retraining; None while that is not known."""
-  own, floor = (load.rows(found, name) for name in (method, 'retrain'))
-  gap = load.mean(own, audit)
+def measure_distance(
+  results: Results, method: str, audit: str
+) -> Distance | None:
+  """Measures the distance of a method to retraining; None without rows."""
+  rows = tables.rows_of(results, method)
+  floor = tables.rows_of(results, 'retrain')
+  gap = tables.mean_points(rows, audit)
   if gap is None or not floor:
     return None
-  return Beside(gap, load.beyond(own, floor, audit))
+  return Distance(gap, tables.difference(rows, floor, audit))
 
 
-def _known(found: Results, audit: str) -> dict[str, Beside]:
-  """Methods that are not retraining, the nearest first."""
-  held = {
-    method: one
-    for method in found['methods']
+def _sorted_distances(results: Results, audit: str) -> dict[str, Distance]:
+  """Measures all methods besides retraining, the nearest first."""
+  distances = {
+    method: distance
+    for method in results['methods']
     if method not in ('none', 'retrain')
-    and (one := beside(found, method, audit)) is not None
+    and (distance := measure_distance(results, method, audit)) is not None
   }
-  return dict(sorted(held.items(), key=lambda item: item[1].gap))
+  return dict(sorted(distances.items(), key=lambda item: item[1].gap))
 
 
-def told(found: Results, method: str, audit: str) -> bool | None:
-  """Whether an audit tells a method from retraining; None if it cannot say."""
-  one = beside(found, method, audit)
-  if one is None or one.beyond is None:
+def is_detected(results: Results, method: str, audit: str) -> bool | None:
+  """Returns whether an audit tells a method from retraining.
+
+  The answer is None below two classes, which have no interval.
+  """
+  distance = measure_distance(results, method, audit)
+  if distance is None or distance.excess is None:
     return None
-  return one.beyond.low > 0
+  # The whole interval lies above the noise floor.
+  return distance.excess.low > 0
 
 
-def _signed(between: stats.Interval) -> str:
+def _format_interval(interval: stats.Interval) -> str:
   text = (
-    f'{between.mean:+.2f} points, 95 % interval {between.low:+.2f} to '
-    f'{between.high:+.2f}'
+    f'{interval.mean:+.2f} points, 95 % interval {interval.low:+.2f} to '
+    f'{interval.high:+.2f}'
   )
   return text.replace('-', '−')
 
 
-def _nearest(found: Results, audit: str, name: str) -> str:
-  known = _known(found, audit)
-  if not known:
+def _describe_nearest(results: Results, audit: str, name: str) -> str:
+  distances = _sorted_distances(results, audit)
+  if not distances:
     return ''
-  floor = load.mean(load.rows(found, 'retrain'), audit)
-  idle = load.mean(load.rows(found, 'none'), audit)
-  first = ', '.join(f'{m} {one.gap:.1f}' for m, one in list(known.items())[:3])
-  parts = [f'By {name}, the nearest to retraining are {first} points']
+  floor = tables.mean_points(tables.rows_of(results, 'retrain'), audit)
+  idle = tables.mean_points(tables.rows_of(results, 'none'), audit)
+  # More names would hide the comparison with the floor.
+  nearest = list(distances.items())[:3]
+  text = ', '.join(f'{m} {distance.gap:.1f}' for m, distance in nearest)
+  parts = [f'By {name}, the nearest to retraining are {text} points']
   if floor is not None:
     parts.append(f'retrained networks are {floor:.1f} from each other')
   if idle is not None:
@@ -86,117 +95,117 @@ def _nearest(found: Results, audit: str, name: str) -> str:
   return f'{"; ".join(parts)}.'
 
 
-def _parted(found: Results, audit: str, name: str) -> str:
-  """Which methods an audit tells from retraining."""
-  known = _known(found, audit)
-  caught = [m for m in known if told(found, m, audit)]
-  passed = [m for m in known if told(found, m, audit) is False]
+def _describe_detection(results: Results, audit: str, name: str) -> str:
+  """Lists the methods that an audit tells from retraining."""
+  detected = {
+    method: is_detected(results, method, audit)
+    for method in _sorted_distances(results, audit)
+  }
+  caught = [method for method, answer in detected.items() if answer]
+  passed = [method for method, answer in detected.items() if answer is False]
   if not caught and not passed:
     return f'One class says nothing about the next one: {name} tells nothing.'
-  first = f'{name} tells {", ".join(caught) or "no method"} from retraining'
+  text = f'{name} tells {", ".join(caught) or "no method"} from retraining'
   if not passed:
-    return f'{first}.'
-  return f'{first}; not told apart beyond the noise floor: {", ".join(passed)}.'
+    return f'{text}.'
+  return f'{text}; not told apart beyond the noise floor: {", ".join(passed)}.'
 
 
-def _accuracy(found: Results) -> str:
-  """What accuracy alone would have said of masking."""
-  rows = load.rows(found, 'mask')
-  kept, gap = load.mean(rows, 'retain_accuracy'), load.mean(rows, 'tv')
-  floor = load.mean(load.rows(found, 'retrain'), 'tv')
-  if kept is None or gap is None or floor is None:
+def _describe_mask(results: Results) -> str:
+  """Warns that accuracy alone would accept a mask."""
+  rows = tables.rows_of(results, 'mask')
+  accuracy = tables.mean_points(rows, 'retain_accuracy')
+  gap = tables.mean_points(rows, 'tv')
+  floor = tables.mean_points(tables.rows_of(results, 'retrain'), 'tv')
+  if accuracy is None or gap is None or floor is None:
     return ''
   return (
     f'Accuracy alone is no evidence: forbidding the answer has ACC_f 0 and '
-    f'ACC_r {kept:.1f} and forgets nothing by construction; its TV is '
+    f'ACC_r {accuracy:.1f} and forgets nothing by construction; its TV is '
     f'{gap:.1f}, the noise floor {floor:.1f}.'
   )
 
 
-def _pair(found: Results, pair: tuple[str, str, str, str]) -> str:
-  first, second, one, other = pair
-  sides = load.rows(found, first), load.rows(found, second)
-  between = load.beyond(*sides, 'tv')
-  if between is None:
+def _describe_pair(results: Results, pair: tuple[str, str, str, str]) -> str:
+  """Compares the total variation of two methods."""
+  method, simpler, name, simpler_name = pair
+  change = tables.difference(
+    tables.rows_of(results, method), tables.rows_of(results, simpler), 'tv'
+  )
+  if change is None:
     return ''
   verb = 'changes nothing that can be told'
-  if between.high < 0:
+  if change.high < 0:
     verb = 'helps'
-  elif between.low > 0:
+  elif change.low > 0:
     verb = 'harms'
   return (
-    f'Beside {other}, {one} {verb}: TV of {first} less that of {second} is '
-    f'{_signed(between)}.'
+    f'Beside {simpler_name}, {name} {verb}: TV of {method} less that of '
+    f'{simpler} is {_format_interval(change)}.'
   )
 
 
-def _noise(found: Results) -> list[str]:
-  """How much the noisiest similarities cost, for each beta."""
-  held, told = load.noisy(found), []
-  for beta in dict.fromkeys(beta for beta, _ in held):
-    most = max(noise for at, noise in held if at == beta)
-    between = load.beyond(held[beta, most], held.get((beta, 0.0), []), 'tv')
-    if between is not None:
-      told.append(
-        f'Noise of standard deviation {most:g} in the cosines changes the TV '
-        f'of trw with beta {beta:g} by {_signed(between)}.'
+def _describe_noise(results: Results) -> list[str]:
+  """Describes the cost of the noisiest similarities, for each beta."""
+  groups, sentences = tables.group_noise(results), []
+  for beta in dict.fromkeys(beta for beta, _ in groups):
+    noisiest = max(noise for b, noise in groups if b == beta)
+    clean = groups.get((beta, 0.0), [])
+    change = tables.difference(groups[beta, noisiest], clean, 'tv')
+    if change is not None:
+      sentences.append(
+        f'Noise of standard deviation {noisiest:g} in the cosines changes the '
+        f'TV of trw with beta {beta:g} by {_format_interval(change)}.'
       )
-  return told
+  return sentences
 
 
-def _power(found: Results) -> list[str]:
-  """Audits that do not even notice that nothing was done."""
-  least = min(found['unseen_images'].values(), default=0)
+def _describe_power(results: Results) -> list[str]:
+  """Warns of audits that do not detect the original network."""
+  least = min(results['unseen_images'].values(), default=0)
   return [
     f'{name} does not even tell doing nothing from retraining here, with '
     f'{least} unseen images a class: that it tells a method not apart is no '
     'evidence.'
     for audit, name in AUDITS.items()
-    if told(found, 'none', audit) is False
+    if is_detected(results, 'none', audit) is False
   ]
 
 
-def verdict(found: Results) -> Verdict:
-  """What a run showed.
-
-  Args:
-    found: checked contents of results.json.
-  """
-  known = {audit: _known(found, audit) for audit in AUDITS}
-  pending = () if found['finished'] else (UNFINISHED,)
-  if not all(known.values()):
-    said = ('Nothing can be compared yet.', *pending)
-    return Verdict('No verdict yet', 'flat', said)
+def describe(results: Results) -> Verdict:
+  """States the methods that no audit tells from retraining."""
+  methods = list(_sorted_distances(results, 'tv'))
+  pending = () if results['finished'] else (UNFINISHED,)
+  if not all(_sorted_distances(results, audit) for audit in AUDITS):
+    sentences = ('Nothing can be compared yet.', *pending)
+    return Verdict('No verdict yet', 'flat', sentences)
   passed = [
-    m
-    for m in known['tv']
-    if all(told(found, m, audit) is False for audit in AUDITS)
+    method
+    for method in methods
+    # `is False`: an audit that cannot say is no evidence.
+    if all(is_detected(results, method, audit) is False for audit in AUDITS)
   ]
   label = (
     f'Neither MIA-NN nor TV tells {", ".join(passed)} from retraining'
     if passed
     else 'An audit tells every method from retraining'
   )
-  if all(told(found, m, 'tv') is None for m in known['tv']):
+  if all(is_detected(results, method, 'tv') is None for method in methods):
     label = 'One class: how far from retraining is not known'
-  sentences = [
-    *(_nearest(found, audit, name) for audit, name in AUDITS.items()),
-    *(_parted(found, audit, name) for audit, name in AUDITS.items()),
-    *_power(found),
-    _accuracy(found),
-    *(_pair(found, pair) for pair in _PAIRS),
-    *_noise(found),
+  sentences = (
+    *(_describe_nearest(results, *audit) for audit in AUDITS.items()),
+    *(_describe_detection(results, *audit) for audit in AUDITS.items()),
+    *_describe_power(results),
+    _describe_mask(results),
+    *(_describe_pair(results, pair) for pair in _PAIRS),
+    *_describe_noise(results),
     'Networks of a class share its test images, and intervals are over '
-    f'{len(found["config"]["forget_classes"])} classes: not told apart is not '
-    'the same as alike.',
+    f'{len(results["config"]["forget_classes"])} classes: not told apart is '
+    'not the same as alike.',
     LIMITS,
     *pending,
-  ]
-  evidence = found['finished'] and not found['smoke']
+  )
+  # The tone of the page: a smoke run proves nothing.
+  evidence = results['finished'] and not results['smoke']
   tone = 'good' if passed and evidence else 'flat'
   return Verdict(label, tone, tuple(s for s in sentences if s))
-
-
-def floor(found: Results, audit: str) -> float | None:
-  """How far retrained networks are from each other, in points."""
-  return load.mean(load.rows(found, 'retrain'), audit)

@@ -1,44 +1,40 @@
-"""What all cells of a run share, and what forgetting a class makes of it.
+"""The data, the network and the methods that all cells of a run share.
 
-D is the training set without the validation images V, D_F all of one class of
-it, D_R the rest, T the test set. Hyperparameters are chosen on V and on classes
-of their own; T is only reported on.
+D is the training set without the validation images V, D_F all images of one
+class of D, D_R the rest of D, and T the test set. Hyperparameters are chosen on
+V and on classes of their own. T is only reported on.
 """
 
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from ml_collections import ConfigDict
 
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors, provenance, rng
 from cmu_jax.core.types import Batch, Dataset, MethodInputs, Network
 from cmu_jax.data import splits
-from cmu_jax.studies.classes import roster, settings
-from cmu_jax.studies.engine import binding
+from cmu_jax.studies.classes import roster
+from cmu_jax.studies.engine import binding, pool
 from cmu_jax.studies.engine.catalogue import Sizes
-from cmu_jax.studies.subsets import world
-from cmu_jax.studies.subsets.world import Place
+from cmu_jax.studies.engine.pool import World
 
 
-def _classes(config: ConfigDict) -> tuple[int, ...]:
-  return (*config.forget_classes, *config.tuning_classes)
-
-
-def _enough(config: ConfigDict, dataset: Dataset, held: Batch) -> None:
+def _check_classes(
+  config: ConfigDict, dataset: Dataset, validation: Batch
+) -> None:
   """Refuses classes that do not exist or have too few unseen images."""
   for field in ('forget_classes', 'tuning_classes'):
     for number in config[field]:
       binding.check_class(field, number, dataset)
   folds = config.evaluate.folds
-  for name, part, remedy in (
-    ('validation', held, 'config.validation'),
+  for name, batch, remedy in (
+    ('validation', validation, 'config.validation'),
     ('test', dataset.test, 'config.test_limit'),
   ):
-    counts = np.bincount(part.label, minlength=dataset.num_classes)
+    counts = np.bincount(batch.label, minlength=dataset.num_classes)
     least = int(counts.argmin())
     errors.check(
       counts[least] >= folds,
@@ -48,72 +44,72 @@ def _enough(config: ConfigDict, dataset: Dataset, held: Batch) -> None:
     )
 
 
-def index(place: Place, forgotten: int) -> Int[np.ndarray, 'm']:
-  """D_F: positions of a class in D."""
-  return np.flatnonzero(np.asarray(place.dataset.train.label) == forgotten)
+def load(config: ConfigDict, folder: pathlib.Path) -> World:
+  """Loads the data, and binds network and methods to it.
 
-
-def _sizes(place: Place) -> np.ndarray:
-  label = np.asarray(place.dataset.train.label)
-  return np.bincount(label, minlength=place.dataset.num_classes)
-
-
-def give(place: Place, forgotten: int, needs: tuple[str, ...]) -> MethodInputs:
-  """What a method may see of a class; of one shape for all classes."""
-  counts = _sizes(place)
-  room = Sizes(int(counts.sum() - counts.min()), int(counts.max()))
-  rows = index(place, forgotten)
-  return world.give(place.dataset.train, rows, needs, room)
-
-
-def load(config: ConfigDict, folder: pathlib.Path) -> Place:
-  """Checks the settings, loads the data and binds everything.
+  Args:
+    config: checked settings.
+    folder: unused, because nothing is cached.
 
   Returns:
-    The pool of it is D, then T, then V.
+    The world, whose pool is D, then T, then V.
 
   Raises:
-    UserError: bad data or settings, in one line.
+    UserError: bad data or settings.
   """
-  settings.check(config)
-  whole = binding.load(config).dataset
-  key = rng.fold_in(0, 'validation')
-  held, kept = splits.hold_out(
-    key, whole.train, config.validation, whole.num_classes
+  del folder
+  source = binding.load(config).dataset
+  validation, train = splits.hold_out(
+    rng.fold_in(0, 'validation'),
+    source.train,
+    config.validation,
+    source.num_classes,
   )
-  _enough(config, whole, held)
-  dataset = whole._replace(train=kept)
+  _check_classes(config, source, validation)
+  # From here on V is no training data, for any method.
+  dataset = source._replace(train=train)
   inputs = binding.pixels(config.input, dataset, None)
-  model = binding.network(config.model, dataset, inputs)
-  size = kept.label.shape[0]
-  share = size // whole.num_classes
-  methods = roster.make(
-    config, Network(model, inputs), Sizes(size - share, share)
+  network = Network(binding.network(config.model, dataset, inputs), inputs)
+  # Epochs are of an average class, equal for all classes.
+  size = train.label.shape[0]
+  share = size // source.num_classes
+  methods = roster.make_methods(config, network, Sizes(size - share, share))
+  digest = config_lib.fingerprint(
+    {'data': provenance.dataset_digest(source), 'validation': config.validation}
   )
-  pool = Batch(
-    jnp.concatenate([part.image for part in (kept, whole.test, held)]),
-    jnp.concatenate([part.label for part in (kept, whole.test, held)]),
-  )
-  summed = config_lib.fingerprint(
-    {'data': provenance.dataset_digest(whole), 'validation': config.validation}
-  )
-  return Place(config, folder, dataset, pool, model, inputs, methods, summed)
+  images = pool.join_batches(train, source.test, validation)
+  return World(dataset, images, network, methods, digest)
 
 
-def unseen(place: Place, validation: bool) -> np.ndarray:
-  """Which of the pool are of V, or else of T, [n]."""
-  at = np.arange(place.pool.label.shape[0])
-  first = place.dataset.train.label.shape[0]
-  second = first + place.dataset.test.label.shape[0]
-  return at >= second if validation else (at >= first) & (at < second)
+def select_class(
+  world: World, forget_class: int, needs: tuple[str, ...]
+) -> MethodInputs:
+  """Selects the inputs of a method, in a single shape for all classes."""
+  train = world.dataset.train
+  label = np.asarray(train.label)
+  # Padded to the largest sets, so that all classes share a compilation.
+  counts = np.bincount(label, minlength=world.dataset.num_classes)
+  capacity = Sizes(int(counts.sum() - counts.min()), int(counts.max()))
+  index = np.flatnonzero(label == forget_class)
+  return pool.select_inputs(train, index, needs, capacity)
 
 
-def trained(place: Place) -> np.ndarray:
-  """Which of the pool are of D, [n]."""
-  size = place.dataset.train.label.shape[0]
-  return np.arange(place.pool.label.shape[0]) < size
+def unseen_images(world: World, validation: bool) -> Bool[np.ndarray, 'n']:
+  """Selects V, or else T, in the pool."""
+  positions = np.arange(world.pool.label.shape[0])
+  test = world.dataset.train.label.shape[0]
+  end = test + world.dataset.test.label.shape[0]
+  if validation:
+    return positions >= end
+  return (positions >= test) & (positions < end)
 
 
-def labels(place: Place) -> Int[np.ndarray, 'n']:
-  """Of the pool."""
-  return np.asarray(jax.device_get(place.pool.label))
+def training_images(world: World) -> Bool[np.ndarray, 'n']:
+  """Selects D in the pool."""
+  size = world.dataset.train.label.shape[0]
+  return np.arange(world.pool.label.shape[0]) < size
+
+
+def pool_labels(world: World) -> Int[np.ndarray, 'n']:
+  """Returns the labels of the pool."""
+  return np.asarray(jax.device_get(world.pool.label))

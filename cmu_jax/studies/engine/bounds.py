@@ -1,8 +1,8 @@
-"""Networks that are trained with bounded spectral norms.
+"""Trainings with bounded spectral norms.
 
-The original, Retrain and the references learn under the bound. What unlearns
-fine-tunes without it, as its steps are scaled by the learning rate afterwards;
-its rows say where the norms end.
+The original, Retrain and the references are trained under the bound. Methods
+fine-tune without it, because their steps are scaled by the learning rate
+afterwards; their rows have the largest norm.
 
 References:
   AMUN, arXiv 2503.00917, Theorem 4.1 and Tables 3 and 6: its bound on how far
@@ -24,13 +24,13 @@ from cmu_jax.studies.engine import recipes
 Layers = tuple[Layer, ...]
 
 
-def layers(config: ConfigDict, model: Model, image: jax.Array) -> Layers:
-  """What is to be bounded: convolutions and dense layers, or nothing.
+def find_layers(config: ConfigDict, model: Model, image: jax.Array) -> Layers:
+  """Finds the layers to bound: convolutions and dense layers, or none.
 
   Args:
     config: `clip`; its bound is 0 for none.
     model: the network.
-    image: as the network takes it, [1, h, w, c].
+    image: a network input, [1, h, w, c].
 
   Raises:
     UserError: the network has BatchNorm, which would undo the bound.
@@ -38,43 +38,49 @@ def layers(config: ConfigDict, model: Model, image: jax.Array) -> Layers:
   bound = config.clip.bound
   if not bound:
     return ()
-  found = spectral.find_model_layers(model, image)
-  free = [layer for layer in found if layer.kind == 'norm']
+  layers = spectral.find_model_layers(model, image)
+  norms = [layer for layer in layers if layer.kind == 'norm']
   errors.check(
-    not free,
+    not norms,
     f'config.clip.bound is {bound}, but {config.model.name} has BatchNorm '
-    f'({len(free)} layers), which scales norms up again; set '
+    f'({len(norms)} layers), which scales norms up again; set '
     'config.model.norm=none where the network has it, or another network',
   )
-  return found
+  return layers
 
 
-def training(config: ConfigDict, layers: Layers, images: int) -> Training:
-  """The training of config.train, under the bound."""
-  options = recipes.fit_options(config.train, images, 'train')
+def bounded_training(
+  config: ConfigDict, layers: Layers, images: int
+) -> Training:
+  """Builds the training of config.train, under the bound."""
+  training = recipes.fit_options(config.train, images, 'train')
   if not layers:
-    return options
+    return training
   clip = config.clip
-  bounded = _bounded(options.optimizer, layers, clip.bound, clip.every)
-  return options._replace(optimizer=bounded)
+  optimizer = _bound_optimizer(
+    training.optimizer, layers, clip.bound, clip.every
+  )
+  return training._replace(optimizer=optimizer)
 
 
 @functools.lru_cache(maxsize=16)
-def _bounded(
+def _bound_optimizer(
   optimizer: optax.GradientTransformation,
   layers: Layers,
   bound: float,
   every: int,
 ) -> optax.GradientTransformation:
-  """One object for equal settings, so that trainings share a compilation."""
+  # One object for equal settings, so that trainings share a compilation.
   return optax.chain(
     optimizer, spectral.clip_spectral_norm(layers, bound, every)
   )
 
 
-def largest(layers: Layers, variables: Variables) -> float | None:
-  """The largest norm of a bounded layer, from fresh starts; None for none."""
+def largest_norm(layers: Layers, variables: Variables) -> float | None:
+  """Measures the largest norm of the bounded layers; None without layers."""
   if not layers:
     return None
-  found = spectral.measure_layers(rng.fold_in(0, 'norms'), layers, variables)
-  return max(float(one.sigma) for one in found)
+  # Fresh power iterations, not the vectors that the training kept.
+  key = rng.fold_in(0, 'norms')
+  measured = spectral.measure_layers(key, layers, variables)
+  return max(float(layer.sigma) for layer in measured)

@@ -204,7 +204,7 @@ def make(
     return entry.make(network)
   images = entry.epoch(sizes)
   training = (
-    bounds.training(config, bounded, images)
+    bounds.bounded_training(config, bounded, images)
     if entry.part == 'train'
     else recipes.fit_options(config[entry.part], images, entry.part)
   )

@@ -1,9 +1,9 @@
-"""How far a method is from retraining: the gap of AMUN, in points.
+"""Gaps between methods and retraining: the gap of AMUN, in points.
 
   gap = (|dUA| + |dRA| + |dTA| + |dMIA|) / 4
 
-where d is the difference to the mean of Retrain. Over runs it is taken twice:
-of the means, and as the mean of each run's gap, which is never smaller
+where d is the difference to the mean of Retrain. Over runs there are two gaps:
+that of the means, and the mean of each run's gap, which is never smaller
 (Jensen). Published tables mix the two.
 
 References:
@@ -18,14 +18,14 @@ from jaxtyping import Float
 
 Row = dict[str, Any]
 
-# What MIA is, by the setting `attack`: the column of a row.
+# Setting `attack` -> the column of a row that counts as MIA.
 ATTACKS = {
   'confidence': 'ft_auc',
   'rmia': 'ft_auc_rmia',
   'rmia_ratio': 'ft_auc_rmia_ratio',
   'mis': 'mis',
 }
-_SHARED = ('forget_accuracy', 'retain_accuracy', 'test_accuracy')
+_ACCURACIES = ('forget_accuracy', 'retain_accuracy', 'test_accuracy')
 
 
 class Gap(NamedTuple):
@@ -44,88 +44,82 @@ class Gap(NamedTuple):
   parts: tuple[float, ...]
 
 
-def columns(attack: str) -> tuple[str, ...]:
-  """The columns that a gap is made of."""
-  return (*_SHARED, ATTACKS[attack])
+def gap_columns(attack: str) -> tuple[str, ...]:
+  """Lists the columns of the gap with this attack."""
+  return (*_ACCURACIES, ATTACKS[attack])
 
 
-def values(
-  rows: Sequence[Row], names: Sequence[str]
+def column_values(
+  rows: Sequence[Row], columns: Sequence[str]
 ) -> Float[np.ndarray, 'r c']:
-  """Columns in points, a row a run; diverged runs are left out."""
-  found = [[row[name] for name in names] for row in rows if _whole(row, names)]
-  return 100 * np.asarray(found, np.float64).reshape(-1, len(names))
+  """Selects columns in points, a row a run; diverged runs are left out."""
+  values = [
+    [row[column] for column in columns]
+    for row in rows
+    if all(row.get(column) is not None for column in columns)
+  ]
+  return 100 * np.asarray(values, np.float64).reshape(-1, len(columns))
 
 
-def _whole(row: Row, names: Sequence[str]) -> bool:
-  return all(row.get(name) is not None for name in names)
-
-
-def gap(
+def compute_gap(
   rows: Sequence[Row], retrained: Sequence[Row], attack: str
 ) -> Gap | None:
-  """The gap of some runs to those of Retrain.
+  """Computes the gap of a method's runs to those of Retrain.
 
   Args:
-    rows: of one method.
+    rows: of the method.
     retrained: of Retrain.
     attack: a key of `ATTACKS`.
 
   Returns:
     None where all runs of either diverged, or lack the attack.
   """
-  return between(rows, retrained, columns(attack))
+  return compare_columns(rows, retrained, gap_columns(attack))
 
 
-def between(
-  rows: Sequence[Row], retrained: Sequence[Row], names: Sequence[str]
+def compare_columns(
+  rows: Sequence[Row], retrained: Sequence[Row], columns: Sequence[str]
 ) -> Gap | None:
-  """The mean gap of some columns, each a rate.
+  """Computes the mean gap of these columns, each a rate.
 
   Args:
-    rows: of one method.
+    rows: of the method.
     retrained: of Retrain.
-    names: of the columns.
+    columns: names.
 
   Returns:
     None where all runs of either diverged, or lack a column.
   """
-  found, best = values(rows, names), values(retrained, names)
-  if not len(found) or not len(best):
+  values = column_values(rows, columns)
+  ideal = column_values(retrained, columns)
+  if not len(values) or not len(ideal):
     return None
-  away = np.abs(found - best.mean(axis=0)[None, :])
-  each = away.mean(axis=1)
-  of_means = np.abs(found.mean(axis=0) - best.mean(axis=0)).mean()
-  std = float(each.std(ddof=1)) if len(each) > 1 else None
-  parts = tuple(float(x) for x in away.mean(axis=0))
-  return Gap(float(of_means), float(each.mean()), std, parts)
+  differences = np.abs(values - ideal.mean(axis=0)[None, :])
+  by_run = differences.mean(axis=1)
+  of_means = np.abs(values.mean(axis=0) - ideal.mean(axis=0)).mean()
+  std = float(by_run.std(ddof=1)) if len(by_run) > 1 else None
+  parts = tuple(float(x) for x in differences.mean(axis=0))
+  return Gap(float(of_means), float(by_run.mean()), std, parts)
 
 
-def choose(
+def choose_point(
   points: Sequence[Sequence[Row]], retrained: Sequence[Row], attack: str
 ) -> int:
-  """The point of a grid with the least mean gap on the tuning forget sets.
+  """Chooses the point of a grid with the least mean gap on tuning sets.
 
   Args:
     points: for each point of the grid, its rows, one a tuning forget set.
-    retrained: Retrain's rows, likewise.
+    retrained: of Retrain, likewise.
     attack: a key of `ATTACKS`.
 
   Returns:
-    Its position; a point that diverged anywhere is not chosen unless all did,
-    when the last one, the smallest rate, is.
+    Its position. A point that diverged on a set is chosen only if all did; then
+    it is the last point, which has the smallest rate.
   """
-  return nearest(
-    [
-      gap(rows, retrained, attack)
-      if all(not row['diverged'] for row in rows)
-      else None
-      for rows in points
-    ]
-  )
-
-
-def nearest(found: Sequence[Gap | None]) -> int:
-  """The position of the least mean gap; the last one where none is known."""
-  sound = [(one.of_runs, i) for i, one in enumerate(found) if one is not None]
-  return min(sound)[1] if sound else len(found) - 1
+  sizes = []
+  for position, rows in enumerate(points):
+    diverged = any(row['diverged'] for row in rows)
+    gap = None if diverged else compute_gap(rows, retrained, attack)
+    if gap is not None:
+      sizes.append((gap.of_runs, position))
+  return min(sizes)[1] if sizes else len(points) - 1

@@ -129,6 +129,25 @@ def base(name: str) -> ConfigDict:
   )
 
 
+def forgetting_trainings() -> dict[str, Any]:
+  """Returns the trainings of subsets and classes, with AMUN's defaults."""
+  recipe: dict[str, Any] = dict(
+    batch_size=128,
+    optimizer='sgd',
+    weight_decay=5e-4,
+    schedule='multistep',
+    factor=0.1,
+  )
+  return dict(
+    train=training(
+      epochs=200, learning_rate=0.1, milestones=(40, 80, 120, 160), **recipe
+    ),  # the original, Retrain and the references
+    unlearn=training(
+      epochs=10, learning_rate=1.0, milestones=(5,), **recipe
+    ),  # the rate multiplies each of `learning_rates`
+  )
+
+
 def total_steps(settings: ConfigDict, samples: int, where: str) -> int:
   """Optimiser steps of a training on `samples` images."""
   errors.check(

@@ -16,6 +16,7 @@ from cmu_jax.studies.engine.store import RECORDS, Clock, Store, TimeIsUp
 from cmu_jax.studies.engine.study import (
   Cell,
   Context,
+  Note,
   Phase,
   Plan,
   Recent,
@@ -119,8 +120,8 @@ class _Runner:
     absent = [cell for cell in cells if not self._is_done(cell)]
     workers.wait(f'{barrier} is listed')
     for cell in cells:
-      if cell.address in self._records:
-        self._display.add(self._note(cell))
+      if note := self._note(cell):
+        self._display.add(note)
     records = any(cell.kind == RECORDS for cell in absent)
     spread = self._phase.spread and jax.local_device_count() > 1
     share = -(-len(absent) // jax.process_count())
@@ -158,8 +159,8 @@ class _Runner:
       self._context.store.write_record(cell.address, record)
       self._is_done(cell)
     clock.record(kind, time.monotonic() - began)
-    note = self._note(cell) if cell.kind == RECORDS else None
-    self._display.finish(note)
+    self._display.finish(self._note(cell))
 
-  def _note(self, cell: Cell) -> Any:
-    return self._study.note(cell.item, self._records[cell.address])
+  def _note(self, cell: Cell) -> Note | None:
+    record = self._records.get(cell.address)
+    return None if record is None else self._study.note(cell.item, record)

@@ -124,7 +124,7 @@ class Study(Generic[World]):
     check: refuses settings that cannot be, before any data are read.
     load: (config, work folder) -> world.
     plan: the phases and the results, see `Plan`.
-    note: (item, record) -> its place in the live table.
+    note: (item, record) -> its place in the live table, or None.
     measured: the quantity in the live table.
     report: tables, figures and the page; imports no JAX.
   """
@@ -133,6 +133,6 @@ class Study(Generic[World]):
   check: Callable[[ConfigDict], None]
   load: Callable[[ConfigDict, pathlib.Path], World]
   plan: Callable[[Context[World]], Plan]
-  note: Callable[[Any, Info], Note]
+  note: Callable[[Any, Info], Note | None]
   measured: str
   report: Report

@@ -1,17 +1,18 @@
-"""The figures of a run: what gaps are made of, and what attacks see."""
+"""Figures of the study: the parts of the gap, the attacks, the requests."""
 
 from collections.abc import Iterator
 
 import numpy as np
-from matplotlib import figure
+from matplotlib import axes, figure
 
 from cmu_jax.report import style
 from cmu_jax.report.frame import Results
 from cmu_jax.report.style import ReportFigure
-from cmu_jax.studies.engine import gaps as gaps_lib
-from cmu_jax.studies.subsets import load, tables
+from cmu_jax.studies.engine import gaps
+from cmu_jax.studies.subsets import tables
 
 _PARTS = ('UA', 'RA', 'TA', 'attack')
+# Shown below the figures of the page.
 CAPTIONS = {
   'gaps': (
     'How far each method is from retraining, mean of the gaps of single runs, '
@@ -29,96 +30,97 @@ CAPTIONS = {
 }
 
 
-def _axes(title: str, rows: int, smoke: bool):
-  made = style.canvas(title, (9.0, 1.6 + 0.32 * rows), smoke)
-  return made, made.subplots()
+def _subplot(
+  title: str, rows: int, smoke: bool
+) -> tuple[figure.Figure, axes.Axes]:
+  canvas = style.canvas(title, (9.0, 1.6 + 0.32 * rows), smoke)
+  return canvas, canvas.subplots()
 
 
-def _names(ax, methods: list[str]) -> None:
+def _label_methods(ax: axes.Axes, methods: list[str]) -> None:
   ax.set_yticks(range(len(methods)), methods)
+  # The first method of the table is the top row of the figure.
   ax.invert_yaxis()
   ax.grid(axis='y', visible=False)
 
 
-def gaps(found: Results, label: str) -> figure.Figure | None:
-  """Stacked parts of the gap by method; None without any."""
-  known = {m: tables.gap(found, m) for m in found['methods']}
-  parts = {m: one.parts for m, one in known.items() if one is not None}
+def draw_gaps(results: Results, label: str) -> figure.Figure | None:
+  """Draws the stacked parts of each gap; None without a gap."""
+  values = {m: tables.compute_gap(results, m) for m in results['methods']}
+  parts = {m: gap.parts for m, gap in values.items() if gap is not None}
   if not parts:
     return None
-  made, ax = _axes(label, len(parts), found['smoke'])
-  table = np.array(list(parts.values())) / 4
-  left = np.zeros(len(parts))
+  canvas, ax = _subplot(label, len(parts), results['smoke'])
+  # The gap is the mean of four parts: divided, they add up to it.
+  widths = np.array(list(parts.values())) / len(_PARTS)
+  offsets = np.zeros(len(parts))
   for i, name in enumerate(_PARTS):
+    colour = style.COLOURS[i]
     ax.barh(
-      range(len(parts)),
-      table[:, i],
-      left=left,
-      color=style.COLOURS[i],
-      label=name,
+      range(len(parts)), widths[:, i], left=offsets, color=colour, label=name
     )
-    left += table[:, i]
-  _names(ax, list(parts))
+    offsets += widths[:, i]
+  _label_methods(ax, list(parts))
   ax.set_xlabel('gap to retraining [points]')
   ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=4)
-  return made
+  return canvas
 
 
-def attacks(found: Results) -> figure.Figure | None:
-  """The attack of the gap on every run by method; None without any."""
-  name = found['config']['attack']
-  column = gaps_lib.ATTACKS[name]
+def draw_attacks(results: Results) -> figure.Figure | None:
+  """Draws the attack of the gap by run; None without retrained networks."""
+  name = results['config']['attack']
+  column = gaps.ATTACKS[name]
   values = {
-    m: [100 * r[column] for r in load.rows(found, m) if r.get(column)]
-    for m in found['methods']
+    m: [100 * r[column] for r in tables.rows_of(results, m) if r.get(column)]
+    for m in results['methods']
   }
-  values = {m: some for m, some in values.items() if some}
-  best = values.get('retrain')
-  if not best:
+  values = {method: points for method, points in values.items() if points}
+  retrained = values.get('retrain')
+  if not retrained:
     return None
   title = 'What is left of the forgotten images, as the attack shows it'
-  made, ax = _axes(title, len(values), found['smoke'])
-  ax.axvspan(min(best), max(best), color=style.FAINT, label='retrain')
-  for i, some in enumerate(values.values()):
-    ax.plot(some, np.full(len(some), i), 'o', color=style.COLOURS[0], alpha=0.5)
-    mean = float(np.mean(some))
+  canvas, ax = _subplot(title, len(values), results['smoke'])
+  # A band, because retraining itself differs from run to run.
+  ax.axvspan(min(retrained), max(retrained), color=style.FAINT, label='retrain')
+  for i, points in enumerate(values.values()):
+    height = np.full(len(points), i)
+    ax.plot(points, height, 'o', color=style.COLOURS[0], alpha=0.5)
+    mean = float(np.mean(points))
     ax.plot([mean, mean], [i - 0.3, i + 0.3], color=style.INK, lw=2)
-  _names(ax, list(values))
+  _label_methods(ax, list(values))
   ax.set_xlabel(f'{tables.ATTACKS[name]} [points]')
   ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14))
-  return made
+  return canvas
 
 
-def in_turn(found: Results) -> figure.Figure | None:
-  """FR minus FT AUC by request; None without requests."""
-  methods = list(dict.fromkeys(row['method'] for row in found['requests']))
+def draw_requests(results: Results) -> figure.Figure | None:
+  """Draws FR minus FT AUC by request; None without requests."""
+  methods = list(dict.fromkeys(row['method'] for row in results['requests']))
   if not methods:
     return None
   title = 'Requests one after another'
-  made = style.canvas(title, (7.0, 4.0), found['smoke'])
-  ax = made.subplots()
+  canvas = style.canvas(title, (7.0, 4.0), results['smoke'])
+  ax = canvas.subplots()
   for i, method in enumerate(methods):
-    values = tables.by_request(found, method)
-    means = [float(np.mean(one)) for one in values.values()]
+    values = tables.requests_of(results, method)
+    means = [float(np.mean(runs)) for runs in values.values()]
     ax.plot(list(values), means, 'o-', color=style.COLOURS[i], label=method)
-  ax.set_xticks(sorted({row['request'] for row in found['requests']}))
+  ax.set_xticks(sorted({row['request'] for row in results['requests']}))
   ax.set_xlabel('request')
   ax.set_ylabel('FR AUC − FT AUC [points]')
   ax.legend()
-  return made
+  return canvas
 
 
-def draw(found: Results, label: str) -> Iterator[ReportFigure]:
-  """The figures one by one.
+def draw_figures(results: Results, label: str) -> Iterator[ReportFigure]:
+  """Draws the figures lazily.
 
   Args:
-    found: checked contents of results.json, of an unfinished run too.
+    results: checked contents of results.json, also of an unfinished run.
     label: the verdict.
   """
+  # Lazily, so that a single figure is in memory at a time.
   with style.context():
-    for name, made in (
-      ('gaps', gaps(found, label)),
-      ('attacks', attacks(found)),
-      ('requests', in_turn(found)),
-    ):
-      yield ReportFigure(name, made)
+    yield ReportFigure('gaps', draw_gaps(results, label))
+    yield ReportFigure('attacks', draw_attacks(results))
+    yield ReportFigure('requests', draw_requests(results))

@@ -1,89 +1,23 @@
-"""What a network is measured by, from its logits on D and D_T alone.
+"""The numbers of a network after forgetting, from its logits on D and D_T.
 
-Evaluation mode, no augmentation. UA is the accuracy on D_F itself, as in AMUN;
-others call its complement UA.
+Images are not augmented. UA is the accuracy on D_F itself, as in AMUN. Other
+papers call its complement UA.
 """
 
-import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from cmu_jax import audits
-from cmu_jax.core import jit, rng
-from cmu_jax.core.types import Info, Network, Variables
-from cmu_jax.studies.subsets.world import Place
-from cmu_jax.training import metrics
-
-
-class References(NamedTuple):
-  """What RMIA compares with.
-
-  Attributes:
-    probability: of each point's label under each reference, [k, n], D before
-      D_T.
-    inside: which reference was trained on which point.
-  """
-
-  probability: Float[np.ndarray, 'k n']
-  inside: Bool[np.ndarray, 'k n']
-
-
-class Groups(NamedTuple):
-  """Where D_F, D_R and D_T are in the pool."""
-
-  forget: Bool[np.ndarray, 'n']
-  retain: Bool[np.ndarray, 'n']
-  test: Bool[np.ndarray, 'n']
-
-
-def groups(
-  place: Place,
-  forget: Int[np.ndarray, 'm'],
-  gone: Int[np.ndarray, '_'] | None = None,
-) -> Groups:
-  """Where D_F, D_R and D_T are in the pool; what is gone is in none."""
-  n = place.pool.label.shape[0]
-  test = np.arange(n) >= place.dataset.train.label.shape[0]
-  known = np.isin(np.arange(n), forget)
-  left = ~known & ~test
-  left[[] if gone is None else gone] = False
-  return Groups(known, left, test)
-
-
-def look(place: Place, variables: Variables) -> Float[np.ndarray, 'n k']:
-  """Logits of the whole pool."""
-  size = place.config.evaluate.batch_size
-  return metrics.logits(
-    Network(place.model, place.inputs), variables, place.pool, size
-  )
-
-
-@functools.cache
-def _compiled(name: str) -> Callable:
-  return jit.compile_cheaply(audits.SIGNALS[name])
-
-
-def signal(
-  place: Place, name: str, logits: Float[np.ndarray, 'n k']
-) -> Float[np.ndarray, 'n']:
-  """A signal of `audits.SIGNALS` of every point of the pool."""
-  found = _compiled(name)(jnp.asarray(logits), place.pool.label)
-  return np.asarray(found, np.float64)
-
-
-def _areas(score: Float[np.ndarray, 'n'], where: Groups) -> list[float]:
-  """FT, FR and RT AUC: D_F and D_T, D_R and D_F, D_R and D_T."""
-  forget, retain, test = (score[part] for part in where)
-  pairs = (forget, test), (retain, forget), (retain, test)
-  return [audits.auc(first, second) for first, second in pairs]
-
+from cmu_jax.core import rng
+from cmu_jax.core.types import Info
+from cmu_jax.studies.engine import pool
+from cmu_jax.studies.engine.pool import Groups, World
+from cmu_jax.studies.engine.study import Context
 
 _AREAS = ('ft_auc', 'fr_auc', 'rt_auc')
-_RELATIVE = (
+_RMIA = (
   *(f'{name}_rmia' for name in _AREAS),
   'ft_auc_rmia_ratio',
   'ft_tpr_1_percent_rmia',
@@ -91,95 +25,122 @@ _RELATIVE = (
 )
 
 
-def _relative(
-  place: Place,
-  logits: Float[np.ndarray, 'n k'],
-  where: Groups,
-  references: References | None,
-) -> Info:
-  """RMIA with the test points as population; None without references."""
-  if references is None:
-    return dict.fromkeys(_RELATIVE)
-  options = place.config.rmia
-  found = audits.rmia(
-    signal(place, options.signal, logits),
-    references.probability,
-    references.inside,
-    where.test,
-    gamma=options.gamma,
-  )
-  sides = found.ratio[where.forget], found.ratio[where.test]
-  return dict(
-    zip(
-      _RELATIVE,
-      (
-        *_areas(found.score, where),
-        audits.auc(*sides),
-        audits.tpr_at(*sides, 0.01),
-        found.tied,
-      ),
-      strict=True,
-    )
-  )
+class References(NamedTuple):
+  """The reference networks of RMIA.
+
+  Attributes:
+    probability: of the label of each point of the pool under each network.
+    inside: which network was trained on which point.
+  """
+
+  probability: Float[np.ndarray, 'k n']
+  inside: Bool[np.ndarray, 'k n']
 
 
-def mis(place: Place, chance: Float[np.ndarray, 'n'], where: Groups) -> float:
-  """The confidence attack on the probability of the label.
+def split_pool(
+  world: World,
+  forget: Int[np.ndarray, 'm'],
+  earlier: Int[np.ndarray, '_'] | None = None,
+) -> Groups:
+  """Splits the pool into D_F, D_R and D_T.
 
   Args:
-    place: of the run.
-    chance: probability of the label of every point of the pool.
-    where: what was forgotten, members, and points that stand for unseen ones.
+    world: of the run.
+    forget: positions of D_F.
+    earlier: positions of earlier requests, which are in no group.
   """
-  forget, retain, test = (chance[part] for part in where)
-  most = place.config.evaluate.mis_points or None
-  return audits.confidence_attack(
-    rng.fold_in(0, 'mis'), retain, test, forget, most
+  # The pool has D first, see `pool.World`.
+  positions = np.arange(world.pool.label.shape[0])
+  test = positions >= world.dataset.train.label.shape[0]
+  forgotten = np.isin(positions, forget)
+  retain = ~forgotten & ~test
+  if earlier is not None:
+    retain[earlier] = False
+  return Groups(forgotten, retain, test)
+
+
+def _areas(score: Float[np.ndarray, 'n'], groups: Groups) -> list[float]:
+  """Computes the FT, FR and RT AUC: each of two groups."""
+  forget, retain, test = (score[group] for group in groups)
+  pairs = (forget, test), (retain, forget), (retain, test)
+  return [audits.auc(*pair) for pair in pairs]
+
+
+def _rmia(
+  context: Context[World],
+  logits: Float[np.ndarray, 'n k'],
+  groups: Groups,
+  references: References | None,
+) -> Info:
+  """Attacks with RMIA, whose population is D_T; None without references."""
+  # The columns stay, so that tables of all runs have the same ones.
+  if references is None:
+    return dict.fromkeys(_RMIA)
+  options: Any = context.config.rmia
+  result = audits.rmia(
+    pool.compute_signal(context.world, options.signal, logits),
+    references.probability,
+    references.inside,
+    groups.unseen,
+    gamma=options.gamma,
   )
+  # The ratio has no ties: its AUC tells where that of the score cannot.
+  sides = result.ratio[groups.forget], result.ratio[groups.unseen]
+  values = (
+    *_areas(result.score, groups),
+    audits.auc(*sides),
+    audits.tpr_at(*sides, 0.01),
+    result.tied,
+  )
+  return dict(zip(_RMIA, values, strict=True))
 
 
-def values(
-  place: Place,
+def measure(
+  context: Context[World],
   logits: Float[np.ndarray, 'n k'],
   forget: Int[np.ndarray, 'm'],
   references: References | None,
-  gone: Int[np.ndarray, '_'] | None = None,
+  earlier: Int[np.ndarray, '_'] | None = None,
 ) -> Info:
-  """The numbers of a row.
+  """Computes the numbers of a row.
 
   Args:
-    place: of the run.
+    context: of the run.
     logits: of the network on the pool.
     forget: positions of D_F.
-    references: for RMIA; None leaves its numbers None.
-    gone: what earlier requests named: no longer retained.
+    references: for RMIA; its numbers are None without them.
+    earlier: positions of earlier requests, which are not retained.
 
   Returns:
     forget_accuracy (UA), retain_accuracy (RA), test_accuracy (TA); ft_auc,
     fr_auc, rt_auc of the logit-scaled confidence, ft_auc_low and _high (95 %
-    of the bootstrap), ft_tpr_1_percent; mis; and the like of RMIA.
+    of the bootstrap), ft_tpr_1_percent; mis; and the same areas of RMIA.
 
   References:
     AMUN, arXiv 2503.00917, section 5.
   """
-  where = groups(place, forget, gone)
-  hit = logits.argmax(axis=1) == np.asarray(place.pool.label)
-  confidence = signal(place, 'logit_confidence', logits)
-  found = audits.evaluate(
+  world = context.world
+  groups = split_pool(world, forget, earlier)
+  hit = logits.argmax(axis=1) == np.asarray(world.pool.label)
+  confidence = pool.compute_signal(world, 'logit_confidence', logits)
+  # One key for all rows: their intervals share the resampled images.
+  evaluation = audits.evaluate(
     rng.fold_in(0, 'bootstrap'),
-    confidence[where.forget],
-    confidence[where.test],
-    replicates=place.config.evaluate.replicates,
+    confidence[groups.forget],
+    confidence[groups.unseen],
+    replicates=context.config.evaluate.replicates,
   )
-  low = found.tpr_1_percent
+  # None if there are too few unseen images for such a low rate.
+  low = evaluation.tpr_1_percent
+  probability = pool.compute_signal(world, 'softmax', logits)
   return {
-    'forget_accuracy': float(hit[where.forget].mean()),
-    'retain_accuracy': float(hit[where.retain].mean()),
-    'test_accuracy': float(hit[where.test].mean()),
-    **dict(zip(_AREAS, _areas(confidence, where), strict=True)),
-    'ft_auc_low': found.auroc.low,
-    'ft_auc_high': found.auroc.high,
+    'forget_accuracy': float(hit[groups.forget].mean()),
+    'retain_accuracy': float(hit[groups.retain].mean()),
+    'test_accuracy': float(hit[groups.unseen].mean()),
+    **dict(zip(_AREAS, _areas(confidence, groups), strict=True)),
+    'ft_auc_low': evaluation.auroc.low,
+    'ft_auc_high': evaluation.auroc.high,
     'ft_tpr_1_percent': None if low is None else low.value,
-    'mis': mis(place, signal(place, 'softmax', logits), where),
-    **_relative(place, logits, where, references),
+    'mis': pool.attack_confidence(context, probability, groups),
+    **_rmia(context, logits, groups, references),
   }

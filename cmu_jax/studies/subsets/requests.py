@@ -1,125 +1,130 @@
-"""Requests to forget that come one after another, without tuning in between.
+"""Requests to forget that arrive in sequence, without tuning in between.
 
-AMUN takes D_A of all requests from theta_o; AMUN-A searches for it anew on the
-network as it is by then. What is retained shrinks with every request.
+AMUN makes D_A of all requests on the original network. AMUN-A makes it on the
+current network. Every request shrinks the retain set.
 """
 
-import functools
-import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
-from cmu_jax.core import progress, rng
+from cmu_jax.core import rng
 from cmu_jax.core.types import Info, Variables
 from cmu_jax.methods import wrappers
-from cmu_jax.studies.subsets import addresses, measure, sweep
-from cmu_jax.studies.subsets.addresses import Cell
-from cmu_jax.studies.subsets.sweep import Run
-from cmu_jax.studies.subsets.world import Place
+from cmu_jax.studies.engine import grids, pool
+from cmu_jax.studies.engine.pool import World
+from cmu_jax.studies.engine.study import Cell, Context
+from cmu_jax.studies.subsets import measure, trials
+from cmu_jax.studies.subsets.trials import SubsetTrial
 
-# (name in tables, key of the roster, whether D_A is searched for anew).
-KINDS = (
-  ('amun', 'amun', False),
-  ('amun_adaptive', 'amun', True),
-)
+# Name in tables -> (method of the catalogue, whether D_A is made anew).
+KINDS: dict[str, tuple[str, bool]] = {
+  'amun': ('amun', False),
+  'amun_adaptive': ('amun', True),
+}
 
 
-def draw(config: Any, seed: int, size: int) -> Int[np.ndarray, 'r m']:
-  """Disjoint requests, `requests` of `request_share` |D| images each.
+def draw_requests(config: Any, seed: int, size: int) -> Int[np.ndarray, 'r m']:
+  """Draws disjoint requests of `request_share` |D| images each.
 
   Args:
-    config: of the run.
+    config: `requests` and `request_share`.
     seed: of the forget sets.
     size: |D|.
   """
-  count, each = config.requests, max(1, round(config.request_share * size))
-  order = np.asarray(
-    jax.random.permutation(rng.fold_in(seed, 'requests'), size)
-  )
-  return np.sort(order[: count * each].reshape(count, each), axis=1)
+  count, length = config.requests, max(1, round(config.request_share * size))
+  key = rng.fold_in(seed, 'requests')
+  order = np.asarray(jax.random.permutation(key, size))
+  return np.sort(order[: count * length].reshape(count, length), axis=1)
 
 
-def _networks(
-  run: Run, cell: Cell, hyper: dict[str, float], index: np.ndarray
+def _unlearn_requests(
+  context: Context[World],
+  trial: SubsetTrial,
+  hyper: dict[str, float],
+  index: Int[np.ndarray, 'r m'],
 ) -> list[Variables]:
-  """The network after each request; that of `none` never changes."""
-  start = run.original(cell.seed)
-  kinds = {name: (method, anew) for name, method, anew in KINDS}
-  if cell.method not in kinds:
+  """Computes the network after each request."""
+  start = pool.get_original(context, trial.seed)
+  # The original network is measured on every request, too.
+  if trial.method == grids.NONE:
     return [start] * len(index)
-  method, anew = kinds[cell.method]
-  found = wrappers.unlearn_continuously(
-    rng.fold_in(0, 'requests', *map(str, cell)),
-    run.place.methods[method],
+  method, adaptive = KINDS[trial.method]
+  results = wrappers.unlearn_continuously(
+    rng.fold_in(0, 'requests', *map(str, trial)),
+    context.world.methods[method],
     start,
-    run.place.dataset.train,
+    context.world.dataset.train,
     list(index),
-    adaptive=anew,
+    adaptive=adaptive,
     hyper=hyper,
   )
-  return [variables for variables, _ in found]
+  return [variables for variables, _ in results]
 
 
-def _rows(
-  run: Run, cell: Cell, hyper: dict[str, float], index: np.ndarray
+def solve_requests(
+  context: Context[World], trial: SubsetTrial, hyper: dict[str, float]
 ) -> list[Info]:
-  rows = []
-  for i, variables in enumerate(_networks(run, cell, hyper, index)):
-    gone = index[:i].ravel()
-    seen = measure.values(
-      run.place,
-      measure.look(run.place, variables),
-      index[i],
-      run.references,
-      gone,
+  """Computes a row for each request."""
+  size = context.world.dataset.train.label.shape[0]
+  index = draw_requests(context.config, trial.forget_seed, size)
+  networks = _unlearn_requests(context, trial, hyper, index)
+  # All requests of a trial are one record: each continues from the last.
+  references, rows = trials.get_references(context), []
+  for number, variables in enumerate(networks):
+    logits = pool.compute_logits(context, variables)
+    # Images of earlier requests are neither forgotten now nor retained.
+    earlier = index[:number].ravel()
+    values = measure.measure(
+      context, logits, index[number], references, earlier
     )
-    rows.append({'request': i + 1, 'hyper': hyper, 'diverged': False, **seen})
+    request = {'request': number + 1, 'hyper': hyper, 'diverged': False}
+    rows.append({**request, **values})
   return rows
 
 
-def _points(place: Place, hyper: dict[str, float]) -> Any:
-  config = place.config
-  return {
+def list_cells(
+  context: Context[World], chosen: Mapping[str, dict[str, float]]
+) -> list[Cell]:
+  """Lists the cells of all requests.
+
+  Args:
+    context: of the run.
+    chosen: method -> its hyperparameters for a single request. A method without
+      them has no cells yet.
+  """
+  config = context.config
+  if not config.requests:
+    return []
+  hypers: dict[str, dict[str, float]] = {grids.NONE: {}}
+  hypers |= {
+    name: chosen[method]
+    for name, (method, _) in KINDS.items()
+    if method in chosen
+  }
+  return [
+    _request_cell(context, SubsetTrial(seed, forget_seed, name, 0), hyper)
+    for seed in config.seeds
+    for forget_seed in config.forget_seeds
+    for name, hyper in hypers.items()
+  ]
+
+
+def _request_cell(
+  context: Context[World], trial: SubsetTrial, hyper: dict[str, float]
+) -> Cell:
+  config = context.config
+  facts = {
     'hyper': hyper,
     'training': config.unlearn,
     'requests': config.requests,
     'share': config.request_share,
   }
 
+  def compute() -> Info:
+    return pool.trial_record(trial, solve_requests(context, trial, hyper))
 
-def requests(
-  run: Run, chosen: dict[str, dict[str, float]]
-) -> tuple[list[tuple[Cell, Info]], bool]:
-  """What each request leaves, on every network and forget seed.
-
-  Args:
-    run: under way.
-    chosen: hyperparameters by method, of one request; nothing is tuned here.
-
-  Returns:
-    (cell, row) of each request, and whether that is all.
-  """
-  place, config = run.place, run.place.config
-  if not config.requests:
-    return [], True
-  found: list[tuple[Cell, Info]] = []
-  done = True
-  size = place.dataset.train.label.shape[0]
-  names = {'none': {}, **{n: chosen.get(m) for n, m, _ in KINDS}}
-  pairs = sweep.reported(config)
-  total = len(pairs) * len(names)
-  with progress.bar('requests', total, 'cells') as advance, progress.mute():
-    for pair, (name, hyper) in itertools.product(pairs, names.items()):
-      rows = None
-      if hyper is not None:
-        cell, index = Cell(*pair, name, 0), draw(config, pair[1], size)
-        at = addresses.cell(place, cell, _points(place, hyper))
-        compute = functools.partial(_rows, run, cell, hyper, index)
-        rows = sweep.kept(run, at, cell, compute)
-        found += [(cell, row) for row in rows or ()]
-      done = done and rows is not None
-      advance()
-  return found, done
+  return Cell(trial, trials.trial_address(context, trial, facts), compute)

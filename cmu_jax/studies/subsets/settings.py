@@ -1,6 +1,4 @@
-"""The settings of a run on random forget sets: one base, and their checks."""
-
-from typing import Any
+"""Settings of the study of random forget sets: the base and its checks."""
 
 from ml_collections import ConfigDict
 
@@ -8,31 +6,13 @@ from cmu_jax import audits
 from cmu_jax.core import errors
 from cmu_jax.studies.engine import catalogue, checks, gaps, recipes
 
+# Fields of the config that hold a training.
 _TRAININGS = ('train', 'unlearn')
 _RATES = (0.1, 0.05, 0.01, 5e-3, 1e-3, 1e-4, 1e-5)
 
 
-def trainings() -> dict[str, Any]:
-  """Settings of the original and of fine-tunings, with AMUN's defaults."""
-  recipe: dict[str, Any] = dict(
-    batch_size=128,
-    optimizer='sgd',
-    weight_decay=5e-4,
-    schedule='multistep',
-    factor=0.1,
-  )
-  return dict(
-    train=recipes.training(
-      epochs=200, learning_rate=0.1, milestones=(40, 80, 120, 160), **recipe
-    ),  # the original, Retrain and the references
-    unlearn=recipes.training(
-      epochs=10, learning_rate=1.0, milestones=(5,), **recipe
-    ),  # the rate multiplies each of `learning_rates`
-  )
-
-
 def base(name: str) -> ConfigDict:
-  """Every setting of a run, with the defaults of AMUN where it has any.
+  """Returns every setting, with the defaults of AMUN where it has any.
 
   Source: AMUN, arXiv 2503.00917, sections 5 and A, and its code.
   """
@@ -66,7 +46,7 @@ def base(name: str) -> ConfigDict:
       ),
       model=dict(name='resnet18', width=64, dtype='float32'),
       input=recipes.pixels(mean=(0.0,), std=(1.0,)),
-      **trainings(),
+      **recipes.forgetting_trainings(),
       evaluate=dict(
         batch_size=1024,
         replicates=200,  # of the bootstrap
@@ -77,7 +57,7 @@ def base(name: str) -> ConfigDict:
   )
 
 
-def _references(config: ConfigDict) -> None:
+def _check_references(config: ConfigDict) -> None:
   count = config.references
   errors.check(
     count >= 0 and count % 2 == 0,
@@ -95,7 +75,7 @@ def _references(config: ConfigDict) -> None:
     )
 
 
-def _requests(config: ConfigDict) -> None:
+def _check_requests(config: ConfigDict) -> None:
   count, share = config.requests, config.request_share
   errors.check(
     count >= 0 and share > 0 and count * share < 1,
@@ -108,7 +88,8 @@ def _requests(config: ConfigDict) -> None:
   )
 
 
-def _transferred(config: ConfigDict) -> None:
+def _check_transfer(config: ConfigDict) -> None:
+  # A transferred set is made on the network of the next seed.
   names = [n for n in config.methods if catalogue.ENTRIES[n].transferred]
   errors.check(
     not names or len(config.seeds) > 1,
@@ -118,13 +99,12 @@ def _transferred(config: ConfigDict) -> None:
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses settings that cannot be, whatever the data are.
+  """Refuses invalid settings before any data are read.
 
   Raises:
-    UserError: names the field, its value and what would do.
+    UserError: names the field, its value and a valid one.
   """
-  checks.seeds(tuple(config.seeds))
-  for field in ('forget_seeds', 'tuning_seeds'):
+  for field in ('seeds', 'forget_seeds', 'tuning_seeds'):
     checks.seeds(tuple(config[field]), field)
   shared = set(config.forget_seeds) & set(config.tuning_seeds)
   errors.check(
@@ -139,7 +119,7 @@ def check(config: ConfigDict) -> None:
   checks.statistics(tuple(config.input.mean), tuple(config.input.std))
   checks.model(config.model)
   checks.names('methods', config.methods, catalogue.ENTRIES)
-  _transferred(config)
+  _check_transfer(config)
   checks.names('attack', config.attack, gaps.ATTACKS)
   checks.names('rmia.signal', config.rmia.signal, audits.PROBABILITIES)
   errors.check(
@@ -155,14 +135,15 @@ def check(config: ConfigDict) -> None:
   errors.check(
     clip.every >= 1, f'config.clip.every is {clip.every}; use 1 or more'
   )
-  _references(config)
-  _requests(config)
-  for part in _TRAININGS:
-    recipes.fit_options(config[part], 1, part)
+  _check_references(config)
+  _check_requests(config)
+  # The limits of a schedule do not depend on the number of images.
+  for name in _TRAININGS:
+    recipes.fit_options(config[name], 1, name)
 
 
 def ablation(config: ConfigDict) -> ConfigDict:
-  """The sets of AMUN's ablation at the published rate, which is not tuned."""
+  """Selects AMUN's ablation at the published rate, which is not tuned."""
   config.methods = tuple(catalogue.ABLATION)
   config.learning_rates = (0.01,)
   config.unlearn.update(epochs=20, milestones=(5, 10, 15))
@@ -170,7 +151,7 @@ def ablation(config: ConfigDict) -> ConfigDict:
 
 
 def variants(config: ConfigDict) -> ConfigDict:
-  """Other makes of AMUN's adversarial set, and its own RL and SalUn."""
+  """Selects variants of AMUN's adversarial set, and its own RL and SalUn."""
   config.methods = (
     'rl', 'salun', 'amun', 'rl_alone', 'salun_alone', 'amun_alone',
     *catalogue.PARITY, *catalogue.VARIANTS,
@@ -179,17 +160,18 @@ def variants(config: ConfigDict) -> ConfigDict:
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
-  """A smoke run: one network and forget set, few steps, every stage."""
+  """Shrinks a config to a smoke run: one network and forget set, few steps."""
   config.smoke = True
-  others = set(catalogue.VARIANTS) & set(config.methods)
-  config.seeds = tuple(config.seeds)[: 2 if others else 1]
+  # Transferred sets come from the network of a second seed.
+  variants = set(catalogue.VARIANTS) & set(config.methods)
+  config.seeds = tuple(config.seeds)[: 2 if variants else 1]
   config.forget_seeds = tuple(config.forget_seeds)[:1]
   config.tuning_seeds = tuple(config.tuning_seeds)[:1]
   config.train_limit = config.train_limit or 1000
   config.test_limit = config.test_limit or 300
   config.learning_rates = tuple(config.learning_rates)[:2]
   config.references = min(config.references, 4)
-  for part in _TRAININGS:
-    config[part].epochs, config[part].steps = 0, 20
-    config[part].milestones = (10,)
+  for name in _TRAININGS:
+    config[name].epochs, config[name].steps = 0, 20
+    config[name].milestones = (10,)
   return config

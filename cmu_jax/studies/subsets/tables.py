@@ -1,12 +1,12 @@
-"""What a run measured, as tables in the layout of AMUN's Tables 1 and 2."""
+"""Tables of the study, in the layout of AMUN's Tables 1 and 2."""
 
 from cmu_jax.report import stats, text_tables
 from cmu_jax.report.frame import Results
 from cmu_jax.report.text_tables import TextTable
 from cmu_jax.studies.engine import gaps
-from cmu_jax.studies.subsets import load
+from cmu_jax.studies.engine.gaps import Row
 
-# Column -> heading; in points.
+# Column of a row -> its heading; values in points.
 _MAIN = {
   'forget_accuracy': 'UA',
   'retain_accuracy': 'RA',
@@ -33,8 +33,8 @@ ATTACKS = {
   'rmia_ratio': 'FT AUC of the ratio of RMIA',
   'mis': 'MIS',
 }
-_SEEN = 'what it could see'
-COLUMNS = (
+_INFORMATION = 'what it could see'
+_COLUMNS = (
   'UA, RA and TA are accuracies on the forgotten images (the higher, the '
   'nearer to the original), the retained and the test images, in percent. FT '
   'AUC tells forgotten from test images, FR AUC retained from forgotten, RT '
@@ -49,133 +49,164 @@ GAPS = (
 )
 
 
-def _spread(found: Results, method: str, column: str) -> str:
-  """'95.45 ± 0.19' in points; a dash where there is none."""
+def rows_of(results: Results, method: str) -> list[Row]:
+  """Selects the reported rows of a method."""
+  return [row for row in results['rows'] if row['method'] == method]
+
+
+def _information(results: Results, method: str) -> str:
+  rows = rows_of(results, method)
+  return rows[0]['information'] if rows else ''
+
+
+def group_methods(results: Results) -> dict[str, list[str]]:
+  """Groups the methods: 'with D_R' and 'without D_R' -> names, in order.
+
+  Doing nothing and retraining are in both groups, because every method is
+  compared with them.
+  """
+  groups: dict[str, list[str]] = {'with D_R': [], 'without D_R': []}
+  shared = []
+  for method in results['methods']:
+    # Read from the rows, because reports do not load the methods.
+    information = _information(results, method)
+    alone = 'D_F' in information and 'D_R' not in information
+    if method in ('none', 'retrain'):
+      shared.append(method)
+    else:
+      groups['without D_R' if alone else 'with D_R'].append(method)
+  return {name: shared + group for name, group in groups.items() if group}
+
+
+def _spread(results: Results, method: str, column: str) -> str:
+  """Formats mean and spread in points: '95.45 ± 0.19'."""
   values = [
     100 * row[column]
-    for row in load.rows(found, method)
+    for row in rows_of(results, method)
     if row.get(column) is not None
   ]
   spread = stats.spread(values)
+  # Every run diverged, or no run is done.
   if spread is None:
     return text_tables.DASH
   std = '' if spread.std is None else f' ± {spread.std:.2f}'
   return f'{spread.mean:.2f}{std}'
 
 
-def gap(found: Results, method: str) -> gaps.Gap | None:
-  """The gap of a method to Retrain."""
-  attack = found['config']['attack']
-  best = load.rows(found, 'retrain')
-  return gaps.gap(load.rows(found, method), best, attack)
+def compute_gap(results: Results, method: str) -> gaps.Gap | None:
+  """Computes the gap of a method to Retrain."""
+  attack = results['config']['attack']
+  retrained = rows_of(results, 'retrain')
+  return gaps.compute_gap(rows_of(results, method), retrained, attack)
 
 
-def _gap_cells(found: Results, method: str) -> tuple[str, str]:
-  one = gap(found, method)
-  if one is None:
+def _gap_cells(results: Results, method: str) -> tuple[str, str]:
+  gap = compute_gap(results, method)
+  if gap is None:
     return text_tables.DASH, text_tables.DASH
-  std = '' if one.std is None else f' ± {one.std:.2f}'
-  return f'{one.of_means:.2f}', f'{one.of_runs:.2f}{std}'
+  std = '' if gap.std is None else f' ± {gap.std:.2f}'
+  return f'{gap.of_means:.2f}', f'{gap.of_runs:.2f}{std}'
 
 
-def _there(found: Results, columns: dict[str, str]) -> list[str]:
+def _filled_columns(results: Results, columns: dict[str, str]) -> list[str]:
+  """Lists the columns that have a value in some row."""
   return [
     name
     for name in columns
-    if any(row.get(name) is not None for row in found['rows'])
+    if any(row.get(name) is not None for row in results['rows'])
   ]
 
 
-def _seen(found: Results, method: str) -> str:
-  return next((r['information'] for r in load.rows(found, method)), '')
-
-
-def over(found: Results) -> str:
-  """What the numbers are means over."""
-  config = found['config']
-  asked = len(config['seeds']) * len(config['forget_seeds']) * config['runs']
-  there = max(
-    (len(load.rows(found, method)) for method in found['methods']), default=0
+def _describe_runs(results: Results) -> str:
+  """Describes the runs behind each mean."""
+  config = results['config']
+  networks, sets = len(config['seeds']), len(config['forget_seeds'])
+  planned = networks * sets * config['runs']
+  count = max(
+    (len(rows_of(results, method)) for method in results['methods']), default=0
   )
-  missing = '' if there >= asked else f'; {asked - there} are missing'
+  missing = '' if count >= planned else f'; {planned - count} are missing'
   return (
-    f'Mean ± sample standard deviation over {there} runs '
-    f'({len(config["seeds"])} networks, {len(config["forget_seeds"])} forget '
+    f'Mean ± sample standard deviation over {count} runs '
+    f'({networks} networks, {sets} forget '
     f'sets each{missing}).'
   )
 
 
-def main(found: Results, group: str) -> TextTable:
-  """AMUN's Table 1 (with D_R) or 2 (without).
+def main_table(results: Results, group: str) -> TextTable:
+  """Builds AMUN's Table 1 (with D_R) or 2 (without).
 
   Args:
-    found: checked contents of results.json.
-    group: a key of `load.groups`.
+    results: checked contents of results.json.
+    group: a key of `group_methods`.
   """
-  shown = _there(found, _MAIN)
+  # Without references, the columns of RMIA are empty.
+  columns = _filled_columns(results, _MAIN)
   rows = [
     (
       method,
-      *(_spread(found, method, name) for name in shown),
-      *_gap_cells(found, method),
-      _seen(found, method),
+      *(_spread(results, method, name) for name in columns),
+      *_gap_cells(results, method),
+      _information(results, method),
     )
-    for method in load.groups(found)[group]
+    for method in group_methods(results)[group]
   ]
-  attack = ATTACKS[found['config']['attack']]
-  return TextTable(
-    f'Forgetting {group}',
-    (over(found), COLUMNS, f'{GAPS} The attack of the gap is {attack}.'),
-    (
-      'method',
-      *(_MAIN[name] for name in shown),
-      'gap of means',
-      'mean of gaps',
-      _SEEN,
-    ),
-    tuple(rows),
-    prose_columns=1,
+  attack = ATTACKS[results['config']['attack']]
+  notes = (
+    _describe_runs(results),
+    _COLUMNS,
+    f'{GAPS} The attack of the gap is {attack}.',
   )
+  head = (
+    'method',
+    *(_MAIN[name] for name in columns),
+    'gap of means',
+    'mean of gaps',
+    _INFORMATION,
+  )
+  title = f'Forgetting {group}'
+  return TextTable(title, notes, head, tuple(rows), prose_columns=1)
 
 
-def audits(found: Results) -> TextTable:
-  """Every attack by method, in points."""
-  shown = _there(found, _AUDIT)
+def audit_table(results: Results) -> TextTable:
+  """Builds the table of all attacks by method, in points."""
+  columns = _filled_columns(results, _AUDIT)
   rows = [
-    (method, *(_spread(found, method, name) for name in shown))
-    for method in found['methods']
+    (method, *(_spread(results, method, name) for name in columns))
+    for method in results['methods']
   ]
   note = (
     'Of the logit-scaled confidence where nothing is said. RMIA with the test '
     'images as population; its AUC is that of its ratio unless most scores are '
     'tied.'
   )
-  head = ('method', *(_AUDIT[name] for name in shown))
-  return TextTable(
-    'Attacks on membership', (over(found), note), head, tuple(rows)
-  )
+  head = ('method', *(_AUDIT[name] for name in columns))
+  notes = (_describe_runs(results), note)
+  return TextTable('Attacks on membership', notes, head, tuple(rows))
 
 
-def by_request(found: Results, method: str) -> dict[int, list[float]]:
-  """Request -> FR AUC minus FT AUC of each run, in points."""
-  held: dict[int, list[float]] = {}
-  for row in found['requests']:
+def requests_of(results: Results, method: str) -> dict[int, list[float]]:
+  """Computes request -> FR AUC minus FT AUC of each run, in points."""
+  values: dict[int, list[float]] = {}
+  for row in results['requests']:
     if row['method'] == method:
       value = 100 * (row['fr_auc'] - row['ft_auc'])
-      held.setdefault(row['request'], []).append(value)
-  return held
+      values.setdefault(row['request'], []).append(value)
+  return values
 
 
-def in_turn(found: Results) -> TextTable:
-  """Requests one after another, by method."""
-  methods = dict.fromkeys(row['method'] for row in found['requests'])
-  held = {method: by_request(found, method) for method in methods}
-  numbers = sorted({i for one in held.values() for i in one})
+def request_table(results: Results) -> TextTable:
+  """Builds the table of requests in sequence, by method."""
+  methods = dict.fromkeys(row['method'] for row in results['requests'])
+  values = {method: requests_of(results, method) for method in methods}
+  numbers = sorted({i for by_request in values.values() for i in by_request})
   rows = []
-  for method, values in held.items():
-    cells = [stats.spread(values.get(i, [])) for i in numbers]
-    texts = [text_tables.DASH if c is None else f'{c.mean:.2f}' for c in cells]
-    rows.append((method, *texts))
+  for method, by_request in values.items():
+    spreads = [stats.spread(by_request.get(i, [])) for i in numbers]
+    means = [
+      text_tables.DASH if s is None else f'{s.mean:.2f}' for s in spreads
+    ]
+    rows.append((method, *means))
   note = (
     'FR AUC minus FT AUC of the request at hand, in points, mean over runs: '
     'high where what was just forgotten looks unlike what is retained and like '
@@ -186,38 +217,40 @@ def in_turn(found: Results) -> TextTable:
   return TextTable('Requests one after another', (note,), head, tuple(rows))
 
 
-def _hyper(found: Results, method: str) -> str:
-  chosen = found['methods'][method]['hyper']
-  return ' '.join(f'{k}={v:g}' for k, v in chosen.items()) or text_tables.DASH
+def _format_hyper(hyper: dict[str, float]) -> str:
+  return ' '.join(f'{k}={v:g}' for k, v in hyper.items()) or text_tables.DASH
 
 
-def choices(found: Results) -> TextTable:
-  """What each method does, its hyperparameters, and what they cost."""
-  rows, bounded = [], any('largest_norm' in row for row in found['rows'])
-  for method, facts in found['methods'].items():
-    own = load.rows(found, method)
-    seconds = stats.spread([row['seconds'] for row in own])
-    tried = [row for row in found['tuning'] if row['method'] == method]
-    diverged = sum(row['diverged'] for row in own)
-    norms = [row['largest_norm'] for row in own if 'largest_norm' in row]
-    norm = stats.spread(norms)
-    rows.append(
-      (
-        method,
-        _hyper(found, method),
-        str(len(tried) or 1),
-        text_tables.time_text(seconds.mean if seconds else None, False),
-        str(diverged),
-        *(
-          [f'{norm.mean:.2f}' if norm else text_tables.DASH] if bounded else []
-        ),
-        facts['says'],
-      )
-    )
+def _choice_row(
+  results: Results, method: str, bounded: bool
+) -> tuple[str, ...]:
+  rows, facts = rows_of(results, method), results['methods'][method]
+  seconds = stats.spread([row['seconds'] for row in rows])
+  tried = sum(row['method'] == method for row in results['tuning'])
+  norms = [row['largest_norm'] for row in rows if 'largest_norm' in row]
+  norm = stats.spread(norms)
+  norm_text = f'{norm.mean:.2f}' if norm else text_tables.DASH
+  return (
+    method,
+    _format_hyper(facts['hyper']),
+    # A method without a grid is tried once, and has no tuning rows.
+    str(tried or 1),
+    text_tables.time_text(seconds.mean if seconds else None, False),
+    str(sum(row['diverged'] for row in rows)),
+    *([norm_text] if bounded else []),
+    facts['says'],
+  )
+
+
+def choice_table(results: Results) -> TextTable:
+  """Builds the table of methods: hyperparameters, cost and description."""
+  bounded = any('largest_norm' in row for row in results['rows'])
+  rows = [_choice_row(results, name, bounded) for name in results['methods']]
+  seeds = results['config']['tuning_seeds']
   note = (
     'Chosen by the least gap on forget sets of their own, '
-    f'{_listed(found["config"]["tuning_seeds"])}, of the first network; never '
-    'on those that are reported.'
+    f'seed{"s" if len(seeds) > 1 else ""} {", ".join(map(str, seeds))}, of the '
+    'first network; never on those that are reported.'
   )
   head = (
     *('method', 'chosen', 'tried', 'seconds a run', 'diverged'),
@@ -227,14 +260,16 @@ def choices(found: Results) -> TextTable:
   return TextTable('What was run', (note,), head, tuple(rows), prose_columns=1)
 
 
-def _listed(seeds: list) -> str:
-  return f'seed{"s" if len(seeds) > 1 else ""} {", ".join(map(str, seeds))}'
-
-
-def contents(found: Results) -> dict[str, TextTable]:
-  """All tables: name of the file, without its ending -> its table."""
-  made = {
-    group.replace(' ', '_'): main(found, group) for group in load.groups(found)
+def build_tables(results: Results) -> dict[str, TextTable]:
+  """Builds all tables: name of the file, without its ending -> its table."""
+  tables = {
+    group.replace(' ', '_'): main_table(results, group)
+    for group in group_methods(results)
   }
-  turns = {'requests': in_turn(found)} if found['requests'] else {}
-  return {**made, **turns, 'audits': audits(found), 'choices': choices(found)}
+  # Most runs have no requests.
+  if results['requests']:
+    tables['requests'] = request_table(results)
+  return tables | {
+    'audits': audit_table(results),
+    'choices': choice_table(results),
+  }

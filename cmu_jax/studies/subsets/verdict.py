@@ -1,4 +1,4 @@
-"""What a run showed, in words."""
+"""The verdict on a run: the methods nearest to retraining, in words."""
 
 from typing import NamedTuple
 
@@ -7,20 +7,20 @@ import numpy as np
 from cmu_jax.report import stats
 from cmu_jax.report.frame import UNFINISHED, Results, Verdict
 from cmu_jax.studies.engine import gaps
-from cmu_jax.studies.subsets import load, tables
+from cmu_jax.studies.subsets import tables
 
-# As `audit.verdict` has it, which pages do not import: JAX comes with it.
+# That of `audits.rmia`, which reports do not import because it loads JAX.
 _MOST_TIED = 0.9
 
 
-class Best(NamedTuple):
-  """The method of a group that is nearest to retraining.
+class Nearest(NamedTuple):
+  """The method of a group with the least gap to retraining.
 
   Attributes:
     method: its name.
     gap: mean of its gaps over runs.
     idle: that of doing nothing.
-    gain: by how much it is nearer, paired over runs; None below two runs.
+    gain: idle minus gap, paired over runs; None below two runs.
   """
 
   method: str
@@ -29,68 +29,75 @@ class Best(NamedTuple):
   gain: stats.Interval | None
 
 
-def _by_run(found: Results, method: str) -> dict[tuple, float]:
-  """(network, forget set) -> mean gap of its runs."""
-  attack, best = found['config']['attack'], load.rows(found, 'retrain')
-  held: dict[tuple, list[float]] = {}
-  for row in load.rows(found, method):
-    one = gaps.gap([row], best, attack)
-    if one is not None:
-      held.setdefault((row['seed'], row['forget_seed']), []).append(one.of_runs)
-  return {key: float(np.mean(values)) for key, values in held.items()}
+def _gap_by_run(results: Results, method: str) -> dict[tuple, float]:
+  """Computes (network, forget set) -> mean gap of its repetitions."""
+  attack = results['config']['attack']
+  retrained = tables.rows_of(results, 'retrain')
+  values: dict[tuple, list[float]] = {}
+  for row in tables.rows_of(results, method):
+    gap = gaps.compute_gap([row], retrained, attack)
+    if gap is not None:
+      key = row['seed'], row['forget_seed']
+      values.setdefault(key, []).append(gap.of_runs)
+  return {key: float(np.mean(repeats)) for key, repeats in values.items()}
 
 
-def best(found: Results, group: str) -> Best | None:
-  """The nearest method of a group; None while there is nothing to compare."""
+def find_nearest(results: Results, group: str) -> Nearest | None:
+  """Finds the nearest method of a group; None while no method has a gap."""
   sizes = {
-    method: one.of_runs
-    for method in load.groups(found)[group]
+    method: gap.of_runs
+    for method in tables.group_methods(results)[group]
     if method not in ('none', 'retrain')
-    and (one := tables.gap(found, method)) is not None
+    and (gap := tables.compute_gap(results, method)) is not None
   }
-  idle = tables.gap(found, 'none')
+  idle = tables.compute_gap(results, 'none')
   if not sizes or idle is None:
     return None
   method = min(sizes, key=lambda name: sizes[name])
-  own, nothing = _by_run(found, method), _by_run(found, 'none')
-  shared = sorted(own.keys() & nothing.keys())
-  gains = np.array([nothing[key] - own[key] for key in shared])
-  return Best(method, sizes[method], idle.of_runs, stats.interval(gains))
+  values = _gap_by_run(results, method)
+  idle_values = _gap_by_run(results, 'none')
+  runs = sorted(values.keys() & idle_values.keys())
+  # Paired by run, because networks and forget sets differ.
+  gains = np.array([idle_values[run] - values[run] for run in runs])
+  return Nearest(method, sizes[method], idle.of_runs, stats.interval(gains))
 
 
-def _told(group: str, one: Best) -> str:
+def _describe_nearest(group: str, nearest: Nearest) -> str:
   start = (
-    f'{group[0].upper()}{group[1:]}, {one.method} is nearest to retraining: '
-    f'{one.gap:.2f} points away, doing nothing {one.idle:.2f}.'
+    f'{group[0].upper()}{group[1:]}, {nearest.method} is nearest to '
+    f'retraining: {nearest.gap:.2f} points away, doing nothing '
+    f'{nearest.idle:.2f}.'
   )
-  if one.gain is None:
+  gain = nearest.gain
+  # A single run has no interval.
+  if gain is None:
     return f'{start} One run says nothing about the next one.'
-  between = (
-    f'{one.gain.mean:+.2f} points, 95 % interval {one.gain.low:+.2f} to '
-    f'{one.gain.high:+.2f}'.replace('-', '−')
+  interval = (
+    f'{gain.mean:+.2f} points, 95 % interval {gain.low:+.2f} to '
+    f'{gain.high:+.2f}'.replace('-', '−')
   )
-  if one.gain.low > 0:
-    return f'{start} It is nearer than doing nothing ({between}).'
-  return f'{start} That is no nearer than doing nothing ({between}).'
+  if gain.low > 0:
+    return f'{start} It is nearer than doing nothing ({interval}).'
+  return f'{start} That is no nearer than doing nothing ({interval}).'
 
 
-def _chance(found: Results) -> str:
-  """What the attack makes of Retrain, which has seen none of D_F."""
-  values = [row['ft_auc'] for row in load.rows(found, 'retrain')]
-  values = [100 * value for value in values if value is not None]
-  if not values:
+def _describe_chance(results: Results) -> str:
+  """Describes the attack on Retrain, which was not trained on D_F."""
+  values = [row['ft_auc'] for row in tables.rows_of(results, 'retrain')]
+  points = [100 * value for value in values if value is not None]
+  if not points:
     return ''
   return (
     f'Retrain, which never saw the forgotten images, has an FT AUC of '
-    f'{np.mean(values):.2f}: with {found["forget_size"]} forgotten and '
-    f'{found["test_size"]} test images that is what no membership looks like '
+    f'{np.mean(points):.2f}: with {results["forget_size"]} forgotten and '
+    f'{results["test_size"]} test images that is what no membership looks like '
     'here, not 50.'
   )
 
 
-def _blind(found: Results) -> str:
-  """Whether RMIA has anything to say of the network as it was trained."""
-  rows = load.rows(found, 'none')
+def _describe_ties(results: Results) -> str:
+  """Warns if most RMIA scores of the original network are tied."""
+  rows = tables.rows_of(results, 'none')
   tied = [x for row in rows if (x := row.get('rmia_tied')) is not None]
   if not tied or np.mean(tied) < _MOST_TIED:
     return ''
@@ -102,31 +109,29 @@ def _blind(found: Results) -> str:
   )
 
 
-def verdict(found: Results) -> Verdict:
-  """What a run showed.
-
-  Args:
-    found: checked contents of results.json.
-  """
-  judged = {group: best(found, group) for group in load.groups(found)}
-  known = {group: one for group, one in judged.items() if one is not None}
-  if not known:
+def describe(results: Results) -> Verdict:
+  """States the nearest method of each group, and its evidence."""
+  groups = {g: find_nearest(results, g) for g in tables.group_methods(results)}
+  nearest = {g: method for g, method in groups.items() if method is not None}
+  # Without retrained networks no method has a gap.
+  if not nearest:
     return Verdict('No verdict yet', 'flat', ('Nothing can be compared yet.',))
-  sure = [one for one in known.values() if one.gain and one.gain.low > 0]
-  named = ' and '.join(f'{one.method} ({g})' for g, one in known.items())
+  better = any(n.gain and n.gain.low > 0 for n in nearest.values())
+  names = ' and '.join(f'{n.method} ({g})' for g, n in nearest.items())
   label = (
-    f'Nearest to retraining: {named}'
-    if sure
+    f'Nearest to retraining: {names}'
+    if better
     else 'No method is nearer to retraining than doing nothing'
   )
-  sentences = [_told(group, one) for group, one in known.items()]
-  sentences += [_chance(found), _blind(found)]
+  sentences = [_describe_nearest(*item) for item in nearest.items()]
+  sentences += [_describe_chance(results), _describe_ties(results)]
   sentences.append(
     'The nearest of several methods is flattered by the choice; networks share '
     'the test images, so that runs are not independent.'
   )
-  if not found['finished']:
+  if not results['finished']:
     sentences.append(UNFINISHED)
-  evidence = found['finished'] and not found['smoke']
-  tone = 'good' if sure and evidence else 'flat'
+  # The tone of the page: a smoke run proves nothing.
+  evidence = results['finished'] and not results['smoke']
+  tone = 'good' if better and evidence else 'flat'
   return Verdict(label, tone, tuple(s for s in sentences if s))

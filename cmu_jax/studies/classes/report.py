@@ -1,12 +1,20 @@
-"""Everything a person looks at after a run, from its results.json alone."""
+"""The report of the study of forgotten classes, from its results.json."""
 
 import os
-import pathlib
 
 from cmu_jax.report import frame, page
 from cmu_jax.report.frame import Results
-from cmu_jax.studies.classes import figures, load, tables, verdict
+from cmu_jax.studies.classes import figures, tables, verdict
 
+_REQUIRED = {
+  'class_names': list,
+  'train_size': int,
+  'test_size': int,
+  'unseen_images': dict,
+  'methods': dict,
+}
+_ROW = ('method', 'information', 'seed', 'forget_class', 'diverged')
+_ULIRA = ('method', 'forget_class', 'statistic', 'ulira_auc')
 _GLOSSARY = {
   'none': 'Doing nothing: the network as it was trained on all classes.',
   'retrain': (
@@ -52,34 +60,39 @@ _GLOSSARY = {
 }
 
 
-def _sections(found: Results) -> dict[str, str]:
-  config, names = found['config'], found['class_names']
-  listed = lambda field: ', '.join(str(names[c]) for c in config[field])
-  said = (
-    f'The classes {listed("forget_classes")} of {config["dataset"]} were '
+def read(workdir: os.PathLike | str) -> Results:
+  """Reads and checks the results.json of a work folder.
+
+  Raises:
+    UserError: it is absent, broken or of another study.
+  """
+  parts = {**dict.fromkeys(('rows', 'noise', 'tuning'), _ROW), 'ulira': _ULIRA}
+  return frame.read_results(workdir, 'class_unlearning', _REQUIRED, parts)
+
+
+def _sections(results: Results) -> dict[str, str]:
+  config, names = results['config'], results['class_names']
+  join = lambda field: ', '.join(str(names[c]) for c in config[field])
+  text = (
+    f'The classes {join("forget_classes")} of {config["dataset"]} were '
     'forgotten, each by itself, by networks of '
-    f'{config["model"]["name"]} with {found["train_size"]} training images. '
-    f'Hyperparameters were chosen on the classes {listed("tuning_classes")} '
+    f'{config["model"]["name"]} with {results["train_size"]} training images. '
+    f'Hyperparameters were chosen on the classes {join("tuning_classes")} '
     'and on images held out of the training set; '
-    f'{found["test_size"]} test images are only reported on.'
+    f'{results["test_size"]} test images are only reported on.'
   )
   return {
     'What an audit can and cannot show': page.paragraphs([verdict.LIMITS]),
-    'What was to be forgotten': page.paragraphs([said]),
+    'What was to be forgotten': page.paragraphs([text]),
   }
 
 
 REPORT = frame.Report(
-  read=load.results,
-  verdict=verdict.verdict,
-  tables=tables.contents,
-  figures=figures.draw,
+  read=read,
+  verdict=verdict.describe,
+  tables=tables.build_tables,
+  figures=figures.draw_figures,
   captions=figures.CAPTIONS,
   sections=_sections,
   glossary=_GLOSSARY,
 )
-
-
-def show(workdir: os.PathLike | str) -> pathlib.Path:
-  """Writes tables/, figures/ and report.html, see `frame.show`."""
-  return frame.show(REPORT, workdir)

@@ -1,12 +1,18 @@
-"""Everything a person looks at after a run, from its results.json alone."""
+"""The report of the study of random forget sets, from its results.json."""
 
 import os
-import pathlib
 
 from cmu_jax.report import frame, page
 from cmu_jax.report.frame import Results
-from cmu_jax.studies.subsets import figures, load, tables, verdict
+from cmu_jax.studies.subsets import figures, tables, verdict
 
+_REQUIRED = {
+  'train_size': int,
+  'forget_size': int,
+  'test_size': int,
+  'methods': dict,
+}
+_ROW = ('method', 'information', 'seed', 'forget_seed', 'run', 'diverged')
 _GLOSSARY = {
   'D, D_F, D_R, D_T': (
     'The training set; the random part of it that is to be forgotten; the rest '
@@ -40,30 +46,33 @@ _GLOSSARY = {
 }
 
 
-def _sections(found: Results) -> dict[str, str]:
-  config = found['config']
-  said = (
-    f'Of {found["train_size"]} training images of {config["dataset"]}, '
-    f'{found["forget_size"]} drawn at random were to be forgotten; '
-    f'{found["test_size"]} test images are reported on. The network is '
+def read(workdir: os.PathLike | str) -> Results:
+  """Reads and checks the results.json of a work folder.
+
+  Raises:
+    UserError: it is absent, broken or of another study.
+  """
+  parts = dict.fromkeys(('rows', 'requests', 'tuning'), _ROW)
+  return frame.read_results(workdir, 'forgetting', _REQUIRED, parts)
+
+
+def _sections(results: Results) -> dict[str, str]:
+  config = results['config']
+  text = (
+    f'Of {results["train_size"]} training images of {config["dataset"]}, '
+    f'{results["forget_size"]} drawn at random were to be forgotten; '
+    f'{results["test_size"]} test images are reported on. The network is '
     f'{config["model"]["name"]}.'
   )
-  return {
-    'What was to be forgotten': page.paragraphs([said]),
-  }
+  return {'What was to be forgotten': page.paragraphs([text])}
 
 
 REPORT = frame.Report(
-  read=load.results,
-  verdict=verdict.verdict,
-  tables=tables.contents,
-  figures=figures.draw,
+  read=read,
+  verdict=verdict.describe,
+  tables=tables.build_tables,
+  figures=figures.draw_figures,
   captions=figures.CAPTIONS,
   sections=_sections,
   glossary=_GLOSSARY,
 )
-
-
-def show(workdir: os.PathLike | str) -> pathlib.Path:
-  """Writes tables/, figures/ and report.html, see `frame.show`."""
-  return frame.show(REPORT, workdir)

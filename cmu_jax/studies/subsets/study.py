@@ -1,0 +1,209 @@
+"""The study of random forget sets: phases, choices and results.
+
+Hyperparameters are chosen on forget sets of their own, of the first network,
+and reported on the other forget sets.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cmu_jax.core.types import Info
+from cmu_jax.studies.engine import catalogue, gaps, grids, pool, references
+from cmu_jax.studies.engine.grids import Points
+from cmu_jax.studies.engine.pool import World
+from cmu_jax.studies.engine.study import Context, Note, Phase, Plan, Study
+from cmu_jax.studies.subsets import report, requests, settings, trials
+from cmu_jax.studies.subsets import world as worlds
+from cmu_jax.studies.subsets.trials import SubsetTrial
+
+# The gold standard: in every run, whatever config.methods says.
+RETRAIN = 'retrain'
+Hypers = dict[str, dict[str, float]]
+Rows = dict[SubsetTrial, list[Info]]
+
+
+def _list_methods(config: Any) -> list[str]:
+  return list(dict.fromkeys((grids.NONE, RETRAIN, *config.methods)))
+
+
+def _tuning_pairs(config: Any) -> list[tuple[int, int]]:
+  # On a single network, because grids take most of the time.
+  return [(config.seeds[0], seed) for seed in config.tuning_seeds]
+
+
+def _reported_pairs(config: Any) -> list[tuple[int, int]]:
+  """Lists (seed of the network, seed of the forget set)."""
+  return [(s, f) for s in config.seeds for f in config.forget_seeds]
+
+
+def _list_reported(config: Any, methods: Sequence[str]) -> list[SubsetTrial]:
+  """Lists the trials of the results, in their order."""
+  # Retraining and doing nothing do not depend on the repetition.
+  runs = {
+    name: 1 if name in (grids.NONE, RETRAIN) else config.runs
+    for name in methods
+  }
+  return [
+    SubsetTrial(*pair, method, run)
+    for pair in _reported_pairs(config)
+    for method in methods
+    for run in range(runs[method])
+  ]
+
+
+def _collect(records: Sequence[tuple[SubsetTrial, Info]]) -> Rows:
+  return {trial: record['rows'] for trial, record in records}
+
+
+def _retraining_phase(context: Context[World]) -> Phase:
+  """Builds the phase of retrained networks, which all choices compare with."""
+  config = context.config
+  pairs = (*_tuning_pairs(config), *_reported_pairs(config))
+  cells = [
+    trials.trial_cell(context, SubsetTrial(*pair, RETRAIN, 0), ({},))
+    for pair in pairs
+  ]
+  return Phase('retraining', cells)
+
+
+def _tuning_trials(config: Any, method: str) -> list[SubsetTrial]:
+  return [SubsetTrial(*pair, method, 0) for pair in _tuning_pairs(config)]
+
+
+def _choosing_phase(
+  context: Context[World], points: Mapping[str, Points]
+) -> Phase:
+  """Builds the phase that tries the whole grid of each method."""
+  cells = [
+    trials.trial_cell(context, trial, grid)
+    for method, grid in points.items()
+    if len(grid) > 1
+    for trial in _tuning_trials(context.config, method)
+  ]
+  return Phase('choosing', cells)
+
+
+def _choose(
+  context: Context[World],
+  points: Mapping[str, Points],
+  retrained: Rows,
+  tuning: Rows,
+) -> Hypers:
+  """Chooses the point of each method with the least gap to retraining."""
+  config = context.config
+  ideal = [
+    row
+    for trial in _tuning_trials(config, RETRAIN)
+    for row in retrained.get(trial, ())
+  ]
+  rows = {
+    method: [
+      tuning[trial]
+      for trial in _tuning_trials(config, method)
+      if trial in tuning
+    ]
+    for method in points
+  }
+  count = len(config.tuning_seeds)
+  # Without every retrained network a choice could still change.
+  choosable = points if len(ideal) == count else _without_grids(points)
+  choose = lambda by_point: gaps.choose_point(by_point, ideal, config.attack)
+  return grids.choose_points(choosable, rows, count, choose)
+
+
+def _without_grids(points: Mapping[str, Points]) -> dict[str, Points]:
+  return {name: grid for name, grid in points.items() if len(grid) == 1}
+
+
+def plan(context: Context[World]) -> Plan:
+  """Trains the long trainings first, then chooses, then reports."""
+  config = context.config
+  points = {
+    method: grids.list_points(context.world.methods, method)
+    for method in _list_methods(config)
+  }
+  # Every row compares with the references, so they come before all else.
+  if config.references:
+    job = trials.reference_job(context)
+    yield references.shadow_phase('references', [job])
+  yield pool.originals_phase(context)
+  retrained = _collect((yield _retraining_phase(context)))
+  tuning = _collect((yield _choosing_phase(context, points)))
+  hypers = _choose(context, points, retrained, tuning)
+  # A method without a choice has no cells yet: the run is unfinished anyway.
+  reported = _list_reported(config, list(hypers))
+  cells = [
+    trials.trial_cell(context, trial, (hypers[trial.method],))
+    for trial in reported
+    if trial.method != RETRAIN  # its phase is over
+  ]
+  rows = retrained | _collect((yield Phase('methods', cells)))
+  cells = requests.list_cells(context, hypers)
+  sequences = _collect((yield Phase('requests', cells)))
+  format_rows = functools.partial(_format_rows, context.world)
+  return {
+    **_describe_data(context),
+    'methods': {
+      name: {'says': catalogue.says(name), 'hyper': hyper}
+      for name, hyper in hypers.items()
+    },
+    'rows': format_rows({t: rows[t] for t in reported if t in rows}),
+    'requests': format_rows(sequences),
+    'tuning': format_rows(tuning),
+  }
+
+
+def _describe_data(context: Context[World]) -> Info:
+  dataset = context.world.dataset
+  size = int(dataset.train.label.shape[0])
+  return {
+    'class_names': list(dataset.class_names),
+    'train_size': size,
+    'test_size': int(dataset.test.label.shape[0]),
+    'forget_size': worlds.forget_count(context.config, size),
+  }
+
+
+def _format_rows(world: World, rows: Rows) -> list[Info]:
+  """Puts the trial in front of each of its rows."""
+  return [
+    {
+      'method': trial.method,
+      'information': pool.describe_information(
+        world, trial.method.removesuffix('_adaptive')
+      ),
+      'seed': trial.seed,
+      'forget_seed': trial.forget_seed,
+      'run': trial.run,
+      **row,
+    }
+    for trial, trial_rows in rows.items()
+    for row in trial_rows
+  ]
+
+
+def note(item: Any, record: Info) -> Note:
+  """Shows the accuracy on the forget set, a mean over the points of a grid."""
+  rows = record['rows']
+  values = [r['forget_accuracy'] for r in rows if not r['diverged']]
+  # Requests have the trials of methods, but smaller forget sets.
+  suffix = ', requests' if 'request' in rows[0] else ''
+  return Note(
+    {'method': f'{item.method}{suffix}'},
+    f'forget set {item.forget_seed}',
+    float(np.mean(values)) if values else None,
+  )
+
+
+STUDY = Study(
+  task='forgetting',
+  check=settings.check,
+  load=worlds.load,
+  plan=plan,
+  note=note,
+  measured='Accuracy on the forget set',
+  report=report.REPORT,
+)
