@@ -13,7 +13,9 @@ import pieces
 from cmu_jax.commands import shell, workdir
 from cmu_jax.core import config as configs
 from cmu_jax.core import files
-from cmu_jax.studies.ensembles import job, sweep, tables, world
+from cmu_jax.studies.engine.run import run_study
+from cmu_jax.studies.ensembles import tables
+from cmu_jax.studies.ensembles.study import STUDY
 
 METHODS = ('plain', 'clipped', 'lotos_unclipped', 'lotos')
 PAIRS = (
@@ -58,8 +60,7 @@ def main() -> None:
       config.methods, config.threats = tuple(flags.methods), ('correct',)
       config.attack.radius, config.evaluate.lipschitz = radius, False
     with workdir.lock(folder, '--work'):
-      ensembles = world.load(config, folder)
-      results = job.collect(ensembles, sweep.run(ensembles, None))
+      results = run_study(STUDY, config, folder)
     header = {
       k: results[k] for k in ('schema', 'smoke', 'provenance', 'config')
     }

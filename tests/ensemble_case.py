@@ -56,7 +56,7 @@ def kind(width):
 def networks(how='map', size=3):
   """Members of that kind, and their variables."""
   model, layers = kind(4)
-  found = members.alike(model, size, layers, how)
+  found = members.stack_members(model, size, layers, how)
   return found, found.init(KEY, jnp.zeros((1, *SHAPE)))
 
 

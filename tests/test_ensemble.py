@@ -11,7 +11,7 @@ from cmu_jax import networks
 from cmu_jax.core import errors, tree
 from cmu_jax.core.types import Variables
 from cmu_jax.robustness import spectral
-from cmu_jax.studies.ensembles import lotos, members, regulariser, training
+from cmu_jax.studies.ensembles import lotos, members, training
 
 
 def _linear(matrices):
@@ -23,7 +23,7 @@ def _linear(matrices):
     'w', 'dense', (matrices[0].shape[1],), lambda own, x: x @ own['w'].T
   )
   params = {'w': {'w': jnp.stack([jnp.asarray(m) for m in matrices])}}
-  found = members.alike(model, len(matrices), (layer,), 'vmap')
+  found = members.stack_members(model, len(matrices), (layer,), 'vmap')
   return found, Variables(params, {})
 
 
@@ -33,7 +33,7 @@ def _sum(matrices, mal, k=1):
   @jax.jit
   def run(variables):
     held = lotos.vectors(ensemble_case.KEY, found, variables, k, 300)
-    sizes = lotos.crossed(found, variables, held)
+    sizes = lotos.foreign_lengths(found, variables, held)
     return lotos.similarity(sizes, mal).sum(), sizes
 
   return run(variables)
@@ -78,7 +78,7 @@ def test_no_gradient_below_mal_nor_through_the_vectors():
   held = lotos.vectors(ensemble_case.KEY, found, variables, 1, 100)
 
   def total(params, vectors, mal):
-    sizes = lotos.crossed(found, Variables(params, {}), vectors)
+    sizes = lotos.foreign_lengths(found, Variables(params, {}), vectors)
     return lotos.similarity(sizes, mal).sum()
 
   slope = jax.jit(jax.grad(total, (0, 1)), static_argnums=2)
@@ -150,7 +150,7 @@ def test_members_without_a_term_train_as_if_alone():
   batch = ensemble_case.batch()
   fitted = training.fit(
     ensemble_case.KEY,
-    ensemble_case.recipe(found, regulariser.nothing()),
+    ensemble_case.recipe(found, members.no_regulariser()),
     variables,
     batch,
     steps=3,
@@ -160,7 +160,7 @@ def test_members_without_a_term_train_as_if_alone():
   # Losses are means over members, so that a member's gradient is N times less.
   single = training.fit(
     ensemble_case.KEY,
-    ensemble_case.recipe(alone, regulariser.nothing(), optax.sgd(0.05 / 3)),
+    ensemble_case.recipe(alone, members.no_regulariser(), optax.sgd(0.05 / 3)),
     one,
     batch,
     steps=3,
@@ -192,31 +192,6 @@ def test_mapped_and_vectorised_members_agree():
     strict=True,
   ):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_different_networks_share_their_first_layer_only():
-  kinds, layers = zip(*map(ensemble_case.kind, (4, 6)), strict=True)
-  firsts = [first for first, _ in layers]
-  found = members.unlike(kinds, firsts)
-  variables = ensemble_case.tripled(
-    found.init(ensemble_case.KEY, jnp.zeros((1, *ensemble_case.SHAPE)))
-  )
-  term = lotos.lotos(found, mal=0.1, rounds=5)
-  fitted = training.fit(
-    ensemble_case.KEY,
-    ensemble_case.recipe(found, term),
-    variables,
-    ensemble_case.batch(),
-    steps=2,
-  )
-  assert float(fitted.history[0, training.PENALTY]) > 0
-  sizes = lotos.crossed(
-    found, variables, lotos.vectors(ensemble_case.KEY, found, variables, 1, 5)
-  )
-  assert sizes.shape == (1, 2, 2, 1)
-  with pytest.raises(errors.UserError, match='first layers'):
-    members.unlike(kinds, [firsts[0], firsts[1]._replace(shape=(9,))])
 
 
 def test_members_are_compared_by_their_convolutions():

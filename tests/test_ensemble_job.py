@@ -7,7 +7,10 @@ import pytest
 from cmu_jax import main
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors
-from cmu_jax.studies.ensembles import settings, show, sweep, tables, world
+from cmu_jax.report import frame
+from cmu_jax.studies.engine.run import follow_plan, make_context
+from cmu_jax.studies.engine.store import TimeIsUp
+from cmu_jax.studies.ensembles import report, settings, study, tables, world
 
 
 def _row(method, seed, **changes):
@@ -49,7 +52,7 @@ def _results(**changes):
 
 def _shown(folder, results):
   (folder / 'results.json').write_text(json.dumps(results))
-  return show.show(folder).read_text()
+  return frame.show(report.REPORT, folder).read_text()
 
 
 def test_the_page_says_what_the_penalty_did(tmp_path):
@@ -75,7 +78,7 @@ def test_a_difference_that_may_be_none_is_called_so():
   alone = tables.change(
     _results(rows=rows[::2]), 'correct', 't_rate', 'clipped', 'lotos'
   )
-  assert alone.low is None and tables.signed(alone) == '−0.300'
+  assert alone.low is None and tables.format_change(alone) == '−0.300'
 
 
 def test_what_is_missing_is_a_dash_and_not_a_zero(tmp_path):
@@ -158,20 +161,26 @@ def test_a_run_that_is_cut_in_a_training_goes_on_from_there(tmp_path, capsys):
     config.train_limit, config.test_limit = 200, 40
     config.model = {'name': 'fc', 'width': 8, 'dtype': 'float32'}
     config.evaluate.lipschitz, config.checkpoint_seconds = False, 0.0
-  whole = sweep.run(world.load(config, tmp_path / 'whole'), None)
-  assert whole.done
-  here = world.load(config, tmp_path / 'cut')
-  assert not sweep.run(here, 0.0).done
+  loaded = world.load(config)
+
+  def run(name, minutes=None):
+    context = make_context(config, loaded, tmp_path / name, minutes)
+    return follow_plan(study.STUDY, context)
+
+  whole, finished = run('whole')
+  assert finished
+  assert not run('cut', 0.0)[1]
   assert not list((tmp_path / 'cut').glob('originals/*'))
   # A training ends at its first checkpoint past the deadline.
-  with pytest.raises(sweep.TimeIsUp):
-    sweep._trained(here, 'plain', 0, 1e-9)
+  late = make_context(config, loaded, tmp_path / 'cut', 0.0)
+  with pytest.raises(TimeIsUp):
+    study.train(late, study.Ensemble('plain', 0))
   assert list((tmp_path / 'cut').glob('originals/*.npz'))
   capsys.readouterr()
-  cut = sweep.run(here, None)
-  assert cut.done and 'continues at step' in capsys.readouterr().err
+  cut, finished = run('cut')
+  assert finished and 'continues at step' in capsys.readouterr().err
   drop = lambda rows: [
     {k: v for k, v in row.items() if k != 'training_seconds'} for row in rows
   ]
-  assert drop(cut.rows) == drop(whole.rows)
-  assert cut.curves == whole.curves
+  assert drop(cut['rows']) == drop(whole['rows'])
+  assert cut['curves'] == whole['curves']

@@ -41,7 +41,7 @@ def test_trs_of_linear_members_in_closed_form():
   model = networks.from_functions(
     lambda v, x: x.reshape(x.shape[0], -1), lambda v, x: x @ v.params.T
   )
-  found = members.alike(model, 2, (), 'vmap')
+  found = members.stack_members(model, 2, (), 'vmap')
   variables = Variables(jnp.asarray(weights), {})
   image = jnp.asarray(draw.normal(size=(4, 1, 1, 5)), jnp.float32)
   label = jnp.asarray([0, 1, 2, 0])
@@ -133,23 +133,21 @@ def test_threat_models(name):
     transfer.threat('paper_compat', ensemble_case.PIXELS, 8)
 
 
-def test_everything_a_threat_says_of_an_ensemble():
+def test_rates_under_an_attack_without_effect():
   found, variables = ensemble_case.networks()
   batch = ensemble_case.batch(10)
   clean = lambda model, own: metrics.predict(
     Network(model, ensemble_case.PIXELS), own, batch, 8
   )
   networks = [found.one(variables, i) for i in range(3)]
-  told = transfer.weighed(
+  rates = transfer.measure_transfer(
     rng.fold_in(ensemble_case.KEY, 'attack'),
-    networks,
-    (found.model, variables),
-    networks[0],
+    transfer.Targets(networks, (found.model, variables), networks[0]),
     batch,
     attacks.pgd(1e-6, steps=1),
     transfer.threat('correct', ensemble_case.PIXELS, 8),
     clean,
   )
-  assert math.isnan(told['t_rate'])
+  assert math.isnan(rates['t_rate'])
   right = clean(found.model, variables) == np.asarray(batch.label)
-  assert told['untouched_accuracy'] == pytest.approx(right.mean())
+  assert rates['untouched_accuracy'] == pytest.approx(right.mean())

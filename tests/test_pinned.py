@@ -31,7 +31,7 @@ from cmu_jax.studies.classes import world as classes
 from cmu_jax.studies.corrective import cells
 from cmu_jax.studies.cuts import stages
 from cmu_jax.studies.engine import binding, pool, run
-from cmu_jax.studies.ensembles import world as ensembles
+from cmu_jax.studies.ensembles import study as ensembles
 from cmu_jax.studies.membership import world as audits
 from cmu_jax.studies.negation import study as negation_study
 from cmu_jax.studies.negation import world as negations
@@ -134,8 +134,14 @@ def _membership(folder):
 
 
 def _ensembles(folder):
-  place = ensembles.load(_config('lotos_digits.py'), folder)
-  return [ensembles.address(place, 'lotos', 0, m) for m in (False, True)]
+  del folder
+  settings = _config('lotos_digits.py')
+  data = provenance.dataset_digest(binding.load(settings).dataset)
+  ensemble = ensembles.Ensemble('lotos', 0)
+  return [
+    ensembles.address(settings, data, ensemble, measured)
+    for measured in (False, True)
+  ]
 
 
 def _set(name, start):

@@ -27,12 +27,6 @@ def _corrective() -> Study:
   return job.run, show.show
 
 
-def _ensembles() -> Study:
-  from cmu_jax.studies.ensembles import job, show
-
-  return job.run, show.show
-
-
 def _membership() -> Study:
   from cmu_jax.studies.membership import job, show
 
@@ -42,7 +36,6 @@ def _membership() -> Study:
 # Studies that are not on the engine yet. Other tasks are CUTS runs.
 LEGACY: dict[str, Callable[[], Study]] = {
   'corrective': _corrective,
-  'ensemble': _ensembles,
   'membership': _membership,
 }
 

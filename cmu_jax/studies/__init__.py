@@ -43,6 +43,12 @@ def _subsets() -> Study:
   return study.STUDY
 
 
+def _ensembles() -> Study:
+  from cmu_jax.studies.ensembles import study
+
+  return study.STUDY
+
+
 # config.task -> its study.
 STUDIES: dict[str, Callable[[], Study]] = {
   'label_noise': _label_noise,
@@ -50,6 +56,7 @@ STUDIES: dict[str, Callable[[], Study]] = {
   'class_unlearning': _classes,
   'forgetting': _subsets,
   'negation': _negation,
+  'ensemble': _ensembles,
 }
 
 # Tasks whose work folder belongs to one config, see `workdir.open_run`.

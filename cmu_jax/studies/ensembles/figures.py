@@ -1,4 +1,4 @@
-"""The figures of a run on ensembles."""
+"""The figures of an ensemble study."""
 
 from collections.abc import Iterator
 
@@ -26,21 +26,21 @@ CAPTIONS = {
 def transfer(results: Results, label: str) -> figure.Figure:
   """Rates by method, a panel each, for the first threat model."""
   threat, names = tables.threats(results)[0], tables.methods(results)
-  made = style.canvas(label, (9.6, 3.6), results['smoke'])
-  for ax, key in zip(made.subplots(1, 3), _PANELS, strict=True):
+  canvas = style.canvas(label, (9.6, 3.6), results['smoke'])
+  for ax, key in zip(canvas.subplots(1, 3), _PANELS, strict=True):
     for at, method in enumerate(names):
-      found = list(tables.values(results, threat, method, key).values())
-      if not found:
+      rates = list(tables.values(results, threat, method, key).values())
+      if not rates:
         continue
       colour = style.COLOURS[at]
-      ax.plot([at] * len(found), found, 'o', color=colour, alpha=0.7)
-      mean = float(np.mean(found))
+      ax.plot([at] * len(rates), rates, 'o', color=colour, alpha=0.7)
+      mean = float(np.mean(rates))
       ax.plot([at - 0.3, at + 0.3], [mean, mean], color=colour, lw=2.4)
     ax.set_xticks(range(len(names)), [tables.NAMES[m] for m in names])
     ax.set_xlim(-0.6, len(names) - 0.4)
     ax.set_ylim(-0.02, 1.02)
     ax.set_title(tables.METRICS[key][0])
-  return made
+  return canvas
 
 
 def penalty(results: Results) -> figure.Figure | None:
@@ -49,18 +49,19 @@ def penalty(results: Results) -> figure.Figure | None:
   if not curves:
     return None
   idle = sum(value == 0 for c in curves for value in c['penalty'])
-  said = 'The penalty acts in every epoch'
-  title = said if not idle else f'The penalty is idle in {idle} epochs'
-  made = style.canvas(title, (9.6, 3.2), results['smoke'])
+  title = 'The penalty acts in every epoch'
+  if idle:
+    title = f'The penalty is idle in {idle} epochs'
+  canvas = style.canvas(title, (9.6, 3.2), results['smoke'])
   for ax, key in zip(
-    made.subplots(1, 2), ('penalty', 'cross_entropy'), strict=True
+    canvas.subplots(1, 2), ('penalty', 'cross_entropy'), strict=True
   ):
     x = [list(range(1, len(c[key]) + 1)) for c in curves]
     y = [c[key] for c in curves]
     style.plot_across_seeds(ax, x, y, 'mean', style.CUTS)
     ax.set_title(key.replace('_', '-'))
     ax.set_xlabel('epoch')
-  return made
+  return canvas
 
 
 def draw(results: Results, label: str) -> Iterator[ReportFigure]:

@@ -19,8 +19,7 @@ from jaxtyping import Array, Float
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import PRNGKey, Variables
 from cmu_jax.robustness import spectral
-from cmu_jax.studies.ensembles.members import Members
-from cmu_jax.studies.ensembles.regulariser import Regulariser
+from cmu_jax.studies.ensembles.members import Members, Regulariser
 
 Vectors = tuple[Float[Array, 'm k ...'], ...]
 # Inside the root: the derivative at 0 would be infinite.
@@ -53,14 +52,17 @@ def vectors(
 
 
 def advance(
-  members: Members, variables: Variables, held: Vectors, rounds: int = 1
+  members: Members,
+  variables: Variables,
+  start_vectors: Vectors,
+  rounds: int = 1,
 ) -> Vectors:
-  """Singular vectors after further rounds of PowerQR, from where they were."""
+  """Continues PowerQR from the singular vectors of the step before."""
 
-  def each(one, own, *starts):
+  def advance_member(member, own, *starts):
     return tuple(
       spectral.power_qr(
-        # A start is given, so that nothing is drawn.
+        # A start is there, so that no key is used.
         rng.fold_in(0),
         spectral.bind_layer(layer, own),
         layer.shape,
@@ -68,45 +70,47 @@ def advance(
         iterations=rounds,
         start=start,
       ).vector
-      for layer, start in zip(one.layers, starts, strict=True)
+      for layer, start in zip(member.layers, starts, strict=True)
     )
 
-  return jax.lax.stop_gradient(members.map(each, variables, *held))
+  return jax.lax.stop_gradient(
+    members.map(advance_member, variables, *start_vectors)
+  )
 
 
-def crossed(
-  members: Members, variables: Variables, held: Vectors
+def foreign_lengths(
+  members: Members, variables: Variables, singular: Vectors
 ) -> Float[Array, 'l m m k']:
   """A[l, i, j] = ||f_i(v_j)|| of layer l: weights of i, vectors of j."""
-  flat = [jax.lax.stop_gradient(v).reshape(-1, *v.shape[2:]) for v in held]
+  flat = [jax.lax.stop_gradient(v).reshape(-1, *v.shape[2:]) for v in singular]
 
-  def each(one, own):
-    found = []
-    for layer, v in zip(one.layers, flat, strict=True):
+  def member_lengths(member, own):
+    lengths = []
+    for layer, v in zip(member.layers, flat, strict=True):
       image = spectral.bind_layer(layer, own)(v).reshape(v.shape[0], -1)
       size = jnp.sum(jnp.square(v.reshape(v.shape[0], -1)), -1)
-      found.append(jnp.sqrt(jnp.sum(jnp.square(image), -1) / size + _TINY))
-    return jnp.stack(found)
+      lengths.append(jnp.sqrt(jnp.sum(jnp.square(image), -1) / size + _TINY))
+    return jnp.stack(lengths)
 
-  sizes = members.map(each, variables)
-  many, depth, _ = sizes.shape
-  return jnp.moveaxis(sizes, 0, 1).reshape(depth, many, many, -1)
+  sizes = members.map(member_lengths, variables)
+  count, depth, _ = sizes.shape
+  return jnp.moveaxis(sizes, 0, 1).reshape(depth, count, count, -1)
 
 
 def similarity(sizes: Float[Array, 'l m m k'], mal: float) -> Float[Array, 'l']:
   """S_k of each layer, added over all pairs of members.
 
   Args:
-    sizes: see `crossed`.
+    sizes: see `foreign_lengths`.
     mal: the maximum allowed length of a foreign vector's image.
   """
-  over = jnp.maximum(sizes - mal, 0) @ weights(sizes.shape[-1])
-  others = 1 - jnp.eye(sizes.shape[1])
-  return jnp.sum(over * others[None], axis=(1, 2))
+  excess = jnp.maximum(sizes - mal, 0) @ weights(sizes.shape[-1])
+  foreign = 1 - jnp.eye(sizes.shape[1])
+  return jnp.sum(excess * foreign[None], axis=(1, 2))
 
 
 def scale(strength: float, depth: int, count: int, normaliser: str) -> float:
-  """What the sum of all S_k is multiplied with.
+  """Computes the factor of the sum of all S_k.
 
   Raises:
     UserError: an unknown normaliser, or fewer than two members.
@@ -155,13 +159,14 @@ def lotos(
   )
   factor = scale(strength, len(members.shapes), members.size, normaliser)
 
-  def value(variables, held, image, label):
+  def value(variables, singular, image, label):
     del image, label
-    return factor * similarity(crossed(members, variables, held), mal).sum()
+    lengths = foreign_lengths(members, variables, singular)
+    return factor * similarity(lengths, mal).sum()
 
   return Regulariser(
     lambda key, variables: vectors(key, members, variables, k, rounds),
-    lambda variables, held: advance(members, variables, held),
+    lambda variables, singular: advance(members, variables, singular),
     value,
     normaliser == 'code_compat_norm',
   )

@@ -1,10 +1,6 @@
-"""N networks as one program: alike ones stacked, others side by side.
+"""N networks of one kind as one program, and the terms that tie them."""
 
-Everything that looks at members goes through `map`, so that losses do not know
-which of the two they have.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +8,36 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from cmu_jax.core import errors, rng, tree, vectorize
+from cmu_jax.core import tree, vectorize
 from cmu_jax.core.types import Model, PRNGKey, Variables
 from cmu_jax.robustness import spectral
 from cmu_jax.robustness.spectral import Layer
+
+
+class Regulariser(NamedTuple):
+  """A term of a joint loss.
+
+  Attributes:
+    start: (key, variables) -> the state that steps carry.
+    before: (variables, state) -> state, at the beginning of a step; no gradient
+      flows through it.
+    value: (variables, state, image, label) -> the term, of network input.
+    total: True where cross-entropies are added over members, not averaged.
+  """
+
+  start: Callable[[PRNGKey, Variables], Any]
+  before: Callable[[Variables, Any], Any]
+  value: Callable[[Variables, Any, jax.Array, jax.Array], jax.Array]
+  total: bool = False
+
+
+def no_regulariser() -> Regulariser:
+  """Trains members side by side, independent of each other."""
+  return Regulariser(
+    lambda key, variables: (),
+    lambda variables, state: state,
+    lambda variables, state, image, label: jnp.zeros(()),
+  )
 
 
 class Member(NamedTuple):
@@ -26,10 +48,7 @@ class Member(NamedTuple):
 
 
 class Members(NamedTuple):
-  """N networks.
-
-  `variables` are those of all of them: stacked along a leading axis where
-  networks are alike, else tuples.
+  """N networks, whose variables are stacked along a leading axis.
 
   Attributes:
     size: N.
@@ -64,28 +83,29 @@ def convolutions(
   return tuple(layer for layer in found if layer.kind == 'conv')
 
 
-def _averaged(logits: Float[Array, 'm b k']) -> Float[Array, 'b k']:
-  """log of the mean of the members' probabilities; never -inf by rounding."""
-  each = jax.nn.log_softmax(logits, axis=-1)
-  return jax.nn.logsumexp(each, axis=0) - jnp.log(each.shape[0])
+def _mean_log_probability(logits: Float[Array, 'm b k']) -> Float[Array, 'b k']:
+  """Averages the members' probabilities, in logarithms."""
+  # The logarithm of a mean would be -inf where all probabilities round to 0.
+  logs = jax.nn.log_softmax(logits, axis=-1)
+  return jax.nn.logsumexp(logs, axis=0) - jnp.log(logs.shape[0])
 
 
-def _as_one(model: Model, mapped: Callable[..., Any]) -> Model:
-  """The ensemble as a network; there is no training or head of it."""
+def _as_network(model: Model, map_members: Callable[..., Any]) -> Model:
+  """The ensemble as a network, for predictions alone."""
 
   def apply(variables, image):
-    return _averaged(
-      mapped(lambda one, own: one.model.apply(own, image), variables)
+    return _mean_log_probability(
+      map_members(lambda member, own: member.model.apply(own, image), variables)
     )
 
   return model._replace(apply=apply, stem=None, trunk=None)
 
 
-def alike(
+def stack_members(
   model: Model,
   count: int,
   layers: tuple[Layer, ...],
-  how: vectorize.Strategy | None = None,
+  strategy: vectorize.Strategy | None = None,
 ) -> Members:
   """N networks of one kind, stacked.
 
@@ -93,8 +113,7 @@ def alike(
     model: the kind.
     count: N.
     layers: that members are compared by; the same in all.
-    how: they are driven, see `vectorize.map_members`; None for the backend's
-      best.
+    strategy: see `vectorize.map_members`; None for the backend's best.
   """
   member = Member(model, layers)
 
@@ -102,20 +121,22 @@ def alike(
     keys = jax.random.split(key, count)
     return jax.lax.map(lambda k: model.init(k, image), keys)
 
-  def mapped(fn, variables, *arguments):
-    each = lambda own, *rest: fn(member, own, *rest)
-    return vectorize.map_members(each, how)(variables, *arguments)
+  def map_members(function, variables, *arguments):
+    apply = lambda own, *values: function(member, own, *values)
+    return vectorize.map_members(apply, strategy)(variables, *arguments)
 
   def update(variables, image):
-    return mapped(lambda one, own: one.model.update(own, image), variables)
+    return map_members(
+      lambda member, own: member.model.update(own, image), variables
+    )
 
   def optimizer(inner):
     extra = optax.with_extra_args_support(inner)
     run = lambda g, s, p, b: extra.update(g, s, p, batch_stats=b)
 
     def step(updates, state, params=None, *, batch_stats):
-      # One after another also where `how` is 'vmap': that would turn the choice
-      # of the steps that clip into clipping at every step.
+      # One member after another: `vmap` would turn the choice of the steps that
+      # clip into clipping at every step.
       return vectorize.map_members(run, 'map')(
         updates, state, params, batch_stats
       )
@@ -126,80 +147,9 @@ def alike(
     count,
     tuple(layer.shape for layer in layers),
     init,
-    mapped,
+    map_members,
     update,
-    _as_one(model, mapped),
+    _as_network(model, map_members),
     lambda variables, i: (model, tree.index(variables, i)),
-    optimizer,
-  )
-
-
-def _own(variables: Variables, i: int) -> Variables:
-  return Variables(variables.params[i], variables.batch_stats[i])
-
-
-def unlike(models: Sequence[Model], firsts: Sequence[Layer]) -> Members:
-  """Networks of different kinds, compared by their first layers only.
-
-  The heterogeneous variant of LOTOS: first layers take the same images, so
-  that their singular vectors can be exchanged; later layers do not.
-
-  Args:
-    models: one a member.
-    firsts: the first layer of each, of one input shape.
-
-  Raises:
-    UserError: first layers that take different inputs.
-  """
-  errors.check(
-    len({layer.shape for layer in firsts}) == 1,
-    'members have first layers of different inputs '
-    f'{[layer.shape for layer in firsts]}: give them the same images',
-  )
-  members = [Member(m, (f,)) for m, f in zip(models, firsts, strict=True)]
-
-  def init(key: PRNGKey, image: Float[Array, 'n h w c']) -> Variables:
-    made = [m.init(rng.fold_in(key, i), image) for i, m in enumerate(models)]
-    return Variables(
-      tuple(v.params for v in made), tuple(v.batch_stats for v in made)
-    )
-
-  def mapped(fn, variables, *arguments):
-    return tree.stack(
-      [
-        fn(one, _own(variables, i), *(x[i] for x in arguments))
-        for i, one in enumerate(members)
-      ]
-    )
-
-  def update(variables, image):
-    made = [
-      one.model.update(_own(variables, i), image)
-      for i, one in enumerate(members)
-    ]
-    return jnp.stack([logits for logits, _ in made]), tuple(s for _, s in made)
-
-  def optimizer(inner):
-    extra = optax.with_extra_args_support(inner)
-
-    def step(updates, state, params=None, *, batch_stats):
-      made = [
-        extra.update(g, s, p, batch_stats=b)
-        for g, s, p, b in zip(updates, state, params, batch_stats, strict=True)
-      ]
-      return tuple(u for u, _ in made), tuple(s for _, s in made)
-
-    return optax.GradientTransformationExtraArgs(
-      lambda params: tuple(map(extra.init, params)), step
-    )
-
-  return Members(
-    len(models),
-    (firsts[0].shape,),
-    init,
-    mapped,
-    update,
-    _as_one(models[0], mapped),
-    lambda variables, i: (models[i], _own(variables, i)),
     optimizer,
   )

@@ -1,4 +1,4 @@
-"""The settings of a run on ensembles: one base, and their checks."""
+"""The settings of an ensemble study: one base, and their checks."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ _RANGES: dict[str, tuple[float, bool]] = {
 
 
 def _trainings() -> dict[str, Any]:
-  """The released recipe, and what each kind of ensemble adds to it."""
+  """The released recipe, and the settings of each kind of ensemble."""
   return dict(
     train=recipes.training(
       batch_size=128,

@@ -1,4 +1,4 @@
-"""Tables of a run on ensembles, as rows of text, off results.json alone."""
+"""Tables of an ensemble study, from results.json alone."""
 
 from typing import NamedTuple
 
@@ -52,18 +52,18 @@ def values(
 
 def methods(results: Results) -> list[str]:
   """Methods that have rows, in the order of `NAMES`."""
-  there = {row['method'] for row in results['rows']}
-  return [name for name in NAMES if name in there]
+  present = {row['method'] for row in results['rows']}
+  return [name for name in NAMES if name in present]
 
 
 def threats(results: Results) -> list[str]:
   """Threat models that have rows."""
-  there = {row['threat'] for row in results['rows']}
-  return [name for name in THREATS if name in there]
+  present = {row['threat'] for row in results['rows']}
+  return [name for name in THREATS if name in present]
 
 
-def _cell(found: dict[int, float], digits: int) -> str:
-  spread = stats.spread(list(found.values()))
+def _cell(by_seed: dict[int, float], digits: int) -> str:
+  spread = stats.spread(list(by_seed.values()))
   if spread is None:
     return text_tables.DASH
   text = f'{spread.mean:.{digits}f}'
@@ -86,7 +86,7 @@ def _by_method(
 
 
 def rates(results: Results, threat: str) -> TextTable:
-  """What attacks of one threat model do to every kind of ensemble."""
+  """The effect of the attacks of a threat model on every ensemble."""
   head = ('ensemble', *(name for name, _ in METRICS.values()))
   note = (
     'Mean ± standard deviation over seeds. Robust accuracies are among images '
@@ -98,14 +98,14 @@ def rates(results: Results, threat: str) -> TextTable:
 
 
 def networks(results: Results) -> TextTable:
-  """What the networks are like."""
+  """Norms, bounds and training time of the networks."""
   head = ('ensemble', *(name for name, _ in NETWORKS.values()))
-  first = threats(results)[0]
+  threat = threats(results)[0]
   note = (
     'Norms are of linear layers, of network input; idle epochs are those in '
     'which the penalty of LOTOS was 0 throughout.'
   )
-  rows = _by_method(results, first, NETWORKS)
+  rows = _by_method(results, threat, NETWORKS)
   return TextTable('The networks', (note,), head, rows)
 
 
@@ -128,13 +128,13 @@ class Change(NamedTuple):
 def change(
   results: Results, threat: str, key: str, before: str, after: str
 ) -> Change | None:
-  """How far a quantity differs between two methods, seed by seed."""
-  first = values(results, threat, before, key)
-  second = values(results, threat, after, key)
-  shared = sorted(first.keys() & second.keys())
+  """Compares a quantity between two methods, seed by seed."""
+  baseline = values(results, threat, before, key)
+  changed = values(results, threat, after, key)
+  shared = sorted(baseline.keys() & changed.keys())
   if not shared:
     return None
-  difference = np.asarray([second[s] - first[s] for s in shared])
+  difference = np.asarray([changed[s] - baseline[s] for s in shared])
   between = stats.interval(difference)
   mean, count = float(difference.mean()), len(shared)
   if between is None:
@@ -142,23 +142,23 @@ def change(
   return Change(mean, between.low, between.high, count)
 
 
-def signed(found: Change | None) -> str:
+def format_change(change: Change | None) -> str:
   """'−0.120 [−0.200, −0.040]'."""
-  if found is None:
+  if change is None:
     return text_tables.DASH
-  text = f'{found.mean:+.3f}'
-  if found.low is not None and found.high is not None:
-    text += f' [{found.low:+.3f}, {found.high:+.3f}]'
+  text = f'{change.mean:+.3f}'
+  if change.low is not None and change.high is not None:
+    text += f' [{change.low:+.3f}, {change.high:+.3f}]'
   return text.replace('-', '−')
 
 
 def changes(results: Results, threat: str) -> TextTable:
-  """What clipping does, and what the penalty adds to it."""
-  there = methods(results)
+  """The effect of clipping, and of the penalty on top of it."""
+  present = methods(results)
   pairs = [
     (a, b)
     for a, b in (('plain', 'clipped'), ('clipped', 'lotos'), ('plain', 'trs'))
-    if a in there and b in there
+    if a in present and b in present
   ]
   keys = (
     'test_accuracy',
@@ -170,7 +170,7 @@ def changes(results: Results, threat: str) -> TextTable:
   rows = tuple(
     (
       f'{NAMES[b]} − {NAMES[a]}',
-      *(signed(change(results, threat, key, a, b)) for key in keys),
+      *(format_change(change(results, threat, key, a, b)) for key in keys),
     )
     for a, b in pairs
   )
@@ -186,8 +186,8 @@ def contents(results: Results) -> dict[str, TextTable]:
   """All tables: name of the file, without its ending -> its table."""
   if not results['rows']:
     return {}
-  made = {}
+  grids = {}
   for threat in threats(results):
-    made[f'rates_{threat}'] = rates(results, threat)
-    made[f'differences_{threat}'] = changes(results, threat)
-  return {**made, 'networks': networks(results)}
+    grids[f'rates_{threat}'] = rates(results, threat)
+    grids[f'differences_{threat}'] = changes(results, threat)
+  return {**grids, 'networks': networks(results)}

@@ -12,8 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from cmu_jax.core import jit, rng, store
 from cmu_jax.core.types import Batch, InputStep, PRNGKey, Variables
-from cmu_jax.studies.ensembles.members import Members
-from cmu_jax.studies.ensembles.regulariser import Regulariser
+from cmu_jax.studies.ensembles.members import Members, Regulariser
 from cmu_jax.training import metrics, train
 from cmu_jax.training.segment import TrainState
 
@@ -22,11 +21,11 @@ LOSS, CROSS_ENTROPY, PENALTY, ACCURACY = range(4)
 
 
 class Recipe(NamedTuple):
-  """The static part: what one compilation depends on.
+  """The static part of a training; one compilation depends on it.
 
   Attributes:
     members: N networks.
-    regulariser: what the loss adds to cross-entropy.
+    regulariser: the term that the loss adds to cross-entropy.
     optimizer: of one network; may take batch_stats, as spectral clipping does.
     inputs: raw pixels to network input.
     batch_size: images a step, the same for all members.
@@ -52,12 +51,12 @@ def objective(
 ) -> tuple[Float[Array, ''], tuple[Any, Float[Array, '4']]]:
   """The joint loss, with new statistics and the row of the history."""
   logits, stats = recipe.members.update(variables, image)
-  each = jax.vmap(lambda x: jnp.mean(metrics.cross_entropy(x, label)))(logits)
+  losses = jax.vmap(lambda x: jnp.mean(metrics.cross_entropy(x, label)))(logits)
   extra = recipe.regulariser.value(variables, carried, image, label)
   total = recipe.regulariser.total
-  loss = (jnp.sum(each) if total else jnp.mean(each)) + extra
+  loss = (jnp.sum(losses) if total else jnp.mean(losses)) + extra
   right = jnp.mean(jnp.argmax(logits, -1) == label[None])
-  row = jnp.stack([loss, jnp.mean(each), extra, right]).astype(jnp.float32)
+  row = jnp.stack([loss, jnp.mean(losses), extra, right]).astype(jnp.float32)
   return loss, (stats, row)
 
 
@@ -70,13 +69,13 @@ def _step(
   label: Int[Array, 'b'],
 ) -> TrainState:
   inner, carried = state.opt_state
-  seen = recipe.inputs.train(jax.random.fold_in(key, step), image, None)
+  augmented = recipe.inputs.train(jax.random.fold_in(key, step), image, None)
   carried = recipe.regulariser.before(state.variables, carried)
   stats = state.variables.batch_stats
 
   def loss(params):
-    found = Variables(params, stats)
-    return objective(recipe, found, carried, seen, label)
+    current = Variables(params, stats)
+    return objective(recipe, current, carried, augmented, label)
 
   params = state.variables.params
   gradient, (stats, row) = jax.grad(loss, has_aux=True)(params)
@@ -88,7 +87,7 @@ def _step(
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(recipe: Recipe) -> Callable:
+def _compile_steps(recipe: Recipe) -> Callable:
   """Steps [start, stop) as one program, cached by the recipe's functions.
 
   An epoch is as many full batches as there are; the rest is left out, and
@@ -98,20 +97,20 @@ def _compiled(recipe: Recipe) -> Callable:
   def run(key, state, batch, start, stop):
     size, count = batch.label.shape[0], recipe.batch_size
     per_epoch = size // count
-    named = [rng.fold_in(key, name) for name in ('order', 'augment')]
+    keys = [rng.fold_in(key, name) for name in ('order', 'augment')]
 
     def body(step, carry):
       state, order = carry
       order = jax.lax.cond(
         (step == start) | (step % per_epoch == 0),
-        lambda _: _order(named[0], step // per_epoch, size),
+        lambda _: _order(keys[0], step // per_epoch, size),
         lambda old: old,
         order,
       )
       first = step % per_epoch * count
       rows = jax.lax.dynamic_slice(order, (first,), (count,))
       image, label = batch.image[rows], batch.label[rows]
-      return _step(recipe, named[1], state, step, image, label), order
+      return _step(recipe, keys[1], state, step, image, label), order
 
     order = jnp.zeros((size,), jnp.int32)
     return jax.lax.fori_loop(start, stop, body, (state, order))[0]
@@ -120,7 +119,7 @@ def _compiled(recipe: Recipe) -> Callable:
 
 
 @functools.lru_cache(maxsize=16)
-def _started(recipe: Recipe, steps: int) -> Callable:
+def _compile_start(recipe: Recipe, steps: int) -> Callable:
   def start(key, variables):
     inner = recipe.members.optimizer(recipe.optimizer).init(variables.params)
     carried = recipe.regulariser.start(key, variables)
@@ -161,8 +160,8 @@ def fit(
   """
   count = min(recipe.batch_size, batch.label.shape[0])
   recipe = recipe._replace(batch_size=count)
-  run = _compiled(recipe)
-  state = _started(recipe, steps)(rng.fold_in(key, 'vectors'), variables)
+  run = _compile_steps(recipe)
+  state = _compile_start(recipe, steps)(rng.fold_in(key, 'vectors'), variables)
   return train.run_segments(
     lambda state, start, stop: run(key, state, batch, start, stop),
     state,
@@ -174,13 +173,13 @@ def fit(
 
 
 def idle_epochs(history: Float[np.ndarray, 't 4'], per_epoch: int) -> list[int]:
-  """Full epochs in which the penalty was 0 at every step.
+  """Lists full epochs in which the penalty was 0 at every step.
 
   Args:
     history: of a training.
     per_epoch: steps of an epoch.
   """
-  whole = len(history) // per_epoch
-  penalty = np.asarray(history)[: whole * per_epoch, PENALTY]
-  idle = (penalty == 0).reshape(whole, per_epoch).all(axis=1)
+  epochs = len(history) // per_epoch
+  penalty = np.asarray(history)[: epochs * per_epoch, PENALTY]
+  idle = (penalty == 0).reshape(epochs, per_epoch).all(axis=1)
   return np.flatnonzero(idle).tolist()

@@ -1,4 +1,4 @@
-"""Do adversarial images of one network fool another? Rates, and the looking.
+"""Rates at which adversarial images of one network fool another.
 
 Rates are NumPy on predicted classes. F is the network that was attacked, A(x)
 its adversarial image of x, G another network:
@@ -58,8 +58,8 @@ def transfer_rate(
     source_attacked: what F predicts on its adversarial images.
     target_attacked: what G predicts on these.
   """
-  meant = (source == label) & (target == label) & (source_attacked != label)
-  return _share(target_attacked != label, meant)
+  eligible = (source == label) & (target == label) & (source_attacked != label)
+  return _share(target_attacked != label, eligible)
 
 
 def joint_failure(
@@ -96,22 +96,22 @@ def over_pairs(
     transfer_rate(label, clean[i], clean[j], attacked[i, i], attacked[i, j])
     for i, j in pairs
   ]
-  known = [rate for rate in rates if not math.isnan(rate)]
-  both = [
+  defined = [rate for rate in rates if not math.isnan(rate)]
+  failures = [
     joint_failure(label, attacked[i, i], attacked[i, j]) for i, j in pairs
   ]
-  alone = [
+  robust = [
     robust_accuracy(label, clean[i], attacked[i, i]) for i in range(count)
   ]
   return {
-    't_rate': float(np.mean(known)) if known else math.nan,
-    'joint_failure_rate': float(np.mean(both)) if both else math.nan,
-    'member_robust_accuracy': float(np.mean(alone)),
+    't_rate': float(np.mean(defined)) if defined else math.nan,
+    'joint_failure_rate': float(np.mean(failures)) if failures else math.nan,
+    'member_robust_accuracy': float(np.mean(robust)),
   }
 
 
 class Threat(NamedTuple):
-  """How attacks are made, and how what they made is looked at.
+  """A threat model: how attacks are crafted, and how images are predicted.
 
   Attributes:
     name: for tables.
@@ -135,10 +135,10 @@ def correct(inputs: InputStep, size: int) -> Threat:
   """
 
   def craft(key, attack, model, variables, batch):
-    found = attacks.attack_split(
+    adversarial = attacks.attack_split(
       key, attack, Network(model, inputs), variables, batch, size
     )
-    return batch._replace(image=255 * found.image)
+    return batch._replace(image=255 * adversarial.image)
 
   def predict(model, variables, batch):
     return metrics.predict(Network(model, inputs), variables, batch, size)
@@ -162,12 +162,12 @@ def _in_network_space(attack: Any, network: Network) -> Callable:
 
 
 def paper_compat_clamp(inputs: InputStep, size: int) -> Threat:
-  """What the released code of LOTOS does; for comparison only.
+  """Attacks as the released code of LOTOS does; for comparison only.
 
-  The attack runs on normalised images but puts them back into [0, 1]: pixels
-  below the mean become the mean, and those more than a standard deviation
-  above it that, whatever the radius. What is measured as robustness is then
-  mostly the accuracy on images whose contrast was cut.
+  The attack runs on normalised images but clips them to [0, 1]. A pixel below
+  the mean becomes the mean; a pixel more than a standard deviation above it
+  becomes that value, whatever the radius. The robust accuracy is then mostly
+  the accuracy on images of cut contrast.
 
   Args:
     inputs: raw pixels to network input.
@@ -179,14 +179,16 @@ def paper_compat_clamp(inputs: InputStep, size: int) -> Threat:
       _in_network_space(attack, Network(model, inputs)),
       len(batch.label),
     )
-    block, made = min(size, total), []
+    block, images = min(size, total), []
     with progress.bar('attack, clamped', total, 'images') as advance:
       for first in range(0, total, block):
         rows = jnp.minimum(first + jnp.arange(block), total - 1)
-        each = jax.random.fold_in(key, first)
-        made.append(run(each, variables, batch.image[rows], batch.label[rows]))
+        block_key = jax.random.fold_in(key, first)
+        images.append(
+          run(block_key, variables, batch.image[rows], batch.label[rows])
+        )
         advance(min(block, total - first))
-    return batch._replace(image=jnp.concatenate(made)[:total])
+    return batch._replace(image=jnp.concatenate(images)[:total])
 
   def predict(model, variables, batch):
     return metrics.predict(Network(model, _AS_IS), variables, batch, size)
@@ -211,51 +213,63 @@ def threat(name: str, inputs: InputStep, size: int) -> Threat:
   return THREATS[name](inputs, size)
 
 
-def weighed(
+class Targets(NamedTuple):
+  """The networks of one measurement, each with its variables.
+
+  Attributes:
+    members: of the ensemble.
+    ensemble: their mean as one network.
+    surrogate: trained separately; the black-box attacker has it.
+  """
+
+  members: list[tuple[Model, Variables]]
+  ensemble: tuple[Model, Variables]
+  surrogate: tuple[Model, Variables]
+
+
+def measure_transfer(
   key: PRNGKey,
-  networks: list[tuple[Model, Variables]],
-  ensemble: tuple[Model, Variables],
-  surrogate: tuple[Model, Variables],
+  targets: Targets,
   batch: Batch,
   attack: Any,
-  one: Threat,
-  clean: Callable[[Model, Variables], Classes],
+  threat_model: Threat,
+  predict_clean: Callable[[Model, Variables], Classes],
 ) -> dict[str, float]:
-  """Everything that a threat model says of an ensemble.
+  """Measures all rates of an ensemble under a threat model.
 
   Args:
     key: of the attacks; the same for every network that is attacked.
-    networks: the members.
-    ensemble: their mean as one network.
-    surrogate: trained apart; the attacker of the black-box setting has it.
+    targets: the networks.
     batch: images under attack.
     attack: see `attacks`.
-    one: the threat model.
-    clean: predictions on the images as they are.
+    threat_model: how attacks are crafted and predicted.
+    predict_clean: predictions on the images without attack.
 
   Returns:
     `over_pairs`, and 'robust_accuracy' (attacks on the ensemble itself),
     'black_box_accuracy' (attacks on the surrogate), both among images that the
-    ensemble has right, and 'untouched_accuracy': of all images, with what the
-    threat model does to them without any attack.
+    ensemble classifies correctly, and 'untouched_accuracy': of all images, as
+    the threat model changes them without any attack.
   """
-  label = np.asarray(batch.label)
-  before = np.stack([clean(*network) for network in networks])
-  after = []
-  for model, variables in networks:
-    made = one.craft(key, attack, model, variables, batch)
-    after.append([one.predict(*network, made) for network in networks])
-  found = over_pairs(label, before, np.asarray(after))
-  right = clean(*ensemble)
+  label, ensemble = np.asarray(batch.label), targets.ensemble
+  clean = np.stack([predict_clean(*network) for network in targets.members])
+  attacked = []
+  for model, variables in targets.members:
+    images = threat_model.craft(key, attack, model, variables, batch)
+    attacked.append(
+      [threat_model.predict(*network, images) for network in targets.members]
+    )
+  rates = over_pairs(label, clean, np.asarray(attacked))
+  ensemble_clean = predict_clean(*ensemble)
   for name, (model, variables) in (
     ('robust_accuracy', ensemble),
-    ('black_box_accuracy', surrogate),
+    ('black_box_accuracy', targets.surrogate),
   ):
-    made = one.craft(key, attack, model, variables, batch)
-    hit = one.predict(*ensemble, made)
-    found[name] = robust_accuracy(label, right, hit)
-  untouched = one.predict(*ensemble, one.start(batch))
-  return {**found, 'untouched_accuracy': float(np.mean(untouched == label))}
+    images = threat_model.craft(key, attack, model, variables, batch)
+    predicted = threat_model.predict(*ensemble, images)
+    rates[name] = robust_accuracy(label, ensemble_clean, predicted)
+  untouched = threat_model.predict(*ensemble, threat_model.start(batch))
+  return {**rates, 'untouched_accuracy': float(np.mean(untouched == label))}
 
 
 def finite(values: dict[str, float]) -> dict[str, float | None]:

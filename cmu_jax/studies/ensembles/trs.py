@@ -18,8 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cmu_jax.core.types import Variables
-from cmu_jax.studies.ensembles.members import Members
-from cmu_jax.studies.ensembles.regulariser import Regulariser
+from cmu_jax.studies.ensembles.members import Members, Regulariser
 from cmu_jax.training import metrics
 
 _TINY = 1e-12
@@ -33,14 +32,14 @@ def slopes(
 ) -> Float[Array, 'm b d']:
   """The gradient of every member's loss in its own copy of the images."""
 
-  def each(one, own, own_image):
+  def member_slope(member, own, own_image):
     def loss(x):
-      logits, _ = one.model.update(own, x)
+      logits, _ = member.model.update(own, x)
       return jnp.sum(metrics.cross_entropy(logits, label))
 
     return jax.grad(loss)(own_image).reshape(label.shape[0], -1)
 
-  return members.map(each, variables, image)
+  return members.map(member_slope, variables, image)
 
 
 def _length(x: Float[Array, '*n d']) -> Float[Array, '*n']:
@@ -63,7 +62,7 @@ def worst(
   radius: Float[Array, 'c'],
   steps: int,
 ) -> Float[Array, 'm b h w c']:
-  """Where each member's loss is large in a ball; no gradient flows back."""
+  """Finds images of large loss in a ball; no gradient flows back."""
   ball = radius[None, None, None, None, :]
   fixed = jax.lax.stop_gradient(variables)
   centre = jnp.broadcast_to(image, (members.size, *image.shape))

@@ -1,4 +1,4 @@
-"""What all cells of a run on ensembles share: data, members, recipes."""
+"""The world of an ensemble study: data, network, recipes, attack."""
 
 import functools
 import pathlib
@@ -7,71 +7,44 @@ from typing import Any, NamedTuple
 import optax
 from ml_collections import ConfigDict
 
-from cmu_jax.core import config as config_lib
 from cmu_jax.core import jit, provenance, rng
-from cmu_jax.core.types import Dataset, InputStep, Model, Network, Variables
+from cmu_jax.core.types import Dataset, Network, Variables
 from cmu_jax.robustness import attacks, spectral
 from cmu_jax.robustness.attacks import Attack
 from cmu_jax.robustness.spectral import Layer
 from cmu_jax.studies.engine import binding, recipes
-from cmu_jax.studies.ensembles import lotos, members, regulariser, settings, trs
-from cmu_jax.studies.ensembles.members import Members
-from cmu_jax.studies.ensembles.regulariser import Regulariser
+from cmu_jax.studies.ensembles import lotos, members, trs
+from cmu_jax.studies.ensembles.members import Members, Regulariser
 from cmu_jax.studies.ensembles.training import Recipe
 
-_VERSION = 1
-_NETWORK = (
-  'dataset',
-  'image_size',
-  'train_limit',
-  'test_limit',
-  'members',
-  'model',
-  'input',
-  'train',
-)
-# What a method reads of the config, beyond what all of them do.
-_READS = {
-  'surrogate': (),
-  'plain': (),
-  'clipped': ('clip',),
-  'lotos': ('clip', 'lotos'),
-  'lotos_unclipped': ('clip', 'lotos'),
-  'trs': ('trs',),
-}
 
-
-class Place(NamedTuple):
-  """What all cells share.
+class World(NamedTuple):
+  """Data, network and trainings that all cells share.
 
   Attributes:
-    config: every setting.
-    folder: the work folder.
     dataset: train and test split.
-    summed: digest of the data.
-    inputs: raw pixels to network input.
-    model: one network.
+    digest: of the data.
+    network: a single member.
     layers: its convolutions and dense layers.
-    recipes: how each method trains; 'surrogate' trains one network alone.
+    recipes: the training of each method; 'surrogate' trains a single network.
     steps: of a training.
-    attack: that everything is measured by.
+    steps_per_epoch: full batches of an epoch.
+    attack: the attack of every measurement.
   """
 
-  config: ConfigDict
-  folder: pathlib.Path
   dataset: Dataset
-  summed: str
-  inputs: InputStep
-  model: Model
+  digest: str
+  network: Network
   layers: tuple[Layer, ...]
   recipes: dict[str, Recipe]
   steps: int
+  steps_per_epoch: int
   attack: Attack
 
 
-def _terms(config: Any, group: Members) -> dict[str, Regulariser]:
-  """What each method adds to the loss."""
-  apart = regulariser.nothing()
+def _regularisers(config: Any, group: Members) -> dict[str, Regulariser]:
+  """The term that each method adds to the loss."""
+  independent = members.no_regulariser()
   penalty = lotos.lotos(
     group,
     strength=config.lotos.strength,
@@ -82,8 +55,8 @@ def _terms(config: Any, group: Members) -> dict[str, Regulariser]:
     normaliser=config.lotos.normaliser,
   )
   return {
-    'plain': apart,
-    'clipped': apart,
+    'plain': independent,
+    'clipped': independent,
     'lotos': penalty,
     'lotos_unclipped': penalty,
     'trs': trs.trs(group, tuple(config.input.std), **dict(config.trs)),
@@ -91,90 +64,79 @@ def _terms(config: Any, group: Members) -> dict[str, Regulariser]:
 
 
 def _recipes(
-  config: Any, network: Network, layers: tuple[Layer, ...], n: int
+  config: Any, network: Network, layers: tuple[Layer, ...], images: int
 ) -> tuple[dict[str, Recipe], int]:
-  convolutions = tuple(x for x in layers if x.kind == 'conv') or layers
-  group = members.alike(network.model, config.members, convolutions)
-  alone = members.alike(network.model, 1, convolutions)
-  options = recipes.fit_options(config.train, n, 'train')
-  plain = options.optimizer
-  bounded = optax.chain(
+  """Builds the recipe of every method; returns the steps of a training too."""
+  # LOTOS compares members by convolutions; a dense network has none.
+  compared = tuple(x for x in layers if x.kind == 'conv') or layers
+  group = members.stack_members(network.model, config.members, compared)
+  single = members.stack_members(network.model, 1, compared)
+  options = recipes.fit_options(config.train, images, 'train')
+  size, plain = options.batch_size, options.optimizer
+  clipped = optax.chain(
     plain,
     spectral.clip_spectral_norm(layers, config.clip.bound, config.clip.every),
   )
-  size = options.batch_size
-  made = {
+  by_method = {
     'surrogate': Recipe(
-      alone, regulariser.nothing(), plain, network.inputs, size
+      single, members.no_regulariser(), plain, network.inputs, size
     )
   }
-  terms = _terms(config, group)
+  terms = _regularisers(config, group)
   for method in config.methods:
-    optimizer = bounded if method in ('clipped', 'lotos') else plain
-    made[method] = Recipe(group, terms[method], optimizer, network.inputs, size)
-  return made, options.steps
+    optimizer = clipped if method in ('clipped', 'lotos') else plain
+    by_method[method] = Recipe(
+      group, terms[method], optimizer, network.inputs, size
+    )
+  return by_method, options.steps
 
 
-def load(config: ConfigDict, folder: pathlib.Path) -> Place:
-  """Checks the settings, loads the data and binds everything.
+def load(config: ConfigDict, folder: pathlib.Path | None = None) -> World:
+  """Loads the data and binds networks, recipes and the attack.
 
   Raises:
     UserError: bad data or settings, in one line.
   """
-  settings.check(config)
+  del folder
   dataset = binding.load(config).dataset
   inputs = binding.pixels(config.input, dataset, None)
   model = binding.network(config.model, dataset, inputs)
   blank = inputs.eval(dataset.train.image[:1], None)
-  found = spectral.find_model_layers(model, blank)
-  layers = tuple(x for x in found if x.kind in ('conv', 'dense'))
-  count = dataset.train.label.shape[0]
-  made, steps = _recipes(config, Network(model, inputs), layers, count)
-  radius = config.attack.radius
-  attack = attacks.pgd(
-    radius, steps=config.attack.steps, step=config.attack.step * radius
+  layers = tuple(
+    layer
+    for layer in spectral.find_model_layers(model, blank)
+    if layer.kind in ('conv', 'dense')
   )
-  return Place(
-    config,
-    folder,
+  images = dataset.train.label.shape[0]
+  network = Network(model, inputs)
+  by_method, steps = _recipes(config, network, layers, images)
+  radius = config.attack.radius
+  return World(
     dataset,
     provenance.dataset_digest(dataset),
-    inputs,
-    model,
+    network,
     layers,
-    made,
+    by_method,
     steps,
-    attack,
+    max(1, images // min(config.train.batch_size, images)),
+    attacks.pgd(
+      radius, steps=config.attack.steps, step=config.attack.step * radius
+    ),
   )
 
 
-def address(place: Place, method: str, seed: int, measured: bool) -> str:
-  """What a training depends on, or what its measurements do."""
-  config = place.config
-  also = ('attack', 'threats', 'evaluate') if measured else ()
-  return config_lib.fingerprint(
-    {
-      'version': _VERSION,
-      'data': place.summed,
-      'method': method,
-      'seed': seed,
-      **{name: config[name] for name in (*_NETWORK, *_READS[method], *also)},
-    }
-  )
-
-
-def start(place: Place, method: str, seed: int) -> Variables:
-  """Members as initialised; the same for all methods of a seed."""
-  image = place.inputs.eval(place.dataset.train.image[:1], None)
+def initial_variables(world: World, method: str, seed: int) -> Variables:
+  """Initialises all members; equal for all methods of a seed."""
+  image = world.network.inputs.eval(world.dataset.train.image[:1], None)
   name = 'surrogate' if method == 'surrogate' else 'init'
-  init = place.recipes[method].members.init
+  init = world.recipes[method].members.init
   return jit.compile_cheaply(init)(rng.fold_in(seed, name), image)
 
 
 @functools.lru_cache(maxsize=8)
-def _norms(group: Members, layers: tuple[Layer, ...]) -> Any:
-  def each(one, own):
-    del one
+def _compile_norms(group: Members, layers: tuple[Layer, ...]) -> Any:
+  def member_norms(member, own):
+    del member
     return [
       spectral.power_qr(
         rng.fold_in(0, layer.path),
@@ -185,10 +147,15 @@ def _norms(group: Members, layers: tuple[Layer, ...]) -> Any:
       for layer in layers
     ]
 
-  return jit.compile_cheaply(lambda variables: group.map(each, variables))
+  return jit.compile_cheaply(
+    lambda variables: group.map(member_norms, variables)
+  )
 
 
-def largest_norm(place: Place, method: str, variables: Variables) -> float:
-  """The largest norm of a layer of a member, from fresh starts."""
-  run = _norms(place.recipes[method].members, place.layers)
-  return max(float(found.max()) for found in run(variables))
+def largest_layer_norm(
+  world: World, method: str, variables: Variables
+) -> float:
+  """Computes the largest spectral norm of a layer, from fresh starts."""
+  # The vectors that clipping carries along would confirm their own error.
+  norms = _compile_norms(world.recipes[method].members, world.layers)
+  return max(float(sigma.max()) for sigma in norms(variables))
