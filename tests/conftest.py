@@ -34,9 +34,9 @@ jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
 _LONG = {
   'test_corrective_main.py',
   'test_cuts.py',
+  'test_families.py',
   'test_kill.py',
   'test_malformed.py',
-  'test_models.py',
   'test_pinned.py',
   'test_projected.py',
   'test_repair.py',

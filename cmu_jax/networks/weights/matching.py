@@ -240,8 +240,7 @@ def _choose_layout(
     for head in (None, *HEADS):
       for prefix in ('', *_PREFIXES, *_BODY_PREFIXES):
         names = {
-          path: ('' if _lacks_prefix(path, prefix) else prefix)
-          + _rename_head(path, name, head)
+          path: _rename(path, name, prefix, head)
           for path, name in plain.items()
         }
         options.append(Layout(names, True))
@@ -257,14 +256,12 @@ def _find_prefixes(arrays: Collection[str], leaf: str) -> list[str]:
   return sorted({'', *prefixes}, key=len)
 
 
-def _lacks_prefix(path: str, prefix: str) -> bool:
-  return prefix in _BODY_PREFIXES and path.startswith('params/head/')
-
-
-def _rename_head(path: str, name: str, head: str | None) -> str:
-  if head is None or not path.startswith('params/head/'):
-    return name
-  return f'{head}.{name.rpartition(".")[2]}'
+def _rename(path: str, name: str, prefix: str, head: str | None) -> str:
+  """PyTorch's name of a leaf in a wrapper, with another name of the head."""
+  if not path.startswith('params/head/'):
+    return prefix + name
+  renamed = f'{head}.{name.rpartition(".")[2]}' if head else name
+  return renamed if prefix in _BODY_PREFIXES else prefix + renamed
 
 
 def _find_problems(
