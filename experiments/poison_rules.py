@@ -19,11 +19,13 @@ import time
 
 import cell_runs
 import jax
+import jax.numpy as jnp
 
 from cmu_jax.commands import shell
 from cmu_jax.core import config as configs
 from cmu_jax.core import files, provenance, rng
-from cmu_jax.core.types import Network
+from cmu_jax.core.types import MethodInputs, Network, Proxy
+from cmu_jax.methods.backdoor import distillation, projected_distillation
 from cmu_jax.methods.cuts import algorithm, alpha_search
 from cmu_jax.studies.cuts import backdoor, evaluate
 from cmu_jax.studies.cuts import scene as scenes
@@ -121,7 +123,7 @@ def _train_networks(config, world, scene):
 def _apply_published(config, world, scene, corrupted):
   """Applies the published rule, on its own proxy (chosen by pool labels)."""
   size = scene.proxy.label.shape[1]
-  unlearn = algorithm.cuts(
+  method = algorithm.cuts(
     Network(world.model, world.inputs),
     recipes.fit_options(config.proxy_train, size, 'proxy_train'),
     selection=alpha_search.Selection(
@@ -130,8 +132,35 @@ def _apply_published(config, world, scene, corrupted):
       target=config.corruption.target,
     ),
   )
-  repaired, info = unlearn(
-    rng.fold_in(scene.key, 'unlearn'), corrupted, scene.proxy
+  repaired, info = method(
+    rng.fold_in(scene.key, 'unlearn'),
+    corrupted,
+    MethodInputs(proxy=scene.proxy),
+  )
+  return repaired, {k: info[k] for k in ('alpha', 'selected')}
+
+
+def _project_attack(config, world, scene, corrupted):
+  """Projects the task vector of CUTS, found without labels of the pool."""
+  key = rng.fold_in(scene.key, 'backdoor', 'cuts_projected')
+  network = Network(world.model, world.inputs)
+  image, target = scene.proxy.image, config.corruption.target
+  label = distillation.predict_untriggered(network, corrupted, image)
+  positions = jnp.flatnonzero(label != target)[None, :].astype(jnp.int32)
+  proxy = Proxy(
+    image,
+    positions,
+    jnp.full(positions.shape, target, jnp.int32),
+    jnp.ones(positions.shape, bool),
+  )
+  size = image.shape[0]
+  training = recipes.fit_options(config.proxy_train, size, 'proxy_train')
+  tau, _ = algorithm.direction(key, network, corrupted, proxy, training)
+  rule = projected_distillation.Rule(
+    target=target, threshold=config.select.threshold
+  )
+  repaired, info = projected_distillation.subtract_projected(
+    key, network, corrupted, image, tau, rule
   )
   return repaired, {k: info[k] for k in ('alpha', 'selected')}
 
@@ -155,11 +184,12 @@ def measure(config, world, score, seed):
   scene = scenes.draw_scene(config, world, seed)
   corrupted, oracle = _train_networks(config, world, scene)
   repairs, _ = backdoor.repairs(
-    config, world, scene, corrupted, lambda name: None, attack=True
+    config, world, scene, corrupted, lambda name: None
   )
   networks = {
     'corrupted': (corrupted, {}),
     'cuts': _apply_published(config, world, scene, corrupted),
+    'cuts_projected': _project_attack(config, world, scene, corrupted),
     'finetune_clean_proxy': (_fine_tune(config, world, scene, corrupted), {}),
     'oracle': (oracle, {}),
     **{name: (network, facts) for name, (network, _, facts) in repairs.items()},

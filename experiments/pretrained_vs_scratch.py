@@ -128,11 +128,13 @@ def repair_all(
   networks: dict[str, tuple[Variables, dict]] = {'corrupted': (mix, {})}
   steps = tau_epochs * train.steps_per_epoch(proxies, arms.BATCH)
   for factor in tau_rates:
-    unlearn = algorithm.cuts(
+    method = algorithm.cuts(
       Network(arm.model, world.inputs),
       Training(arms.adam(factor * arm.rate), steps, arms.BATCH),
     )
-    _, info = unlearn(rng.fold_in(scene.key, 'unlearn'), mix, scene.proxy)
+    _, info = method(
+      rng.fold_in(scene.key, 'unlearn'), mix, MethodInputs(proxy=scene.proxy)
+    )
     grid = np.asarray(info['curve']['alpha'])
     for name, alpha in (
       ('cuts', float(info['alpha'])),

@@ -21,7 +21,7 @@ import numpy as np
 from cmu_jax.commands import shell
 from cmu_jax.core import config as configs
 from cmu_jax.core import rng
-from cmu_jax.core.types import Network
+from cmu_jax.core.types import MethodInputs, Network
 from cmu_jax.methods.cuts import algorithm
 from cmu_jax.studies.cuts import evaluate, stages
 from cmu_jax.studies.cuts import scene as scenes
@@ -54,12 +54,14 @@ def measure(config, world: scenes.World, seed: int) -> dict:
   options = recipes.fit_options(
     config.proxy_train, scene.proxy.label.shape[1], 'proxy_train'
   )
-  unlearn = algorithm.cuts(
+  method = algorithm.cuts(
     Network(world.model, world.inputs),
     options,
     selection=stages.selection(config),
   )
-  _, info = unlearn(rng.fold_in(scene.key, 'unlearn'), mix, scene.proxy)
+  _, info = method(
+    rng.fold_in(scene.key, 'unlearn'), mix, MethodInputs(proxy=scene.proxy)
+  )
   safe, _ = stages.safe_alpha(config, world, scene, mix, None, seed)
   accuracy_at = lambda a: accuracy(stages.edited(mix, info['tau'], float(a)))
   # Without noise the corrupted network is the oracle.

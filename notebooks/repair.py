@@ -29,7 +29,7 @@ import numpy as np
 import cmu_jax
 from cmu_jax import networks
 from cmu_jax.core import rng, tree
-from cmu_jax.core.types import Network, Training
+from cmu_jax.core.types import MethodInputs, Network, Training
 from cmu_jax.data import corruption, input_step, proxy_sets, splits
 from cmu_jax.training import metrics, optimizers
 
@@ -80,7 +80,9 @@ proxy = proxy_sets.make_proxy(
   rng.fold_in(SEED, 'proxy'), 'symmetric', pool, 2, 10
 )
 repair = cmu_jax.cuts(network, Training(adam, STEPS // 10, batch_size=64))
-repaired, info = repair(rng.fold_in(SEED, 'cuts'), shipped, proxy)
+repaired, info = repair(
+  rng.fold_in(SEED, 'cuts'), shipped, MethodInputs(proxy=proxy)
+)
 print('alpha', info['alpha'], 'accuracy', metrics.accuracy(confusion(repaired)))
 
 # %% [markdown]

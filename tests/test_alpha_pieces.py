@@ -56,9 +56,7 @@ def test_pieces_give_the_whole_curve_and_tell_how_far_it_is(
     *network(name),
     grid,
     MEASURE,
-    how=how,
-    chunk=chunk,
-    title='t',
+    drive=alpha_search.Drive(how, chunk, 't'),
   )
   pieces = run()
   assert told[0] == ('t', 23, 'alphas')

@@ -13,7 +13,13 @@ from states import same
 
 from cmu_jax.core import errors, jit
 from cmu_jax.core.types import MethodInputs, Network, Training
-from cmu_jax.methods import amun, relabelling, union_training
+from cmu_jax.methods import (
+  amun,
+  factories,
+  finetuning,
+  relabelling,
+  union_training,
+)
 from cmu_jax.robustness import adversarial_sets
 from cmu_jax.training import descent, metrics
 
@@ -115,7 +121,7 @@ def test_the_union_is_of_the_sets_that_were_asked_for(name):
 
 def test_whoever_has_the_forget_set_alone_needs_no_other():
   model, _ = case.network()
-  method = amun.amun_forget(
+  method = factories.factory('amun_alone')(
     Network(model, case.PIXELS), Training(optax.sgd(1.0), 1, 2)
   )
   assert method.needs == ('forget',)
@@ -157,7 +163,7 @@ def test_a_frozen_network_is_the_one_of_evaluation():
   model, variables = case.network()
   carried = variables._replace(batch_stats={'mean': jnp.ones(3)})
   image, _ = case.seen(GIVEN.retain)
-  frozen = union_training.freeze_statistics(model._replace(update=None))
+  frozen = finetuning.freeze_statistics(model._replace(update=None))
   logits, stats = frozen.update(carried, image)
   assert stats is carried.batch_stats
   np.testing.assert_allclose(
@@ -216,7 +222,7 @@ def test_masked_weights_are_the_same_bits_under_momentum_and_decay():
     (dict(sets=('retain', 'adverserial')), 'unknown set of AMUN'),
     (dict(sets=('retain', 'forget')), 'must have "adversarial"'),
     (dict(element='avd'), "unknown set 'avd'"),
-    (dict(failures='skip'), 'unknown policy'),
+    (dict(search=amun.Search(failures='skip')), 'unknown policy'),
   ],
 )
 def test_settings_that_cannot_be_are_one_line(options, says):

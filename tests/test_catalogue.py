@@ -60,10 +60,10 @@ def test_every_offered_method_has_a_factory():
 
 def test_rows_are_in_the_order_of_the_tables():
   names = ['fine_pruning', 'amun', 'mine', 'rewod', 'knn_cf', 'none', 'amun']
-  assert study_names.ordered('corrective', names) == (
+  assert study_names.sort_names('corrective', names) == (
     *('none', 'rewod', 'amun', 'knn_cf', 'mine', 'fine_pruning'),
   )
-  assert study_names.ordered('cuts', ['oracle', 'cuts', 'corrupted']) == (
+  assert study_names.sort_names('cuts', ['oracle', 'cuts', 'corrupted']) == (
     *('corrupted', 'cuts', 'oracle'),
   )
 

@@ -227,7 +227,7 @@ def test_fractions_that_differ_by_rounding_are_one():
 
 
 def test_methods_come_in_the_order_of_the_paper_then_the_rest():
-  found = study_names.ordered(
+  found = study_names.sort_names(
     study_names.CORRECTIVE, ['zeta', 'fine_pruning', 'rewod', 'cuts', 'none']
   )
   assert found == ('none', 'rewod', 'cuts', 'zeta', 'fine_pruning')

@@ -12,6 +12,7 @@ from cmu_jax import networks
 from cmu_jax.core import errors, tree
 from cmu_jax.core.types import (
   Batch,
+  MethodInputs,
   Network,
   Proxy,
   Training,
@@ -109,8 +110,8 @@ def test_tau_is_the_mean_over_separately_tuned_draws(network):
 def test_the_way_of_driving_does_not_change_tau(network, how):
   proxies = noisy_proxy()
   chex.assert_trees_all_close(
-    direction(network, proxies, how=how)[0],
-    direction(network, proxies, how='map')[0],
+    direction(network, proxies, strategy=how)[0],
+    direction(network, proxies, strategy='map')[0],
     atol=2e-5,
   )
 
@@ -132,8 +133,7 @@ def test_a_curve_equals_editing_and_applying_one_by_one(
     grid,
     lambda z, logits: (z, logits),
     head_input=head_input,
-    how=how,
-    chunk=2 if how == 'vmap' else None,
+    drive=alpha_search.Drive(how, 2 if how == 'vmap' else None),
   )
   for i, a in enumerate(grid):
     edited = Variables(
@@ -149,7 +149,7 @@ def test_a_curve_equals_editing_and_applying_one_by_one(
     np.testing.assert_allclose(logits[i], expected, atol=2e-4)
 
 
-def unlearner(network, selection=None, **options):
+def cuts_method(network, selection=None, **options):
   model, _ = network
   return algorithm.cuts(
     Network(model, STEP),
@@ -161,8 +161,8 @@ def unlearner(network, selection=None, **options):
 
 def test_cuts_returns_theta_minus_alpha_tau_and_leaves_statistics(network):
   _, variables = network
-  repaired, info = unlearner(network)(
-    jax.random.key(2), variables, noisy_proxy()
+  repaired, info = cuts_method(network)(
+    jax.random.key(2), variables, MethodInputs(proxy=noisy_proxy())
   )
   chex.assert_trees_all_close(
     repaired.params, tree.edit(variables.params, info['tau'], info['alpha'])
@@ -176,7 +176,8 @@ def test_cuts_returns_theta_minus_alpha_tau_and_leaves_statistics(network):
 
 def test_cuts_sees_the_proxy_and_nothing_else(network, monkeypatch):
   proxies = noisy_proxy()
-  unlearn = unlearner(network)
+  method = cuts_method(network)
+  assert method.needs == ('proxy',)
 
   def gone(*args, **kwargs):
     raise AssertionError('the training data is gone')
@@ -188,7 +189,7 @@ def test_cuts_sees_the_proxy_and_nothing_else(network, monkeypatch):
   ):
     monkeypatch.setattr(module, name, gone)
   assert Proxy._fields == ('image', 'positions', 'label', 'has_trigger')
-  _, info = unlearn(jax.random.key(2), network[1], proxies)
+  _, info = method(jax.random.key(2), network[1], MethodInputs(proxy=proxies))
   assert info['selected']
 
 
@@ -222,8 +223,8 @@ def test_poison_abstains_where_no_alpha_qualifies(network):
   backdoored = Variables(
     tree.edit(variables.params, tau, -1.0), variables.batch_stats
   )
-  repaired, info = unlearner(network, rule)(
-    jax.random.key(2), backdoored, proxies
+  repaired, info = cuts_method(network, rule)(
+    jax.random.key(2), backdoored, MethodInputs(proxy=proxies)
   )
   assert info['alpha'] == 0.0 and info['selected'] is False
   assert info['position'] is None
@@ -234,8 +235,8 @@ def test_poison_abstains_where_no_alpha_qualifies(network):
 def test_poison_takes_the_first_alpha_that_qualifies(network):
   _, variables = network
   rule = alpha_search.Selection(kind='poison', target=0)
-  _, info = unlearner(network, rule)(
-    jax.random.key(2), variables, poisoned_proxy()
+  _, info = cuts_method(network, rule)(
+    jax.random.key(2), variables, MethodInputs(proxy=poisoned_proxy())
   )
   rates = info['curve']['proxy_attack_success_rate']
   assert rates.shape == (100,)
@@ -269,7 +270,9 @@ def test_a_proxy_below_two_images_a_class_is_refused(network):
     label=small.label[:, :7],
   )
   with pytest.raises(errors.UserError, match='at least 8 are needed'):
-    unlearner(network)(jax.random.key(2), network[1], small)
+    cuts_method(network)(
+      jax.random.key(2), network[1], MethodInputs(proxy=small)
+    )
 
 
 def test_the_default_measure_is_the_published_objective(network):

@@ -89,7 +89,6 @@ def test_the_estimate_is_the_published_score_of_unseen_images(variables, split):
     variables,
     folds,
     tau,
-    cross_fitting.held_out_labels(whole, folds.held_out),
     selection=rule,
     replicates=5,
   )
@@ -122,7 +121,6 @@ def test_poison_is_judged_by_triggers_that_are_unseen(variables):
     variables,
     folds,
     zero,
-    cross_fitting.held_out_labels(whole, folds.held_out),
     selection=alpha_search.Selection(kind='poison', alphas=(1.0,), target=0),
     replicates=3,
   )

@@ -43,7 +43,7 @@ def test_objective_equals_the_golden_row_in_float64(case):
     assert tuple(found) == counts
   with jax.enable_x64(True):
     score = jax.jit(alpha_rules.agreement, static_argnames=('k', 'class_share'))
-    parts = score(jnp.asarray(x), jnp.asarray(logits), k=k, share=share)
+    parts = score(jnp.asarray(x), jnp.asarray(logits), k=k, class_share=share)
     assert parts.J.dtype == jnp.float64
     assert abs(float(parts.J) - objective) <= 1e-12 * max(1, abs(objective))
 

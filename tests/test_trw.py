@@ -95,20 +95,26 @@ def test_a_sure_answer_does_no_harm():
   )
 
 
+def similarity(places, forget, *options, **rest):
+  """Of the class to be forgotten to the others, as in the paper."""
+  point = places[jnp.asarray(forget)[None]]
+  return trw.similarities(places, point, forget, *options, **rest)[0]
+
+
 def test_similarities_are_cosines_of_centred_rows():
   rows = random(2, 5, 9)
-  places = trw.coordinates(jnp.asarray(rows))
+  places = trw.principal_axes(jnp.asarray(rows)).coordinates
   centred = rows - rows.mean(0)
   unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
   cosine = unit @ unit[1]
   expected = np.exp(cosine / 0.1)
   expected[1] = 0
   expected /= expected.sum()
-  every = jax.jit(trw.similarity)(places, 1, 9)
+  every = jax.jit(similarity)(places, 1, 9)
   np.testing.assert_allclose(every, expected, rtol=1e-3)
   assert every[1] == 0 and every.sum() == pytest.approx(1, abs=1e-6)
   # One axis: all rows lie on a line, like f or opposite to it.
-  one = trw.similarity(places, 1, 1)
+  one = similarity(places, 1, 1)
   same = np.sign(np.asarray(places)[:, 0]) == np.sign(places[1, 0])
   alike = np.asarray(one)[same & (np.arange(5) != 1)]
   if alike.size:
@@ -129,7 +135,7 @@ def test_a_point_on_the_row_of_the_class_is_the_class():
   points = (3 * (rows - rows.mean(0))) @ np.asarray(found.axes)
   each = trw.similarities(found.coordinates, jnp.asarray(points), 2, 4)
   np.testing.assert_allclose(
-    each[2], trw.similarity(found.coordinates, 2, 4), atol=1e-5
+    each[2], similarity(found.coordinates, 2, 4), atol=1e-5
   )
   np.testing.assert_allclose(np.asarray(each).sum(1), 1, rtol=1e-5)
   assert (np.asarray(each)[:, 2] == 0).all()
@@ -146,7 +152,7 @@ def test_noise_moves_the_cosines():
   places = trw.principal_axes(jnp.asarray(random(5, 4, 7))).coordinates
   noise = jnp.array([0.3, -0.2, 0.1, 5.0])
   plain, moved = (
-    np.log(np.asarray(trw.similarity(places, 3, 4, 0.5, n))[:3])
+    np.log(np.asarray(similarity(places, 3, 4, 0.5, n))[:3])
     for n in (None, noise)
   )
   change = moved - plain
@@ -211,8 +217,8 @@ def test_one_step_by_hand(retain, by_sample):
   assert info['gradient_evaluations'] == (16 if retain else 8)
   rows = jnp.asarray(start.params['head']['kernel']).T
   image, found_axes = STEP.eval(forget.batch.image), trw.principal_axes(rows)
-  noise = 0.5 * prepared[-1]
-  similar = trw.similarity(found_axes.coordinates, 4, 3, noise=noise)
+  noise = 0.5 * prepared.noise
+  similar = similarity(found_axes.coordinates, 4, 3, noise=noise)
   if by_sample:
     points = MODEL.features(start, image) @ found_axes.axes
     similar = trw.similarities(

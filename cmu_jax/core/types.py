@@ -10,7 +10,7 @@ the shapes:
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -250,11 +250,9 @@ class Method(NamedTuple):
   model: Model | None = None
   importances: Any = None
 
-
-@runtime_checkable
-class Unlearner(Protocol):
-  """Repairs a network: the one type that every method has."""
-
   def __call__(
-    self, key: PRNGKey, variables: Variables, problem: Any
-  ) -> tuple[Variables, Info]: ...
+    self, key: PRNGKey, variables: Variables, data: MethodInputs
+  ) -> tuple[Variables, Info]:
+    """Prepares, then solves the first point of the grid."""
+    prepared = self.prepare(key, variables, data)
+    return self.solve(key, variables, data, prepared, self.grid[0])

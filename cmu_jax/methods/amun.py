@@ -3,10 +3,9 @@ r"""AMUN: fine-tuning on near adversarial images of D_F, as theta_o has them.
   D_A     = {(x + delta, argmax f(x + delta; theta_o)) : (x, y) in D_F}
   theta_u = Finetune(theta_o, D_R + D_F + D_A)
 
-D_A is correct for theta_o already: what training on it changes is little
-elsewhere, while confidence falls near D_F, whose true labels contradict it.
-Images of D_A are not augmented, as that would move them off the boundary; D_R
-and D_F are. One epoch is a pass over the union, shuffled.
+theta_o answers D_A correctly: training on it changes little elsewhere, while
+confidence falls near D_F, whose true labels contradict it. One epoch is a pass
+over the union, shuffled.
 """
 
 from collections.abc import Callable
@@ -30,19 +29,18 @@ from cmu_jax.methods import finetuning, relabelling, union_training
 from cmu_jax.robustness import adversarial_sets, attacks
 from cmu_jax.robustness.attacks import split_attack
 
-PARTS = ('retain', 'forget', 'adversarial')
-ALL = PARTS
+ALL = ('retain', 'forget', 'adversarial')
 NO_FORGET = ('retain', 'adversarial')
 ALONE = ('forget', 'adversarial')
 ADVERSARIAL = ('adversarial',)
 
 
 class Prepared(NamedTuple):
-  """What all points of a grid share.
+  """The union and the mask that all points of a grid share.
 
   Attributes:
-    samples: what is trained on.
-    mask: which weights move; None for all.
+    samples: the union.
+    mask: of the weights that move; None for all.
     facts: of D_A, see `adversarial_sets.summarize_pairs`.
     spent: gradients of single images, of the search and of the mask.
   """
@@ -53,10 +51,24 @@ class Prepared(NamedTuple):
   spent: jax.Array
 
 
+class Search(NamedTuple):
+  """The search for D_A.
+
+  Attributes:
+    attack: None for `attacks.minimal_pgd(0.04)`, the first radius on CIFAR-10.
+    failures: see `adversarial_sets.find_pairs`.
+    size: images at once.
+  """
+
+  attack: attacks.Attack | None = None
+  failures: str = 'drop'
+  size: int = 256
+
+
 def _check(sets: tuple[str, ...], element: str) -> None:
   for name in sets:
-    if name not in PARTS:
-      raise errors.unknown_name('set of AMUN', name, PARTS)
+    if name not in ALL:
+      raise errors.unknown_name('set of AMUN', name, ALL)
   errors.check(
     'adversarial' in sets and len(set(sets)) == len(sets),
     f'sets {sets} of AMUN must have "adversarial", and each part once',
@@ -79,32 +91,27 @@ def amun(
   *,
   sets: tuple[str, ...] = ALL,
   element: str = 'adv',
-  attack: attacks.Attack | None = None,
-  failures: str = 'drop',
+  search: Search | None = None,
   share: float | None = None,
   freeze_bn: bool = False,
   augment: bool = False,
-  size: int = 256,
 ) -> Method:
   """Adversarial machine unlearning.
 
-  What is prepared from other weights is a transferred D_A:
-  `method.solve(key, theta_o, given, method.prepare(key, other, given), hyper)`.
-
   Args:
-    network: the model and its input step.
-    training: optimizer, steps and batch size.
-    sets: what is trained on: ALL; NO_FORGET, better where D_F is half of the
-      training set; without D_R, ALONE or ADVERSARIAL.
-    element: what stands for D_A, see `adversarial_sets.elements`.
-    attack: None for `attacks.minimal_pgd(0.04)`, the first radius for CIFAR-10.
-    failures: of the attack, see `adversarial_sets.find_pairs`.
+    network: the model and its input step; paints the triggers of S_tr.
+    training: of the fine-tuning; the batch size is of the union. Published: 10
+      epochs of batches of 128; SGD of momentum 0.9 and decay 5e-4, its rate
+      tuned from 1e-6 to 1e-1 and divided by 10 after every epoch, or fifth.
+    sets: of the union: ALL; NO_FORGET, better if D_F is half of the training
+      set; without D_R, ALONE or ADVERSARIAL.
+    element: D_A or a control in its place, see `adversarial_sets.build_set`.
+    search: for D_A; None for the default.
     share: of the weights that move, as in SalUn; None for all.
-    freeze_bn: normalise by running statistics and leave them. Published
+    freeze_bn: normalises by running statistics and leaves them. Published
       networks train on the statistics of batches that mix clean and
       adversarial images.
-    augment: whether images of D_A are augmented as well.
-    size: images of the attack at once.
+    augment: augments images of D_A as well.
 
   Returns:
     The method; its info has `adversarial_sets.summarize_pairs` besides.
@@ -122,20 +129,21 @@ def amun(
     network, training, freeze_bn=freeze_bn, project=project
   )
 
-  def prepare(key, variables: Variables, given: MethodInputs) -> Prepared:
-    forget = given.forget
+  # Other weights than theta_o here give a transferred D_A.
+  def prepare(key, variables: Variables, data: MethodInputs) -> Prepared:
+    forget = data.forget
     assert forget is not None
-    found = adversarial_sets.find_pairs(
-      key, network, variables, forget,
-      attack=attack, failures=failures, size=size,
-    )  # fmt: skip
-    classes = split_attack.count_classes(network, variables, forget.batch)
-    named = rng.fold_in(key, 'element')
-    made = adversarial_sets.build_set(named, found, element, classes, augment)
-    parts: dict[str, Any] = {**given._asdict(), 'adversarial': made}
-    samples = union_training.join(
-      [parts[name] for name in PARTS if name in sets]
+    pairs = adversarial_sets.find_pairs(
+      key, network, variables, forget, **(search or Search())._asdict()
     )
+    classes = split_attack.count_classes(network, variables, forget.batch)
+    # Augmentation would move images of D_A off the boundary: by default they
+    # are marked, and D_R and D_F alone are augmented.
+    adversarial = adversarial_sets.build_set(
+      rng.fold_in(key, 'element'), pairs, element, classes, augment
+    )
+    parts: dict[str, Any] = {**data._asdict(), 'adversarial': adversarial}
+    samples = union_training.join([parts[name] for name in ALL if name in sets])
     _check_not_empty(samples)
     mask = None
     if share is not None:
@@ -143,39 +151,28 @@ def amun(
     return Prepared(
       samples,
       mask,
-      jax.tree.map(jnp.float32, adversarial_sets.summarize_pairs(found)),
-      found.gradients + (0 if mask is None else forget.valid.sum()),
+      jax.tree.map(jnp.float32, adversarial_sets.summarize_pairs(pairs)),
+      pairs.gradients + (0 if mask is None else forget.valid.sum()),
     )
 
-  def start(key, variables, given, prepared: Prepared) -> finetuning.Start:
-    del key, given
-    samples, mask, _, spent = prepared
+  def start(key, variables, data, prepared: Prepared) -> finetuning.Start:
+    del key, data
+    spent = int(prepared.spent)
     return union_training.start_training(
-      variables, samples, training.steps, mask, int(spent)
+      variables, prepared.samples, training.steps, prepared.mask, spent
     )
 
-  plain = finetuning.method(
+  method = finetuning.method(
     recipe, training.steps, 'AMUN', needs=needs, prepare=prepare, start=start
   )
-  return plain._replace(solve=_with_facts(plain.solve))
+  return method._replace(solve=_add_facts(method.solve))
 
 
-def _with_facts(solve: Callable) -> Callable:
-  """`solve`, whose info has the facts of D_A."""
+def _add_facts(solve: Callable) -> Callable:
+  """Adds the facts of D_A to the info of `solve`."""
 
-  def run(key, variables, given, prepared: Prepared, hyper, **options):
-    found, info = solve(key, variables, given, prepared, hyper, **options)
-    return found, {**info, **{k: float(v) for k, v in prepared.facts.items()}}
+  def run(key, variables, data, prepared: Prepared, hyper, **options):
+    result, info = solve(key, variables, data, prepared, hyper, **options)
+    return result, {**info, **{k: float(v) for k, v in prepared.facts.items()}}
 
   return run
-
-
-def amun_forget(network: Network, training: Training, **options: Any) -> Method:
-  """AMUN for whoever has D_F alone: D_F + D_A, see `amun`.
-
-  Args:
-    network: the model and its input step.
-    training: optimizer, steps and batch size.
-    **options: other options of `amun`.
-  """
-  return amun(network, training, **{'sets': ALONE, **options})

@@ -1,28 +1,13 @@
-"""Gradient ascent: a few steps up the loss of the identified samples.
+r"""Gradient ascent on the forget set, in four forms.
 
-theta_u = a few steps from theta_o down -strength CE(S_f)
-
-It needs nothing but S_f. The loss has no upper bound, so that steps are few.
-
-Gradient ascent between epochs of training: GA as AMUN runs it with D_R.
-
-each epoch: once through D_R down CE, then once through D_F up CE
-
-NegGrad+: descent on R and ascent on S_f in every step.
-
-theta_u = argmin over theta from theta_o of b CE(R) - (1 - b) CE(S_f)
-
-With b = 1 and without BatchNorm, whose statistics are of both, this is CF.
-
-NPO: negative preference optimisation on S_f beside training on R.
-
-  theta_u = argmin over theta from theta_o of
-    CE(R) - (2 / beta) mean over S_f of
-            log sigmoid(-beta log(p(y | x; theta) / p(y | x; theta_o)))
-
-Its gradient on a sample is that of ascent times 2 p^beta / (p^beta + p_o^beta):
-1 at theta_o, towards 0 as the label is unlearned, and 1 throughout, which is
-ascent, as beta goes to 0.
+gradient_ascent     a few steps from theta_o down -strength CE(S_f)
+alternating_ascent  each epoch: once through R down CE, then once through S_f
+                    up CE (GA as AMUN runs it with D_R)
+neggrad_plus        argmin over theta from theta_o of
+                    b CE(R) - (1 - b) CE(S_f)
+npo                 argmin over theta from theta_o of CE(R) - (2 / beta)
+                    mean over S_f of log sigmoid(-beta log(p / p_o)),
+                    with p = p(y | x; theta), p_o = p(y | x; theta_o)
 """
 
 import jax
@@ -40,24 +25,26 @@ def gradient_ascent(
   *,
   strengths: tuple[float, ...] = (0.1, 0.01, 0.03, 0.3, 1.0),
 ) -> Method:
-  """Unlearns by the gradient of S_f alone.
+  """Climbs the loss of S_f, without any other data.
 
   Args:
     network: the model and its input step.
-    training: optimizer, steps and batch size.
+    training: of the ascent; with SGD, a strength multiplies its rate. The loss
+      has no upper bound, so steps are few.
     strengths: the grid of 'strength'.
 
   References:
-    Anti-Backdoor Learning, arXiv 2110.11571: ascent on the 1 % of
-    the training set that is held to be poisoned.
+    Anti-Backdoor Learning, arXiv 2110.11571: ascent on the 1 % of the training
+    set that is held to be poisoned.
   """
 
-  def ascent(logits, draw, context, hyper):
-    known = objectives.cross_entropy_term(logits, draw, context, hyper)
-    return -hyper['strength'] * known
+  def term(logits, draw, context, hyper):
+    loss = objectives.cross_entropy_term(logits, draw, context, hyper)
+    return -hyper['strength'] * loss
 
-  objective = objectives.single_term(network.model, 'forget', ascent)
-  phase = descent.Phase(objective, (('forget', training.batch_size),))
+  phase = objectives.forget_phase(
+    network.model, term, training.batch_size, retain=False
+  )
   return finetuning.method(
     descent.Recipe((phase,), training.optimizer, network.inputs),
     training.steps,
@@ -71,40 +58,33 @@ def alternating_ascent(network: Network, training: Training) -> Method:
 
   Args:
     network: the model and its input step.
-    training: optimizer, steps and batch size.
+    training: of both together; the last epoch may be cut. The batch size is at
+      most |D_F|.
 
   References:
     AMUN, arXiv 2503.00917, section 5.1.
   """
+  size = training.batch_size
 
-  def ascent(logits, draw, context, hyper):
+  def term(logits, draw, context, hyper):
     return -objectives.cross_entropy_term(logits, draw, context, hyper)
 
   recipe = descent.Recipe(
     (
-      descent.Phase(
-        objectives.cross_entropy(network.model),
-        (('retain', training.batch_size),),
-      ),
-      descent.Phase(
-        objectives.single_term(network.model, 'forget', ascent),
-        (('forget', training.batch_size),),
-      ),
+      objectives.training_phase(network.model, 'retain', size),
+      objectives.forget_phase(network.model, term, size, retain=False),
     ),
     training.optimizer,
     network.inputs,
   )
 
-  def start(key, variables, given, prepared):
+  def start(key, variables, data, prepared):
     del key, prepared
-    up, down = finetuning.epoch_lengths(
-      given, training.batch_size, training.batch_size
-    )
+    up, down = finetuning.epoch_lengths(data, size, size)
     epoch = np.repeat([0, 1], [down, up])
-    streams = {'retain': given.retain, 'forget': given.forget}
-    return finetuning.Start(
-      variables, streams, np.resize(epoch, training.steps)
-    )
+    streams = {'retain': data.retain, 'forget': data.forget}
+    phases = np.resize(epoch, training.steps)
+    return finetuning.Start(variables, streams, phases)
 
   return finetuning.method(
     recipe, training.steps, 'gradient ascent between epochs', start=start
@@ -117,27 +97,30 @@ def neggrad_plus(
   *,
   weights: tuple[float, ...] = (0.95, 0.9, 0.99, 0.999),
 ) -> Method:
-  """Gradient ascent on S_f that training on R holds back.
+  """Descends on R and climbs on S_f in every step (NegGrad+).
+
+  With b = 1 and without BatchNorm, whose statistics are of both sets, this is
+  `retraining.finetune`.
 
   Args:
     network: the model and its input step.
-    training: optimizer, steps and batch size.
-    weights: the grid of 'retain_weight', b; CE(S_f) has no upper bound, which
-      is why they are close to 1.
+    training: of the fine-tuning; the batch size is of either set.
+    weights: the grid of 'retain_weight', b.
 
   References:
     Towards Unbounded Machine Unlearning, arXiv 2302.09880.
   """
 
-  def ascent(logits, draw, context, hyper):
-    known = objectives.cross_entropy_term(logits, draw, context, hyper)
-    return (hyper['retain_weight'] - 1) * known
+  def term(logits, draw, context, hyper):
+    loss = objectives.cross_entropy_term(logits, draw, context, hyper)
+    # CE(S_f) has no upper bound, which is why the grid of b is close to 1.
+    return (hyper['retain_weight'] - 1) * loss
 
-  objective = objectives.retain_plus_term(
-    network.model, ascent, lambda hyper: hyper['retain_weight']
-  )
-  phase = descent.Phase(
-    objective, objectives.paired_streams(training.batch_size)
+  phase = objectives.forget_phase(
+    network.model,
+    term,
+    training.batch_size,
+    weight=lambda hyper: hyper['retain_weight'],
   )
   return finetuning.method(
     descent.Recipe((phase,), training.optimizer, network.inputs),
@@ -151,6 +134,9 @@ def preference_loss(
   ratio: Float[Array, 'n'], beta: float | Float[Array, '']
 ) -> Float[Array, 'n']:
   """-(2 / beta) log sigmoid(-beta ratio), ratio = log p - log p_o."""
+  # Its gradient is that of ascent times 2 p^beta / (p^beta + p_o^beta): 1 at
+  # theta_o, towards 0 as the label is unlearned. As beta goes to 0 the factor
+  # is 1 throughout, which is ascent.
   return -2 / beta * jax.nn.log_sigmoid(-beta * ratio)
 
 
@@ -160,11 +146,11 @@ def npo(
   *,
   betas: tuple[float, ...] = (0.1, 0.01, 1.0, 10.0),
 ) -> Method:
-  """Bounded ascent on S_f and training on R.
+  """Trains on R with a bounded ascent on S_f: negative preference optimisation.
 
   Args:
     network: the model and its input step.
-    training: optimizer, steps and batch size.
+    training: of the fine-tuning; the batch size is of either set.
     betas: the grid of 'beta', all above 0.
 
   References:
@@ -172,15 +158,12 @@ def npo(
   """
 
   def term(logits, draw, context, hyper):
-    before = network.model.apply(context, draw.image)
-    now = metrics.cross_entropy(logits, draw.label)
-    ratio = metrics.cross_entropy(before, draw.label) - now
+    original = network.model.apply(context, draw.image)
+    loss = metrics.cross_entropy(logits, draw.label)
+    ratio = metrics.cross_entropy(original, draw.label) - loss
     return preference_loss(ratio, hyper['beta']).mean()
 
-  phase = descent.Phase(
-    objectives.retain_plus_term(network.model, term),
-    objectives.paired_streams(training.batch_size),
-  )
+  phase = objectives.forget_phase(network.model, term, training.batch_size)
   return finetuning.method(
     descent.Recipe((phase,), training.optimizer, network.inputs),
     training.steps,

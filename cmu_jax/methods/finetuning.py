@@ -22,13 +22,13 @@ from cmu_jax.training import descent, early_stopping
 
 
 class Start(NamedTuple):
-  """What a fine-tuning is given.
+  """The start of a fine-tuning.
 
   Attributes:
-    variables: where it starts.
-    streams: the sets of samples by the names that its phases use.
-    steps: how many, or the phase of each one, [t].
-    context: teachers and masks for its objectives.
+    variables: initial variables.
+    streams: the sets of samples by the names in the phases.
+    steps: their number, or the phase of each step, [t].
+    context: teachers and masks of the objectives.
     spent: gradients of single images that went into the context.
   """
 
@@ -46,46 +46,46 @@ def method(
   *,
   grid: tuple[dict[str, float], ...] = ({},),
   needs: tuple[str, ...] | None = None,
-  prepare: Callable[..., Any] = lambda key, variables, given: None,
+  prepare: Callable[..., Any] = lambda key, variables, data: None,
   start: Callable[..., Start] | None = None,
   keep: early_stopping.BestEpoch | None = None,
 ) -> Method:
-  """A method that fine-tunes; its `solve` takes a `checkpoint` besides.
+  """Makes a method that fine-tunes; its `solve` also takes a `checkpoint`.
 
   Args:
-    recipe: phases, optimiser and input step.
+    recipe: phases, optimizer and input step.
     steps: of the fine-tuning.
-    title: what the progress bar and errors call it.
-    grid: of the numbers that the objectives get as `hyper`.
-    needs: parts of `Given`; None for those that the phases are named after.
+    title: of the progress bar and of errors.
+    grid: of the numbers that the objectives receive as `hyper`.
+    needs: parts of `MethodInputs`; None for the streams of the phases.
     prepare: as in `types.Method`.
-    start: (key, variables, given, prepared) -> Start; None to start at theta_o
-      on the given parts, with what was prepared as context.
-    keep: to return the epoch that is best on validation images, which the
-      method then needs; None for the last iterate.
+    start: (key, variables, data, prepared) -> Start; None to start at theta_o
+      on the streams of the phases, with the prepared value as context.
+    keep: returns the best epoch on validation images, which the method then
+      needs; None for the last iterate.
   """
   names = {name for phase in recipe.phases for name, _ in phase.streams}
   parts = tuple(sorted(names)) if needs is None else needs
 
-  def plain(key, variables, given, prepared):
+  def start_at_original(key, variables, data, prepared):
     del key
-    streams = {name: getattr(given, name) for name in parts}
+    streams = {name: getattr(data, name) for name in parts}
     return Start(variables, streams, steps, prepared)
 
   def solve(
     key: PRNGKey,
     variables: Variables,
-    given: MethodInputs,
+    data: MethodInputs,
     prepared: Any,
     hyper: Mapping[str, Any],
     checkpoint: store.Checkpoint | None = None,
   ) -> tuple[Variables, Info]:
-    begin = (start or plain)(key, variables, given, prepared)
+    begin = (start or start_at_original)(key, variables, data, prepared)
     watch = None
     if keep is not None:
-      assert given.validation is not None
-      watch = keep, given.validation
-    found, cost = descent.descend(
+      assert data.validation is not None
+      watch = keep, data.validation
+    result, cost = descent.descend(
       key,
       recipe,
       begin.variables,
@@ -97,10 +97,10 @@ def method(
       watch=watch,
       checkpoint=checkpoint,
     )
-    return found, {'gradient_evaluations': cost + begin.spent}
+    return result, {'gradient_evaluations': cost + begin.spent}
 
-  seen = parts if keep is None else (*parts, 'validation')
-  return Method(seen, prepare, solve, grid)
+  validated = parts if keep is None else (*parts, 'validation')
+  return Method(validated, prepare, solve, grid)
 
 
 def grid_points(
@@ -111,34 +111,33 @@ def grid_points(
 
 
 def prepare_teacher(
-  key: PRNGKey, variables: Variables, given: MethodInputs
+  key: PRNGKey, variables: Variables, data: MethodInputs
 ) -> Variables:
-  """What to prepare where theta_o itself is the teacher."""
-  del key, given
+  """A `prepare` that returns theta_o, the teacher."""
+  del key, data
   return variables
 
 
 def initialize(key: PRNGKey, network: Network, samples: Samples) -> Variables:
-  """The network newly initialised, for images like these."""
+  """Initializes a network for images of this shape."""
   image = network.inputs.eval(samples.batch.image[:1], None)
   return jax.jit(network.model.init)(rng.fold_in(key, 'init'), image)
 
 
-def epoch_lengths(given: Any, forget: int, retain: int) -> tuple[int, int]:
-  """ceil(count / batch size) of S_f and of R, whose counts may be masked."""
-  sets = (given.forget, forget), (given.retain, retain)
-  first, second = (
+def epoch_lengths(data: Any, forget: int, retain: int) -> tuple[int, int]:
+  """ceil(count / batch size) of S_f and of R."""
+  sets = (data.forget, forget), (data.retain, retain)
+  # Arrays are padded to one size for all fractions: the mask has the counts.
+  on_forget, on_retain = (
     -(-int(np.asarray(samples.valid).sum()) // size) for samples, size in sets
   )
-  return first, second
+  return on_forget, on_retain
 
 
+# One object a network, so that its compilations are shared.
 @functools.lru_cache(maxsize=32)
 def freeze_statistics(model: Model) -> Model:
-  """A network whose training holds its running statistics.
-
-  One object a network, so that compilations are shared.
-  """
+  """A network that trains with its running statistics, and leaves them."""
   return model._replace(
     update=lambda variables, image: (
       model.apply(variables, image),

@@ -32,6 +32,8 @@ def divergence(
     logits: of the student.
     temperature: T.
   """
+  # In float32 even for a network in bfloat16, which is too coarse for the
+  # log-probabilities of a confident teacher.
   # The factor T^2 keeps the size of gradients at any temperature (Distilling
   # the Knowledge in a Neural Network, arXiv 1503.02531, section 2).
   target = jax.nn.log_softmax(target_logits.astype(jnp.float32) / temperature)
@@ -40,7 +42,7 @@ def divergence(
 
 
 def single_term(model: Model, stream: str, term: Term) -> Objective:
-  """One term on one stream.
+  """A single term on a single stream.
 
   Args:
     model: the network, updated in training mode.

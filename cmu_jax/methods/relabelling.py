@@ -1,24 +1,15 @@
-"""Random labels (amnesiac unlearning): S_f under labels drawn at random.
+r"""S_f under other labels: random ones, the runners-up, in salient weights.
 
-y'      ~ uniform on the classes other than the trained label, drawn once
+random_label    y' ~ uniform on the classes other than the trained label,
+                drawn once (amnesiac unlearning)
+relabel_second  y' = argmax over c other than the trained label of
+                f_c(x; theta_o)
+
 theta_u = argmin over theta from theta_o of CE(R) + weight CE(S_f, y')
 
-Relabelling to the runner-up: S_f under what theta_o would say next.
-
-  y'      = argmax over c other than the trained label of f_c(x; theta_o)
-  theta_u = argmin over theta from theta_o of CE(R) + weight CE(S_f, y')
-
-Where two classes were confused with each other, the runner-up tends to be the
-true one; between two classes it is. Ours, close to boundary shrink (Boundary
-Unlearning, arXiv 2303.11570), which asks theta_o about a perturbed image.
-
-SalUn: random labels on S_f, in the weights that S_f depends on.
-
-  m       = |d CE(S_f; theta_o) / d theta| above its median over all weights
-  theta_u = theta_o + m (theta' - theta_o),
-
-where theta' follows `random_label` and steps are masked by m, decay and
-momentum included: what is not salient does not move.
+salun           theta_u = theta_o + m (theta' - theta_o), theta' as in
+                `random_label`, m = |d CE(S_f; theta_o) / d theta| above its
+                median over all weights
 """
 
 import functools
@@ -28,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from cmu_jax.core import jit, rng
@@ -44,20 +34,22 @@ from cmu_jax.methods import finetuning, objectives
 from cmu_jax.training import descent, metrics
 
 WEIGHTS = (1.0, 0.1)
+# Images at a time in passes over S_f before the training.
+_BLOCK = 256
 
 
 def draw_wrong_labels(
   key: PRNGKey, label: Int[Array, 'n'], classes: int
 ) -> Int[Array, 'n']:
-  """Other classes than the labels, each as likely."""
+  """Draws other classes than the labels, each as likely."""
   shift = jax.random.randint(key, label.shape, 1, classes, label.dtype)
   return (label + shift) % classes
 
 
-def relabel_at_random(
+def _relabel_at_random(
   key: PRNGKey, network: Network, variables: Variables, samples: Samples
 ) -> Samples:
-  """The samples under random wrong labels."""
+  """Gives all samples random wrong labels."""
   image = network.inputs.eval(samples.batch.image[:1], None)
   classes = jax.eval_shape(network.model.apply, variables, image).shape[-1]
   label = draw_wrong_labels(
@@ -66,47 +58,39 @@ def relabel_at_random(
   return samples._replace(batch=samples.batch._replace(label=label))
 
 
-def relabelling_recipe(
+def _recipe(
   network: Network,
-  optimizer: optax.GradientTransformation,
-  batch_size: int,
-  project: Callable[[Any, Any], Any] | None = None,
+  training: Training,
   retain: bool = True,
+  project: Callable[[Any, Any], Any] | None = None,
 ) -> descent.Recipe:
-  """CE(R) + hyper['forget_weight'] CE(S_f) in every step, CE(R) if retained."""
+  """CE(R) + hyper['forget_weight'] CE(S_f) in every step; R if retained."""
 
   def term(logits, draw, context, hyper):
-    known = objectives.cross_entropy_term(logits, draw, context, hyper)
-    return hyper['forget_weight'] * known
+    loss = objectives.cross_entropy_term(logits, draw, context, hyper)
+    return hyper['forget_weight'] * loss
 
-  phase = descent.Phase(
-    objectives.retain_plus_term(network.model, term),
-    objectives.paired_streams(batch_size),
+  phase = objectives.forget_phase(
+    network.model, term, training.batch_size, retain=retain
   )
-  if not retain:
-    alone = objectives.single_term(network.model, 'forget', term)
-    phase = descent.Phase(alone, (('forget', batch_size),))
-  return descent.Recipe((phase,), optimizer, network.inputs, project)
+  return descent.Recipe((phase,), training.optimizer, network.inputs, project)
 
 
-def training_streams(given: Any, forget: Samples, retain: bool) -> dict:
-  """What a step draws from: what was relabelled, and R if retained."""
-  rest = {'retain': given.retain} if retain else {}
-  return {**rest, 'forget': forget}
-
-
-def start_training(
-  steps: int,
-  key: PRNGKey,
+def _start(
   variables: Variables,
-  given: Any,
-  prepared: Samples,
-  retain: bool = True,
+  data: Any,
+  forget: Samples,
+  steps: int,
+  retain: bool,
+  mask: PyTree | None = None,
 ) -> finetuning.Start:
-  """From theta_o on R and on what was relabelled, which was prepared."""
-  del key
-  drawn = training_streams(given, prepared, retain)
-  return finetuning.Start(variables, drawn, steps)
+  """Starts at theta_o on relabelled samples, with R if retained."""
+  streams = {'retain': data.retain} if retain else {}
+  # The gradient that a mask comes from is that of all of S_f.
+  spent = 0 if mask is None else int(np.asarray(data.forget.valid).sum())
+  return finetuning.Start(
+    variables, {**streams, 'forget': forget}, steps, mask, spent
+  )
 
 
 def random_label(
@@ -116,144 +100,150 @@ def random_label(
   weights: tuple[float, ...] = WEIGHTS,
   retain: bool = True,
 ) -> Method:
-  """Overwrites what was learned of S_f with noise.
+  """Overwrites the labels of S_f with noise.
 
   Args:
     network: the model and its input step.
-    training: optimizer, steps and batch size.
+    training: of the fine-tuning; the batch size is of either set.
     weights: the grid of 'forget_weight'.
-    retain: whether R is trained on; False for S_f alone.
+    retain: False trains on S_f alone.
 
   References:
     Amnesiac Machine Learning, arXiv 2010.10981.
   """
-  recipe = relabelling_recipe(
-    network, training.optimizer, training.batch_size, retain=retain
-  )
 
-  def prepare(key, variables, given):
-    return relabel_at_random(key, network, variables, given.forget)
+  def prepare(key, variables, data):
+    return _relabel_at_random(key, network, variables, data.forget)
+
+  def start(key, variables, data, prepared):
+    del key
+    return _start(variables, data, prepared, training.steps, retain)
 
   return finetuning.method(
-    recipe,
+    _recipe(network, training, retain),
     training.steps,
     'random labels on S_f',
     grid=finetuning.grid_points('forget_weight', weights),
     prepare=prepare,
-    start=functools.partial(start_training, training.steps, retain=retain),
+    start=start,
   )
-
-
-_RUNNER_UP_BLOCK = 256
 
 
 def runner_up(
   logits: Float[Array, 'n k'], label: Int[Array, 'n']
 ) -> Int[Array, 'n']:
   """The likeliest class other than the label."""
-  own = label[:, None] == jnp.arange(logits.shape[-1])[None, :]
-  found = jnp.argmax(jnp.where(own, -jnp.inf, logits), -1)
-  return found.astype(label.dtype)
+  labelled = label[:, None] == jnp.arange(logits.shape[-1])[None, :]
+  second = jnp.argmax(jnp.where(labelled, -jnp.inf, logits), -1)
+  return second.astype(label.dtype)
 
 
 @functools.lru_cache(maxsize=32)
 def _runner_up_program(network: Network) -> Callable:
-  """(variables, batch) -> the runners-up [n], jitted."""
+  """A jitted function (variables, batch) -> the runners-up [n]."""
 
   def relabel(variables, batch):
-    def one(row):
+    def relabel_row(row):
       single = jax.tree.map(lambda x: x[None], row)
       image = network.inputs.eval(single.image, single.has_trigger)
-      return runner_up(network.model.apply(variables, image), single.label)[0]
+      logits = network.model.apply(variables, image)
+      return runner_up(logits, single.label)[0]
 
-    return jax.lax.map(one, batch, batch_size=_RUNNER_UP_BLOCK)
+    return jax.lax.map(relabel_row, batch, batch_size=_BLOCK)
 
   return jit.compile_loop(relabel)
 
 
 def relabel_second(
-  network: Network, training: Training, *, weights: tuple[float, ...] = WEIGHTS
+  network: Network,
+  training: Training,
+  *,
+  weights: tuple[float, ...] = WEIGHTS,
 ) -> Method:
-  """Moves S_f over the nearest boundary that theta_o has.
+  """Moves S_f across the nearest boundary of theta_o.
+
+  Between two confused classes the runner-up is the true one. Ours, close to
+  boundary shrink (Boundary Unlearning, arXiv 2303.11570), which asks theta_o
+  about a perturbed image.
 
   Args:
     network: the model and its input step.
-    training: optimizer, steps and batch size.
+    training: of the fine-tuning; the batch size is of either set.
     weights: the grid of 'forget_weight'.
   """
 
-  def relabel(key, variables, given):
+  def prepare(key, variables, data):
     del key
-    batch = given.forget.batch
+    batch = data.forget.batch
     label = _runner_up_program(network)(variables, batch)
-    return given.forget._replace(batch=batch._replace(label=label))
+    return data.forget._replace(batch=batch._replace(label=label))
+
+  def start(key, variables, data, prepared):
+    del key
+    return _start(variables, data, prepared, training.steps, True)
 
   return finetuning.method(
-    relabelling_recipe(network, training.optimizer, training.batch_size),
+    _recipe(network, training),
     training.steps,
     'runner-up labels on S_f',
     grid=finetuning.grid_points('forget_weight', weights),
-    prepare=relabel,
-    start=functools.partial(start_training, training.steps),
+    prepare=prepare,
+    start=start,
   )
-
-
-_GRADIENT_BLOCK = 256
 
 
 @functools.lru_cache(maxsize=32)
 def _gradient_program(network: Network) -> Callable:
-  """(variables, samples) -> d CE(S_f) / d theta, evaluation mode, jitted."""
+  """A jitted function (variables, samples) -> d CE(S_f) / d theta."""
+  model, inputs = network
 
   def gradient(variables, samples):
-    def total(params):
+    def mean_loss(params):
+      # Without a checkpoint, the activations of all of S_f would be kept.
       @jax.checkpoint
-      def one(row):
+      def row_loss(row):
         batch = jax.tree.map(lambda x: x[None], row.batch)
-        image = network.inputs.eval(batch.image, batch.has_trigger)
-        found = Variables(params, variables.batch_stats)
-        loss = metrics.cross_entropy(
-          network.model.apply(found, image), batch.label
-        )
-        return loss[0] * row.valid
+        image = inputs.eval(batch.image, batch.has_trigger)
+        logits = model.apply(Variables(params, variables.batch_stats), image)
+        return metrics.cross_entropy(logits, batch.label)[0] * row.valid
 
-      each = jax.lax.map(one, samples, batch_size=_GRADIENT_BLOCK)
-      return each.sum() / samples.valid.sum()
+      losses = jax.lax.map(row_loss, samples, batch_size=_BLOCK)
+      return losses.sum() / samples.valid.sum()
 
-    return jax.grad(total)(variables.params)
+    return jax.grad(mean_loss)(variables.params)
 
   return jit.compile_loop(gradient)
 
 
 def salient_mask(gradient: PyTree, share: float) -> PyTree:
-  """Where the gradient is large: masks of about this share of the weights.
+  """Masks of the weights with the largest gradients.
 
   Args:
     gradient: a tree of arrays, compared with each other across the tree.
-    share: of the weights; 1/2 is what lies above the median.
+    share: of the weights; 1/2 takes all above the median.
   """
-  size = jax.tree.map(jnp.abs, gradient)
-  every = jnp.concatenate([x.ravel() for x in jax.tree.leaves(size)])
-  threshold = jnp.quantile(every, 1 - share)
-  return jax.tree.map(lambda x: x > threshold, size)
+  magnitude = jax.tree.map(jnp.abs, gradient)
+  values = jnp.concatenate([x.ravel() for x in jax.tree.leaves(magnitude)])
+  threshold = jnp.quantile(values, 1 - share)
+  return jax.tree.map(lambda x: x > threshold, magnitude)
 
 
 def apply_mask(tree: PyTree, mask: PyTree) -> PyTree:
-  """The tree where the mask is, 0 elsewhere: a `descent.Recipe`'s `project`."""
+  """Sets a tree to 0 outside a mask: a `project` of `descent.Recipe`."""
   return jax.tree.map(lambda x, m: jnp.where(m, x, 0), tree, mask)
 
 
 @functools.lru_cache(maxsize=32)
 def mask_program(network: Network, share: float) -> Callable:
-  """(variables, S_f) -> the mask of the weights that S_f depends on.
+  """A function (variables, S_f) -> the mask of the weights S_f depends on.
 
   Args:
-    network: the model and its input step.
+    network: the model, in evaluation mode, and its input step.
     share: of the weights.
   """
-  keep = jit.compile_cheaply(functools.partial(salient_mask, share=share))
+  choose = jit.compile_cheaply(functools.partial(salient_mask, share=share))
   gradient = _gradient_program(network)
-  return lambda variables, samples: keep(gradient(variables, samples))
+  return lambda variables, samples: choose(gradient(variables, samples))
 
 
 def salun(
@@ -264,36 +254,31 @@ def salun(
   weights: tuple[float, ...] = WEIGHTS,
   retain: bool = True,
 ) -> Method:
-  """Random labels confined to salient weights.
+  """Trains S_f under random labels in its salient weights alone.
 
   Args:
     network: the model and its input step.
-    training: optimizer, steps and batch size.
+    training: of the fine-tuning; the batch size is of either set.
     share: of the weights that move; the published grid is 0.1 to 0.9.
     weights: the grid of 'forget_weight'.
-    retain: whether R is trained on; False for S_f alone.
+    retain: False trains on S_f alone.
 
   References:
     SalUn, arXiv 2310.12508: share 1/2, the mask on gradients.
   """
-  recipe = relabelling_recipe(
-    network, training.optimizer, training.batch_size, apply_mask, retain
-  )
 
-  def prepare(key, variables, given):
-    forget = relabel_at_random(key, network, variables, given.forget)
-    mask = mask_program(network, share)
-    return forget, mask(variables, given.forget)
+  def prepare(key, variables, data):
+    forget = _relabel_at_random(key, network, variables, data.forget)
+    return forget, mask_program(network, share)(variables, data.forget)
 
-  def start(key, variables, given, prepared: Any):
+  def start(key, variables, data, prepared):
     del key
     forget, mask = prepared
-    streams = training_streams(given, forget, retain)
-    spent = int(np.asarray(given.forget.valid).sum())
-    return finetuning.Start(variables, streams, training.steps, mask, spent)
+    return _start(variables, data, forget, training.steps, retain, mask)
 
   return finetuning.method(
-    recipe,
+    # Steps are masked, not gradients: decay and momentum would move the rest.
+    _recipe(network, training, retain, apply_mask),
     training.steps,
     'SalUn',
     grid=finetuning.grid_points('forget_weight', weights),

@@ -134,23 +134,23 @@ def entry(study: str, name: str) -> catalogue.Entry:
 
 
 def describe(study: str, name: str) -> str:
-  """What a method does, with the names and symbols of a study."""
-  aliases = {other: other for other in catalogue.ENTRIES} | NAMES[study]
+  """Describes a method with the names and symbols of a study."""
+  aliases = {entry: entry for entry in catalogue.ENTRIES} | NAMES[study]
   words = aliases | SYMBOLS.get(study, {})
   return entry(study, name).description.format_map(words)
 
 
 def information(study: str, needs: Iterable[str]) -> str:
-  """What a method sees besides the weights, in the words of a study."""
-  return ' + '.join(['weights', *(SYMBOLS[study][part] for part in needs)])
+  """Names the inputs of a method besides the weights, as a study does."""
+  return ' + '.join(['weights', *(SYMBOLS[study][name] for name in needs)])
 
 
 # Rows below all others: they see what no method may see.
 _REFERENCES = ('fine_pruning', 'bn_recalibration', 'oracle')
 
 
-def ordered(study: str, names: Iterable[str]) -> tuple[str, ...]:
-  """Distinct names of a study's methods, in the order of its tables.
+def sort_names(study: str, names: Iterable[str]) -> tuple[str, ...]:
+  """Sorts distinct names of a study's methods in the order of its tables.
 
   Names that are not in the catalogue are sorted, before the references.
   """
@@ -164,7 +164,7 @@ def ordered(study: str, names: Iterable[str]) -> tuple[str, ...]:
 
 
 class Presentation(NamedTuple):
-  """How the tables of the CUTS study call a method.
+  """The presentation of a method in tables of the CUTS study.
 
   Attributes:
     label: its name in tables and figures.

@@ -1,4 +1,4 @@
-"""TRW: forgetting a class towards what retraining without it would answer.
+r"""Class unlearning: answers of retraining as targets (TRW), and a logit mask.
 
 For the class f to be forgotten, with z the logits of theta_o and s_k the
 similarity of class k to f,
@@ -10,12 +10,7 @@ q* is the distribution nearest (in KL) to theta_o's own, renormalised without
 f, among those of its mean similarity: retrained networks give pictures of f to
 the classes that look like it. beta = 0 only renormalises (RWFT).
 
-Masking the logit: the network is forbidden to answer the class.
-
-  W_f <- 0,   b_f <- -10^4      so that p_f = 0 and p_k <- p_k / (1 - p_f)
-
-Nothing is forgotten: features and all other logits stay as they were. It is
-the cheapest baseline of class unlearning, and what an audit must not pass.
+`logit_mask` forbids the answer instead: W_f <- 0, b_f <- -10^4.
 """
 
 import itertools
@@ -40,15 +35,19 @@ from cmu_jax.core.types import (
 from cmu_jax.methods import finetuning, objectives
 from cmu_jax.training import descent
 
+# The paper's PCA dimension, temperature and weight are not public. Of k classes
+# at most k - 1 axes matter; 8, 0.1 and 1 are ours, as is the centring.
 BETAS, DIMENSIONS = (10.0, 0.0, 1.0, 3.0, 30.0), (8,)
 _TEMPERATURE = 0.1
+# Below any logit, and finite, so that losses of the class stay finite.
+MASKED_LOGIT = -1e4
 
 
 class PrincipalAxes(NamedTuple):
   """The last layer in the principal axes of its rows.
 
   Attributes:
-    places: the rows in these axes, one a class.
+    coordinates: the rows in these axes, one a class.
     axes: the axes as columns, in the space of features.
   """
 
@@ -59,52 +58,26 @@ class PrincipalAxes(NamedTuple):
 def principal_axes(
   rows: Float[Array, 'k h'], centre: bool = True
 ) -> PrincipalAxes:
-  """The classes' rows of the last layer in their principal axes.
+  """Finds the principal axes of the classes' rows of the last layer.
 
   Args:
     rows: one row a class.
-    centre: whether the mean row is taken off first.
+    centre: subtracts the mean row first.
   """
-  placed = rows - rows.mean(0, keepdims=True) if centre else rows
-  left, size, right = jnp.linalg.svd(placed, full_matrices=False)
-  return PrincipalAxes(left * size[None, :], right.T)
-
-
-def coordinates(
-  rows: Float[Array, 'k h'], centre: bool = True
-) -> Float[Array, 'k r']:
-  """The places of `principal`."""
-  return principal_axes(rows, centre).coordinates
+  centred = rows - rows.mean(0, keepdims=True) if centre else rows
+  vectors, scale, axes = jnp.linalg.svd(centred, full_matrices=False)
+  return PrincipalAxes(vectors * scale[None, :], axes.T)
 
 
 def _unit_directions(
   points: Float[Array, 'n r'], dimension: Any
 ) -> Float[Array, 'n r']:
-  """Directions in the first axes; 0 where there is none."""
+  """Directions in the leading axes; 0 for a point without any."""
+  # The dimension may be traced, so that a grid of them is one compilation.
   axis = jnp.arange(points.shape[1])[None, :]
-  kept = jnp.where(axis < dimension, points, 0)
-  size = jnp.sqrt(jnp.sum(kept**2, axis=1, keepdims=True))
-  return kept / jnp.maximum(size, 1e-12)
-
-
-def similarity(
-  places: Float[Array, 'k r'],
-  forget: Int[Array, ''] | int,
-  dimension: Any,
-  temperature: float = _TEMPERATURE,
-  noise: Float[Array, 'k'] | None = None,
-) -> Float[Array, 'k']:
-  """How like the class to be forgotten the others are; sums to 1, 0 at f.
-
-  Args:
-    places: of `principal`.
-    forget: f.
-    dimension: how many principal axes count; may be traced.
-    temperature: of the softmax over cosines.
-    noise: added to the cosines; None for none.
-  """
-  point = places[jnp.asarray(forget)[None]]
-  return similarities(places, point, forget, dimension, temperature, noise)[0]
+  leading = jnp.where(axis < dimension, points, 0)
+  norm = jnp.sqrt(jnp.sum(leading**2, axis=1, keepdims=True))
+  return leading / jnp.maximum(norm, 1e-12)
 
 
 def similarities(
@@ -115,28 +88,28 @@ def similarities(
   temperature: float = _TEMPERATURE,
   noise: Float[Array, 'k'] | None = None,
 ) -> Float[Array, 'n k']:
-  """How like each point the other classes are; rows sum to 1 and are 0 at f.
+  """Similarities of the other classes to points; rows sum to 1 and are 0 at f.
 
-  Of the row of f it is `similarity`. Of the features of an image in the same
-  axes it is a similarity of that image: one image of f looks like a truck,
-  another like a ship. This is not in the paper, whose open question it is.
+  The coordinates of f as the point give the similarity s of the paper. Features
+  of an image in the same axes give a similarity of that image: one image of f
+  looks like a truck, another like a ship. This is the paper's open question.
 
   Args:
-    coordinates: of `principal`.
+    coordinates: of `principal_axes`.
     points: in the same axes.
     forget: f.
-    dimension: how many principal axes count; may be traced.
+    dimension: number of principal axes that count; may be traced.
     temperature: of the softmax over cosines.
     noise: added to the cosines, the same for all points; None for none.
   """
-  cosine = (
-    _unit_directions(points, dimension)
-    @ _unit_directions(coordinates, dimension).T
-  )
-  moved = cosine if noise is None else cosine + noise[None, :]
-  other = jnp.arange(coordinates.shape[0]) != forget
-  cold = jnp.where(other[None, :], moved / temperature, -jnp.inf)
-  return jax.nn.softmax(cold)
+  directions = _unit_directions(coordinates, dimension)
+  cosine = _unit_directions(points, dimension) @ directions.T
+  if noise is not None:
+    cosine = cosine + noise[None, :]
+  # Softmax of raw cosines would not tell beta and the temperature apart.
+  retained = jnp.arange(coordinates.shape[0]) != forget
+  logits = jnp.where(retained[None, :], cosine / temperature, -jnp.inf)
+  return jax.nn.softmax(logits)
 
 
 def tilt_answers(
@@ -145,32 +118,30 @@ def tilt_answers(
   similarity: Float[Array, 'k'] | Float[Array, '#n k'],
   beta: Any,
 ) -> Float[Array, 'n k']:
-  """q*: the answers of theta_o without f, tilted towards classes like it.
-
-  The logit of f is never exponentiated: on pictures of f its probability is
-  nearly 1, and dividing by what is left would be 0 / 0 in float32.
+  """q*: the answers of theta_o without f, tilted towards similar classes.
 
   Args:
     logits: of theta_o.
     forget: f.
-    similarity: of `similarity`, or of each image; adding a constant changes
-      nothing.
+    similarity: of f, or of each image; an added constant changes nothing.
     beta: strength of the tilt; may be traced.
 
   References:
     On the Necessity of Output Distribution Reweighting for Effective Class
     Unlearning, arXiv 2506.20893.
   """
-  other = jnp.arange(logits.shape[-1]) != forget
+  retained = jnp.arange(logits.shape[-1]) != forget
   wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
   tilt = beta * jnp.broadcast_to(similarity, logits.shape)
-  return jax.nn.softmax(jnp.where(other[None, :], wide + tilt, -jnp.inf))
+  # The logit of f is never exponentiated: on pictures of f its probability is
+  # nearly 1, and a division by the remainder would be 0 / 0 in float32.
+  return jax.nn.softmax(jnp.where(retained[None, :], wide + tilt, -jnp.inf))
 
 
 def head_rows(
   model: Model, variables: Variables, features: Float[Array, 'n d']
 ) -> Float[Array, 'k d']:
-  """The derivative of the logits by the features: of a linear head, its rows.
+  """The derivative of the logits by the features: the rows of a linear head.
 
   Args:
     model: the network.
@@ -180,100 +151,96 @@ def head_rows(
   return jax.jacobian(lambda x: model.head(variables, x[None])[0])(features[0])
 
 
+class _Context(NamedTuple):
+  """Constants of the objective: theta_o, its head, f, and noise by class."""
+
+  original: Variables
+  principal: PrincipalAxes
+  forget: Int[Array, '']
+  noise: Float[Array, 'k']
+
+
 def trw(
   network: Network,
   training: Training,
   *,
   betas: tuple[float, ...] = BETAS,
   dimensions: tuple[int, ...] = DIMENSIONS,
-  weights: tuple[float, ...] = (1.0,),
   noises: tuple[float, ...] = (),
-  temperature: float = _TEMPERATURE,
   centre: bool = True,
   retain: bool = True,
   by_sample: bool = False,
 ) -> Method:
-  """Unlearns a class; all of S_f must be of it.
-
-  The paper's PCA dimension, temperature and weight are not public: 8 axes
-  (at most k - 1 matter), 0.1 and 1 are ours, as is the centring. With s of
-  raw cosines beta and the temperature could not be told apart.
+  """Teaches the answers of retraining; all of S_f must be of one class.
 
   Args:
     network: the model and its input step.
-    training: optimizer, steps and batch size.
+    training: of the fine-tuning; the batch size is of either set.
     betas: the grid of 'beta'; 0 is RWFT.
     dimensions: the grid of 'dimension', principal axes that count.
-    weights: the grid of 'forget_weight'.
     noises: the grid of 'noise', the standard deviation of a Gaussian that is
       drawn once for each class and added to the cosines; empty for none.
-    temperature: of the similarities.
-    centre: whether the mean row of the head is taken off.
-    retain: whether R is trained on; False for S_f alone.
-    by_sample: whether similarities are those of each image of S_f to the
-      classes instead of those of f.
+    centre: subtracts the mean row of the head.
+    retain: False trains on S_f alone.
+    by_sample: takes the similarities of each image of S_f to the classes
+      instead of those of f.
 
   References:
     arXiv 2506.20893; the default beta is its own.
   """
+  model, inputs = network
 
-  def term(logits, draw, context, hyper):
-    start, (places, axes), forget, bell = context
-    features = network.model.features(start, draw.image)
-    points = features @ axes if by_sample else places[forget][None]
-    noise = hyper['noise'] * bell if 'noise' in hyper else None
-    similar = similarities(
-      places, points, forget, hyper['dimension'], temperature, noise
+  def term(logits, draw, context: _Context, hyper):
+    features = model.features(context.original, draw.image)
+    coordinates, axes = context.principal
+    points = features @ axes
+    if not by_sample:
+      points = coordinates[context.forget][None]
+    noise = hyper['noise'] * context.noise if 'noise' in hyper else None
+    similarity = similarities(
+      coordinates, points, context.forget, hyper['dimension'], noise=noise
     )
-    answer = network.model.head(start, features)
-    wanted = tilt_answers(answer, forget, similar, hyper['beta'])
-    found = jax.nn.log_softmax(logits.astype(jnp.float32))
-    return -hyper['forget_weight'] * jnp.sum(wanted * found, -1).mean()
+    answer = model.head(context.original, features)
+    target = tilt_answers(answer, context.forget, similarity, hyper['beta'])
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return -hyper['forget_weight'] * jnp.sum(target * log_p, -1).mean()
 
-  phase = descent.Phase(
-    objectives.retain_plus_term(network.model, term),
-    objectives.paired_streams(training.batch_size),
+  def prepare(key, variables: Variables, data: MethodInputs) -> _Context:
+    assert data.forget is not None
+    image = inputs.eval(data.forget.batch.image[:1], None)
+    rows = head_rows(model, variables, model.features(variables, image))
+    # The noise is drawn once, so that a grid of its scales compares the same
+    # direction.
+    return _Context(
+      variables,
+      principal_axes(rows, centre),
+      forget_class(data.forget),
+      jax.random.normal(rng.fold_in(key, 'noise'), rows.shape[:1]),
+    )
+
+  phase = objectives.forget_phase(
+    model, term, training.batch_size, retain=retain
   )
-  if not retain:
-    alone = objectives.single_term(network.model, 'forget', term)
-    phase = descent.Phase(alone, (('forget', training.batch_size),))
-  recipe = descent.Recipe((phase,), training.optimizer, network.inputs)
-
-  def prepare(key, variables: Variables, given: MethodInputs):
-    assert given.forget is not None
-    image = network.inputs.eval(given.forget.batch.image[:1], None)
-    rows = head_rows(
-      network.model, variables, network.model.features(variables, image)
-    )
-    bell = jax.random.normal(rng.fold_in(key, 'noise'), rows.shape[:1])
-    forget = forget_class(given.forget)
-    return variables, principal_axes(rows, centre), forget, bell
-
-  points = itertools.product(betas, dimensions, weights, noises or (0.0,))
   return finetuning.method(
-    recipe,
+    descent.Recipe((phase,), training.optimizer, inputs),
     training.steps,
     'tilted reweighting',
     grid=tuple(
-      {'beta': float(b), 'dimension': float(d), 'forget_weight': float(w)}
+      {'beta': float(b), 'dimension': float(d), 'forget_weight': 1.0}
       | ({'noise': float(s)} if noises else {})
-      for b, d, w, s in points
+      for b, d, s in itertools.product(betas, dimensions, noises or (0.0,))
     ),
     prepare=prepare,
   )
 
 
-# Beyond any logit, and finite where losses of the class are asked for.
-MASKED_LOGIT = -1e4
-
-
 def forget_class(samples: Samples) -> Int[Array, '']:
-  """The class to be forgotten: that of the first row that counts."""
+  """The class to be forgotten, from the label of the first valid row."""
   return samples.batch.label[jnp.argmax(samples.valid)]
 
 
 def mask_head(params: PyTree, forget: Int[Array, ''] | int) -> PyTree:
-  """Parameters whose head never answers a class.
+  """Changes the head so that it never answers a class.
 
   Args:
     params: with the linear layer 'head', as those of `networks.make`.
@@ -283,23 +250,26 @@ def mask_head(params: PyTree, forget: Int[Array, ''] | int) -> PyTree:
     UserError: there is no such layer, or it has no bias.
   """
   head: Any = params.get('head') if isinstance(params, Mapping) else None
-  known = set(head) if isinstance(head, Mapping) else set()
+  names = set(head) if isinstance(head, Mapping) else set()
   errors.check(
-    {'kernel', 'bias'} <= known,
+    {'kernel', 'bias'} <= names,
     "logit_mask: the network has no layer 'head' with a kernel and a bias; "
     "use a network of networks.make, or leave 'mask' out",
   )
-  chosen = jnp.arange(head['bias'].shape[0]) == forget
-  kernel = jnp.where(chosen[None, :], 0, head['kernel'])
-  bias: Float[Array, 'k'] = jnp.where(chosen, MASKED_LOGIT, head['bias'])
+  masked = jnp.arange(head['bias'].shape[0]) == forget
+  kernel = jnp.where(masked[None, :], 0, head['kernel'])
+  bias: Float[Array, 'k'] = jnp.where(masked, MASKED_LOGIT, head['bias'])
   return {**params, 'head': {**head, 'kernel': kernel, 'bias': bias}}
 
 
 def logit_mask(network: Network) -> Method:
-  """Forbids the class of S_f; all of S_f must be of it.
+  """Forbids the class of S_f, so that p_f = 0 and p_k <- p_k / (1 - p_f).
+
+  Nothing is forgotten: features and all other logits stay. It is the cheapest
+  baseline of class unlearning, and no audit must pass it.
 
   Args:
-    network: unused.
+    network: unused; all methods take it. Its last layer is called 'head'.
 
   References:
     On the Necessity of Output Distribution Reweighting for Effective Class
@@ -307,16 +277,16 @@ def logit_mask(network: Network) -> Method:
   """
   del network
 
-  def prepare(key: Any, variables: Variables, given: MethodInputs) -> jax.Array:
+  def prepare(key: Any, variables: Variables, data: MethodInputs) -> jax.Array:
     del key, variables
-    assert given.forget is not None
-    return forget_class(given.forget)
+    assert data.forget is not None
+    return forget_class(data.forget)
 
   def solve(
-    key: Any, variables: Variables, given: Any, prepared: Any, hyper: Any
+    key: Any, variables: Variables, data: Any, prepared: Any, hyper: Any
   ) -> tuple[Variables, Info]:
-    del key, given, hyper
-    found = variables._replace(params=mask_head(variables.params, prepared))
-    return found, {'gradient_evaluations': 0}
+    del key, data, hyper
+    params = mask_head(variables.params, prepared)
+    return variables._replace(params=params), {'gradient_evaluations': 0}
 
   return Method(('forget',), prepare, solve, elementwise=True)

@@ -1,20 +1,13 @@
-"""What methods share that fine-tune on one set: parts joined, then shuffled.
-
-Random labels as AMUN compares with them: drawn anew at every access.
-
-  theta_u = argmin over theta from theta_o of CE(D_R + {(x, y') : x in D_F}),
-  y' ~ uniform on the classes other than y, whenever x is seen
+r"""Fine-tuning on the union of D_R and a changed D_F, shuffled together.
 
 One epoch is a pass over the union, so that D_F has the share of a batch that it
-has of the data; `random_label` sees as much of it as of D_R, under labels that
-stay. SalUn is the same in the weights that D_F depends on.
+has of the data.
 
-Boundary shrink: D_F under the classes that one step of FGSM leads to.
-
-  y'      = argmax f(x + eps sign(d CE / dx); theta_o)
-  theta_u = Finetune(theta_o, D_R + {(x, y')})
-
-The images stay where they are: the region of y shrinks away from them.
+  redrawn_label    theta_u = argmin over theta from theta_o of
+                   CE(D_R + {(x, y') : x in D_F}), with y' ~ uniform on the
+                   classes other than y, drawn whenever x is seen
+  boundary_shrink  y' = argmax f(x + eps sign(d CE / dx); theta_o)
+                   theta_u = Finetune(theta_o, D_R + {(x, y')})
 """
 
 from collections.abc import Callable, Sequence
@@ -22,14 +15,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from cmu_jax.core import rng
 from cmu_jax.core.types import (
   Method,
   MethodInputs,
-  Model,
   Network,
   Samples,
   Training,
@@ -40,15 +31,7 @@ from cmu_jax.robustness import adversarial_sets, attacks
 from cmu_jax.training import descent, metrics
 
 _STREAM = 'union'
-
-
-def freeze_statistics(model: Model) -> Model:
-  """The network whose BatchNorm keeps its running statistics in training."""
-
-  def update(variables: Variables, image: jax.Array):
-    return model.apply(variables, image), variables.batch_stats
-
-  return model._replace(update=update)
+_NEEDS = {True: ('retain', 'forget'), False: ('forget',)}
 
 
 def union_recipe(
@@ -58,26 +41,27 @@ def union_recipe(
   freeze_bn: bool = False,
   project: Callable[[PyTree, Any], PyTree] | None = None,
 ) -> descent.Recipe:
-  """Cross-entropy on one stream.
+  """Cross-entropy on the union.
 
   Args:
-    network: the model and its input step.
-    training: optimizer, steps and batch size.
-    freeze_bn: normalise by the running statistics, and leave them.
+    network: the model, updated in training mode, and its input step.
+    training: the batch size is of the union.
+    freeze_bn: normalises by the running statistics, and leaves them.
     project: see `descent.Recipe`.
   """
-  trained = freeze_statistics(network.model) if freeze_bn else network.model
-  objective = objectives.cross_entropy(trained, _STREAM)
-  phase = descent.Phase(objective, ((_STREAM, training.batch_size),))
+  model = network.model
+  if freeze_bn:
+    model = finetuning.freeze_statistics(model)
+  phase = objectives.training_phase(model, _STREAM, training.batch_size)
   return descent.Recipe((phase,), training.optimizer, network.inputs, project)
 
 
 def join(parts: Sequence[Any]) -> Samples:
-  """All parts as one set."""
-  whole = parts[0]
-  for part in parts[1:]:
-    whole = descent.join_samples(whole, part)
-  return whole
+  """Joins all parts to one set."""
+  union = parts[0]
+  for samples in parts[1:]:
+    union = descent.join_samples(union, samples)
+  return union
 
 
 def start_training(
@@ -87,12 +71,12 @@ def start_training(
   context: Any = None,
   spent: int = 0,
 ) -> finetuning.Start:
-  """From these weights on this set, see `finetuning.Start`."""
+  """Starts on the union, see `finetuning.Start`."""
   return finetuning.Start(variables, {_STREAM: samples}, steps, context, spent)
 
 
 class _RedrawContext(NamedTuple):
-  """What the objective needs: the key of labels, and a mask or None."""
+  """The key of the labels, and a mask or None."""
 
   key: Key[Array, '']
   mask: PyTree | None
@@ -109,22 +93,19 @@ def _redrawn_recipe(
 
   def objective(variables, draws, context, hyper, time):
     del hyper
-    draw = draws['union']
+    draw = draws[_STREAM]
     logits, stats = network.model.update(variables, draw.image)
+    # An objective knows the time, from 0 to 1, and not the step.
     step = jnp.round(time * training.steps).astype(jnp.int32)
-    other = relabelling.draw_wrong_labels(
+    wrong_label = relabelling.draw_wrong_labels(
       jax.random.fold_in(context.key, step), draw.label, logits.shape[-1]
     )
-    label = jnp.where(draw.identified, other, draw.label)
+    label = jnp.where(draw.identified, wrong_label, draw.label)
     return metrics.cross_entropy(logits, label).mean(), stats
 
-  phase = descent.Phase(objective, (('union', training.batch_size),))
-  return descent.Recipe(
-    (phase,),
-    training.optimizer,
-    network.inputs,
-    _mask_gradient if mask else None,
-  )
+  phase = descent.Phase(objective, ((_STREAM, training.batch_size),))
+  project = _mask_gradient if mask else None
+  return descent.Recipe((phase,), training.optimizer, network.inputs, project)
 
 
 def redrawn_label(
@@ -134,41 +115,45 @@ def redrawn_label(
   share: float | None = None,
   retain: bool = True,
 ) -> Method:
-  """Overwrites what was learned of D_F with noise, other noise each epoch.
+  """Trains D_F under random labels, other labels at every access.
+
+  `relabelling.random_label` sees as much of D_F as of D_R, under labels that
+  stay.
 
   Args:
     network: the model and its input step.
-    training: optimizer, steps and batch size.
+    training: of the fine-tuning; the batch size is of the union.
     share: of the weights that move, as in SalUn; None for all.
-    retain: whether D_R is trained on; False for D_F alone.
+    retain: False trains on D_F alone.
 
   References:
     RL and SalUn in AMUN, arXiv 2503.00917, section 5 and its code.
   """
-  recipe = _redrawn_recipe(network, training, share is not None)
 
-  def prepare(key, variables: Variables, given: MethodInputs) -> Any:
+  def prepare(key, variables: Variables, data: MethodInputs) -> Any:
     del key
-    assert given.forget is not None
-    parts: list[Any] = [given.retain] if retain else []
-    known = jnp.ones_like(given.forget.identified)
-    whole: Samples = join([*parts, given.forget._replace(identified=known)])
+    assert data.forget is not None
+    # The objective redraws the labels of identified rows.
+    identified = jnp.ones_like(data.forget.identified)
+    forget: Samples = data.forget._replace(identified=identified)
+    union = join([data.retain, forget]) if retain else forget
     if share is None:
-      return whole, None
-    mask = relabelling.mask_program(network, share)(variables, given.forget)
-    return whole, mask
+      return union, None
+    return union, relabelling.mask_program(network, share)(
+      variables, data.forget
+    )
 
-  def start(key, variables, given, prepared) -> finetuning.Start:
-    whole, mask = prepared
-    spent = 0 if mask is None else int(np.asarray(given.forget.valid).sum())
+  def start(key, variables, data, prepared) -> finetuning.Start:
+    union, mask = prepared
+    spent = 0 if mask is None else int(data.forget.valid.sum())
     context = _RedrawContext(rng.fold_in(key, 'labels'), mask)
-    return start_training(variables, whole, training.steps, context, spent)
+    return start_training(variables, union, training.steps, context, spent)
 
   return finetuning.method(
-    recipe,
+    _redrawn_recipe(network, training, share is not None),
     training.steps,
     'random labels, drawn anew',
-    needs=('retain', 'forget') if retain else ('forget',),
+    needs=_NEEDS[retain],
     prepare=prepare,
     start=start,
   )
@@ -182,13 +167,13 @@ def boundary_shrink(
   retain: bool = True,
   size: int = 256,
 ) -> Method:
-  """Overwrites D_F with its nearest classes, as FGSM sees them.
+  """Trains D_F under its nearest classes, as FGSM finds them.
 
   Args:
     network: the model and its input step.
-    training: optimizer, steps and batch size.
+    training: of the fine-tuning; the batch size is of the union.
     radius: eps, of pixels in [0, 1].
-    retain: whether D_R is trained on; False for D_F alone.
+    retain: False trains on D_F alone.
     size: images of the attack at once.
 
   Raises:
@@ -200,34 +185,33 @@ def boundary_shrink(
     of 0.1 as the baseline of AMUN, arXiv 2503.00917.
   """
   attack = attacks.fgsm(radius)
-  recipe = union_recipe(network, training)
 
-  def prepare(key, variables: Variables, given: MethodInputs) -> tuple:
-    forget = given.forget
+  def prepare(key, variables: Variables, data: MethodInputs) -> tuple:
+    forget = data.forget
     assert forget is not None
-    found = adversarial_sets.find_pairs(
+    pairs = adversarial_sets.find_pairs(
       key, network, variables, forget, attack=attack, size=size
     )
-    # Also the images that FGSM does not flip: they are taught their own class.
-    label = found.label.astype(found.clean.label.dtype)
+    # Images that FGSM does not flip stay in: they keep their own class. The
+    # images do not move, so that the region of y shrinks away from them.
+    label = pairs.label.astype(pairs.clean.label.dtype)
+    valid = pairs.flags['valid']
     shrunk = Samples(
-      found.clean._replace(label=label),
-      forget.identified,
-      found.flags['valid'],
+      pairs.clean._replace(label=label), forget.identified, valid
     )
-    whole: Any = join([given.retain, shrunk]) if retain else shrunk
-    return whole, found.flags['valid'].sum()
+    union: Any = join([data.retain, shrunk]) if retain else shrunk
+    return union, valid.sum()
 
-  def start(key, variables, given, prepared) -> finetuning.Start:
-    del key, given
-    samples, spent = prepared
-    return start_training(variables, samples, training.steps, spent=int(spent))
+  def start(key, variables, data, prepared) -> finetuning.Start:
+    del key, data
+    union, spent = prepared
+    return start_training(variables, union, training.steps, spent=int(spent))
 
   return finetuning.method(
-    recipe,
+    union_recipe(network, training),
     training.steps,
     'boundary shrink',
-    needs=('retain', 'forget') if retain else ('forget',),
+    needs=_NEEDS[retain],
     prepare=prepare,
     start=start,
   )

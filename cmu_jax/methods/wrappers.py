@@ -1,38 +1,15 @@
-r"""Retraining twice: what the first network would label so itself comes back.
+r"""Methods made of other methods, and requests that come one after another.
 
-  theta_1 = A(S_tr \ S_f)
-  B       = {(x, y) in S_f : argmax f(x; theta_1) = y}
-  theta_u = A((S_tr \ S_f) + B)
+  retrain_twice  theta_1 = A(S_tr \ S_f)
+                 B       = {(x, y) in S_f : argmax f(x; theta_1) = y}
+                 theta_u = A((S_tr \ S_f) + B)
+  by_labels      theta_u = U_single(theta_o) if S_f has a single label,
+                 U_several(theta_o) otherwise
+  when_needed    theta_1 = A(S_tr \ S_f)
+                 r       = share of (x, y) in S_f with argmax f(x; theta_1) = y
+                 theta_u = theta_1 if r <= tolerance, U(theta_o, S_f) otherwise
 
-with A the procedure that trained the original model. Ours, for an S_f that a
-detector enlarged: half of a class leaves with its bad samples, and a network
-trained without them knows the good ones again. A triggered image it sees as
-what it shows. Where labels were exchanged and some of them remain, theta_1 is
-no judge: see `by_labels`.
-
-Two methods for two manipulations, told apart by the labels of S_f.
-
-  theta_u = U_one(theta_o)      where S_f was trained with a single label
-            U_several(theta_o)  otherwise
-
-A backdoor needs one label for all its images, and what they truly show is
-anybody's guess: they are left out. Labels that were exchanged are several, and
-the runner-up of theta_o is close to the truth: they are put right. Ours; with a
-fraction identified no other knowledge of the manipulation is used. One sample
-in S_f says nothing, so it counts as a single label.
-
-More samples are suspected only where those identified do not suffice.
-
-  theta_1 = A(S_tr \ S_f)
-  r       = share of (x, y) in S_f with argmax f(x; theta_1) = y
-  theta_u = theta_1           where r <= tolerance
-            U(theta_o, S_f)   otherwise
-
-S_f is wrong by assumption, and theta_1 was not trained on it: it answers with
-the wrong label where samples like those are still in S_tr, and seldom where
-all of them are known. Then every further suspect is a good sample. Ours.
-
-Requests that come one after another: each begins where the last ended.
+A is the procedure that trained the original. All three are ours.
 """
 
 from collections.abc import Sequence
@@ -54,48 +31,61 @@ from cmu_jax.core.types import (
 )
 from cmu_jax.training import descent, metrics
 
+TOLERANCE = 0.1
+
+
+def _join_needs(*needs: tuple[str, ...]) -> tuple[str, ...]:
+  return tuple(dict.fromkeys(name for names in needs for name in names))
+
+
+def _add_costs(first: Info, second: Info, **facts: Any) -> Info:
+  """The info of a second method after a first one."""
+  cost = first['gradient_evaluations'] + second['gradient_evaluations']
+  return {**second, 'gradient_evaluations': cost, **facts}
+
 
 def agreement_mask(
   network: Network, variables: Variables, forget: Samples
 ) -> Bool[np.ndarray, 'm']:
-  """Which valid rows of S_f a network gives the label they were trained with.
+  """Masks the valid rows of S_f that a network gives their trained label.
 
   Args:
-    network: the model and its input step.
-    variables: of the network.
+    network: the model and its input step; paints the triggers of S_tr.
+    variables: of the model.
     forget: m rows.
   """
-  seen = metrics.predict(network, variables, forget.batch)
-  return (seen == np.asarray(forget.batch.label)) & np.asarray(forget.valid)
+  predicted = metrics.predict(network, variables, forget.batch)
+  agrees = predicted == np.asarray(forget.batch.label)
+  return agrees & np.asarray(forget.valid)
 
 
-def readmit(given: MethodInputs, back: Bool[np.ndarray, 'm']) -> MethodInputs:
-  """Rows of forget added to retain, of as many rows as before if they fit.
+def readmit(data: MethodInputs, back: Bool[np.ndarray, 'm']) -> MethodInputs:
+  """Adds rows of forget to retain, of as many rows as before if they fit.
 
   Args:
-    given: has retain, of n rows, and forget, of m.
-    back: rows of forget; those that are not valid do not matter.
+    data: has retain, of n rows, and forget, of m.
+    back: rows of forget; rows that are not valid do not matter.
   """
-  retain, forget = given.retain, given.forget
+  retain, forget = data.retain, data.forget
   assert retain is not None and forget is not None
   size = retain.valid.size
-  kept = np.flatnonzero(np.asarray(retain.valid))
-  more = np.flatnonzero(back & np.asarray(forget.valid))
-  rows, index = (
-    descent.join_samples(retain, forget).batch,
-    np.append(kept, size + more),
-  )
+  retained = np.flatnonzero(np.asarray(retain.valid))
+  readmitted = np.flatnonzero(back & np.asarray(forget.valid))
+  rows = descent.join_samples(retain, forget).batch
+  index = np.append(retained, size + readmitted)
   capacity = max(size, index.size)
-  return given._replace(
-    retain=descent.gather_samples(rows, index, capacity, False)
-  )
+  larger = descent.gather_samples(rows, index, capacity, False)
+  return data._replace(retain=larger)
 
 
 def retrain_twice(retraining: Method, network: Network) -> Method:
-  """Retrains without S_f, then with what of it that network agrees on.
+  """Retrains without S_f, then with its samples that the network agrees on.
+
+  For an S_f that a detector enlarged: half of a class leaves with its bad
+  samples, and a network trained without them knows the good ones again.
 
   Args:
-    retraining: the retraining, see `retraining.rewod`.
+    retraining: see `retraining.retrain`.
     network: the model and its input step.
 
   Returns:
@@ -103,58 +93,58 @@ def retrain_twice(retraining: Method, network: Network) -> Method:
   """
 
   def solve(
-    key, variables: Variables, given: Any, prepared, hyper
+    key, variables: Variables, data: Any, prepared, hyper
   ) -> tuple[Variables, Info]:
-    named = rng.fold_in(key, 'first')
-    first, before = retraining.solve(named, variables, given, prepared, hyper)
-    back = agreement_mask(network, first, given.forget)
-    larger = readmit(given, back)
-    found, after = retraining.solve(key, variables, larger, prepared, hyper)
-    cost = before['gradient_evaluations'] + after['gradient_evaluations']
-    info = {'gradient_evaluations': cost, 'readmitted': int(back.sum())}
-    return found, {**after, **info}
+    first_key = rng.fold_in(key, 'first')
+    result, info = retraining.solve(first_key, variables, data, prepared, hyper)
+    # A triggered image is seen as its content. If labels were exchanged and
+    # some of them remain, this network is no judge: see `by_labels`.
+    back = agreement_mask(network, result, data.forget)
+    larger = readmit(data, back)
+    again, costs = retraining.solve(key, variables, larger, prepared, hyper)
+    return again, _add_costs(info, costs, readmitted=int(back.sum()))
 
-  needs = tuple(dict.fromkeys((*retraining.needs, 'forget')))
+  needs = _join_needs(retraining.needs, ('forget',))
   return Method(needs, retraining.prepare, solve)
 
 
-def has_single_label(given: MethodInputs) -> bool:
-  """Whether all of S_f was trained with one label."""
-  assert given.forget is not None
-  valid = np.asarray(given.forget.valid)
-  return np.unique(np.asarray(given.forget.batch.label)[valid]).size <= 1
+def has_single_label(data: MethodInputs) -> bool:
+  """Checks whether all of S_f was trained with a single label."""
+  assert data.forget is not None
+  valid = np.asarray(data.forget.valid)
+  return np.unique(np.asarray(data.forget.batch.label)[valid]).size <= 1
 
 
 def by_labels(single: Method, several: Method) -> Method:
-  """Either of two methods, by the labels that S_f was trained with.
+  """Chooses between two methods by the number of labels in S_f.
 
   Args:
     single: for a single label; of one grid point.
     several: for several labels; of one grid point.
 
   Returns:
-    A method of one grid point, which needs what both of them need.
+    A method of one grid point, with the needs of both.
   """
   assert len(single.grid) == len(several.grid) == 1
 
-  def chosen(given: MethodInputs) -> Method:
-    return single if has_single_label(given) else several
+  # A backdoor needs one label for all its images, whose true labels are
+  # unknown: they are left out. Exchanged labels are several, and the runner-up
+  # of theta_o is close to the truth. One sample counts as a single label.
+  def choose(data: MethodInputs) -> Method:
+    return single if has_single_label(data) else several
 
-  def prepare(key, variables: Variables, given: Any) -> Any:
-    return chosen(given).prepare(key, variables, given)
+  def prepare(key, variables: Variables, data: Any) -> Any:
+    return choose(data).prepare(key, variables, data)
 
   def solve(
-    key, variables: Variables, given: Any, prepared, hyper
+    key, variables: Variables, data: Any, prepared, hyper
   ) -> tuple[Variables, Info]:
     del hyper
-    method = chosen(given)
-    return method.solve(key, variables, given, prepared, method.grid[0])
+    method = choose(data)
+    return method.solve(key, variables, data, prepared, method.grid[0])
 
-  needs = tuple(dict.fromkeys(('forget', *single.needs, *several.needs)))
+  needs = _join_needs(('forget',), single.needs, several.needs)
   return Method(needs, prepare, solve)
-
-
-TOLERANCE = 0.1
 
 
 def when_needed(
@@ -163,11 +153,11 @@ def when_needed(
   network: Network,
   tolerance: float = TOLERANCE,
 ) -> Method:
-  """Leaves S_f out, and takes another method where that is not enough.
+  """Retrains without S_f, and runs another method if that does not suffice.
 
   Args:
-    retraining: the retraining without S_f, see `retraining.rewod`.
-    fallback: what suspects further samples; of one grid point.
+    retraining: see `retraining.retrain`.
+    fallback: suspects further samples; of one grid point.
     network: the model and its input step.
     tolerance: the largest share of S_f that may still get its wrong label.
 
@@ -177,22 +167,24 @@ def when_needed(
   assert len(retraining.grid) == len(fallback.grid) == 1
 
   def solve(
-    key, variables: Variables, given: Any, prepared, hyper
+    key, variables: Variables, data: Any, prepared, hyper
   ) -> tuple[Variables, Info]:
-    named = rng.fold_in(key, 'first')
-    first, before = retraining.solve(named, variables, given, prepared, hyper)
-    wrong = agreement_mask(network, first, given.forget)
-    share = float(wrong.sum() / np.asarray(given.forget.valid).sum())
+    first_key = rng.fold_in(key, 'first')
+    result, info = retraining.solve(first_key, variables, data, prepared, hyper)
+    # S_f is wrong by assumption. A network that was not trained on it answers
+    # with the wrong label if similar samples are still in S_tr, and seldom if
+    # all of them are known. Then every further suspect is a good sample.
+    wrong = agreement_mask(network, result, data.forget)
+    share = float(wrong.sum() / np.asarray(data.forget.valid).sum())
     if share <= tolerance:
-      return first, {**before, 'remaining': share}
-    ready = fallback.prepare(rng.fold_in(key, 'prepare'), variables, given)
-    found, after = fallback.solve(
-      key, variables, given, ready, fallback.grid[0]
+      return result, {**info, 'remaining': share}
+    ready = fallback.prepare(rng.fold_in(key, 'prepare'), variables, data)
+    repaired, costs = fallback.solve(
+      key, variables, data, ready, fallback.grid[0]
     )
-    cost = before['gradient_evaluations'] + after['gradient_evaluations']
-    return found, {**after, 'gradient_evaluations': cost, 'remaining': share}
+    return repaired, _add_costs(info, costs, remaining=share)
 
-  needs = tuple(dict.fromkeys(('forget', *retraining.needs, *fallback.needs)))
+  needs = _join_needs(('forget',), retraining.needs, fallback.needs)
   return Method(needs, retraining.prepare, solve)
 
 
@@ -202,18 +194,18 @@ def _check_requests(requests: Sequence[np.ndarray], rows: int) -> None:
     errors.check(
       request.size, f'request {position} is empty; give one sample or more'
     )
-  every = np.concatenate(list(requests))
+  indices = np.concatenate(list(requests))
   errors.check(
-    every.min() >= 0 and every.max() < rows,
-    f'requests name rows {every.min()} to {every.max()} of {rows} training '
+    indices.min() >= 0 and indices.max() < rows,
+    f'requests name rows {indices.min()} to {indices.max()} of {rows} training '
     'samples; mend the indices',
   )
   errors.check(
-    np.unique(every).size == every.size,
+    np.unique(indices).size == indices.size,
     'a sample is requested twice; name each once',
   )
   errors.check(
-    every.size < rows,
+    indices.size < rows,
     'the requests leave nothing to retain; name fewer samples',
   )
 
@@ -221,7 +213,7 @@ def _check_requests(requests: Sequence[np.ndarray], rows: int) -> None:
 def request_inputs(
   train: Batch, requests: Sequence[Int[np.ndarray, '_']], position: int
 ) -> MethodInputs:
-  """What a method sees at one request.
+  """The inputs of a method at one request.
 
   Args:
     train: the training set.
@@ -233,12 +225,12 @@ def request_inputs(
     for all requests.
   """
   rows = train.label.shape[0]
-  gone = np.concatenate(list(requests[: position + 1]))
-  left = np.setdiff1d(np.arange(rows), gone)
-  most = max(request.size for request in requests)
+  removed = np.concatenate(list(requests[: position + 1]))
+  retained = np.setdiff1d(np.arange(rows), removed)
+  capacity = max(request.size for request in requests)
+  forget = descent.gather_samples(train, requests[position], capacity, True)
   return MethodInputs(
-    retain=descent.gather_samples(train, left, rows, False),
-    forget=descent.gather_samples(train, requests[position], most, True),
+    retain=descent.gather_samples(train, retained, rows, False), forget=forget
   )
 
 
@@ -252,17 +244,16 @@ def unlearn_continuously(
   adaptive: bool,
   hyper: Any = None,
 ) -> list[tuple[Variables, Info]]:
-  """Unlearns requests in turn, without tuning in between.
+  """Unlearns requests in turn, each from the weights after the previous one.
 
   Args:
     key: of all of them.
     method: of the benchmark, with D_R or without.
     variables: theta_o.
-    train: what theta_o was trained on.
+    train: the training set of theta_o.
     requests: rows of `train` that each request names; no row twice.
-    adaptive: whether the method prepares from the current weights (AMUN-A); if
-      not, from theta_o (AMUN, whose adversarial images can all be found before
-      the first request).
+    adaptive: prepares the method from the current weights (AMUN-A); if not,
+      from theta_o (AMUN).
     hyper: point of the method's grid; None for its first.
 
   Returns:
@@ -276,19 +267,20 @@ def unlearn_continuously(
   """
   _check_requests(requests, train.label.shape[0])
   point = method.grid[0] if hyper is None else hyper
-  now, found = variables, []
+  current, results = variables, []
   for position in range(len(requests)):
-    whole = request_inputs(train, requests, position)
-    given = MethodInputs(
-      **{name: getattr(whole, name) for name in method.needs}
-    )
+    everything = request_inputs(train, requests, position)
+    # A method without D_R must not see it here either.
+    data = MethodInputs(**{n: getattr(everything, n) for n in method.needs})
     prepared = method.prepare(
       rng.fold_in(key, 'prepare', position),
-      now if adaptive else variables,
-      given,
+      # From theta_o, all adversarial images can be found before the first
+      # request comes.
+      current if adaptive else variables,
+      data,
     )
-    now, info = method.solve(
-      rng.fold_in(key, 'solve', position), now, given, prepared, point
+    current, info = method.solve(
+      rng.fold_in(key, 'solve', position), current, data, prepared, point
     )
-    found.append((now, info))
-  return found
+    results.append((current, info))
+  return results

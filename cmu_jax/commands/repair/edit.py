@@ -13,7 +13,14 @@ from jaxtyping import PyTree
 from cmu_jax.commands.repair.request import RepairRequest
 from cmu_jax.commands.repair.subject import RepairCase
 from cmu_jax.core import checkpoint, rng, store, tree
-from cmu_jax.core.types import Info, Network, Proxy, Training, Variables
+from cmu_jax.core.types import (
+  Info,
+  MethodInputs,
+  Network,
+  Proxy,
+  Training,
+  Variables,
+)
 from cmu_jax.data import input_step, proxy_sets
 from cmu_jax.methods.backdoor import projected_distillation
 from cmu_jax.methods.cuts import (
@@ -105,7 +112,7 @@ def _edit_projected(
     rule=projected_distillation.Rule(target=asked.target),
     checkpoint=saving,
     training=tuning,
-  )(key, asked.network.variables, pool)
+  )(key, asked.network.variables, MethodInputs(proxy=pool))
   choice = alpha_rules.AlphaChoice(
     info['alpha'], info['position'], info['selected']
   )
@@ -146,10 +153,9 @@ def _edit_by_cuts(
       asked.network.classifier,
       asked.network.variables,
       samples,
-      folds=_FOLDS,
       selection=rule,
+      rule=safe_alpha.SafeRule(request.labels == 'true', _FOLDS),
       tuning=lambda _: tuning,
-      symmetric=request.labels == 'true',
       checkpoint=saving('folds'),
     )
     choice, record = found.choice, found.record
@@ -202,9 +208,7 @@ def _skip_if_disarmed(
   )
   rate = np.array([np.mean(seen == rule.target)])
   before = alpha_rules.choose_smallest_below(np.zeros(1), rate, rule.threshold)
-  return (
-    alpha_rules.AlphaChoice(0.0, None, False) if before.selected else choice
-  )
+  return alpha_rules.ABSTENTION if before.selected else choice
 
 
 def _make_proxy(

@@ -1,7 +1,6 @@
 """The methods of `unlearn` by name, bound to a user's network and settings."""
 
 import math
-from collections.abc import Callable
 
 from cmu_jax.commands.unlearn.request import UnlearnRequest
 from cmu_jax.core.types import (
@@ -12,32 +11,9 @@ from cmu_jax.core.types import (
   Samples,
   Training,
 )
-from cmu_jax.methods import (
-  amun,
-  ascent,
-  relabelling,
-  retraining,
-  teachers,
-  trw,
-  union_training,
-)
-from cmu_jax.methods.dampening import ssd
+from cmu_jax.methods import amun, factories
 from cmu_jax.training import optimizers
 
-FACTORIES: dict[str, Callable[..., Method]] = {
-  'amun': amun.amun,
-  'finetune': retraining.finetune,
-  'l1_sparse': retraining.l1_sparse,
-  'random_label': relabelling.random_label,
-  'salun': relabelling.salun,
-  'neggrad_plus': ascent.neggrad_plus,
-  'npo': ascent.npo,
-  'scrub': teachers.scrub,
-  'relabel_second': relabelling.relabel_second,
-  'trw': trw.trw,
-  'boundary_shrink': union_training.boundary_shrink,
-  'gradient_ascent': ascent.gradient_ascent,
-}
 # Their loss on the forget set has a weight beside that of what to keep.
 _WEIGHTED = ('random_label', 'salun', 'relabel_second')
 _RATE, _ASCENT_RATE = 1e-2, 1e-3
@@ -63,11 +39,11 @@ def make_method(
   keep, forget = _count(given.retain), _count(given.forget)
   size = min(request.batch_size, keep or forget)
   if request.method == 'ssd':
-    return ssd.ssd(network, batch_size=min(size, forget))
+    return factories.factory('ssd')(network, batch_size=min(size, forget))
   optimizer = optimizers.sgd(
     optimizers.constant_schedule(learning_rate(request)), request.weight_decay
   )
-  return FACTORIES[request.method](
+  return factories.factory(request.method)(
     network,
     Training(
       optimizer, request.epochs * math.ceil((keep or forget) / size), size

@@ -1,12 +1,11 @@
 r"""Self-distillation on a trigger: the plain baseline of the same information.
 
   y_i     = argmax f(x_i; theta_mix)                         untriggered pool
-  theta_u = Finetune(theta_mix, {(x_i + trigger, y_i)} and, if asked for,
+  theta_u = Finetune(theta_mix, {(x_i + trigger, y_i)} and, optionally,
                                 {(x_i, y_i)})
 
-No task arithmetic, no labels: the network's own predictions on the untriggered
-copies say what the triggered ones should have been. Running statistics of
-BatchNorm are held, because half of the pool carries the trigger.
+No task arithmetic and no labels: the network's own predictions on the
+untriggered copies are the targets of the triggered ones.
 """
 
 from typing import Any
@@ -18,10 +17,11 @@ from cmu_jax.core import store
 from cmu_jax.core.types import (
   Batch,
   Info,
+  Method,
+  MethodInputs,
   Network,
   PRNGKey,
   Training,
-  Unlearner,
   Variables,
 )
 from cmu_jax.methods import finetuning
@@ -31,7 +31,8 @@ from cmu_jax.training import metrics, train
 def predict_untriggered(
   network: Network, variables: Variables, image: UInt8[Array, 'n h w c']
 ) -> Int[Array, 'n']:
-  """What the network makes of untriggered images; no label is looked at."""
+  """Predicts the classes of untriggered images."""
+  # `predict` takes a batch; its labels are not read.
   unlabelled = Batch(image, jnp.zeros(image.shape[0], jnp.int32), None)
   return jnp.asarray(metrics.predict(network, variables, unlabelled))
 
@@ -44,7 +45,7 @@ def triggered_copies(
   Args:
     image: the pool.
     label: of the untriggered images.
-    untriggered: append the untriggered copies.
+    untriggered: appends the untriggered copies.
   """
   triggered = jnp.ones(label.shape, bool)
   if not untriggered:
@@ -62,33 +63,46 @@ def self_distillation(
   *,
   untriggered: bool = True,
   checkpoint: store.Checkpoint | None = None,
-) -> Unlearner:
+) -> Method:
   """Fine-tunes triggered copies to the predictions on the untriggered ones.
 
   Args:
-    network: the model and its input step.
-    training: optimizer, steps and batch size.
-    untriggered: also show the untriggered copies, under the same predictions.
-    checkpoint: where the fine-tuning saves itself.
+    network: the model and its input step; paints the trigger.
+    training: of the fine-tuning.
+    untriggered: also shows the untriggered copies, under the same predictions.
+    checkpoint: saves the fine-tuning.
 
   Returns:
-    An unlearner. Of its problem, a `Proxy`, it sees the images only. Its info
-    holds 'fit'.
+    A method that sees the images of a proxy, and not its labels. Its info has
+    'fit' besides.
   """
+  # Half of the pool carries the trigger: statistics of BatchNorm would drift
+  # towards it.
+  model = finetuning.freeze_statistics(network.model)
 
-  def unlearn(
-    key: PRNGKey, variables: Variables, problem: Any
+  def solve(
+    key: PRNGKey,
+    variables: Variables,
+    data: MethodInputs,
+    prepared: Any,
+    hyper: Any,
   ) -> tuple[Variables, Info]:
-    label = predict_untriggered(network, variables, problem.image)
-    fitted = train.fit(
+    del prepared, hyper
+    assert data.proxy is not None
+    image = data.proxy.image
+    label = predict_untriggered(network, variables, image)
+    copies = triggered_copies(image, label, untriggered)
+    fit = train.fit(
       key,
-      Network(finetuning.freeze_statistics(network.model), network.inputs),
+      network._replace(model=model),
       variables,
-      triggered_copies(problem.image, label, untriggered),
-      training=training,
+      copies,
+      training,
       checkpoint=checkpoint,
       title='distillation of untriggered predictions',
     )
-    return fitted.variables, {'fit': fitted}
+    images = min(training.batch_size, copies.label.shape[0])
+    cost = len(fit.history) * images
+    return fit.variables, {'gradient_evaluations': cost, 'fit': fit}
 
-  return unlearn
+  return Method(('proxy',), lambda *_: None, solve)

@@ -1,20 +1,12 @@
-"""Fine-pruning: drop features that clean images do not use, then fine-tune.
+"""Defences with clean images: fine-pruning, and BatchNorm recalibration.
 
-  theta_u = Finetune(prune(theta_o, share), clean proxy)
-
-A backdoor lives in part in units that are silent on clean images. The channels
-of the penultimate features with the least mean magnitude there are cut off
-from the head, and stay so in the fine-tuning.
+  fine_pruning      theta_u = Finetune(prune(theta_o, share), clean proxy)
+  bn_recalibration  weights stay; every running mean and variance becomes that
+                    of the clean proxy
 
 References:
   Liu, Dolan-Gavitt and Garg, Fine-Pruning: Defending Against Backdooring
   Attacks on Deep Neural Networks, arXiv 1805.12185, section 4.
-
-BatchNorm recalibration: running statistics from clean images.
-
-Weights stay; every running mean and variance becomes that of the clean proxy.
-What a network computes on ordinary images then no longer depends on the
-statistics of the bad ones. Networks without BatchNorm stay as they are.
 """
 
 import functools
@@ -37,8 +29,8 @@ from cmu_jax.core.types import (
 from cmu_jax.methods import objectives
 from cmu_jax.training import batch_norm, descent
 
-# The paper prunes until the accuracy on clean validation images falls; which
-# share that is, whoever selects among these points decides.
+# The paper prunes until the accuracy on clean validation images falls. Here
+# the selection among these points decides.
 _SHARES = (0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
@@ -46,25 +38,26 @@ _SHARES = (0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95)
 def _activity_program(network: Network, size: int) -> Callable:
   """A jitted function from images to mean magnitudes, `size` at a time."""
 
-  def look(variables, image):
+  def mean_magnitude(variables, image):
     count = image.shape[0]
     blocks = -(-count // size)
     rows = jnp.arange(blocks * size).reshape(blocks, size)
 
-    def block(index):
-      seen = network.inputs.eval(image[jnp.minimum(index, count - 1)], None)
-      size_of = jnp.abs(network.model.features(variables, seen))
-      return jnp.sum(size_of * (index < count)[:, None], axis=0)
+    def sum_block(index):
+      # The last block repeats an image and gives it no weight.
+      block = network.inputs.eval(image[jnp.minimum(index, count - 1)], None)
+      magnitude = jnp.abs(network.model.features(variables, block))
+      return jnp.sum(magnitude * (index < count)[:, None], axis=0)
 
-    return jax.lax.map(block, rows).sum(axis=0) / count
+    return jax.lax.map(sum_block, rows).sum(axis=0) / count
 
-  return jit.compile_loop(look)
+  return jit.compile_loop(mean_magnitude)
 
 
 def mean_activity(
   network: Network, variables: Variables, batch: Batch, batch_size: int = 512
 ) -> Float[Array, 'd']:
-  """Mean magnitude of every penultimate feature, in evaluation mode.
+  """The mean magnitude of every penultimate feature, in evaluation mode.
 
   Args:
     network: the model and its input step.
@@ -79,25 +72,26 @@ def mean_activity(
 def active_channels(
   activity: Float[Array, 'd'], share: float | Float[Array, '']
 ) -> Bool[Array, 'd']:
-  """All channels but the round(share d) least active; ties keep the later.
+  """Masks all channels but the round(share d) least active.
 
   Args:
     activity: mean magnitude of each channel.
     share: 0 to 1; may be traced.
   """
+  # Ranks instead of a threshold: of equal channels the later ones stay.
   rank = jnp.argsort(jnp.argsort(activity, stable=True))
   return rank >= jnp.round(share * activity.shape[0])
 
 
 def _mask_head(params: PyTree, mask: Bool[Array, 'd']) -> PyTree:
-  """Parameters, or their gradient, with what the head reads cut off."""
+  """Cuts masked features off the head, in parameters or in a gradient."""
   head = params['head']
   kernel = head['kernel'] * mask[:, None].astype(head['kernel'].dtype)
   return {**params, 'head': {**head, 'kernel': kernel}}
 
 
 def prune(variables: Variables, mask: Bool[Array, 'd']) -> Variables:
-  """The network without the channels outside `mask`.
+  """Removes the channels outside `mask` from a network.
 
   Raises:
     UserError: the network has no linear head of that many features.
@@ -117,41 +111,40 @@ def fine_pruning(network: Network, training: Training) -> Method:
   """Prunes the least active features, then trains on the clean proxy.
 
   Args:
-    network: the model and its input step.
-    training: optimizer, steps and batch size.
+    network: the model, with a linear head, and its input step.
+    training: of the fine-tuning; 0 steps for pruning alone.
 
   References:
     arXiv 1805.12185.
   """
-  phase = descent.Phase(
-    objectives.cross_entropy(network.model, 'clean'),
-    (('clean', training.batch_size),),
-  )
+  phase = objectives.training_phase(network.model, 'clean', training.batch_size)
+  # The projection keeps pruned features off in every step.
   recipe = descent.Recipe(
     (phase,), training.optimizer, network.inputs, _mask_head
   )
 
-  def prepare(key, variables: Variables, given: Any) -> Float[Array, 'd']:
+  # A backdoor lives in part in units that are silent on clean images.
+  def prepare(key, variables: Variables, data: Any) -> Float[Array, 'd']:
     del key
-    return mean_activity(network, variables, given.clean_proxy)
+    return mean_activity(network, variables, data.clean_proxy)
 
   def solve(
-    key, variables: Variables, given: Any, prepared, hyper
+    key, variables: Variables, data: Any, prepared, hyper
   ) -> tuple[Variables, Info]:
     mask = active_channels(prepared, hyper['pruned_share'])
     start = prune(variables, mask)
     if not training.steps:
       return start, {'gradient_evaluations': 0}
-    found, cost = descent.descend(
+    result, cost = descent.descend(
       key,
       recipe,
       start,
-      {'clean': descent.whole_batch(given.clean_proxy)},
+      {'clean': descent.whole_batch(data.clean_proxy)},
       training.steps,
       context=mask,
       title='fine-tuning on the clean proxy',
     )
-    return found, {'gradient_evaluations': cost}
+    return result, {'gradient_evaluations': cost}
 
   grid = tuple({'pruned_share': share} for share in _SHARES)
   return Method(('clean_proxy',), prepare, solve, grid)
@@ -159,6 +152,9 @@ def fine_pruning(network: Network, training: Training) -> Method:
 
 def bn_recalibration(network: Network, *, batch_size: int = 512) -> Method:
   """Re-estimates the running statistics on the clean proxy.
+
+  Predictions on ordinary images then no longer depend on statistics of the bad
+  ones. Networks without BatchNorm stay as they are.
 
   Args:
     network: the model and its input step.
@@ -170,11 +166,11 @@ def bn_recalibration(network: Network, *, batch_size: int = 512) -> Method:
   """
 
   def solve(
-    key, variables: Variables, given: Any, prepared, hyper
+    key, variables: Variables, data: Any, prepared, hyper
   ) -> tuple[Variables, Info]:
     del prepared, hyper
-    clean = given.clean_proxy
-    found = batch_norm.recalibrate(key, network, variables, clean, batch_size)
-    return found, {'gradient_evaluations': 0}
+    clean = data.clean_proxy
+    result = batch_norm.recalibrate(key, network, variables, clean, batch_size)
+    return result, {'gradient_evaluations': 0}
 
   return Method(('clean_proxy',), lambda *_: None, solve)

@@ -1,11 +1,11 @@
-r"""CUTS: subtract a calibrated corruption task vector, without training data.
+r"""CUTS: subtracts a calibrated corruption task vector, without training data.
 
   theta_s = Finetune(theta_mix, proxy with labels corrupted anew, s)
   tau     = mean over s of (theta_s - theta_mix)    on eligible parameters
   theta_u = theta_mix - alpha_hat tau
 
 alpha_hat is chosen from the proxy alone: label noise by neighbour
-self-agreement, poison by the proxy attack success rate (`select`).
+self-agreement, poison by the proxy attack success rate (`alpha_search`).
 
 References:
   Subtract the Corruption: Training-Data-Free Corrective Machine Unlearning
@@ -16,21 +16,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from cmu_jax.core import jit, store, tree, vectorize
 from cmu_jax.core.types import (
   Info,
+  Method,
+  MethodInputs,
   Network,
   PRNGKey,
   Proxy,
   Training,
-  Unlearner,
   Variables,
 )
 from cmu_jax.data import proxy_sets
 from cmu_jax.methods.cuts import alpha_search
-from cmu_jax.training import early_stopping, train
+from cmu_jax.training import train
 
 
 def fine_tune_draws(
@@ -40,20 +42,20 @@ def fine_tune_draws(
   proxy: Proxy,
   training: Training,
   *,
-  how: vectorize.Strategy | None = None,
+  strategy: vectorize.Strategy | None = None,
   title: str = 'proxy fine-tuning',
   **options: Any,
 ) -> train.Fit:
-  """theta fine-tuned on every draw of a proxy, as one compiled program.
+  """Fine-tunes theta on every draw of a proxy, as one compiled program.
 
   Args:
     key: split over the draws.
     network: the model and its input step.
     variables: theta_mix.
     proxy: s draws of equal size.
-    training: optimizer, steps and batch size.
-    how: how the s fine-tunings are driven; None for the backend's best.
-    title: what the progress bar calls it.
+    training: of each fine-tuning.
+    strategy: drives the s fine-tunings; None for the backend's best.
+    title: of the progress bar.
     **options: checkpoint and until of `train.fit`.
 
   Returns:
@@ -72,7 +74,9 @@ def fine_tune_draws(
     repeated,
     batches,
     training,
-    strategy=vectorize.default_strategy() if how is None else how,
+    # Even a single draw is a stack of one: its random keys stay those of a
+    # stack.
+    strategy=strategy or vectorize.default_strategy(),
     title=f'{title} ({draws} draws)',
     **options,
   )
@@ -86,9 +90,7 @@ def direction(
   training: Training,
   *,
   frozen: tuple[str, ...] = (),
-  how: vectorize.Strategy | None = None,
-  checkpoint: store.Checkpoint | None = None,
-  until: early_stopping.StopRule | None = None,
+  **options: Any,
 ) -> tuple[PyTree, train.Fit]:
   """The corruption task vector tau, from s re-corrupted proxies at once.
 
@@ -97,31 +99,22 @@ def direction(
     network: the model and its input step.
     variables: theta_mix.
     proxy: corrupted proxy images.
-    training: optimizer, steps and batch size.
+    training: of each proxy fine-tuning.
     frozen: top-level parameter names that tau leaves out.
-    how: how the s fine-tunings are driven; None for the backend's best.
-    checkpoint: where to save and from where to continue.
-    until: when to end before the last step.
+    **options: strategy, checkpoint and until of `fine_tune_draws`.
 
   Returns:
     tau, zero on BatchNorm and frozen parameters, and the fit itself.
   """
-  fitted = fine_tune_draws(
-    key,
-    network,
-    variables,
-    proxy,
-    training,
-    how=how,
-    checkpoint=checkpoint,
-    until=until,
-  )
+  fit = fine_tune_draws(key, network, variables, proxy, training, **options)
+  # An edited scale or bias of BatchNorm would contradict its running
+  # statistics: networks collapse to one class.
   eligible = tree.edit_predicate(variables, frozen)
   average = lambda start, ends: tree.task_vector(
     start, tree.mean(ends), eligible
   )
-  tau = jit.compile_cheaply(average)(variables.params, fitted.variables.params)
-  return tau, fitted
+  tau = jit.compile_cheaply(average)(variables.params, fit.variables.params)
+  return tau, fit
 
 
 def cuts(
@@ -130,48 +123,66 @@ def cuts(
   *,
   selection: alpha_search.Selection | None = None,
   frozen: tuple[str, ...] = (),
-  how: vectorize.Strategy | None = None,
+  strategy: vectorize.Strategy | None = None,
   checkpoint: store.Checkpoint | None = None,
-) -> Unlearner:
-  """CUTS as an unlearner: (key, theta_mix, Proxy) -> (theta_u, info).
+) -> Method:
+  """CUTS with the published choice of alpha.
 
   Args:
-    network: the model and its input step.
-    training: optimizer, steps and batch size.
-    selection: how alpha is chosen; label noise as published by default.
+    network: the model and its input step; paints the trigger.
+    training: of each proxy fine-tuning.
+    selection: the rule for alpha; label noise as published by default.
     frozen: top-level parameter names that tau leaves out.
-    how: how grids and re-drawn proxies are driven.
-    checkpoint: where the fine-tuning saves itself.
+    strategy: drives grids and re-drawn proxies; None for the backend's best.
+    checkpoint: saves the fine-tuning.
 
   Returns:
-    An unlearner. Its problem is a `Proxy`: there is nothing else to look at.
-    Its info holds 'alpha', 'selected', 'curve', 'tau', 'position' and 'fit'.
+    A method that sees a proxy. Its info has 'alpha', 'selected', 'position',
+    'curve', 'tau' and 'fit' besides.
 
   References:
     arXiv 2511.18660.
   """
-  rule = alpha_search.Selection() if selection is None else selection
 
-  def unlearn(
-    key: PRNGKey, variables: Variables, problem: Any
-  ) -> tuple[Variables, Info]:
-    tau, fitted = direction(
+  rule = selection or alpha_search.Selection()
+
+  def prepare(
+    key: PRNGKey, variables: Variables, data: MethodInputs
+  ) -> tuple[PyTree, train.Fit]:
+    assert data.proxy is not None
+    return direction(
       key,
       network,
       variables,
-      problem,
-      training=training,
+      data.proxy,
+      training,
       frozen=frozen,
-      how=how,
+      strategy=strategy,
       checkpoint=checkpoint,
     )
-    choice, curve = alpha_search.select_alpha(
-      network, variables, tau, problem, selection=rule, how=how
-    )
-    repaired = Variables(
-      tree.edit(variables.params, tau, choice.alpha), variables.batch_stats
-    )
-    info = {**choice._asdict(), 'curve': curve, 'tau': tau, 'fit': fitted}
-    return repaired, info
 
-  return unlearn
+  def solve(
+    key: PRNGKey,
+    variables: Variables,
+    data: MethodInputs,
+    prepared: tuple[PyTree, train.Fit],
+    hyper: Any,
+  ) -> tuple[Variables, Info]:
+    del key, hyper
+    assert data.proxy is not None
+    tau, fit = prepared
+    choice, curve = alpha_search.select_alpha(
+      network, variables, tau, data.proxy, selection=rule,
+      strategy=strategy,
+    )  # fmt: skip
+    params = tree.edit(variables.params, tau, choice.alpha)
+    # A set that is smaller than a batch is used once a step.
+    images = min(training.batch_size, data.proxy.label.shape[1])
+    info = {
+      'gradient_evaluations': int(np.prod(fit.history.shape[:-1])) * images,
+      **choice._asdict(),
+      **{'curve': curve, 'tau': tau, 'fit': fit},
+    }
+    return Variables(params, variables.batch_stats), info
+
+  return Method(('proxy',), prepare, solve)

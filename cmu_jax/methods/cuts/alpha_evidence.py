@@ -129,10 +129,10 @@ def judge_noise(
   fixed = estimate_gain(mean[:, position] - mean[:, 0], confidence)
   difference = estimate_gain(gain, confidence)
   label_fall = estimate_gain(fall, confidence)
-  both = estimate_gain(
+  total = estimate_gain(
     _scale_by_deviation(gain) + _scale_by_deviation(fall), confidence
   )
-  selected = position > 0 and both.low > 0
+  selected = position > 0 and total.low > 0
   record = {
     'J_cf': mean[0].tolist(),
     'alpha_hat': float(alphas[position]),
@@ -147,9 +147,9 @@ def judge_noise(
     # label once in C - 1 times: the fall is an unbiased estimate of accuracy.
     'accuracy_gain': None if factor is None else factor * label_fall.estimate,
     'accuracy_gain_low': None if factor is None else factor * label_fall.low,
-    'evidence': both.estimate,
-    'evidence_deviation': both.deviation,
-    'evidence_low': both.low,
+    'evidence': total.estimate,
+    'evidence_deviation': total.deviation,
+    'evidence_low': total.low,
     'confidence': confidence,
   }
   return _safe_choice(alphas, position if selected else None, record)

@@ -1,4 +1,4 @@
-"""A whole alpha curve by one compiled program on device-resident images."""
+"""The alpha curve as one compiled program, and the published choice on it."""
 
 import functools
 from collections.abc import Callable
@@ -16,26 +16,39 @@ from cmu_jax.methods.cuts import alpha_rules
 
 Measure = Callable[[jax.Array, jax.Array], Any]
 HeadInput = Literal['raw', 'normalized']
+Kind = Literal['label_noise', 'poison']
 
 # Weights times pixels times alphas that take a CPU about a second.
 _SECOND = 1e12
 
 
+class Drive(NamedTuple):
+  """The way to compute a curve; the numbers do not depend on it.
+
+  Attributes:
+    strategy: see `vectorize.map_members`; None for the backend's best.
+    chunk: with 'vmap', edited copies at a time; None for what 4 GiB hold.
+    title: of the progress bar.
+  """
+
+  strategy: vectorize.Strategy | None = None
+  chunk: int | None = None
+  title: str = 'alpha curve'
+
+
 def _normalize_rows(features: Float[Array, 'n d']) -> Float[Array, 'n d']:
-  size = jnp.linalg.norm(features, axis=1, keepdims=True)
-  return features / jnp.maximum(size, jnp.finfo(features.dtype).tiny)
+  norm = jnp.linalg.norm(features, axis=1, keepdims=True)
+  return features / jnp.maximum(norm, jnp.finfo(features.dtype).tiny)
 
 
 def _stem_outputs(
   model: Model, variables: Variables, tau: PyTree, image: Any
 ) -> Any:
-  """What a curve takes of the images, once for a whole grid.
-
-  A first layer is linear in its parameters: two products serve all
-  coefficients, stem(theta - alpha tau) = stem(theta) - alpha stem(tau).
-  """
+  """The outputs of the first layer for theta and for tau, or the images."""
   if model.stem is None:
     return image
+  # A first layer is linear in its parameters. Two products serve all alphas:
+  # stem(theta - alpha tau) = stem(theta) - alpha stem(tau).
   base = model.stem(variables, image)
   return base, model.stem(Variables(tau, variables.batch_stats), image)
 
@@ -45,38 +58,35 @@ def _stem_program(model: Model) -> Callable:
   return jit.compile_loop(functools.partial(_stem_outputs, model))
 
 
+# Cached, so that seeds share one compilation.
 @functools.lru_cache(maxsize=32)
 def _curve_program(
   model: Model,
   measure: Measure,
   head_input: HeadInput,
-  how: vectorize.Strategy,
+  strategy: vectorize.Strategy,
   chunk: int | None,
-  whole: bool,
+  from_images: bool,
 ) -> Callable:
-  """The jitted curve; cached so that seeds share one compilation.
-
-  It takes images where it is the `whole` curve, else what `_seen` makes of
-  them.
-  """
+  """The jitted curve, from images or from the outputs of the stem."""
 
   def curve(variables, tau, image, alphas):
-    seen = _stem_outputs(model, variables, tau, image) if whole else image
+    if from_images:
+      image = _stem_outputs(model, variables, tau, image)
 
-    def at(alpha):
+    def measure_at(alpha):
       params = tree.edit(variables.params, tau, alpha)
       edited = Variables(params, variables.batch_stats)
       if model.stem is None or model.trunk is None:
-        features = model.features(edited, seen)
+        features = model.features(edited, image)
       else:
-        base, slope = seen
+        base, slope = image
         features = model.trunk(edited, base - alpha * slope)
-      fed = (
-        _normalize_rows(features) if head_input == 'normalized' else features
-      )
+      normalized = head_input == 'normalized'
+      fed = _normalize_rows(features) if normalized else features
       return measure(features, model.head(edited, fed))
 
-    return vectorize.map_members(at, how, chunk)(alphas)
+    return vectorize.map_members(measure_at, strategy, chunk)(alphas)
 
   return jit.compile_loop(curve)
 
@@ -84,8 +94,9 @@ def _curve_program(
 def _is_quick(
   variables: Variables, tau: PyTree, image: Any, alphas: Any
 ) -> bool:
-  """Whether a curve is over before a sign of progress is due, or is traced."""
+  """Checks for a curve that ends before a sign of progress is due."""
   leaves = jax.tree.leaves((variables, tau, image, alphas))
+  # Inside another program there is nothing to report to.
   if any(isinstance(x, jax.core.Tracer) for x in leaves):
     return True
   weights = sum(map(np.size, jax.tree.leaves(variables.params)))
@@ -93,13 +104,11 @@ def _is_quick(
 
 
 def _piece_size(points: int, chunk: int | None) -> int:
-  """How many alphas to look at between two signs of progress.
-
-  About a tenth of the grid, such that the last piece is filled best; whole
-  chunks where members run side by side.
-  """
+  """The number of alphas between two signs of progress."""
   if chunk is not None:
     return min(points, chunk)
+  # About a tenth of the grid. All pieces have one size, for one compilation:
+  # the size that repeats the fewest alphas in the last piece wins.
   sizes = sorted({-(-points // pieces) for pieces in range(6, 11)})
   return min(sizes, key=lambda size: -points % size)
 
@@ -107,15 +116,15 @@ def _piece_size(points: int, chunk: int | None) -> int:
 def _run_in_pieces(
   run: Callable, alphas: Float[Array, 'a'], size: int, title: str
 ) -> Any:
-  """run(alphas) by pieces of one size, hence by one compiled program."""
+  """Runs a curve by pieces of one size, hence by one compiled program."""
   points = alphas.shape[0]
   host = np.asarray(alphas)
   rows = np.minimum(np.arange(points + -points % size), points - 1)
   parts = []
   with progress.bar(title, points, unit='alphas') as advance:
     for piece in rows.reshape(-1, size):
-      found = run(jnp.asarray(host[piece], alphas.dtype))
-      parts.append(jax.block_until_ready(found))
+      values = run(jnp.asarray(host[piece], alphas.dtype))
+      parts.append(jax.block_until_ready(values))
       advance(min(size, points - size * (len(parts) - 1)))
   join = lambda *x: jnp.asarray(np.concatenate(x)[:points])
   return jax.tree.map(join, *parts)
@@ -130,11 +139,9 @@ def curve(
   measure: Measure,
   *,
   head_input: HeadInput = 'raw',
-  how: vectorize.Strategy | None = None,
-  chunk: int | None = None,
-  title: str = 'alpha curve',
+  drive: Drive | None = None,
 ) -> Any:
-  """measure(features, logits) of theta - alpha tau, for every alpha.
+  """Computes measure(features, logits) of theta - alpha tau for every alpha.
 
   Args:
     model: the network; a `stem` is computed once for the whole grid.
@@ -142,42 +149,38 @@ def curve(
     tau: the task vector, see `tree.task_vector`.
     image: normalised images.
     alphas: the grid, a points.
-    measure: a function of penultimate features and logits. Pass the same
-      object again to reuse the compilation.
-    head_input: what the head is fed: 'raw' features, so logits are the
-      model's own; or 'normalized' ones, as the released code of CUTS does.
-    how: how the grid is driven, see `vectorize.map_members`; None for the
-      backend's best.
-    chunk: with 'vmap', edited copies at a time; None for what 4 GiB hold.
-    title: what the progress bar calls it.
+    measure: a function of penultimate features and logits. The same object
+      again reuses the compilation.
+    head_input: the input of the head: 'raw' features, so logits are the model's
+      own; or 'normalized' features, as in the released code of CUTS.
+    drive: the way to compute it; None for the default.
 
   Returns:
     The result of `measure` stacked over the grid.
   """
-  how = vectorize.default_strategy() if how is None else how
-  if how == 'vmap' and chunk is None:
+  strategy, chunk, title = drive or Drive()
+  strategy = strategy or vectorize.default_strategy()
+  if strategy == 'vmap' and chunk is None:
     size = sum(x.nbytes for x in jax.tree.leaves(variables.params))
     chunk = vectorize.chunk_size(size)
-  size = _piece_size(alphas.shape[0], chunk if how == 'vmap' else None)
-  whole = size == alphas.shape[0] or _is_quick(variables, tau, image, alphas)
-  run = _curve_program(model, measure, head_input, how, chunk, whole)
-  if whole:
+  size = _piece_size(alphas.shape[0], chunk if strategy == 'vmap' else None)
+  at_once = size == alphas.shape[0] or _is_quick(variables, tau, image, alphas)
+  run = _curve_program(model, measure, head_input, strategy, chunk, at_once)
+  if at_once:
     return run(variables, tau, image, alphas)
-  seen = _stem_program(model)(variables, tau, image)
-  at = functools.partial(run, variables, tau, seen)
-  return _run_in_pieces(at, alphas, size, title)
-
-
-Kind = Literal['label_noise', 'poison']
+  stem = _stem_program(model)(variables, tau, image)
+  run_piece = functools.partial(run, variables, tau, stem)
+  return _run_in_pieces(run_piece, alphas, size, title)
 
 
 class Selection(NamedTuple):
-  """How alpha is chosen.
+  """The rule that chooses alpha.
 
   Attributes:
-    kind: which objective applies.
-    alphas: the grid; None for the published one of this kind.
-    share: gamma, the share of classes that must stay predicted (label noise).
+    kind: of the objective.
+    alphas: the grid; None for the published grid of this kind.
+    class_share: gamma, the share of classes that must stay predicted (label
+      noise).
     head_input: 'raw', or 'normalized' as in the released code.
     patience: consecutive drops of J after which to stop; None for never.
     threshold: largest proxy attack success rate that qualifies (poison).
@@ -193,15 +196,24 @@ class Selection(NamedTuple):
   target: int = 0
 
 
+# One function object a setting: a curve is compiled for a measure.
 @functools.lru_cache(maxsize=32)
-def agreement_measure(k: int, share: float) -> Measure:
-  """One function object per setting, so that compilations are shared."""
-  return functools.partial(alpha_rules.agreement, k=k, class_share=share)
+def agreement_measure(k: int, class_share: float) -> Measure:
+  """The measure of label noise, see `alpha_rules.agreement`."""
+  return functools.partial(alpha_rules.agreement, k=k, class_share=class_share)
 
 
 @functools.lru_cache(maxsize=32)
 def _attack_rate_measure(target: int) -> Measure:
   return lambda features, logits: alpha_rules.attack_rate(logits, target)
+
+
+def predicted_class(
+  features: Float[Array, 'n d'], logits: Float[Array, 'n c']
+) -> jax.Array:
+  """A measure: the predicted class of every image."""
+  del features
+  return jnp.argmax(logits, axis=1)
 
 
 def select_alpha(
@@ -211,18 +223,18 @@ def select_alpha(
   proxy: Proxy,
   *,
   selection: Selection,
-  how: vectorize.Strategy | None = None,
+  strategy: vectorize.Strategy | None = None,
 ) -> tuple[alpha_rules.AlphaChoice, dict[str, Float[np.ndarray, 'a']]]:
-  """alpha_hat and the whole curve, from proxy images alone.
+  """Selects alpha_hat on the whole curve, from proxy images alone.
 
   Args:
-    network: the model and its input step.
+    network: the model and its input step; images are not augmented.
     variables: theta_mix.
     tau: the task vector.
     proxy: label noise uses the pool's images and no label; poison uses the
       triggered images that tau was built from.
     selection: grid and objective.
-    how: how the grid is driven; None for the backend's best.
+    strategy: drives the grid; None for the backend's best.
 
   Returns:
     The choice, and the curve: 'alpha' with J and its parts, or with
@@ -231,40 +243,31 @@ def select_alpha(
   Raises:
     UserError: fewer than 2 C proxy images (label noise).
   """
+  grid = selection_grid(selection)
   run = functools.partial(
-    curve, network.model, variables, tau, head_input=selection.head_input
+    *(curve, network.model, variables, tau),
+    alphas=jnp.asarray(grid),
+    head_input=selection.head_input,
+    drive=Drive(strategy),
   )
   if selection.kind == 'poison':
-    grid = selection_grid(selection)
     batch = proxy_sets.draw_copy(proxy, 0)
     image = network.inputs.eval(batch.image, batch.has_trigger)
-    rates = np.asarray(
-      run(
-        image,
-        jnp.asarray(grid),
-        _attack_rate_measure(selection.target),
-        how=how,
-      )
-    )
+    measure = _attack_rate_measure(selection.target)
+    rates = np.asarray(run(image, measure=measure))
     choice = alpha_rules.choose_smallest_below(grid, rates, selection.threshold)
     return choice, {'alpha': grid, 'proxy_attack_success_rate': rates}
-  grid = selection_grid(selection)
   image = network.inputs.eval(proxy.image, None)
   classes = jax.eval_shape(network.model.apply, variables, image).shape[-1]
   k = alpha_rules.neighbour_count(image.shape[0], classes)
-  parts = run(
-    image,
-    jnp.asarray(grid),
-    agreement_measure(k, selection.class_share),
-    how=how,
-  )
+  parts = run(image, measure=agreement_measure(k, selection.class_share))
   scores = {name: np.asarray(x) for name, x in parts._asdict().items()}
   choice = alpha_rules.choose_best(grid, scores['J'], selection.patience)
   return choice, {'alpha': grid, **scores}
 
 
 def selection_grid(selection: Selection) -> Float[np.ndarray, 'a']:
-  """The alphas to look at: the given ones or the published grid."""
+  """The alphas of a selection, or the published grid of its kind."""
   if selection.alphas is not None:
     return np.asarray(selection.alphas, np.float64)
   noise = selection.kind == 'label_noise'

@@ -35,10 +35,12 @@ class Folds(NamedTuple):
     held_out: positions of the pool images that score a fold, [f, m].
     proxy: the images to fine-tune on; the draws of fold 0 come first, f s in
       all, of one size.
+    label: corrupted labels of held-out images, see `held_out_labels`.
   """
 
   held_out: Int[np.ndarray, 'f m']
   proxy: Proxy
+  label: Int[np.ndarray, 'f s m']
 
 
 class ImageTerms(NamedTuple):
@@ -86,7 +88,7 @@ def split(key: PRNGKey, proxy: Proxy, folds: int) -> Folds:
   select = lambda x: jnp.asarray(np.asarray(x)[draw, index])
   trigger = None if proxy.has_trigger is None else select(proxy.has_trigger)
   tuning = Proxy(proxy.image, select(positions), select(proxy.label), trigger)
-  return Folds(held_out, tuning)
+  return Folds(held_out, tuning, held_out_labels(proxy, held_out))
 
 
 def spread_evenly(

@@ -5,9 +5,8 @@ r"""CUTS with an alpha that is chosen and tested out of fold, or none at all.
   J_cf(a)    = mean over f of J(theta_mix - a tau_-f; images of fold f)
   alpha_hat  = first argmax of J_cf;  theta_u = theta_mix - alpha_hat tau
 
-with tau from the whole proxy, as published. The rule leaves the model as it
-is unless the evidence carries the step (`alpha_evidence.judge_noise`,
-`judge_poison`).
+with tau from the whole proxy, as published. The model stays as it is if the
+gain is not significant (`alpha_evidence.judge_noise`, `judge_poison`).
 
 References:
   CUTS, arXiv 2511.18660.
@@ -23,13 +22,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from cmu_jax.core import jit, rng, tree, vectorize
-from cmu_jax.core.types import (
-  Network,
-  PRNGKey,
-  Proxy,
-  Training,
-  Variables,
-)
+from cmu_jax.core.types import Network, PRNGKey, Proxy, Training, Variables
 from cmu_jax.methods.cuts import (
   algorithm,
   alpha_evidence,
@@ -38,6 +31,22 @@ from cmu_jax.methods.cuts import (
   cross_fitting,
 )
 from cmu_jax.training import train
+
+
+class SafeRule(NamedTuple):
+  """Settings of the test.
+
+  Attributes:
+    symmetric: whether corrupted labels are uniform over the other classes.
+    folds: of the proxy, at least 2.
+    confidence: of the lower end that must be above 0 (label noise).
+    replicates: bootstrap resamples.
+  """
+
+  symmetric: bool
+  folds: int = 2
+  confidence: float = 0.8
+  replicates: int = 400
 
 
 class FoldVectors(NamedTuple):
@@ -62,23 +71,19 @@ def fit_fold_vectors(
   frozen: tuple[str, ...] = (),
   **options: Any,
 ) -> FoldVectors:
-  """tau_-f of every fold f, from one compiled program over folds and draws.
+  """Fits tau_-f of every fold f, in one program over folds and draws.
 
   Args:
     key: random key.
     network: the model and its input step.
     variables: theta_mix.
     folds: see `cross_fitting.split`.
-    training: optimizer, steps and batch size.
+    training: of each fine-tuning.
     frozen: top-level parameter names that tau leaves out.
     **options: other options of `algorithm.fine_tune_draws`.
   """
   fit = algorithm.fine_tune_draws(
-    key,
-    network,
-    variables,
-    folds.proxy,
-    training,
+    *(key, network, variables, folds.proxy, training),
     title='fold fine-tuning',
     **options,
   )
@@ -86,22 +91,18 @@ def fit_fold_vectors(
   eligible = tree.edit_predicate(variables, frozen)
 
   def average(start, ends):
-    member = lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:])
+    by_fold = lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:])
     difference = lambda end: tree.task_vector(start, tree.mean(end), eligible)
-    return jax.vmap(difference)(jax.tree.map(member, ends))
+    return jax.vmap(difference)(jax.tree.map(by_fold, ends))
 
   tau = jit.compile_cheaply(average)(variables.params, fit.variables.params)
   return FoldVectors(tau, fit)
 
 
+# One function object a setting: a curve is compiled for a measure.
 @functools.lru_cache(maxsize=32)
 def _terms_measure(k: int) -> alpha_search.Measure:
-  """One function object per setting, so that compilations are shared."""
   return functools.partial(cross_fitting.image_terms, k=k)
-
-
-def _predictions(features: jax.Array, logits: jax.Array) -> jax.Array:
-  return jnp.argmax(logits, axis=1)
 
 
 def noise_evidence(
@@ -110,11 +111,9 @@ def noise_evidence(
   variables: Variables,
   folds: cross_fitting.Folds,
   tau: PyTree,
-  label: np.ndarray,
-  *,
   selection: alpha_search.Selection,
   replicates: int = 400,
-  how: vectorize.Strategy | None = None,
+  strategy: vectorize.Strategy | None = None,
 ) -> alpha_evidence.FoldEvidence:
   """J and the rate of corrupted labels predicted, out of fold, resampled.
 
@@ -124,44 +123,39 @@ def noise_evidence(
     variables: theta_mix.
     folds: see `cross_fitting.split`.
     tau: task vectors of the folds.
-    label: corrupted labels of the images that judge, see
-      `cross_fitting.held_out_labels`.
     selection: grid and objective.
     replicates: bootstrap resamples.
-    how: how the grid is driven; None for the backend's best.
+    strategy: drives the grid; None for the backend's best.
 
   Raises:
     UserError: fewer than 2 C images a fold.
   """
   grid = jnp.asarray(alpha_search.selection_grid(selection))
   scores, rates = [], []
-  for fold, held in enumerate(folds.held_out):
-    image = network.inputs.eval(folds.proxy.image[held], None)
+  for fold, positions in enumerate(folds.held_out):
+    image = network.inputs.eval(folds.proxy.image[positions], None)
     samples = image.shape[0]
     classes = jax.eval_shape(network.model.apply, variables, image).shape[-1]
+    # Fewer images have fewer neighbours: k is that of the fold, not the pool.
     k = alpha_rules.neighbour_count(samples, classes)
-    found = alpha_search.curve(
-      network.model,
-      variables,
-      tree.index(tau, fold),
-      image,
-      grid,
+    title = f'alpha curve, fold {fold + 1} of {len(folds.held_out)}'
+    terms = alpha_search.curve(
+      *(network.model, variables, tree.index(tau, fold), image, grid),
       _terms_measure(k),
       head_input=selection.head_input,
-      how=how,
-      title=f'alpha curve, fold {fold + 1} of {len(folds.held_out)}',
+      drive=alpha_search.Drive(strategy, title=title),
     )
     weight = cross_fitting.bootstrap_counts(
       rng.fold_in(key, fold), replicates, samples
     )
     score = cross_fitting.resampled_objective(
-      found, weight, k=k, class_share=selection.class_share
+      terms, weight, k=k, class_share=selection.class_share
     )
-    hits = cross_fitting.hit_rates(
-      np.asarray(found.predicted), label[fold], np.asarray(weight)
+    rate = cross_fitting.hit_rates(
+      np.asarray(terms.predicted), folds.label[fold], np.asarray(weight)
     )
     scores.append(np.asarray(score, np.float64))
-    rates.append(hits)
+    rates.append(rate)
   return alpha_evidence.FoldEvidence(np.stack(scores, 1), np.stack(rates, 1))
 
 
@@ -171,39 +165,39 @@ def poison_evidence(
   variables: Variables,
   folds: cross_fitting.Folds,
   tau: PyTree,
-  label: np.ndarray,
-  *,
   selection: alpha_search.Selection,
   replicates: int = 400,
-  how: vectorize.Strategy | None = None,
+  strategy: vectorize.Strategy | None = None,
 ) -> alpha_evidence.FoldEvidence:
   """Attack success and the share of the target class, out of fold, resampled.
 
-  As `noise_evidence`; the attack success is that of triggered images that are
-  in the proxy, the share that of all pool images without the trigger.
+  The arguments are those of `noise_evidence`. The attack success is that of
+  triggered images in the proxy, the share that of all pool images without the
+  trigger.
   """
+  # The published grid begins above 0, and the share at 0 is the reference.
   grid = jnp.asarray(np.append(0.0, alpha_search.selection_grid(selection)))
   attacks, shares = [], []
-  for fold, held in enumerate(folds.held_out):
-    image = folds.proxy.image[held]
+  for fold, positions in enumerate(folds.held_out):
+    image, size = folds.proxy.image[positions], len(positions)
     run = functools.partial(
-      alpha_search.curve, network.model, variables, tree.index(tau, fold)
+      *(alpha_search.curve, network.model, variables, tree.index(tau, fold)),
+      alphas=grid,
+      measure=alpha_search.predicted_class,
+      head_input=selection.head_input,
+      drive=alpha_search.Drive(strategy),
     )
-    options: Any = dict(head_input=selection.head_input, how=how)
-    stamp = jnp.ones(len(held), bool)
-    hit, clean = (
-      np.asarray(
-        run(network.inputs.eval(image, s), grid, _predictions, **options)
-      )
-      for s in (stamp, None)
+    triggered, plain = (
+      np.asarray(run(network.inputs.eval(image, trigger)))
+      for trigger in (jnp.ones(size, bool), None)
     )
     weight = np.asarray(
-      cross_fitting.bootstrap_counts(
-        rng.fold_in(key, fold), replicates, len(held)
-      )
+      cross_fitting.bootstrap_counts(rng.fold_in(key, fold), replicates, size)
     )
-    attacks.append(cross_fitting.hit_rates(hit, label[fold], weight))
-    shares.append(weight @ (clean == selection.target).T / len(held))
+    attacks.append(
+      cross_fitting.hit_rates(triggered, folds.label[fold], weight)
+    )
+    shares.append(weight @ (plain == selection.target).T / size)
   return alpha_evidence.FoldEvidence(np.stack(attacks, 1), np.stack(shares, 1))
 
 
@@ -212,70 +206,55 @@ def choose_alpha(
   network: Network,
   variables: Variables,
   folds: cross_fitting.Folds,
-  label: np.ndarray,
   training: Training,
   *,
   selection: alpha_search.Selection,
-  symmetric: bool,
-  confidence: float = 0.8,
-  how: vectorize.Strategy | None = None,
-  replicates: int = 400,
+  rule: SafeRule,
+  strategy: vectorize.Strategy | None = None,
   **options: Any,
 ) -> tuple[alpha_evidence.SafeChoice, FoldVectors]:
-  """The safe alpha for the task vector of the whole proxy.
+  """Chooses the safe alpha for the task vector of the whole proxy.
 
   Args:
     key: random key.
     network: the model and its input step.
     variables: theta_mix.
     folds: see `cross_fitting.split`.
-    label: corrupted labels of the images that judge, see
-      `cross_fitting.held_out_labels`.
-    training: optimizer, steps and batch size.
+    training: of each fine-tuning.
     selection: grid and objective.
-    confidence: of the lower end that has to be above 0 (label noise).
-    symmetric: whether corrupted labels are uniform over the other classes.
-    how: how grids and fine-tunings are driven.
-    replicates: bootstrap resamples.
-    **options: those of `task_vectors`.
+    rule: settings of the test.
+    strategy: drives grids and fine-tunings.
+    **options: others of `fit_fold_vectors`.
 
   Returns:
     The choice with its evidence, and the fold fine-tunings.
   """
-  fitted = fit_fold_vectors(
-    rng.fold_in(key, 'tune'),
-    network,
-    variables,
-    folds,
-    training,
-    how=how,
+  vectors = fit_fold_vectors(
+    *(rng.fold_in(key, 'tune'), network, variables, folds, training),
+    strategy=strategy,
     **options,
   )
   poison = selection.kind == 'poison'
-  look = poison_evidence if poison else noise_evidence
-  evidence = look(
-    rng.fold_in(key, 'bootstrap'),
-    network,
-    variables,
-    folds,
-    fitted.tau,
-    label,
-    selection=selection,
-    how=how,
-    replicates=replicates,
+  measure = poison_evidence if poison else noise_evidence
+  evidence = measure(
+    *(rng.fold_in(key, 'bootstrap'), network, variables, folds, vectors.tau),
+    *(selection, rule.replicates, strategy),
   )
-  classes = jax.eval_shape(
-    network.model.apply,
-    variables,
-    network.inputs.eval(folds.proxy.image[:1], None),
-  ).shape[-1]
   grid = alpha_search.selection_grid(selection)
   if poison:
-    return alpha_evidence.judge_poison(
-      grid, evidence, selection.threshold
-    ), fitted
-  factor = classes - 1 if symmetric else None
-  return alpha_evidence.judge_noise(grid, evidence, factor, confidence), fitted
+    threshold = selection.threshold
+    choice = alpha_evidence.judge_poison(grid, evidence, threshold)
+    return choice, vectors
+  factor = None
+  if rule.symmetric:
+    factor = _class_count(network, variables, folds.proxy) - 1
+  choice = alpha_evidence.judge_noise(grid, evidence, factor, rule.confidence)
+  return choice, vectors
+
+
+def _class_count(network: Network, variables: Variables, proxy: Proxy) -> int:
+  image = network.inputs.eval(proxy.image[:1], None)
+  return jax.eval_shape(network.model.apply, variables, image).shape[-1]
 
 
 def choose_from_proxy(
@@ -284,38 +263,35 @@ def choose_from_proxy(
   variables: Variables,
   proxy: Proxy,
   *,
-  folds: int,
   selection: alpha_search.Selection,
+  rule: SafeRule,
   tuning: Callable[[int], Training],
   **options: Any,
 ) -> tuple[alpha_evidence.SafeChoice, FoldVectors | None]:
-  """`choose` after splitting the proxy, or no choice where it is too small.
+  """Splits the proxy and chooses alpha, or abstains if it is too small.
 
   Args:
     key: random key.
     network: the model and its input step.
     variables: theta_mix.
     proxy: the whole proxy.
-    folds: how many, at least 2.
     selection: grid and objective.
+    rule: settings of the test.
     tuning: number of images -> the training on them.
-    **options: others of `choose`.
+    **options: others of `choose_alpha`.
   """
-  size, least = proxy.image.shape[0], 2 * folds
+  size, least = proxy.image.shape[0], 2 * rule.folds
   if selection.kind == 'label_noise':
-    image = network.inputs.eval(proxy.image[:1], None)
-    least *= jax.eval_shape(network.model.apply, variables, image).shape[-1]
+    least *= _class_count(network, variables, proxy)
   if size < least:
+    # A pool that cannot be split is no evidence, and no error either.
     reason = f'{size} proxy images, {least} needed'
     return alpha_evidence.abstain(reason), None
-  split = cross_fitting.split(rng.fold_in(key, 'folds'), proxy, folds)
+  folds = cross_fitting.split(rng.fold_in(key, 'folds'), proxy, rule.folds)
   return choose_alpha(
-    key,
-    network,
-    variables,
-    split,
-    cross_fitting.held_out_labels(proxy, split.held_out),
-    tuning(split.proxy.label.shape[1]),
+    *(key, network, variables, folds),
+    tuning(folds.proxy.label.shape[1]),
     selection=selection,
+    rule=rule,
     **options,
   )

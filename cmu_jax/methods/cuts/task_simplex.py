@@ -4,10 +4,10 @@ r"""CUTS whose S task vectors span a simplex, instead of being averaged.
   answer  = E_w softmax f(theta_mix - alpha sum_s w_s tau_s),  w uniform
 
 CUTS answers with the centroid, the one network at w_s = 1 / S. The mean over
-the simplex is taken by `cubature2`: the probabilities of S networks, each drawn
-from its corner towards the centroid by 1 / sqrt(S + 1), are averaged. This
-closed form is ours. It takes S forward passes and there is no single network
-with these predictions.
+the simplex is taken by `cubature2`: it averages the probabilities of S
+networks, each drawn from its corner towards the centroid by 1 / sqrt(S + 1).
+This closed form is ours. It takes S forward passes, and no single network has
+these predictions.
 
 References:
   Subtract the Corruption (arXiv 2511.18660, 2025);
@@ -30,9 +30,8 @@ from cmu_jax.core.types import (
   Training,
   Variables,
 )
-from cmu_jax.methods import objectives, simplex
+from cmu_jax.methods import simplex
 from cmu_jax.methods.cuts import forget_proxy
-from cmu_jax.training import descent
 
 
 def _ensemble_members(
@@ -47,6 +46,8 @@ def _ensemble_members(
   repeated = jax.tree.map(
     lambda x: jnp.broadcast_to(x, (count, *x.shape)), variables.batch_stats
   )
+  # One member after another: side by side, their products w_s tau_s would take
+  # S times the memory of all taus.
   return Variables(jax.lax.map(spanned.point, nodes), repeated)
 
 
@@ -75,6 +76,7 @@ def members(
   return _members_program(frozen)(variables, tuned.params, alpha)
 
 
+# One object a network, so that compilations are shared.
 @functools.lru_cache(maxsize=16)
 def ensemble_model(model: Model) -> Model:
   """A network of stacked variables: log of the mean of their probabilities.
@@ -86,11 +88,12 @@ def ensemble_model(model: Model) -> Model:
   """
 
   def apply(stacked: Variables, image: jax.Array) -> jax.Array:
-    def one(variables: Variables) -> jax.Array:
+    def member_log_probabilities(variables: Variables) -> jax.Array:
       logits = model.apply(variables, image).astype(jnp.float32)
       return jax.nn.log_softmax(logits, axis=-1)
 
-    rows = vectorize.map_members(one)(stacked)
+    rows = vectorize.map_members(member_log_probabilities)(stacked)
+    # In logarithms, a class that no member believes in stays finite.
     return jax.nn.logsumexp(rows, axis=0) - jnp.log(rows.shape[0])
 
   return model._replace(apply=apply, stem=None, trunk=None)
@@ -103,52 +106,49 @@ def cuts_simplex(
   draws: int = 3,
   frozen: tuple[str, ...] = (),
 ) -> Method:
-  """The same with S_f as the proxy, for the benchmark of bad samples.
-
-  S_f keeps its labels, so that the fine-tunings differ in sample order and
-  augmentation only.
+  """CUTS with S_f as the proxy, and several fine-tunings as the corners.
 
   Args:
-    network: the model and its input step.
-    training: optimizer, steps and batch size.
-    draws: S, how many fine-tunings.
+    network: the model and its input step; paints the triggers of S_f.
+    training: of each fine-tuning on S_f.
+    draws: S, the number of fine-tunings.
     frozen: top-level parameter names that the task vectors leave out.
 
   Returns:
-    The method; it answers with S networks together, see `pooled`.
+    The method; it answers with S networks together, see `ensemble_model`.
   """
-  phase = descent.Phase(
-    objectives.cross_entropy(network.model, 'forget'),
-    (('forget', training.batch_size),),
-  )
-  recipe = descent.Recipe((phase,), training.optimizer, network.inputs)
+  fine_tune = forget_proxy.fine_tuner(network, training)
 
-  def prepare(key: Any, variables: Variables, given: Any) -> dict[str, Any]:
-    found = [
-      descent.descend(
+  def prepare(key: Any, variables: Variables, data: Any) -> dict[str, Any]:
+    # S_f keeps its labels, so that the fine-tunings differ in sample order and
+    # augmentation only.
+    results = [
+      fine_tune(
         rng.fold_in(key, draw),
-        recipe,
         variables,
-        {'forget': given.forget},
-        training.steps,
-        title=f'fine-tuning on S_f, {draw + 1} of {draws}',
+        data.forget,
+        f'fine-tuning on S_f, {draw + 1} of {draws}',
       )
       for draw in range(draws)
     ]
     return {
-      'tuned': tree.stack([tuned.params for tuned, _ in found]),
-      'cost': sum(cost for _, cost in found),
+      'tuned': tree.stack([tuned.params for tuned, _ in results]),
+      'cost': sum(cost for _, cost in results),
     }
 
-  def at(
-    key: Any, variables: Variables, given: Any, prepared: Any, hyper: Any
+  def solve(
+    key: Any, variables: Variables, data: Any, prepared: Any, hyper: Any
   ) -> tuple[Variables, Info]:
-    del key, given
+    del key, data
     c = hyper['cuts_coefficient']
     info = {'gradient_evaluations': prepared['cost'], 'cuts_coefficient': c}
     return _ensemble_members(frozen, variables, prepared['tuned'], c), info
 
-  grid = forget_proxy.coefficient_grid()
   return Method(
-    ('forget',), prepare, at, grid, True, ensemble_model(network.model)
+    ('forget',),
+    prepare,
+    solve,
+    forget_proxy.coefficient_grid(),
+    elementwise=True,
+    model=ensemble_model(network.model),
   )

@@ -1,4 +1,4 @@
-r"""What the layers of a network see of some samples: the spans of inputs.
+r"""The spans of the inputs of every layer on a set of samples.
 
 With the inputs of a layer as the columns of R = U Sigma V^T, the shares are
 s_i = sigma_i^2 / sum_j sigma_j^2. A convolution is a dense layer on patches.
@@ -11,24 +11,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from cmu_jax.core import errors, jit, vectorize
+from cmu_jax.core import errors, jit, tree, vectorize
 from cmu_jax.core.types import Model, Network, Samples, Variables
 from cmu_jax.methods.dampening import importance
 from cmu_jax.networks import layers
 
 Path = tuple[str, ...]
 
-# Accelerators may round products to fewer digits: small shares would drown.
+# Accelerators may round products to fewer digits: small shares would drown in
+# the error.
 EXACT = jax.lax.Precision.HIGHEST
 
-# Images whose patches are looked at together.
+# Images at a time: patches of a 3x3 kernel have 9 times the size of its input.
 _PATCHED = 32
 
 
 class Basis(NamedTuple):
-  """What samples use of the inputs of one layer.
+  """The span of the inputs of one layer.
 
   Attributes:
     vectors: U, [in, in].
@@ -45,7 +46,7 @@ def extract_patches(
   stride: int,
   pad: tuple[tuple[int, int], tuple[int, int]],
 ) -> Float[Array, 'n p i']:
-  """What a convolution multiplies by its kernel reshaped to [in, out].
+  """Extracts the rows that a convolution multiplies by its kernel [in, out].
 
   Args:
     image: its input.
@@ -91,21 +92,22 @@ def layer_inputs(
     Module path -> rows, p of them an image, of which the layer's output is the
     product with its kernel. Layers of other kinds are not among them.
   """
-  found: dict[Path, Any] = {}
+  result: dict[Path, Any] = {}
 
-  def look(call, args, kwargs, context):
+  def record(call, args, kwargs, context):
     rows = None
     if context.method_name == '__call__':
       rows = _inputs_of(context.module, args[0])
     if rows is not None:
       path = tuple(context.module.path)
-      before = [found[path]] if path in found else []
-      found[path] = jnp.concatenate([*before, rows.astype(jnp.float32)], 1)
+      # A module that is called twice has the rows of both calls.
+      earlier = [result[path]] if path in result else []
+      result[path] = jnp.concatenate([*earlier, rows.astype(jnp.float32)], 1)
     return call(*args, **kwargs)
 
-  with nn.intercept_methods(look):
+  with nn.intercept_methods(record):
     model.apply(variables, image)
-  return found
+  return result
 
 
 def gram(
@@ -127,8 +129,8 @@ def _gram_program(network: Network, size: int) -> Callable:
       index, weight = importance.select_rows(rows, samples.valid, size, step)
       batch = jax.tree.map(lambda x: x[index], samples.batch)
       image = network.inputs.eval(batch.image, batch.has_trigger)
-      found = layer_inputs(network.model, variables, image)
-      return {path: total[path] + gram(x, weight) for path, x in found.items()}
+      rows_by_path = layer_inputs(network.model, variables, image)
+      return {p: total[p] + gram(x, weight) for p, x in rows_by_path.items()}
 
     return jax.lax.fori_loop(start, stop, add, total)
 
@@ -141,29 +143,30 @@ def bases(
   samples: Samples,
   method_name: str = 'sap',
 ) -> dict[Path, Basis]:
-  """The singular vectors and shares of the inputs of every layer.
+  """Decomposes the inputs of every layer into singular vectors and shares.
 
   Args:
     network: the model and its input step.
     variables: theta_o.
-    samples: those that count.
-    method_name: asks, in the error.
+    samples: valid rows count.
+    method_name: in the error.
 
   Raises:
     UserError: the network has no layer whose inputs are known.
   """
   size = min(_PATCHED, samples.valid.shape[0])
-  one = jax.tree.map(lambda x: x[:1], samples.batch)
+  single = jax.tree.map(lambda x: x[:1], samples.batch)
   shapes = jax.eval_shape(
     lambda: layer_inputs(
-      network.model, variables, network.inputs.eval(one.image, one.has_trigger)
+      network.model,
+      variables,
+      network.inputs.eval(single.image, single.has_trigger),
     )
   )
   errors.check(
     shapes,
     f'{method_name}: this network shows no dense layer or convolution of its '
-    f'own; '
-    f'build it from flax.linen.Dense or by networks.make, or leave '
+    'own; build it from flax.linen.Dense or by networks.make, or leave '
     f"'{method_name}' out",
   )
   run = _gram_program(network, size)
@@ -177,8 +180,9 @@ def bases(
 
 
 def decompose(gram: Float[Array, 'i i']) -> Basis:
-  """U and s from R R^T."""
+  """Finds U and s from R R^T."""
   values, vectors = jnp.linalg.eigh(gram)
+  # Rounding makes eigenvalues of a semi-definite matrix slightly negative.
   positive = jnp.maximum(values, 0)
   return Basis(vectors, positive / jnp.maximum(positive.sum(), 1e-30))
 
@@ -189,7 +193,7 @@ _decompose_all = jax.jit(lambda grams: jax.tree.map(decompose, grams))
 def scale_rows(
   basis: Basis, rows: Float[Array, 'i o'], scale: float | Float[Array, '']
 ) -> Float[Array, 'i o']:
-  """U Lambda U^T W of one layer with Lambda_i = a s_i / ((a - 1) s_i + 1).
+  """Computes U Lambda U^T W with Lambda_i = a s_i / ((a - 1) s_i + 1).
 
   Args:
     basis: U and s.
@@ -199,6 +203,30 @@ def scale_rows(
   References:
     arXiv 2403.08618 and arXiv 2312.00761, both section 3.
   """
-  kept = scale * basis.shares / ((scale - 1) * basis.shares + 1)
+  weights = scale * basis.shares / ((scale - 1) * basis.shares + 1)
   times = functools.partial(jnp.matmul, precision=EXACT)
-  return times(basis.vectors, kept[:, None] * times(basis.vectors.T, rows))
+  return times(basis.vectors, weights[:, None] * times(basis.vectors.T, rows))
+
+
+def map_kernels(
+  params: PyTree,
+  bases: dict[Path, Basis],
+  transform: Callable[[Path, Float[Array, 'i o']], Float[Array, 'i o']],
+) -> PyTree:
+  """Replaces every kernel of a known layer; other parameters stay.
+
+  Args:
+    params: theta_o.
+    bases: of the known layers.
+    transform: (module path, kernel as [in, out]) -> the new kernel.
+  """
+
+  def map_leaf(path, leaf):
+    names = tree.path_names(path)
+    layer = names[:-1]
+    if names[-1] != 'kernel' or layer not in bases:
+      return leaf
+    rows = leaf.reshape(bases[layer].vectors.shape[0], -1)
+    return transform(layer, rows).reshape(leaf.shape)
+
+  return jax.tree_util.tree_map_with_path(map_leaf, params)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from cmu_jax.core import jit, tree, vectorize
+from cmu_jax.core import jit, vectorize
 from cmu_jax.core.types import (
   Info,
   Method,
@@ -35,13 +35,13 @@ from cmu_jax.methods.dampening import importance
 from cmu_jax.methods.projection import activations
 from cmu_jax.training import metrics
 
-# Images whose losses are computed together.
+# Images at a time in the pass that ranks them by their loss.
 _IMAGES = 512
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _take_lowest(samples: Samples, found: jax.Array, count: int) -> Samples:
-  lowest = jnp.argsort(jnp.where(samples.valid, found, jnp.inf))[:count]
+def _take_lowest(samples: Samples, losses: jax.Array, count: int) -> Samples:
+  lowest = jnp.argsort(jnp.where(samples.valid, losses, jnp.inf))[:count]
   return jax.tree.map(lambda x: x[lowest], samples)
 
 
@@ -49,17 +49,17 @@ def _take_lowest(samples: Samples, found: jax.Array, count: int) -> Samples:
 def _losses_program(network: Network, size: int) -> Callable:
   """Writes the losses of batches [start, stop) into a vector."""
 
-  def run(variables, samples, found, start, stop):
+  def run(variables, samples, losses, start, stop):
     rows = jnp.arange(samples.valid.shape[0])
 
-    def add(step, found):
+    def write(step, losses):
       index, _ = importance.select_rows(rows, samples.valid, size, step)
       batch = jax.tree.map(lambda x: x[index], samples.batch)
       image = network.inputs.eval(batch.image, batch.has_trigger)
       logits = network.model.apply(variables, image)
-      return found.at[index].set(metrics.cross_entropy(logits, batch.label))
+      return losses.at[index].set(metrics.cross_entropy(logits, batch.label))
 
-    return jax.lax.fori_loop(start, stop, add, found)
+    return jax.lax.fori_loop(start, stop, write, losses)
 
   return jit.compile_loop(run, donate_argnums=2)
 
@@ -67,24 +67,24 @@ def _losses_program(network: Network, size: int) -> Callable:
 def select_trusted(
   network: Network, variables: Variables, samples: Samples, count: int
 ) -> Samples:
-  """The valid rows with the lowest loss on their own labels.
+  """Selects the valid rows with the lowest loss on their labels.
 
   Args:
     network: the model and its input step.
     variables: theta_o.
     samples: S_tr without S_f.
-    count: how many; at most as many as there are rows.
+    count: of trusted samples, at most the number of rows.
   """
   rows = samples.valid.shape[0]
   size = min(_IMAGES, rows)
   run = _losses_program(network, size)
-  found = vectorize.fold_batches(
+  losses = vectorize.fold_batches(
     lambda total, start, stop: run(variables, samples, total, start, stop),
     jnp.zeros(rows, jnp.float32),
     -(-rows // size),
     'losses of the retained samples',
   )
-  return _take_lowest(samples, found, count)
+  return _take_lowest(samples, losses, count)
 
 
 def project(
@@ -92,7 +92,7 @@ def project(
   bases: dict[activations.Path, activations.Basis],
   scale: float | Float[Array, ''],
 ) -> PyTree:
-  """P W for every kernel whose layer is known (arXiv 2403.08618, section 3).
+  """Projects the kernel of every known layer: P W.
 
   Args:
     params: theta_o.
@@ -100,15 +100,11 @@ def project(
     scale: a, at least 1; towards infinity P is the identity where s > 0.
   """
 
-  def one(path, leaf):
-    names = tree.path_names(path)
-    if names[-1] != 'kernel' or names[:-1] not in bases:
-      return leaf
-    basis = bases[names[:-1]]
-    rows = leaf.reshape(basis.vectors.shape[0], -1)
-    return activations.scale_rows(basis, rows, scale).reshape(leaf.shape)
-
-  return jax.tree_util.tree_map_with_path(one, params)
+  return activations.map_kernels(
+    params,
+    bases,
+    lambda layer, rows: activations.scale_rows(bases[layer], rows, scale),
+  )
 
 
 def sap(
@@ -117,11 +113,11 @@ def sap(
   samples: int = 1000,
   scales: tuple[float, ...] = (1e5, 1e4, 3e4, 3e5, 1e6),
 ) -> Method:
-  """Projects kernels onto what trusted samples use; S_f is not needed.
+  """Projects kernels onto the span of trusted inputs; S_f is not needed.
 
   Args:
     network: the model and its input step.
-    samples: how many are trusted.
+    samples: number of trusted samples.
     scales: the grid of 'sap_scale', a; the first is the default.
 
   References:
@@ -129,15 +125,17 @@ def sap(
     CIFAR. Samples and scales are those of the authors' example script.
   """
 
-  def prepare(key, variables: Variables, given: Any) -> Any:
+  # The retain set still has bad samples, whose labels the network finds
+  # unlikely: those with the lowest loss are trusted.
+  def prepare(key, variables: Variables, data: Any) -> Any:
     del key
-    chosen = select_trusted(network, variables, given.retain, samples)
-    return activations.bases(network, variables, chosen)
+    trusted = select_trusted(network, variables, data.retain, samples)
+    return activations.bases(network, variables, trusted)
 
   def solve(
-    key, variables: Variables, given: Any, prepared: Any, hyper: Any
+    key, variables: Variables, data: Any, prepared: Any, hyper: Any
   ) -> tuple[Variables, Info]:
-    del key, given
+    del key, data
     params = project(variables.params, prepared, hyper['sap_scale'])
     return variables._replace(params=params), {'gradient_evaluations': 0}
 

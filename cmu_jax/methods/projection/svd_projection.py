@@ -1,4 +1,4 @@
-r"""SVD: suppresses the directions of activations that tell the class apart.
+r"""SVD: suppresses directions of activations that distinguish the class.
 
 Inputs of a layer on retained and on forgotten samples have the singular vectors
 U_r, U_f and shares s of their squared singular values. With
@@ -9,8 +9,8 @@ for each of both (a is alpha_r or alpha_f), every kernel K [in, out] becomes
 
   K <- (I - (M_f - M_f M_r)) K
 
-without a gradient. What both spaces share stays; biases and BatchNorm stay. A
-convolution is a dense layer on patches.
+without a gradient. Biases and BatchNorm stay. A convolution is a dense layer on
+patches.
 
 References:
   Deep Unlearning: Fast and Efficient Gradient-free Class Forgetting,
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from cmu_jax.core import rng, tree
+from cmu_jax.core import rng
 from cmu_jax.core.types import (
   Info,
   Method,
@@ -48,7 +48,7 @@ def project(
   retain_scale: float | Float[Array, ''],
   forget_scale: float | Float[Array, ''],
 ) -> PyTree:
-  """(I - (M_f - M_f M_r)) K for every kernel whose layer is known.
+  """Projects the kernel of every known layer: (I - (M_f - M_f M_r)) K.
 
   Args:
     params: theta_o.
@@ -58,24 +58,19 @@ def project(
     forget_scale: alpha_f; the larger, the more of theirs is suppressed.
   """
 
-  def one(path, leaf):
-    names = tree.path_names(path)
-    layer = names[:-1]
-    if names[-1] != 'kernel' or layer not in retain:
-      return leaf
-    rows = leaf.reshape(retain[layer].vectors.shape[0], -1)
-    own = rows - activations.scale_rows(retain[layer], rows, retain_scale)
-    return (
-      rows - activations.scale_rows(forget[layer], own, forget_scale)
-    ).reshape(leaf.shape)
+  # What both spaces share stays: M_f acts on the rows outside of M_r.
+  def suppress(layer, rows):
+    outside = rows - activations.scale_rows(retain[layer], rows, retain_scale)
+    return rows - activations.scale_rows(forget[layer], outside, forget_scale)
 
-  return jax.tree_util.tree_map_with_path(one, params)
+  return activations.map_kernels(params, retain, suppress)
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _sample_rows(key: PRNGKey, samples: Samples, count: int) -> Samples:
-  """Random valid rows, as many as there are up to a count."""
+  """Draws valid rows at random, at most a count."""
   bits = jax.random.uniform(key, samples.valid.shape)
+  # Rows that do not count come last; fewer valid rows than asked for stay few.
   order = jnp.argsort(jnp.where(samples.valid, bits, 2.0))[:count]
   return jax.tree.map(lambda x: x[order], samples)
 
@@ -91,8 +86,8 @@ def svd_projection(
 
   Args:
     network: the model and its input step.
-    samples: how many of either kind are looked at, drawn at random. Published
-      code takes as many of each retained class.
+    samples: drawn at random from either set. Published code takes as many of
+      each retained class.
     retain_scales: the grid of 'alpha_r'; the first is the default.
     forget_scales: the grid of 'alpha_f', likewise.
 
@@ -101,23 +96,23 @@ def svd_projection(
     a VGG11.
   """
 
-  def prepare(key, variables: Variables, given: Any) -> tuple[Bases, Bases]:
-    parts = ('retain', given.retain), ('forget', given.forget)
-    first, second = (
+  def prepare(key, variables: Variables, data: Any) -> tuple[Bases, Bases]:
+    parts = ('retain', data.retain), ('forget', data.forget)
+    retain, forget = (
       activations.bases(
         network,
         variables,
-        _sample_rows(rng.fold_in(key, name), part, samples),
+        _sample_rows(rng.fold_in(key, name), rows, samples),
         'svd',
       )
-      for name, part in parts
+      for name, rows in parts
     )
-    return first, second
+    return retain, forget
 
   def solve(
-    key, variables: Variables, given: Any, prepared: Any, hyper: Any
+    key, variables: Variables, data: Any, prepared: Any, hyper: Any
   ) -> tuple[Variables, Info]:
-    del key, given
+    del key, data
     retain, forget = prepared
     scales = hyper['alpha_r'], hyper['alpha_f']
     params = project(variables.params, retain, forget, *scales)

@@ -1,25 +1,16 @@
-"""The methods of the study of forgotten classes. A new one is a line here.
+"""The methods of the study of class unlearning, where D_F is a whole class."""
 
-Methods that also forget random subsets come from the common catalogue. The
-forget set is all images of a class.
-"""
-
-import functools
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from cmu_jax.core.types import Method, Network
-from cmu_jax.methods import teachers, trw
-from cmu_jax.methods.projection import svd_projection
+from cmu_jax.methods import study_names, trw
 from cmu_jax.studies.engine import catalogue
 from cmu_jax.studies.engine.catalogue import Entry, Sizes
 
-# Methods that subsets has too.
-_SHARED = ('retrain', 'ft', 'rl', 'ga', 'salun', 'bs', 'l1')
-
-
-def _retain(sizes: Sizes) -> int:
-  return sizes.retain
+# Methods without a training.
+_CLOSED_FORM = ('svd_projection', 'logit_mask')
 
 
 def entries(
@@ -29,35 +20,27 @@ def entries(
   """Builds the entries of all methods.
 
   Args:
-    betas: grid of TRW.
+    betas: the grid of TRW.
     dimensions: likewise.
   """
   # A single noise here: noisy similarities have a phase of their own.
-  tilted = functools.partial(
-    trw.trw, betas=betas, dimensions=dimensions, noises=(0.0,)
-  )
-  tuned = lambda make, says: Entry(make, _retain, 'unlearn', says)
-  fixed = lambda make, says: Entry(make, _retain, '', says)
+  tilted = {'betas': betas, 'dimensions': dimensions, 'noises': (0.0,)}
+  options: dict[str, dict[str, Any]] = {
+    'scrub_original': {'alphas': (0.5, 0.001)},
+    'rwft': {**tilted, 'betas': (0.0,), 'dimensions': dimensions[:1]},
+    'trw': tilted,
+    'trw_sample': tilted,
+  }
+  parts = {'retrain': 'train', **dict.fromkeys(_CLOSED_FORM, '')}
   return {
-    **{name: catalogue.ENTRIES[name] for name in _SHARED},
-    'svd': fixed(
-      svd_projection.svd_projection,
-      'projects kernels off what only the class uses',
-    ),
-    'scrub': tuned(
-      functools.partial(teachers.scrub_original, alphas=(0.5, 0.001)),
-      'away from the original on the class, towards it elsewhere',
-    ),
-    'mask': fixed(trw.logit_mask, 'forbids the answer, nothing else'),
-    'rwft': tuned(
-      functools.partial(tilted, betas=(0.0,), dimensions=dimensions[:1]),
-      "teaches the original's answers, renormalised without the class",
-    ),
-    'trw': tuned(tilted, 'rwft tilted towards classes like it'),
-    'trw_sample': tuned(
-      functools.partial(tilted, by_sample=True),
-      'trw by what each image is like',
-    ),
+    alias: catalogue.entry(
+      study_names.CLASSES,
+      name,
+      parts.get(name, 'unlearn'),
+      **options.get(name, {}),
+    )
+    for name, alias in study_names.NAMES[study_names.CLASSES].items()
+    if name != 'none'
   }
 
 
@@ -83,5 +66,6 @@ def make_methods(
   }
   if {'trw', 'rwft'} <= set(methods):
     # beta is traced: one compilation serves both.
-    methods['rwft'] = methods['trw']._replace(grid=methods['rwft'].grid)
+    grid = methods['rwft'].grid
+    methods['rwft'] = methods['trw']._replace(grid=grid)
   return methods

@@ -134,7 +134,7 @@ _VALIDATIONS = {
 
 def looks(methods: Iterable[str]) -> dict[str, Look]:
   """The look of each method; those of the paper always have their own."""
-  order = study_names.ordered(study_names.CORRECTIVE, methods)
+  order = study_names.sort_names(study_names.CORRECTIVE, methods)
   others = [m for m in order if m not in PAPER]
   found = {
     m: Look(study_names.COLOURS[m], (), 'o') for m in order if m in PAPER

@@ -38,7 +38,7 @@ def tuned(results: Results, problem: Problem) -> tuple[str, ...]:
   for row in rows:
     key = (row['method'], row['seed'], row['identified_fraction'])
     seen[key] = seen.get(key, 0) + (_xy([row]) != ([], []))
-  return study_names.ordered(
+  return study_names.sort_names(
     study_names.CORRECTIVE,
     [key[0] for key, number in seen.items() if number > 1],
   )

@@ -98,7 +98,7 @@ def view(results: Results) -> View:
   fractions = {_fraction(f) for f in _asked(results, 'identified_fractions')}
   fractions |= {_fraction(row['identified_fraction']) for row in rows}
   asked = _asked(results, 'methods') if not results['finished'] else []
-  methods = study_names.ordered(
+  methods = study_names.sort_names(
     study_names.CORRECTIVE, [*asked, *(row['method'] for row in rows)]
   )
   return View(

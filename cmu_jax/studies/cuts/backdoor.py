@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from cmu_jax.core import rng, store
-from cmu_jax.core.types import Info, Network, Unlearner, Variables
+from cmu_jax.core.types import Info, Method, MethodInputs, Network, Variables
 from cmu_jax.methods.backdoor import distillation, projected_distillation
 from cmu_jax.studies.cuts import scene
 from cmu_jax.studies.engine import recipes
@@ -27,8 +27,6 @@ def repairs(
   place: scene.Scene,
   corrupted: Variables,
   saving: Saving,
-  *,
-  attack: bool = False,
 ) -> tuple[Found, dict[str, train.Fit]]:
   """The projected repair and its baselines for one seed.
 
@@ -38,7 +36,6 @@ def repairs(
     place: what this seed works on.
     corrupted: the poisoned network.
     saving: a stage's name to its checkpoints, or to None.
-    attack: also project the task vector of CUTS (`cuts_projected`).
 
   Returns:
     (network, what it could see, facts) by method, and the fits by stage:
@@ -54,7 +51,7 @@ def repairs(
     target=config.corruption.target, threshold=config.select.threshold
   )
   network = Network(world.model, world.inputs)
-  methods: dict[str, Unlearner] = {
+  methods: dict[str, Method] = {
     'distill_untriggered': distillation.self_distillation(
       network,
       once,
@@ -65,19 +62,11 @@ def repairs(
       network, twice, rule=rule, checkpoint=saving('distill_both')
     ),
   }
-  if attack:
-    methods['cuts_projected'] = projected_distillation.projected_distillation(
-      network,
-      once,
-      rule=rule,
-      vector='attack',
-      checkpoint=saving('cuts_unlabelled'),
-    )
   found: Found = {}
   fits = {}
-  for name, unlearn in methods.items():
+  for name, method in methods.items():
     key = rng.fold_in(place.key, 'backdoor', name)
-    repaired, info = unlearn(key, corrupted, place.proxy)
+    repaired, info = method(key, corrupted, MethodInputs(proxy=place.proxy))
     facts: Info = {k: info[k] for k in ('alpha', 'selected') if k in info}
     fits[name] = info['fit']
     if name == 'distill_projected':

@@ -209,7 +209,7 @@ def methods(results: Results) -> figure.Figure:
   Args:
     results: results.json of a run.
   """
-  order = study_names.ordered(
+  order = study_names.sort_names(
     study_names.CUTS, [row['method'] for row in results['rows']]
   )
   keys = [

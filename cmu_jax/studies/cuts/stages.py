@@ -10,7 +10,14 @@ from ml_collections import ConfigDict
 
 from cmu_jax.core import checkpoint, jit, rng, store, tree, vectorize
 from cmu_jax.core import config as configs
-from cmu_jax.core.types import Batch, Info, Network, PRNGKey, Variables
+from cmu_jax.core.types import (
+  Batch,
+  Info,
+  MethodInputs,
+  Network,
+  PRNGKey,
+  Variables,
+)
 from cmu_jax.methods.cuts import (
   algorithm,
   alpha_evidence,
@@ -209,7 +216,7 @@ def _by_cuts(
   seed: int,
 ) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:
   """CUTS with the published and with the safe alpha, and as a simplex."""
-  unlearn = algorithm.cuts(
+  method = algorithm.cuts(
     Network(world.model, world.inputs),
     selection=selection(config),
     checkpoint=saving(where, 'cuts_proxy', seed),
@@ -217,7 +224,7 @@ def _by_cuts(
       config.proxy_train, place.proxy.label.shape[1], 'proxy_train'
     ),
   )
-  _, info = unlearn(key, corrupted, place.proxy)
+  _, info = method(key, corrupted, MethodInputs(proxy=place.proxy))
   fits = {'cuts_proxy': info['fit']}
   rules = {'cuts': {'alpha': info['alpha'], 'selected': info['selected']}}
   if config.select.folds:
@@ -268,14 +275,16 @@ def safe_alpha(
     Network(world.model, world.inputs),
     corrupted,
     place.proxy,
-    folds=config.select.folds,
     selection=selection(config),
+    rule=safe_alpha_lib.SafeRule(
+      config.corruption.kind == 'symmetric',
+      config.select.folds,
+      config.select.confidence,
+      config.select.replicates,
+    ),
     tuning=lambda size: recipes.fit_options(
       config.proxy_train, size, 'proxy_train'
     ),
-    symmetric=config.corruption.kind == 'symmetric',
-    replicates=config.select.replicates,
-    confidence=config.select.confidence,
     checkpoint=saving(where, 'cuts_folds', seed) if where else None,
   )
 

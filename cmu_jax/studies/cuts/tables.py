@@ -62,7 +62,7 @@ def summary(results: Results) -> list[Row]:
   """One row a method, from doing nothing to the oracle."""
   keys = _metric_keys(results)
   table = []
-  for method in study_names.ordered(
+  for method in study_names.sort_names(
     study_names.CUTS, [row['method'] for row in results['rows']]
   ):
     rows = [row for row in results['rows'] if row['method'] == method]
@@ -130,7 +130,7 @@ def methods_table(results: Results) -> TextTable:
 
 def class_table(results: Results) -> TextTable:
   """Compares accuracies on clean test images by class, mean over seeds."""
-  methods = study_names.ordered(
+  methods = study_names.sort_names(
     study_names.CUTS, [row['method'] for row in results['per_class']]
   )
   labels = [study_names.present(method).label for method in methods]

@@ -150,7 +150,7 @@ def audited(results: Results) -> list[str]:
   column, task = 'label_recovery_rate', results['task']
   means = {
     method: float(np.mean(list(values.values())))
-    for method in study_names.ordered(
+    for method in study_names.sort_names(
       study_names.CUTS, [row['method'] for row in results['rows']]
     )
     if (values := seed_stats.by_seed(results, method, column))

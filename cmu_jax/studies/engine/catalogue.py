@@ -1,47 +1,35 @@
-"""The methods by name. A new one is a line here.
+"""The methods that `subsets` and `membership` offer, bound to a config.
 
-Names that end in '_alone' do without D_R. All fine-tune for the same epochs
-and have the same grid of learning rates. Names that begin with 'set_' are the
-ablation of AMUN, arXiv 2503.00917, figure 1.
+Names, variants and descriptions are those of `methods.study_names`. All methods
+fine-tune for the same epochs and have the same grid of learning rates.
 """
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from cmu_jax.core.types import Method, Network
-from cmu_jax.methods import (
-  amun,
-  ascent,
-  relabelling,
-  retraining,
-  union_training,
-)
-from cmu_jax.robustness import attacks
+from cmu_jax.methods import catalogue, factories, study_names
 from cmu_jax.studies.engine import bounds, recipes
-
-# Of the weights that move, in SalUn and with AMUN.
-SHARE = 0.5
-_WORDS = {'retain': 'D_R', 'forget': 'D_F'}
 
 
 class Sizes(NamedTuple):
-  """How many images there are in D_R and in D_F."""
+  """The numbers of images in D_R and in D_F."""
 
   retain: int
   forget: int
 
 
 class Entry(NamedTuple):
-  """A method.
+  """A method that a study offers.
 
   Attributes:
     make: (network, training) -> Method; (network) without a training.
-    epoch: Sizes -> how many images an epoch goes through.
-    part: the settings of its training; '' for one that does not train.
-    says: what it does, in words.
+    epoch: Sizes -> the number of images in an epoch.
+    part: the settings of its training; '' for a method that does not train.
+    says: a description, in the words of the study.
     transferred: whether it is prepared on the network of another seed.
   """
 
@@ -52,133 +40,73 @@ class Entry(NamedTuple):
   transferred: bool = False
 
 
-def _retain(sizes: Sizes) -> int:
-  return sizes.retain
-
-
-def _forget(sizes: Sizes) -> int:
-  return sizes.forget
-
-
-def _whole(sizes: Sizes) -> int:
-  return sizes.retain + sizes.forget
-
-
-def _with_adversarial(sizes: Sizes) -> int:
-  return sizes.retain + 2 * sizes.forget
-
-
-def _twice(sizes: Sizes) -> int:
-  return 2 * sizes.forget
-
-
-def _tuned(
-  make: Callable[..., Method], epoch: Callable[[Sizes], int], says: str
-) -> Entry:
-  return Entry(make, epoch, 'unlearn', says)
-
-
 # One point a learning rate: weights and strengths would only multiply it.
-_rl = functools.partial(relabelling.random_label, weights=(1.0,))
-_salun = functools.partial(relabelling.salun, weights=(1.0,), share=SHARE)
-_ga = functools.partial(ascent.gradient_ascent, strengths=(1.0,))
-_l1 = functools.partial(retraining.l1_sparse, penalties=(5e-4,))
-_shrink = union_training.boundary_shrink
+_OPTIONS: dict[str, dict[str, Any]] = {
+  'random_label': {'weights': (1.0,)},
+  'salun': {'weights': (1.0,)},
+  'gradient_ascent': {'strengths': (1.0,)},
+  'l1_sparse': {'penalties': (5e-4,)},
+}
+_UNIONS = ('alternating_ascent', 'boundary_shrink', 'redrawn_label')
 
+
+def _epoch_size(name: str, sizes: Sizes) -> int:
+  """The number of images in an epoch of a method, by its canonical name."""
+  entry = catalogue.ENTRIES[name]
+  base = entry.base or name
+  retain = sizes.retain if 'retain' in entry.needs else 0
+  if base in ('amun', 'amun_ffgsm'):
+    # Adversarial images are as many as those of D_F.
+    sets = entry.options.get('sets', ('retain', 'forget', 'adversarial'))
+    return retain + sizes.forget * sum(part != 'retain' for part in sets)
+  if base in _UNIONS:
+    return retain + sizes.forget
+  # An epoch is a pass over D_R, with batches of D_F beside it.
+  return retain or sizes.forget
+
+
+def entry(
+  study: str, name: str, part: str = 'unlearn', **options: Any
+) -> Entry:
+  """Binds a method of the catalogue to the settings of a study.
+
+  Args:
+    study: a key of `study_names.NAMES`.
+    name: canonical.
+    part: the settings of its training; '' for none.
+    **options: of its factory.
+  """
+  factory = factories.factory(name)
+  base = catalogue.ENTRIES[name].base or name
+  return Entry(
+    functools.partial(factory, **_OPTIONS.get(base, {}), **options),
+    functools.partial(_epoch_size, name),
+    part,
+    study_names.describe(study, study_names.NAMES[study][name]),
+    'transferred' in name,
+  )
+
+
+_NAMES = study_names.NAMES[study_names.SUBSETS]
 ENTRIES: dict[str, Entry] = {
-  'retrain': Entry(retraining.retrain, _retain, 'train', 'trains anew on D_R'),
-  'ft': _tuned(retraining.finetune, _retain, 'fine-tunes on D_R'),
-  'rl': _tuned(_rl, _retain, 'trains D_F under random labels'),
-  'ga': _tuned(
-    ascent.alternating_ascent,
-    _whole,
-    'climbs the loss of D_F between epochs on D_R',
-  ),
-  'bs': _tuned(_shrink, _whole, 'trains D_F under its nearest classes'),
-  'l1': _tuned(_l1, _retain, 'fine-tunes on D_R towards few weights'),
-  'salun': _tuned(_salun, _retain, 'rl in the weights that D_F depends on'),
-  'amun': _tuned(
-    amun.amun, _with_adversarial, 'trains on near adversarial images of D_F too'
-  ),
-  'amun_salun': _tuned(
-    functools.partial(amun.amun, share=SHARE),
-    _with_adversarial,
-    'amun in the weights that D_F depends on',
-  ),
-  'rl_alone': _tuned(
-    functools.partial(_rl, retain=False), _forget, 'rl without D_R'
-  ),
-  'ga_alone': _tuned(_ga, _forget, 'climbs the loss of D_F'),
-  'bs_alone': _tuned(
-    functools.partial(_shrink, retain=False), _forget, 'bs without D_R'
-  ),
-  'salun_alone': _tuned(
-    functools.partial(_salun, retain=False), _forget, 'salun without D_R'
-  ),
-  'amun_alone': _tuned(amun.amun_forget, _twice, 'amun without D_R'),
-  'amun_salun_alone': _tuned(
-    functools.partial(amun.amun_forget, share=SHARE),
-    _twice,
-    'amun_salun without D_R',
-  ),
-}
-DEFAULT = tuple(name for name in ENTRIES if name != 'retrain')
-
-# RL and SalUn with labels drawn at every access, as AMUN's tables have them.
-_redrawn = union_training.redrawn_label
-_redrawn_salun = functools.partial(_redrawn, share=SHARE)
-PARITY = {
-  f'{name}_redrawn{end}': _tuned(
-    make if retain else functools.partial(make, retain=False),
-    _whole if retain else _forget,
-    f'{name}{end}, labels drawn at every access, one pass over the union',
+  alias: entry(
+    study_names.SUBSETS, name, 'train' if name == 'retrain' else 'unlearn'
   )
-  for name, make in (('rl', _redrawn), ('salun', _redrawn_salun))
-  for end, retain in (('', True), ('_alone', False))
+  for name, alias in _NAMES.items()
+  if name != 'none'
 }
-# Other ways to D_A: along one FGSM direction, and of another network.
-_march = functools.partial(amun.amun, attack=attacks.march(0.04))
-VARIANTS = {
-  'amun_ffgsm': _tuned(_march, _with_adversarial, 'amun, D_A by FFGSM'),
-  'amun_ffgsm_alone': _tuned(
-    functools.partial(_march, sets=amun.ALONE),
-    _twice,
-    'amun without D_R, D_A by FFGSM',
-  ),
-  'amun_transferred': _tuned(
-    amun.amun, _with_adversarial, 'amun, D_A of the network of another seed'
-  )._replace(transferred=True),
-  'amun_transferred_alone': _tuned(
-    amun.amun_forget,
-    _twice,
-    'amun without D_R, D_A of the network of another seed',
-  )._replace(transferred=True),
-}
-
-# What makes D_A work: other elements in its place, in three kinds of sets.
-_USES = {
-  '': (amun.ALL, _with_adversarial, 'D and'),
-  '_forget': (amun.ALONE, _twice, 'D_F and'),
-  '_alone': (amun.ADVERSARIAL, _forget, 'nothing but'),
-}
-_ELEMENTS = {
-  'adv': '(x_adv, y_adv)',
-  'orig': '(x, y)',
-  'advl': '(x, y_adv)',
-  'rl': '(x, a third label)',
-  'arl': '(x_adv, a third label)',
-  'ars': '(as far in a random direction, y_adv)',
-}
-ABLATION = {
-  f'set_{element}{use}': _tuned(
-    functools.partial(amun.amun, element=element, sets=sets),
-    epoch,
-    f'trains on {says} {what}',
-  )
-  for element, what in _ELEMENTS.items()
-  for use, (sets, epoch, says) in _USES.items()
-}
-ENTRIES |= {**PARITY, **VARIANTS, **ABLATION}
+# RL and SalUn as AMUN's tables have them; other ways to D_A; other elements in
+# place of D_A.
+PARITY = tuple(name for name in ENTRIES if '_redrawn' in name)
+VARIANTS = tuple(
+  name for name in ENTRIES if '_ffgsm' in name or '_transferred' in name
+)
+ABLATION = tuple(name for name in ENTRIES if name.startswith('set_'))
+DEFAULT = tuple(
+  name
+  for name in ENTRIES
+  if name not in ('retrain', *PARITY, *VARIANTS, *ABLATION)
+)
 
 
 def make(
@@ -189,7 +117,7 @@ def make(
   entries: dict[str, Entry] = ENTRIES,
   bounded: bounds.Layers = (),
 ) -> Method:
-  """A method with its grid: one point a learning rate.
+  """Makes a method with its grid: one point a learning rate.
 
   Args:
     config: trainings and `learning_rates`.
@@ -199,17 +127,17 @@ def make(
     entries: of the task.
     bounded: layers whose norms config.train bounds.
   """
-  entry = entries[name]
-  if not entry.part:
-    return entry.make(network)
-  images = entry.epoch(sizes)
+  offered = entries[name]
+  if not offered.part:
+    return offered.make(network)
+  images = offered.epoch(sizes)
   training = (
     bounds.bounded_training(config, bounded, images)
-    if entry.part == 'train'
-    else recipes.fit_options(config[entry.part], images, entry.part)
+    if offered.part == 'train'
+    else recipes.fit_options(config[offered.part], images, offered.part)
   )
   batch_size = min(training.batch_size, images)
-  method = entry.make(network, training._replace(batch_size=batch_size))
+  method = offered.make(network, training._replace(batch_size=batch_size))
   if name == 'retrain':
     return method
   grid = tuple(
@@ -221,11 +149,12 @@ def make(
 
 
 def information(name: str, method: Method) -> str:
-  """What a method sees, in words."""
-  parts = [words for part, words in _WORDS.items() if part in method.needs]
+  """The inputs of a method, in words."""
+  words = study_names.SYMBOLS[study_names.SUBSETS]
+  parts = [text for part, text in words.items() if part in method.needs]
   return ' + '.join([*(['weights'] if name != 'retrain' else []), *parts])
 
 
 def says(name: str, entries: dict[str, Entry] = ENTRIES) -> str:
-  """What a method does, in words."""
+  """The description of a method."""
   return 'nothing' if name == 'none' else entries[name].says
