@@ -1,13 +1,11 @@
-"""Requests of commands: one list of fields gives flags, help and checks.
+"""Commands of one request: its help text gives flags, checks and docstring.
 
-A request is a NamedTuple whose annotations carry a `Flag`:
-
-  class Request(NamedTuple):
-    weights: Annotated[str, flags.WEIGHTS]
-    epochs: Annotated[int, Flag('N', 'passes over the data', above=0)] = 10
+A request is a NamedTuple: names, types and defaults of the flags. The help text
+describes each of them as `  --name=VALUE  text`; an alternative `a|b` in VALUE
+is a list of permitted values.
 """
 
-import operator
+import re
 import textwrap
 import types
 import typing
@@ -20,140 +18,106 @@ from cmu_jax.core import errors, literals
 R = TypeVar('R', bound=tuple)
 # A value of each type that a flag may have.
 _SAMPLES: dict[Any, Any] = {bool: True, int: 1, float: 1.0, str: ''}
-_INDENT = 23
 # () -> (request -> results, results -> printed text); imports JAX.
 Load = Callable[[], tuple[Callable[[Any], Any], Callable[[Any], str]]]
-
-
-class Flag(NamedTuple):
-  """A field of a request, as a user meets it.
-
-  Attributes:
-    value: placeholder of the value in --help.
-    text: meaning of the field, for --help and for the class's docstring.
-    choices: permitted values; () permits all.
-    above: exclusive lower limit, or None.
-    least: inclusive lower limit, or None.
-    most: inclusive upper limit, or None.
-  """
-
-  value: str
-  text: str
-  choices: tuple[Any, ...] = ()
-  above: float | None = None
-  least: float | None = None
-  most: float | None = None
-
-
-WEIGHTS = Flag(
-  'FILE',
-  '.safetensors, .npz, .msgpack or an Orbax directory, with names of ours, of '
-  'PyTorch or of Hugging Face. Pickles (.pt, .pth) are never opened',
+_FLAG = re.compile(
+  r'^  --(\w+)=(\S+)(?: {2,}(.*)|)((?:\n {10,}\S.*)*)', re.MULTILINE
 )
-MODEL = Flag(
-  'NAME[:k=v,..]',
-  'the network: resnet20, resnet18:stem=imagenet, ...; clip-vit-b32, -b16, '
-  '-l14, or clip (sizes from config.json beside FILE): image tower, head of '
-  'the class names; siglip-vit-b16, siglip: with head=FILE.npz; dinov2',
-)
-OUT = Flag(
-  'DIR',
-  'folder for results, figure and report; the same command again continues '
-  'after a kill',
-)
-TEST = Flag(
-  'FOLDER',
-  'ordinary pictures in class folders that the network was not trained on: '
-  'measured before and after, never used to choose anything',
-)
-MEAN = Flag('R,G,B', 'mean of pixels between 0 and 1, a number a channel')
-STD = Flag('R,G,B', 'standard deviation of pixels, likewise')
-IMAGE_SIZE = Flag('N', 'side in pixels to which pictures are resized', above=0)
-CLASSES = Flag('A,B,...', "class names in the order of the network's outputs")
-BATCH_SIZE = Flag('N', 'samples in a training step', above=0)
-WEIGHT_DECAY = Flag('X', 'weight decay of SGD', least=0)
-SEED = Flag('N', 'seed of everything random')
-INFERRED = (
-  'Inferred where possible, from the side file FILE.json or the pictures:'
-)
+
+NETWORK = """\
+  --weights=FILE       .safetensors, .npz, .msgpack or an Orbax directory; names
+                       of ours, of PyTorch or of Hugging Face. Pickles (.pt,
+                       .pth) are never opened
+  --model=NAME[:k=v,..]  the network: resnet20, resnet18:stem=imagenet, ...
+                       clip-vit-b32, -b16, -l14, or clip (sizes from config.json
+                       beside FILE): image tower, head of the class names;
+                       siglip-vit-b16, siglip: with head=FILE.npz; dinov2"""
+INFERRED = """\
+Inferred where possible, from the side file FILE.json or the pictures:
+  --mean=R,G,B         mean of pixels between 0 and 1
+  --std=R,G,B          standard deviation of pixels, likewise
+  --image_size=N       side to which pictures are resized
+  --classes=A,B,...    class names in the order of the network's outputs"""
 
 
 class Command(NamedTuple):
-  """A command that turns one request into a folder of results.
+  """A command that turns a request into a folder of results.
 
   Attributes:
-    name: word after `python -m cmu_jax`.
-    request: NamedTuple whose annotations carry flags.
-    summary: description in --help.
-    usage: arguments of the usage line, a text for each alternative.
-    sections: heading -> names of its fields; together all fields, in order.
-    examples: arguments of each example, as typed.
-    check: refuses values that contradict each other.
+    request: NamedTuple of its flags.
+    text: printed for --help.
+    check: refuses impossible values, and values that contradict each other.
   """
 
-  name: str
   request: type[Any]
-  summary: str
-  usage: tuple[str, ...]
-  sections: Mapping[str, str]
-  examples: tuple[str, ...]
+  text: str
   check: Callable[[Any], None]
 
 
-def documented(kind: type[R]) -> type[R]:
-  """Completes the docstring of a request by the `Attributes:` of its flags."""
-  fields = [
-    textwrap.fill(
-      f'{name}: {flag.text}.', 76, initial_indent='  ', subsequent_indent='    '
-    )
-    for name, flag in _flags(kind).items()
-  ]
-  kind.__doc__ = '\n'.join([f'{kind.__doc__}\n\nAttributes:', *fields])
-  return kind
+def documented(text: str) -> Callable[[type[R]], type[R]]:
+  """Completes the docstring of a request by the flags of its help text."""
+
+  def decorate(kind: type[R]) -> type[R]:
+    flags = {name: rest for name, _, *rest in _FLAG.findall(text)}
+    fields = [
+      textwrap.fill(
+        f'{name}: {" ".join(" ".join(flags[name]).split())}.',
+        76,
+        initial_indent='  ',
+        subsequent_indent='    ',
+      )
+      for name in typing.get_type_hints(kind)
+    ]
+    kind.__doc__ = '\n'.join([f'{kind.__doc__}\n\nAttributes:', *fields])
+    return kind
+
+  return decorate
 
 
-def _flags(kind: type[tuple]) -> dict[str, Flag]:
-  hints = typing.get_type_hints(kind, include_extras=True)
-  return {name: hint.__metadata__[0] for name, hint in hints.items()}
-
-
-def _defaults(kind: type[tuple]) -> dict[str, Any]:
-  return kind._field_defaults  # type: ignore[attr-defined]
-
-
-def check(command: Command, request: R) -> R:
+def check(command: Command, request: Any) -> Any:
   """Returns the request if all its values are possible.
 
   Raises:
     UserError: names the flag.
   """
-  for name, flag in _flags(command.request).items():
-    value = getattr(request, name)
-    if value is not None:
-      _check_value(name, flag, value)
-  if hasattr(request, 'mean') and hasattr(request, 'std'):
+  for name, value, _, _ in _FLAG.findall(command.text):
+    # Brackets are options of a value, as in NAME[:k=v,..], not choices.
+    if '|' in value and str(getattr(request, name)) not in value.split('|'):
+      choices = value.split('|')
+      raise errors.unknown_name(f'--{name}', getattr(request, name), choices)
+  if hasattr(request, 'mean'):
     errors.check(
       (request.mean is None) == (request.std is None),
       '--mean and --std go together: give both',
     )
+    check_positive(request, 'image_size', 'learning_rate', 'batch_size')
   command.check(request)
   return request
 
 
-def _check_value(name: str, flag: Flag, value: Any) -> None:
-  if flag.choices and value not in flag.choices:
-    if isinstance(value, str):
-      raise errors.unknown_name(f'--{name}', value, flag.choices)
-    choices = ' or '.join(map(str, flag.choices))
-    raise errors.UserError(f'--{name} is {value}; use {choices}')
-  for limit, compare, relation in (
-    (flag.above, operator.gt, 'above'),
-    (flag.least, operator.ge, 'at least'),
-    (flag.most, operator.le, 'at most'),
-  ):
+def check_positive(request: Any, *names: str) -> None:
+  """Refuses numbers that are not above 0; None passes.
+
+  Raises:
+    UserError: names the flag.
+  """
+  for name in names:
+    value = getattr(request, name)
     errors.check(
-      limit is None or compare(value, limit),
-      f'--{name} is {value}; it must be {relation} {limit}',
+      value is None or value > 0, f'--{name} is {value}; it must be above 0'
+    )
+
+
+def check_least(request: Any, **limits: int) -> None:
+  """Refuses numbers below a limit.
+
+  Raises:
+    UserError: names the flag.
+  """
+  for name, limit in limits.items():
+    value = getattr(request, name)
+    errors.check(
+      value >= limit, f'--{name} is {value}; it must be at least {limit}'
     )
 
 
@@ -163,15 +127,15 @@ def parse(command: Command, argv: Sequence[str]) -> Any:
   Raises:
     UserError: an unknown, missing, empty, malformed or impossible flag.
   """
-  kind, defaults = command.request, _defaults(command.request)
-  hints = typing.get_type_hints(kind)
+  kind = command.request
+  defaults, hints = kind._field_defaults, typing.get_type_hints(kind)
   parser = shell.Parser(add_help=False, allow_abbrev=False)
   parser.add_argument('--help', '-h', action='store_true')
   for name in hints:
     parser.add_argument(f'--{name}')
   texts, unknown = parser.parse_known_args(list(argv))
   if texts.help:
-    print(help_text(command))
+    print(command.text)
     return None
   if unknown:
     word = unknown[0].partition('=')[0]
@@ -220,43 +184,6 @@ def call(command: Command, load: Load, settings: Mapping[str, Any]) -> Any:
   return work(request)
 
 
-def help_text(command: Command) -> str:
-  """The text of --help."""
-  program = f'python -m cmu_jax {command.name}'
-  usage = [
-    textwrap.fill(
-      f'{program} {arguments}',
-      80,
-      initial_indent=' ' * 7 if number else 'usage: ',
-      subsequent_indent=' ' * 14,
-      break_on_hyphens=False,
-    )
-    for number, arguments in enumerate(command.usage)
-  ]
-  blocks = ['\n'.join(usage), textwrap.fill(command.summary, 80)]
-  flags, defaults = _flags(command.request), _defaults(command.request)
-  for heading, names in command.sections.items():
-    lines = [
-      _help_line(name, flags[name], defaults.get(name))
-      for name in names.split()
-    ]
-    blocks.append('\n'.join([*([heading] if heading else []), *lines]))
-  examples = '\n'.join(f'  {program} {text}' for text in command.examples)
-  return '\n\n'.join([*blocks, f'examples:\n{examples}'])
-
-
-def _help_line(name: str, flag: Flag, default: Any) -> str:
-  """A flag with its meaning in a column of its own."""
-  start = f'  --{name}={flag.value}'
-  text = flag.text
-  if default not in (None, False, 0, ''):
-    text += f' (default {default})'
-  body = textwrap.wrap(text, 80 - _INDENT, break_on_hyphens=False)
-  if len(start) < _INDENT:
-    start = start.ljust(_INDENT) + body.pop(0)
-  return '\n'.join([start, *(' ' * _INDENT + line for line in body)])
-
-
 def _sample_value(hint: Any, default: Any) -> Any:
   """A value of a field's type: its default where there is one."""
   if default is not None:
@@ -271,6 +198,7 @@ def _sample_value(hint: Any, default: Any) -> Any:
 
 def _parse_value(name: str, text: str, sample: Any) -> Any:
   errors.check(text, f'--{name}= is empty')
+  # Text is taken as typed: a class may be called 1 or true.
   if isinstance(sample, str):
     return text
   return literals.parse(text, sample, f'--{name}')

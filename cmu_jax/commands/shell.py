@@ -1,10 +1,7 @@
-"""The folder of compiled programs, cleared of what a killed process cut short.
+"""Exit codes, error lines and the environment of all commands.
 
-JAX writes an entry in place and never replaces one that is there, so an entry
-which was cut short by a kill or a full disk would be complained about, and
-compiled anew, by every run to come.
-
-What every command of this package does the same way: set-up, exit codes.
+No import of JAX: JAX reads its environment when it is imported, and mistakes on
+the command line are reported without waiting for it.
 """
 
 import argparse
@@ -22,49 +19,9 @@ from typing import Any, NoReturn
 
 from cmu_jax.core import errors
 
+# In the cache of compiled programs: its time is that of the last check.
 _CHECK_STAMP = '.checked'
-
-
-def remove_truncated_programs(folder: pathlib.Path) -> int:
-  """Drops the entries that are cut short; looks at each one once.
-
-  Args:
-    folder: of JAX's persistent compilation cache.
-
-  Returns:
-    How many were dropped.
-
-  Raises:
-    OSError: the folder cannot be read or written.
-  """
-  stamp, began = folder / _CHECK_STAMP, time.time()
-  since = stamp.stat().st_mtime if stamp.exists() else 0.0
-  dropped = 0
-  for path in folder.glob('*-cache'):
-    if path.stat().st_mtime >= since and _is_truncated(path):
-      path.unlink()
-      dropped += 1
-  stamp.touch()
-  # What is written while this looks around is looked at the next time.
-  os.utime(stamp, (began, began))
-  return dropped
-
-
-def _is_truncated(path: pathlib.Path) -> bool:
-  """Whether a zlib stream does not reach its end; others are left alone."""
-  data = path.read_bytes()
-  if not data:
-    return True
-  if data[0] != 0x78:
-    return False
-  stream = zlib.decompressobj()
-  try:
-    stream.decompress(data)
-  except zlib.error:
-    return True
-  return not stream.eof
-
-
+# The user can free space or choose another folder; other errors are bugs.
 _UNWRITABLE = {
   errno.ENOSPC,
   errno.EDQUOT,
@@ -75,7 +32,7 @@ _UNWRITABLE = {
 
 
 class Parser(argparse.ArgumentParser):
-  """Reports a bad flag as every other mistake is reported."""
+  """A parser that reports a bad flag like any other mistake."""
 
   def error(self, message: str) -> NoReturn:
     raise errors.UserError(f'{message}; see --help')
@@ -87,12 +44,12 @@ def run(
   """Runs a command and returns its exit code.
 
   Args:
-    command: takes the arguments; what it returns is the exit code, None for 0.
-    argv: the arguments; those of the process if None.
+    command: takes the arguments and returns the exit code, None for 0.
+    argv: the arguments; None for those of the process.
 
   Returns:
-    The command's own; 2 after an error the user can mend, told on stderr in
-    one line a mistake; 130 after control-C.
+    The code of the command; 2 after an error that the user can correct, with a
+    line on stderr for each mistake; 130 after control-C.
   """
   try:
     return command(sys.argv[1:] if argv is None else argv) or 0
@@ -105,8 +62,9 @@ def run(
   except (errors.UserError, OSError) as error:
     if isinstance(error, OSError) and error.errno not in _UNWRITABLE:
       raise
-    several = isinstance(error, errors.MultipleErrors)
-    for line in str(error).splitlines() if several else [str(error)]:
+    # Other errors may quote line breaks of a file or a library.
+    multiple = isinstance(error, errors.MultipleErrors)
+    for line in str(error).splitlines() if multiple else [str(error)]:
       print(f'error: {" ".join(line.split())}', file=sys.stderr)
     return 2
 
@@ -117,8 +75,8 @@ def run_script(main: Callable[[], Any]) -> NoReturn:
 
 
 def set_up() -> None:
-  """Environment for JAX, which the user's own settings override."""
-  # Without any accelerator plug-in JAX would still look for a TPU, and say so.
+  """Sets the environment of JAX; settings of the user take precedence."""
+  # Without an accelerator plug-in, JAX would search for a TPU and warn.
   if not _has_accelerator():
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   cache = os.environ.get('CMU_JAX_CACHE') or '~/.cache/cmu_jax'
@@ -129,7 +87,7 @@ def set_up() -> None:
   except OSError as error:
     print(f'no compilation cache: {error}', file=sys.stderr)
     return
-  # A program that cannot be kept is compiled again: nobody has to do anything.
+  # A program that cannot be stored is compiled again: no action is needed.
   warnings.filterwarnings('ignore', r'Error (writing|reading) persistent comp')
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder))
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
@@ -137,17 +95,59 @@ def set_up() -> None:
 
 
 def compile_quickly() -> None:
-  """Has XLA compile quickly on a CPU, for smoke runs; before JAX computes.
+  """Makes XLA compile quickly on a CPU, for smoke runs; before JAX computes.
 
-  Without the emitters of fusions a compilation takes half the time, and what
-  is compiled runs a third slower. Later versions of jaxlib have no such choice,
-  and XLA ends a process that names a flag it does not know.
+  Without fusion emitters, compilation takes half the time, and the programs
+  run a third slower.
   """
+  # Later versions of jaxlib have no such flag, and XLA aborts on unknown flags.
   if importlib.metadata.version('jaxlib').startswith('0.10.'):
     os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
 
 
 def _has_accelerator() -> bool:
-  """Whether a JAX plug-in for a GPU or TPU is installed."""
+  """True if a JAX plug-in for a GPU or TPU is installed."""
   packages = any(map(importlib.util.find_spec, ('jax_plugins', 'libtpu')))
   return packages or bool(importlib.metadata.entry_points(group='jax_plugins'))
+
+
+def remove_truncated_programs(folder: pathlib.Path) -> int:
+  """Removes truncated entries of a cache; checks each entry once.
+
+  Args:
+    folder: JAX's persistent compilation cache.
+
+  Returns:
+    The number of removed entries.
+
+  Raises:
+    OSError: the folder cannot be read or written.
+  """
+  # JAX writes entries in place and never replaces an existing one: every later
+  # run would complain about an entry that a kill or a full disk truncated.
+  stamp, start = folder / _CHECK_STAMP, time.time()
+  since = stamp.stat().st_mtime if stamp.exists() else 0.0
+  removed = 0
+  for path in folder.glob('*-cache'):
+    if path.stat().st_mtime >= since and _is_truncated(path):
+      path.unlink()
+      removed += 1
+  stamp.touch()
+  # Entries that are written during this check are checked the next time.
+  os.utime(stamp, (start, start))
+  return removed
+
+
+def _is_truncated(path: pathlib.Path) -> bool:
+  """True for a zlib stream without an end; other formats are not checked."""
+  data = path.read_bytes()
+  if not data:
+    return True
+  if data[0] != 0x78:
+    return False
+  stream = zlib.decompressobj()
+  try:
+    stream.decompress(data)
+  except zlib.error:
+    return True
+  return not stream.eof

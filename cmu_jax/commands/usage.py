@@ -1,4 +1,4 @@
-"""The text of --help, and flags that are read strictly."""
+"""Flags and --help of the command `study`."""
 
 import argparse
 import ast
@@ -16,14 +16,14 @@ usage: python -m cmu_jax.main --config=FILE.py[:ARG] [--config.FIELD=VALUE ...]
                               [--workdir=DIR] [--sweep] [--minutes=N] [--help]
 
 Corrupts the training labels of a dataset, trains on them, repairs the model
-with each method of the config, and measures what came of it.
+with each method of the config, and measures the result.
 
-  --config=FILE.py[:ARG]   the experiment; ARG is key=value,... and a word
-                           alone switches something on, as in :smoke
+  --config=FILE.py[:ARG]   the experiment; ARG is key=value,... and a single
+                           word switches an option on, as in :smoke
   --config.FIELD=VALUE     changes one field, as in --config.train.epochs=5
                            or --config.seeds=0,1,2
-  --workdir=DIR            where results go (default runs/<config name>); the
-                           same command again continues a run that was stopped
+  --workdir=DIR            folder of the results (default runs/<config name>);
+                           the same command again continues a stopped run
   --sweep                  runs every cell of the file's sweep(add), each in
                            DIR/<cell>, and writes DIR/sweep.md
                            (corrective_*.py: fills the whole benchmark grid,
@@ -61,9 +61,9 @@ def parse(argv: Sequence[str]) -> tuple[Any, dict[str, str]]:
   parser.add_argument('--minutes')
   parser.add_argument('--distributed')
   parser.add_argument('--help', '-h', action='store_true')
-  flags, rest = parser.parse_known_args(list(argv))
+  flags, unknown = parser.parse_known_args(list(argv))
   overrides = {}
-  for word in rest:
+  for word in unknown:
     flag, equals, value = word.partition('=')
     if not flag.startswith('--config.'):
       raise errors.unknown_name('argument', flag, _option_names(parser))
@@ -96,11 +96,11 @@ def _parse_minutes(text: str) -> float:
 def help_text(
   folder: pathlib.Path, loaded: config_lib.LoadedConfig | None
 ) -> str:
-  """The help text: flags, examples, the configs in a folder, or one's fields.
+  """The help text: flags, examples, and config files or the fields of a config.
 
   Args:
     folder: with the config files.
-    loaded: the config given along with --help, if any.
+    loaded: the config beside --help, or None.
   """
   if loaded is None:
     lines = [f'  {path}: {_headline(path)}' for path in _config_files(folder)]

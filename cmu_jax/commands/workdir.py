@@ -1,4 +1,4 @@
-"""A folder for one run: of one config, written by one process at a time."""
+"""The folder of a run: of a single config, written by a process at a time."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors, files
 
 CONFIG_FILE = 'config.json'
-# What is written before the first training, and what it and others leave.
+# Files from before the first training; later files are products of the run.
 _CLAIM_FILES = (CONFIG_FILE, 'corruption.json')
 _PRODUCTS = ('checkpoints', 'results.json')
 _OUTPUT_FOLDERS = (
@@ -31,11 +31,10 @@ def open_run(
   """Makes or continues the work folder of a config, and locks it.
 
   Args:
-    folder: made if need be; config.json is written to it, and taken away
-      again if the run ends in a UserError before it has trained anything, so
-      that the mended command can use the same folder.
+    folder: created if absent. config.json is written to it, and removed if
+      the run ends in a UserError before any training.
     config: of the run.
-    flag: by which the user names the folder.
+    flag: the flag with which the user names the folder.
 
   Yields:
     The folder.
@@ -49,6 +48,7 @@ def open_run(
     try:
       yield folder
     except errors.UserError:
+      # The corrected command must be able to use the same folder.
       _release_claim(folder)
       raise
 
@@ -69,7 +69,7 @@ def lock(
 
 
 def _take_lock(folder: pathlib.Path, flag: str) -> IO[str]:
-  """An open file whose lock the system drops when the process ends."""
+  """Locks a folder by an open file."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / '.lock').open('a+', encoding='utf-8')
@@ -78,6 +78,7 @@ def _take_lock(folder: pathlib.Path, flag: str) -> IO[str]:
       f'cannot use the work folder {folder}: {error.strerror}; '
       f'choose a writable one with {flag}'
     ) from error
+  # The system drops the lock when the process ends, even if it is killed.
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as error:
@@ -97,42 +98,44 @@ def _take_lock(folder: pathlib.Path, flag: str) -> IO[str]:
 def _claim_folder(
   folder: pathlib.Path, config: dict[str, Any], flag: str
 ) -> None:
-  """Writes config.json, or checks that the one there says the same."""
+  """Writes config.json, or compares an existing one with this config."""
   path = folder / CONFIG_FILE
   if not path.exists():
     files.write_json(path, config)
     return
-  before = files.read_json(path)
+  stored = files.read_json(path)
   errors.check(
-    isinstance(before, dict),
+    isinstance(stored, dict),
     f'{path} is not a config: choose another {flag}',
   )
-  if before != config:
+  if stored != config:
     raise errors.UserError(
       f'{folder} holds a run of another config '
-      f'({_describe_changes(before, config)}): '
+      f'({_describe_changes(stored, config)}): '
       f'choose another {flag}, or remove the folder to start afresh'
     )
 
 
 def _release_claim(folder: pathlib.Path) -> None:
-  """Leaves a folder in which nothing was made to whatever config is next."""
+  """Frees a folder without products of a run for the next config."""
   if not any((folder / name).exists() for name in _PRODUCTS):
     for name in _CLAIM_FILES:
       (folder / name).unlink(missing_ok=True)
 
 
-def _describe_changes(before: dict[str, Any], after: dict[str, Any]) -> str:
-  """The fields that differ, at most four of them spelled out."""
-  old, new = config_lib.flatten(before), config_lib.flatten(after)
+def _describe_changes(stored: dict[str, Any], config: dict[str, Any]) -> str:
+  """The different fields, at most four of them with their values."""
+  old, new = config_lib.flatten(stored), config_lib.flatten(config)
   keys = [
     key
     for key in sorted(old.keys() | new.keys())
     if key not in old or key not in new or old[key] != new[key]
   ]
-  said = [
+  changes = [
     f'{key}: {old.get(key, "absent")} there, {new.get(key, "absent")} here'
     for key in keys[:4]
   ]
-  more = [f'and {len(keys) - 4} more'] if len(keys) > 4 else []
-  return '; '.join(said + more) or 'an empty group differs'
+  if len(keys) > 4:
+    changes.append(f'and {len(keys) - 4} more')
+  # An empty group has no field, so configs may differ without a changed key.
+  return '; '.join(changes) or 'an empty group differs'
