@@ -50,7 +50,7 @@ class Report(NamedTuple):
 
   figure_name: str
   caption: str
-  draw: Callable[[Info], figure.Figure]
+  draw: Callable[..., figure.Figure]
   build: Callable[[Info, str], Page]
 
 

@@ -5,8 +5,8 @@
   found = shadow.train(key, model, data, inside, fit)
   score = audit.lira(target, found.statistics['logit_confidence'], inside)
 
-They are what RMIA, LiRA and U-LiRA compare a network with. Of each of them
-there remain the statistics at n points, unless its weights are asked for.
+RMIA, LiRA and U-LiRA compare a network with them. Each model leaves its signals
+at n points, and its weights on request.
 """
 
 from cmu_jax.audits.shadow.groups import ShadowJob

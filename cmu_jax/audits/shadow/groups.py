@@ -1,7 +1,4 @@
-"""Files of finished groups, each written whole, and what their names say.
-
-One group of shadow models: trained, made to forget, looked at.
-"""
+"""A group of shadow models: training, unlearning, signals, and its arrays."""
 
 import functools
 from collections.abc import Callable
@@ -17,13 +14,13 @@ from cmu_jax.audits.shadow.planning import Plan, ShadowTraining, Unlearn
 from cmu_jax.core import checkpoint, jit, progress, rng, store, tree, vectorize
 from cmu_jax.core.types import (
   Batch,
-  Model,
   Network,
   PRNGKey,
   Variables,
 )
 from cmu_jax.training import segment, train
 
+# Prefix of the weights among the arrays of a group's file.
 _WEIGHTS = 'weights'
 
 
@@ -38,10 +35,10 @@ def name_statistics(
 
 
 def join_part(groups: list[store.NamedArrays], name: str) -> store.NamedArrays:
-  """Statistics of all groups by signal; {} where there are none."""
+  """The arrays of a part of all groups, by signal; {} without such arrays."""
   prefix = f'{name}/'
   return {
-    key.removeprefix(prefix): np.concatenate([one[key] for one in groups])
+    key.removeprefix(prefix): np.concatenate([group[key] for group in groups])
     for key in groups[0]
     if key.startswith(prefix)
   }
@@ -56,7 +53,7 @@ def name_weights(variables: PyTree, count: int) -> store.NamedArrays:
 
 
 def drop_weights(arrays: store.NamedArrays) -> store.NamedArrays:
-  """All but the weights."""
+  """The arrays without the weights."""
   return {
     key: value
     for key, value in arrays.items()
@@ -67,36 +64,37 @@ def drop_weights(arrays: store.NamedArrays) -> store.NamedArrays:
 def restore_weights(
   groups: list[store.NamedArrays], template: PyTree
 ) -> PyTree:
-  """The weights of all groups, stacked, in the structure of one model."""
-  found = join_part(groups, _WEIGHTS)
-  values = [found[key] for key in checkpoint.leaves_by_key(template)]
+  """The weights of all groups, stacked, in the structure of a model."""
+  arrays = join_part(groups, _WEIGHTS)
+  values = [arrays[key] for key in checkpoint.leaves_by_key(template)]
   return jax.tree.unflatten(jax.tree.structure(template), values)
 
 
 def pad_models(values: np.ndarray, size: int) -> np.ndarray:
-  """The first axis made `size` long by repeating the last model."""
+  """Pads the first axis to `size` by repeating the last model."""
   index = np.minimum(np.arange(size), len(values) - 1)
   return values[index]
 
 
 def even_group_size(count: int, max_models: int, block: int) -> int:
-  """How many models a group holds: whole blocks, groups as even as they can be.
+  """The size of a group in whole blocks, with groups as even as possible.
 
   Args:
-    count: of all models.
-    max_models: that fit into the memory, a block or more.
-    block: models of a program.
+    count: number of all models.
+    max_models: limit by memory, a block or more.
+    block: number of models in a program.
   """
+  # -(-a // b) rounds up.
   blocks = -(-count // block)
-  number = -(-blocks // (max_models // block))
-  return -(-blocks // number) * block
+  groups = -(-blocks // (max_models // block))
+  return -(-blocks // groups) * block
 
 
 class ShadowJob(NamedTuple):
-  """All that a group of models needs."""
+  """Everything that the groups of a call share; see `training.train`."""
 
   key: PRNGKey
-  model: Model
+  network: Network
   data: Batch
   fit: ShadowTraining
   plan: Plan
@@ -119,14 +117,14 @@ def _initializer(network: Network) -> Callable:
   """(key, numbers, image[:1]) -> keys of the trainings and first weights."""
 
   def draw(key, numbers, image):
-    seen = network.inputs.eval(image, None)
+    pixels = network.inputs.eval(image, None)
 
-    def one(number):
-      own = jax.random.fold_in(key, number)
-      first = network.model.init(rng.fold_in(own, 'init'), seen)
-      return rng.fold_in(own, 'train'), first
+    def initialize(number):
+      model_key = jax.random.fold_in(key, number)
+      variables = network.model.init(rng.fold_in(model_key, 'init'), pixels)
+      return rng.fold_in(model_key, 'train'), variables
 
-    return jax.vmap(one)(numbers)
+    return jax.vmap(initialize)(numbers)
 
   return jit.compile_cheaply(draw)
 
@@ -134,10 +132,10 @@ def _initializer(network: Network) -> Callable:
 def _initialize(
   job: ShadowJob, numbers: range, size: int
 ) -> tuple[Any, Variables]:
-  """Keys of the trainings and first weights, a model each."""
+  """Keys of the trainings and first weights, stacked over models."""
   index = pad_models(np.arange(numbers.start, numbers.stop), size)
   key = rng.fold_in(job.key, 'model')
-  draw = _initializer(Network(job.model, job.fit.inputs))
+  draw = _initializer(job.network)
   return draw(key, index, job.data.image[:1])
 
 
@@ -147,7 +145,7 @@ class GroupStart(NamedTuple):
   Attributes:
     state: of all its models, padding last.
     run: (state, start, stop) -> state, compiled; donates its state.
-    size: models with padding.
+    size: number of models with padding.
   """
 
   state: segment.TrainState
@@ -156,12 +154,7 @@ class GroupStart(NamedTuple):
 
 
 def start_group(job: ShadowJob, numbers: range) -> GroupStart:
-  """A group that is ready to be trained.
-
-  Args:
-    job: all that it needs.
-    numbers: of its models.
-  """
+  """Initializes the models with these numbers, and compiles their training."""
   size = -(-len(numbers) // job.block) * job.block
   keys, start = _initialize(job, numbers, size)
   rows = pad_models(job.rows[numbers.start : numbers.stop], size)
@@ -175,30 +168,29 @@ def start_group(job: ShadowJob, numbers: range) -> GroupStart:
     job.threads,
   )
   keys, rows = program.place_on_devices((keys, jnp.asarray(rows)), job.devices)
-  placed = lambda state: program.place_on_devices(state, job.devices)
-  return GroupStart(
-    state,
-    lambda state, start, stop: run(
-      keys, placed(state), rows, job.data, start, stop
-    ),
-    size,
-  )
+
+  def advance(state, start, stop):
+    # A state that was restored from a checkpoint lies on the first device.
+    state = program.place_on_devices(state, job.devices)
+    return run(keys, state, rows, job.data, start, stop)
+
+  return GroupStart(state, advance, size)
 
 
 def _train_models(job: ShadowJob, numbers: range, name: str) -> Variables:
-  """The trained models of a group, stacked on the device, padding last."""
-  one, plan = start_group(job, numbers), job.plan
-  saved = (
+  """Trains a group; its models are stacked on the device, padding last."""
+  group, plan = start_group(job, numbers), job.plan
+  saving = (
     store.npz_checkpoint(plan.folder, name, plan.save_seconds)
     if plan.folder
     else None
   )
   return train.run_segments(
-    one.run,
-    one.state,
+    group.run,
+    group.state,
     job.fit.steps,
-    one.size * job.recipe.batch_size,
-    saved,
+    group.size * job.recipe.batch_size,
+    saving,
     f'{plan.title} {numbers[0]} to {numbers[-1]} of {len(job.rows)}',
   ).variables
 
@@ -206,10 +198,11 @@ def _train_models(job: ShadowJob, numbers: range, name: str) -> Variables:
 def _measure_signals(
   job: ShadowJob, stacked: Variables
 ) -> dict[str, Shaped[np.ndarray, 'k n']]:
+  """The signals of every model at every point."""
   count = job.data.label.shape[0]
-  see = program.in_blocks(
+  measure = program.in_blocks(
     program.statistics_program(
-      Network(job.model, job.fit.inputs),
+      job.network,
       job.signals,
       min(job.plan.images_at_once, count),
       job.strategy,
@@ -219,40 +212,40 @@ def _measure_signals(
     job.block,
     job.threads,
   )
-  found = see(program.place_on_devices(stacked, job.devices), job.data)
-  return {name: np.asarray(values) for name, values in found.items()}
+  values = measure(program.place_on_devices(stacked, job.devices), job.data)
+  return {name: np.asarray(array) for name, array in values.items()}
 
 
 def _unlearn_models(
   job: ShadowJob, numbers: range, stacked: Variables
 ) -> Variables:
-  """Each model of the group made to forget, one after the other."""
-  found = []
+  """Makes each model of the group forget, sequentially."""
+  models = []
   assert job.unlearn is not None and job.forget is not None
   title = f'{job.plan.title}: unlearning'
   with progress.bar(title, len(numbers), 'models') as advance, progress.mute():
-    for place, number in enumerate(numbers):
+    for position, number in enumerate(numbers):
       key = rng.fold_in(job.key, 'unlearn', number)
-      gone = job.forget[number]
-      rest = np.flatnonzero(job.inside[number] & ~gone)
-      found.append(
-        job.unlearn(key, tree.index(stacked, place), rest, np.flatnonzero(gone))
-      )
+      forget = np.flatnonzero(job.forget[number])
+      retain = np.flatnonzero(job.inside[number] & ~job.forget[number])
+      model = tree.index(stacked, position)
+      models.append(job.unlearn(key, model, retain, forget))
       advance()
-  found += found[-1:] * (-len(found) % job.block)
-  return tree.stack(found)
+  # The compiled programs take whole blocks of models.
+  models += models[-1:] * (-len(models) % job.block)
+  return tree.stack(models)
 
 
 def train_group(job: ShadowJob, numbers: range, name: str) -> store.NamedArrays:
-  """Trains a group, and looks at it.
+  """Trains a group and measures its signals.
 
   Args:
-    job: all that it needs.
+    job: shared by all groups.
     numbers: of its models.
     name: of the checkpoint of its training.
 
   Returns:
-    What is kept of it, by names within a file.
+    The arrays of its file.
   """
   count = len(numbers)
   stacked = _train_models(job, numbers, name)
@@ -263,15 +256,15 @@ def train_group(job: ShadowJob, numbers: range, name: str) -> store.NamedArrays:
 def unlearn_group(
   job: ShadowJob, numbers: range, models: Variables
 ) -> store.NamedArrays:
-  """Has a group forget, and looks at it.
+  """Makes a group forget and measures its signals.
 
   Args:
-    job: all that it needs.
+    job: shared by all groups.
     numbers: of its models.
-    models: as trained, stacked.
+    models: trained models, stacked.
 
   Returns:
-    What is kept of it, by names within a file.
+    The arrays of its file.
   """
   count = len(numbers)
   stacked = _unlearn_models(job, numbers, jax.tree.map(jnp.asarray, models))

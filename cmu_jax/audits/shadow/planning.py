@@ -1,9 +1,4 @@
-"""What is said of shadow models before they are trained, and what is left.
-
-Which shadow model is trained on which point.
-
-How many shadow models may be trained at a time in so much memory.
-"""
+"""Inputs and outputs of shadow trainings: halves of the data, and memory."""
 
 import functools
 import pathlib
@@ -31,18 +26,18 @@ from cmu_jax.training import metrics, segment
 Unlearn = Callable[
   [PRNGKey, Variables, Int[np.ndarray, '_'], Int[np.ndarray, '_']], Variables
 ]
-"""(key, variables, points kept, points to forget) -> variables."""
+"""(key, variables, points to retain, points to forget) -> variables."""
 
 
 class ShadowTraining(NamedTuple):
-  """How each model is trained.
+  """The recipe of each training.
 
   Attributes:
     inputs: raw pixels to network input.
     optimizer: an optax transformation; its schedule counts these steps.
     steps: optimiser steps.
-    batch_size: samples a step; at most as many as a model is trained on.
-    loss: (logits, label) -> one value a sample.
+    batch_size: samples a step; reduced to the training points of a model.
+    loss: (logits, label) -> a value for each sample.
   """
 
   inputs: InputStep
@@ -53,22 +48,22 @@ class ShadowTraining(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """How the models are driven; no number depends on it but by rounding.
+  """Devices, memory and files of the models; numbers differ by rounding only.
 
   Attributes:
-    group: how many models are trained at a time, made up to whole blocks (see
-      `training.train`); 0 for what the memory takes.
-    budget: bytes of memory for a group, from which its size follows.
-    how: see `vectorize.map_members`; None for the best on this backend.
-    devices: that share a group; None for all local ones.
-    threads: that share a group on one device; 0 for one a core of a CPU.
-    seconds: how much work may be lost at most.
-    folder: where groups are kept; None for nowhere.
-    address: of everything that the models depend on besides key, data and
-      membership: two trainings of one folder must not share it.
-    method: likewise, of what the models depend on once they have forgotten.
-    images: of a model in memory at once when it is looked at.
-    title: what progress and errors call the models.
+    group: number of models trained together, in whole blocks (see
+      `training.train`); 0 for the limit by memory.
+    memory_bytes: memory of a group, from which its size follows.
+    strategy: see `vectorize.map_members`; None for the best on this backend.
+    devices: devices that share a group; None for all local ones.
+    threads: threads that share a group on a device; 0 for a thread a core.
+    save_seconds: a kill loses at most so much work.
+    folder: of the files of groups; None for no files.
+    address: digest of everything that the models depend on besides key, data
+      and membership: two trainings in a folder must not share it.
+    method: likewise, for everything that the unlearning depends on.
+    images_at_once: images of a model in memory while its signals are measured.
+    title: name of the models in progress and errors.
   """
 
   group: int = 0
@@ -88,14 +83,13 @@ DEFAULT_PLAN = Plan()
 
 
 class Shadows(NamedTuple):
-  """What K models leave behind.
+  """The outputs of K models.
 
   Attributes:
-    inside: which model was trained on which point.
+    inside: marks the training points of each model.
     statistics: signal -> its value at each point under each trained model.
-    unlearned: the same once each model has forgotten; None without unlearning.
-    variables: the models in their last state, stacked, on the host; None
-      unless they were asked for.
+    unlearned: the same after the unlearning; None without unlearning.
+    variables: the final models, stacked, on the host; None unless requested.
   """
 
   inside: Bool[np.ndarray, 'k n']
@@ -117,16 +111,15 @@ def _random_orders(n: int) -> Callable:
 
 
 def assign_halves(key: PRNGKey, k: int, n: int) -> Bool[np.ndarray, 'k n']:
-  """Each point in exactly half of the models, each model with half of them.
+  """Assigns each point to half of the models, half of the points to each model.
 
-  Models 2i and 2i + 1 share the points out at random; of an odd number one of
-  the two has a point more. A pair depends on its number alone, so that more
-  models leave the first ones as they are.
+  Models 2i and 2i + 1 split the points at random; with an odd number of points,
+  one of the two has a point more.
 
   Args:
     key: random key.
-    k: how many models, an even number.
-    n: how many points, 2 or more.
+    k: number of models, even.
+    n: number of points, 2 or more.
 
   Raises:
     UserError: an odd number of models, or too few points.
@@ -140,26 +133,24 @@ def assign_halves(key: PRNGKey, k: int, n: int) -> Bool[np.ndarray, 'k n']:
     f'{k} shadow models cannot each have half of the points; use an even '
     'number',
   )
-  errors.check(n >= 2, f'{n} points cannot be shared by two models; give more')
+  errors.check(n >= 2, f'{n} points cannot be split by two models; give more')
+  # An order depends on the number of its pair alone: with more models, the
+  # existing ones keep their points, and their files.
   order = _random_orders(n)(key, np.arange(k // 2))
   rank = np.argsort(np.asarray(order), axis=1)
-  most = (n + np.arange(k // 2) % 2) // 2
-  first = rank < most[:, None]
-  return np.stack([first, ~first], axis=1).reshape(k, n)
+  size = (n + np.arange(k // 2) % 2) // 2
+  half = rank < size[:, None]
+  return np.stack([half, ~half], axis=1).reshape(k, n)
 
 
 def training_rows(
   key: PRNGKey, inside: Bool[np.ndarray, 'k n']
 ) -> Int[np.ndarray, 'k m']:
-  """The points of each model, ascending, m those of the largest one.
-
-  A smaller model repeats some of its own points, drawn at random: all models
-  have batches and epochs of one length, and nothing that is not its own gets
-  into a model, not even into its BatchNorm.
+  """The training points of each model, ascending, padded to the largest model.
 
   Args:
-    key: of what is repeated.
-    inside: which model is trained on which point.
+    key: of the repeated points.
+    inside: marks the training points of each model.
 
   Raises:
     UserError: a model without points.
@@ -168,33 +159,34 @@ def training_rows(
   errors.check(
     sizes.size and sizes.min() > 0,
     f'shadow model {int(sizes.argmin()) if sizes.size else 0} is trained on no '
-    'point; give every model some',
+    'point; give every model at least a point',
   )
-  most = int(sizes.max())
 
-  def one(number: int) -> np.ndarray:
-    own = np.flatnonzero(inside[number])
-    lacking = most - own.size
+  def pad(number: int) -> np.ndarray:
+    points = np.flatnonzero(inside[number])
+    lacking = int(sizes.max()) - points.size
     if not lacking:
-      return own
+      return points
+    # All models need epochs of equal length. Only a model's points may fill
+    # them: BatchNorm would see other points even with weight 0.
     bits = np.asarray(jax.random.bits(rng.fold_in(key, number), (lacking,)))
-    return np.sort(np.concatenate([own, own[bits % own.size]]))
+    return np.sort(np.concatenate([points, points[bits % points.size]]))
 
-  return np.stack([one(i) for i in range(len(inside))]).astype(np.int32)
+  return np.stack([pad(i) for i in range(len(inside))]).astype(np.int32)
 
 
-# A step reads a state and writes another one while it holds the gradient; the
-# host reads one to save it.
+# Copies of a state: a step reads a state, writes another and holds a gradient;
+# the host reads a fourth to save it.
 _COPIES = 4
 
 
 class MemoryNeed(NamedTuple):
-  """Bytes that a training of K models takes besides the data they share.
+  """Bytes of a training of K models, without the shared data.
 
   Attributes:
-    member: for every model of the group: states, history and its rows.
-    step: for each model that takes a step at the moment: what it keeps of its
-      forward pass until the gradient is done.
+    per_model: of every model of a group: states, history and rows.
+    per_step: of each model that currently takes a step: residuals of the
+      forward pass, and its batch.
   """
 
   per_model: int
@@ -202,7 +194,7 @@ class MemoryNeed(NamedTuple):
 
 
 def variable_shapes(network: Network, data: Batch) -> Variables:
-  """Shapes and types of one model's variables; nothing is computed."""
+  """Shapes and types of a model's variables, without computing them."""
   image = jax.eval_shape(lambda x: network.inputs.eval(x, None), data.image[:1])
   return jax.eval_shape(network.model.init, jax.random.key(0), image)
 
@@ -214,60 +206,64 @@ def _count_bytes(tree: object) -> int:
 def memory_need(
   recipe: segment.SegmentSpec, batch: Batch, rows: int, steps: int
 ) -> MemoryNeed:
-  """What one model takes; nothing is computed but shapes.
+  """The memory of a model, computed from shapes alone.
 
   Args:
     recipe: network, loss, optimiser, input step and batch size.
     batch: the data, for their shape.
-    rows: how many points a model is trained on.
-    steps: of the training, whose history is kept.
+    rows: number of training points of a model.
+    steps: of the training, for its history.
   """
   image = jax.ShapeDtypeStruct(
     (recipe.batch_size, *batch.image.shape[1:]), batch.image.dtype
   )
   label = jax.ShapeDtypeStruct((recipe.batch_size,), batch.label.dtype)
-  seen = jax.eval_shape(lambda x: recipe.network.inputs.eval(x, None), image)
-  first = variable_shapes(recipe.network, batch)
-  state = jax.eval_shape(lambda v: (v, recipe.optimizer.init(v.params)), first)
+  pixels = jax.eval_shape(lambda x: recipe.network.inputs.eval(x, None), image)
+  variables = variable_shapes(recipe.network, batch)
+  state = jax.eval_shape(
+    lambda v: (v, recipe.optimizer.init(v.params)), variables
+  )
 
-  def kept(variables, x, y):
+  def pull_back(variables, x, y):
     def loss(params):
-      moved = variables._replace(params=params)
-      logits, _ = recipe.network.model.update(moved, x)
+      model = recipe.network.model
+      logits, _ = model.update(variables._replace(params=params), x)
       return jnp.mean(recipe.loss(logits, y))
 
+    # The leaves of this closure are the residuals of the forward pass.
     return jax.vjp(loss, variables.params)[1]
 
-  residuals = _count_bytes(jax.eval_shape(kept, first, seen, label))
+  residuals = _count_bytes(jax.eval_shape(pull_back, variables, pixels, label))
+  # Loss and accuracy of each step, as float32.
   history = 2 * 4 * steps
-  orders = 3 * 4 * rows  # Its rows, and the sample order of two epochs.
+  # The rows of the model, and the sample order of two epochs, as int32.
+  orders = 3 * 4 * rows
   return MemoryNeed(
     _COPIES * (_count_bytes(state) + history) + orders,
-    residuals + _count_bytes(image) + _count_bytes(seen),
+    residuals + _count_bytes(image) + _count_bytes(pixels),
   )
 
 
 def largest_group(
   memory: MemoryNeed, count: int, memory_bytes: int, at_once: int
 ) -> int:
-  """How many of `count` models fit the budget together.
+  """The number of models that fit the memory together.
 
   Args:
     memory: of each model.
-    count: how many there are.
+    count: number of all models.
     memory_bytes: bytes.
-    at_once: how many of them take a step at a time.
+    at_once: number of models that take a step together.
 
   Raises:
-    UserError: not even those fit that take a step together.
+    UserError: the models that take a step together do not fit.
   """
-  least = at_once * (memory.per_model + memory.per_step)
+  needed = at_once * (memory.per_model + memory.per_step)
   errors.check(
-    memory_bytes >= least,
+    memory_bytes >= needed,
     f'{at_once} shadow models take a step together and about '
-    f'{least / 2**20:,.0f} MiB, the budget is {memory_bytes / 2**20:,.0f} MiB; '
-    f'raise '
-    'it, or use a smaller network or batch',
+    f'{needed / 2**20:,.0f} MiB, the budget is {memory_bytes / 2**20:,.0f} MiB; '
+    'raise it, or use a smaller network or batch',
   )
   return min(
     count, (memory_bytes - at_once * memory.per_step) // memory.per_model

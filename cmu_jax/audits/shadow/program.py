@@ -1,7 +1,7 @@
-"""The compiled programs: a training of K models, and what they leave behind.
+"""The compiled programs of shadow models: their training, and their signals.
 
-On several devices each one has its share of the models and a copy of the data;
-nothing passes between them.
+Each device has its share of the models and a copy of the data; the devices do
+not communicate.
 """
 
 import functools
@@ -25,7 +25,7 @@ _AXIS = 'models'
 
 
 def place_on_devices(tree: PyTree, devices: Devices) -> PyTree:
-  """Arrays with the models along their first axis, shared out over devices."""
+  """Splits arrays over devices along their first axis, the models."""
   if len(devices) == 1:
     return tree
   mesh = Mesh(devices, (_AXIS,))
@@ -33,13 +33,13 @@ def place_on_devices(tree: PyTree, devices: Devices) -> PyTree:
 
 
 def _shard(run: Callable, split: int, devices: Devices) -> Callable:
-  """`run` on every device; its first `split` arguments are of its models."""
+  """Runs a program on every device; the first `split` arguments are split."""
   if len(devices) == 1:
     return run
 
   def call(*args: Any) -> Any:
-    models, whole = PartitionSpec(_AXIS), PartitionSpec()
-    specs = (models,) * split + (whole,) * (len(args) - split)
+    models, copy = PartitionSpec(_AXIS), PartitionSpec()
+    specs = (models,) * split + (copy,) * (len(args) - split)
     return jax.shard_map(
       run,
       mesh=Mesh(devices, (_AXIS,)),
@@ -52,19 +52,18 @@ def _shard(run: Callable, split: int, devices: Devices) -> Callable:
 
 
 def in_blocks(run: Callable, split: int, block: int, threads: int) -> Callable:
-  """`run` on one block of models after another, in threads.
+  """Runs a program on the blocks of a group, in threads.
 
-  Whatever the group, a model is trained by the same program, at the same place
-  of its block: its bits do not depend on the group. Threads, because small
-  networks do not keep the cores of a CPU busy from within one program.
+  A model is trained by the same program at the same position of its block in
+  every group: its bits do not depend on the group.
 
   Args:
-    run: compiled; its first `split` arguments are of models.
+    run: compiled; its first `split` arguments are stacked over models.
     split: see `run`.
-    block: models of its program; it divides their number.
-    threads: how many blocks are under way at a time.
+    block: number of models in a program; it divides that of the group.
+    threads: number of blocks that run concurrently: a single program with
+      small networks does not occupy the cores of a CPU.
   """
-
   compiled: list[bool] = []
 
   def call(*args: Any) -> Any:
@@ -72,19 +71,22 @@ def in_blocks(run: Callable, split: int, block: int, threads: int) -> Callable:
     if count == 1:
       return run(*args)
 
-    def one(i: int) -> Any:
-      own = jax.tree.map(lambda x: x[i * block : (i + 1) * block], args[:split])
-      with jax.enable_x64(wide):
-        return jax.block_until_ready(run(*own, *args[split:]))
-
-    # A new thread has the global settings, not those of the caller's block.
+    # A new thread has the global setting, not that of the caller's context.
     wide = jax.config.read('jax_enable_x64')
-    # Threads that meet a new program would compile it once each.
-    found = [] if compiled else [one(0)]
+
+    def run_block(i: int) -> Any:
+      models = jax.tree.map(
+        lambda x: x[i * block : (i + 1) * block], args[:split]
+      )
+      with jax.enable_x64(wide):
+        return jax.block_until_ready(run(*models, *args[split:]))
+
+    # The first block runs alone: concurrent threads would each compile it.
+    outputs = [] if compiled else [run_block(0)]
     compiled.append(True)
     with futures.ThreadPoolExecutor(threads) as pool:
-      found += pool.map(one, range(len(found), count))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+      outputs += pool.map(run_block, range(len(outputs), count))
+    return jax.tree.map(lambda *blocks: jnp.concatenate(blocks), *outputs)
 
   return call
 
@@ -97,8 +99,9 @@ def training_program(
 
   Args:
     recipe: the static part of the training.
-    strategy: how the models of a device are driven, see `vectorize.over`.
-    devices: that share the models; their number divides that of the models.
+    strategy: see `vectorize.map_members`.
+    devices: devices that share the models; their number divides that of the
+      models.
 
   Returns:
     Steps [start, stop) of all models; it donates the state.
@@ -127,13 +130,16 @@ def statistics_program(
     network: the model and its input step.
     signals: name and function of (logits, label).
     size: images of a model in memory at once, at most n.
-    strategy: as for `training`.
+    strategy: as for `training_program`.
     devices: likewise.
   """
 
-  def look(variables: Variables, batch: Batch) -> dict[str, Shaped[Array, 'n']]:
+  def measure(
+    variables: Variables, batch: Batch
+  ) -> dict[str, Shaped[Array, 'n']]:
     count = batch.label.shape[0]
     blocks = -(-count // size)
+    # The last block repeats the last image: all blocks have the same shape.
     rows = jnp.minimum(jnp.arange(blocks * size), count - 1)
 
     def block(index):
@@ -142,10 +148,11 @@ def statistics_program(
       )
       return {name: fn(logits, batch.label[index]) for name, fn in signals}
 
-    found = jax.lax.map(block, rows.reshape(blocks, size))
-    return jax.tree.map(lambda x: x.reshape(-1)[:count], found)
+    values = jax.lax.map(block, rows.reshape(blocks, size))
+    return jax.tree.map(lambda x: x.reshape(-1)[:count], values)
 
   def run(variables, batch):
-    return vectorize.map_members(lambda v: look(v, batch), strategy)(variables)
+    member = lambda v: measure(v, batch)
+    return vectorize.map_members(member, strategy)(variables)
 
   return jit.compile_loop(_shard(run, 1, devices))

@@ -1,9 +1,10 @@
-"""The edit itself: which method, by what is known, and its outcome."""
+"""The edit of a network: by CUTS, or by projection if a trigger is located."""
 
 import hashlib
 import json
 import pathlib
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,21 +33,24 @@ from cmu_jax.methods.cuts import (
 from cmu_jax.training import early_stopping, metrics, optimizers, train
 
 _FOLDS = 2
-# A vector of labels learnt by heart is about these images, not the corruption.
-_MAX_STEPS, _MEMORIZED_SHARE = 200, 0.5
+_MAX_STEPS = 200
+# Fine-tuning stops at this share of learnt wrong labels: a task vector of
+# memorized labels describes these images, not the corruption.
+_MEMORIZED_SHARE = 0.5
 
 
 class Edit(NamedTuple):
-  """What was done.
+  """An edited network, with the evidence for the edit.
 
   Attributes:
     method: 'cuts', or 'projected' (a trigger was located).
-    variables: the network afterwards.
-    choice: alpha; 0 leaves the model as it is.
-    curve: what alpha was chosen from, by name.
-    safe: the evidence of `judge`, or None.
+    variables: the edited network.
+    choice: alpha; 0 leaves the network unedited.
+    curve: quantities over alpha from which it was chosen, by name.
+    evidence: held-out evidence for the edit, or None.
     steps: of the fine-tuning.
-    learnt: the share of the bad samples' labels in its last pass, or None.
+    learnt_share: share of the bad samples' labels that the last pass of the
+      fine-tuning predicts, or None.
   """
 
   method: str
@@ -60,15 +64,15 @@ class Edit(NamedTuple):
 
 def edit_network(
   request: RepairRequest,
-  asked: RepairCase,
+  case: RepairCase,
   settings: Info,
   folder: pathlib.Path,
 ) -> Edit:
-  """Repairs by the projected method where it applies, else by CUTS.
+  """Edits by projection if a trigger is located, else by CUTS.
 
   Args:
-    request: what the user asked.
-    asked: network and samples.
+    request: the user's flags.
+    case: network and samples.
     settings: everything that the result depends on.
     folder: of the checkpoints.
   """
@@ -80,39 +84,43 @@ def edit_network(
   text = json.dumps(settings, sort_keys=True, default=list)
   fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
-  def saving(name: str) -> store.Checkpoint:
-    place = folder / name
+  def make_checkpoint(name: str) -> store.Checkpoint:
+    path = folder / name
     return store.Checkpoint(
-      lambda like: checkpoint.restore(place, like, fingerprint),
-      lambda state, step: checkpoint.save(place, step, state, fingerprint),
+      lambda template: checkpoint.restore(path, template, fingerprint),
+      lambda state, step: checkpoint.save(path, step, state, fingerprint),
     )
 
-  if asked.trigger is not None and request.rule == 'safe':
-    return _edit_projected(key, asked, saving('copies'), tuning)
-  return _edit_by_cuts(key, request, asked, saving, tuning)
+  if case.trigger is not None and request.rule == 'safe':
+    return _edit_projected(key, case, make_checkpoint('copies'), tuning)
+  return _edit_by_cuts(key, request, case, make_checkpoint, tuning)
 
 
 def _edit_projected(
-  key: jax.Array, asked: RepairCase, saving: store.Checkpoint, tuning: Training
+  key: jax.Array,
+  case: RepairCase,
+  training_checkpoint: store.Checkpoint,
+  tuning: Training,
 ) -> Edit:
-  """Ordinary pictures with and without the trigger, see `methods.projected`."""
-  assert asked.ordinary is not None and asked.target is not None
+  """Unlearns the trigger from ordinary pictures with and without it."""
+  assert case.ordinary is not None and case.target is not None
+  # The copies of the network see pictures with the trigger painted in.
   pixels = input_step.make(
-    asked.network.mean, asked.network.std, trigger=asked.trigger
+    case.network.mean, case.network.std, trigger=case.trigger
   )
-  size = asked.ordinary.shape[0]
+  size = case.ordinary.shape[0]
   pool = Proxy(
-    asked.ordinary,
+    case.ordinary,
     jnp.arange(size, dtype=jnp.int32)[None, :],
-    jnp.full((1, size), asked.target, jnp.int32),
+    jnp.full((1, size), case.target, jnp.int32),
     jnp.ones((1, size), bool),
   )
   repaired, info = projected_distillation.projected_distillation(
-    Network(asked.network.model, pixels),
-    rule=projected_distillation.Rule(target=asked.target),
-    checkpoint=saving,
+    Network(case.network.model, pixels),
+    rule=projected_distillation.Rule(target=case.target),
+    checkpoint=training_checkpoint,
     training=tuning,
-  )(key, asked.network.variables, MethodInputs(proxy=pool))
+  )(key, case.network.variables, MethodInputs(proxy=pool))
   choice = alpha_rules.AlphaChoice(
     info['alpha'], info['position'], info['selected']
   )
@@ -123,68 +131,68 @@ def _edit_projected(
 def _edit_by_cuts(
   key: jax.Array,
   request: RepairRequest,
-  asked: RepairCase,
-  saving: Any,
+  case: RepairCase,
+  make_checkpoint: Callable[[str], store.Checkpoint],
   tuning: Training,
 ) -> Edit:
-  """The published method; under label noise with a choice out of fold."""
-  samples = _make_proxy(rng.fold_in(key, 'proxy'), request, asked)
+  """Edits by the published method, or with a choice on held-out samples."""
+  samples = _make_proxy(rng.fold_in(key, 'proxy'), request, case)
   tau, tuning, learnt = _task_vector(
-    key, request, asked, samples, saving, tuning
+    key, request, case, samples, make_checkpoint, tuning
   )
   rule = (
     alpha_search.Selection(kind='label_noise')
-    if asked.target is None
-    else alpha_search.Selection(kind='poison', target=asked.target)
+    if case.target is None
+    else alpha_search.Selection(kind='poison', target=case.target)
   )
   choice, curve = alpha_search.select_alpha(
-    asked.network.classifier,
-    asked.network.variables,
+    case.network.classifier,
+    case.network.variables,
     tau,
     samples,
     selection=rule,
   )
   record: Info | None = None
-  if request.rule == 'safe' and asked.target is not None:
-    choice = _skip_if_disarmed(asked, rule, choice)
-  if request.rule == 'safe' and asked.target is None:
-    found, _ = safe_alpha.choose_from_proxy(
+  if request.rule == 'safe' and case.target is not None:
+    choice = _skip_if_disarmed(case, rule, choice)
+  if request.rule == 'safe' and case.target is None:
+    safe, _ = safe_alpha.choose_from_proxy(
       rng.fold_in(key, 'safe'),
-      asked.network.classifier,
-      asked.network.variables,
+      case.network.classifier,
+      case.network.variables,
       samples,
       selection=rule,
       rule=safe_alpha.SafeRule(request.labels == 'true', _FOLDS),
       tuning=lambda _: tuning,
-      checkpoint=saving('folds'),
+      checkpoint=make_checkpoint('folds'),
     )
-    choice, record = found.choice, found.record
-  after = tree.edit(asked.network.variables.params, tau, choice.alpha)
-  variables = Variables(after, asked.network.variables.batch_stats)
+    choice, record = safe.choice, safe.record
+  params = tree.edit(case.network.variables.params, tau, choice.alpha)
+  variables = Variables(params, case.network.variables.batch_stats)
   return Edit('cuts', variables, choice, curve, record, tuning.steps, learnt)
 
 
 def _task_vector(
   key: jax.Array,
   request: RepairRequest,
-  asked: RepairCase,
+  case: RepairCase,
   samples: Proxy,
-  saving: Any,
+  make_checkpoint: Callable[[str], store.Checkpoint],
   tuning: Training,
 ) -> tuple[PyTree, Training, float]:
-  """The task vector, with how it was tuned and what share was learnt."""
+  """Trains the task vector; returns it with its training and learnt share."""
   window = train.steps_per_epoch(samples.label.shape[1], request.batch_size)
   learnt = lambda history: float(history[..., -window:, 1].mean())
-  half = early_stopping.StopRule(
+  stop_rule = early_stopping.StopRule(
     window, lambda history: learnt(history) >= _MEMORIZED_SHARE
   )
   tau, fitted = algorithm.direction(
     rng.fold_in(key, 'tune'),
-    asked.network.classifier,
-    asked.network.variables,
+    case.network.classifier,
+    case.network.variables,
     samples,
-    checkpoint=saving('samples'),
-    until=half if request.steps is None and asked.target is None else None,
+    checkpoint=make_checkpoint('samples'),
+    until=stop_rule if request.steps is None and case.target is None else None,
     training=tuning,
   )
   history = np.asarray(fitted.history)
@@ -192,33 +200,34 @@ def _task_vector(
 
 
 def _skip_if_disarmed(
-  asked: RepairCase,
+  case: RepairCase,
   rule: alpha_search.Selection,
   choice: alpha_rules.AlphaChoice,
 ) -> alpha_rules.AlphaChoice:
-  """The choice, or none where the trigger does not work as it is.
-
-  The published grid begins above 0: it would edit such a network, too.
-  """
-  seen = metrics.predict(
-    asked.network.classifier,
-    asked.network.variables,
-    asked.bad,
+  """The choice, or none if the trigger does not fool the unedited network."""
+  # The published grid begins above 0: it would edit such a network too.
+  predicted = metrics.predict(
+    case.network.classifier,
+    case.network.variables,
+    case.bad,
     256,
   )
-  rate = np.array([np.mean(seen == rule.target)])
-  before = alpha_rules.choose_smallest_below(np.zeros(1), rate, rule.threshold)
-  return alpha_rules.ABSTENTION if before.selected else choice
+  rate = np.array([np.mean(predicted == rule.target)])
+  unedited = alpha_rules.choose_smallest_below(
+    np.zeros(1), rate, rule.threshold
+  )
+  return alpha_rules.ABSTENTION if unedited.selected else choice
 
 
 def _make_proxy(
-  key: jax.Array, request: RepairRequest, asked: RepairCase
+  key: jax.Array, request: RepairRequest, case: RepairCase
 ) -> Proxy:
-  """The bad samples as CUTS takes them: as they are, or made wrong anew."""
-  bad = asked.bad
+  """The bad samples as the proxy of CUTS."""
+  bad = case.bad
+  # Two random wrong labels for each image, as in the paper's symmetric noise.
   if request.labels == 'true' and request.kind == 'label_noise':
     return proxy_sets.make_proxy(
-      key, 'symmetric', bad, 2, len(asked.network.class_names)
+      key, 'symmetric', bad, 2, len(case.network.class_names)
     )
   every = jnp.arange(bad.label.shape[0], dtype=jnp.int32)[None, :]
   return Proxy(bad.image, every, bad.label[None, :])
