@@ -80,11 +80,10 @@ def check(command: Command, request: Any) -> Any:
   Raises:
     UserError: names the flag.
   """
-  for name, value, _, _ in _FLAG.findall(command.text):
-    # Brackets are options of a value, as in NAME[:k=v,..], not choices.
-    if '|' in value and str(getattr(request, name)) not in value.split('|'):
-      choices = value.split('|')
-      raise errors.unknown_name(f'--{name}', getattr(request, name), choices)
+  for name, alternatives, _, _ in _FLAG.findall(command.text):
+    choices, value = alternatives.split('|'), str(getattr(request, name))
+    if len(choices) > 1 and value not in choices:
+      raise errors.unknown_name(f'--{name}', value, choices)
   if hasattr(request, 'mean'):
     errors.check(
       (request.mean is None) == (request.std is None),

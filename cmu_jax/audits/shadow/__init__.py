@@ -1,9 +1,9 @@
-"""Shadow models: K networks, each trained on its own half of the data.
+"""Shadow models: K networks, each trained on half of the data.
 
-  inside = shadow.membership(key, 64, n)
-  fit = shadow.Fit(inputs, optimizer, steps=500, batch_size=64)
-  found = shadow.train(key, model, data, inside, fit)
-  score = audit.lira(target, found.statistics['logit_confidence'], inside)
+  inside = shadow.assign_halves(key, 64, n)
+  fit = shadow.ShadowTraining(inputs, optimizer, steps=500, batch_size=64)
+  shadows = shadow.train(key, model, data, inside, fit)
+  score = audits.lira(target, shadows.statistics['logit_confidence'], inside)
 
 RMIA, LiRA and U-LiRA compare a network with them. Each model leaves its signals
 at n points, and its weights on request.

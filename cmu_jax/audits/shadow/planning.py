@@ -262,8 +262,8 @@ def largest_group(
   errors.check(
     memory_bytes >= needed,
     f'{at_once} shadow models take a step together and about '
-    f'{needed / 2**20:,.0f} MiB, the budget is {memory_bytes / 2**20:,.0f} MiB; '
-    'raise it, or use a smaller network or batch',
+    f'{needed / 2**20:,.0f} MiB, the budget is {memory_bytes / 2**20:,.0f} '
+    'MiB; raise it, or use a smaller network or batch',
   )
   return min(
     count, (memory_bytes - at_once * memory.per_step) // memory.per_model
