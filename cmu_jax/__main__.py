@@ -19,21 +19,21 @@ python -m cmu_jax COMMAND --help lists the flags of a command."""
 
 # Each command is imported on use, because its flags alone answer --help.
 def _repair(argv: Sequence[str]) -> int:
-  from cmu_jax.commands import flags, repair
+  from cmu_jax.commands import flags, repair, requests
 
-  return flags.run(repair.COMMAND, repair.load, argv)
+  return flags.run(requests.REPAIR, repair.load, argv)
 
 
 def _unlearn(argv: Sequence[str]) -> int:
-  from cmu_jax.commands import flags, unlearn
+  from cmu_jax.commands import flags, requests, unlearn
 
-  return flags.run(unlearn.COMMAND, unlearn.load, argv)
+  return flags.run(requests.UNLEARN, unlearn.load, argv)
 
 
 def _audit(argv: Sequence[str]) -> int:
-  from cmu_jax.commands import audit, flags
+  from cmu_jax.commands import audit, flags, requests
 
-  return flags.run(audit.COMMAND, audit.load, argv)
+  return flags.run(requests.AUDIT, audit.load, argv)
 
 
 def _study(argv: Sequence[str]) -> int:

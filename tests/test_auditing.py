@@ -10,8 +10,8 @@ from cmu_jax import __main__ as program
 from cmu_jax import audits
 from cmu_jax.commands.audit import (
   AuditRequest,
-  attacks,
   audit,
+  job,
   npz_points,
   page,
 )
@@ -113,7 +113,7 @@ def test_offline_needs_no_reference_with_the_point(tmp_path):
   without = {**arrays, 'inside': np.zeros_like(arrays['inside'])}
   read = npz_points.read_points(str(save(tmp_path, **without)))
   asked = AuditRequest('o', 's', offline_a=0.3)
-  names = [one.name for one in attacks.run_attacks(asked, read)]
+  names = [one.name for one in job.run_attacks(asked, read)]
   assert names[:3] == ['RMIA', 'RMIA, ratio alone', 'LiRA']
 
 

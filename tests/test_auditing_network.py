@@ -10,7 +10,7 @@ import unlearn_case
 from cmu_jax import __main__ as program
 from cmu_jax import networks
 from cmu_jax.commands import flags as command_flags
-from cmu_jax.commands.audit import COMMAND, AuditRequest
+from cmu_jax.commands import requests
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Batch, Network, Training
 from cmu_jax.data import sources
@@ -155,4 +155,4 @@ GIVEN = {'weights': 'w', 'model': 'fc', 'members': 'm', 'nonmembers': 'n'}
 )
 def test_flags_that_do_not_go_together(changes, said):
   with pytest.raises(errors.UserError, match=said):
-    command_flags.check(COMMAND, AuditRequest('out', **changes))
+    command_flags.check(requests.AUDIT, requests.AuditRequest('out', **changes))

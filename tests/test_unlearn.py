@@ -10,12 +10,10 @@ import unlearn_case
 
 from cmu_jax import __main__ as program
 from cmu_jax import networks
-from cmu_jax.commands import flags
+from cmu_jax.commands import flags, requests
 from cmu_jax.commands.unlearn import (
-  COMMAND,
   METHODS,
   UnlearnRequest,
-  catalogue,
   job,
 )
 from cmu_jax.commands.unlearn import unlearn as call
@@ -154,12 +152,12 @@ def test_every_method_that_is_offered_is_there():
   offered = study_names.NAMES[study_names.COMMAND]
   assert offered.keys() == METHODS.keys()
   given = {'weights': 'w', 'model': 'fc', 'forget': 'f', 'out': 'o'}
-  for name, (needs, _) in METHODS.items():
+  for name in METHODS:
     asked = UnlearnRequest(**given, method=name, retain='r')
-    assert flags.check(COMMAND, asked) is asked
-    if needs:
+    assert flags.check(requests.UNLEARN, asked) is asked
+    if name not in requests.WITHOUT_RETAIN:
       with pytest.raises(errors.UserError, match='needs --retain'):
-        flags.check(COMMAND, asked._replace(retain=None))
+        flags.check(requests.UNLEARN, asked._replace(retain=None))
 
 
 @pytest.mark.parametrize(
@@ -225,9 +223,7 @@ def test_each_picture_counts_once():
   model = networks.make('fc', 10, (8, 8, 1), width=8)
   given = MethodInputs(samples(80), samples(20))
   asked = UnlearnRequest('w', 'fc', 'f', 'o', retain='r', method='random_label')
-  method = catalogue.make_method(
-    asked, Network(model, unlearn_case.STEP), given
-  )
+  method = job.make_method(asked, Network(model, unlearn_case.STEP), given)
   assert method.grid == ({'forget_weight': 0.25},)
 
 

@@ -24,21 +24,6 @@ _FLAG = re.compile(
   r'^  --(\w+)=(\S+)(?: {2,}(.*)|)((?:\n {10,}\S.*)*)', re.MULTILINE
 )
 
-NETWORK = """\
-  --weights=FILE       .safetensors, .npz, .msgpack or an Orbax directory; names
-                       of ours, of PyTorch or of Hugging Face. Pickles (.pt,
-                       .pth) are never opened
-  --model=NAME[:k=v,..]  the network: resnet20, resnet18:stem=imagenet, ...
-                       clip-vit-b32, -b16, -l14, or clip (sizes from config.json
-                       beside FILE): image tower, head of the class names;
-                       siglip-vit-b16, siglip: with head=FILE.npz; dinov2"""
-INFERRED = """\
-Inferred where possible, from the side file FILE.json or the pictures:
-  --mean=R,G,B         mean of pixels between 0 and 1
-  --std=R,G,B          standard deviation of pixels, likewise
-  --image_size=N       side to which pictures are resized
-  --classes=A,B,...    class names in the order of the network's outputs"""
-
 
 class Command(NamedTuple):
   """A command that turns a request into a folder of results.

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from cmu_jax.commands import flags
-from cmu_jax.commands.audit.request import COMMAND, AuditRequest
+from cmu_jax.commands.requests import AUDIT, AuditRequest
 
-__all__ = ['COMMAND', 'AuditRequest', 'audit', 'load']
+__all__ = ['AuditRequest', 'audit', 'load']
 
 
 def load() -> tuple[Callable[[Any], Any], Callable[[Any], str]]:
@@ -31,4 +31,4 @@ def audit(**settings: Any) -> dict[str, Any]:
   Raises:
     UserError: settings, arrays, weights or pictures that do not fit.
   """
-  return flags.call(COMMAND, load, settings)
+  return flags.call(AUDIT, load, settings)

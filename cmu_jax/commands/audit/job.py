@@ -1,14 +1,17 @@
-"""One audit, from the request to the report."""
+"""An audit from the request to the report: its attacks and their rows."""
 
 import functools
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from cmu_jax import audits
 from cmu_jax.commands import frame
-from cmu_jax.commands.audit import attacks, npz_points, page, reference_networks
-from cmu_jax.commands.audit.attacks import AttackScores
-from cmu_jax.commands.audit.request import AuditRequest
+from cmu_jax.commands.audit import npz_points, page, reference_networks
+from cmu_jax.commands.audit.npz_points import AttackScores, AuditPoints
+from cmu_jax.commands.requests import AuditRequest
 from cmu_jax.core import provenance, rng
 from cmu_jax.core.types import Info
 
@@ -23,7 +26,7 @@ def run(request: AuditRequest) -> Info:
   if request.weights:
     return _audit_network(request)
   assert request.scores is not None
-  scores = attacks.run_attacks(request, npz_points.read_points(request.scores))
+  scores = run_attacks(request, npz_points.read_points(request.scores))
   digest = provenance.digest(
     *(side for attack in scores for side in (attack.members, attack.others))
   )
@@ -38,7 +41,7 @@ def _audit_network(request: AuditRequest) -> Info:
 
   def compute(_: Info, out: pathlib.Path) -> tuple[Info, frame.Report]:
     points = reference_networks.train_references(request, case, out)
-    return _summarize(request, attacks.run_attacks(request, points))
+    return _summarize(request, run_attacks(request, points))
 
   settings = reference_networks.case_settings(case)
   return frame.run_job(request, settings, compute)
@@ -75,3 +78,96 @@ def _row(key: Any, attack: AttackScores, request: AuditRequest) -> Info:
     for name, value in audit._asdict().items()
   }
   return {'attack': attack.name, 'note': attack.note, **values}
+
+
+def run_attacks(
+  request: AuditRequest, points: AuditPoints
+) -> list[AttackScores]:
+  """Runs every attack that the points allow, the strongest in general first."""
+  if points.scores is not None:
+    return [AttackScores('given scores', *points.scores, None)]
+  rows = _reference_attacks(request, points)
+  rows += [
+    (name, _signal_values(signal, points.logits, points.labels), None, '')
+    for name, signal in (
+      ('confidence', 'logit_confidence'),
+      ('entropy', 'negative_entropy'),
+    )
+  ]
+  member = points.member
+  assert member is not None
+  others = ~member if points.audited is None else ~member & points.audited
+  return [
+    AttackScores(name, score[member], score[others], count, note)
+    for name, score, count, note in rows
+  ]
+
+
+def _signal_values(name: str, logits, labels, **options) -> np.ndarray:
+  values = audits.SIGNALS[name](
+    jnp.asarray(logits), jnp.asarray(labels), **options
+  )
+  # Ratios and Gaussians of float32 probabilities near 0 or 1 would round.
+  return np.asarray(values, np.float64)
+
+
+def _reference_attacks(
+  request: AuditRequest, points: AuditPoints
+) -> list[tuple]:
+  """Runs RMIA and LiRA, which need reference networks."""
+  if points.inside is None:
+    return []
+  assert points.member is not None
+  inside, count = points.inside, len(points.inside)
+  population = points.population
+  softmax, confidence = _both_signals(request, points.logits, points.labels)
+  reference_softmax, reference_confidence = _reference_signals(request, points)
+  attack = audits.rmia(
+    softmax,
+    reference_softmax,
+    inside,
+    ~points.member if population is None else population,
+    gamma=request.gamma,
+    a=request.offline_a,
+  )
+  rows = [
+    ('RMIA', attack.score, count, f'{attack.tied:.0%} of the scores are equal'),
+    ('RMIA, ratio alone', attack.ratio, count, ''),
+  ]
+  online = request.offline_a is None
+  if _has_variance(inside, online):
+    score = audits.lira(
+      confidence,
+      reference_confidence,
+      inside,
+      # Per-point variances need about 64 references.
+      variance='pooled',
+      online=online,
+    )
+    rows.append(('LiRA', score, count, 'variance pooled over points'))
+  return rows
+
+
+def _both_signals(request: AuditRequest, logits, labels) -> list[np.ndarray]:
+  """The signals of RMIA and of LiRA."""
+  order = {'order': request.taylor_order}
+  return [
+    _signal_values('taylor_softmax', logits, labels, **order),
+    _signal_values('logit_confidence', logits, labels),
+  ]
+
+
+def _reference_signals(
+  request: AuditRequest, points: AuditPoints
+) -> list[np.ndarray]:
+  """Both signals of the references, [K, n] each."""
+  if points.reference_signals is None:
+    return _both_signals(request, points.reference_logits, points.labels)
+  names = ('taylor_softmax', 'logit_confidence')
+  return [points.reference_signals[name].astype(np.float64) for name in names]
+
+
+def _has_variance(inside: np.ndarray, online: bool) -> bool:
+  """True if every point has the two models a side that a variance takes."""
+  least_inside = inside.sum(0).min() if online else 2
+  return bool(min((~inside).sum(0).min(), least_inside) >= 2)

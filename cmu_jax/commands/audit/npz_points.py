@@ -41,6 +41,24 @@ class AuditPoints(NamedTuple):
   audited: np.ndarray | None = None
 
 
+class AttackScores(NamedTuple):
+  """The scores of an attack.
+
+  Attributes:
+    name: of the attack, in tables.
+    members: scores of members; higher is more like a member.
+    others: scores of non-members.
+    references: number of reference networks behind the scores, or None.
+    note: remark on these scores, or ''.
+  """
+
+  name: str
+  members: np.ndarray
+  others: np.ndarray
+  references: int | None
+  note: str = ''
+
+
 def read_points(path: str) -> AuditPoints:
   """Reads an .npz of plain arrays.
 

@@ -7,7 +7,7 @@ from matplotlib import figure
 
 from cmu_jax import audits
 from cmu_jax.commands import frame
-from cmu_jax.commands.audit.attacks import AttackScores
+from cmu_jax.commands.audit.npz_points import AttackScores
 from cmu_jax.report import page, style
 
 # The first verdict that any attack reaches is that of the audit.

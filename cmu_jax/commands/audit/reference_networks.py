@@ -13,7 +13,7 @@ from cmu_jax import audits
 from cmu_jax.audits import shadow, signals
 from cmu_jax.commands import frame
 from cmu_jax.commands.audit.npz_points import AuditPoints
-from cmu_jax.commands.audit.request import AuditRequest
+from cmu_jax.commands.requests import AuditRequest
 from cmu_jax.core import errors, provenance, rng
 from cmu_jax.core.types import Batch, Info
 from cmu_jax.data import input_step

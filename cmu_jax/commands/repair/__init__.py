@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from cmu_jax.commands import flags
-from cmu_jax.commands.repair.request import COMMAND, RepairRequest
+from cmu_jax.commands.requests import REPAIR, RepairRequest
 
-__all__ = ['COMMAND', 'RepairRequest', 'load', 'repair']
+__all__ = ['RepairRequest', 'load', 'repair']
 
 
 def load() -> tuple[Callable[[Any], Any], Callable[[Any], str]]:
@@ -35,4 +35,4 @@ def repair(**settings: Any) -> dict[str, Any]:
   Raises:
     UserError: settings, weights or pictures that do not fit.
   """
-  return flags.call(COMMAND, load, settings)
+  return flags.call(REPAIR, load, settings)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from cmu_jax.commands.repair.request import RepairRequest
 from cmu_jax.commands.repair.subject import RepairCase
+from cmu_jax.commands.requests import RepairRequest
 from cmu_jax.core import checkpoint, rng, store, tree
 from cmu_jax.core.types import (
   Info,

@@ -6,8 +6,8 @@ import numpy as np
 
 from cmu_jax.commands import frame
 from cmu_jax.commands.repair import edit, page
-from cmu_jax.commands.repair.request import RepairRequest
 from cmu_jax.commands.repair.subject import RepairCase, read_case
+from cmu_jax.commands.requests import RepairRequest
 from cmu_jax.core import provenance, rng
 from cmu_jax.core.types import Batch, Info, Variables
 from cmu_jax.methods import diagnosis

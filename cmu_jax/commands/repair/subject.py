@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cmu_jax.commands import frame
-from cmu_jax.commands.repair.request import RepairRequest
+from cmu_jax.commands.requests import RepairRequest
 from cmu_jax.core import errors
 from cmu_jax.core.types import Batch, Network, Trigger
 from cmu_jax.data import input_step

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from cmu_jax.commands import flags
-from cmu_jax.commands.unlearn.request import COMMAND, METHODS, UnlearnRequest
+from cmu_jax.commands.requests import METHODS, UNLEARN, UnlearnRequest
 
-__all__ = ['COMMAND', 'METHODS', 'UnlearnRequest', 'load', 'unlearn']
+__all__ = ['METHODS', 'UnlearnRequest', 'load', 'unlearn']
 
 
 def load() -> tuple[Callable[[Any], Any], Callable[[Any], str]]:
@@ -35,4 +35,4 @@ def unlearn(**settings: Any) -> dict[str, Any]:
   Raises:
     UserError: settings, weights or pictures that do not fit.
   """
-  return flags.call(COMMAND, load, settings)
+  return flags.call(UNLEARN, load, settings)

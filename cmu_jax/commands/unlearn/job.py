@@ -1,5 +1,6 @@
 """One unlearning, from the request to the report."""
 
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,17 +11,31 @@ from jaxtyping import Float, Int
 
 from cmu_jax import audits
 from cmu_jax.commands import frame
-from cmu_jax.commands.unlearn import catalogue, page
-from cmu_jax.commands.unlearn.request import UnlearnRequest
+from cmu_jax.commands.requests import UnlearnRequest
+from cmu_jax.commands.unlearn import page
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors, provenance, rng, store
-from cmu_jax.core.types import Batch, Info, MethodInputs, Samples, Variables
+from cmu_jax.core.types import (
+  Batch,
+  Info,
+  Method,
+  MethodInputs,
+  Network,
+  Samples,
+  Training,
+  Variables,
+)
+from cmu_jax.methods import amun, factories
 from cmu_jax.networks import shipped
 from cmu_jax.networks.shipped import ShippedNetwork
-from cmu_jax.training import descent, metrics
+from cmu_jax.training import descent, metrics, optimizers
 
 # A kill loses at most so much of a training.
 _SAVE_SECONDS = 20.0
+# An ascent has no minimum at which to stop, so its steps are smaller.
+_RATE, _ASCENT_RATE = 1e-2, 1e-3
+# Methods that weigh the loss of the forget set against that of the retain set.
+_WEIGHTED = ('random_label', 'salun', 'relabel_second')
 # The bootstrap belongs to the measurement: --seed must not change intervals.
 _BOOTSTRAP_SEED = 0
 
@@ -96,9 +111,57 @@ def _settings(request: UnlearnRequest, case: UnlearnCase) -> Info:
   }
   return {
     **frame.network_settings(case.network, case.forget.image),
-    'learning_rate': catalogue.learning_rate(request),
+    'learning_rate': learning_rate(request),
     **digests,
   }
+
+
+def learning_rate(request: UnlearnRequest) -> float:
+  """The learning rate of a request, or the default of its method."""
+  if request.learning_rate is not None:
+    return request.learning_rate
+  return _ASCENT_RATE if request.method == 'gradient_ascent' else _RATE
+
+
+def make_method(
+  request: UnlearnRequest, network: Network, data: MethodInputs
+) -> Method:
+  """The method of a request.
+
+  Args:
+    request: name and settings.
+    network: the model and its input step.
+    data: the pictures; their number is the length of an epoch.
+  """
+  retain, forget = _count(data.retain), _count(data.forget)
+  size = min(request.batch_size, retain or forget)
+  make = factories.factory(request.method)
+  if request.method == 'ssd':
+    return make(network, batch_size=min(size, forget))
+  optimizer = optimizers.sgd(
+    optimizers.constant_schedule(learning_rate(request)), request.weight_decay
+  )
+  return make(
+    network,
+    Training(
+      optimizer, request.epochs * math.ceil((retain or forget) / size), size
+    ),
+    **_options(request.method, retain, forget),
+  )
+
+
+def _count(samples: Samples | None) -> int:
+  return 0 if samples is None else samples.valid.shape[0]
+
+
+def _options(name: str, retain: int, forget: int) -> Info:
+  """Further options of a method, from the numbers of pictures."""
+  if name == 'amun':
+    return {'sets': amun.ALL if retain else amun.ALONE}
+  if name in ('boundary_shrink', 'trw'):
+    return {'retain': bool(retain)}
+  # Each picture counts once, as if both sets were a single set.
+  return {'weights': (forget / retain,)} if name in _WEIGHTED else {}
 
 
 def _method_inputs(case: UnlearnCase) -> MethodInputs:
@@ -113,7 +176,7 @@ def _unlearn(
 ) -> Info:
   network, data = case.network, _method_inputs(case)
   key = rng.fold_in(request.seed, 'unlearn')
-  method = catalogue.make_method(request, network.classifier, data)
+  method = make_method(request, network.classifier, data)
   prepared = method.prepare(
     rng.fold_in(key, 'prepare'), network.variables, data
   )

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import figure
 
 from cmu_jax.commands import frame
-from cmu_jax.commands.unlearn.request import METHODS
+from cmu_jax.commands.requests import METHODS
 from cmu_jax.report import page, style
 
 _SET_NAMES = {
@@ -28,7 +28,7 @@ def heading(results: dict[str, Any]) -> str:
 def outcome(results: dict[str, Any]) -> list[str]:
   """Sentences on the outcome, the most important first."""
   sentences = [
-    f'Method: {results["method"]} ({METHODS[results["method"]][1]}).',
+    f'Method: {results["method"]} ({METHODS[results["method"]]}).',
     *_search_sentences(results['facts']),
     *_accuracy_sentences(results),
   ]
