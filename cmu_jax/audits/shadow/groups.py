@@ -101,15 +101,15 @@ class ShadowJob(NamedTuple):
   recipe: segment.SegmentSpec
   rows: Int[np.ndarray, 'k m']
   inside: Bool[np.ndarray, 'k n']
-  forget: Bool[np.ndarray, 'k n'] | None
-  unlearn: Unlearn | None
-  signals: program.Signals
   devices: tuple[jax.Device, ...]
   strategy: vectorize.Strategy
   block: int
   threads: int
-  weights: bool
   data_digest: str
+  signals: program.Signals = ()
+  weights: bool = False
+  forget: Bool[np.ndarray, 'k n'] | None = None
+  unlearn: Unlearn | None = None
 
 
 @functools.lru_cache(maxsize=16)
