@@ -39,22 +39,22 @@ def test_the_clipped_network_keeps_its_bound(scope):
 
 
 def test_what_was_forgotten_is_less_sure(scope):
-  def sure(variables):
+  def confidence(variables):
     logits = scope['metrics'].logits(
-      scope['model'], scope['pixels'], variables, scope['forget'].batch
+      scope['network'], variables, scope['forget'].batch
     )
     label = np.asarray(scope['forget'].batch.label)
     return np.exp(logits - np.logaddexp.reduce(logits, 1)[:, None])[
       np.arange(label.size), label
     ].mean()
 
-  assert scope['told']['adversarial_share'] == 1
-  assert sure(scope['forgotten']) < sure(scope['clipped'])
+  assert scope['facts']['adversarial_share'] == 1
+  assert confidence(scope['forgotten']) < confidence(scope['clipped'])
   assert 0 <= float(scope['fooled'].success.mean()) <= 1
 
 
 def test_the_mean_over_a_simplex_forgets_a_digit(scope):
-  swept, before, after = scope['swept'], scope['before'], scope['after']
-  assert swept.feasible and swept.chosen > 0
+  sweep, before, after = scope['sweep'], scope['before'], scope['after']
+  assert sweep.feasible and sweep.strength > 0
   assert after[0] < before[0] - 0.2
   assert after[1] > 0.9 * before[1]
