@@ -67,20 +67,20 @@ def save(
       checkpoints are unchanged.
   """
   folder = pathlib.Path(folder).absolute()
-  part: pathlib.Path | None = None
+  temporary: pathlib.Path | None = None
   try:
     folder.mkdir(parents=True, exist_ok=True)
     # Nobody else writes here, so the owner of a temporary folder is dead.
     _remove_stale(folder)
-    part = pathlib.Path(
+    temporary = pathlib.Path(
       tempfile.mkdtemp(
         dir=folder, prefix=f'.checkpoint-{step}-', suffix='.part'
       )
     )
-    _write_state(part, step, state, fingerprint)
+    _write_state(temporary, step, state, fingerprint)
     target = folder / str(step)
     _free_name(target, fingerprint)
-    part.rename(target)
+    temporary.rename(target)
     # The rename itself is durable only once the folder is on the disk.
     _flush_to_disk(folder)
     _prune(folder, step, fingerprint, keep)
@@ -92,8 +92,8 @@ def save(
       '--workdir, then give the same command again to continue'
     ) from error
   finally:
-    if part is not None:
-      shutil.rmtree(part, ignore_errors=True)
+    if temporary is not None:
+      shutil.rmtree(temporary, ignore_errors=True)
 
 
 def restore(
@@ -155,27 +155,28 @@ def _raise_os_errors() -> Iterator[None]:
 
 
 def _write_state(
-  part: pathlib.Path, step: int, state: PyTree, fingerprint: str
+  temporary: pathlib.Path, step: int, state: PyTree, fingerprint: str
 ) -> None:
   # Orbax wants arrays: states contain Python and NumPy scalars too.
   arrays = jax.tree.map(jnp.asarray, state)
   leaves = _without_empty(leaves_by_key(arrays))
   if leaves:
     with _raise_os_errors():
-      ocp.save(part / 'state', leaves)
+      ocp.save(temporary / 'state', leaves)
   manifest = {
     'schema': _SCHEMA,
     'fingerprint': fingerprint,
     'step': step,
     'tree': _tree_entries(arrays),
     'files': {
-      name: _size_and_sha256(part / name) for name in _list_files(part)
+      name: _size_and_sha256(temporary / name)
+      for name in _list_files(temporary)
     },
   }
   text = json.dumps(manifest, indent=1)
-  (part / MANIFEST).write_text(text, encoding='utf-8')
+  (temporary / MANIFEST).write_text(text, encoding='utf-8')
   # Every file and folder: the rename must not reach the disk before them.
-  for path in (*part.rglob('*'), part):
+  for path in (*temporary.rglob('*'), temporary):
     _flush_to_disk(path)
 
 

@@ -58,7 +58,7 @@ def parse_arg(arg: str, **defaults: Any) -> types.SimpleNamespace:
   values = dict(defaults)
   keys: set[str] = set()
   for item in arg.split(',') if arg else ():
-    key, equals, text = (part.strip() for part in item.partition('='))
+    key, equals, text = (word.strip() for word in item.partition('='))
     if key not in defaults:
       raise errors.unknown_name('config argument', key, defaults)
     errors.check(key not in keys, f"config argument '{key}' is given twice")
@@ -221,7 +221,7 @@ def _split_spec(spec: str) -> tuple[str, str]:
       f"--config={spec} is not a Python file such as 'configs/cuts_digits.py'"
     )
   if not file.is_file():
-    names = [str(other) for other in file.parent.glob('*.py')]
+    names = [str(near) for near in file.parent.glob('*.py')]
     raise errors.unknown_name('config file', path, names)
   return path, arg
 
@@ -247,10 +247,10 @@ def _call_user_code(path: str, call: Callable[[], Any]) -> Any:
     file = str(pathlib.Path(path).absolute())
     lines = [frame.lineno for frame in frames if frame.filename == file]
     line = getattr(error, 'lineno', None) or (lines[-1] if lines else None)
-    place = f'{path} line {line}' if line else path
+    location = f'{path} line {line}' if line else path
     text = ' '.join(str(error).split())
     raise errors.UserError(
-      f'{place}: {type(error).__name__}: {text}'
+      f'{location}: {type(error).__name__}: {text}'
     ) from error
 
 

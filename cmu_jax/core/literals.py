@@ -87,7 +87,7 @@ def _parse_items(text: str, like: tuple | list, separator: str) -> list[Any]:
   kinds = {type(item) for item in like}
   if flat is None or kinds & {tuple, list}:
     return _parse_nested(text)
-  inside = next(part for part in flat.groups() if part is not None).strip()
+  inside = next(group for group in flat.groups() if group is not None).strip()
   inside = inside.removesuffix(separator)
   words = [word.strip() for word in inside.split(separator)] if inside else []
   if '' in words:

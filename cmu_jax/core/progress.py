@@ -14,37 +14,39 @@ _muted = contextvars.ContextVar('muted', default=False)
 _INTERVAL_SECONDS = 5
 
 
-def _remaining_time(total: int, done: int, units: int, seconds: float) -> str:
+def _remaining_time(
+  total: int, completed: int, units: int, seconds: float
+) -> str:
   """Estimates the remaining time at a rate of `units` in `seconds`."""
   if not units:
     return 'estimating'
-  return f'about {seconds / units * (total - done):.0f} s left'
+  return f'about {seconds / units * (total - completed):.0f} s left'
 
 
 def _line_progress(title: str, total: int, unit: str, start: int) -> Callable:
   """Builds an `advance` that prints a line every five seconds."""
   begin = latest = timed_from = time.monotonic()
-  count_done = timed_count = start
+  completed = timed_count = start
 
   def advance(count: int = 1, note: str = '') -> None:
-    nonlocal latest, count_done, timed_from, timed_count
-    now = time.monotonic()
-    if count_done == start and 20 * count < total:
+    nonlocal latest, completed, timed_from, timed_count
+    clock = time.monotonic()
+    if completed == start and 20 * count < total:
       # The first of many steps includes the compilation: it says nothing about
       # the speed of the others.
-      timed_from, timed_count = now, start + count
-    count_done += count
-    if now - latest < _INTERVAL_SECONDS and count_done < total:
+      timed_from, timed_count = clock, start + count
+    completed += count
+    if clock - latest < _INTERVAL_SECONDS and completed < total:
       return
     # Work that ends within the interval stays silent.
-    if count_done >= total and now - begin < _INTERVAL_SECONDS:
+    if completed >= total and clock - begin < _INTERVAL_SECONDS:
       return
-    latest = now
+    latest = clock
     remaining = _remaining_time(
-      total, count_done, count_done - timed_count, now - timed_from
+      total, completed, completed - timed_count, clock - timed_from
     )
     line = (
-      f'{title}: {count_done}/{total} {unit}, {now - begin:.0f} s, '
+      f'{title}: {completed}/{total} {unit}, {clock - begin:.0f} s, '
       f'{remaining} {note}'
     )
     print(line.rstrip(), file=sys.stderr, flush=True)

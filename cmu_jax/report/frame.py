@@ -69,13 +69,13 @@ class Report(NamedTuple):
 
 
 def check_rows(
-  path: pathlib.Path, part: str, rows: list, fields: tuple[str, ...]
+  path: pathlib.Path, section: str, rows: list, fields: tuple[str, ...]
 ) -> None:
   """Refuses rows that lack a field or hold a number that is not finite.
 
   Args:
     path: of the file, for messages.
-    part: name of the list in it.
+    section: name of the list in it.
     rows: the list.
     fields: required in every row.
 
@@ -87,15 +87,15 @@ def check_rows(
     absent = [name for name in fields if name not in names]
     errors.check(
       not absent,
-      f'{path}: {part}[{i}] has no {", ".join(absent)}; run again to rewrite '
-      'it',
+      f'{path}: {section}[{i}] has no {", ".join(absent)}; run again to '
+      'rewrite it',
     )
     # Python's JSON reader accepts NaN, which would spoil means silently.
     for key, value in row.items():
       errors.check(
         not isinstance(value, float) or math.isfinite(value),
-        f'{path}: {part}[{i}].{key} is not finite; write null where a number '
-        'does not apply',
+        f'{path}: {section}[{i}].{key} is not finite; write null where a '
+        'number does not apply',
       )
 
 
@@ -103,7 +103,7 @@ def read_results(
   workdir: os.PathLike | str,
   task: str,
   required: Mapping[str, type],
-  parts: Mapping[str, tuple[str, ...]],
+  sections: Mapping[str, tuple[str, ...]],
 ) -> Results:
   """Reads and checks the results.json of a task.
 
@@ -111,7 +111,7 @@ def read_results(
     workdir: the work folder.
     task: the run must be of it, schema 1.
     required: its own fields and their types.
-    parts: lists of rows, with the fields of each row.
+    sections: lists of rows, with the fields of each row.
 
   Raises:
     UserError: it is missing, broken or of another task.
@@ -124,14 +124,14 @@ def read_results(
     and (results.get('task'), results.get('schema')) == (task, _SCHEMA),
     f'{path} is not of task {task}, schema {_SCHEMA}; run again',
   )
-  fields = {**_HEADER, **dict.fromkeys(parts, list), **required}
+  fields = {**_HEADER, **dict.fromkeys(sections, list), **required}
   for name, kind in fields.items():
     errors.check(
       isinstance(results.get(name), kind),
       f"{path}: '{name}' is missing or is not a {kind.__name__}; run again",
     )
-  for part, fields_of_row in parts.items():
-    check_rows(path, part, results[part], fields_of_row)
+  for section, fields_of_row in sections.items():
+    check_rows(path, section, results[section], fields_of_row)
   return results
 
 

@@ -54,17 +54,11 @@ def symmetric(
   return kind.make_corruption(np.where(mask, moved, host), mask)
 
 
-def _symmetric_proxy(
-  key: PRNGKey, label: Labels, num_classes: int
-) -> Corruption:
-  return symmetric(key, label, 1.0, num_classes)
-
-
-def _symmetric_arguments(settings: ConfigDict, facts: DatasetFacts) -> Info:
-  return {'num_classes': len(facts.class_names)}
-
-
-SYMMETRIC = Kind(symmetric, _symmetric_proxy, _symmetric_arguments)
+SYMMETRIC = Kind(
+  symmetric,
+  proxy=lambda key, label, num_classes: symmetric(key, label, 1.0, num_classes),
+  arguments=lambda settings, facts: {'num_classes': len(facts.class_names)},
+)
 
 
 def asymmetric(
@@ -185,11 +179,11 @@ def _constant_proxy(
   return kind.make_corruption(np.where(eligible, target, label), eligible)
 
 
-def _constant_arguments(settings: ConfigDict, facts: DatasetFacts) -> Info:
-  return {'target': settings.target}
-
-
-CONSTANT = Kind(constant, _constant_proxy, _constant_arguments)
+CONSTANT = Kind(
+  constant,
+  _constant_proxy,
+  arguments=lambda settings, facts: {'target': settings.target},
+)
 
 
 def first_of_each(

@@ -30,10 +30,10 @@ SOURCES: dict[str, Callable[[str, SourceOptions], Source]] = {
 
 
 def _find_source(name: str, options: SourceOptions) -> Source:
-  """Finds the source of 'kind:rest'; any other name is a TFDS set."""
-  kind, _, rest = name.partition(':')
+  """Finds the source of 'kind:spec'; any other name is a TFDS set."""
+  kind, _, spec = name.partition(':')
   if kind in SOURCES:
-    return SOURCES[kind](rest, options)
+    return SOURCES[kind](spec, options)
   return SOURCES['tfds'](name, options)
 
 

@@ -130,7 +130,7 @@ def _build(
   return SplitArrays(image[:cut], train[1], image[cut:], test[1], CLASSES)
 
 
-def find(rest: str, options: SourceOptions) -> Source:
+def find(spec: str, options: SourceOptions) -> Source:
   """Finds Clothing1M: noisy training labels, clean test labels, 14 classes.
 
   Images become RGB of image_size x image_size, whatever their proportions.
@@ -139,8 +139,8 @@ def find(rest: str, options: SourceOptions) -> Source:
     UserError: the folder, a list or an image is missing, a line of a list is
       malformed, or image_size is not set; when it is built, a broken image.
   """
-  errors.check(rest, "'clothing1m' needs a path; write 'clothing1m:PATH'")
-  root = pathlib.Path(rest).expanduser()
+  errors.check(spec, "'clothing1m' needs a path; write 'clothing1m:PATH'")
+  root = pathlib.Path(spec).expanduser()
   side = options.image_size
   if side is None:
     raise errors.UserError(

@@ -213,7 +213,7 @@ def _build_digits() -> SplitArrays:
   return split_off(image, label, tuple('0123456789'))
 
 
-def find_digits(rest: str, options: SourceOptions) -> Source:
+def find_digits(spec: str, options: SourceOptions) -> Source:
   """Finds scikit-learn's 1,797 digits of 8x8 pixels, without a download.
 
   Pixels 0..16 become 0..255.
@@ -221,7 +221,7 @@ def find_digits(rest: str, options: SourceOptions) -> Source:
   Raises:
     UserError: something follows the name, or image_size is set.
   """
-  errors.check(not rest, f"'digits:{rest}' is not a source; write 'digits'")
+  errors.check(not spec, f"'digits:{spec}' is not a source; write 'digits'")
   errors.check(
     options.image_size in (None, 8),
     f'image_size {options.image_size} does not apply to digits (8x8); '

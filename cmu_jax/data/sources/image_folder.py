@@ -191,7 +191,7 @@ def read_folder(
   return FolderPictures(image, listed.label, tuple(names) or ('',))
 
 
-def find(rest: str, options: SourceOptions) -> Source:
+def find(spec: str, options: SourceOptions) -> Source:
   """Finds an image folder; classes in the order of their names.
 
   All images become RGB, or grey if all of them are. They are resized to
@@ -202,8 +202,8 @@ def find(rest: str, options: SourceOptions) -> Source:
     UserError: the folder, a split or a class is missing or empty, or, when it
       is built, an image is broken or of another size than the first.
   """
-  errors.check(rest, "'folder' needs a path; write 'folder:PATH'")
-  root = pathlib.Path(rest).expanduser()
+  errors.check(spec, "'folder' needs a path; write 'folder:PATH'")
+  root = pathlib.Path(spec).expanduser()
   with common.check_readable(root):
     errors.check(
       root.is_dir(),

@@ -140,19 +140,19 @@ def _build(path: pathlib.Path) -> SplitArrays:
   return SplitArrays(image, label, test_image, test_label, names)
 
 
-def find(rest: str, options: SourceOptions) -> Source:
+def find(spec: str, options: SourceOptions) -> Source:
   """Finds an .npz archive with the layout at the top of this module.
 
   Raises:
     UserError: no such file, or image_size is set; when it is built, a missing
       or malformed array.
   """
-  errors.check(rest, "'npz' needs a path; write 'npz:PATH'")
+  errors.check(spec, "'npz' needs a path; write 'npz:PATH'")
   errors.check(
     options.image_size is None,
     'image_size does not apply to npz; store images of the size you want',
   )
-  path = pathlib.Path(rest).expanduser()
+  path = pathlib.Path(spec).expanduser()
   with common.check_readable(path):
     errors.check(
       path.is_file(), f'the file {path} does not exist; check npz:PATH'

@@ -60,9 +60,10 @@ def read_picture(
     with PIL.Image.open(stream) as picture:
       return use(picture)
   except BROKEN as error:
+    title = name if isinstance(file, bytes) else name or str(file)
     raise errors.UserError(
-      f'cannot decode the image {name or file} '
-      f'({errors.first_line(error)}); replace or remove it'
+      f'cannot decode the image {title} ({errors.first_line(error)}); '
+      'replace or remove it'
     ) from error
 
 

@@ -266,7 +266,7 @@ def _build(
   return SplitArrays(*read('train'), *read(test), class_names)
 
 
-def find(rest: str, options: SourceOptions) -> Source:
+def find(spec: str, options: SourceOptions) -> Source:
   """Finds a TFDS set: 'name', 'name/config' or 'name:version'.
 
   Rows are in the order of the feature `id` if the set has it, else in stored
@@ -277,12 +277,12 @@ def find(rest: str, options: SourceOptions) -> Source:
       another format, or not image classification; when it is built, truncated
       files.
   """
-  errors.check(rest, "'tfds' needs a name; write 'tfds:NAME'")
+  errors.check(spec, "'tfds' needs a name; write 'tfds:NAME'")
   with common.check_readable(_data_dir(options)):
-    folder = locate(rest, options)
-  builder = open_builder(rest, folder)
-  keys = feature_keys(rest, builder)
-  size = _size(rest, keys, options.image_size)
+    folder = locate(spec, options)
+  builder = open_builder(spec, folder)
+  keys = feature_keys(spec, builder)
+  size = _size(spec, keys, options.image_size)
   with common.check_readable(folder):
     paths = sorted(path for path in folder.iterdir() if path.is_file())
     prints = common.stat_files(folder, paths)
@@ -291,7 +291,7 @@ def find(rest: str, options: SourceOptions) -> Source:
     'files': prints,
     'image_size': options.image_size,
   }
-  return Source(facts, lambda: _build(rest, builder, keys, size))
+  return Source(facts, lambda: _build(spec, builder, keys, size))
 
 
 class TfdsSet(NamedTuple):

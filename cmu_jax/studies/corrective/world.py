@@ -159,7 +159,7 @@ def _manipulated(
   chosen: Info = {'count': size}
   if config.published_indices:
     chosen = {'indices': corruption.legacy_indices(0, label.size, size)}
-  drawn = corruption.poison(
+  drawn = corruption.KINDS['poison'].draw(
     key,
     label,
     None,
