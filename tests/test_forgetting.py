@@ -246,11 +246,11 @@ def test_all_methods_have_the_learning_rates_as_grid():
     assert rates == list(small.learning_rates)
     alone = name.endswith(('_alone', '_forget'))
     assert alone == ('retain' not in method.needs)
-    told = catalogue.information(name, method)
+    told = catalogue.describe_inputs(name, method)
     assert told == ('weights + D_F' if alone else told)
   retrain = catalogue.make(small, Network(model, inputs), sizes, 'retrain')
   assert retrain.grid == ({},)
-  assert catalogue.information('retrain', retrain) == 'D_R'
+  assert catalogue.describe_inputs('retrain', retrain) == 'D_R'
 
 
 def test_ascent_between_epochs_by_hand():

@@ -15,6 +15,7 @@ from cmu_jax.studies.subsets import settings, trials, verdict, world
 
 ROOT = pathlib.Path(__file__).parents[1]
 SPEC = f'{ROOT}/configs/amun_digits.py:smoke,references=2,width=8'
+FEW = {'references': '0', 'attack': 'confidence'}
 FIELDS = {'train_limit': '60', 'test_limit': '40', 'clip.every': '1'}
 
 
@@ -72,7 +73,7 @@ def test_references_are_read_and_never_trained_by_a_cell(tmp_path):
 
 
 def test_rows_say_how_large_the_norms_are(tmp_path):
-  context = loaded(tmp_path, 0.5, methods='ft,', references='0')
+  context = loaded(tmp_path, 0.5, methods='ft,', **FEW)
   trial = trials.SubsetTrial(0, 0, 'none', 0)
   (row,) = trials.solve_trial(context, trial, ({},))
   assert row['largest_norm'] <= 0.5 * 1.0011

@@ -49,6 +49,7 @@ def _label_methods(ax: axes.Axes, names: list[str]) -> None:
 def _draw_distances(ax: axes.Axes, results: Results, audit: str) -> None:
   floors = tables.mean_by_class(tables.rows_of(results, 'retrain'), audit)
   spread = [100 * x for x in floors.values()]
+  # No method can be expected left of the band.
   if spread:
     ax.axvspan(min(spread), max(spread), color=style.FAINT, label='retrained')
   for i, method in enumerate(results['methods']):
@@ -60,6 +61,7 @@ def _draw_distances(ax: axes.Axes, results: Results, audit: str) -> None:
       mean = float(np.mean(points))
       ax.plot([mean, mean], [i - 0.32, i + 0.32], color=style.INK, lw=2)
   ax.set_xlabel(_AXES[audit])
+  # From zero, so that lengths compare.
   ax.set_xlim(left=0)
 
 
@@ -126,6 +128,7 @@ def draw_noise(results: Results) -> figure.Figure | None:
       for (b, level), rows in groups.items()
       if b == beta
     }
+    # Lines of classes that have every level of noise.
     classes = sorted(set.intersection(*map(set, means.values())))
     lines = [[100 * m[c] for m in means.values()] for c in classes]
     x = [list(means)] * len(lines)

@@ -24,6 +24,7 @@ def _attack_row(
   forget_class: int, method: str, name: str, unlearned: Values, control: Values
 ) -> Info:
   """Computes AUC and balanced accuracy over held-out networks."""
+  # Each network is scored by Gaussians of the others.
   scores = audits.ulira_of_class(unlearned, control)
   sides = scores.forgotten, scores.unseen
   return {

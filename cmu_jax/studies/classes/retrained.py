@@ -55,6 +55,7 @@ def _retrain(
   data = worlds.select_class(context.world, trial.forget_class, method.needs)
   # Retraining starts from new weights: it takes only the shapes of these.
   start = pool.get_original(context, context.config.seeds[0])
+  # The grid of retraining is a single empty point.
   (row,) = grids.solve_grid(
     rng.fold_in(0, *map(str, trial)),
     method,
@@ -103,6 +104,7 @@ def is_trained(context: Context[World], forget_class: int) -> bool:
 
 def read_outputs(context: Context[World], forget_class: int) -> Outputs:
   """Reads the networks without a class, or trains them."""
+  # All files of a class: a part of them would move every number.
   files = [cell.compute() for cell in list_cells(context, forget_class)]
   cost = np.array([file['cost'] for file in files])
   logits = np.stack([file['logits'] for file in files])

@@ -54,6 +54,7 @@ def base(name: str) -> ConfigDict:
 def _check_classes(config: ConfigDict) -> None:
   for field in ('forget_classes', 'tuning_classes'):
     checks.seeds(tuple(config[field]), field)
+  # A choice on a reported class would flatter the method.
   shared = set(config.forget_classes) & set(config.tuning_classes)
   errors.check(
     not shared,

@@ -38,21 +38,6 @@ class ShadowStatistics(NamedTuple):
   retrained: Statistics
 
 
-# A type of its own: its record has statistics and no gaps.
-class ShadowTrial(NamedTuple):
-  """A method on a shadow model, see `ClassTrial`.
-
-  Attributes:
-    seed: number of the shadow model.
-    forget_class: the class.
-    method: a name of the roster.
-  """
-
-  seed: int
-  forget_class: int
-  method: str
-
-
 def _make_job(
   context: Context[World], name: str, inside: Bool[np.ndarray, 'n']
 ) -> shadow.ShadowJob:
@@ -115,7 +100,7 @@ def list_cells(
 ) -> list[Cell]:
   """Lists the cells of all methods on all shadow models of a class."""
   return [
-    _shadow_cell(context, ShadowTrial(number, forget_class, method), hyper)
+    _shadow_cell(context, ClassTrial(number, forget_class, method), hyper)
     for method, hyper in hypers.items()
     # The models as trained need no cell: `collect_statistics` looks at them.
     if method != grids.NONE
@@ -124,7 +109,7 @@ def list_cells(
 
 
 def _shadow_cell(
-  context: Context[World], trial: ShadowTrial, hyper: dict[str, float]
+  context: Context[World], trial: ClassTrial, hyper: dict[str, float]
 ) -> Cell:
   # The statistics of a record are of this class, which depends on floats.
   nearest = retrained.get_reference(context, trial.forget_class, False).nearest
@@ -132,7 +117,7 @@ def _shadow_cell(
     {
       'shadow': pool.network_address(context, 'shadow'),
       'nearest': nearest,
-      'cell': trials.trial_address(context, ClassTrial(*trial), (hyper,)),
+      'cell': trials.trial_address(context, trial, (hyper,)),
     }
   )
 
@@ -143,7 +128,7 @@ def _shadow_cell(
 
 
 def _solve_trial(
-  context: Context[World], trial: ShadowTrial, hyper: dict[str, float]
+  context: Context[World], trial: ClassTrial, hyper: dict[str, float]
 ) -> list[Info]:
   """Makes a shadow model forget a class, for its statistics."""
   method = context.world.methods[trial.method]

@@ -13,6 +13,7 @@ import numpy as np
 from cmu_jax.core.types import Info
 from cmu_jax.studies.classes import (
   leakage,
+  measure,
   report,
   retrained,
   roster,
@@ -21,7 +22,7 @@ from cmu_jax.studies.classes import (
   trials,
 )
 from cmu_jax.studies.classes import world as worlds
-from cmu_jax.studies.classes.shadows import ShadowStatistics, ShadowTrial
+from cmu_jax.studies.classes.shadows import ShadowStatistics
 from cmu_jax.studies.classes.trials import RETRAIN, ClassTrial
 from cmu_jax.studies.engine import catalogue, grids, pool, references
 from cmu_jax.studies.engine.grids import Points
@@ -140,6 +141,7 @@ def _noise_points(config: Any, hyper: dict[str, float]) -> Points:
   """Lists noisy similarities for TRW, at its chosen beta and the paper's."""
   return tuple(
     {**hyper, 'beta': float(beta), 'noise': float(noise)}
+    # Once, if the paper's was chosen.
     for beta in dict.fromkeys((hyper['beta'], config.betas[0]))
     for noise in (0.0, *config.noises)
   )
@@ -183,6 +185,7 @@ def _run_shadows(
     number: {name: [] for name in hypers if name != grids.NONE}
     for number in classes
   }
+  # A method with absent rows makes the statistics of its class incomplete.
   for trial, record in (yield Phase('shadow unlearning', cells)):
     rows[trial.forget_class][trial.method] += record['rows']
   statistics = {
@@ -199,8 +202,10 @@ def plan(context: Context[World]) -> Plan:
     name: grids.list_points(methods, name)
     for name in (grids.NONE, *config.methods)
   }
+  # The longest trainings first: their cells may end late the most.
   yield pool.originals_phase(context)
   yield _retraining_phase(context)
+  # Chosen on other classes, so that reported numbers are no maximum.
   hypers, tuning = yield from _choose(context, points)
   # A class whose retrained networks are absent has nothing to compare with.
   classes = [
@@ -245,10 +250,11 @@ def _describe_data(context: Context[World]) -> Info:
 
 
 def _describe_methods(config: Any, hypers: Hypers) -> Info:
+  # Retraining has no hyperparameters, and is in every run.
   entries, all_hypers = roster.entries(), {RETRAIN: {}, **hypers}
   return {
     name: {
-      'says': catalogue.says(name, entries),
+      'says': catalogue.describe(name, entries),
       'hyper': all_hypers[name],
     }
     for name in (grids.NONE, RETRAIN, *config.methods)
@@ -271,8 +277,8 @@ def _format_rows(world: World, rows: Rows) -> list[Info]:
 
 def note(item: Any, record: Info) -> Note | None:
   """Shows the total variation, a mean over the points of a grid."""
-  # Its record has statistics of U-LiRA alone.
-  if isinstance(item, ShadowTrial):
+  # A shadow model has statistics of U-LiRA alone.
+  if measure.STATISTICS[0] in record['rows'][0]:
     return None
   values = [row['tv'] for row in record['rows'] if not row['diverged']]
   mean = float(np.mean(values)) if values else None

@@ -7,6 +7,7 @@ import numpy as np
 from cmu_jax.report import stats, text_tables
 from cmu_jax.report.frame import Results
 from cmu_jax.report.text_tables import TextTable
+from cmu_jax.studies.engine import gaps
 from cmu_jax.studies.engine.gaps import Row
 
 # Column of a row -> its heading; values in points.
@@ -93,19 +94,9 @@ def group_noise(results: Results) -> dict[tuple[float, float], list[Row]]:
   return dict(sorted(groups.items()))
 
 
-def _spread(rows: Sequence[Row], column: str) -> str:
-  """Formats mean and spread over classes and seeds: '95.45 ± 0.19'."""
-  values = [100 * row[column] for row in rows if row.get(column) is not None]
-  spread = stats.spread(values)
-  # Every run diverged, or no run is done.
-  if spread is None:
-    return text_tables.DASH
-  std = '' if spread.std is None else f' ± {spread.std:.2f}'
-  return f'{spread.mean:.2f}{std}'
-
-
 def floor_multiple(results: Results, method: str, column: str) -> float | None:
   """Divides the mean gap of a method by that of retrained networks."""
+  # Of the means, because a class whose floor is near 0 would dominate.
   value = mean_points(rows_of(results, method), column)
   floor = mean_points(rows_of(results, 'retrain'), column)
   return value / floor if value is not None and floor else None
@@ -130,6 +121,7 @@ def _describe_runs(results: Results) -> str:
   config = results['config']
   classes, seeds = len(config['forget_classes']), len(config['seeds'])
   counts = [len(rows_of(results, method)) for method in results['methods']]
+  # The row with most networks is either retraining or a method.
   planned = classes * max(seeds, config['retrained'])
   missing = '' if max(counts, default=0) >= planned else '; some are missing'
   return (
@@ -164,14 +156,14 @@ def main_table(results: Results) -> TextTable:
     lines.append(
       (
         method,
-        *(_spread(rows, name) for name in _MAIN),
+        *(gaps.points_text(rows, name) for name in _MAIN),
         *(
-          _spread(_ulira_rows(results, method, s), 'ulira_auc')
+          gaps.points_text(_ulira_rows(results, method, s), 'ulira_auc')
           for s in _STATISTICS
         ),
-        _spread(rows, 'mia_nn_gap'),
+        gaps.points_text(rows, 'mia_nn_gap'),
         _floor_text(results, method, 'mia_nn_gap'),
-        _spread(rows, 'tv'),
+        gaps.points_text(rows, 'tv'),
         _floor_text(results, method, 'tv'),
         text_tables.time_text(seconds.mean if seconds else None, False),
         rows[0]['information'] if rows else '',
@@ -185,7 +177,10 @@ def main_table(results: Results) -> TextTable:
 def audit_table(results: Results) -> TextTable:
   """Builds the table of the other measurements."""
   lines = [
-    (method, *(_spread(rows_of(results, method), name) for name in _MORE))
+    (
+      method,
+      *(gaps.points_text(rows_of(results, method), name) for name in _MORE),
+    )
     for method in results['methods']
   ]
   note = (
@@ -200,6 +195,7 @@ def audit_table(results: Results) -> TextTable:
 def class_table(results: Results) -> TextTable:
   """Builds the table of total variation by class."""
   names, numbers = results['class_names'], results['config']['forget_classes']
+  # The same for all retrained networks of a class.
   nearest = {
     row['forget_class']: names[row['nearest_class']]
     for row in rows_of(results, 'retrain')
@@ -227,7 +223,8 @@ def noise_table(results: Results) -> TextTable:
       f'{beta:g}',
       f'{level:g}',
       *(
-        _spread(rows, name) for name in ('retain_accuracy', 'mia_nn_gap', 'tv')
+        gaps.points_text(rows, name)
+        for name in ('retain_accuracy', 'mia_nn_gap', 'tv')
       ),
     )
     for (beta, level), rows in group_noise(results).items()
@@ -254,7 +251,9 @@ def tilt_table(results: Results) -> TextTable | None:
       by_rate.values(), key=lambda group: mean_points(group, 'tv') or 0
     )
     columns = ('retain_accuracy', 'mia_nn_gap', 'tv')
-    lines.append((f'{beta:g}', *(_spread(rows, name) for name in columns)))
+    lines.append(
+      (f'{beta:g}', *(gaps.points_text(rows, name) for name in columns))
+    )
   # A single beta is no comparison.
   if len(lines) < 2:
     return None
@@ -274,6 +273,7 @@ def choice_table(results: Results) -> TextTable:
       f'{k}={v:g}' for k, v in facts['hyper'].items() if k != 'noise'
     )
     tried = [row for row in results['tuning'] if row['method'] == method]
+    # Each point has a row for every tuning class.
     points = {tuple(row['hyper'].items()) for row in tried}
     diverged = len(_all_rows(results, method)) - len(rows_of(results, method))
     line = (

@@ -95,6 +95,7 @@ def solve_trial(
   def measure_network(network: Variables) -> Info:
     logits = pool.compute_logits(context, network)
     row = measure.measure(context, logits, reference)
+    # They are long, and only reported networks need them.
     if not with_statistics:
       return row
     values = measure.rounded_statistics(context, logits, reference)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from cmu_jax.report import stats
 from cmu_jax.report.frame import UNFINISHED, Results, Verdict
 from cmu_jax.studies.classes import tables
+from cmu_jax.studies.engine import gaps
 
 AUDITS = {'mia_nn_gap': 'MIA-NN', 'tv': 'TV'}
 # TRW and its own special cases: (method, simpler method, their names).
@@ -70,14 +71,6 @@ def is_detected(results: Results, method: str, audit: str) -> bool | None:
   return distance.excess.low > 0
 
 
-def _format_interval(interval: stats.Interval) -> str:
-  text = (
-    f'{interval.mean:+.2f} points, 95 % interval {interval.low:+.2f} to '
-    f'{interval.high:+.2f}'
-  )
-  return text.replace('-', '−')
-
-
 def _describe_nearest(results: Results, audit: str, name: str) -> str:
   distances = _sorted_distances(results, audit)
   if not distances:
@@ -141,7 +134,7 @@ def _describe_pair(results: Results, pair: tuple[str, str, str, str]) -> str:
     verb = 'harms'
   return (
     f'Beside {simpler_name}, {name} {verb}: TV of {method} less that of '
-    f'{simpler} is {_format_interval(change)}.'
+    f'{simpler} is {gaps.interval_text(change)}.'
   )
 
 
@@ -155,13 +148,14 @@ def _describe_noise(results: Results) -> list[str]:
     if change is not None:
       sentences.append(
         f'Noise of standard deviation {noisiest:g} in the cosines changes the '
-        f'TV of trw with beta {beta:g} by {_format_interval(change)}.'
+        f'TV of trw with beta {beta:g} by {gaps.interval_text(change)}.'
       )
   return sentences
 
 
 def _describe_power(results: Results) -> list[str]:
   """Warns of audits that do not detect the original network."""
+  # An audit without power accepts every method.
   least = min(results['unseen_images'].values(), default=0)
   return [
     f'{name} does not even tell doing nothing from retraining here, with '
@@ -176,6 +170,7 @@ def describe(results: Results) -> Verdict:
   """States the methods that no audit tells from retraining."""
   methods = list(_sorted_distances(results, 'tv'))
   pending = () if results['finished'] else (UNFINISHED,)
+  # Either no method or no retrained network is done.
   if not all(_sorted_distances(results, audit) for audit in AUDITS):
     sentences = ('Nothing can be compared yet.', *pending)
     return Verdict('No verdict yet', 'flat', sentences)

@@ -74,6 +74,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> World:
   size = train.label.shape[0]
   share = size // source.num_classes
   methods = roster.make_methods(config, network, Sizes(size - share, share))
+  # Of the source, because V depends on the share alone.
   digest = config_lib.fingerprint(
     {'data': provenance.dataset_digest(source), 'validation': config.validation}
   )

@@ -148,13 +148,13 @@ def make(
   return method._replace(grid=grid)
 
 
-def information(name: str, method: Method) -> str:
-  """The inputs of a method, in words."""
+def describe_inputs(name: str, method: Method) -> str:
+  """Describes the inputs of a method, such as 'weights + D_F'."""
   words = study_names.SYMBOLS[study_names.SUBSETS]
   parts = [text for part, text in words.items() if part in method.needs]
   return ' + '.join([*(['weights'] if name != 'retrain' else []), *parts])
 
 
-def says(name: str, entries: dict[str, Entry] = ENTRIES) -> str:
-  """The description of a method."""
+def describe(name: str, entries: dict[str, Entry] = ENTRIES) -> str:
+  """Describes a method in a few words."""
   return 'nothing' if name == 'none' else entries[name].says

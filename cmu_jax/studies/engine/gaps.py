@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from cmu_jax.report import stats, text_tables
+
 Row = dict[str, Any]
 
 # Setting `attack` -> the column of a row that counts as MIA.
@@ -59,6 +61,26 @@ def column_values(
     if all(row.get(column) is not None for column in columns)
   ]
   return 100 * np.asarray(values, np.float64).reshape(-1, len(columns))
+
+
+def points_text(rows: Sequence[Row], column: str) -> str:
+  """Formats mean and spread of a column in points: '95.45 ± 0.19'."""
+  values = [100 * row[column] for row in rows if row.get(column) is not None]
+  spread = stats.spread(values)
+  # Every run diverged, or no run is done.
+  if spread is None:
+    return text_tables.DASH
+  std = '' if spread.std is None else f' ± {spread.std:.2f}'
+  return f'{spread.mean:.2f}{std}'
+
+
+def interval_text(interval: stats.Interval) -> str:
+  """Formats a difference in points and its interval, with true minus signs."""
+  text = (
+    f'{interval.mean:+.2f} points, 95 % interval {interval.low:+.2f} to '
+    f'{interval.high:+.2f}'
+  )
+  return text.replace('-', '−')
 
 
 def compute_gap(

@@ -222,7 +222,7 @@ def describe_information(world: World, name: str) -> str:
   # 'none' is no method.
   if name not in world.methods:
     return 'nothing: the model as shipped'
-  return catalogue.information(name, world.methods[name])
+  return catalogue.describe_inputs(name, world.methods[name])
 
 
 def trial_record(trial: Any, rows: list[Info]) -> Info:

@@ -147,7 +147,7 @@ def plan(context: Context[World]) -> Plan:
   return {
     **_describe_data(context),
     'methods': {
-      name: {'says': catalogue.says(name), 'hyper': hyper}
+      name: {'says': catalogue.describe(name), 'hyper': hyper}
       for name, hyper in hypers.items()
     },
     'rows': format_rows({t: rows[t] for t in reported if t in rows}),

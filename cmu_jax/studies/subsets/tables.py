@@ -78,21 +78,6 @@ def group_methods(results: Results) -> dict[str, list[str]]:
   return {name: shared + group for name, group in groups.items() if group}
 
 
-def _spread(results: Results, method: str, column: str) -> str:
-  """Formats mean and spread in points: '95.45 ± 0.19'."""
-  values = [
-    100 * row[column]
-    for row in rows_of(results, method)
-    if row.get(column) is not None
-  ]
-  spread = stats.spread(values)
-  # Every run diverged, or no run is done.
-  if spread is None:
-    return text_tables.DASH
-  std = '' if spread.std is None else f' ± {spread.std:.2f}'
-  return f'{spread.mean:.2f}{std}'
-
-
 def compute_gap(results: Results, method: str) -> gaps.Gap | None:
   """Computes the gap of a method to Retrain."""
   attack = results['config']['attack']
@@ -145,7 +130,7 @@ def main_table(results: Results, group: str) -> TextTable:
   rows = [
     (
       method,
-      *(_spread(results, method, name) for name in columns),
+      *(gaps.points_text(rows_of(results, method), name) for name in columns),
       *_gap_cells(results, method),
       _information(results, method),
     )
@@ -172,7 +157,10 @@ def audit_table(results: Results) -> TextTable:
   """Builds the table of all attacks by method, in points."""
   columns = _filled_columns(results, _AUDIT)
   rows = [
-    (method, *(_spread(results, method, name) for name in columns))
+    (
+      method,
+      *(gaps.points_text(rows_of(results, method), name) for name in columns),
+    )
     for method in results['methods']
   ]
   note = (

@@ -72,10 +72,7 @@ def _describe_nearest(group: str, nearest: Nearest) -> str:
   # A single run has no interval.
   if gain is None:
     return f'{start} One run says nothing about the next one.'
-  interval = (
-    f'{gain.mean:+.2f} points, 95 % interval {gain.low:+.2f} to '
-    f'{gain.high:+.2f}'.replace('-', '−')
-  )
+  interval = gaps.interval_text(gain)
   if gain.low > 0:
     return f'{start} It is nearer than doing nothing ({interval}).'
   return f'{start} That is no nearer than doing nothing ({interval}).'
