@@ -78,17 +78,25 @@ def kept(config: ConfigDict, workdir: pathlib.Path) -> Kept:
 def saving(where: Kept, name: str, seed: str | int) -> store.Checkpoint:
   """A training's checkpoints: <folder>/<stage>/seed_<seed>."""
   folder = where.folder / name / f'seed_{seed}'
+  if jax.process_count() > 1:
+    # Orbax makes all processes of a distributed run save the same state, while
+    # the processes of a study train networks of their own.
+    file = store.npz_checkpoint(folder, 'state', where.seconds, 'distributed')
+  else:
+    file = store.Checkpoint(
+      lambda template: checkpoint.restore(folder, template, where.fingerprint),
+      lambda state, step: checkpoint.save(
+        folder, step, state, where.fingerprint
+      ),
+      where.seconds,
+    )
 
   def save(state: PyTree, step: int) -> None:
-    checkpoint.save(folder, step, state, where.fingerprint)
+    file.save(state, step)
     if where.clock.is_late():
       raise TimeIsUp
 
-  return store.Checkpoint(
-    lambda template: checkpoint.restore(folder, template, where.fingerprint),
-    save,
-    where.seconds,
-  )
+  return file._replace(save=save)
 
 
 def trains_together(sizes: list[int]) -> bool:
