@@ -11,10 +11,10 @@ from cmu_jax.studies.corrective import (
   cells,
   importances,
   problem,
-  results,
   stage,
-  sweep,
+  study,
 )
+from cmu_jax.studies.engine import run
 
 # Whole sweeps: CI runs them in a step of their own.
 pytestmark = pytest.mark.slow
@@ -28,8 +28,9 @@ CHANGES = {
 CASE = cells.Case('interclass', 30, 0)
 
 
-def _place(folder, **changes):
-  return stage.load(small_sweep.config(**{**CHANGES, **changes}), folder)
+def _context(folder, **changes):
+  made = small_sweep.config(**{**CHANGES, **changes})
+  return run.make_context(made, stage.load(made, folder), folder)
 
 
 def _files(folder):
@@ -40,17 +41,17 @@ def _files(folder):
 @pytest.fixture(scope='module')
 def swept(tmp_path_factory):
   with jit.skip_optimizations(True):
-    place = _place(tmp_path_factory.mktemp('importances'))
-    assert sweep.run(place)
-    yield place
+    context = _context(tmp_path_factory.mktemp('importances'))
+    assert run.follow_plan(study.STUDY, context)[1]
+    yield context
 
 
 def test_ssd_and_assd_share_a_file_a_fraction_and_potion_has_its_own(swept):
-  assert len(_files(swept.folder)) == 2 * 2
+  assert len(_files(swept.store.folder)) == 2 * 2
 
 
 def test_a_grid_pays_for_its_importances_once(swept):
-  rows = results.collect(swept, True)['rows']
+  rows = run.follow_plan(study.STUDY, swept)[0]['rows']
   for row in rows:
     if row['method'] in ('ssd', 'potion'):
       assert row['hyper_points'] > 1
@@ -58,23 +59,17 @@ def test_a_grid_pays_for_its_importances_once(swept):
       assert spent == row['gradient_evaluations'] > 0
 
 
-def _begun(place):
-  scene = stage.scene_of(place, CASE)
-  return scene, stage.original(place, CASE, scene)
+def _begun(context):
+  scene = stage.draw_scene(context, CASE)
+  return scene, stage.train_original(context, CASE, scene)
 
 
 def test_a_sweep_finds_what_ssd_finds_by_itself(swept):
   scene, original = _begun(swept)
-  method = swept.methods['interclass', 'ssd']
+  method = swept.world.methods['interclass', 'ssd']
   cell = cells.Cell(CASE, 0.5, 'ssd')
-  found = importances.kept(
-    swept.config,
-    swept.folder,
-    swept.summed,
-    cell,
-    method.importances,
-    scene,
-    original,
+  found = importances.read_or_measure(
+    swept, cell, method.importances, scene, original
   )
   key = rng.fold_in(scene.key, 'method', 'ssd', 'prepare')
   given = problem.give(scene.problem, 0.5, method.needs)
@@ -86,30 +81,30 @@ def test_a_sweep_finds_what_ssd_finds_by_itself(swept):
 
 
 def test_cells_that_are_lost_take_no_importances_again(swept):
-  before = _files(swept.folder)
-  for path in (swept.folder / 'cells').glob('*.json'):
+  before = _files(swept.store.folder)
+  for path in (swept.store.folder / 'cells').glob('*.json'):
     path.unlink()
-  assert sweep.run(_place(swept.folder))
-  assert _files(swept.folder) == before
+  assert run.follow_plan(study.STUDY, _context(swept.store.folder))[1]
+  assert _files(swept.store.folder) == before
 
 
 def test_a_broken_file_is_an_error_in_one_line(swept, tmp_path):
   scene, original = _begun(swept)
-  request = swept.methods['interclass', 'ssd'].importances
+  request = swept.world.methods['interclass', 'ssd'].importances
   cell = cells.Cell(CASE, 0.5, 'ssd')
-  name = importances.address(swept.config, swept.summed, cell, request)
+  name = importances.address(swept.config, swept.world.digest, cell, request)
   (tmp_path / 'importances').mkdir()
   (tmp_path / 'importances' / f'{name[:24]}.npz').write_bytes(b'no archive')
   with pytest.raises(errors.UserError, match='remove it to make it again'):
-    importances.kept(
-      swept.config, tmp_path, swept.summed, cell, request, scene, original
+    importances.read_or_measure(
+      _context(tmp_path), cell, request, scene, original
     )
 
 
 @pytest.mark.parametrize('denominator', ['retain', 'full'])
 def test_per_sample_ones_of_all_fractions_are_one_pass(swept, denominator):
   scene, original = _begun(swept)
-  ssd = swept.methods['interclass', 'ssd'].importances
+  ssd = swept.world.methods['interclass', 'ssd'].importances
   measure = ssd.config._replace(kind='per_sample')
   request = ssd._replace(config=measure, denominator=denominator)
   shares = (0.5, 1.0)
@@ -128,9 +123,9 @@ def test_per_sample_ones_of_all_fractions_are_one_pass(swept, denominator):
       )
 
 
-def _squared(place, original):
+def _squared(context, original):
   """Squared gradients of one sample, written out."""
-  one = place.worlds['interclass']
+  one = context.world.worlds['interclass']
 
   def squared(image, label):
     def loss(params):
@@ -144,10 +139,10 @@ def _squared(place, original):
 
 
 def test_files_depend_on_what_importances_depend_on_alone(swept):
-  ssd = swept.methods['interclass', 'ssd'].importances
+  ssd = swept.world.methods['interclass', 'ssd'].importances
   cell = cells.Cell(CASE, 0.5, 'ssd')
   name = lambda config, request: importances.address(
-    config, swept.summed, cell, request
+    config, swept.world.digest, cell, request
   )
   one = name(swept.config, ssd)
   assert name(small_sweep.config(**CHANGES, unlearn__steps=3), ssd) == one

@@ -16,7 +16,7 @@ from cmu_jax.studies.corrective import (
   figures,
   page,
   picker,
-  show,
+  report,
   summary,
   tables,
 )
@@ -64,7 +64,7 @@ def shown(tmp_path_factory):
   patch.setattr(style, '_PIXELS_PER_INCH', 40)
   for name in ('curves_others_9', 'mine'):
     (folder / f'figures/{name}.png').write_bytes(b'old')
-  yield run, folder, show.show(folder)
+  yield run, folder, report.write_report(folder)
   patch.undo()
 
 

@@ -18,46 +18,51 @@ from cmu_jax.studies.corrective import (
   cells,
   measure,
   problem,
-  results,
   roster,
   selection,
   settings,
   solve,
   stage,
-  sweep,
+  study,
 )
 from cmu_jax.studies.corrective.measure import Look
-from cmu_jax.studies.engine import workers
+from cmu_jax.studies.engine import run, workers
 
 ROOT = pathlib.Path(__file__).parents[1]
 TIMES = {'seconds', 'grid_seconds'}
 
 
-def _place(folder, **changes):
-  return stage.load(small_sweep.config(**changes), folder)
+def _context(folder, minutes=None, **changes):
+  made = small_sweep.config(**changes)
+  return run.make_context(made, stage.load(made, folder), folder, minutes)
 
 
-def _numbers(place):
+def _finish(context):
+  """Whether a run comes to its end."""
+  return run.follow_plan(study.STUDY, context)[1]
+
+
+def _numbers(context):
   """All rows without their times."""
-  rows = results.collect(place, True)['rows']
+  rows = run.follow_plan(study.STUDY, context)[0]['rows']
   return [{k: v for k, v in r.items() if k not in TIMES} for r in rows]
 
 
 @pytest.fixture(scope='module')
 def swept(tmp_path_factory):
   with jit.skip_optimizations(True):
-    place = _place(tmp_path_factory.mktemp('sweep'))
-    assert sweep.run(place)
-    yield place
+    context = _context(tmp_path_factory.mktemp('sweep'))
+    assert _finish(context)
+    yield context
 
 
-def _stamps(place):
-  paths = (place.folder / 'cells').glob('*.json')
+def _stamps(context):
+  paths = (context.store.folder / 'cells').glob('*.json')
   return {path.name: path.stat().st_mtime_ns for path in paths}
 
 
 def test_there_is_a_row_for_every_cell_rule_and_none(swept):
-  found = results.collect(swept, True)
+  found = run.follow_plan(study.STUDY, swept)[0]
   keys = [
     (r['manipulation'], r['method'], r['identified_fraction'], r['selection'])
     for r in found['rows']
@@ -71,15 +76,15 @@ def test_there_is_a_row_for_every_cell_rule_and_none(swept):
 
 def test_a_finished_sweep_does_nothing_again(swept):
   before = _stamps(swept)
-  assert sweep.run(_place(swept.folder))
+  assert _finish(_context(swept.store.folder))
   assert _stamps(swept) == before
 
 
 def test_a_lost_cell_comes_back_the_same(swept):
   before, rows = _stamps(swept), _numbers(swept)
   lost = sorted(before)[0]
-  (swept.folder / 'cells' / lost).unlink()
-  assert sweep.run(_place(swept.folder))
+  (swept.store.folder / 'cells' / lost).unlink()
+  assert _finish(_context(swept.store.folder))
   after = _stamps(swept)
   assert {n for n in before if after[n] != before[n]} == {lost}
   assert _numbers(swept) == rows
@@ -87,38 +92,39 @@ def test_a_lost_cell_comes_back_the_same(swept):
 
 def test_a_changed_setting_makes_only_what_it_changes_anew(swept):
   before = _stamps(swept)
-  changed = _place(swept.folder, unlearn__steps=5)
-  assert sweep.run(changed)
+  changed = _context(swept.store.folder, unlearn__steps=5)
+  assert _finish(changed)
   fresh = _stamps(swept).keys() - before.keys()
   made = [
-    json.loads((swept.folder / 'cells' / name).read_text()) for name in fresh
+    json.loads((swept.store.folder / 'cells' / name).read_text())
+    for name in fresh
   ]
   assert len(made) == 4
   assert {cell['method'] for cell in made} == {'cf'}
 
 
 def test_a_sweep_stops_in_time_and_says_so(tmp_path, capfd):
-  place = _place(tmp_path)
-  assert not sweep.run(place, minutes=1e-9)
+  context = _context(tmp_path, 1e-9)
+  assert not _finish(context)
   assert 'the same command continues' in capfd.readouterr().err
-  assert not _stamps(place)
+  assert not _stamps(context)
 
 
 def test_addresses_depend_on_data_and_settings_alone(swept):
   cell = cells.cells(swept.config)[0]
-  one = cells.address(swept.config, swept.summed, cell)
+  one = cells.address(swept.config, swept.world.digest, cell)
   again = small_sweep.config(evaluate__batch_size=7)
-  assert cells.address(again, swept.summed, cell) == one
+  assert cells.address(again, swept.world.digest, cell) == one
   for changes in ({'model__width': 9}, {'poison__target': 1}):
     other = small_sweep.config(**changes)
-    assert cells.address(other, swept.summed, cell) != one
+    assert cells.address(other, swept.world.digest, cell) != one
   assert cells.address(swept.config, 'other data', cell) != one
 
 
 def test_the_numbers_are_those_of_a_recount(swept):
   case = cells.Case('poison', 20, 0)
-  one = swept.worlds['poison']
-  scene = stage.scene_of(swept, case)
+  one = swept.world.worlds['poison']
+  scene = stage.draw_scene(swept, case)
   label = np.asarray(scene.reported.label)
   where = np.flatnonzero(problem.manipulated(scene.problem))
   generator = np.random.default_rng(0)
@@ -161,8 +167,8 @@ def test_the_numbers_are_those_of_a_recount(swept):
 
 @pytest.mark.parametrize('name', ['ssd', 'cuts_simplex'])
 def test_a_grid_at_once_is_its_points_one_by_one(swept, name):
-  one = swept.worlds['poison']
-  scene = stage.scene_of(swept, cells.Case('poison', 20, 0))
+  one = swept.world.worlds['poison']
+  scene = stage.draw_scene(swept, cells.Case('poison', 20, 0))
   image = one.inputs.eval(scene.reported.image[:1], None)
   start = one.model.init(jax.random.key(0), image)
   before = solve.look(one, measure.sets(one, scene), start, 64)
@@ -216,12 +222,13 @@ def test_every_item_has_exactly_one_worker():
 _CODE = """
 import sys, pathlib
 from tests import small_sweep
-from cmu_jax.studies.corrective import stage, sweep, workers
+from cmu_jax.studies.corrective import study
+from cmu_jax.studies.engine import run, workers
 if len(sys.argv) > 2:
   workers.join(sys.argv[2])
-changes = small_sweep.SPREAD
-place = stage.load(small_sweep.config(**changes), pathlib.Path(sys.argv[1]))
-assert sweep.run(place)
+made = small_sweep.config(**small_sweep.SPREAD)
+results = run.run_study(study.STUDY, made, pathlib.Path(sys.argv[1]))
+assert results['finished']
 """
 
 
@@ -249,15 +256,15 @@ def _ended(process):
 def alone(tmp_path_factory):
   """What one device of one process finds."""
   with jit.skip_optimizations(True):
-    place = _place(tmp_path_factory.mktemp('alone'), **small_sweep.SPREAD)
-    assert sweep.run(place)
-  return place
+    context = _context(tmp_path_factory.mktemp('alone'), **small_sweep.SPREAD)
+    assert _finish(context)
+  return context
 
 
 @pytest.mark.slow
 def test_eight_devices_find_what_one_finds(alone, tmp_path):
   _ended(_start(tmp_path, XLA_FLAGS='--xla_force_host_platform_device_count=8'))
-  assert _numbers(alone._replace(folder=tmp_path)) == _numbers(alone)
+  assert _numbers(_context(tmp_path, **small_sweep.SPREAD)) == _numbers(alone)
 
 
 @pytest.mark.slow
@@ -273,7 +280,7 @@ def test_two_processes_find_what_one_finds(alone, tmp_path):
     for process in both:
       process.kill()
       process.communicate()
-  assert _numbers(alone._replace(folder=tmp_path)) == _numbers(alone)
+  assert _numbers(_context(tmp_path, **small_sweep.SPREAD)) == _numbers(alone)
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,6 @@ Study = tuple[Callable[..., Any], Callable[..., Any]]
 
 
 # Studies are imported on use, because JAX takes seconds to import.
-def _corrective() -> Study:
-  from cmu_jax.studies.corrective import job, show
-
-  return job.run, show.show
-
-
 def _membership() -> Study:
   from cmu_jax.studies.membership import job, show
 
@@ -35,7 +29,6 @@ def _membership() -> Study:
 
 # Studies that are not on the engine yet. Other tasks are CUTS runs.
 LEGACY: dict[str, Callable[[], Study]] = {
-  'corrective': _corrective,
   'membership': _membership,
 }
 

@@ -55,6 +55,8 @@ class Report(NamedTuple):
     arrange: (contents, heading -> HTML of the standard page) -> the sections of
       this page; None for the standard page.
     console: prints a summary of the contents; None for nothing.
+    write: (work folder) -> path of a page that it writes with all else; None
+      for the standard page.
   """
 
   read: Callable[[os.PathLike | str], Results]
@@ -66,6 +68,7 @@ class Report(NamedTuple):
   glossary: dict[str, str]
   arrange: Callable[[Results, dict[str, str]], dict[str, str]] | None = None
   console: Callable[[Results], None] | None = None
+  write: Callable[[os.PathLike | str], pathlib.Path] | None = None
 
 
 def check_rows(
@@ -238,6 +241,8 @@ def show(report: Report, workdir: os.PathLike | str) -> pathlib.Path:
     UserError: results.json is missing, broken or of another task, or the folder
       is not writable.
   """
+  if report.write is not None:
+    return report.write(workdir)
   folder = pathlib.Path(workdir)
   results = report.read(folder)
   # Tables first: they need no drawing, and stay if a figure fails.

@@ -49,12 +49,19 @@ def _ensembles() -> Study:
   return study.STUDY
 
 
+def _corrective() -> Study:
+  from cmu_jax.studies.corrective import study
+
+  return study.STUDY
+
+
 # config.task -> its study.
 STUDIES: dict[str, Callable[[], Study]] = {
   'label_noise': _label_noise,
   'poison': _poison,
   'class_unlearning': _classes,
   'forgetting': _subsets,
+  'corrective': _corrective,
   'negation': _negation,
   'ensemble': _ensembles,
 }

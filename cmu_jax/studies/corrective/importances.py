@@ -8,7 +8,7 @@ add up, so that one pass serves all (`importance.compute_nested`).
 """
 
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,18 @@ from jaxtyping import Array, Float, PyTree
 from ml_collections import ConfigDict
 
 from cmu_jax.core import config as config_lib
-from cmu_jax.core import rng, store, tree
+from cmu_jax.core import rng, tree
 from cmu_jax.core.types import PRNGKey, Variables
 from cmu_jax.methods.dampening import importance, ssd
 from cmu_jax.methods.dampening.importance import ImportanceRequest, Importances
 from cmu_jax.studies.corrective import cells
 from cmu_jax.studies.corrective import problem as problems
 from cmu_jax.studies.corrective.cells import Cell
+from cmu_jax.studies.corrective.stage import Benchmark
 from cmu_jax.studies.corrective.world import Scene
+from cmu_jax.studies.engine.study import Context
 
-_FOLDER = 'importances'
+FOLDER = 'importances'
 _NEEDS = ('retain', 'forget')
 # Whose key they are drawn with, so that a sweep finds what the method finds
 # when it is called by itself.
@@ -130,46 +132,45 @@ def _template(params: PyTree, count: int) -> Kept:
   return Kept(Importances(wide, wide, jnp.int32(0)), jnp.float32(0))
 
 
-def kept(
-  config: ConfigDict,
-  folder: Any,
-  summed: str,
+def read_or_measure(
+  context: Context[Benchmark],
   cell: Cell,
   request: ImportanceRequest,
   scene: Scene,
   original: Variables,
 ) -> Kept:
-  """The importances that a cell wants, from their file if there is one.
+  """Reads the importances of a cell, or measures and writes them.
 
   Args:
-    config: of the sweep.
-    folder: where it keeps its files.
-    summed: digest of the data.
-    cell: which cell.
-    request: of its method.
-    scene: the seed.
+    context: of the run.
+    cell: its method asks for the importances.
+    request: of the method.
+    scene: data of the case.
     original: the network as trained on S_tr.
 
   Returns:
-    Those at the fraction of the cell, without the leading axis.
+    Importances at the fraction of the cell, without the leading axis.
 
   Raises:
     UserError: the file is broken or of another network.
   """
-  shares = fractions(config, cell, request)
-  name = address(config, summed, cell, request)
-  file = store.npz_checkpoint(folder, name, 0.0, _FOLDER)
-  found = file.restore(_template(original.params, len(shares)))
-  if found is None:
+  shares = fractions(context.config, cell, request)
+
+  def measure() -> Kept:
     began = time.monotonic()
     pair = jax.block_until_ready(take(request, scene, original, shares))
-    every = Kept(pair, jnp.float32(time.monotonic() - began))
-    file.save(every, 1)
-  else:
-    every = found[0]
-  at = shares.index(cell.fraction)
-  one = lambda x: tree.index(x, at)
-  pair = every.pair
+    return Kept(pair, jnp.float32(time.monotonic() - began))
+
+  stacked = context.store.read_or_compute(
+    FOLDER,
+    address(context.config, context.world.digest, cell, request),
+    _template(original.params, len(shares)),
+    measure,
+  )
+  position = shares.index(cell.fraction)
+  select = lambda x: tree.index(x, position)
+  pair = stacked.pair
   return Kept(
-    Importances(one(pair.retain), one(pair.forget), pair.cost), every.seconds
+    Importances(select(pair.retain), select(pair.forget), pair.cost),
+    stacked.seconds,
   )

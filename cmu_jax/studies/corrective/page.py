@@ -172,13 +172,17 @@ def _audited(results: Results) -> dict[str, str]:
   }
 
 
-def _figure(drawn: ReportFigure, png: bytes) -> str:
+def _figure(drawn: ReportFigure, png: bytes | None) -> str:
+  # `draw_figures` gives None for a figure with a reason; these have none.
+  assert png is not None
   made = drawn.figure
   title = ' '.join(made.get_suptitle().split()) if made else drawn.name
   return page.picture(png, title, figures.caption(drawn.name))
 
 
-def render(results: Results, drawn: list[tuple[ReportFigure, bytes]]) -> str:
+def render(
+  results: Results, drawn: list[tuple[ReportFigure, bytes | None]]
+) -> str:
   """The whole page as HTML that needs nothing else.
 
   Args:

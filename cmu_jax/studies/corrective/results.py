@@ -1,12 +1,10 @@
-"""results.json of a sweep, put together from its cells."""
+"""Rows of results.json, from the records of the cells."""
 
-from typing import Any
-
-from cmu_jax.core import provenance, store
 from cmu_jax.core.types import Info
-from cmu_jax.studies.corrective import cells, selection
-from cmu_jax.studies.corrective.cells import Case
-from cmu_jax.studies.corrective.stage import Stage
+from cmu_jax.studies.corrective import selection
+from cmu_jax.studies.corrective.cells import Case, Cell
+from cmu_jax.studies.corrective.stage import Benchmark
+from cmu_jax.studies.engine.study import Context
 
 _SHARED = ('manipulation', 'manipulation_size', 'seed', 'identified_fraction')
 
@@ -68,16 +66,16 @@ def _none(case: Case, values: Info) -> list[Info]:
   ]
 
 
-def _problem(place: Stage, case: Case, train_size: int) -> Info:
-  one = place.worlds[case.manipulation]
+def _problem(context: Context[Benchmark], case: Case, train_size: int) -> Info:
+  bound = context.world.worlds[case.manipulation]
   return {
     'manipulation': case.manipulation,
     'manipulation_size': case.size,
-    'pair': None if one.pair is None else list(one.pair),
-    'target': one.target,
+    'pair': None if bound.pair is None else list(bound.pair),
+    'target': bound.target,
     'train_size': train_size,
     'manipulated_share': case.size / train_size,
-    'validation': place.config.validation,
+    'validation': context.config.validation,
   }
 
 
@@ -91,36 +89,33 @@ def _histogram(record: Info) -> list[Info]:
   return [{**named, **kept}]
 
 
-def collect(place: Stage, done: bool) -> Info:
-  """What results.json holds, of the cells there are.
+def collect(
+  context: Context[Benchmark], records: list[tuple[Cell, Info]]
+) -> Info:
+  """Collects what results.json holds besides its header.
 
   Args:
-    place: of the sweep.
-    done: whether that is all of them.
+    context: of the run.
+    records: cells and their records, as far as the run came.
   """
-  config: Any = place.config
-  found: dict[str, list[Info]] = {'rows': [], 'points': [], 'importance': []}
+  parts: dict[str, list[Info]] = {'rows': [], 'points': [], 'importance': []}
   problems: dict[tuple, Info] = {}
-  seen: set[Case] = set()
-  for cell in cells.cells(config):
-    name = cells.address(config, place.summed, cell)
-    record = store.read_record(place.folder, name)
-    if record is None:
-      continue
+  cases: set[Case] = set()
+  for cell, record in records:
     case = cell.case
-    if case not in seen:
-      seen.add(case)
-      found['rows'] += _none(case, record['before'])
-    problems[case[:2]] = _problem(place, case, record['train_size'])
+    if case not in cases:
+      cases.add(case)
+      parts['rows'] += _none(case, record['before'])
+    problems[case[:2]] = _problem(context, case, record['train_size'])
     retain = record['before']['acc_retain']
-    method = place.methods[case.manipulation, cell.method]
-    found['rows'] += _rows(case, record, retain, method.elementwise)
-    named = _where(case, cell.fraction, cell.method)
-    found['points'] += [{**named, **point} for point in record['points']]
-    found['importance'] += _histogram(record)
+    method = context.world.methods[case.manipulation, cell.method]
+    parts['rows'] += _rows(case, record, retain, method.elementwise)
+    names = _where(case, cell.fraction, cell.method)
+    parts['points'] += [{**names, **point} for point in record['points']]
+    parts['importance'] += _histogram(record)
+  bound = next(iter(context.world.worlds.values()))
   return {
-    **provenance.results_header(config, done),
-    'class_names': list(next(iter(place.worlds.values())).dataset.class_names),
+    'class_names': list(bound.dataset.class_names),
     'problems': list(problems.values()),
-    **found,
+    **parts,
   }

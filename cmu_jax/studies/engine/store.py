@@ -71,9 +71,7 @@ class Store:
     self, folder: pathlib.Path, seconds: float, clock: Clock
   ) -> None:
     self.folder, self.seconds, self.clock = folder, seconds, clock
-    self._locks: dict[str, threading.Lock] = collections.defaultdict(
-      threading.Lock
-    )
+    self._locks: dict[str, Any] = collections.defaultdict(threading.RLock)
 
   def read_record(self, address: str) -> Info | None:
     """Reads the record of a cell; None if the cell is still to be computed."""

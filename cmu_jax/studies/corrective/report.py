@@ -1,7 +1,6 @@
-"""Everything a person looks at after a sweep, from its results.json alone.
+"""The report of the corrective benchmark.
 
-Tables, figures and one page; the same file always gives the same report, also
-while the sweep is not finished.
+Its page has a chart to pick from, and LaTeX tables, hence a writer of its own.
 """
 
 import os
@@ -9,10 +8,11 @@ import pathlib
 
 from cmu_jax.core import files, progress
 from cmu_jax.report import frame
-from cmu_jax.studies.corrective import figures, load, page, tables
+from cmu_jax.report.frame import Results, Verdict
+from cmu_jax.studies.corrective import figures, load, page, tables, verdict
 
 
-def show(workdir: os.PathLike | str) -> pathlib.Path:
+def write_report(workdir: os.PathLike | str) -> pathlib.Path:
   """Writes tables/, figures/ and report.html, each file whole.
 
   Args:
@@ -39,3 +39,21 @@ def show(workdir: os.PathLike | str) -> pathlib.Path:
   html = workdir / 'report.html'
   files.write_text(html, page.render(results, drawn))
   return html
+
+
+def _verdict(results: Results) -> Verdict:
+  finding = verdict.verdict(results)
+  tone = 'good' if finding.good else 'flat'
+  return Verdict(finding.label, tone, tuple(finding.sentences))
+
+
+REPORT = frame.Report(
+  read=load.results,
+  verdict=_verdict,
+  tables=lambda results: {},
+  figures=lambda results, label: figures.draw(results),
+  captions={},
+  sections=lambda results: {},
+  glossary={},
+  write=write_report,
+)
