@@ -58,6 +58,7 @@ def _resize(
   if size is None or image.shape[1:3] == size:
     return image
   shape = (image.shape[0], *size, image.shape[3])
+  # In float32, because resized uint8 pixels would be rounded.
   return jax.image.resize(image.astype(jnp.float32), shape, 'bilinear')
 
 

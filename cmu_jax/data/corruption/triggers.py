@@ -137,6 +137,7 @@ def blended_pattern(
     arXiv 1712.05526, section 3.2 (blended injection, random pattern).
   """
   errors.check(0 < alpha <= 1, f'trigger alpha {alpha} is outside (0, 1]')
+  # Random pixels are one of the two patterns of the paper.
   if pattern is None:
     key = rng.fold_in(seed, 'blended')
     grey = jax.random.randint(key, (height, width), 0, 256)

@@ -81,6 +81,7 @@ def every_fifth(label: Integer[np.ndarray, 'n']) -> Bool[np.ndarray, 'n']:
   The 5th, 10th, ... sample of each class in file order, which is floor(n_c / 5)
   of class c and depends on no random generator.
   """
+  # Stable: within a class, the order of the file counts.
   order = np.argsort(label, kind='stable')
   return splits.rank_in_class(label, order) % 5 == 4
 
