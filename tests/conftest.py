@@ -7,6 +7,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import jax
 import jaxlib
+import pytest
 
 # One folder a worker: JAX writes cache entries in place, so that another
 # process may read half of one.
@@ -47,3 +48,13 @@ _LONG = {
 def pytest_collection_modifyitems(items):
   """Long files first."""
   items.sort(key=lambda item: item.path.name not in _LONG)
+
+
+@pytest.fixture(scope='module')
+def quick_compilation():
+  """Programs that run once repay no optimization."""
+  # Imported late: an import above would precede the hook that checks types.
+  from cmu_jax.core import jit
+
+  with jit.skip_optimizations(True):
+    yield

@@ -8,21 +8,17 @@ import unlearning_case as case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmu_jax.core import errors, jit
+from cmu_jax.core import errors
 from cmu_jax.core.types import Network
 from cmu_jax.data import input_step
 from cmu_jax.data.corruption import triggers
 from cmu_jax.robustness import adversarial_sets, attacks
 from cmu_jax.training import metrics
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 SAMPLES = case.samples(2, 8, True)
 KEY = jax.random.key(0)
-
-
-@pytest.fixture(autouse=True)
-def _quickly():
-  with jit.skip_optimizations(True):
-    yield
 
 
 def _pairs(samples=SAMPLES, variables=None, step=case.PIXELS, **options):

@@ -12,15 +12,11 @@ from cmu_jax.core import jit
 from cmu_jax.robustness import attacks
 from cmu_jax.robustness.attacks import minimal_distance
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 START, COUNT = 0.04, 64
 # Of unit length; each pixel can go along it for 2.8 before it leaves [0, 1].
 UNIT = np.where(np.arange(PIXELS) % 3 == 0, -1.0, 1.0) / PIXELS**0.5
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _quickly():
-  with jit.skip_optimizations(True):
-    yield
 
 
 def _at(distances, scale=1.0):

@@ -14,13 +14,9 @@ from cmu_jax.networks import conv, layers
 from cmu_jax.robustness import spectral
 from experiments import spectral_baselines
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 KERNEL = jax.random.normal(jax.random.key(0), (3, 3, 2, 3))
-
-
-@pytest.fixture(autouse=True)
-def _compiled_cheaply():
-  with jit.skip_optimizations(True):
-    yield
 
 
 def wrapped(x):

@@ -22,6 +22,8 @@ from cmu_jax.networks import conv
 from cmu_jax.robustness import spectral
 from cmu_jax.robustness.spectral import clipping
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 BOUND = 0.8
 
 
@@ -43,12 +45,6 @@ def case():
     data=spectral.ClipData(batch=Batch(image, label)),
   )
   return apply, variables, done, info
-
-
-@pytest.fixture(autouse=True)
-def _compiled_cheaply():
-  with jit.skip_optimizations(True):
-    yield
 
 
 def _halved(params):

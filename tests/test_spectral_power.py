@@ -17,6 +17,8 @@ from cmu_jax.core.types import Variables
 from cmu_jax.networks import layers
 from cmu_jax.robustness import spectral
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 SHAPE = (6, 5, 3)
 MASK = jnp.tile(jnp.tri(3)[:, :, None, None], (1, 1, 3, 4))
 LAYERS = {
@@ -33,12 +35,6 @@ LAYERS = {
   ),
   'dense of two axes': nn.DenseGeneral((2, 3), axis=(-2, -1)),
 }
-
-
-@pytest.fixture(autouse=True)
-def _compiled_cheaply():
-  with jit.skip_optimizations(True):
-    yield
 
 
 RARE = ('of rows', 'masked', 'transposed', 'norm alone', 'dense of two axes')
