@@ -95,7 +95,10 @@ def test_cf_that_keeps_its_best_epoch_is_the_best_of_its_own_cuts():
   ends = []
   for stop in (3, 6, STEPS):
     end, _ = descent.descend(
-      rng.fold_in(1), recipe, start, {'retain': seen.retain}, stop, hyper={}
+      rng.fold_in(1),
+      recipe,
+      descent.Start(start, {'retain': seen.retain}, stop),
+      hyper={},
     )
     ends.append(end)
   scores = [_accuracy(v, images) for v in ends]

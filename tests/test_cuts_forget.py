@@ -101,7 +101,7 @@ def test_tau_is_the_fine_tuning_without_batch_norm():
   )
   recipe = descent.Recipe((phase,), TRAINING.optimizer, STEP)
   tuned, cost = descent.descend(
-    rng.fold_in(2), recipe, variables, {'forget': forget()}, 3
+    rng.fold_in(2), recipe, descent.Start(variables, {'forget': forget()}, 3)
   )
   method = forget_proxy.cuts_forget(
     Network(model, STEP), training=TRAINING._replace(steps=3)

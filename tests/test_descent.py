@@ -41,7 +41,10 @@ def _seen(streams, phases, steps, sizes, weight=1.0):
   )
   start = Variables({name: jnp.zeros(size) for name, size in sizes.items()}, {})
   found, cost = descent.descend(
-    jax.random.key(0), recipe, start, streams, steps, hyper={'weight': weight}
+    jax.random.key(0),
+    recipe,
+    descent.Start(start, streams, steps),
+    hyper={'weight': weight},
   )
   return {k: np.asarray(v) for k, v in found.params.items()}, cost
 
@@ -100,9 +103,7 @@ def test_hyperparameters_and_counts_do_not_compile_again():
     return descent.descend(
       jax.random.key(0),
       recipe,
-      start,
-      {'retain': part},
-      4,
+      descent.Start(start, {'retain': part}, 4),
       hyper={'weight': weight},
     )
 
@@ -123,10 +124,12 @@ def test_a_gradient_can_be_projected():
   found, _ = descent.descend(
     jax.random.key(0),
     recipe,
-    Variables({'retain': jnp.zeros(12)}, {}),
-    {'retain': _samples(range(12))},
-    4,
-    context=mask,
+    descent.Start(
+      Variables({'retain': jnp.zeros(12)}, {}),
+      {'retain': _samples(range(12))},
+      4,
+      mask,
+    ),
     hyper={'weight': 1.0},
   )
   np.testing.assert_array_equal(
@@ -220,9 +223,9 @@ def test_a_loss_that_is_not_finite_names_its_step():
     descent.descend(
       jax.random.key(0),
       recipe,
-      Variables({'w': jnp.ones(1)}, {}),
-      {'retain': _samples(range(4))},
-      4,
+      descent.Start(
+        Variables({'w': jnp.ones(1)}, {}), {'retain': _samples(range(4))}, 4
+      ),
     )
 
 
@@ -246,9 +249,9 @@ def test_a_network_learns_from_its_stream():
   found, _ = descent.descend(
     jax.random.key(1),
     recipe,
-    start,
-    {'retain': descent.whole_batch(Batch(image, label))},
-    60,
+    descent.Start(
+      start, {'retain': descent.whole_batch(Batch(image, label))}, 60
+    ),
   )
   predicted = model.apply(found, PIXELS.eval(image)).argmax(-1)
   assert float(jnp.mean(predicted == label)) == 1.0
@@ -265,7 +268,9 @@ def test_a_learning_rate_of_the_grid_is_that_of_the_optimizer():
     made = optimizers.sgd(optax.constant_schedule(peak), 0.05)
     recipe = descent.Recipe((phase,), made, PIXELS)
     key = jax.random.key(0)
-    return descent.descend(key, recipe, start, streams, 9, hyper=hyper)[0]
+    return descent.descend(
+      key, recipe, descent.Start(start, streams, 9), hyper=hyper
+    )[0]
 
   wanted = run(0.3, {})
   found = run(1.0, {'learning_rate': 0.3})

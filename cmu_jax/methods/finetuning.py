@@ -88,10 +88,7 @@ def method(
     result, cost = descent.descend(
       key,
       recipe,
-      begin.variables,
-      begin.streams,
-      begin.steps,
-      context=begin.context,
+      descent.Start(*begin[:4]),
       hyper=dict(hyper),
       title=title,
       watch=watch,

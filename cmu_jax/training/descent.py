@@ -67,6 +67,22 @@ class Recipe(NamedTuple):
   project: Callable[[PyTree, Any], PyTree] | None = None
 
 
+class Start(NamedTuple):
+  """The start of a fine-tuning.
+
+  Attributes:
+    variables: initial variables.
+    streams: the sets of samples by the names that the phases use.
+    steps: number of steps, or the phase of each step, [t].
+    context: a pytree of arrays for the objectives, such as a teacher.
+  """
+
+  variables: Variables
+  streams: Mapping[str, Samples]
+  steps: int | np.ndarray
+  context: Any = None
+
+
 class StepPlan(NamedTuple):
   """The schedule of phases.
 
@@ -281,11 +297,8 @@ def _compile_steps(recipe: Recipe) -> Callable:
 def descend(
   key: PRNGKey,
   recipe: Recipe,
-  variables: Variables,
-  streams: Mapping[str, Samples],
-  steps: int | np.ndarray,
+  start: Start,
   *,
-  context: Any = None,
   hyper: Any = None,
   title: str = 'unlearning',
   watch: tuple[early_stopping.BestEpoch, Batch] | None = None,
@@ -296,10 +309,7 @@ def descend(
   Args:
     key: of sample order and augmentation.
     recipe: phases, optimizer and input step; equal objects compile once.
-    variables: initial variables.
-    streams: the sets of samples by the names that the phases use.
-    steps: number of steps, or the phase of each step, [t].
-    context: a pytree of arrays for the objectives, such as a teacher.
+    start: network, samples and number of steps.
     hyper: numbers for the objectives; 'learning_rate' multiplies all steps.
     title: of the progress bar and of errors.
     watch: as in `train.fit`.
@@ -311,16 +321,17 @@ def descend(
   Raises:
     Diverged: the loss is not finite; names the first such step.
   """
+  steps = start.steps
   phases = np.zeros(steps, int) if isinstance(steps, int) else steps
   plan = plan_steps(phases)
   sizes = [sum(size for _, size in phase.streams) for phase in recipe.phases]
   # float32 arrays: Python numbers of several types would compile anew.
   run, numbers = _compile_steps(recipe), jax.tree.map(jnp.float32, hyper)
-  arguments = _Arguments(dict(streams), context, numbers)
-  bound = lambda state, start, stop: run(
-    key, state, arguments, plan, start, stop
+  arguments = _Arguments(dict(start.streams), start.context, numbers)
+  bound = lambda state, first, stop: run(
+    key, state, arguments, plan, first, stop
   )
-  state = train.initial_state(recipe.optimizer, variables, len(phases))
+  state = train.initial_state(recipe.optimizer, start.variables, len(phases))
   tracked = train.track_best_epoch(bound, state, len(phases), watch)
   fitted = train.run_segments(
     *tracked, len(phases), max(sizes), checkpoint, title

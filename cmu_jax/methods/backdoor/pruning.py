@@ -138,10 +138,12 @@ def fine_pruning(network: Network, training: Training) -> Method:
     result, cost = descent.descend(
       key,
       recipe,
-      start,
-      {'clean': descent.whole_batch(data.clean_proxy)},
-      training.steps,
-      context=mask,
+      descent.Start(
+        start,
+        {'clean': descent.whole_batch(data.clean_proxy)},
+        training.steps,
+        mask,
+      ),
       title='fine-tuning on the clean proxy',
     )
     return result, {'gradient_evaluations': cost}

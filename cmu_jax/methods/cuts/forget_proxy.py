@@ -54,9 +54,8 @@ def fine_tuner(network: Network, training: Training) -> Callable:
 
   def fine_tune(key, variables: Variables, forget: Samples, title: str):
     streams = {'forget': forget}
-    return descent.descend(
-      key, recipe, variables, streams, training.steps, title=title
-    )
+    start = descent.Start(variables, streams, training.steps)
+    return descent.descend(key, recipe, start, title=title)
 
   return fine_tune
 
