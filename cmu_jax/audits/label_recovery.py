@@ -74,6 +74,7 @@ def draw_other_labels(
     f'an audit of wrong labels offers two of them, but there are {classes} '
     'classes: leave out the audit',
   )
+  # A right label is no secret: any good network predicts it.
   right = wrong == truth
   errors.check(
     not right.any(),
@@ -134,6 +135,7 @@ def expected_advantage(
 def _expected_probability(
   without: Float[np.ndarray, 'r n'], a: float
 ) -> Float[np.ndarray, 'n']:
+  # No reference saw the wrong label, so all are outside.
   mean = rmia_scores.offline_probability(
     without, np.zeros(without.shape, bool), a
   )
@@ -176,6 +178,7 @@ def recover_labels(
     return np.maximum(probability, _MIN_PROBABILITY) / mean
 
   wrong_ratio, other_ratio = ratio(wrong), ratio(other)
+  # A tie is a coin toss.
   hits = (wrong_ratio > other_ratio) + 0.5 * (wrong_ratio == other_ratio)
   rate = float(np.mean(hits))
   return LabelRecovery(rate, *_wilson_interval(rate, wrong.size), wrong.size)

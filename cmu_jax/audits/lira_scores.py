@@ -67,6 +67,7 @@ def standard_deviations(
   if kind == 'pooled':
     finite = np.isfinite(variance)
     mean = masked_mean(variance, finite, axis=-1)
+    # Points without a variance of their own get the shared one.
     variance = np.broadcast_to(mean, variance.shape)
   return np.maximum(np.sqrt(np.maximum(variance, 0)), floor)
 
@@ -96,6 +97,7 @@ def fit_gaussians(
   """
   count = mask.sum(axis=0)
   mean = masked_mean(statistic, mask, axis=0)
+  # Two passes: sums of squares would cancel for large confidences.
   deviation = np.where(mask, statistic - np.nan_to_num(mean), 0) ** 2
   own = np.where(
     count > 1, deviation.sum(axis=0) / np.maximum(count - 1, 1), np.nan
@@ -149,6 +151,7 @@ def lira(
   sides = {'without': without}
   if online:
     sides['with'] = fit_gaussians(references, inside, variance, floor)
+  # A NaN would pass through silently: it compares false with everything.
   for name, side in sides.items():
     lacking = ~(np.isfinite(side.mean) & np.isfinite(side.std))
     errors.check(

@@ -76,6 +76,7 @@ def sort_scores(positive: Scores, negative: Scores) -> SortedScores:
     UserError: a side is empty or has NaN.
   """
   ranks = roc_curves.dense_ranks(positive, negative)
+  # Stable: equal scores keep their order, so that a key fixes the result.
   members = np.argsort(ranks.positive, kind='stable')
   others = np.argsort(ranks.negative, kind='stable')
   member_rank, other_rank = ranks.positive[members], ranks.negative[others]
@@ -126,6 +127,7 @@ def resample_statistics(
     others: likewise of non-members.
   """
   member_sums, other_sums = _running_sums(members), _running_sums(others)
+  # Gathers pick an entry for each resample.
   rows, largest = np.arange(len(member_sums)), scores.members.size - 1
   positives, negatives = member_sums[:, -1], other_sums[:, -1]
   tpr = lambda u: member_sums[rows, scores.members[u]] / positives
@@ -136,6 +138,7 @@ def resample_statistics(
   )
   area = np.einsum('bq,bq->b', others, double_rank, dtype=float)
   shape = (len(member_sums), largest)
+  # FPR + TPR rises from 0 to 2; the error rates are equal where it is 1.
   below = _last_at_most(lambda u: fpr(u) + tpr(u), 1.0, shape)
   above = np.minimum(below + 1, largest)
   nearer = 1 - (fpr(below) + tpr(below)) <= fpr(above) + tpr(above) - 1
@@ -251,6 +254,7 @@ def bootstrap_clusters(
       )
       for side in (1, 2)
     )
+    # A product of two draws may leave no score of a kind.
     both = (members.sum(axis=1) > 0) & (others.sum(axis=1) > 0)
     return resample_statistics(scores, members[both], others[both])
 

@@ -100,6 +100,7 @@ def online_probability(
     f'{int(lacking.sum())} points, the first {int(lacking.argmax())}, have no '
     'reference at all; train more',
   )
+  # Without prior knowledge, members and non-members are equally likely.
   both = (within + without) / 2
   return np.where(np.isnan(both), np.fmax(within, without), both)
 

@@ -78,6 +78,7 @@ def dense_ranks(positive: Scores, negative: Scores) -> DenseRanks:
     _check_scores('member', positive),
     _check_scores('non-member', negative),
   ]
+  # Negated, so that the highest score has rank 0.
   values, rank = np.unique(-np.concatenate(both), return_inverse=True)
   return DenseRanks(rank[: positive.size], rank[positive.size :], values.size)
 
@@ -85,6 +86,7 @@ def dense_ranks(positive: Scores, negative: Scores) -> DenseRanks:
 def curve_statistics(curve: RocCurve) -> RocStatistics:
   """Summarizes a curve."""
   fpr, tpr = curve
+  # Trapezoids: a tie is a straight segment, worth one half.
   area = np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2)
   balance = np.abs(fpr + tpr - 1).argmin()
   accuracy = (1 + tpr[balance] - fpr[balance]) / 2
@@ -170,6 +172,7 @@ def detectable_auc(
   Returns:
     The AUC, or None if the test would miss even a perfect separation.
   """
+  # The test rejects above this distance from 1/2.
   level = stats.norm.isf(significance) * hanley_mcneil_error(
     0.5, positives, negatives
   )
@@ -179,6 +182,7 @@ def detectable_auc(
     error = hanley_mcneil_error(area, positives, negatives)
     return area - 0.5 - level - quantile * error
 
+  # Few points have an error at 1/2 that no AUC exceeds.
   if excess(1.0) < 0:
     return None
   return float(optimize.brentq(excess, 0.5, 1.0))

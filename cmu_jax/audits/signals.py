@@ -39,6 +39,7 @@ def softmax(logits: Logits, label: Labels) -> Float[Array, '*b n']:
 def log_likelihood(logits: Logits, label: Labels) -> Float[Array, '*b n']:
   """The negative cross-entropy: the attack that thresholds the loss."""
   classes = logits.shape[-1]
+  # The loss of the package takes a single batch axis.
   flat = logits.reshape(-1, classes)
   labels = jnp.broadcast_to(label, logits.shape[:-1]).reshape(-1)
   return -metrics.cross_entropy(flat, labels).reshape(logits.shape[:-1])

@@ -95,6 +95,7 @@ def nearest_class(predicted: Int[np.ndarray, 'r n'], forget: int) -> int:
   Raises:
     UserError: all predictions are f.
   """
+  # A retrained network has no logit for f, or never predicts it.
   answers = predicted[predicted != forget]
   errors.check(
     answers.size,
@@ -133,6 +134,7 @@ def separability(
   features = np.concatenate([first, second]).astype(np.float64)
   errors.check(np.isfinite(features).all(), 'MIA-NN: a logit is not finite')
   label = np.repeat([1, 0], [len(first), len(second)])
+  # Folds are cut in order: shuffled, they are random but fixed by the key.
   order = np.asarray(jax.random.permutation(key, len(label)))
   # Kernel, penalty and folds are ours: the published values are not public.
   # The scaler belongs to the fold: fitted on all samples, it would leak.
@@ -257,6 +259,7 @@ def confidence_attack(
   others = others[shuffle(others)[:max_test]]
   members = members[shuffle(members)[: len(others)]]
   label = np.repeat([1, 0], [len(members), len(others)])
+  # gamma="auto" is 1 / features, so 1 for the single feature.
   attack = svm.SVC(C=_CONFIDENCE_PENALTY, kernel='rbf', gamma='auto')
   attack.fit(np.concatenate([members, others]), label)
   return float(np.mean(attack.predict(forgotten) == 0))

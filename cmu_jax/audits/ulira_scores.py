@@ -134,6 +134,7 @@ def ulira(
     not (forgotten & unseen).any(),
     'some points are marked as forgotten and as unseen by the same model',
   )
+  # A masked logit gives an infinite confidence.
   clipped = np.clip(
     np.asarray(statistic, np.float64), -CONFIDENCE_CLIP, CONFIDENCE_CLIP
   )
@@ -166,6 +167,7 @@ def _lower_shares(
   others: Bool[np.ndarray, 'k n'],
 ) -> Float[np.ndarray, 'k n']:
   """Shares of lower ratios among unseen points with as many models."""
+  # Points with equal numbers of models have comparable densities.
   sizes = np.stack([members.sum(axis=0), others.sum(axis=0)])
   kinds, kind = np.unique(sizes, axis=1, return_inverse=True)
   shares = np.full(ratio.shape, np.nan)
@@ -187,6 +189,7 @@ def _auc_by_model(
   forgetting = np.flatnonzero(members.any(axis=1))
   unaware = np.flatnonzero(others.any(axis=1))
   both = np.intersect1d(forgetting, unaware)
+  # Class forgetting has models of either kind, but none with both.
   pairs = [(model, model) for model in both] or list(
     zip(forgetting, unaware, strict=False)
   )

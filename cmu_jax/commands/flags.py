@@ -39,11 +39,12 @@ class Command(NamedTuple):
   check: Callable[[Any], None]
 
 
-def documented(text: str) -> Callable[[type[R]], type[R]]:
+def add_attributes(text: str) -> Callable[[type[R]], type[R]]:
   """Completes the docstring of a request by the flags of its help text."""
 
   def decorate(kind: type[R]) -> type[R]:
     flags = {name: rest for name, _, *rest in _FLAG.findall(text)}
+    # The text of a flag continues on indented lines.
     fields = [
       textwrap.fill(
         f'{name}: {" ".join(" ".join(flags[name]).split())}.',
@@ -116,6 +117,7 @@ def parse(command: Command, argv: Sequence[str]) -> Any:
   parser = shell.Parser(add_help=False, allow_abbrev=False)
   parser.add_argument('--help', '-h', action='store_true')
   for name in hints:
+    # As text: argparse would report a bad number in its own words.
     parser.add_argument(f'--{name}')
   texts, unknown = parser.parse_known_args(list(argv))
   if texts.help:
@@ -173,6 +175,7 @@ def _sample_value(hint: Any, default: Any) -> Any:
   if default is not None:
     return default
   union = isinstance(hint, types.UnionType)
+  # `float | None` takes a float.
   options = typing.get_args(hint) if union else (hint,)
   option = next(option for option in options if option is not type(None))
   if typing.get_origin(option) is tuple:

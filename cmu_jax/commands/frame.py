@@ -122,6 +122,7 @@ def write_report(results: Info, report: Report, out: pathlib.Path) -> None:
   files.write(path, operator.methodcaller('write', png))
   image = page.picture(png, drawing.get_suptitle(), report.caption)
   content = report.build(results, image)
+  # Names of files and classes come from the user: they may contain markup.
   heading = page.escape(content.heading)
   html = page.fill_page(
     name=page.escape(content.title),
@@ -144,10 +145,10 @@ def write_report(results: Info, report: Report, out: pathlib.Path) -> None:
 
 def harmed_classes(results: Info) -> tuple[page.Harm, ...]:
   """Classes of the test pictures that fell by more than five points."""
-  before, after = measurements(results, 'class_accuracy')
-  if before is None:
+  original, edited = measurements(results, 'class_accuracy')
+  if original is None:
     return ()
-  return page.find_harms(results['class_names'], before, after)
+  return page.find_harms(results['class_names'], original, edited)
 
 
 def harm_sentences(results: Info) -> list[str]:
@@ -166,8 +167,8 @@ def harm_section(results: Info) -> dict[str, str]:
 
 def measurements(results: Info, name: str) -> tuple[Any, Any]:
   """A measured quantity before and after."""
-  before, after = (results['measured'][when] for when in ('before', 'after'))
-  return before[name], after[name]
+  original, edited = (results['measured'][when] for when in ('before', 'after'))
+  return original[name], edited[name]
 
 
 def number_cells(values: Sequence[Any]) -> str:

@@ -80,7 +80,7 @@ examples:
 """
 
 
-@flags.documented(_REPAIR_TEXT)
+@flags.add_attributes(_REPAIR_TEXT)
 class RepairRequest(NamedTuple):
   """A repair as the user asks for it; None is inferred."""
 
@@ -164,7 +164,7 @@ example:
 """
 
 
-@flags.documented(_UNLEARN_TEXT)
+@flags.add_attributes(_UNLEARN_TEXT)
 class UnlearnRequest(NamedTuple):
   """An unlearning as the user asks for it; None is inferred."""
 
@@ -265,7 +265,7 @@ examples:
 """
 
 
-@flags.documented(_AUDIT_TEXT)
+@flags.add_attributes(_AUDIT_TEXT)
 class AuditRequest(NamedTuple):
   """An audit as the user asks for it; None is absent or inferred."""
 

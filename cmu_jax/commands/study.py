@@ -46,6 +46,7 @@ def _run(argv: Sequence[str]) -> int:
   if flags.help or loaded is None:
     print(usage.help_text(pathlib.Path('configs'), loaded))
     return 0
+  # The flags of XLA are read once, at its first compilation.
   if loaded.config.get('smoke'):
     shell.compile_quickly()
   folder = pathlib.Path(flags.workdir or f'runs/{loaded.name}').expanduser()
@@ -147,6 +148,7 @@ def run_grid(
   Returns:
     The exit code: 0, or 2 if a cell failed; the other cells are run anyway.
   """
+  # All cells are loaded first: a mistake in the last one is reported at once.
   cells = {
     name: config_lib.load(spec, overrides)
     for name, spec in config_lib.sweep_cells(loaded).items()
@@ -160,6 +162,7 @@ def run_grid(
     print(title, file=sys.stderr)
     try:
       execute(cell, folder / name)
+    # A cell that fails must not stop a sweep that runs overnight.
     except errors.UserError as error:
       print(f'{title}: failed: {error}', file=sys.stderr)
       failures[name] = str(error)

@@ -65,6 +65,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, dict[str, str]]:
   overrides = {}
   for word in unknown:
     flag, equals, value = word.partition('=')
+    # argparse cannot know the fields: they depend on the config file.
     if not flag.startswith('--config.'):
       raise errors.unknown_name('argument', flag, _option_names(parser))
     errors.check(equals, f'{flag} needs a value: write {flag}=VALUE')
@@ -124,6 +125,7 @@ def _config_files(folder: pathlib.Path) -> list[pathlib.Path]:
 def _headline(path: pathlib.Path) -> str:
   """First line of a file's docstring; the file is not run."""
   try:
+    # Parsed, not imported: a config file imports JAX.
     doc = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
   except (OSError, SyntaxError, ValueError) as error:
     return f'(cannot be read: {error})'

@@ -63,6 +63,7 @@ def lock(
     UserError: the folder cannot be written, or another run is using it.
   """
   with _take_lock(folder, flag):
+    # A killed process leaves temporary files; under the lock they are nobody's.
     for name in _OUTPUT_FOLDERS:
       files.remove_temporaries(folder / name)
     yield folder
@@ -83,6 +84,7 @@ def _take_lock(folder: pathlib.Path, flag: str) -> IO[str]:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as error:
     file.seek(0)
+    # The holder wrote its process id after it took the lock.
     holder = file.read().strip() or 'unknown'
     file.close()
     raise errors.UserError(

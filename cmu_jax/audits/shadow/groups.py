@@ -133,6 +133,7 @@ def _initialize(
   job: ShadowJob, numbers: range, size: int
 ) -> tuple[Any, Variables]:
   """Keys of the trainings and first weights, stacked over models."""
+  # Numbers, not positions: a model is the same in every group.
   index = pad_models(np.arange(numbers.start, numbers.stop), size)
   key = rng.fold_in(job.key, 'model')
   draw = _initializer(job.network)
@@ -156,8 +157,10 @@ class GroupStart(NamedTuple):
 def start_group(job: ShadowJob, numbers: range) -> GroupStart:
   """Initializes the models with these numbers, and compiles their training."""
   size = -(-len(numbers) // job.block) * job.block
+  # Padded models repeat the last one: whole blocks share a program.
   keys, start = _initialize(job, numbers, size)
   rows = pad_models(job.rows[numbers.start : numbers.stop], size)
+  # The state is donated step by step, so it is made only here.
   state = train.initial_state(
     job.fit.optimizer, start, job.fit.steps, stacked=True
   )
@@ -267,6 +270,7 @@ def unlearn_group(
     The arrays of its file.
   """
   count = len(numbers)
+  # Weights come from a file, as arrays of the host.
   stacked = _unlearn_models(job, numbers, jax.tree.map(jnp.asarray, models))
   arrays = name_statistics(_measure_signals(job, stacked), 'unlearned', count)
   return arrays | (name_weights(stacked, count) if job.weights else {})

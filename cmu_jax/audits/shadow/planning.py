@@ -139,6 +139,7 @@ def assign_halves(key: PRNGKey, k: int, n: int) -> Bool[np.ndarray, 'k n']:
   order = _random_orders(n)(key, np.arange(k // 2))
   rank = np.argsort(np.asarray(order), axis=1)
   size = (n + np.arange(k // 2) % 2) // 2
+  # The first half of a random order.
   half = rank < size[:, None]
   return np.stack([half, ~half], axis=1).reshape(k, n)
 

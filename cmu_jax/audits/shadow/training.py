@@ -78,6 +78,7 @@ def make_job(
     'points',
   )
   rows = planning.training_rows(rng.fold_in(key, 'rows'), inside)
+  # A batch larger than the training set would repeat samples.
   size = min(fit.batch_size, rows.shape[1])
   network = Network(model, fit.inputs)
   recipe = segment.SegmentSpec(network, fit.loss, fit.optimizer, size)
@@ -107,6 +108,7 @@ def make_job(
 
 def _block_size(strategy: vectorize.Strategy, count: int, devices: int) -> int:
   """The number of models in a program, on all devices together."""
+  # Other strategies run a model at a time on each device.
   if strategy != 'vmap':
     return devices
   if jax.default_backend() == 'cpu':
@@ -123,6 +125,7 @@ def _group_size(job: ShadowJob) -> int:
     memory = planning.memory_need(
       job.recipe, job.data, job.rows.shape[1], job.fit.steps
     )
+    # Residuals of the forward pass exist for the running blocks alone.
     at_once = block * min(job.threads, -(-count // block))
     limit = planning.largest_group(
       memory, count, job.plan.memory_bytes, at_once

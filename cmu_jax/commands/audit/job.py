@@ -52,6 +52,7 @@ def _summarize(
 ) -> tuple[Info, frame.Report]:
   """The rows of all attacks, and their report."""
   key = rng.fold_in(request.seed, 'audit')
+  # A key for each attack: its interval does not depend on the other attacks.
   rows = [
     _row(rng.fold_in(key, attack.name), attack, request) for attack in scores
   ]
@@ -96,6 +97,7 @@ def run_attacks(
   ]
   member = points.member
   assert member is not None
+  # Further pictures are neither members nor audited.
   others = ~member if points.audited is None else ~member & points.audited
   return [
     AttackScores(name, score[member], score[others], count, note)
@@ -115,6 +117,7 @@ def _reference_attacks(
   request: AuditRequest, points: AuditPoints
 ) -> list[tuple]:
   """Runs RMIA and LiRA, which need reference networks."""
+  # Only thresholds on the network itself remain.
   if points.inside is None:
     return []
   assert points.member is not None
@@ -134,6 +137,7 @@ def _reference_attacks(
     ('RMIA', attack.score, count, f'{attack.tied:.0%} of the scores are equal'),
     ('RMIA, ratio alone', attack.ratio, count, ''),
   ]
+  # LiRA follows the choice of RMIA, because offline references lack the point.
   online = request.offline_a is None
   if _has_variance(inside, online):
     score = audits.lira(

@@ -69,6 +69,7 @@ def read_points(path: str) -> AuditPoints:
   arrays = npz.read_arrays(
     pathlib.Path(path).expanduser(), 'see python -m cmu_jax audit --help'
   )
+  # A misspelled array would silently weaken the attacks.
   for name in arrays:
     if name not in _NAMES:
       raise errors.unknown_name(f'array in {path}', name, _NAMES)
@@ -108,6 +109,7 @@ def _check_scores(path: str, name: str, values: np.ndarray) -> np.ndarray:
     f'{name} in {path} has {int((~np.isfinite(values)).sum())} values that '
     'are not finite; drop them or correct their source',
   )
+  # In float32, large integer scores would become ties.
   return values.astype(np.float64)
 
 
@@ -140,6 +142,7 @@ def _check_mask(path: str, name: str, values: np.ndarray, shape: tuple) -> None:
 
 
 def _check_points(path: str, arrays: dict[str, np.ndarray]) -> AuditPoints:
+  # Labels and masks are checked against the shape of the logits.
   logits = arrays['logits']
   _check_logits(path, 'logits', logits, (None, None))
   count, classes = logits.shape
@@ -159,6 +162,7 @@ def _check_points(path: str, arrays: dict[str, np.ndarray]) -> AuditPoints:
     'kinds',
   )
   if 'inside' in arrays:
+    # K is known from the membership: the file has no other count of models.
     models = arrays['inside'].shape[:1]
     errors.check(
       arrays['inside'].ndim == 2,

@@ -31,11 +31,12 @@ _COLUMNS = (
 
 def overall_verdict(results: dict[str, Any]) -> str:
   """The verdict of all attacks together: a single leak is a leak."""
+  # Verdicts are ordered: a single leak outweighs attacks that fail.
   verdicts = {row['verdict'] for row in results['rows']}
   return next(name for name in _HEADINGS if name in verdicts)
 
 
-def heading(results: dict[str, Any]) -> str:
+def headline(results: dict[str, Any]) -> str:
   """The outcome as one line."""
   return _HEADINGS[overall_verdict(results)]
 
@@ -75,7 +76,7 @@ def limitations(results: dict[str, Any]) -> list[str]:
 
 def console(results: dict[str, Any]) -> str:
   """The outcome for a terminal."""
-  return frame.console(results, [heading(results), *outcome(results)])
+  return frame.console(results, [headline(results), *outcome(results)])
 
 
 def draw_curves(
@@ -83,7 +84,7 @@ def draw_curves(
 ) -> figure.Figure:
   """Draws the ROC curve of each attack."""
   with style.context():
-    drawing = style.canvas(heading(results), (7.2, 5.2), smoke=False)
+    drawing = style.canvas(headline(results), (7.2, 5.2), smoke=False)
     ax = drawing.subplots()
     # Half a non-member stands for a rate of 0, which has no logarithm.
     smallest = 0.5 / max(attack.others.size for attack in scores)
@@ -114,7 +115,7 @@ def _build(results: dict[str, Any], image: str) -> frame.Page:
   settings = results['settings']
   return frame.Page(
     title=f'Audit of {settings["scores"] or settings["weights"]}',
-    heading=heading(results),
+    heading=headline(results),
     tone=_TONES[overall_verdict(results)],
     sentences=outcome(results),
     sections={

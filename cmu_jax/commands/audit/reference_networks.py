@@ -58,6 +58,7 @@ def read_case(request: AuditRequest) -> AuditCase:
     jnp.concatenate([part.image for part in parts]),
     jnp.concatenate([part.label for part in parts]),
   )
+  # Members, non-members and further pictures by position.
   source = np.repeat(np.arange(len(parts)), [p.label.shape[0] for p in parts])
   _check_disjoint(request, np.asarray(pool.image), source)
   return AuditCase(network, pool, source == 0, source == 2)
@@ -68,6 +69,7 @@ def _check_disjoint(
 ) -> None:
   """Refuses a picture that is a member and a non-member."""
   flat = image.reshape(len(image), -1)
+  # Duplicates count too: a copy of a member is a member.
   _, group = np.unique(flat, axis=0, return_inverse=True)
   both = np.intersect1d(group[source == 0], group[source == 1])
   errors.check(
@@ -99,6 +101,8 @@ def reference_training(
   rate: optax.Schedule = optimizers.cosine_schedule(
     request.learning_rate, request.epochs, 0.0, per_epoch
   )
+  # Augmentation as in the training of the network, else references overfit
+  # differently.
   step = input_step.make(
     network.mean, network.std, pad=request.pad, flip=request.flip
   )
@@ -143,12 +147,14 @@ def train_references(
   """
   key = rng.fold_in(request.seed, 'audit references')
   size = case.pool.label.shape[0]
+  # Half of the pool: as many references with each picture as without it.
   inside = shadow.assign_halves(key, request.refs, size)
   fit = reference_training(request, case.network, size - size // 2)
   plan = shadow.Plan(
     memory_bytes=int(request.memory * 2**30), folder=out, title='references'
   )
   arguments = (key, case.network.model, case.pool, inside, fit)
+  # Trainings take minutes to hours: the user decides before they begin.
   seconds = shadow.predict_seconds(*arguments, plan)
   print(
     f'{request.refs} references of {inside.sum(1).max()} pictures and '
@@ -175,6 +181,7 @@ def train_references(
     labels=np.asarray(case.pool.label),
     member=case.member,
     inside=inside,
+    # RMIA compares with pictures that are not under audit, if there are any.
     population=case.further if case.further.any() else None,
     reference_signals=shadows.statistics,
     audited=~case.further,

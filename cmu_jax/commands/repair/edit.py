@@ -81,6 +81,7 @@ def edit_network(
   tuning = Training(
     optimizers.adamw(rate), request.steps or _MAX_STEPS, request.batch_size
   )
+  # A checkpoint of other settings must not continue this run.
   text = json.dumps(settings, sort_keys=True, default=list)
   fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
@@ -108,6 +109,7 @@ def _edit_projected(
   pixels = input_step.make(
     case.network.mean, case.network.std, trigger=case.trigger
   )
+  # A proxy of one draw that sends every picture to the target.
   size = case.ordinary.shape[0]
   pool = Proxy(
     case.ordinary,
@@ -153,6 +155,8 @@ def _edit_by_cuts(
     selection=rule,
   )
   record: Info | None = None
+  # Held-out evidence exists for label noise alone; a trigger is checked on the
+  # unedited network.
   if request.rule == 'safe' and case.target is not None:
     choice = _skip_if_disarmed(case, rule, choice)
   if request.rule == 'safe' and case.target is None:
@@ -181,6 +185,7 @@ def _task_vector(
   tuning: Training,
 ) -> tuple[PyTree, Training, float]:
   """Trains the task vector; returns it with its training and learnt share."""
+  # The share over an epoch: single batches are too noisy to stop by.
   window = train.steps_per_epoch(samples.label.shape[1], request.batch_size)
   learnt = lambda history: float(history[..., -window:, 1].mean())
   stop_rule = early_stopping.StopRule(
@@ -224,7 +229,7 @@ def _make_proxy(
 ) -> Proxy:
   """The bad samples as the proxy of CUTS."""
   bad = case.bad
-  # Two random wrong labels for each image, as in the paper's symmetric noise.
+  # True labels are replaced: each image gets two random wrong ones.
   if request.labels == 'true' and request.kind == 'label_noise':
     return proxy_sets.make_proxy(
       key, 'symmetric', bad, 2, len(case.network.class_names)

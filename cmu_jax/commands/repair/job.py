@@ -67,6 +67,7 @@ def _repair(
       'before': _measure(request, case, case.network.variables),
       'after': _measure(request, case, edited.variables),
     },
+    # Also for alpha = 0: the next step of a pipeline finds its weights.
     'weights': shipped.write(case.network, edited.variables, out, 'repaired'),
   }
 
@@ -75,6 +76,7 @@ def _choice_record(
   choice: alpha_rules.AlphaChoice, curve: dict[str, np.ndarray]
 ) -> Info:
   """The choice as JSON; alpha = 0 leaves the model unedited."""
+  # JSON has no NaN: it becomes null.
   finite = {name: metrics.json_list(v) for name, v in curve.items()}
   repaired = choice.selected and choice.alpha > 0
   return {'alpha': choice.alpha, 'repaired': repaired, 'curve': finite}
@@ -82,6 +84,7 @@ def _choice_record(
 
 def _diagnose(request: RepairRequest, case: RepairCase) -> Info | None:
   """Diagnoses the corruption; None if the samples have true labels."""
+  # True labels carry no trace of the corruption.
   if request.kind == 'label_noise' and request.labels == 'true':
     return None
   probability = metrics.probabilities(
@@ -89,6 +92,7 @@ def _diagnose(request: RepairRequest, case: RepairCase) -> Info | None:
     case.network.variables,
     case.bad,
   )
+  # The unedited network: the edit removes the traces that are diagnosed.
   key = rng.fold_in(request.seed, 'diagnosis')
   label = np.asarray(case.bad.label)
   return diagnosis.diagnose(key, probability, label).record
@@ -126,6 +130,7 @@ def _lipschitz_bound(case: RepairCase, variables: Variables) -> Info:
   """Bounds the Lipschitz constant, for pixels from 0 to 1."""
   network = case.network
   bound = lipschitz.bound(
+    # A fixed key: bounds of two repairs are comparable.
     rng.fold_in(0, 'lipschitz'),
     attacks.logits_of(network.classifier, variables),
     case.bad.image.shape[1:],

@@ -23,7 +23,7 @@ def draw_curve(results: dict[str, Any]) -> figure.Figure:
   key = 'proxy_attack_success_rate' if poison else 'J'
   label = 'triggered pictures sent to the target' if poison else 'score J'
   with style.context():
-    drawing = style.canvas(words.heading(results), (9.2, 4.2), smoke=False)
+    drawing = style.canvas(words.headline(results), (9.2, 4.2), smoke=False)
     ax = drawing.subplots()
     y = np.array([np.nan if v is None else v for v in curve[key]], float)
     # A rejected alpha scores -1e6, which would flatten the rest of the curve.
@@ -37,6 +37,7 @@ def draw_curve(results: dict[str, Any]) -> figure.Figure:
         ls='--',
         label='predictions on ordinary pictures that stay',
       )
+      # Projected steps span several orders of magnitude.
       style.set_log_axes(ax, 'x')
     elif not poison:
       ax.plot(
@@ -55,10 +56,11 @@ def draw_curve(results: dict[str, Any]) -> figure.Figure:
 def _build(results: dict[str, Any], image: str) -> frame.Page:
   """The page of a repair; `image` is the figure as HTML."""
   measured = results['measured']['after']['test_accuracy'] is not None
+  # Without test pictures the cost is unknown, so a success is not green.
   good = results['repaired'] and measured
   return frame.Page(
     title=f'Repair of {results["settings"]["weights"]}',
-    heading=words.heading(results),
+    heading=words.headline(results),
     tone=(
       'bad' if frame.harmed_classes(results) else 'good' if good else 'flat'
     ),
@@ -78,18 +80,19 @@ def _build(results: dict[str, Any], image: str) -> frame.Page:
 
 def _table(results: dict[str, Any]) -> str:
   """Predictions on the bad samples, and accuracy by class if measured."""
-  before, after = results['measured']['before'], results['measured']['after']
+  original, edited = results['measured']['before'], results['measured']['after']
   head = [
     ('', 'class'),
     ('number', 'bad samples sent here'),
     ('number', 'after'),
   ]
-  cells = [[str(count) for count in m['predicted']] for m in (before, after)]
-  if before['class_accuracy'] is not None:
+  cells = [[str(count) for count in m['predicted']] for m in (original, edited)]
+  # Columns of accuracy exist only with --test.
+  if original['class_accuracy'] is not None:
     head += [('number', 'accuracy'), ('number', 'after')]
     cells += [
       ['–' if v is None else f'{v:.3f}' for v in m['class_accuracy']]
-      for m in (before, after)
+      for m in (original, edited)
     ]
   rows = [
     f'<tr><td>{page.escape(name)}</td>{frame.number_cells(values)}</tr>'

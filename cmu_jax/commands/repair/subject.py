@@ -73,8 +73,10 @@ def _read_bad_samples(
   pictures, class_names = network.pictures, network.class_names
   image = jnp.asarray(pictures.image)
   if request.kind == 'label_noise':
+    # The folders name the wrong labels on which the network was trained.
     label = shipped.label_pictures(request.proxy, pictures, class_names)
     return Batch(image, jnp.asarray(label)), None, ()
+  # Poisoned samples may come without class folders.
   no_label = jnp.zeros(len(image), jnp.int32)
   predicted = metrics.predict(
     network.classifier,
@@ -93,6 +95,8 @@ def _add_trigger(request: RepairRequest, case: RepairCase) -> RepairCase:
   if request.ordinary is None:
     return case
   network = case.network
+  # Pixels are compared position by position: resized differently, a trigger
+  # would not align.
   pictures = shipped.read_same_shape(
     request.ordinary, case.bad.image, network.reader
   ).image
@@ -144,6 +148,7 @@ def choose_target(
   """
   if request is not None:
     text = str(request)
+    # A class may have a number as its name, so names take precedence.
     if text in class_names:
       return class_names.index(text), ()
     if text.isdecimal() and int(text) < len(class_names):
@@ -153,6 +158,7 @@ def choose_target(
     return class_names.index(folders[0]), (
       f"The trigger leads to class '{folders[0]}', after the folder's name.",
     )
+  # A working trigger sends most samples to its target.
   counts = np.bincount(predicted, minlength=len(class_names))
   target, share = int(counts.argmax()), counts.max() / counts.sum()
   errors.check(
@@ -183,6 +189,7 @@ def locate_trigger(
     qualifies, or more than a quarter of them.
   """
   steady = bad.std(axis=0, dtype=np.float64).max(-1) <= _MAX_STD
+  # The median ignores a few samples whose trigger is cropped or covered.
   pattern = np.median(bad, axis=0)
   distance = np.abs(ordinary - pattern).mean(axis=0).max(-1)
   mask = steady & (distance >= _MIN_DISTANCE)

@@ -57,6 +57,7 @@ def diagnosis_warnings(results: dict[str, Any]) -> list[str]:
 
 def _family_sentence(diagnosis: dict[str, Any], names: list[str]) -> str:
   """The family of the corruption, its classes, and its certainty."""
+  # With two classes, every wrong label is the other class.
   if len(names) == 2:
     return 'With two classes all kinds of wrong labels look alike.'
   best, share = diagnosis['best'], diagnosis['confidence']
@@ -87,6 +88,7 @@ def _class_text(diagnosis: dict[str, Any], names: list[str]) -> str:
   if diagnosis['best'] != 'asymmetric':
     return ''
   pairs = [tuple(pair) for pair in diagnosis['class_map']]
+  # Cells are sorted by count: the most frequent confusions come first.
   frequent = [(a, b) for a, b, _ in diagnosis['cells'] if (a, b) in pairs]
   frequent = frequent[:_MAX_PAIRS]
   text = ', '.join(f'{names[a]} → {names[b]}' for a, b in frequent)
@@ -123,7 +125,7 @@ _KINDS = {
 }
 
 
-def heading(results: dict[str, Any]) -> str:
+def headline(results: dict[str, Any]) -> str:
   """The outcome as one line."""
   if not results['repaired']:
     return 'Left unedited'
@@ -132,23 +134,24 @@ def heading(results: dict[str, Any]) -> str:
 
 def outcome(results: dict[str, Any]) -> list[str]:
   """Sentences on the outcome, the most important first."""
+  # Decision and warnings come before accuracies: readers stop early.
   sentences = [
     _decision_sentence(results),
     _bad_samples_sentence(results),
     *_memorization_warning(results),
     *diagnosis_warnings(results),
   ]
-  before, after = results['measured']['before'], results['measured']['after']
-  if before['test_accuracy'] is None:
+  original, edited = results['measured']['before'], results['measured']['after']
+  if original['test_accuracy'] is None:
     sentences.append(
       'Accuracy on ordinary pictures was not measured: give --test=FOLDER '
       'before you use these weights.'
     )
   else:
-    change = 100 * (after['test_accuracy'] - before['test_accuracy'])
+    change = 100 * (edited['test_accuracy'] - original['test_accuracy'])
     sentences.append(
-      f'Accuracy on the test pictures: {before["test_accuracy"]:.3f} → '
-      f'{after["test_accuracy"]:.3f} ({change:+.1f} points).'
+      f'Accuracy on the test pictures: {original["test_accuracy"]:.3f} → '
+      f'{edited["test_accuracy"]:.3f} ({change:+.1f} points).'
     )
   return sentences + frame.harm_sentences(results)
 
@@ -205,6 +208,7 @@ def _abstention_reason(safe: dict[str, Any] | None) -> str:
 def _memorization_warning(results: dict[str, Any]) -> list[str]:
   """A warning that the task vector memorized images instead of the noise."""
   steps, learnt = (results['fine_tuning'][k] for k in ('steps', 'learnt'))
+  # A memorized vector repairs little but looks like any other.
   if results['kind'] == 'poison' or learnt < 0.9:
     return []
   return [
@@ -215,18 +219,19 @@ def _memorization_warning(results: dict[str, Any]) -> list[str]:
 
 
 def _bad_samples_sentence(results: dict[str, Any]) -> str:
-  before, after = frame.measurements(results, 'bad_label_rate')
+  original, edited = frame.measurements(results, 'bad_label_rate')
   fate = (
     'sent to the target class'
     if results['kind'] == 'poison'
     else 'given their wrong label'
   )
-  return f'Bad samples {fate}: {before:.1%} → {after:.1%}.'
+  return f'Bad samples {fate}: {original:.1%} → {edited:.1%}.'
 
 
 def limitations(results: dict[str, Any]) -> list[str]:
   """Limits of the evidence."""
   sentences = [_choice_sentence(results['safe'])]
+  # A projection is chosen on ordinary pictures, not on the samples.
   if results['method'] == 'projected':
     sentences = [
       'Alpha was chosen on ordinary pictures with and without the located '
@@ -273,17 +278,18 @@ def corruption_sentences(results: dict[str, Any]) -> list[str]:
 
 def lipschitz_sentences(results: dict[str, Any]) -> list[str]:
   """The Lipschitz bounds, if they were requested."""
-  before, after = frame.measurements(results, 'lipschitz')
-  if before is None:
+  original, edited = frame.measurements(results, 'lipschitz')
+  if original is None:
     return []
-  if before['value'] is None:
-    return [f'For this network there is {before["why"]}.']
+  # Some operations have no finite Lipschitz constant.
+  if original['value'] is None:
+    return [f'For this network there is {original["why"]}.']
   return [
     'A picture that changes by 1 (l2, pixels from 0 to 1) changes the outputs '
-    f'by at most {before["value"]:.4g}; after the repair by at most '
-    f'{after["value"]:.4g}. These bounds are far above actual changes: use '
+    f'by at most {original["value"]:.4g}; after the repair by at most '
+    f'{edited["value"]:.4g}. These bounds are far above actual changes: use '
     'them for comparison.',
-    f'Derivation of the bounds: {after["why"]}.',
+    f'Derivation of the bounds: {edited["why"]}.',
   ]
 
 
@@ -292,7 +298,7 @@ def console(results: dict[str, Any]) -> str:
   return frame.console(
     results,
     [
-      heading(results),
+      headline(results),
       *outcome(results),
       *diagnosis_sentences(results),
       *lipschitz_sentences(results),

@@ -88,6 +88,7 @@ def _read_case(request: UnlearnRequest) -> UnlearnCase:
     request.forget, network.pictures, network.class_names
   )
   forget = Batch(image, jnp.asarray(label))
+  # TRW removes a single class from the answers of the network.
   errors.check(
     request.method != 'trw' or len(np.unique(label)) == 1,
     f'--method=trw forgets one class, but {request.forget} has pictures of '
@@ -107,6 +108,7 @@ def _settings(request: UnlearnRequest, case: UnlearnCase) -> Info:
   digests = {
     f'{name}_sha256': provenance.digest(batch.image, batch.label)
     for name, batch in case.sets().items()
+    # Test pictures measure a result; they do not change it.
     if batch is not None and name != 'test'
   }
   return {
@@ -134,6 +136,7 @@ def make_method(
     data: the pictures; their number is the length of an epoch.
   """
   retain, forget = _count(data.retain), _count(data.forget)
+  # Without pictures to keep, an epoch is a pass over those to forget.
   size = min(request.batch_size, retain or forget)
   make = factories.factory(request.method)
   if request.method == 'ssd':
@@ -165,6 +168,8 @@ def _options(name: str, retain: int, forget: int) -> Info:
 
 
 def _method_inputs(case: UnlearnCase) -> MethodInputs:
+  # The sets are unpadded: a user has a single request, hence no second shape to
+  # compile for.
   forget = descent.whole_batch(case.forget)
   fixed = jnp.ones(case.forget.label.shape, bool)
   retain = None if case.retain is None else descent.whole_batch(case.retain)
@@ -175,12 +180,13 @@ def _unlearn(
   request: UnlearnRequest, case: UnlearnCase, settings: Info, out: pathlib.Path
 ) -> Info:
   network, data = case.network, _method_inputs(case)
+  # Separate keys: a change of `prepare` must not move the draws of `solve`.
   key = rng.fold_in(request.seed, 'unlearn')
   method = make_method(request, network.classifier, data)
   prepared = method.prepare(
     rng.fold_in(key, 'prepare'), network.variables, data
   )
-  after, facts = method.solve(
+  edited, facts = method.solve(
     rng.fold_in(key, 'solve'),
     network.variables,
     data,
@@ -196,16 +202,18 @@ def _unlearn(
       name: None if batch is None else int(batch.label.shape[0])
       for name, batch in case.sets().items()
     },
+    # A user has no tuning cells, so the first value of the grid is used.
     'hyper': method.grid[0],
     'facts': {
+      # JSON knows no scalars of JAX.
       name: value if isinstance(value, str) else float(value)
       for name, value in facts.items()
     },
     'measured': {
       'before': _measure(case, network.variables),
-      'after': _measure(case, after),
+      'after': _measure(case, edited),
     },
-    'weights': shipped.write(network, after, out, 'unlearned'),
+    'weights': shipped.write(network, edited, out, 'unlearned'),
   }
 
 
@@ -283,6 +291,7 @@ def _class_accuracy(pair: Any, classes: int) -> list[float | None] | None:
 
 def _attack_membership(forget: Any, test: Any) -> dict[str, Any] | None:
   """Attacks forgotten against unseen pictures by the confidence."""
+  # Without unseen pictures there is nothing to compare with.
   if test is None:
     return None
   scores = [

@@ -16,12 +16,12 @@ _SET_NAMES = {
 }
 
 
-def heading(results: dict[str, Any]) -> str:
+def headline(results: dict[str, Any]) -> str:
   """The outcome as one line."""
-  before, after = frame.measurements(results, 'accuracy')
+  original, edited = frame.measurements(results, 'accuracy')
   return (
     f'{results["pictures"]["forget"]} pictures unlearned: accuracy on them '
-    f'{before["forget"]:.1%} → {after["forget"]:.1%}'
+    f'{original["forget"]:.1%} → {edited["forget"]:.1%}'
   )
 
 
@@ -32,8 +32,8 @@ def outcome(results: dict[str, Any]) -> list[str]:
     *_search_sentences(results['facts']),
     *_accuracy_sentences(results),
   ]
-  before, after = frame.measurements(results, 'membership')
-  if after is None:
+  original, edited = frame.measurements(results, 'membership')
+  if edited is None:
     sentences.append(
       'The membership attack and the accuracy on ordinary pictures were not '
       'measured: give --test=FOLDER.'
@@ -41,8 +41,8 @@ def outcome(results: dict[str, Any]) -> list[str]:
   else:
     sentences.append(
       'A membership attack by the confidence, against test pictures: AUC '
-      f'{before["auc"]:.3f} → {after["auc"]:.3f} (0.5 is chance). '
-      f'{after["says"]}'
+      f'{original["auc"]:.3f} → {edited["auc"]:.3f} (0.5 is chance). '
+      f'{edited["says"]}'
     )
   return sentences + frame.harm_sentences(results)
 
@@ -59,12 +59,12 @@ def _search_sentences(facts: dict[str, Any]) -> list[str]:
 
 
 def _accuracy_sentences(results: dict[str, Any]) -> list[str]:
-  before, after = frame.measurements(results, 'accuracy')
+  original, edited = frame.measurements(results, 'accuracy')
   return [
-    f'Accuracy on the {text}: {before[name]:.3f} → {after[name]:.3f} '
-    f'({100 * (after[name] - before[name]):+.1f} points).'
+    f'Accuracy on the {text}: {original[name]:.3f} → {edited[name]:.3f} '
+    f'({100 * (edited[name] - original[name]):+.1f} points).'
     for name, text in _SET_NAMES.items()
-    if before[name] is not None
+    if original[name] is not None
   ]
 
 
@@ -82,7 +82,7 @@ def limitations(results: dict[str, Any]) -> list[str]:
 
 def console(results: dict[str, Any]) -> str:
   """The outcome for a terminal."""
-  lines = [heading(results), *outcome(results), *results['notes']]
+  lines = [headline(results), *outcome(results), *results['notes']]
   return frame.console(results, lines)
 
 
@@ -99,7 +99,7 @@ def draw_bars(results: dict[str, Any]) -> figure.Figure:
   sets = [name for name, size in results['pictures'].items() if size]
   position = np.arange(len(sets))
   with style.context():
-    drawing = style.canvas(heading(results), (9.2, 4.2), smoke=False)
+    drawing = style.canvas(headline(results), (9.2, 4.2), smoke=False)
     axes = drawing.subplots(1, 2, sharey=True)
     for ax, name in zip(axes, ('accuracy', 'confidence'), strict=True):
       for shift, color, label, values in zip(
@@ -123,7 +123,7 @@ def _build(results: dict[str, Any], image: str) -> frame.Page:
   """The page of an unlearning; `image` is the figure as HTML."""
   return frame.Page(
     title=f'Unlearning of {results["settings"]["weights"]}',
-    heading=heading(results),
+    heading=headline(results),
     tone='bad' if frame.harmed_classes(results) else 'flat',
     sentences=outcome(results),
     sections={
