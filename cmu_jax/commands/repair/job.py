@@ -1,4 +1,4 @@
-"""One repair, from the request to the report."""
+"""A repair from the request to the report."""
 
 import pathlib
 

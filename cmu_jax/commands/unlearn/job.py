@@ -1,4 +1,4 @@
-"""One unlearning, from the request to the report."""
+"""An unlearning from the request to the report."""
 
 import math
 import pathlib
