@@ -9,10 +9,10 @@
 # %% [markdown]
 # # Whole curves and sweeps as one program
 #
-# Task arithmetic is `theta - alpha * tau`: a `tree_map`. So a whole search over
-# alpha, or over a coefficient for every layer, or over seeds, is one compiled
-# program on data that stay on the device. This notebook composes the pure
-# functions; nothing is downloaded, a minute on a CPU.
+# Task arithmetic is `theta - alpha * tau`: a `tree_map`. A whole search over
+# alpha, over a coefficient for every layer, or over seeds is therefore one
+# compiled program on data that stay on the device. This notebook composes the
+# pure functions. It downloads nothing and takes a minute on a CPU.
 
 # %%
 # %pip install --quiet cmu_jax matplotlib
@@ -49,8 +49,8 @@ network = Network(model, pixels)
 adam = optimizers.adamw(optimizers.constant_schedule(1e-3))
 
 
-def corrupted(seed):
-  """Proxy images, and the training split with 40 % wrong labels."""
+def corrupt(seed):
+  """Returns proxy images, and training data with 40 % wrong labels."""
   pool, train = splits.hold_out(
     rng.fold_in(seed, 'pool'), digits.train, 0.1, 10
   )
@@ -58,7 +58,7 @@ def corrupted(seed):
   return pool, corruption.apply(noise, train)
 
 
-pools, trains = zip(*map(corrupted, range(SEEDS)), strict=True)
+pools, trains = zip(*map(corrupt, range(SEEDS)), strict=True)
 starts = [
   model.init(rng.fold_in(seed, 'init'), pixels.eval(digits.train.image[:1]))
   for seed in range(SEEDS)
@@ -94,7 +94,7 @@ for seed in range(SEEDS):
 # ## A hundred alphas, one call
 #
 # `measure` is any function of features and logits. The program is compiled
-# once; other weights and other vectors of the same shape use it again.
+# once and reused for other weights and vectors of the same shape.
 
 # %%
 image, label = pixels.eval(digits.test.image), digits.test.label
@@ -107,7 +107,7 @@ def accuracy(features, logits):
 
 for seed in range(SEEDS):
   began = time.perf_counter()
-  found = cmu_jax.curve(
+  accuracies = cmu_jax.curve(
     model,
     tree.index(shipped, seed),
     taus[seed],
@@ -115,10 +115,11 @@ for seed in range(SEEDS):
     alphas,
     accuracy,
   ).block_until_ready()
-  took = time.perf_counter() - began
-  best = float(alphas[found.argmax()])
-  print(f'seed {seed}: {took:.2f} s, best alpha {best:.2f}, {found.max():.3f}')
-  plt.plot(alphas, found, label=f'seed {seed}')
+  seconds = time.perf_counter() - began
+  best = float(alphas[accuracies.argmax()])
+  print(f'seed {seed}: {seconds:.2f} s, best alpha {best:.2f},', end=' ')
+  print(f'accuracy {accuracies.max():.3f}')
+  plt.plot(alphas, accuracies, label=f'seed {seed}')
 plt.xlabel('alpha')
 plt.ylabel('test accuracy')
 plt.legend()
@@ -158,6 +159,6 @@ print(
 )
 
 # %% [markdown]
-# The best points were read off test labels: they are a diagnosis, not a rule.
+# Test labels chose the best points: they are a diagnosis, not a rule.
 # Rules that see the proxy only are in `cmu_jax.methods.cuts.alpha_rules` and,
 # with intervals and abstention, in `cmu_jax.methods.cuts.cross_fitting`.

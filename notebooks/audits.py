@@ -7,15 +7,15 @@
 # ---
 
 # %% [markdown]
-# # Is it still in there? Membership audits
+# # Membership audits
 #
 # "Forgotten" is a claim. A membership attack tests it: does the network treat
-# these images like ones that it was trained on? The attacks that are worth
-# something compare it with reference networks, each trained on half of the
-# images. Those are one call here: K networks, one compiled program.
+# these images like its training images? Strong attacks compare it with
+# reference networks, each trained on half of the images. Here one call trains
+# all K networks, in one compiled program.
 #
-# Handwritten digits out of scikit-learn, nothing is downloaded, a minute on a
-# CPU.
+# The data are the handwritten digits of scikit-learn. The notebook downloads
+# nothing and takes a minute on a CPU.
 
 # %%
 # %pip install --quiet cmu_jax matplotlib
@@ -55,8 +55,8 @@ fit = shadow.ShadowTraining(
   batch_size=64,
 )
 inside = shadow.assign_halves(rng.fold_in(0, 'halves'), REFERENCES + 2, count)
-found = shadow.train(rng.fold_in(0, 'train'), model, points, inside, fit)
-print({name: table.shape for name, table in found.statistics.items()})
+shadows = shadow.train(rng.fold_in(0, 'train'), model, points, inside, fit)
+print({name: table.shape for name, table in shadows.statistics.items()})
 
 # %% [markdown]
 # ## Three attacks on network 0
@@ -66,20 +66,20 @@ print({name: table.shape for name, table in found.statistics.items()})
 
 # %%
 member = inside[0]
-softmax = found.statistics['softmax']
-logit = found.statistics['logit_confidence']
-others, where = slice(2, None), inside[2:]  # network 1 has the other half
+softmax = shadows.statistics['softmax']
+logit = shadows.statistics['logit_confidence']
+references, halves = slice(2, None), inside[2:]  # 1 has the other half
 
 attacks = {
   'confidence': logit[0],
-  'LiRA': audits.lira(logit[0], logit[others], where),
-  'RMIA': audits.rmia(softmax[0], softmax[others], where, ~member).score,
+  'LiRA': audits.lira(logit[0], logit[references], halves),
+  'RMIA': audits.rmia(softmax[0], softmax[references], halves, ~member).score,
 }
 for name, score in attacks.items():
-  told = audits.evaluate(
+  verdict = audits.evaluate(
     rng.fold_in(0, name), score[member], score[~member], references=REFERENCES
   )
-  print(f'{name}: {told.says}')
+  print(f'{name}: {verdict.says}')
 
 # %%
 figure, axis = plt.subplots(figsize=(4.5, 4.5))
@@ -90,17 +90,17 @@ axis.plot([0, 1], [0, 1], color='0.7', linestyle=':')
 axis.set(xlabel='non-members taken for members', ylabel='members found')
 axis.legend()
 # %% [markdown]
-# ## What an audit cannot show
+# ## The limits of an audit
 #
-# With few images the interval is wide, and the answer is that there is none:
-# that is not the same as "forgotten".
+# With few images the interval is wide and the audit has no answer: that is not
+# the same as "forgotten".
 
 # %%
 few = np.flatnonzero(member)[:20], np.flatnonzero(~member)[:20]
 score = attacks['RMIA']
-told = audits.evaluate(rng.fold_in(0, 'few'), score[few[0]], score[few[1]])
-print(told.says)
-print(f'20 against 20 images show an AUC from {told.detectable:.2f} on')
+verdict = audits.evaluate(rng.fold_in(0, 'few'), score[few[0]], score[few[1]])
+print(verdict.says)
+print(f'20 against 20 images show an AUC from {verdict.detectable:.2f} on')
 
 # %% [markdown]
 # ## From files

@@ -9,14 +9,13 @@
 # %% [markdown]
 # # Repair a corrupted classifier
 #
-# Somebody's classifier was trained on labels of which 40 % were wrong. The
-# training data are gone. What is left are the weights and a few images that
-# nobody labelled carefully. CUTS ([arXiv
-# 2511.18660](https://arxiv.org/abs/2511.18660)) corrupts those few on purpose,
-# fine-tunes on them, and walks from the weights the opposite way.
+# A classifier was trained on labels of which 40 % were wrong. The training data
+# are gone. The weights and a few images without careful labels are left. CUTS
+# ([arXiv 2511.18660](https://arxiv.org/abs/2511.18660)) corrupts these few on
+# purpose, fine-tunes on them, and moves the weights the opposite way.
 #
-# The data are the handwritten digits inside scikit-learn: nothing is
-# downloaded. A minute on a CPU.
+# The data are the handwritten digits of scikit-learn. The notebook downloads
+# nothing and takes a minute on a CPU.
 
 # %%
 # %pip install --quiet cmu_jax matplotlib
@@ -37,7 +36,7 @@ STEPS = 3000  # of the training; 300 show that everything runs
 SEED = 0
 
 # %% [markdown]
-# ## What was shipped
+# ## The shipped network
 #
 # A tenth of the images is set aside before anything is corrupted: the proxy.
 # The rest gets its wrong labels and trains the network.
@@ -63,8 +62,8 @@ shipped = cmu_jax.fit(
 
 # %%
 def confusion(variables):
-  seen = metrics.predict(network, variables, digits.test)
-  return metrics.confusion(np.asarray(digits.test.label), seen, 10)
+  predicted = metrics.predict(network, variables, digits.test)
+  return metrics.confusion(np.asarray(digits.test.label), predicted, 10)
 
 
 print('accuracy as shipped:', metrics.accuracy(confusion(shipped)))
@@ -86,9 +85,9 @@ repaired, info = repair(
 print('alpha', info['alpha'], 'accuracy', metrics.accuracy(confusion(repaired)))
 
 # %% [markdown]
-# The length of the step, alpha, maximises J: how often near neighbours are
-# predicted alike, beyond chance, minus a penalty for classes that are no longer
-# predicted. Grey is the truth, which the rule does not see.
+# The length of the step, alpha, maximises J: the agreement of near neighbours
+# beyond chance, minus a penalty for classes without predictions. Grey is the
+# test accuracy, which the rule does not see.
 
 # %%
 alphas = np.arange(0, 2.01, 0.1)
@@ -112,35 +111,34 @@ axis.axvline(info['alpha'], linestyle=':', color='k')
 axis.set(xlim=(0, 2), xlabel='alpha', ylim=(0, 1))
 axis.legend()
 # %% [markdown]
-# ## Harm first
+# ## Harm by class
 #
-# An average may hide a class that got worse. Before trusting a repair, look:
+# An average may hide a class that got worse. Check the classes before you trust
+# a repair:
 
 # %%
 before, after = (
   np.asarray(metrics.class_accuracy(confusion(v))) for v in (shipped, repaired)
 )
-for name, was, now in zip(digits.class_names, before, after, strict=True):
-  print(
-    f'{name}: {was:.2f} -> {now:.2f}', '  <-- worse' if now < was - 0.05 else ''
-  )
+for name, old, new in zip(digits.class_names, before, after, strict=True):
+  print(f'{name}: {old:.2f} -> {new:.2f}', '  <-- worse' * (new < old - 0.05))
 
 # %% [markdown]
-# ## Is it the direction?
+# ## The control: a random direction
 #
-# A random vector with the same norm in every tensor is the control.
+# It has the norm of the task vector in every tensor.
 
 # %%
 control = tree.random_like(rng.fold_in(SEED, 'random'), info['tau'])
-moved = shipped._replace(
+edited = shipped._replace(
   params=cmu_jax.edit(shipped.params, control, info['alpha'])
 )
-print('random direction:', metrics.accuracy(confusion(moved)))
+print('random direction:', metrics.accuracy(confusion(edited)))
 
 # %% [markdown]
 # ## Your own network
 #
 # Any pytree of parameters will do: Flax linen and NNX, Equinox, Haiku. Two
 # functions, features and head, make it a `model`; see `docs/any_network.md`.
-# From files, `python -m cmu_jax repair --help` does all of this, refuses where
-# the step is not clearly worth it, and writes a report.
+# From files, `python -m cmu_jax repair --help` does all of this. It abstains if
+# the gain is not significant, and writes a report.

@@ -160,17 +160,18 @@ def compute_importances(
   # Both sets are masks of the same rows, so that one compilation serves both.
   rows, retain, forget = _join_sets(data.retain, data.forget)
   retain = rows.valid if denominator == 'full' else retain
-  sides = [
-    importance.compute(
-      rng.fold_in(key, name),
-      config,
-      variables,
-      rows._replace(valid=valid),
-      f'importances ({name})',
-    )
-    for name, valid in (('retain', retain), ('forget', forget))
-  ]
-  return importance.Importances(*sides, retain.sum() + forget.sum())
+  compute = lambda name, valid: importance.compute(
+    rng.fold_in(key, name),
+    config,
+    variables,
+    rows._replace(valid=valid),
+    f'importances ({name})',
+  )
+  return importance.Importances(
+    compute('retain', retain),
+    compute('forget', forget),
+    retain.sum() + forget.sum(),
+  )
 
 
 def dampening_method(

@@ -195,13 +195,13 @@ def frame(simplex: TaskSimplex, anchor: str = 'centroid') -> Frame:
   simplex.validate()
   base, mean, scale = leaves.split(simplex.base), simplex.mean(), simplex.scale
   streamed = callable(simplex.taus)
+  host: Callable[[Any], Any] = lambda x: x
   if streamed:
     _check_concrete([scale, *base.floats])
     # NumPy from here on: JAX arrays would put every vector on the device.
     scale, host = float(scale), np.asarray
     vector, average = _read_vectors(simplex, base.floats)
   else:
-    host = lambda x: x
     vector, average = _index_vectors(simplex)
   # About the base, deviations are the scaled task vectors themselves.
   offset = average(0 * mean if anchor == 'base' else mean)
