@@ -75,9 +75,3 @@ def test_mistakes_are_one_line(tmp_path, capfd, argv, said):
   lines = capfd.readouterr().err.splitlines()
   assert [line for line in lines if line.startswith('error: ')] == lines[-1:]
   assert said in lines[-1]
-
-
-def test_minutes_are_for_the_benchmark(tmp_path, capfd):
-  argv = [f'--config={small_run.NOISE}', f'--workdir={tmp_path}']
-  assert main.main([*argv, '--minutes=1']) == 2
-  assert '--minutes is for the benchmark' in capfd.readouterr().err
