@@ -128,8 +128,3 @@ def forget_phase(
     return descent.Phase(single_term(model, 'forget', term), forget)
   objective = retain_plus_term(model, term, weight)
   return descent.Phase(objective, (('retain', batch_size), *forget))
-
-
-def paired_streams(batch_size: int) -> tuple[tuple[str, int], ...]:
-  """Lists the streams of `retain_plus_term`: as many samples of R as of S_f."""
-  return ('retain', batch_size), ('forget', batch_size)

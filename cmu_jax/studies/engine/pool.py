@@ -45,7 +45,7 @@ _ORIGINALS = 2
 
 
 class World(NamedTuple):
-  """What all cells share.
+  """Data, network and methods that all cells share.
 
   Attributes:
     dataset: training and test images.
