@@ -75,7 +75,7 @@ ENTRIES: dict[str, Entry] = {
   'scrub_original': Entry(
     'teachers',
     _BOTH,
-    'away from the original on {forget}, towards it elsewhere',
+    'away from the original on {forgotten}, towards it elsewhere',
   ),
   'random_label': Entry(
     'relabelling', _BOTH, 'trains {forget} under random labels'
@@ -224,14 +224,14 @@ ENTRIES |= {
 # another seed.
 ENTRIES |= {
   f'amun_{kind}{end}': ENTRIES[f'amun{end}']._replace(
-    description=f'{{amun{end}}}, {source}',
+    description=f'{words}, {source}',
     base='amun_ffgsm' if kind == 'ffgsm' else 'amun',
   )
   for kind, source in (
     ('ffgsm', 'D_A by FFGSM'),
     ('transferred', 'D_A of the network of another seed'),
   )
-  for end in ('', '_alone')
+  for end, words in (('', '{amun}'), ('_alone', '{amun} without {retain}'))
 }
 
 # The ablation of AMUN, arXiv 2503.00917, figure 1: other elements in place of

@@ -101,18 +101,24 @@ NAMES: dict[str, dict[str, str]] = {
   ),
 }
 
-# Parts of `types.MethodInputs` in the words of each study.
+# Parts of `types.MethodInputs` in the words of each study; 'forgotten' is the
+# forget set where a sentence takes its words.
 SYMBOLS: dict[str, dict[str, str]] = {
   CORRECTIVE: {
     'retain': 'S_tr without S_f',
     'forget': 'S_f',
+    'forgotten': 'S_f',
     'proxy': 'corrupted proxy',
     'clean_proxy': 'clean proxy',
     'validation': 'validation labels',
   },
-  SUBSETS: {'retain': 'D_R', 'forget': 'D_F'},
-  CLASSES: {'retain': 'D_R', 'forget': 'D_F'},
-  COMMAND: {'retain': 'the pictures to keep', 'forget': 'the forget set'},
+  SUBSETS: {'retain': 'D_R', 'forget': 'D_F', 'forgotten': 'D_F'},
+  CLASSES: {'retain': 'D_R', 'forget': 'D_F', 'forgotten': 'the class'},
+  COMMAND: {
+    'retain': 'the pictures to keep',
+    'forget': 'the forget set',
+    'forgotten': 'the forget set',
+  },
 }
 
 
