@@ -38,12 +38,12 @@ def test_a_vector_takes_the_trainable_floats_only():
   assert_close(tau['head'], end['head'] - start['head'])
   assert not tau['body']['kernel'].any() and tau['steps'] == 4
   whole = task_vectors.task_vector(start, end)
-  assert_close(task_vectors.apply_task_vector(start, whole, 1.0), end)
-  assert_close(task_vectors.apply_task_vector(end, whole, -1.0), start)
+  assert_close(task_vectors.edit(start, whole, -1.0), end)
+  assert_close(task_vectors.edit(end, whole, 1.0), start)
   half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), start['body'])
-  assert task_vectors.apply_task_vector(half, whole['body'], 0.5)[
-    'kernel'
-  ].dtype == (jnp.bfloat16)
+  assert task_vectors.edit(half, whole['body'], -0.5)['kernel'].dtype == (
+    jnp.bfloat16
+  )
 
 
 def test_products_norms_and_cosines_are_those_of_flat_vectors():

@@ -124,7 +124,7 @@ class TaskSimplex:
     """The network base - scale tau_i."""
     tau = self.taus(i) if callable(self.taus) else tree.index(self.taus, i)
     # Minus: task vectors point towards the data to forget.
-    return algebra.apply_task_vector(self.base, tau, -self.scale)
+    return algebra.edit(self.base, tau, self.scale)
 
   def vertices(self) -> PyTree:
     """All vertices along a leading axis; they are in memory together."""

@@ -2,14 +2,14 @@
 
 tau = task_vectors.task_vector(pretrained, finetuned)
 merged = task_vectors.negmerge(taus)
-forgotten = task_vectors.apply_task_vector(pretrained, merged, -0.5)
+forgotten = task_vectors.edit(pretrained, merged, 0.5)
 """
 
 from cmu_jax.methods.task_vectors.algebra import (
-  apply_task_vector,
   combine,
   cosine_matrix,
   dot,
+  edit,
   gram,
   norm,
   sparsify,
@@ -33,12 +33,12 @@ from cmu_jax.methods.task_vectors.negation import (
 __all__ = [
   'FineTuneConfig',
   'SweepResult',
-  'apply_task_vector',
   'choose',
   'combine',
   'cosine_matrix',
   'diversify',
   'dot',
+  'edit',
   'gram',
   'magmax',
   'negation_sweep',

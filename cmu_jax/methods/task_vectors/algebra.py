@@ -41,16 +41,16 @@ def task_vector(
   return tree.task_vector(pretrained, finetuned, trainable)
 
 
-def apply_task_vector(
-  params: PyTree, tau: PyTree, scale: float | Float[Array, '']
+def edit(
+  params: PyTree, tau: PyTree, alpha: float | Float[Array, '']
 ) -> PyTree:
-  """Returns theta + scale tau, in the dtypes of theta; scale < 0 forgets.
+  """Computes theta - alpha tau as `tree.edit` does; alpha > 0 forgets.
 
   Raises:
     UserError: the two differ in structure or in a shape.
   """
   leaves.check_like(params, tau, 'the task vector')
-  return tree.edit(params, tau, -scale)
+  return tree.edit(params, tau, alpha)
 
 
 def stack(taus: Iterable[PyTree]) -> PyTree:

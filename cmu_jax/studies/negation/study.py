@@ -174,7 +174,7 @@ def measure(context: Context[World], vector: Vector) -> Info:
   start, tau = task.start.params, _task_vector(context, vector)
 
   def edit(strength: float) -> PyTree:
-    return task_vectors.apply_task_vector(start, tau, -strength)
+    return task_vectors.edit(start, tau, strength)
 
   def accuracy(subject: Task, params: PyTree, part: str) -> float:
     return _accuracy(context, subject, params, getattr(subject.data, part))
