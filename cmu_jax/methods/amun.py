@@ -148,6 +148,7 @@ def amun(
     mask = None
     if share is not None:
       mask = relabelling.mask_program(network, share)(variables, forget)
+    # Facts are arrays here, so that a prepared value can be kept in a file.
     return Prepared(
       samples,
       mask,
@@ -162,6 +163,8 @@ def amun(
       variables, prepared.samples, training.steps, prepared.mask, spent
     )
 
+  # D_A is made once from theta_o, so that all learning rates compare the same
+  # set.
   method = finetuning.method(
     recipe, training.steps, 'AMUN', needs=needs, prepare=prepare, start=start
   )

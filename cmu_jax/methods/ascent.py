@@ -66,6 +66,7 @@ def alternating_ascent(network: Network, training: Training) -> Method:
   """
   size = training.batch_size
 
+  # Without a strength: the phases share one optimizer and its rate.
   def term(logits, draw, context, hyper):
     return -objectives.cross_entropy_term(logits, draw, context, hyper)
 
@@ -83,6 +84,7 @@ def alternating_ascent(network: Network, training: Training) -> Method:
     up, down = finetuning.epoch_lengths(data, size, size)
     epoch = np.repeat([0, 1], [down, up])
     streams = {'retain': data.retain, 'forget': data.forget}
+    # The plan repeats an epoch and is cut at the last step.
     phases = np.resize(epoch, training.steps)
     return finetuning.Start(variables, streams, phases)
 
@@ -158,6 +160,8 @@ def npo(
   """
 
   def term(logits, draw, context, hyper):
+    # On the augmented images of the step: answers to the plain ones would not
+    # be comparable.
     original = network.model.apply(context, draw.image)
     loss = metrics.cross_entropy(logits, draw.label)
     ratio = metrics.cross_entropy(original, draw.label) - loss

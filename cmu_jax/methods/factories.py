@@ -73,6 +73,7 @@ FACTORIES: dict[str, Callable[..., Method]] = {
 }
 
 
+# Options of a variant can be overridden by the caller, as those of any partial.
 def factory(name: str) -> Callable[..., Method]:
   """The factory of a method or of a variant, its own options bound.
 

@@ -64,6 +64,7 @@ def method(
     keep: returns the best epoch on validation images, which the method then
       needs; None for the last iterate.
   """
+  # Sorted, so that the needs do not depend on the order of phases.
   names = {name for phase in recipe.phases for name, _ in phase.streams}
   parts = tuple(sorted(names)) if needs is None else needs
 
@@ -94,6 +95,7 @@ def method(
       watch=watch,
       checkpoint=checkpoint,
     )
+    # A mask or a search costs gradients as well; comparisons count them.
     return result, {'gradient_evaluations': cost + begin.spent}
 
   validated = parts if keep is None else (*parts, 'validation')

@@ -42,6 +42,7 @@ def draw_wrong_labels(
   key: PRNGKey, label: Int[Array, 'n'], classes: int
 ) -> Int[Array, 'n']:
   """Draws other classes than the labels, each as likely."""
+  # A shift by 1 to k - 1 never returns the label, without any rejection.
   shift = jax.random.randint(key, label.shape, 1, classes, label.dtype)
   return (label + shift) % classes
 
@@ -50,6 +51,7 @@ def _relabel_at_random(
   key: PRNGKey, network: Network, variables: Variables, samples: Samples
 ) -> Samples:
   """Gives all samples random wrong labels."""
+  # The number of outputs, without a forward pass.
   image = network.inputs.eval(samples.batch.image[:1], None)
   classes = jax.eval_shape(network.model.apply, variables, image).shape[-1]
   label = draw_wrong_labels(
@@ -222,6 +224,7 @@ def salient_mask(gradient: PyTree, share: float) -> PyTree:
     gradient: a tree of arrays, compared with each other across the tree.
     share: of the weights; 1/2 takes all above the median.
   """
+  # One threshold for all layers, as published: some layers move as a whole.
   magnitude = jax.tree.map(jnp.abs, gradient)
   values = jnp.concatenate([x.ravel() for x in jax.tree.leaves(magnitude)])
   threshold = jnp.quantile(values, 1 - share)

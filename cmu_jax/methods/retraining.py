@@ -46,6 +46,7 @@ def retrain(
     fresh = finetuning.initialize(key, network, data.retain)
     return finetuning.Start(fresh, {'retain': data.retain}, training.steps)
 
+  # The optimizer's schedule is that of the original: only the data differ.
   recipe = _recipe(network, training)
   return finetuning.method(
     recipe, training.steps, 'retraining without S_f', start=start, keep=keep
@@ -89,6 +90,7 @@ def _recipe(
 
 def _check_frozen(variables: Variables, frozen: tuple[str, ...]) -> None:
   """Checks that the frozen modules exist and leave some to train."""
+  # A misspelt name would train the whole network, and nobody would notice.
   paths = tree.leaves_by_path(variables.params)
   modules = {'/'.join(p[:i]) for p in paths for i in range(1, len(p))}
   for name in frozen:
@@ -180,6 +182,7 @@ def eu_k(
     del prepared
     _check_frozen(variables, frozen)
     fresh = finetuning.initialize(key, network, data.retain)
+    # Frozen layers keep their running statistics together with their weights.
     begin = reinitialize(variables, fresh, frozen)
     return finetuning.Start(begin, {'retain': data.retain}, training.steps)
 

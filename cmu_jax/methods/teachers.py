@@ -149,6 +149,7 @@ def scrub(
     network, 'retain', training.batch_size, temperature,
     lambda hyper: (1.0, hyper['scrub_alpha']),
   )  # fmt: skip
+  # The first point of a grid is the default of the method.
   values = sorted(alphas, key=lambda alpha: alpha != _DEFAULT_ALPHA)
   return _scrub_method(
     network,
@@ -219,6 +220,8 @@ def bad_teacher_objective(model: Model, reduction: str) -> objectives.Objective:
     good, bad = (model.apply(t, draw.image) for t in context)
     target = jnp.where(draw.identified[:, None], bad, good)
     loss = objectives.divergence(target, logits).mean()
+    # PyTorch's default reduction divides by classes as well: a much smaller
+    # learning rate in effect.
     if reduction == 'elementmean':
       loss = loss / logits.shape[-1]
     return loss, stats

@@ -91,6 +91,8 @@ def _redrawn_recipe(
 ) -> descent.Recipe:
   """Cross-entropy on the union; labels of D_F are drawn in the step."""
 
+  # Labels come from the step and not from the data, which lie on the device and
+  # do not change during a training.
   def objective(variables, draws, context, hyper, time):
     del hyper
     draw = draws[_STREAM]
@@ -184,6 +186,8 @@ def boundary_shrink(
     Boundary Unlearning, arXiv 2303.11570, section 4.1; with D_R and a radius
     of 0.1 as the baseline of AMUN, arXiv 2503.00917.
   """
+  # A single step of the attack: its class is the nearest in the direction of
+  # the gradient, whether or not the image is flipped.
   attack = attacks.fgsm(radius)
 
   def prepare(key, variables: Variables, data: MethodInputs) -> tuple:

@@ -101,6 +101,7 @@ def self_distillation(
       checkpoint=checkpoint,
       title='distillation of untriggered predictions',
     )
+    # A pool that is smaller than a batch is used once a step.
     images = min(training.batch_size, copies.label.shape[0])
     cost = len(fit.history) * images
     return fit.variables, {'gradient_evaluations': cost, 'fit': fit}

@@ -113,6 +113,7 @@ def choose_alpha(
   J = _cross_entropy(reference_logits, untriggered) + _cross_entropy(
     reference_logits, triggered
   )
+  # Rates are rounded as in CUTS, so that thresholds mean the same.
   allowed = (np.round(rate, 2) <= rule.threshold) & np.isfinite(J)
   curve = {
     'alpha': alphas,

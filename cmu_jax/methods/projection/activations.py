@@ -54,6 +54,7 @@ def extract_patches(
     stride: step along both axes.
     pad: zeros above and below, left and right.
   """
+  # One slice for each tap of the kernel: a gather of windows would be slower.
   wide = jnp.pad(image, ((0, 0), *pad, (0, 0)))
   rows, columns = ((n - size) // stride + 1 for n in wide.shape[1:3])
   taps = [
@@ -105,6 +106,7 @@ def layer_inputs(
       result[path] = jnp.concatenate([*earlier, rows.astype(jnp.float32)], 1)
     return call(*args, **kwargs)
 
+  # Modules of any network are seen as they are called, without a hook in them.
   with nn.intercept_methods(record):
     model.apply(variables, image)
   return result
@@ -123,6 +125,7 @@ def _gram_program(network: Network, size: int) -> Callable:
   """Adds R R^T of batches [start, stop), layer by layer."""
 
   def run(variables, samples, total, start, stop):
+    # Valid rows first, so that the loop ends with them.
     rows = jnp.argsort(~samples.valid, stable=True)
 
     def add(step, total):

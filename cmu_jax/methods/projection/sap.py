@@ -75,6 +75,7 @@ def select_trusted(
     samples: S_tr without S_f.
     count: of trusted samples, at most the number of rows.
   """
+  # Padding is ranked as well, and loses against every valid row.
   rows = samples.valid.shape[0]
   size = min(_IMAGES, rows)
   run = _losses_program(network, size)

@@ -118,6 +118,7 @@ def svd_projection(
     params = project(variables.params, retain, forget, *scales)
     return variables._replace(params=params), {'gradient_evaluations': 0}
 
+  # Both scales change a matrix product alone: a whole grid is one program.
   grid = tuple(
     {'alpha_r': float(a), 'alpha_f': float(b)}
     for a, b in itertools.product(retain_scales, forget_scales)

@@ -266,7 +266,7 @@ def safe_alpha(
   where: Kept | None,
   seed: int,
 ) -> tuple[alpha_evidence.SafeChoice, safe_alpha_lib.FoldVectors | None]:
-  """The choice of `methods.cuts_safe` for one seed, and what it took.
+  """The choice of `cuts.safe_alpha` for one seed, and what it took.
 
   A pool that is too small to be split is no evidence: the rule abstains.
 
