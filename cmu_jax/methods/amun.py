@@ -148,7 +148,6 @@ def amun(
     mask = None
     if share is not None:
       mask = relabelling.mask_program(network, share)(variables, forget)
-    # Facts are arrays here, so that a prepared value can be kept in a file.
     return Prepared(
       samples,
       mask,

@@ -54,7 +54,7 @@ def extract_patches(
     stride: step along both axes.
     pad: zeros above and below, left and right.
   """
-  # One slice for each tap of the kernel: a gather of windows would be slower.
+  # One slice for each tap of the kernel, in the order of its reshaped rows.
   wide = jnp.pad(image, ((0, 0), *pad, (0, 0)))
   rows, columns = ((n - size) // stride + 1 for n in wide.shape[1:3])
   taps = [
