@@ -1,6 +1,7 @@
 """A sweep of seconds: digits, a narrow network, few steps."""
 
-from cmu_jax.studies.corrective import settings
+from cmu_jax.studies.corrective import benchmark, settings, study
+from cmu_jax.studies.engine import run
 
 # One manipulation and method, so that there is a cell for every device.
 SPREAD = {
@@ -30,3 +31,17 @@ def config(**changes):
     {name.replace('__', '.'): value for name, value in changes.items()}
   )
   return found
+
+
+def context(folder, minutes=None, **changes):
+  """The context of a tiny sweep in a work folder."""
+  made = config(**changes)
+  world = benchmark.load(made, folder)
+  return run.make_context(made, world, folder, minutes)
+
+
+def finish(context):
+  """Runs a sweep to its end; returns its results."""
+  results, finished = run.follow_plan(study.STUDY, context)
+  assert finished
+  return results

@@ -10,16 +10,18 @@ from jax import numpy as jnp
 from cmu_jax.audits import shadow
 from cmu_jax.core.types import Model, Network, Variables
 from cmu_jax.studies.corrective import (
-  cells,
+  benchmark,
   load,
   measure,
   page,
   problem,
   references,
   tables,
+  trials,
   world,
 )
 from cmu_jax.studies.engine import binding
+from cmu_jax.studies.engine.store import TimeIsUp
 
 
 def scene_of(kind, **changes):
@@ -85,46 +87,59 @@ def test_a_label_counts_for_more_than_references_make_of_it():
     assert float(np.mean(seen)) == share
 
 
+def _context(folder, kind, **changes):
+  return small_sweep.context(folder, manipulations=(kind,), **changes)
+
+
+def _case(context):
+  return trials.list_cases(context.config)[0]
+
+
 def test_references_never_saw_the_manipulated_images(tmp_path, monkeypatch):
-  config = small_sweep.config(audit='rmia', references=2)
-  one, scene = scene_of('interclass', audit='rmia', references=2)
-  seen = []
-  real = shadow.train
+  context = _context(tmp_path, 'interclass', audit='rmia', references=2)
+  case, seen = _case(context), []
+  real = shadow.make_job
 
-  def watched(key, model, data, inside, fit, **rest):
+  def watched(key, model, data, inside, *others, **options):
     seen.append(inside)
-    return real(key, model, data, inside, fit, **rest)
+    return real(key, model, data, inside, *others, **options)
 
-  monkeypatch.setattr(shadow, 'train', watched)
-  found = references.compared(config, tmp_path, one, scene, 'here')
-  assert not seen[0][:, problem.manipulated(scene.problem)].any()
-  assert seen[0][:, ~problem.manipulated(scene.problem)].all()
-  offer = measure.sets(one, found).recovered
+  monkeypatch.setattr(shadow, 'make_job', watched)
+  with pytest.raises(TimeIsUp):
+    references.add_expectations(context, case)
+  for cell in references.list_cells(context, case):
+    cell.compute()
+  found = references.add_expectations(context, case)
+  assert not seen[0][:, problem.manipulated(found.problem)].any()
+  assert seen[0][:, ~problem.manipulated(found.problem)].all()
+  offer = measure.sets(context.world.worlds['interclass'], found).recovered
   assert found.expected.shape == offer.other.shape
   assert np.ptp(found.expected) > 0
   # The same files give the same numbers.
   monkeypatch.setattr('cmu_jax.training.train.run_segments', None)
-  again = references.compared(config, tmp_path, one, scene, 'here')
+  again = references.add_expectations(context, case)
   np.testing.assert_array_equal(found.expected, again.expected)
 
 
-def test_without_references_nothing_is_trained(tmp_path):
-  config = small_sweep.config(audit='rmia', references=0)
-  one, scene = scene_of('interclass', audit='rmia')
-  assert references.compared(config, tmp_path, one, scene, '') is scene
-  silent, scene = scene_of('interclass')
-  config = small_sweep.config(references=2)
-  assert references.compared(config, tmp_path, silent, scene, '') is scene
+@pytest.mark.parametrize(
+  'changes', [{'audit': 'rmia', 'references': 0}, {'references': 2}]
+)
+def test_without_references_nothing_is_trained(tmp_path, changes):
+  context = _context(tmp_path, 'interclass', **changes)
+  case = _case(context)
+  scene = benchmark.get_scene(context, case)
+  assert references.add_expectations(context, case) is scene
 
 
 def test_only_runs_with_an_audit_have_other_addresses():
-  cell = cells.Cell(cells.Case('poison', 20, 0), 0.5, 'cf')
-  plain, audited = small_sweep.config(), small_sweep.config(audit='rmia')
-  first, second = (cells.address(c, 'sum', cell) for c in (plain, audited))
+  case = trials.Case('poison', 20, 0)
+  trial = trials.Trial(case, 0.5, 'cf')
+  both = small_sweep.config(), small_sweep.config(audit='rmia')
+  first, second = (trials.trial_address(c, 'sum', trial) for c in both)
   assert first != second
-  case = [cells.case_address(c, 'sum', cell.case) for c in (plain, audited)]
   # The original network is the same one.
-  assert case[0] == case[1]
+  first, second = (trials.case_address(c, 'sum', case) for c in both)
+  assert first == second
 
 
 def test_it_shows_in_tables_and_on_the_page(tmp_path):

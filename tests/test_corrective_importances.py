@@ -8,13 +8,11 @@ from ssd_case import assert_close
 
 from cmu_jax.core import errors, jit, rng
 from cmu_jax.studies.corrective import (
-  cells,
+  benchmark,
   importances,
   problem,
-  stage,
-  study,
+  trials,
 )
-from cmu_jax.studies.engine import run
 
 # Whole sweeps: CI runs them in a step of their own.
 pytestmark = pytest.mark.slow
@@ -25,12 +23,8 @@ CHANGES = {
   'model__width': 5,
   'input__pad': 0,
 }
-CASE = cells.Case('interclass', 30, 0)
-
-
-def _context(folder, **changes):
-  made = small_sweep.config(**{**CHANGES, **changes})
-  return run.make_context(made, stage.load(made, folder), folder)
+CASE = trials.Case('interclass', 30, 0)
+TRIAL = trials.Trial(CASE, 0.5, 'ssd')
 
 
 def _files(folder):
@@ -39,38 +33,40 @@ def _files(folder):
 
 
 @pytest.fixture(scope='module')
-def swept(tmp_path_factory):
+def finished(tmp_path_factory):
+  """A context and the results of its run."""
   with jit.skip_optimizations(True):
-    context = _context(tmp_path_factory.mktemp('importances'))
-    assert run.follow_plan(study.STUDY, context)[1]
-    yield context
+    folder = tmp_path_factory.mktemp('importances')
+    context = small_sweep.context(folder, **CHANGES)
+    yield context, small_sweep.finish(context)
 
 
-def test_ssd_and_assd_share_a_file_a_fraction_and_potion_has_its_own(swept):
-  assert len(_files(swept.store.folder)) == 2 * 2
+def _files_of(context):
+  return _files(context.store.folder)
 
 
-def test_a_grid_pays_for_its_importances_once(swept):
-  rows = run.follow_plan(study.STUDY, swept)[0]['rows']
-  for row in rows:
+def test_ssd_and_assd_share_a_file_a_fraction_and_potion_has_its_own(finished):
+  assert len(_files_of(finished[0])) == 2 * 2
+
+
+def test_a_grid_pays_for_its_importances_once(finished):
+  for row in finished[1]['rows']:
     if row['method'] in ('ssd', 'potion'):
       assert row['hyper_points'] > 1
       spent = row['grid_gradient_evaluations']
       assert spent == row['gradient_evaluations'] > 0
 
 
-def _begun(context):
-  scene = stage.draw_scene(context, CASE)
-  return scene, stage.train_original(context, CASE, scene)
+def _begin(context):
+  scene = benchmark.get_scene(context, CASE)
+  return scene, benchmark.get_original(context, CASE)
 
 
-def test_a_sweep_finds_what_ssd_finds_by_itself(swept):
-  scene, original = _begun(swept)
-  method = swept.world.methods['interclass', 'ssd']
-  cell = cells.Cell(CASE, 0.5, 'ssd')
-  found = importances.read_or_measure(
-    swept, cell, method.importances, scene, original
-  )
+def test_a_sweep_finds_what_ssd_finds_by_itself(finished):
+  context, _ = finished
+  scene, original = _begin(context)
+  method = context.world.methods['interclass', 'ssd']
+  found = importances.measure_or_read(context, TRIAL)
   key = rng.fold_in(scene.key, 'method', 'ssd', 'prepare')
   given = problem.give(scene.problem, 0.5, method.needs)
   alone = method.prepare(key, original, given)
@@ -80,37 +76,36 @@ def test_a_sweep_finds_what_ssd_finds_by_itself(swept):
   assert float(found.seconds) > 0
 
 
-def test_cells_that_are_lost_take_no_importances_again(swept):
-  before = _files(swept.store.folder)
-  for path in (swept.store.folder / 'cells').glob('*.json'):
+def test_cells_that_are_lost_take_no_importances_again(finished):
+  context, _ = finished
+  before = _files_of(context)
+  for path in (context.store.folder / 'cells').glob('*.json'):
     path.unlink()
-  assert run.follow_plan(study.STUDY, _context(swept.store.folder))[1]
-  assert _files(swept.store.folder) == before
+  small_sweep.finish(small_sweep.context(context.store.folder, **CHANGES))
+  assert _files_of(context) == before
 
 
-def test_a_broken_file_is_an_error_in_one_line(swept, tmp_path):
-  scene, original = _begun(swept)
-  request = swept.world.methods['interclass', 'ssd'].importances
-  cell = cells.Cell(CASE, 0.5, 'ssd')
-  name = importances.address(swept.config, swept.world.digest, cell, request)
+def test_a_broken_file_is_an_error_in_one_line(finished, tmp_path):
+  broken = small_sweep.context(tmp_path, **CHANGES)
+  request = broken.world.methods['interclass', 'ssd'].importances
+  name = importances.address(broken.config, broken.world.digest, TRIAL, request)
   (tmp_path / 'importances').mkdir()
   (tmp_path / 'importances' / f'{name[:24]}.npz').write_bytes(b'no archive')
   with pytest.raises(errors.UserError, match='remove it to make it again'):
-    importances.read_or_measure(
-      _context(tmp_path), cell, request, scene, original
-    )
+    importances.measure_or_read(broken, TRIAL)
 
 
 @pytest.mark.parametrize('denominator', ['retain', 'full'])
-def test_per_sample_ones_of_all_fractions_are_one_pass(swept, denominator):
-  scene, original = _begun(swept)
-  ssd = swept.world.methods['interclass', 'ssd'].importances
+def test_per_sample_ones_of_all_fractions_are_one_pass(finished, denominator):
+  context, _ = finished
+  scene, original = _begin(context)
+  ssd = context.world.methods['interclass', 'ssd'].importances
   measure = ssd.config._replace(kind='per_sample')
   request = ssd._replace(config=measure, denominator=denominator)
   shares = (0.5, 1.0)
   found = importances.take(request, scene, original, shares)
   assert int(found.cost) == scene.problem.truth.size
-  grad = jax.jit(jax.vmap(_squared(swept, original)))
+  grad = jax.jit(jax.vmap(_squared(context, original)))
   batch = scene.problem.train
   every = grad(batch.image, batch.label)
   for at, share in enumerate(shares):
@@ -138,19 +133,19 @@ def _squared(context, original):
   return squared
 
 
-def test_files_depend_on_what_importances_depend_on_alone(swept):
-  ssd = swept.world.methods['interclass', 'ssd'].importances
-  cell = cells.Cell(CASE, 0.5, 'ssd')
+def test_files_depend_on_what_importances_depend_on_alone(finished):
+  context, _ = finished
+  ssd = context.world.methods['interclass', 'ssd'].importances
   name = lambda config, request: importances.address(
-    config, swept.world.digest, cell, request
+    config, context.world.digest, TRIAL, request
   )
-  one = name(swept.config, ssd)
+  one = name(context.config, ssd)
   assert name(small_sweep.config(**CHANGES, unlearn__steps=3), ssd) == one
   others = [
     ssd._replace(denominator='full'),
     ssd._replace(config=ssd.config._replace(batch_size=9)),
     ssd._replace(config=ssd.config._replace(kind='per_sample')),
   ]
-  assert len({one, *(name(swept.config, r) for r in others)}) == 4
+  assert len({one, *(name(context.config, r) for r in others)}) == 4
   wider = small_sweep.config(**{**CHANGES, 'model__width': 6})
   assert name(wider, ssd) != one

@@ -15,15 +15,15 @@ import small_sweep
 
 from cmu_jax.core import jit
 from cmu_jax.studies.corrective import (
-  cells,
+  benchmark,
   measure,
   problem,
   roster,
   selection,
   settings,
   solve,
-  stage,
   study,
+  trials,
 )
 from cmu_jax.studies.corrective.measure import Look
 from cmu_jax.studies.engine import run, workers
@@ -32,99 +32,97 @@ ROOT = pathlib.Path(__file__).parents[1]
 TIMES = {'seconds', 'grid_seconds'}
 
 
-def _context(folder, minutes=None, **changes):
-  made = small_sweep.config(**changes)
-  return run.make_context(made, stage.load(made, folder), folder, minutes)
-
-
-def _finish(context):
-  """Whether a run comes to its end."""
-  return run.follow_plan(study.STUDY, context)[1]
-
-
-def _numbers(context):
+def _numbers(results):
   """All rows without their times."""
-  rows = run.follow_plan(study.STUDY, context)[0]['rows']
-  return [{k: v for k, v in r.items() if k not in TIMES} for r in rows]
+  return [
+    {k: v for k, v in row.items() if k not in TIMES} for row in results['rows']
+  ]
 
 
 @pytest.fixture(scope='module')
-def swept(tmp_path_factory):
+def finished(tmp_path_factory):
+  """A context and the results of its run."""
   with jit.skip_optimizations(True):
-    context = _context(tmp_path_factory.mktemp('sweep'))
-    assert _finish(context)
-    yield context
+    context = small_sweep.context(tmp_path_factory.mktemp('sweep'))
+    yield context, small_sweep.finish(context)
 
 
-def _stamps(context):
-  paths = (context.store.folder / 'cells').glob('*.json')
+def _run_again(context, **changes):
+  return small_sweep.finish(
+    small_sweep.context(context.store.folder, **changes)
+  )
+
+
+def _stamps(folder):
+  paths = (folder / 'cells').glob('*.json')
   return {path.name: path.stat().st_mtime_ns for path in paths}
 
 
-def test_there_is_a_row_for_every_cell_rule_and_none(swept):
-  found = run.follow_plan(study.STUDY, swept)[0]
+def test_there_is_a_row_for_every_cell_rule_and_none(finished):
+  _, results = finished
   keys = [
     (r['manipulation'], r['method'], r['identified_fraction'], r['selection'])
-    for r in found['rows']
+    for r in results['rows']
   ]
   assert len(set(keys)) == len(keys) == 2 * (1 + 2 * 2) * 2
-  assert {r['information'] for r in found['rows'] if r['method'] == 'cf'} == {
+  assert {r['information'] for r in results['rows'] if r['method'] == 'cf'} == {
     'weights + S_tr without S_f'
   }
-  json.dumps(found, allow_nan=False)
+  json.dumps(results, allow_nan=False)
 
 
-def test_a_finished_sweep_does_nothing_again(swept):
-  before = _stamps(swept)
-  assert _finish(_context(swept.store.folder))
-  assert _stamps(swept) == before
+def test_a_finished_sweep_does_nothing_again(finished):
+  context, results = finished
+  before = _stamps(context.store.folder)
+  assert _run_again(context) == results
+  assert _stamps(context.store.folder) == before
 
 
-def test_a_lost_cell_comes_back_the_same(swept):
-  before, rows = _stamps(swept), _numbers(swept)
+def test_a_lost_cell_comes_back_the_same(finished):
+  context, results = finished
+  folder = context.store.folder
+  before = _stamps(folder)
   lost = sorted(before)[0]
-  (swept.store.folder / 'cells' / lost).unlink()
-  assert _finish(_context(swept.store.folder))
-  after = _stamps(swept)
+  (folder / 'cells' / lost).unlink()
+  assert _numbers(_run_again(context)) == _numbers(results)
+  after = _stamps(folder)
   assert {n for n in before if after[n] != before[n]} == {lost}
-  assert _numbers(swept) == rows
 
 
-def test_a_changed_setting_makes_only_what_it_changes_anew(swept):
-  before = _stamps(swept)
-  changed = _context(swept.store.folder, unlearn__steps=5)
-  assert _finish(changed)
-  fresh = _stamps(swept).keys() - before.keys()
-  made = [
-    json.loads((swept.store.folder / 'cells' / name).read_text())
-    for name in fresh
-  ]
-  assert len(made) == 4
-  assert {cell['method'] for cell in made} == {'cf'}
+def test_a_changed_setting_makes_only_what_it_changes_anew(finished):
+  folder = finished[0].store.folder
+  before = _stamps(folder)
+  _run_again(finished[0], unlearn__steps=5)
+  fresh = _stamps(folder).keys() - before.keys()
+  records = [json.loads((folder / 'cells' / n).read_text()) for n in fresh]
+  assert len(records) == 4
+  assert {record['method'] for record in records} == {'cf'}
 
 
 def test_a_sweep_stops_in_time_and_says_so(tmp_path, capfd):
-  context = _context(tmp_path, 1e-9)
-  assert not _finish(context)
+  context = small_sweep.context(tmp_path, minutes=1e-9)
+  results, is_finished = run.follow_plan(study.STUDY, context)
+  assert not is_finished and results['rows'] == []
   assert 'the same command continues' in capfd.readouterr().err
-  assert not _stamps(context)
+  assert not _stamps(tmp_path)
 
 
-def test_addresses_depend_on_data_and_settings_alone(swept):
-  cell = cells.cells(swept.config)[0]
-  one = cells.address(swept.config, swept.world.digest, cell)
+def test_addresses_depend_on_data_and_settings_alone(finished):
+  config, digest = finished[0].config, finished[0].world.digest
+  trial = trials.list_trials(config)[0]
+  address = trials.trial_address(config, digest, trial)
   again = small_sweep.config(evaluate__batch_size=7)
-  assert cells.address(again, swept.world.digest, cell) == one
+  assert trials.trial_address(again, digest, trial) == address
   for changes in ({'model__width': 9}, {'poison__target': 1}):
     other = small_sweep.config(**changes)
-    assert cells.address(other, swept.world.digest, cell) != one
-  assert cells.address(swept.config, 'other data', cell) != one
+    assert trials.trial_address(other, digest, trial) != address
+  assert trials.trial_address(config, 'other data', trial) != address
 
 
-def test_the_numbers_are_those_of_a_recount(swept):
-  case = cells.Case('poison', 20, 0)
-  one = swept.world.worlds['poison']
-  scene = stage.draw_scene(swept, case)
+def test_the_numbers_are_those_of_a_recount(finished):
+  case = trials.Case('poison', 20, 0)
+  one = finished[0].world.worlds['poison']
+  scene = benchmark.get_scene(finished[0], case)
   label = np.asarray(scene.reported.label)
   where = np.flatnonzero(problem.manipulated(scene.problem))
   generator = np.random.default_rng(0)
@@ -166,13 +164,13 @@ def test_the_numbers_are_those_of_a_recount(swept):
 
 
 @pytest.mark.parametrize('name', ['ssd', 'cuts_simplex'])
-def test_a_grid_at_once_is_its_points_one_by_one(swept, name):
-  one = swept.world.worlds['poison']
-  scene = stage.draw_scene(swept, cells.Case('poison', 20, 0))
+def test_a_grid_at_once_is_its_points_one_by_one(finished, name):
+  one = finished[0].world.worlds['poison']
+  scene = benchmark.get_scene(finished[0], trials.Case('poison', 20, 0))
   image = one.inputs.eval(scene.reported.image[:1], None)
   start = one.model.init(jax.random.key(0), image)
   before = solve.look(one, measure.sets(one, scene), start, 64)
-  method = roster.ENTRIES[name].make(swept.config, one, 320)
+  method = roster.ENTRIES[name].make(finished[0].config, one, 320)
   method = method._replace(grid=method.grid[:4])
   found = [
     solve.cell(jax.random.key(1), chosen, one, scene, start, before, 0.5, 64)
@@ -222,13 +220,11 @@ def test_every_item_has_exactly_one_worker():
 _CODE = """
 import sys, pathlib
 from tests import small_sweep
-from cmu_jax.studies.corrective import study
-from cmu_jax.studies.engine import run, workers
+from cmu_jax.studies.engine import workers
 if len(sys.argv) > 2:
   workers.join(sys.argv[2])
-made = small_sweep.config(**small_sweep.SPREAD)
-results = run.run_study(study.STUDY, made, pathlib.Path(sys.argv[1]))
-assert results['finished']
+folder = pathlib.Path(sys.argv[1])
+small_sweep.finish(small_sweep.context(folder, **small_sweep.SPREAD))
 """
 
 
@@ -254,17 +250,22 @@ def _ended(process):
 
 @pytest.fixture(scope='module')
 def alone(tmp_path_factory):
-  """What one device of one process finds."""
+  """The rows that one device of one process computes."""
   with jit.skip_optimizations(True):
-    context = _context(tmp_path_factory.mktemp('alone'), **small_sweep.SPREAD)
-    assert _finish(context)
-  return context
+    return _spread_rows(tmp_path_factory.mktemp('alone'))
+
+
+def _spread_rows(folder):
+  """Computes the rows, or reads them."""
+  context = small_sweep.context(folder, **small_sweep.SPREAD)
+  return _numbers(small_sweep.finish(context))
 
 
 @pytest.mark.slow
 def test_eight_devices_find_what_one_finds(alone, tmp_path):
   _ended(_start(tmp_path, XLA_FLAGS='--xla_force_host_platform_device_count=8'))
-  assert _numbers(_context(tmp_path, **small_sweep.SPREAD)) == _numbers(alone)
+  assert len(_stamps(tmp_path)) == 8
+  assert _spread_rows(tmp_path) == alone
 
 
 @pytest.mark.slow
@@ -280,7 +281,8 @@ def test_two_processes_find_what_one_finds(alone, tmp_path):
     for process in both:
       process.kill()
       process.communicate()
-  assert _numbers(_context(tmp_path, **small_sweep.SPREAD)) == _numbers(alone)
+  assert len(_stamps(tmp_path)) == 8
+  assert _spread_rows(tmp_path) == alone
 
 
 @pytest.mark.parametrize(

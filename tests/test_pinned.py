@@ -28,7 +28,7 @@ from cmu_jax.core.types import Batch, Variables
 from cmu_jax.data import input_step
 from cmu_jax.studies.classes import trials as class_trials
 from cmu_jax.studies.classes import world as classes
-from cmu_jax.studies.corrective import cells
+from cmu_jax.studies.corrective import trials as corrective_trials
 from cmu_jax.studies.cuts import stages
 from cmu_jax.studies.engine import binding, pool, run
 from cmu_jax.studies.ensembles import study as ensembles
@@ -100,10 +100,11 @@ def _corrective(folder):
   del folder
   settings = _config('corrective_digits.py')
   summed = provenance.dataset_digest(binding.load(settings).dataset)
-  cell = cells.Cell(cells.Case('poison', 60, 0), 0.5, 'ssd')
+  case = corrective_trials.Case('poison', 60, 0)
+  trial = corrective_trials.Trial(case, 0.5, 'ssd')
   return [
-    cells.case_address(settings, summed, cell.case),
-    cells.address(settings, summed, cell),
+    corrective_trials.case_address(settings, summed, case),
+    corrective_trials.trial_address(settings, summed, trial),
   ]
 
 

@@ -7,7 +7,9 @@ batch means take a pass over S_tr for each identified fraction; per-sample ones
 add up, so that one pass serves all (`importance.compute_nested`).
 """
 
+import functools
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,12 +23,12 @@ from cmu_jax.core import rng, tree
 from cmu_jax.core.types import PRNGKey, Variables
 from cmu_jax.methods.dampening import importance, ssd
 from cmu_jax.methods.dampening.importance import ImportanceRequest, Importances
-from cmu_jax.studies.corrective import cells
+from cmu_jax.studies.corrective import benchmark
 from cmu_jax.studies.corrective import problem as problems
-from cmu_jax.studies.corrective.cells import Cell
-from cmu_jax.studies.corrective.stage import Benchmark
+from cmu_jax.studies.corrective.benchmark import Benchmark
+from cmu_jax.studies.corrective.trials import Trial, case_address
 from cmu_jax.studies.corrective.world import Scene
-from cmu_jax.studies.engine.study import Context
+from cmu_jax.studies.engine.study import Cell, Context
 
 FOLDER = 'importances'
 _NEEDS = ('retain', 'forget')
@@ -48,28 +50,28 @@ class Kept(NamedTuple):
 
 
 def fractions(
-  config: ConfigDict, cell: Cell, request: ImportanceRequest
+  config: ConfigDict, trial: Trial, request: ImportanceRequest
 ) -> tuple[float, ...]:
   """The identified fractions that one file serves, rising."""
   if request.config.kind != 'per_sample':
-    return (cell.fraction,)
+    return (trial.fraction,)
   asked = map(float, config.identified_fractions)
-  return tuple(sorted({*asked, cell.fraction}))
+  return tuple(sorted({*asked, trial.fraction}))
 
 
 def address(
-  config: ConfigDict, summed: str, cell: Cell, request: ImportanceRequest
+  config: ConfigDict, digest: str, trial: Trial, request: ImportanceRequest
 ) -> str:
   """What the importances that a cell wants depend on."""
   measure = request.config
   return config_lib.fingerprint(
     {
-      'case': cells.case_address(config, summed, cell.case),
+      'case': case_address(config, digest, trial.case),
       'kind': measure.kind,
       'batch_size': measure.batch_size,
       'augment': measure.augment,
       'denominator': request.denominator,
-      'fractions': fractions(config, cell, request),
+      'fractions': fractions(config, trial, request),
     }
   )
 
@@ -132,45 +134,71 @@ def _template(params: PyTree, count: int) -> Kept:
   return Kept(Importances(wide, wide, jnp.int32(0)), jnp.float32(0))
 
 
-def read_or_measure(
-  context: Context[Benchmark],
-  cell: Cell,
-  request: ImportanceRequest,
-  scene: Scene,
-  original: Variables,
+def _request(
+  context: Context[Benchmark], trial: Trial
+) -> ImportanceRequest | None:
+  methods = context.world.methods
+  return methods[trial.case.manipulation, trial.method].importances
+
+
+def _measure_all(
+  context: Context[Benchmark], trial: Trial, request: ImportanceRequest
 ) -> Kept:
-  """Reads the importances of a cell, or measures and writes them.
+  """Measures or reads the importances at all fractions of a file."""
+  config, case = context.config, trial.case
+  shares = fractions(config, trial, request)
+  scene = benchmark.get_scene(context, case)
+  original = benchmark.get_original(context, case)
 
-  Args:
-    context: of the run.
-    cell: its method asks for the importances.
-    request: of the method.
-    scene: data of the case.
-    original: the network as trained on S_tr.
-
-  Returns:
-    Importances at the fraction of the cell, without the leading axis.
-
-  Raises:
-    UserError: the file is broken or of another network.
-  """
-  shares = fractions(context.config, cell, request)
-
-  def measure() -> Kept:
+  def compute() -> Kept:
     began = time.monotonic()
     pair = jax.block_until_ready(take(request, scene, original, shares))
     return Kept(pair, jnp.float32(time.monotonic() - began))
 
-  stacked = context.store.read_or_compute(
+  return context.store.read_or_compute(
     FOLDER,
-    address(context.config, context.world.digest, cell, request),
+    address(config, context.world.digest, trial, request),
     _template(original.params, len(shares)),
-    measure,
+    compute,
   )
-  position = shares.index(cell.fraction)
-  select = lambda x: tree.index(x, position)
-  pair = stacked.pair
+
+
+def measure_or_read(context: Context[Benchmark], trial: Trial) -> Kept | None:
+  """Measures the importances of a trial, or reads them.
+
+  Args:
+    context: of the run.
+    trial: a method at an identified fraction of a problem.
+
+  Returns:
+    Those at the fraction of the trial, without the leading axis; None if its
+    method needs none.
+
+  Raises:
+    UserError: the file is broken or of another network.
+  """
+  request = _request(context, trial)
+  if request is None:
+    return None
+  values = _measure_all(context, trial, request)
+  position = fractions(context.config, trial, request).index(trial.fraction)
+  select = lambda part: tree.index(part, position)
+  pair = values.pair
   return Kept(
     Importances(select(pair.retain), select(pair.forget), pair.cost),
-    stacked.seconds,
+    values.seconds,
   )
+
+
+def list_cells(
+  context: Context[Benchmark], trials: Sequence[Trial]
+) -> list[Cell]:
+  """Lists a cell for each file of importances that trials need."""
+  cells: dict[str, Cell] = {}
+  for trial in trials:
+    request = _request(context, trial)
+    if request is not None:
+      name = address(context.config, context.world.digest, trial, request)
+      compute = functools.partial(_measure_all, context, trial, request)
+      cells.setdefault(name, Cell(trial, name, compute, FOLDER))
+  return list(cells.values())

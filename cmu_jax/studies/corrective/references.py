@@ -5,75 +5,93 @@ because it is the likelier mistake, as 9 for a 4. What networks trained on S_tr
 without S_m make of the two tells these apart.
 """
 
-import pathlib
+import functools
 
 import jax
 import numpy as np
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
 from cmu_jax import audits
 from cmu_jax.audits import shadow
 from cmu_jax.core import rng, tree
-from cmu_jax.studies.corrective import measure, problem
-from cmu_jax.studies.corrective.world import Scene, World
-from cmu_jax.studies.engine import recipes
+from cmu_jax.studies.corrective import benchmark, measure, problem
+from cmu_jax.studies.corrective.benchmark import Benchmark
+from cmu_jax.studies.corrective.trials import Case
+from cmu_jax.studies.corrective.world import Scene
+from cmu_jax.studies.engine import recipes, references
+from cmu_jax.studies.engine.study import Cell, Context
 from cmu_jax.training import metrics
 
 
-def compared(
-  config: ConfigDict,
-  folder: pathlib.Path,
-  one: World,
-  scene: Scene,
-  address: str,
-) -> Scene:
-  """The scene with what such networks say of the two labels.
+def _offer(context: Context[Benchmark], case: Case) -> measure.Offer | None:
+  shared = context.world.worlds[case.manipulation]
+  return measure.sets(shared, benchmark.get_scene(context, case)).recovered
 
-  Args:
-    config: `references`, and the training of original networks.
-    folder: where they are kept.
-    one: the manipulation.
-    scene: the seed.
-    address: of the problem and of its original network.
+
+def _make_job(context: Context[Benchmark], case: Case) -> shadow.ShadowJob:
+  """Prepares networks that are trained on S_tr without S_m."""
+  config, scene = context.config, benchmark.get_scene(context, case)
+  shared = context.world.worlds[case.manipulation]
+  clean = ~problem.manipulated(scene.problem)
+  training = recipes.fit_options(config.train, int(clean.sum()), 'train')
+  # Their statistics would be of plain images: `add_expectations` stamps them.
+  return shadow.make_job(
+    rng.fold_in(scene.key, 'references'),
+    shared.model,
+    scene.problem.train,
+    np.tile(clean, (config.references, 1)),
+    shadow.ShadowTraining(shared.inputs, *training),
+    shadow.Plan(
+      save_seconds=config.checkpoint_seconds,
+      folder=context.store.folder,
+      address=benchmark.case_address(context, case),
+      # Every worker has a device of its own, and is on it already.
+      devices=tuple(jax.local_devices()[:1]),
+      title=f'references, {case.manipulation}',
+    ),
+    signals=(),
+    weights=True,
+  )
+
+
+def list_cells(context: Context[Benchmark], case: Case) -> list[Cell]:
+  """Lists the groups of reference networks of a problem as cells."""
+  if _offer(context, case) is None:
+    return []
+  groups = references.list_groups(_make_job(context, case))
+  # The job is prepared again for each group: together the jobs of all problems
+  # would hold all their images in memory.
+  return [
+    group._replace(compute=functools.partial(_train_group, context, case, i))
+    for i, group in enumerate(groups)
+  ]
+
+
+def _train_group(context: Context[Benchmark], case: Case, number: int) -> None:
+  references.list_groups(_make_job(context, case))[number].compute()
+
+
+def add_expectations(context: Context[Benchmark], case: Case) -> Scene:
+  """Adds what reference networks make of the two labels to a scene.
 
   Returns:
     The same scene where nothing is audited, or without references.
+
+  Raises:
+    TimeIsUp: the reference networks are not trained yet.
   """
-  offer = measure.sets(one, scene).recovered
+  config, scene = context.config, benchmark.get_scene(context, case)
+  offer = _offer(context, case)
   if offer is None or not config.references:
     return scene
-  clean = ~problem.manipulated(scene.problem)
-  # They are looked at here, stamped: their statistics would be of plain images.
-  found = shadow.train(
-    rng.fold_in(scene.key, 'references'),
-    one.model,
-    scene.problem.train,
-    np.tile(clean, (config.references, 1)),
-    shadow.ShadowTraining(
-      one.inputs,
-      *recipes.fit_options(config.train, int(clean.sum()), 'train'),
-    ),
-    signals={},
-    weights=True,
-    plan=shadow.Plan(
-      save_seconds=config.checkpoint_seconds,
-      folder=folder,
-      address=address,
-      # Every worker has a device of its own, and is on it already.
-      devices=tuple(jax.local_devices()[:1]),
-      title=f'references, {one.manipulation}',
-    ),
-  )
-  assert found.variables is not None
+  shadows = references.read_shadows(context, _make_job(context, case))
+  assert shadows.variables is not None
+  network = context.world.worlds[case.manipulation].network
   size = config.evaluate.batch_size
   logits = np.stack(
     [
       metrics.logits(
-        one.network,
-        tree.index(found.variables, i),
-        offer.batch,
-        size,
+        network, tree.index(shadows.variables, i), offer.batch, size
       )
       for i in range(config.references)
     ]
