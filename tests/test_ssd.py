@@ -111,7 +111,7 @@ def test_the_default_is_that_of_the_ssd_paper():
 def _method(factory, **options):
   model, state = linear()
   options = {'kind': 'per_sample', 'augment': False, **options}
-  return factory(model, AUGMENTED, **options), state
+  return factory(Network(model, AUGMENTED), **options), state
 
 
 def test_a_whole_grid_is_one_program():
