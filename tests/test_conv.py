@@ -102,11 +102,11 @@ def test_blocks_of_channels_sum_to_the_whole(block):
   )
 
 
-@pytest.mark.parametrize('several,stride', ((2, 1), (4, 2)))
-def test_columns_at_once(several, stride):
+@pytest.mark.parametrize('count,stride', ((2, 1), (4, 2)))
+def test_columns_at_once(count, stride):
   x, w = _pair(3, 9, 16, inner=3)
   window = conv_plan.Window((stride, stride), ((1, 1), (1, stride % 2)))
-  form = functools.partial(conv_plan.convolve_by_columns, several=several)
+  form = functools.partial(conv_plan.convolve_by_columns, count=count)
   _same(form, x, w, window)
 
 
