@@ -29,7 +29,7 @@ from cmu_jax.core.types import (
 from cmu_jax.data import corruption, proxy_sets, splits
 from cmu_jax.data.corruption import class_maps, label_noise
 from cmu_jax.studies.corrective.problem import Problem
-from cmu_jax.studies.engine import binding, label_recovery
+from cmu_jax.studies.engine import binding, checks
 
 
 class World(NamedTuple):
@@ -98,7 +98,7 @@ def bind_world(
   step = binding.pixels(config.input, dataset, trigger)
   model = binding.network(config.model, dataset, step)
   asked = bool(config.audit)
-  label_recovery.check(config, dataset.num_classes)
+  checks.label_audit(config, dataset.num_classes)
   return World(manipulation, dataset, model, step, trigger, pair, target, asked)
 
 

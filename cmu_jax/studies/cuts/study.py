@@ -15,9 +15,16 @@ from ml_collections import ConfigDict
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import files, jit, provenance, rng
 from cmu_jax.core.types import Info, Variables
-from cmu_jax.studies.cuts import evaluate, report, scene, stages, telemetry
+from cmu_jax.studies.cuts import (
+  evaluate,
+  label_recovery,
+  report,
+  scene,
+  stages,
+  telemetry,
+)
 from cmu_jax.studies.cuts.scene import Scene
-from cmu_jax.studies.engine import checks, label_recovery, workers
+from cmu_jax.studies.engine import checks, workers
 from cmu_jax.studies.engine.study import Cell, Context, Note, Phase, Plan, Study
 from cmu_jax.training import metrics, train
 
@@ -61,7 +68,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> World:
   """
   del folder
   shared = scene.load_world(config)
-  label_recovery.check(config, shared.dataset.num_classes)
+  checks.label_audit(config, shared.dataset.num_classes)
   scenes = {
     seed: scene.draw_scene(config, shared, seed) for seed in config.seeds
   }
@@ -210,7 +217,9 @@ def _label_audit(context: Context[World], seed: int) -> Any:
   seeds = tuple(config.seeds)
   oracles = [_fit(context, 'oracle', s) for s in seeds] if config.audit else []
   data, position = world.scenes[seed], seeds.index(seed)
-  return label_recovery.auditor(config, world.shared, data, oracles, position)
+  return label_recovery.make_audit(
+    config, world.shared, data, oracles, position
+  )
 
 
 def _feature_path(

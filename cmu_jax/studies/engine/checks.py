@@ -21,6 +21,7 @@ _HEAD_INPUTS = ('raw', 'normalized')
 _RULES = ('published', 'safe')
 _TRAININGS = ('train', 'proxy_train', 'finetune')
 
+AUDITS = ('', 'rmia')
 _AT_LEAST = {
   'proxy_draws': 1,
   'evaluate.points': 2,
@@ -165,6 +166,21 @@ def model(options: ConfigDict) -> None:
       type(value) is not int or value >= 1,
       f'config.model.{name} is {value}; it must be at least 1',
     )
+
+
+def label_audit(config: ConfigDict, classes: int) -> None:
+  """Refuses an unknown audit, or an audit that needs more classes.
+
+  Raises:
+    UserError: names the field, its value and what would do.
+  """
+  if config.audit not in AUDITS:
+    raise errors.unknown_name('config.audit', config.audit, AUDITS[1:])
+  errors.check(
+    not config.audit or classes >= 3,
+    f'config.audit={config.audit} offers two wrong labels of an image, but '
+    f'there are {classes} classes: leave it out',
+  )
 
 
 def check(config: ConfigDict) -> None:

@@ -1,0 +1,62 @@
+"""Every study, stopped in a training and between cells, ends as one run."""
+
+import pytest
+import small_run
+
+from cmu_jax import main
+from cmu_jax.core import files
+
+_FEW = {'train_limit': 300, 'test_limit': 60}
+STUDIES = {
+  'corrective_digits.py': {'methods': 'rewod,ssd'},
+  'amun_digits.py': {'methods': 'ft,amun', **_FEW},
+  'trw_digits.py': {'methods': 'ft,trw'},
+  'lotos_digits.py': {'methods': 'plain,lotos', **_FEW},
+  'rmia_digits.py': _FEW,
+  'cuts_digits.py': {'train.steps': 30, **_FEW},
+}
+
+
+def _command(config, folder):
+  # Trainings save themselves after every segment.
+  fields = {'checkpoint_seconds': 0, **STUDIES[config]}
+  return [
+    f'--config={small_run.ROOT}/configs/{config}:smoke',
+    f'--workdir={folder}',
+    *(f'--config.{name}={value}' for name, value in fields.items()),
+  ]
+
+
+def _rows(folder):
+  """The rows, less clocks."""
+  results = files.read_json(folder / 'results.json')
+  assert results['finished']
+  return [
+    {k: v for k, v in row.items() if not k.endswith('seconds')}
+    for row in results['rows']
+  ]
+
+
+@pytest.mark.slow  # whole runs
+@pytest.mark.parametrize('config', STUDIES)
+def test_a_study_stopped_at_several_writes_continues(
+  config, tmp_path, monkeypatch
+):
+  small_run.keep_environment(monkeypatch)
+  assert main.main(_command(config, tmp_path / 'whole')) == 0
+  replace, writes = files.atomic_path, []
+
+  def interrupted(path):
+    writes.append(path)
+    # Before a file of a training, of a cell, of the results.
+    if len(writes) in (3, 8, 14):
+      raise KeyboardInterrupt
+    return replace(path)
+
+  stops = 0
+  with monkeypatch.context() as patch:
+    patch.setattr(files, 'atomic_path', interrupted)
+    while (code := main.main(_command(config, tmp_path / 'cut'))) == 130:
+      stops += 1
+  assert code == 0 and stops == 3
+  assert _rows(tmp_path / 'cut') == _rows(tmp_path / 'whole')
