@@ -245,7 +245,10 @@ def select_alpha(
   """
   grid = selection_grid(selection)
   run = functools.partial(
-    *(curve, network.model, variables, tau),
+    curve,
+    network.model,
+    variables,
+    tau,
     alphas=jnp.asarray(grid),
     head_input=selection.head_input,
     drive=Drive(strategy),

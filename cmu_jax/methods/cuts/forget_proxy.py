@@ -78,7 +78,10 @@ def choose_coefficient(
   """
   alphas = alpha_search.selection_grid(selection)
   run = functools.partial(
-    *(alpha_search.curve, network.model, variables, tau),
+    alpha_search.curve,
+    network.model,
+    variables,
+    tau,
     alphas=jnp.asarray(alphas),
     head_input=selection.head_input,
     # S_f is one large batch: members one after another fill a device already,

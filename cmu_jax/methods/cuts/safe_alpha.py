@@ -181,7 +181,10 @@ def poison_evidence(
   for fold, positions in enumerate(folds.held_out):
     image, size = folds.proxy.image[positions], len(positions)
     run = functools.partial(
-      *(alpha_search.curve, network.model, variables, tree.index(tau, fold)),
+      alpha_search.curve,
+      network.model,
+      variables,
+      tree.index(tau, fold),
       alphas=grid,
       measure=alpha_search.predicted_class,
       head_input=selection.head_input,

@@ -85,7 +85,9 @@ def _frozen(config: ConfigDict, world: World, size: int) -> Info:
 def _selection(config: ConfigDict, world: World, size: int) -> Info:
   """The published rule of CUTS; without it the benchmark's rule selects."""
   del config, size
-  kind = 'poison' if world.manipulation == 'poison' else 'label_noise'
+  kind: alpha_search.Kind = (
+    'poison' if world.manipulation == 'poison' else 'label_noise'
+  )
   return {'selection': alpha_search.Selection(kind)}
 
 

@@ -308,8 +308,8 @@ def plan(context: Context[World]) -> Plan:
   """Trains all networks, then repairs seed by seed."""
   config, world = context.config, context.world
   if workers.is_chief():
-    records = {str(s): data.record for s, data in world.scenes.items()}
-    files.write_json(context.store.folder / 'corruption.json', records)
+    corruptions = {str(s): data.record for s, data in world.scenes.items()}
+    files.write_json(context.store.folder / 'corruption.json', corruptions)
   programs = [p for stage in _TRAININGS for p in _programs(context, stage)]
   trained = yield Phase(
     'trainings',

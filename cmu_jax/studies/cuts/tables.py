@@ -115,8 +115,8 @@ def columns(results: Results) -> list[str]:
 def methods_table(results: Results) -> TextTable:
   """Compares the methods in every metric that was measured."""
   keys = _metric_keys(results)
-  columns = ('method', 'note', 'alpha', 'seeds')
-  columns += (*(names.metric(key) for key in keys), 'what it could see')
+  metrics = (names.metric(key) for key in keys)
+  columns = ('method', 'note', 'alpha', 'seeds', *metrics, 'what it could see')
   rows = tuple(
     (
       *(row.label, row.note, row.alpha or DASH, str(row.seeds)),

@@ -36,7 +36,8 @@ def _headline(results: Results) -> str:
   if change is None:
     return 'Transfer of adversarial images between members'
   word = 'lower' if change.mean < 0 else 'higher'
-  clear = change.low is not None and (change.low > 0 or change.high < 0)
+  low, high = change.low, change.high
+  clear = low is not None and high is not None and (low > 0 or high < 0)
   caveat = '' if clear else '; the interval over seeds holds 0'
   return (
     f'T_rate with LOTOS is {abs(100 * change.mean):.1f} points {word} than '
