@@ -34,7 +34,7 @@ def scene_of(kind, **changes):
 @pytest.mark.parametrize('kind', ['poison', 'interclass'])
 def test_two_wrong_labels_are_offered_of_each_image(kind):
   one, scene = scene_of(kind, audit='rmia')
-  offer = measure.sets(one, scene).recovered
+  offer = measure.select_images(one, scene).recovered
   where = np.flatnonzero(problem.manipulated(scene.problem))
   label = np.asarray(scene.problem.train.label)[where]
   truth = scene.problem.truth[where]
@@ -47,7 +47,7 @@ def test_two_wrong_labels_are_offered_of_each_image(kind):
     assert wrong.sum() < where.size
     assert np.asarray(offer.batch.has_trigger).all()
   silent = scene_of(kind)[0]
-  assert measure.sets(silent, scene).recovered is None
+  assert measure.select_images(silent, scene).recovered is None
 
 
 def told(strength):
@@ -61,9 +61,9 @@ def told(strength):
 def test_shares_of_labels_that_score_higher():
   """Poison is labelled 0: a network that always says so knows all of it."""
   one, scene = scene_of('poison', audit='rmia')
-  images = measure.sets(one, scene)
+  images = measure.select_images(one, scene)
   model, _ = told(0.0)
-  look = jax.jit(measure.looker(Network(model, one.inputs), 8))
+  look = jax.jit(measure.make_predictor(Network(model, one.inputs), 8))
   before = look(told(0.0)[1], images)
   for strength, share in ((5.0, 1.0), (0.0, 0.5), (-5.0, 0.0)):
     found = look(told(strength)[1], images)
@@ -71,19 +71,19 @@ def test_shares_of_labels_that_score_higher():
     first = measure.Look(
       *(None if x is None else np.asarray(x) for x in before)
     )
-    row = measure.values(one, scene, host, first, 1.0)
+    row = measure.compute_measures(one, scene, host, first, 1.0)
     assert row['label_recovery'] == share
 
 
 def test_a_label_counts_for_more_than_references_make_of_it():
   """Networks that say the target class anyway make it no evidence."""
   one, scene = scene_of('poison', audit='rmia')
-  count = measure.sets(one, scene).recovered.other.size
+  count = measure.select_images(one, scene).recovered.other.size
   model, variables = told(5.0)
-  look = jax.jit(measure.looker(Network(model, one.inputs), 8))
+  look = jax.jit(measure.make_predictor(Network(model, one.inputs), 8))
   for expected, share in ((4.0, 1.0), (5.0, 0.5), (6.0, 0.0)):
     beside = scene._replace(expected=np.full(count, expected, np.float32))
-    seen = look(variables, measure.sets(one, beside)).recovered
+    seen = look(variables, measure.select_images(one, beside)).recovered
     assert float(np.mean(seen)) == share
 
 
@@ -112,7 +112,9 @@ def test_references_never_saw_the_manipulated_images(tmp_path, monkeypatch):
   found = references.add_expectations(context, case)
   assert not seen[0][:, problem.manipulated(found.problem)].any()
   assert seen[0][:, ~problem.manipulated(found.problem)].all()
-  offer = measure.sets(context.world.worlds['interclass'], found).recovered
+  offer = measure.select_images(
+    context.world.worlds['interclass'], found
+  ).recovered
   assert found.expected.shape == offer.other.shape
   assert np.ptp(found.expected) > 0
   # The same files give the same numbers.

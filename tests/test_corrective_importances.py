@@ -103,7 +103,7 @@ def test_per_sample_ones_of_all_fractions_are_one_pass(finished, denominator):
   measure = ssd.config._replace(kind='per_sample')
   request = ssd._replace(config=measure, denominator=denominator)
   shares = (0.5, 1.0)
-  found = importances.take(request, scene, original, shares)
+  found = importances.measure_importances(request, scene, original, shares)
   assert int(found.cost) == scene.problem.truth.size
   grad = jax.jit(jax.vmap(_squared(context, original)))
   batch = scene.problem.train

@@ -140,7 +140,7 @@ def test_the_numbers_are_those_of_a_recount(finished):
     )
     for _ in range(2)
   )
-  found = measure.values(one, scene, seen, before, 0.5)
+  found = measure.compute_measures(one, scene, seen, before, 0.5)
   known = problem.identified(scene.problem, 0.5)[where]
   right = np.asarray(scene.problem.validation.label)
   others = label != 0
@@ -169,11 +169,13 @@ def test_a_grid_at_once_is_its_points_one_by_one(finished, name):
   scene = benchmark.get_scene(finished[0], trials.Case('poison', 20, 0))
   image = one.inputs.eval(scene.reported.image[:1], None)
   start = one.model.init(jax.random.key(0), image)
-  before = solve.look(one, measure.sets(one, scene), start, 64)
+  before = solve.predict(one, measure.select_images(one, scene), start, 64)
   method = roster.ENTRIES[name].make(finished[0].config, one, 320)
   method = method._replace(grid=method.grid[:4])
   found = [
-    solve.cell(jax.random.key(1), chosen, one, scene, start, before, 0.5, 64)
+    solve.solve_grid(
+      jax.random.key(1), chosen, one, scene, start, before, 0.5, 64
+    )
     for chosen in (method, method._replace(elementwise=False))
   ]
   for at_once, alone in zip(found[0][0], found[1][0], strict=True):

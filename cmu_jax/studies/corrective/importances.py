@@ -1,10 +1,12 @@
-"""Importances of a sweep: taken once and kept, whatever cells want them.
+"""Importances of parameters, which all methods of a problem share.
 
-SSD and its kin compare importances of S_f with those of the rest. They depend
-on the original network and on who is identified, not on the method, nor on its
-grid: a file, named by all that they do depend on, serves every cell. Squared
-batch means take a pass over S_tr for each identified fraction; per-sample ones
-add up, so that one pass serves all (`importance.compute_nested`).
+SSD and similar methods compare the importances of S_f with those of the other
+samples. Importances depend on the original network and on the identified
+samples, but not on the method or its grid. Hence one file serves every trial.
+
+Squared batch means need a pass over S_tr for each identified fraction.
+Per-sample importances are sums, so that one pass serves all fractions, see
+`importance.compute_nested`.
 """
 
 import functools
@@ -32,37 +34,37 @@ from cmu_jax.studies.engine.study import Cell, Context
 
 FOLDER = 'importances'
 _NEEDS = ('retain', 'forget')
-# Whose key they are drawn with, so that a sweep finds what the method finds
-# when it is called by itself.
+# Kind -> the method whose random key is used: the method alone, outside of a
+# study, computes the same importances.
 _OWNER = {'batch': 'ssd', 'per_sample': 'ssd', 'xlf': 'potion'}
 
 
-class Kept(NamedTuple):
-  """What a file holds.
+class TimedImportances(NamedTuple):
+  """The content of a file.
 
   Attributes:
     pair: importances, each leaf with a leading axis of fractions.
-    seconds: how long they took, compilation included.
+    seconds: of the measurement, compilation included.
   """
 
   pair: Importances
   seconds: Float[Array, '']
 
 
-def fractions(
+def list_fractions(
   config: ConfigDict, trial: Trial, request: ImportanceRequest
 ) -> tuple[float, ...]:
-  """The identified fractions that one file serves, rising."""
+  """Lists the identified fractions of one file, in ascending order."""
   if request.config.kind != 'per_sample':
     return (trial.fraction,)
-  asked = map(float, config.identified_fractions)
-  return tuple(sorted({*asked, trial.fraction}))
+  others = map(float, config.identified_fractions)
+  return tuple(sorted({*others, trial.fraction}))
 
 
 def address(
   config: ConfigDict, digest: str, trial: Trial, request: ImportanceRequest
 ) -> str:
-  """What the importances that a cell wants depend on."""
+  """Computes the address of the file that a trial reads."""
   measure = request.config
   return config_lib.fingerprint(
     {
@@ -71,7 +73,7 @@ def address(
       'batch_size': measure.batch_size,
       'augment': measure.augment,
       'denominator': request.denominator,
-      'fractions': fractions(config, trial, request),
+      'fractions': list_fractions(config, trial, request),
     }
   )
 
@@ -83,55 +85,59 @@ def _nested(
   original: Variables,
   shares: tuple[float, ...],
 ) -> Importances:
-  """Per-sample importances at all fractions, from one pass."""
+  """Computes per-sample importances at all fractions, in one pass."""
   problem = scene.problem
   counts = np.array([problems.identified_count(problem, x) for x in shares])
-  found = importance.compute_nested(
+  values = importance.compute_nested(
     key, request.config, original, problem.train, problem.rank, counts
   )
   if request.denominator == 'retain':
-    return found
-  part = (counts / problem.rank.size).astype(np.float32)
+    return values
+  share = (counts / problem.rank.size).astype(np.float32)
 
-  def whole(kept: jax.Array, bad: jax.Array) -> jax.Array:
-    mine = jnp.asarray(part.reshape(-1, *(1,) * (kept.ndim - 1)))
-    return (1 - mine) * kept + mine * bad
+  def average(retain: jax.Array, forget: jax.Array) -> jax.Array:
+    weight = jnp.asarray(share.reshape(-1, *(1,) * (retain.ndim - 1)))
+    return (1 - weight) * retain + weight * forget
 
-  return found._replace(retain=jax.tree.map(whole, found.retain, found.forget))
+  retain = jax.tree.map(average, values.retain, values.forget)
+  return values._replace(retain=retain)
 
 
-def take(
+def measure_importances(
   request: ImportanceRequest,
   scene: Scene,
   original: Variables,
   shares: tuple[float, ...],
 ) -> Importances:
-  """Importances at some identified fractions.
+  """Measures importances at some identified fractions.
 
   Args:
-    request: which ones.
-    scene: the seed.
+    request: kind, batch size and denominator.
+    scene: the problem.
     original: the network as trained on S_tr.
-    shares: the fractions, rising; one only, unless they are per sample.
+    shares: the fractions, in ascending order; a single fraction, unless the
+      importances are per sample.
 
   Returns:
     A pair whose leaves have a leading axis of fractions.
   """
-  owner = rng.fold_in(scene.key, 'method', _OWNER[request.config.kind])
-  key = rng.fold_in(owner, 'prepare')
+  method_key = rng.fold_in(scene.key, 'method', _OWNER[request.config.kind])
+  key = rng.fold_in(method_key, 'prepare')
   if request.config.kind == 'per_sample':
     return _nested(key, request, scene, original, shares)
-  given = problems.give(scene.problem, shares[0], _NEEDS)
-  found = ssd.compute_importances(
-    key, request.config, original, given, request.denominator
+  data = problems.give(scene.problem, shares[0], _NEEDS)
+  values = ssd.compute_importances(
+    key, request.config, original, data, request.denominator
   )
-  lead = lambda x: jax.tree.map(lambda y: y[None], x)
-  return Importances(lead(found.retain), lead(found.forget), found.cost)
+  add_axis = lambda part: jax.tree.map(lambda leaf: leaf[None], part)
+  return Importances(
+    add_axis(values.retain), add_axis(values.forget), values.cost
+  )
 
 
-def _template(params: PyTree, count: int) -> Kept:
+def _template(params: PyTree, count: int) -> TimedImportances:
   wide = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), params)
-  return Kept(Importances(wide, wide, jnp.int32(0)), jnp.float32(0))
+  return TimedImportances(Importances(wide, wide, jnp.int32(0)), jnp.float32(0))
 
 
 def _request(
@@ -143,17 +149,19 @@ def _request(
 
 def _measure_all(
   context: Context[Benchmark], trial: Trial, request: ImportanceRequest
-) -> Kept:
+) -> TimedImportances:
   """Measures or reads the importances at all fractions of a file."""
   config, case = context.config, trial.case
-  shares = fractions(config, trial, request)
+  shares = list_fractions(config, trial, request)
   scene = benchmark.get_scene(context, case)
   original = benchmark.get_original(context, case)
 
-  def compute() -> Kept:
+  def compute() -> TimedImportances:
     began = time.monotonic()
-    pair = jax.block_until_ready(take(request, scene, original, shares))
-    return Kept(pair, jnp.float32(time.monotonic() - began))
+    pair = jax.block_until_ready(
+      measure_importances(request, scene, original, shares)
+    )
+    return TimedImportances(pair, jnp.float32(time.monotonic() - began))
 
   return context.store.read_or_compute(
     FOLDER,
@@ -163,7 +171,9 @@ def _measure_all(
   )
 
 
-def measure_or_read(context: Context[Benchmark], trial: Trial) -> Kept | None:
+def measure_or_read(
+  context: Context[Benchmark], trial: Trial
+) -> TimedImportances | None:
   """Measures the importances of a trial, or reads them.
 
   Args:
@@ -181,10 +191,12 @@ def measure_or_read(context: Context[Benchmark], trial: Trial) -> Kept | None:
   if request is None:
     return None
   values = _measure_all(context, trial, request)
-  position = fractions(context.config, trial, request).index(trial.fraction)
+  position = list_fractions(context.config, trial, request).index(
+    trial.fraction
+  )
   select = lambda part: tree.index(part, position)
   pair = values.pair
-  return Kept(
+  return TimedImportances(
     Importances(select(pair.retain), select(pair.forget), pair.cost),
     values.seconds,
   )

@@ -1,8 +1,8 @@
-"""What a repaired network is measured by.
+"""Measures of a repaired network.
 
-Predictions come from one program: the reported test images, plain and with
-the trigger, the validation images, and S_m as it lies in the training set, not
-augmented. Everything else is counted from them, on true labels.
+A single program predicts the reported test images, plain and with the trigger,
+the validation images, and S_m as in the training set, but not augmented. All
+measures are counts of these predictions against true labels.
 """
 
 import functools
@@ -29,12 +29,12 @@ class Look(NamedTuple):
 
   Attributes:
     plain: on the reported test images.
-    triggered: on the same with the trigger; None without one.
+    triggered: on the same images with the trigger; None without a trigger.
     validation: on the validation images.
     manipulated: on S_m, in ascending order.
-    recovered: of S_m under wrong labels, whether its label scores above another
-      wrong one, beside networks that saw neither: 1, 0, or .5 of a tie. None
-      where that is not asked.
+    recovered: for each image of S_m with a wrong label: 1 if this label scores
+      above another wrong label, compared with networks that saw neither; 0 if
+      below, .5 for a tie. None without an audit.
   """
 
   plain: Any
@@ -50,8 +50,8 @@ class Offer(NamedTuple):
   Attributes:
     batch: the images, under their own wrong labels.
     other: the other labels.
-    expected: how far the logit of the first is above that of the second in
-      networks that saw neither; 0 without such networks.
+    expected: mean difference of their logits in networks that saw neither
+      label; 0 without such networks.
   """
 
   batch: Batch
@@ -59,35 +59,35 @@ class Offer(NamedTuple):
   expected: Float[np.ndarray, 'n']
 
 
-def sets(one: World, scene: Scene) -> Look:
-  """The images to look at, by the names of `Look`."""
-  where = np.flatnonzero(problems.manipulated(scene.problem))
+def select_images(bound: World, scene: Scene) -> Look:
+  """Selects the images to predict, by the names of `Look`."""
+  position = np.flatnonzero(problems.manipulated(scene.problem))
   reported, triggered = scene.reported, None
-  if one.trigger is not None:
+  if bound.trigger is not None:
     stamp = jnp.ones(reported.label.shape, bool)
     triggered = reported._replace(has_trigger=stamp)
   return Look(
     reported,
     triggered,
     scene.problem.validation,
-    splits.take(scene.problem.train, where),
-    _offer(one, scene, where) if one.audit else None,
+    splits.take(scene.problem.train, position),
+    _offer(bound, scene, position) if bound.audit else None,
   )
 
 
 def _offer(
-  one: World, scene: Scene, where: Int[np.ndarray, 'm']
+  bound: World, scene: Scene, position: Int[np.ndarray, 'm']
 ) -> Offer | None:
-  """What an audit asks; None where no label of S_m is wrong."""
+  """Pairs the images with two wrong labels; None without a wrong label."""
   label, truth = np.asarray(scene.problem.train.label), scene.problem.truth
-  wrong = where[label[where] != truth[where]]
+  wrong = position[label[position] != truth[position]]
   if not wrong.size:
     return None
   other = audits.draw_other_labels(
     rng.fold_in(scene.key, 'audit'),
     label[wrong],
     truth[wrong],
-    one.dataset.num_classes,
+    bound.dataset.num_classes,
   )
   expected = scene.expected
   if expected is None:
@@ -95,10 +95,10 @@ def _offer(
   return Offer(splits.take(scene.problem.train, wrong), other, expected)
 
 
-def looker(
+def make_predictor(
   network: Network, batch_size: int
 ) -> Callable[[Variables, Look], Look]:
-  """(variables, sets) -> predictions; traceable, nothing is counted."""
+  """Builds the traceable function (variables, images) -> predictions."""
 
   def predict(variables: Variables, batch: Batch | None):
     if batch is None:
@@ -110,13 +110,13 @@ def looker(
     if offer is None:
       return None
     size = min(batch_size, offer.batch.label.shape[0])
-    see = functools.partial(network.model.apply, variables)
-    logits = metrics.map_blocks(see, network.inputs, offer.batch, size)
-    own, other = (
+    apply = functools.partial(network.model.apply, variables)
+    logits = metrics.map_blocks(apply, network.inputs, offer.batch, size)
+    trained, other = (
       jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
       for label in (offer.batch.label, offer.other)
     )
-    return (jnp.sign(own - other - offer.expected) + 1) / 2
+    return (jnp.sign(trained - other - offer.expected) + 1) / 2
 
   return lambda variables, images: Look(
     predict(variables, images.plain),
@@ -128,46 +128,48 @@ def looker(
 
 
 def _mean(hits: np.ndarray) -> float | None:
-  """The share of hits; None of nothing."""
+  """Computes the share of hits; None without any image."""
   return float(np.mean(hits)) if hits.size else None
 
 
-def _on_test(one: World, label: Int[np.ndarray, 'n'], seen: Look) -> Info:
-  """Acc_corr, Acc_retain and what goes with them."""
-  if one.pair is not None:
-    inside = np.isin(label, one.pair)
+def _test_measures(
+  bound: World, label: Int[np.ndarray, 'n'], predicted: Look
+) -> Info:
+  """Computes Acc_corr, Acc_retain and the rates of an attack."""
+  if bound.pair is not None:
+    inside = np.isin(label, bound.pair)
     return {
-      'acc_corr': _mean((seen.plain == label)[inside]),
-      'acc_retain': _mean((seen.plain == label)[~inside]),
+      'acc_corr': _mean((predicted.plain == label)[inside]),
+      'acc_retain': _mean((predicted.plain == label)[~inside]),
       'attack_success_rate': None,
       'accuracy_not_target': None,
     }
-  others = label != one.target
+  others = label != bound.target
   return {
-    'acc_corr': _mean(seen.triggered == label),
-    'acc_retain': _mean(seen.plain == label),
-    'attack_success_rate': _mean((seen.triggered == one.target)[others]),
-    'accuracy_not_target': _mean((seen.triggered == label)[others]),
+    'acc_corr': _mean(predicted.triggered == label),
+    'acc_retain': _mean(predicted.plain == label),
+    'attack_success_rate': _mean((predicted.triggered == bound.target)[others]),
+    'accuracy_not_target': _mean((predicted.triggered == label)[others]),
   }
 
 
-def _recovered(seen: Look) -> Info:
-  if seen.recovered is None:
+def _recovery_measure(predicted: Look) -> Info:
+  if predicted.recovered is None:
     return {}
-  return {'label_recovery': float(np.mean(seen.recovered))}
+  return {'label_recovery': float(np.mean(predicted.recovered))}
 
 
-def values(
-  one: World, scene: Scene, seen: Look, before: Look, fraction: float
+def compute_measures(
+  bound: World, scene: Scene, predicted: Look, before: Look, fraction: float
 ) -> Info:
-  """The numbers of a row.
+  """Computes the measures of a row.
 
   Args:
-    one: the manipulation.
-    scene: the seed.
-    seen: predictions of the repaired network, NumPy arrays.
+    bound: the manipulation.
+    scene: the problem.
+    predicted: predictions of the repaired network, NumPy arrays.
     before: predictions of the original network.
-    fraction: the identified fraction; decides what S_f is.
+    fraction: the identified fraction, which decides S_f.
 
   Returns:
     acc_corr, acc_retain, attack_success_rate, accuracy_not_target,
@@ -176,27 +178,33 @@ def values(
     labelled), score (the benchmark's rule: mean of validation accuracy and
     forget_changed) and collapsed (validation accuracy fell by over 5 points);
     with an audit label_recovery, the share of wrong labels of S_m that score
-    above another wrong one, beside networks that saw neither.
+    above another wrong label, compared with networks that saw neither.
 
   References:
     Corrective Machine Unlearning, arXiv 2402.14015, sections 4 and 5.
   """
   problem = scene.problem
-  where = np.flatnonzero(problems.manipulated(problem))
-  known = problems.identified(problem, fraction)[where]
-  right = np.asarray(problem.validation.label)
-  trained = np.asarray(problem.train.label)[where]
-  accuracy = float(np.mean(seen.validation == right))
-  changed = float(np.mean((seen.manipulated != before.manipulated)[known]))
+  position = np.flatnonzero(problems.manipulated(problem))
+  identified = problems.identified(problem, fraction)[position]
+  label = np.asarray(problem.validation.label)
+  trained = np.asarray(problem.train.label)[position]
+  accuracy = float(np.mean(predicted.validation == label))
+  changed = float(
+    np.mean((predicted.manipulated != before.manipulated)[identified])
+  )
   return {
-    **_on_test(one, np.asarray(scene.reported.label), seen),
-    'clean_label_accuracy_sm': _mean(seen.manipulated == problem.truth[where]),
+    **_test_measures(bound, np.asarray(scene.reported.label), predicted),
+    'clean_label_accuracy_sm': _mean(
+      predicted.manipulated == problem.truth[position]
+    ),
     'validation_accuracy': accuracy,
     'forget_changed': changed,
-    'forget_unlearned': float(np.mean((seen.manipulated != trained)[known])),
+    'forget_unlearned': float(
+      np.mean((predicted.manipulated != trained)[identified])
+    ),
     'score': (accuracy + changed) / 2,
     'collapsed': bool(
-      accuracy < np.mean(before.validation == right) - COLLAPSE
+      accuracy < np.mean(before.validation == label) - COLLAPSE
     ),
-    **_recovered(seen),
+    **_recovery_measure(predicted),
   }

@@ -1,9 +1,9 @@
-"""What one seed of the benchmark poses, and what of it a method may see.
+"""The problem of a seed, and the inputs that it offers to methods.
 
 S_tr is the training set as trained on, S_m its manipulated part. A developer
-has found S_f, the first round(fraction |S_m|) samples of one random order of
-S_m, so that larger fractions contain smaller ones. What is left, S_tr without
-S_f, still holds the rest of S_m under its wrong labels and triggers.
+has found S_f, the first round(fraction |S_m|) samples of a random order of S_m.
+Hence larger fractions contain smaller ones. S_tr without S_f still contains the
+other samples of S_m, with their wrong labels and triggers.
 """
 
 import math
@@ -20,16 +20,16 @@ NEEDS = MethodInputs._fields
 
 
 class Problem(NamedTuple):
-  """Everything there is on a seed; methods see what `give` hands out.
+  """All data of a problem; methods receive the parts that `give` selects.
 
   Attributes:
     train: S_tr, with the labels and triggers that it was trained with.
     truth: true labels of S_tr, for metrics only.
-    rank: place of each sample in the order in which S_m is identified; -1
-      outside S_m.
-    proxy: other images with the same corruption; None if none are held out.
-    clean_proxy: the same images with true labels, None likewise.
-    validation: images with true labels, of which nothing is reported.
+    rank: of each sample in the order in which S_m is identified; -1 outside
+      S_m.
+    proxy: held-out images with the same corruption, or None.
+    clean_proxy: the same images with true labels, or None.
+    validation: images with true labels; no result is measured on them.
   """
 
   train: Batch
@@ -41,12 +41,12 @@ class Problem(NamedTuple):
 
 
 def manipulated(problem: Problem) -> Bool[np.ndarray, 'n']:
-  """Where S_m is."""
+  """Returns the mask of S_m."""
   return problem.rank >= 0
 
 
 def identified_count(problem: Problem, fraction: float) -> int:
-  """|S_f| = round(fraction |S_m|), halves upwards.
+  """Computes |S_f| = round(fraction |S_m|), halves upwards.
 
   Raises:
     UserError: the fraction is not above 0 and at most 1, or identifies nothing.
@@ -66,7 +66,7 @@ def identified_count(problem: Problem, fraction: float) -> int:
 
 
 def identified(problem: Problem, fraction: float) -> Bool[np.ndarray, 'n']:
-  """Where S_f is."""
+  """Returns the mask of S_f."""
   count = identified_count(problem, fraction)
   return manipulated(problem) & (problem.rank < count)
 
@@ -74,12 +74,12 @@ def identified(problem: Problem, fraction: float) -> Bool[np.ndarray, 'n']:
 def give(
   problem: Problem, fraction: float, needs: tuple[str, ...]
 ) -> MethodInputs:
-  """What a method that declared `needs` may see at an identified fraction.
+  """Selects the inputs that a method declares, at an identified fraction.
 
   Args:
-    problem: everything there is.
+    problem: all data.
     fraction: |S_f| / |S_m|, above 0 and at most 1.
-    needs: names of parts of `Given`.
+    needs: names of fields of `MethodInputs`.
 
   Raises:
     UserError: an unknown part, one that this problem does not have, or a
@@ -88,21 +88,21 @@ def give(
   for name in needs:
     if name not in NEEDS:
       raise errors.unknown_name('part of a problem', name, NEEDS)
-  known = identified(problem, fraction)
+  mask = identified(problem, fraction)
   parts: dict[str, Any] = {
     'proxy': problem.proxy,
     'clean_proxy': problem.clean_proxy,
     'validation': problem.validation,
   }
   if 'retain' in needs:
-    rest = np.flatnonzero(~known)
+    retain = np.flatnonzero(~mask)
     parts['retain'] = descent.gather_samples(
-      problem.train, rest, known.size, False
+      problem.train, retain, mask.size, False
     )
   if 'forget' in needs:
     total = int(manipulated(problem).sum())
-    found = np.flatnonzero(known)
-    parts['forget'] = descent.gather_samples(problem.train, found, total, True)
+    forget = np.flatnonzero(mask)
+    parts['forget'] = descent.gather_samples(problem.train, forget, total, True)
   for name in needs:
     errors.check(
       parts[name] is not None,

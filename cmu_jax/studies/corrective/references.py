@@ -25,7 +25,9 @@ from cmu_jax.training import metrics
 
 def _offer(context: Context[Benchmark], case: Case) -> measure.Offer | None:
   shared = context.world.worlds[case.manipulation]
-  return measure.sets(shared, benchmark.get_scene(context, case)).recovered
+  return measure.select_images(
+    shared, benchmark.get_scene(context, case)
+  ).recovered
 
 
 def _make_job(context: Context[Benchmark], case: Case) -> shadow.ShadowJob:

@@ -1,4 +1,4 @@
-"""One cell: a method's whole grid on one problem, measured."""
+"""The grid of a method on one problem, with the measures of each point."""
 
 import functools
 import time
@@ -42,56 +42,58 @@ _DIVERGED: Info = dict.fromkeys(
 _COSTS = ('gradient_evaluations', 'seconds', 'why')
 
 
-def _plain(value: Any) -> Any:
-  """A number of a method's info as JSON has it."""
+def _to_json(value: Any) -> Any:
+  """Converts a number of the info of a method to a Python number."""
   return value if isinstance(value, str) else np.asarray(value).item()
 
 
-def _host(look: Look) -> Look:
+def _move_to_host(look: Look) -> Look:
   return Look(*(None if x is None else np.asarray(x) for x in look))
 
 
 @functools.lru_cache(maxsize=32)
-def _looking(network: Network, batch_size: int) -> Callable:
-  return jit.compile_loop(measure.looker(network, batch_size))
+def _prediction_program(network: Network, batch_size: int) -> Callable:
+  return jit.compile_loop(measure.make_predictor(network, batch_size))
 
 
-def look(
-  one: World,
+def predict(
+  bound: World,
   images: Look,
   variables: Variables,
   batch_size: int,
   model: Model | None = None,
 ) -> Look:
-  """Predictions of one network, or of another model, on the host."""
-  seen = _looking(Network(model or one.model, one.inputs), batch_size)
-  return _host(seen(variables, images))
+  """Predicts with a network, or with the network of another model."""
+  network = Network(model or bound.model, bound.inputs)
+  program = _prediction_program(network, batch_size)
+  return _move_to_host(program(variables, images))
 
 
 @functools.lru_cache(maxsize=32)
-def _whole_grid(
+def _grid_program(
   solve: Callable, network: Network, batch_size: int, chunk: int
 ) -> Callable:
-  """Every point of a cheap method's grid, edited and looked at as one
-  program."""
-  seen = measure.looker(network, batch_size)
+  """Compiles a program that edits and predicts at every point of a grid."""
+  predictor = measure.make_predictor(network, batch_size)
 
-  def run(key, variables, given, prepared, hypers, images):
+  def run(key, variables, data, prepared, hypers, images):
     def point(hyper):
-      found, info = solve(key, variables, given, prepared, hyper)
-      return seen(found, images), jnp.asarray(info['gradient_evaluations'])
+      edited, info = solve(key, variables, data, prepared, hyper)
+      return predictor(edited, images), jnp.asarray(
+        info['gradient_evaluations']
+      )
 
     return vectorize.map_members(point, chunk=chunk)(hypers)
 
   return jit.compile_loop(run)
 
 
-def _at_once(
+def _solve_at_once(
   key: PRNGKey,
   method: Method,
-  one: World,
+  bound: World,
   variables: Variables,
-  given: Any,
+  data: Any,
   prepared: Any,
   images: Look,
   batch_size: int,
@@ -102,14 +104,14 @@ def _at_once(
     for name in method.grid[0]
   }
   weight = sum(x.nbytes for x in jax.tree.leaves(variables))
-  run = _whole_grid(
+  run = _grid_program(
     method.solve,
-    Network(method.model or one.model, one.inputs),
+    Network(method.model or bound.model, bound.inputs),
     batch_size,
     vectorize.chunk_size(weight),
   )
-  looks, cost = run(key, variables, given, prepared, hypers, images)
-  stacked, counts = _host(looks), np.asarray(cost)
+  looks, cost = run(key, variables, data, prepared, hypers, images)
+  stacked, counts = _move_to_host(looks), np.asarray(cost)
   seconds = (time.monotonic() - began) / len(method.grid)
   return [
     (
@@ -120,30 +122,34 @@ def _at_once(
   ]
 
 
-def _one_by_one(
+def _solve_in_turn(
   key: PRNGKey,
   method: Method,
-  one: World,
+  bound: World,
   variables: Variables,
-  given: Any,
+  data: Any,
   prepared: Any,
   images: Look,
   batch_size: int,
 ) -> list[tuple[Look | None, Info]]:
-  found: list[tuple[Look | None, Info]] = []
+  pairs: list[tuple[Look | None, Info]] = []
   for hyper in method.grid:
     began = time.monotonic()
     try:
-      edited, info = method.solve(key, variables, given, prepared, hyper)
-      seen = look(one, images, edited, batch_size, method.model)
+      edited, info = method.solve(key, variables, data, prepared, hyper)
+      predictions = predict(bound, images, edited, batch_size, method.model)
     except train.Diverged as error:
-      seen, info = None, {'gradient_evaluations': None, 'why': str(error)}
-    found.append((seen, {**info, 'seconds': time.monotonic() - began}))
-  return found
+      predictions, info = (
+        None,
+        {'gradient_evaluations': None, 'why': str(error)},
+      )
+    seconds = time.monotonic() - began
+    pairs.append((predictions, {**info, 'seconds': seconds}))
+  return pairs
 
 
-def ratios(prepared: Any) -> Info | None:
-  """Histogram of log10(I_f / I_r) over parameters; None without importances.
+def count_ratios(prepared: Any) -> Info | None:
+  """Counts log10(I_f / I_r) over parameters; None without importances.
 
   Ratios outside 1e-4 to 1e4 count in the outer bins, parameters of which an
   importance is zero not at all.
@@ -153,75 +159,75 @@ def ratios(prepared: Any) -> Info | None:
   """
   if not isinstance(prepared, importance.Importances):
     return None
-  bad, kept = (
+  forget, retain = (
     np.concatenate([np.ravel(x) for x in jax.tree.leaves(part)])
     for part in (prepared.forget, prepared.retain)
   )
-  both = (bad > 0) & (kept > 0)
-  logs = np.clip(np.log10(bad[both] / kept[both]), -3.999, 3.999)
+  positive = (forget > 0) & (retain > 0)
+  logs = np.clip(np.log10(forget[positive] / retain[positive]), -3.999, 3.999)
   counts, edges = np.histogram(logs, bins=40, range=(-4, 4))
   return {'edges': edges.tolist(), 'retain_counts': counts.tolist()}
 
 
-def cell(
+def solve_grid(
   key: PRNGKey,
   method: Method,
-  one: World,
+  bound: World,
   scene: Scene,
   original: Variables,
   before: Look,
   fraction: float,
   batch_size: int,
-  measured: importances.Kept | None = None,
+  measured: importances.TimedImportances | None = None,
 ) -> tuple[list[Info], Info | None]:
-  """Every point of a method's grid, measured.
+  """Solves and measures every point of the grid of a method.
 
   Args:
     key: of the method.
-    method: what repairs; sees only what it declared.
-    one: the manipulation.
-    scene: the seed.
+    method: repairs the network; receives the inputs that it declares.
+    bound: the manipulation, with data and network.
+    scene: the problem.
     original: the network as trained on S_tr.
-    before: its predictions.
+    before: predictions of the original network.
     fraction: |S_f| / |S_m|.
     batch_size: images a prediction step.
-    measured: the importances that the method asks for; None where it asks for
-      none, or is to take them itself.
+    measured: the importances that the method requests; None without a request,
+      or if the method is to compute them itself.
 
   Returns:
-    For each point: hyper, the numbers of `measure.values` (None where the
-    training diverged), diverged, gradient_evaluations, seconds; what points
-    share is counted in each. And the histogram of `ratios`.
+    For each point: hyper, its measures (None where the training diverged),
+    diverged, gradient_evaluations, seconds. The cost that points share is
+    counted in each. Then the histogram of `count_ratios`.
   """
   began = time.monotonic()
-  given = problem.give(scene.problem, fraction, method.needs)
-  images = measure.sets(one, scene)
-  known = () if measured is None else (measured.pair,)
+  data = problem.give(scene.problem, fraction, method.needs)
+  images = measure.select_images(bound, scene)
+  shared_importances = () if measured is None else (measured.pair,)
   prepared = method.prepare(
-    rng.fold_in(key, 'prepare'), original, given, *known
+    rng.fold_in(key, 'prepare'), original, data, *shared_importances
   )
   jax.block_until_ready(jax.tree.leaves(prepared))
   shared = time.monotonic() - began
   # A repair pays for its importances, whichever cell took them.
   shared += 0.0 if measured is None else float(measured.seconds)
-  every = _at_once if method.elementwise else _one_by_one
-  found = every(
+  solve = _solve_at_once if method.elementwise else _solve_in_turn
+  pairs = solve(
     rng.fold_in(key, 'solve'),
     method,
-    one,
+    bound,
     original,
-    given,
+    data,
     prepared,
     images,
     batch_size,
   )
   points = []
-  for hyper, (seen, info) in zip(method.grid, found, strict=True):
+  for hyper, (predictions, info) in zip(method.grid, pairs, strict=True):
     values = (
       {**_DIVERGED, 'collapsed': False, 'diverged': True, 'why': info['why']}
-      if seen is None
+      if predictions is None
       else {
-        **measure.values(one, scene, seen, before, fraction),
+        **measure.compute_measures(bound, scene, predictions, before, fraction),
         'diverged': False,
       }
     )
@@ -229,10 +235,10 @@ def cell(
     points.append(
       {
         'hyper': dict(hyper),
-        'facts': jax.tree.map(_plain, facts),
+        'facts': jax.tree.map(_to_json, facts),
         **values,
         'gradient_evaluations': info['gradient_evaluations'],
         'seconds': round(shared + info['seconds'], 3),
       }
     )
-  return points, ratios(prepared)
+  return points, count_ratios(prepared)

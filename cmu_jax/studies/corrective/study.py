@@ -49,8 +49,8 @@ def _make_start(context: Context[Benchmark], case: Case) -> Start:
   scene = references.add_expectations(context, case)
   original = benchmark.get_original(context, case)
   size = context.config.evaluate.batch_size
-  images = measure.sets(shared, scene)
-  return Start(scene, original, solve.look(shared, images, original, size))
+  images = measure.select_images(shared, scene)
+  return Start(scene, original, solve.predict(shared, images, original, size))
 
 
 def trial_address(context: Context[Benchmark], trial: Trial) -> str:
@@ -66,7 +66,7 @@ def solve_trial(context: Context[Benchmark], trial: Trial) -> Info:
   start = context.recent('start', case, lambda: _make_start(context, case))
   values = importances.measure_or_read(context, trial)
   began = time.monotonic()
-  points, histogram = solve.cell(
+  points, histogram = solve.solve_grid(
     rng.fold_in(start.scene.key, 'method', name),
     method,
     shared,
@@ -83,7 +83,7 @@ def solve_trial(context: Context[Benchmark], trial: Trial) -> Info:
   return {
     'case': case._asdict(),
     'train_size': int(start.scene.problem.truth.size),
-    'before': measure.values(
+    'before': measure.compute_measures(
       shared, start.scene, start.before, start.before, 1.0
     ),
     'identified_fraction': trial.fraction,
