@@ -140,7 +140,7 @@ def repair_all(
       ('cuts', float(info['alpha'])),
       ('cuts_best_alpha', best_alpha(arm, world, mix, info['tau'], grid)),
     ):
-      edited = stages.edited(mix, info['tau'], alpha)
+      edited = stages.edit_weights(mix, info['tau'], alpha)
       networks[f'{name} x{factor:g}'] = edited, {'alpha': alpha}
   projected, scale = apply_sap(arm, world, scene, mix)
   tuned = fit('finetune', mix, scene.clean_proxy, tau_epochs)

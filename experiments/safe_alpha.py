@@ -63,7 +63,9 @@ def measure(config, world: scenes.World, seed: int) -> dict:
     rng.fold_in(scene.key, 'unlearn'), mix, MethodInputs(proxy=scene.proxy)
   )
   safe, _ = stages.safe_alpha(config, world, scene, mix, None, seed)
-  accuracy_at = lambda a: accuracy(stages.edited(mix, info['tau'], float(a)))
+  accuracy_at = lambda a: accuracy(
+    stages.edit_weights(mix, info['tau'], float(a))
+  )
   # Without noise the corrupted network is the oracle.
   oracle = (
     cell_runs.train_network(config, world, scene, scene.clean)

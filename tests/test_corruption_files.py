@@ -149,7 +149,7 @@ def test_every_kind_makes_a_scene(kind, fields):
 def test_the_report_names_people_and_no_rate():
   settings = {'dataset': 'cifar10', 'noise_rate': 0.4}
   results = {'task': 'label_noise', 'class_names': ['a', 'b']}
-  said = words.wrong(
+  said = words.describe_corruption(
     {**results, 'config': {**settings, 'corruption': {'kind': 'human'}}}
   )
   assert 'people gave' in said[0] and '40' not in said[0]
@@ -171,7 +171,7 @@ def test_seeds_of_unequal_sets_are_trained_apart(sizes, together, monkeypatch):
   settings = recipes.training(epochs=2, batch_size=4)
   world = scene.World(*[None] * len(scene.World._fields))
   start = Variables({'w': jnp.ones(1)}, {})
-  where = stages.Kept(pathlib.Path('.'), '', 1.0)
+  where = stages.Checkpoints(pathlib.Path('.'), '', 1.0)
   keys, seeds = [rng.fold_in(0), rng.fold_in(1)], (0, 1)
   stages.train_all(
     'oracle', world, keys, [start] * 2, batches, settings, where, seeds

@@ -193,7 +193,7 @@ def test_the_rule_safe_is_what_the_row_cuts_takes(tmp_path):
     world,
     place,
     start(world, place),
-    stages.kept(config, tmp_path),
+    stages.locate_checkpoints(config, tmp_path),
     0,
   )
   assert found['cuts'].facts == found['cuts_safe'].facts

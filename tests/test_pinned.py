@@ -93,7 +93,9 @@ def _config(name):
 
 
 def _cuts(folder):
-  return [stages.kept(_config('cuts_digits.py'), folder).fingerprint]
+  return [
+    stages.locate_checkpoints(_config('cuts_digits.py'), folder).fingerprint
+  ]
 
 
 def _corrective(folder):

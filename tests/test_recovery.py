@@ -102,11 +102,11 @@ def test_words_say_what_it_shows_and_what_it_does_not():
     for m, value in (('corrupted', 0.9), ('cuts', 0.8), ('oracle', 0.51))
     for s in (0, 1)
   ]
-  told = words.audited({'rows': rows, 'task': 'label_noise'})
+  told = words.describe_audit({'rows': rows, 'task': 'label_noise'})
   assert '0.900 before the repair, 0.800 after CUTS' in told[0]
   assert '0.510 in the oracle' in told[0]
   assert 'not that nothing is left' in told[1]
-  assert words.audited({'rows': [], 'task': 'label_noise'}) == []
+  assert words.describe_audit({'rows': [], 'task': 'label_noise'}) == []
 
 
 @pytest.mark.slow

@@ -121,13 +121,13 @@ def test_a_small_class_is_harm_even_if_accuracy_barely_moves():
 def test_harm_starts_just_above_five_points(after, count):
   per_class = _classes('corrupted', [0.9, 0.5]) + _classes('cuts', [after, 0.5])
   run = _noise([0.8], [0.9], per_class=per_class)
-  assert len(verdict.harmed(run)) == count
+  assert len(verdict.find_harmed_classes(run)) == count
 
 
 def test_harm_averages_seeds_and_skips_classes_without_images():
   per_class = _classes('corrupted', [0.9, None], [0.8, None])
   per_class += _classes('cuts', [0.9, None], [0.6, None], [0.0, 0.0])
-  harms = verdict.harmed(_noise([0.8], [0.8], per_class=per_class))
+  harms = verdict.find_harmed_classes(_noise([0.8], [0.8], per_class=per_class))
   assert [harm.name for harm in harms] == ['cat']
   np.testing.assert_allclose(harms[0][1:], (0.85, 0.75))
 

@@ -15,34 +15,34 @@ from cmu_jax.studies.cuts import scene
 from cmu_jax.studies.engine import recipes
 from cmu_jax.training import train
 
-Saving = Callable[[str], store.Checkpoint | None]
-Found = dict[str, tuple[Variables, str, Info]]
+CheckpointFactory = Callable[[str], store.Checkpoint | None]
+Repaired = dict[str, tuple[Variables, str, Info]]
 
-_SEEN = 'weights + unlabelled pool, trigger, target'
+_INFORMATION = 'weights + unlabelled pool, trigger, target'
 
 
 def repairs(
   config: ConfigDict,
   world: scene.World,
-  place: scene.Scene,
+  data: scene.Scene,
   corrupted: Variables,
-  saving: Saving,
-) -> tuple[Found, dict[str, train.Fit]]:
+  make_checkpoint: CheckpointFactory,
+) -> tuple[Repaired, dict[str, train.Fit]]:
   """The projected repair and its baselines for one seed.
 
   Args:
     config: every setting; the fine-tunings take those of `proxy_train`.
-    world: what all seeds share.
-    place: what this seed works on.
+    world: shared by all seeds.
+    data: of this seed.
     corrupted: the poisoned network.
-    saving: a stage's name to its checkpoints, or to None.
+    make_checkpoint: a stage's name to its checkpoints, or to None.
 
   Returns:
     (network, what it could see, facts) by method, and the fits by stage:
     'distill_untriggered' (triggered copies only), 'distill_both' (also the
     untriggered ones), 'distill_projected' (the latter's task vector).
   """
-  pool = place.proxy.image.shape[0]
+  pool = data.proxy.image.shape[0]
   once, twice = (
     recipes.fit_options(config.proxy_train, size, 'proxy_train')
     for size in (pool, 2 * pool)
@@ -56,21 +56,21 @@ def repairs(
       network,
       once,
       untriggered=False,
-      checkpoint=saving('distill_untriggered'),
+      checkpoint=make_checkpoint('distill_untriggered'),
     ),
     'distill_projected': projected_distillation.projected_distillation(
-      network, twice, rule=rule, checkpoint=saving('distill_both')
+      network, twice, rule=rule, checkpoint=make_checkpoint('distill_both')
     ),
   }
-  found: Found = {}
+  networks: Repaired = {}
   fits = {}
   for name, method in methods.items():
-    key = rng.fold_in(place.key, 'backdoor', name)
-    repaired, info = method(key, corrupted, MethodInputs(proxy=place.proxy))
+    key = rng.fold_in(data.key, 'backdoor', name)
+    repaired, info = method(key, corrupted, MethodInputs(proxy=data.proxy))
     facts: Info = {k: info[k] for k in ('alpha', 'selected') if k in info}
     fits[name] = info['fit']
     if name == 'distill_projected':
       # The network that its task vector leads to is a baseline of its own.
-      found['distill_both'] = (info['fit'].variables, _SEEN, {})
-    found[name] = (repaired, _SEEN, facts)
-  return found, fits
+      networks['distill_both'] = (info['fit'].variables, _INFORMATION, {})
+    networks[name] = (repaired, _INFORMATION, facts)
+  return networks, fits

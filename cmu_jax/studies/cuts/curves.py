@@ -26,11 +26,13 @@ _NO_SCORE = -1e5
 
 def _floats(values: list) -> np.ndarray:
   """Numbers with gaps (NaN) for null and for 'fewer than two classes'."""
-  found = np.array([np.nan if v is None else v for v in values], float)
-  return np.where(found < _NO_SCORE, np.nan, found)
+  numbers = np.array([np.nan if v is None else v for v in values], float)
+  return np.where(numbers < _NO_SCORE, np.nan, numbers)
 
 
-def _having(curves: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+def _select_curves(
+  curves: list[dict[str, Any]], key: str
+) -> list[dict[str, Any]]:
   return [curve for curve in curves if curve.get(key)]
 
 
@@ -43,27 +45,27 @@ def _mark_choice(ax: axes.Axes, curves: list[dict[str, Any]]) -> None:
 
 
 def _search(ax: axes.Axes, results: Results) -> None:
-  """What CUTS looked at: the score and its parts, or the proxy attack."""
+  """Plots the score with its terms, or the attack on the proxy."""
   poison = results['task'] == 'poison'
   key = 'proxy_attack_success_rate' if poison else 'J'
-  for part, (label, colour, dash) in _PARTS.items():
-    if found := _having(results['curves'], part):
-      x = [c['alpha'] for c in found]
-      y = [_floats(c[part]) for c in found]
+  for term, (label, colour, dash) in _PARTS.items():
+    if curves := _select_curves(results['curves'], term):
+      x = [c['alpha'] for c in curves]
+      y = [_floats(c[term]) for c in curves]
       style.plot_across_seeds(ax, x, y, label, colour, ls=dash, lw=1.6)
-  found = _having(results['curves'], key)
-  if found:
+  curves = _select_curves(results['curves'], key)
+  if curves:
     label = 'attack success on proxy' if poison else 'score J'
     colour = style.ATTACK if poison else style.INK
-    x = [c['alpha'] for c in found]
-    y = [_floats(c[key]) for c in found]
+    x = [c['alpha'] for c in curves]
+    y = [_floats(c[key]) for c in curves]
     style.plot_across_seeds(ax, x, y, label, colour)
-    for curve, one in zip(found, y, strict=True):
+    for curve, heights in zip(curves, y, strict=True):
       if curve.get('selected') is not False:
         near = int(
           np.abs(np.subtract(curve['alpha'], curve['alpha_hat'])).argmin()
         )
-        ax.plot(curve['alpha_hat'], one[near], 'o', color=colour, ms=6)
+        ax.plot(curve['alpha_hat'], heights[near], 'o', color=colour, ms=6)
   ax.set_ylabel('rate (0 to 1)' if poison else 'score and its parts')
   if poison:
     ax.set_ylim(-0.03, 1.03)
@@ -83,13 +85,13 @@ def _level(ax: axes.Axes, results: Results, method: str, dash: Any) -> None:
     )
 
 
-def _tested(ax: axes.Axes, results: Results) -> None:
-  """What only the test labels show, on the coarse grid."""
+def _plot_test_rates(ax: axes.Axes, results: Results) -> None:
+  """Plots rates on test images over the coarse grid."""
   evaluated = [c['evaluated'] for c in results['curves'] if c.get('evaluated')]
   for key, (label, colour, marker) in _TESTED.items():
-    if found := _having(evaluated, key):
-      x = [e['alpha'] for e in found]
-      y = [_floats(e[key]) for e in found]
+    if columns := _select_curves(evaluated, key):
+      x = [e['alpha'] for e in columns]
+      y = [_floats(e[key]) for e in columns]
       style.plot_across_seeds(ax, x, y, label, colour, marker=marker, ms=4)
   _level(ax, results, 'corrupted', (0, (1, 1.5)))
   _level(ax, results, 'oracle', (0, (6, 2)))
@@ -99,10 +101,10 @@ def _tested(ax: axes.Axes, results: Results) -> None:
 
 
 def _outcome(results: Results) -> str:
-  """What the chosen alpha did, or where the best one lay, in words."""
+  """Describes the effect of the chosen alpha, or the best alpha on tests."""
   if results['task'] == 'poison':
     changes = [
-      (name, seed_stats.paired(results, key, ('corrupted', 'cuts')))
+      (name, seed_stats.pair_by_seed(results, key, ('corrupted', 'cuts')))
       for key, name in (
         ('attack_success_rate', 'attack success'),
         ('target_class_accuracy', 'target class'),
@@ -114,7 +116,7 @@ def _outcome(results: Results) -> str:
       if len(pairs)
     )
   tested = [c['evaluated'] for c in results['curves'] if c.get('evaluated')]
-  tested = _having(tested, 'test_accuracy')
+  tested = _select_curves(tested, 'test_accuracy')
   best = [e['alpha'][int(np.argmax(e['test_accuracy']))] for e in tested]
   return f'; best on test images: {names.alphas(best)}' if best else ''
 
@@ -125,8 +127,8 @@ def _alpha_title(results: Results) -> str:
   if not chosen:
     return 'No alpha passed: CUTS abstained and changed nothing'
   idle = len(curves) - len(chosen)
-  left = f' (abstained in {names.count(idle, "seed")})' if idle else ''
-  text = f'CUTS chose alpha = {names.alphas(chosen)}{left}'
+  abstentions = f' (abstained in {names.count(idle, "seed")})' if idle else ''
+  text = f'CUTS chose alpha = {names.alphas(chosen)}{abstentions}'
   return text + _outcome(results)
 
 
@@ -137,18 +139,18 @@ def alpha_curve(results: Results) -> figure.Figure:
     results: results.json of a run, with at least one curve.
   """
   with style.context():
-    made = style.canvas(_alpha_title(results), (9.2, 7.4), results['smoke'])
-    top, bottom = made.subplots(2, 1, sharex=True)
+    canvas = style.canvas(_alpha_title(results), (9.2, 7.4), results['smoke'])
+    top, bottom = canvas.subplots(2, 1, sharex=True)
     _search(top, results)
-    _tested(bottom, results)
+    _plot_test_rates(bottom, results)
     for ax in (top, bottom):
       _mark_choice(ax, results['curves'])
       ax.legend(loc='upper left', bbox_to_anchor=(1.0, 1.0))
-    return made
+    return canvas
 
 
 def _floor(results: Results, key: str) -> float:
-  """Where the axis starts: low enough for every dot, else at a round number."""
+  """Returns the start of the axis: a round number below every dot."""
   values = [row[key] for row in results['rows'] if row.get(key) is not None]
   return max(0.0, float(np.floor(10 * min(values) - 0.5)) / 10)
 
@@ -169,14 +171,14 @@ def _dots(
     rows = [y] * len(values)
     ax.plot(values, rows, 'o', color=colour, alpha=0.35, ms=6, mew=0)
     ax.plot([mean, mean], [y - 0.28, y + 0.28], color=colour, lw=2.6)
-    left = mean > low + 0.7 * (1 - low)
+    near_end = mean > low + 0.7 * (1 - low)
     ax.annotate(
       f'{mean:.3f}',
-      (min(values) if left else max(values), y),
-      (-9 if left else 9, 0),
+      (min(values) if near_end else max(values), y),
+      (-9 if near_end else 9, 0),
       textcoords='offset points',
       va='center',
-      ha='right' if left else 'left',
+      ha='right' if near_end else 'left',
       color=colour,
       fontsize=10,
     )
@@ -187,10 +189,10 @@ def _dots(
 def _methods_title(results: Results) -> str:
   changes = []
   for key, (name, *_) in _TESTED.items():
-    pairs = seed_stats.paired(results, key, ('corrupted', 'cuts'))
+    pairs = seed_stats.pair_by_seed(results, key, ('corrupted', 'cuts'))
     if len(pairs):
-      before, after = pairs.mean(axis=0)
-      changes.append(f'{name} {before:.3f} → {after:.3f}')
+      old, new = pairs.mean(axis=0)
+      changes.append(f'{name} {old:.3f} → {new:.3f}')
   text = f'CUTS: {", ".join(changes)}'
   oracle = list(seed_stats.by_seed(results, 'oracle', 'test_accuracy').values())
   if len(changes) == 1 and oracle:
@@ -219,12 +221,12 @@ def methods(results: Results) -> figure.Figure:
   ]
   with style.context():
     size = (9.2, 1.5 + 0.5 * len(order))
-    made = style.canvas(_methods_title(results), size, results['smoke'])
-    grid = made.subplots(1, len(keys), sharey=True, squeeze=False)[0]
+    canvas = style.canvas(_methods_title(results), size, results['smoke'])
+    grid = canvas.subplots(1, len(keys), sharey=True, squeeze=False)[0]
     for ax, key in zip(grid, keys, strict=True):
       _dots(ax, results, key, order)
     grid[0].set_yticks(
       range(len(order)), [_tick(m, results['task']) for m in order]
     )
     grid[0].set_ylim(len(order) - 0.4, -0.6)
-    return made
+    return canvas

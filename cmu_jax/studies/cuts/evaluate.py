@@ -1,4 +1,4 @@
-"""What is measured on the test split: rows, confusions, curves, feature path.
+"""Measurements on the test split: rows, confusions, curves, feature path.
 
 Nothing here flows back into a method: test labels choose only the row
 `cuts_best_alpha`, which says so.
@@ -22,7 +22,7 @@ TESTED = ('test_accuracy', 'target_class_accuracy', 'attack_success_rate')
 
 
 class Score(NamedTuple):
-  """What a network does on the test split.
+  """Score of a network on the test split.
 
   Attributes:
     counts: confusion matrix on clean images, [k, k].
@@ -50,10 +50,10 @@ def scorer(config: ConfigDict, world: scene.World) -> Callable[..., Score]:
   def score(variables: Variables, members: Variables | None = None) -> Score:
     single = members is None
     model = world.model if single else task_simplex.ensemble_model(world.model)
-    shown = variables if single else members
+    network = variables if single else members
 
     def predict(batch):
-      return metrics.predict(Network(model, world.inputs), shown, batch, size)
+      return metrics.predict(Network(model, world.inputs), network, batch, size)
 
     counts = metrics.confusion(label, predict(test), classes)
     values: Info = {
@@ -93,7 +93,7 @@ def along(
   if lowest is not None:
     grid = np.unique(np.append(grid, lowest))
   scores = [
-    score(stages.edited(corrupted, info['tau'], float(a))) for a in grid
+    score(stages.edit_weights(corrupted, info['tau'], float(a))) for a in grid
   ]
   columns: Info = {}
   for name in TESTED:
@@ -113,7 +113,7 @@ def along(
 def feature_path(
   config: ConfigDict, world: scene.World, corrupted: Variables, info: Info
 ) -> dict[str, np.ndarray]:
-  """Where test images move in feature space as alpha grows (2-D PCA).
+  """Computes the path of test images in feature space over alpha (2-D PCA).
 
   The projection is fitted to the features at alpha = 0 and at alpha_hat (the
   end of the grid if the model is left as it is), so that both are seen in the
@@ -133,7 +133,7 @@ def feature_path(
   features = jax.jit(world.model.features)
   points = [
     np.asarray(
-      features(stages.edited(corrupted, info['tau'], float(a)), image),
+      features(stages.edit_weights(corrupted, info['tau'], float(a)), image),
       np.float64,
     )
     for a in alphas

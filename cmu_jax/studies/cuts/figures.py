@@ -40,8 +40,8 @@ CAPTIONS = {
 }
 
 
-def _lacking(name: str, results: Results, arrays: Arrays) -> str:
-  """What the run did not record for this figure; '' if all is there."""
+def _explain_absence(name: str, results: Results, arrays: Arrays) -> str:
+  """Names the data that the run lacks for a figure; '' if it has all."""
   needed = {
     'confusions': ('confusion_corrupted', 'confusion_cuts'),
     'feature_path': (
@@ -74,5 +74,5 @@ def draw(results: Results, arrays: Arrays) -> Iterator[style.ReportFigure]:
     'feature_path': lambda: feature_path(results, arrays),
   }
   for name in ALL:
-    missing = _lacking(name, results, arrays)
+    missing = _explain_absence(name, results, arrays)
     yield style.ReportFigure(name, None if missing else makers[name](), missing)

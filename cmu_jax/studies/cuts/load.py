@@ -83,19 +83,19 @@ def results(workdir: pathlib.Path) -> Results:
   return value
 
 
-def _check_shapes(path: pathlib.Path, found: Arrays, classes: int) -> None:
+def _check_shapes(path: pathlib.Path, contents: Arrays, classes: int) -> None:
   for name in ('confusion_corrupted', 'confusion_cuts'):
-    if name in found:
-      shape = found[name].shape
+    if name in contents:
+      shape = contents[name].shape
       errors.check(
         len(shape) == 3 and shape[1:] == (classes, classes),
         f'{path}: {name} has shape {shape}, expected [seeds, {classes}, '
         f'{classes}]; run again to rewrite it',
       )
-  if 'feature_path' in found:
-    shape = found['feature_path'].shape
-    alphas = found.get('feature_path_alpha', np.empty(0)).shape
-    labels = found.get('feature_path_label', np.empty(0)).shape
+  if 'feature_path' in contents:
+    shape = contents['feature_path'].shape
+    alphas = contents.get('feature_path_alpha', np.empty(0)).shape
+    labels = contents.get('feature_path_label', np.empty(0)).shape
     errors.check(
       len(shape) == 3 and shape == (*alphas, *labels, 2),
       f'{path}: feature_path {shape} does not fit feature_path_alpha '
@@ -119,7 +119,7 @@ def arrays(workdir: pathlib.Path, classes: int) -> Arrays:
     return {}
   try:
     with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
-      found = {name: archive[name] for name in archive.files}
+      contents = {name: archive[name] for name in archive.files}
   except (
     EOFError,
     OSError,
@@ -130,5 +130,5 @@ def arrays(workdir: pathlib.Path, classes: int) -> Arrays:
     raise errors.UserError(
       f'{path} is not an archive of plain arrays; run again to rewrite it'
     ) from error
-  _check_shapes(path, found, classes)
-  return found
+  _check_shapes(path, contents, classes)
+  return contents

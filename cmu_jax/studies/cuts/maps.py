@@ -39,11 +39,11 @@ def _write_cells(ax: axes.Axes, rates: Float[np.ndarray, 'k k']) -> None:
 def _class_ticks(ax: axes.Axes, class_names: list[str]) -> None:
   k = len(class_names)
   every = 1 if k <= _FEW else int(np.ceil(k / 10))
-  at = list(range(0, k, every))
-  shown = [class_names[i] if k <= _FEW else str(i) for i in at]
-  turn = 90 if max(map(len, shown)) > 2 else 0
-  ax.set_xticks(at, shown, rotation=turn)
-  ax.set_yticks(at, shown)
+  positions = list(range(0, k, every))
+  labels = [class_names[i] if k <= _FEW else str(i) for i in positions]
+  turn = 90 if max(map(len, labels)) > 2 else 0
+  ax.set_xticks(positions, labels, rotation=turn)
+  ax.set_yticks(positions, labels)
   ax.set_xlabel('predicted class')
   ax.grid(False)
 
@@ -52,7 +52,7 @@ def _confusion(
   ax: axes.Axes, rates: Float[np.ndarray, 'k k'], class_names: list[str]
 ) -> image.AxesImage:
   # The square root lifts small confusions out of the white.
-  shown = ax.imshow(
+  picture = ax.imshow(
     rates,
     cmap='Blues',
     norm=colors.PowerNorm(0.5, 0, 1),
@@ -63,21 +63,21 @@ def _confusion(
   _class_ticks(ax, class_names)
   if len(rates) <= _FEW:
     _write_cells(ax, rates)
-  return shown
+  return picture
 
 
 def _confusion_title(
   results: Results,
-  before: Float[np.ndarray, 'k k'],
-  after: Float[np.ndarray, 'k k'],
+  old: Float[np.ndarray, 'k k'],
+  new: Float[np.ndarray, 'k k'],
 ) -> str:
-  own = [np.nanmean(np.diagonal(rates)) for rates in (before, after)]
-  text = f'Mean accuracy of a class {own[0]:.2f} → {own[1]:.2f}'
-  harmed = verdict.harmed(results)
+  means = [np.nanmean(np.diagonal(rates)) for rates in (old, new)]
+  text = f'Mean accuracy of a class {means[0]:.2f} → {means[1]:.2f}'
+  harmed = verdict.find_harmed_classes(results)
   if not harmed:
     return f'{text}; no class fell by more than 5 points'
-  more = f' and {len(harmed) - 1} more fell' if len(harmed) > 1 else ''
-  return f'{text}; {page.describe_harm(harmed[0])}{more}'
+  others = f' and {len(harmed) - 1} more fell' if len(harmed) > 1 else ''
+  return f'{text}; {page.describe_harm(harmed[0])}{others}'
 
 
 def confusions(results: Results, arrays: Arrays) -> figure.Figure:
@@ -88,24 +88,27 @@ def confusions(results: Results, arrays: Arrays) -> figure.Figure:
     arrays: must hold confusion_corrupted and confusion_cuts.
   """
   class_names = [str(name) for name in results['class_names']]
-  before = _rates(arrays['confusion_corrupted'])
-  after = _rates(arrays['confusion_cuts'])
-  title = _confusion_title(results, before, after)
+  old = _rates(arrays['confusion_corrupted'])
+  new = _rates(arrays['confusion_cuts'])
+  title = _confusion_title(results, old, new)
   with style.context():
-    made = style.canvas(title, (10.4, 5.4), results['smoke'])
-    left, right = made.subplots(1, 2, sharey=True)
-    _confusion(left, before, class_names)
-    shown = _confusion(right, after, class_names)
-    left.set_title('before: the corrupted model')
-    right.set_title('after CUTS')
-    left.set_ylabel('true class')
-    scale = made.colorbar(
-      shown, ax=[left, right], shrink=0.85, ticks=[0, 0.05, 0.2, 0.5, 1]
+    canvas = style.canvas(title, (10.4, 5.4), results['smoke'])
+    left_axes, right_axes = canvas.subplots(1, 2, sharey=True)
+    _confusion(left_axes, old, class_names)
+    picture = _confusion(right_axes, new, class_names)
+    left_axes.set_title('before: the corrupted model')
+    right_axes.set_title('after CUTS')
+    left_axes.set_ylabel('true class')
+    scale = canvas.colorbar(
+      picture,
+      ax=[left_axes, right_axes],
+      shrink=0.85,
+      ticks=[0, 0.05, 0.2, 0.5, 1],
     )
     scale.ax.set_yticklabels(['0', '5', '20', '50', '100'])
     scale.set_label('share of the true class [%]')
     scale.outline.set_visible(False)  # type: ignore[operator]
-    return made
+    return canvas
 
 
 def _centres(arrays: Arrays, traced: list[int]) -> Float[np.ndarray, 'p t 2']:
@@ -114,20 +117,20 @@ def _centres(arrays: Arrays, traced: list[int]) -> Float[np.ndarray, 'p t 2']:
   return np.stack([path[:, label == c].mean(axis=1) for c in traced], axis=1)
 
 
-def _traced(arrays: Arrays) -> list[int]:
+def _choose_classes(arrays: Arrays) -> list[int]:
   """The classes to draw: all up to ten, else those that moved farthest."""
-  found = np.unique(arrays['feature_path_label']).tolist()
-  if len(found) <= _TRACED:
-    return found
-  centres = _centres(arrays, found)
+  classes = np.unique(arrays['feature_path_label']).tolist()
+  if len(classes) <= _TRACED:
+    return classes
+  centres = _centres(arrays, classes)
   moved = np.linalg.norm(centres[-1] - centres[0], axis=-1)
-  return sorted(found[i] for i in np.argsort(-moved)[:_TRACED])
+  return sorted(classes[i] for i in np.argsort(-moved)[:_TRACED])
 
 
 def _at(
-  alpha: Float[np.ndarray, 'p'], path: Float[np.ndarray, 'p 2'], wanted: float
+  alpha: Float[np.ndarray, 'p'], path: Float[np.ndarray, 'p 2'], target: float
 ) -> Float[np.ndarray, '2']:
-  return np.array([np.interp(wanted, alpha, path[:, i]) for i in range(2)])
+  return np.array([np.interp(target, alpha, path[:, i]) for i in range(2)])
 
 
 def _trace(
@@ -137,7 +140,7 @@ def _trace(
   chosen: float,
   colour: str,
 ) -> None:
-  """One class: hollow at alpha = 0, an arrow to the chosen alpha, dots on."""
+  """Draws a class: hollow at alpha = 0, arrow to the chosen alpha, dots on."""
   stop = _at(alpha, path, chosen)
   until = np.concatenate([path[alpha < chosen], stop[None]])
   beyond = np.concatenate([stop[None], path[alpha > chosen]])
@@ -185,7 +188,7 @@ def _path_title(chosen: float, traced: int, classes: int) -> str:
 
 
 def feature_path(results: Results, arrays: Arrays) -> figure.Figure:
-  """How the features of each class move as alpha grows, in two dimensions.
+  """Draws the paths of the class features over alpha in two dimensions.
 
   Args:
     results: results.json of a run; its first curve says which alpha was used.
@@ -196,12 +199,12 @@ def feature_path(results: Results, arrays: Arrays) -> figure.Figure:
   chosen = (
     float(results['curves'][0]['alpha_hat']) if results['curves'] else 0.0
   )
-  traced = _traced(arrays)
+  traced = _choose_classes(arrays)
   centres = _centres(arrays, traced)
   title = _path_title(chosen, len(traced), len(np.unique(label)))
   with style.context():
-    made = style.canvas(title, (9.2, 6.6), results['smoke'])
-    ax = made.subplots()
+    canvas = style.canvas(title, (9.2, 6.6), results['smoke'])
+    ax = canvas.subplots()
     for i, c in enumerate(traced):
       colour = style.COLOURS[i]
       points = arrays['feature_path'][0, label == c]
@@ -219,4 +222,4 @@ def feature_path(results: Results, arrays: Arrays) -> figure.Figure:
       'ring: corrupted model; arrow: chosen alpha; dots: on to '
       f'alpha = {alpha[-1]:.4g}; pale: test images at alpha = 0'
     )
-    return made
+    return canvas

@@ -18,20 +18,20 @@ def metric(key: str) -> str:
   return key.replace('_', ' ').replace(' percent', ' [%]')
 
 
-def columns(found: Iterable[str], task: str) -> list[str]:
+def columns(measured: Iterable[str], task: str) -> list[str]:
   """The main metrics among those found, in order.
 
   A poisoned model is about as accurate as the oracle, so the share of that
   gap that was recovered says nothing and is left out.
   """
-  have = set(found)
+  keys = set(measured)
   if task == 'poison':
-    have -= {'recovery_percent'}
-  return [key for key in METRICS if key in have]
+    keys -= {'recovery_percent'}
+  return [key for key in METRICS if key in keys]
 
 
 def alphas(values: Iterable[float]) -> str:
-  """One alpha, or the range over seeds: '0.95' or '0.9 to 1.05'."""
+  """Formats an alpha, or its range over seeds: '0.95' or '0.9 to 1.05'."""
   distinct = sorted(set(values))
   if not distinct:
     return ''
@@ -39,6 +39,6 @@ def alphas(values: Iterable[float]) -> str:
   return low if low == high else f'{low} to {high}'
 
 
-def count(number: int, what: str) -> str:
+def count(number: int, noun: str) -> str:
   """'1 seed', '3 seeds'."""
-  return f'{number} {what}' if number == 1 else f'{number} {what}s'
+  return f'{number} {noun}' if number == 1 else f'{number} {noun}s'

@@ -116,13 +116,13 @@ def _arrange(results: Results, standard: dict[str, str]) -> dict[str, str]:
   if not results['rows']:
     return standard
   finding = verdict.verdict(results)
-  audited = words.audited(results)
+  audited = words.describe_audit(results)
   return {
     page.harm_heading(finding.harmed): page.harm_table(finding.harmed),
     'All methods': _methods(results),
     'Figures': standard['Figures'],
-    'What was wrong': page.paragraphs(words.wrong(results)),
-    'What was done': page.paragraphs(words.done(results)),
+    'What was wrong': page.paragraphs(words.describe_corruption(results)),
+    'What was done': page.paragraphs(words.describe_repair(results)),
     'How sure this is': _limits(results, finding.sure),
     'Are the wrong labels still in there?': page.paragraphs(audited),
     'How to get the same numbers': standard['How to get the same numbers'],

@@ -1,4 +1,4 @@
-"""What one seed of an experiment works on: data, corruption, proxy.
+"""Data of one seed of an experiment: training set, corruption, proxy.
 
 Everything is drawn here, once and before any training; afterwards no stage
 touches the dataset again. The proxy is held out before the corruption.
@@ -30,7 +30,7 @@ from cmu_jax.studies.engine import binding, checks, clip_start
 
 
 class World(NamedTuple):
-  """What all seeds share.
+  """Values that all seeds share.
 
   Attributes:
     dataset: train and test split, shrunk if the config says so.
@@ -50,7 +50,7 @@ class World(NamedTuple):
 
 
 class Scene(NamedTuple):
-  """What one seed works on.
+  """Data of one seed.
 
   Attributes:
     key: of this seed.
@@ -111,11 +111,11 @@ def smallest_fraction(label: np.ndarray, classes: int) -> float:
 
 
 def _check_proxy(config: ConfigDict, label: np.ndarray, classes: int) -> None:
-  held = sum(
+  images = sum(
     splits.floor_share(config.proxy_fraction, int(n))
     for n in np.bincount(label, minlength=classes)
   )
-  if held >= 2 * classes:
+  if images >= 2 * classes:
     return
   least = smallest_fraction(label, classes)
   remedy = (
@@ -124,7 +124,7 @@ def _check_proxy(config: ConfigDict, label: np.ndarray, classes: int) -> None:
     else f'the {label.size} training images are too few'
   )
   raise errors.UserError(
-    f'config.proxy_fraction {config.proxy_fraction} holds out {held} images '
+    f'config.proxy_fraction {config.proxy_fraction} holds out {images} images '
     f'for {classes} classes; at least {2 * classes} are needed: {remedy}'
   )
 
@@ -132,9 +132,9 @@ def _check_proxy(config: ConfigDict, label: np.ndarray, classes: int) -> None:
 def _arguments(config: ConfigDict, world: World, index: np.ndarray) -> Info:
   """The corruption's arguments for the training images at `index`."""
   apart = corruption.find_kind(config.corruption.kind).per_sample
-  where = world.position[index]
+  source_index = world.position[index]
   return {
-    name: value[where] if name in apart else value
+    name: value[source_index] if name in apart else value
     for name, value in world.arguments.items()
   }
 
@@ -179,20 +179,23 @@ def draw_scene(config: ConfigDict, world: World, seed: int) -> Scene:
   key = rng.fold_in(seed)
   train, classes = world.dataset.train, world.dataset.num_classes
   _check_proxy(config, np.asarray(train.label), classes)
-  held, rest = splits.stratified_split(
+  pool, remaining = splits.stratified_split(
     rng.fold_in(key, 'hold_out'), train.label, config.proxy_fraction, classes
   )
-  seen = splits.take(train, rest)
+  training = splits.take(train, remaining)
   drawn, record = _corrupt(
-    config, rng.fold_in(key, 'corrupt'), seen, _arguments(config, world, rest)
+    config,
+    rng.fold_in(key, 'corrupt'),
+    training,
+    _arguments(config, world, remaining),
   )
   proxies = _proxies(
     config,
     rng.fold_in(key, 'proxy'),
-    splits.take(train, held),
+    splits.take(train, pool),
     classes,
-    _arguments(config, world, held),
+    _arguments(config, world, pool),
   )
-  clean = splits.take(seen, jnp.flatnonzero(~drawn.mask))
-  corrupted = corruption.apply(drawn, seen)
-  return Scene(key, corrupted, clean, *proxies, record, seen.label)
+  clean = splits.take(training, jnp.flatnonzero(~drawn.mask))
+  corrupted = corruption.apply(drawn, training)
+  return Scene(key, corrupted, clean, *proxies, record, training.label)

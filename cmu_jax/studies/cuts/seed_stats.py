@@ -1,4 +1,4 @@
-"""seed_stats."""
+"""Statistics over the seeds of a run."""
 
 import numpy as np
 from jaxtyping import Float
@@ -15,10 +15,10 @@ def by_seed(results: Results, method: str, key: str) -> dict[int, float]:
   }
 
 
-def paired(
+def pair_by_seed(
   results: Results, key: str, methods: tuple[str, ...]
 ) -> Float[np.ndarray, 's m']:
-  """Values of `key` for m methods, at the seeds that all of them have."""
+  """Pairs the values of m methods at the seeds that all methods have."""
   columns = [by_seed(results, method, key) for method in methods]
   seeds = sorted(set.intersection(*(set(column) for column in columns)))
   table = [[column[seed] for column in columns] for seed in seeds]
@@ -35,9 +35,9 @@ def class_means(
     if row['method'] == method and row['seed'] in seeds
   ]
   table = np.asarray(rows, float).reshape(-1, len(results['class_names']))
-  seen = np.isfinite(table)
-  total = np.where(seen, table, 0).sum(axis=0)
-  number = seen.sum(axis=0)
+  measured = np.isfinite(table)
+  total = np.where(measured, table, 0).sum(axis=0)
+  number = measured.sum(axis=0)
   return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
@@ -45,10 +45,10 @@ def class_changes(
   results: Results,
 ) -> tuple[Float[np.ndarray, 'k'], Float[np.ndarray, 'k']]:
   """Accuracy a class before and after CUTS, over the seeds that have both."""
-  both = [
+  measured = [
     {row['seed'] for row in results['per_class'] if row['method'] == method}
     for method in ('corrupted', 'cuts')
   ]
-  seeds = both[0] & both[1]
-  before = class_means(results, 'corrupted', seeds)
-  return before, class_means(results, 'cuts', seeds)
+  seeds = measured[0] & measured[1]
+  corrupted = class_means(results, 'corrupted', seeds)
+  return corrupted, class_means(results, 'cuts', seeds)

@@ -34,7 +34,7 @@ _edit = jax.jit(tree.edit)
 
 
 class Repair(NamedTuple):
-  """One method's result for one seed.
+  """Result of a method for one seed.
 
   Attributes:
     variables: the network.
@@ -50,8 +50,8 @@ class Repair(NamedTuple):
   members: Variables | None = None
 
 
-class Kept(NamedTuple):
-  """Where a stage keeps its checkpoints.
+class Checkpoints(NamedTuple):
+  """Location and schedule of the checkpoints of a stage.
 
   Attributes:
     folder: the run's checkpoints.
@@ -66,34 +66,42 @@ class Kept(NamedTuple):
   clock: Clock = Clock()
 
 
-def kept(config: ConfigDict, workdir: pathlib.Path) -> Kept:
-  """The checkpoints of a run."""
-  return Kept(
+def locate_checkpoints(
+  config: ConfigDict, workdir: pathlib.Path
+) -> Checkpoints:
+  """Locates the checkpoints of a run."""
+  return Checkpoints(
     workdir / 'checkpoints',
     configs.fingerprint(config),
     config.checkpoint_seconds,
   )
 
 
-def saving(where: Kept, name: str, seed: str | int) -> store.Checkpoint:
-  """A training's checkpoints: <folder>/<stage>/seed_<seed>."""
-  folder = where.folder / name / f'seed_{seed}'
+def make_checkpoint(
+  checkpoints: Checkpoints, name: str, seed: str | int
+) -> store.Checkpoint:
+  """Creates the checkpoint of a training: <folder>/<stage>/seed_<seed>."""
+  folder = checkpoints.folder / name / f'seed_{seed}'
   if jax.process_count() > 1:
     # Orbax makes all processes of a distributed run save the same state, while
     # the processes of a study train networks of their own.
-    file = store.npz_checkpoint(folder, 'state', where.seconds, 'distributed')
+    file = store.npz_checkpoint(
+      folder, 'state', checkpoints.seconds, 'distributed'
+    )
   else:
     file = store.Checkpoint(
-      lambda template: checkpoint.restore(folder, template, where.fingerprint),
-      lambda state, step: checkpoint.save(
-        folder, step, state, where.fingerprint
+      lambda template: checkpoint.restore(
+        folder, template, checkpoints.fingerprint
       ),
-      where.seconds,
+      lambda state, step: checkpoint.save(
+        folder, step, state, checkpoints.fingerprint
+      ),
+      checkpoints.seconds,
     )
 
   def save(state: PyTree, step: int) -> None:
     file.save(state, step)
-    if where.clock.is_late():
+    if checkpoints.clock.is_late():
       raise TimeIsUp
 
   return file._replace(save=save)
@@ -116,7 +124,7 @@ def train_all(
   starts: list[Variables],
   batches: list[Batch],
   settings: ConfigDict,
-  where: Kept,
+  checkpoints: Checkpoints,
   seeds: tuple[int, ...],
 ) -> list[train.Fit]:
   """Trains one network a seed, in the way that suits the backend."""
@@ -129,7 +137,7 @@ def train_all(
         Network(world.model, world.inputs),
         start,
         batch,
-        checkpoint=saving(where, name, seed),
+        checkpoint=make_checkpoint(checkpoints, name, seed),
         title=f'{name}, seed {seed}',
         training=chosen,
       )
@@ -144,7 +152,7 @@ def train_all(
     tree.stack(starts),
     tree.stack(batches),
     strategy='vmap',
-    checkpoint=saving(where, name, together),
+    checkpoint=make_checkpoint(checkpoints, name, together),
     title=f'{name}, seeds {together}',
     training=options[0],
   )
@@ -161,9 +169,9 @@ def train_all(
 def repairs(
   config: ConfigDict,
   world: scene.World,
-  place: scene.Scene,
+  data: scene.Scene,
   corrupted: Variables,
-  where: Kept,
+  checkpoints: Checkpoints,
   seed: int,
 ) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:
   """CUTS, its controls and baselines for one seed.
@@ -171,9 +179,9 @@ def repairs(
   Returns:
     The repairs by method name, CUTS's info, and the fits by stage name.
   """
-  key = rng.fold_in(place.key, 'unlearn')
-  found, info, fits = _by_cuts(
-    key, config, world, place, corrupted, where, seed
+  key = rng.fold_in(data.key, 'unlearn')
+  repaired, info, fits = _by_cuts(
+    key, config, world, data, corrupted, checkpoints, seed
   )
   for name, kind in (
     ('random_vector', 'normal'),
@@ -182,107 +190,111 @@ def repairs(
     noise = jit.compile_cheaply(tree.random_like, 2)(
       rng.fold_in(key, name), info['tau'], kind
     )
-    found[name] = Repair(
-      edited(corrupted, noise, info['alpha']),
+    repaired[name] = Repair(
+      edit_weights(corrupted, noise, info['alpha']),
       'weights + norms of the task vector',
       {'alpha': info['alpha']},
     )
   if config.task == 'poison':
-    others, tuned = backdoor.repairs(
+    baselines, tuned = backdoor.repairs(
       config,
       world,
-      place,
+      data,
       corrupted,
-      lambda name: saving(where, name, seed),
+      lambda name: make_checkpoint(checkpoints, name, seed),
     )
-    found |= {name: Repair(*other) for name, other in others.items()}
+    repaired |= {
+      name: Repair(*baseline) for name, baseline in baselines.items()
+    }
     fits |= tuned
   clean = train.fit(
     rng.fold_in(key, 'finetune'),
     Network(world.model, world.inputs),
     corrupted,
-    place.clean_proxy,
-    checkpoint=saving(where, 'finetune', seed),
+    data.clean_proxy,
+    checkpoint=make_checkpoint(checkpoints, 'finetune', seed),
     title=f'fine-tuning on clean proxy labels, seed {seed}',
     training=recipes.fit_options(
-      config.finetune, place.clean_proxy.label.shape[0], 'finetune'
+      config.finetune, data.clean_proxy.label.shape[0], 'finetune'
     ),
   )
-  found['finetune_clean_proxy'] = Repair(
+  repaired['finetune_clean_proxy'] = Repair(
     clean.variables, 'weights + clean labels of the proxy', {}
   )
-  return found, info, {**fits, 'finetune': clean}
+  return repaired, info, {**fits, 'finetune': clean}
 
 
 def _by_cuts(
   key: PRNGKey,
   config: ConfigDict,
   world: scene.World,
-  place: scene.Scene,
+  data: scene.Scene,
   corrupted: Variables,
-  where: Kept,
+  checkpoints: Checkpoints,
   seed: int,
 ) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:
   """CUTS with the published and with the safe alpha, and as a simplex."""
   method = algorithm.cuts(
     Network(world.model, world.inputs),
     selection=selection(config),
-    checkpoint=saving(where, 'cuts_proxy', seed),
+    checkpoint=make_checkpoint(checkpoints, 'cuts_proxy', seed),
     training=recipes.fit_options(
-      config.proxy_train, place.proxy.label.shape[1], 'proxy_train'
+      config.proxy_train, data.proxy.label.shape[1], 'proxy_train'
     ),
   )
-  _, info = method(key, corrupted, MethodInputs(proxy=place.proxy))
+  _, info = method(key, corrupted, MethodInputs(proxy=data.proxy))
   fits = {'cuts_proxy': info['fit']}
   rules = {'cuts': {'alpha': info['alpha'], 'selected': info['selected']}}
   if config.select.folds:
-    chosen, folded = safe_alpha(config, world, place, corrupted, where, seed)
+    chosen, folded = safe_alpha(
+      config, world, data, corrupted, checkpoints, seed
+    )
     info['safe'] = chosen.record
     rules['cuts_safe'] = alpha_evidence.facts(chosen)
     if config.select.rule == 'safe':
       info |= chosen.choice._asdict()
       rules['cuts'] = rules['cuts_safe']
     fits |= {'cuts_folds': folded.fit} if folded else {}
-  found = {
+  repaired = {
     name: Repair(
-      edited(corrupted, info['tau'], facts['alpha']),
+      edit_weights(corrupted, info['tau'], facts['alpha']),
       'weights + corrupted proxy',
       facts,
     )
     for name, facts in rules.items()
   }
-  if place.proxy.label.shape[0] > 1:  # One vector spans nothing else than CUTS.
+  if data.proxy.label.shape[0] > 1:  # One vector spans nothing else than CUTS.
     tuned = info['fit'].variables
     members = task_simplex.members(corrupted, tuned, info['alpha'])
-    found['cuts_simplex'] = found['cuts']._replace(members=members)
-  return found, info, fits
+    repaired['cuts_simplex'] = repaired['cuts']._replace(members=members)
+  return repaired, info, fits
 
 
 def safe_alpha(
   config: ConfigDict,
   world: scene.World,
-  place: scene.Scene,
+  data: scene.Scene,
   corrupted: Variables,
-  where: Kept | None,
+  checkpoints: Checkpoints | None,
   seed: int,
 ) -> tuple[alpha_evidence.SafeChoice, safe_alpha_lib.FoldVectors | None]:
-  """The choice of `cuts.safe_alpha` for one seed, and what it took.
+  """Chooses the safe alpha of one seed; returns its fold vectors too.
 
   A pool that is too small to be split is no evidence: the rule abstains.
 
   Args:
     config: every setting.
-    world: what all seeds share.
-    place: what this seed works on.
+    world: shared by all seeds.
+    data: of this seed.
     corrupted: theta_mix.
-    where: the run's checkpoints; None keeps none.
+    checkpoints: of the run; None saves no checkpoint.
     seed: of the checkpoint.
   """
   return safe_alpha_lib.choose_from_proxy(
-    rng.fold_in(place.key, 'safe'),
+    rng.fold_in(data.key, 'safe'),
     Network(world.model, world.inputs),
     corrupted,
-    place.proxy,
+    data.proxy,
     selection=selection(config),
     rule=safe_alpha_lib.SafeRule(
       config.corruption.kind == 'symmetric',
@@ -293,12 +305,14 @@ def safe_alpha(
     tuning=lambda size: recipes.fit_options(
       config.proxy_train, size, 'proxy_train'
     ),
-    checkpoint=saving(where, 'cuts_folds', seed) if where else None,
+    checkpoint=make_checkpoint(checkpoints, 'cuts_folds', seed)
+    if checkpoints
+    else None,
   )
 
 
 def selection(config: ConfigDict) -> alpha_search.Selection:
-  """How alpha is chosen, from the config."""
+  """Reads the rule that chooses alpha from the config."""
   settings = config.select
   return alpha_search.Selection(
     kind=config.task,
@@ -310,6 +324,6 @@ def selection(config: ConfigDict) -> alpha_search.Selection:
   )
 
 
-def edited(variables: Variables, tau: PyTree, alpha: float) -> Variables:
-  """theta - alpha tau with the BatchNorm statistics as they were."""
+def edit_weights(variables: Variables, tau: PyTree, alpha: float) -> Variables:
+  """Returns theta - alpha tau with unchanged BatchNorm statistics."""
   return Variables(_edit(variables.params, tau, alpha), variables.batch_stats)

@@ -34,7 +34,7 @@ _TRAININGS = ('corrupted', 'oracle')
 
 
 class World(NamedTuple):
-  """What all cells share.
+  """Values that all cells share.
 
   Attributes:
     shared: dataset, network, input step and trigger.
@@ -48,7 +48,7 @@ class World(NamedTuple):
 
 
 class Program(NamedTuple):
-  """One program that trains networks: its stage, and the seeds in it."""
+  """Program that trains networks: its stage, and the seeds in it."""
 
   method: str
   seeds: tuple[int, ...]
@@ -120,9 +120,9 @@ def _train(context: Context[World], program: Program) -> list[train.Fit]:
   )
 
 
-def _checkpoints(context: Context[World]) -> stages.Kept:
-  place = stages.kept(context.config, context.store.folder)
-  return place._replace(clock=context.clock)
+def _checkpoints(context: Context[World]) -> stages.Checkpoints:
+  checkpoints = stages.locate_checkpoints(context.config, context.store.folder)
+  return checkpoints._replace(clock=context.clock)
 
 
 def _fit(context: Context[World], stage: str, seed: int) -> train.Fit:
@@ -325,7 +325,7 @@ def plan(context: Context[World]) -> Plan:
   series = [entry for _, record in trained for entry in record['series']]
   _write_telemetry(context, series)
   repairs = [Repairs(seed) for seed in config.seeds]
-  found = yield Phase(
+  repaired = yield Phase(
     'repairs',
     [
       Cell(
@@ -334,7 +334,7 @@ def plan(context: Context[World]) -> Plan:
       for item in repairs
     ],
   )
-  records = [record for _, record in found]
+  records = [record for _, record in repaired]
   rows = [row for record in records for row in record['rows']]
   series += [entry for record in records for entry in record['series']]
   _write_telemetry(context, series + _score_series(rows))
@@ -350,9 +350,13 @@ def plan(context: Context[World]) -> Plan:
 def note(item: Any, record: Info) -> Note:
   """Shows the test accuracy after CUTS, or of a training its accuracy."""
   if isinstance(item, Program):
-    last = [e[2][-1] for e in record['series'] if e[0].endswith('accuracy')]
+    accuracies = [
+      e[2][-1] for e in record['series'] if e[0].endswith('accuracy')
+    ]
     return Note(
-      {'method': f'{item.method}, training'}, 'accuracy', float(np.mean(last))
+      {'method': f'{item.method}, training'},
+      'accuracy',
+      float(np.mean(accuracies)),
     )
   values = {row['method']: row['test_accuracy'] for row in record['rows']}
   return Note({'method': 'cuts'}, 'accuracy', values['cuts'])

@@ -18,7 +18,7 @@ from cmu_jax.studies.cuts.load import Results
 
 
 class Row(NamedTuple):
-  """One method over all seeds.
+  """Results of a method over all seeds.
 
   Attributes:
     method: its key in results.json.
@@ -41,14 +41,14 @@ class Row(NamedTuple):
 
 def _metric_keys(results: Results) -> list[str]:
   """Metric columns with at least one value, the main ones first."""
-  found = {
+  measured = {
     key: None
     for row in results['rows']
     for key, value in row.items()
     if key.endswith(('_accuracy', '_rate', '_percent')) and value is not None
   }
-  main = names.columns(found, results['task'])
-  return main + [key for key in found if key not in names.METRICS]
+  main = names.columns(measured, results['task'])
+  return main + [key for key in measured if key not in names.METRICS]
 
 
 def _alpha(rows: list[dict[str, Any]]) -> str:
@@ -59,7 +59,7 @@ def _alpha(rows: list[dict[str, Any]]) -> str:
 
 
 def summary(results: Results) -> list[Row]:
-  """One row a method, from doing nothing to the oracle."""
+  """Creates a row for each method, from doing nothing to the oracle."""
   keys = _metric_keys(results)
   table = []
   for method in study_names.sort_names(
@@ -70,14 +70,16 @@ def summary(results: Results) -> list[Row]:
       key: stats.spread(list(seed_stats.by_seed(results, method, key).values()))
       for key in keys
     }
-    shown = study_names.present(method, results['task'])
-    seen = dict.fromkeys(str(row.get('information') or '') for row in rows)
+    texts = study_names.present(method, results['task'])
+    information = dict.fromkeys(
+      str(row.get('information') or '') for row in rows
+    )
     table.append(
       Row(
         method=method,
-        label=shown.label,
-        note=shown.note,
-        information=' / '.join(text for text in seen if text),
+        label=texts.label,
+        note=texts.note,
+        information=' / '.join(text for text in information if text),
         seeds=len({row['seed'] for row in rows}),
         alpha=_alpha(rows),
         metrics={key: value for key, value in spreads.items() if value},
@@ -97,7 +99,7 @@ def cell(key: str, value: Spread | None) -> str:
 
 
 def caption(results: Results) -> str:
-  """What the numbers of every table are."""
+  """Explains the numbers of every table."""
   seeds = len({row['seed'] for row in results['rows']})
   if seeds == 1:
     return 'One seed: no spread is known. Accuracies and rates from 0 to 1.'
@@ -151,7 +153,7 @@ def class_table(results: Results) -> TextTable:
 
 
 def footnotes(rows: list[Row]) -> dict[str, str]:
-  """What methods could see, and their notes, each with a letter.
+  """Assigns a letter to each information text with its note.
 
   Returns:
     footnote text -> letter, in the order of the rows.
@@ -161,8 +163,8 @@ def footnotes(rows: list[Row]) -> dict[str, str]:
 
 
 def _footnote(row: Row) -> str:
-  seen = row.information or 'not recorded'
-  return f'{seen} ({row.note})' if row.note else seen
+  information = row.information or 'not recorded'
+  return f'{information} ({row.note})' if row.note else information
 
 
 def _rich_table(results: Results, rows: list[Row]) -> rich.table.Table:

@@ -28,8 +28,8 @@ def thin(
   n = len(steps)
   if n <= MOST_POINTS:
     return steps, values
-  kept = np.linspace(0, n - 1, MOST_POINTS).round().astype(int)
-  return steps[kept], values[kept]
+  index = np.linspace(0, n - 1, MOST_POINTS).round().astype(int)
+  return steps[index], values[index]
 
 
 def _points(series: Series) -> Iterator[Point]:
@@ -38,8 +38,10 @@ def _points(series: Series) -> Iterator[Point]:
     # Overflow to infinity is what single precision says of such a number.
     with np.errstate(over='ignore'):
       single = np.asarray(values).astype(np.float32).astype(float)
-    kept_steps, kept = thin(np.asarray(steps), single)
-    for step, value in zip(kept_steps.tolist(), kept.tolist(), strict=True):
+    thin_steps, thin_values = thin(np.asarray(steps), single)
+    for step, value in zip(
+      thin_steps.tolist(), thin_values.tolist(), strict=True
+    ):
       yield tag, step, value
 
 
@@ -72,8 +74,8 @@ def _write_events(path: pathlib.Path, points: list[Point]) -> None:
   record_writer, event_pb2, summary_pb2 = _tensorboard()
   writer = record_writer.RecordWriter(str(path))
   try:
-    first = event_pb2.Event(wall_time=0, file_version='brain.Event:2')
-    writer.write(first.SerializeToString())
+    header = event_pb2.Event(wall_time=0, file_version='brain.Event:2')
+    writer.write(header.SerializeToString())
     for tag, step, value in points:
       scalar = summary_pb2.Summary.Value(tag=tag, simple_value=value)
       summary = summary_pb2.Summary(value=[scalar])

@@ -1,4 +1,4 @@
-"""What a run showed, in one label and a few plain sentences."""
+"""The outcome of a run as a label and a few plain sentences."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ _ORACLE = 'the oracle, which was trained without the corrupted samples'
 
 
 class Verdict(NamedTuple):
-  """What a run showed.
+  """Outcome of a run.
 
   Attributes:
     label: 'repaired', 'partly repaired', 'no clear change', 'made worse' or
@@ -34,44 +34,44 @@ class Verdict(NamedTuple):
   sure: tuple[str, ...]
 
 
-def harmed(results: Results) -> tuple[page.Harm, ...]:
-  """Classes that CUTS lowered by more than five points, worst first."""
-  before, after = seed_stats.class_changes(results)
-  fall = np.nan_to_num(before - after, nan=0.0)
+def find_harmed_classes(results: Results) -> tuple[page.Harm, ...]:
+  """Finds classes that CUTS lowered by over five points, worst first."""
+  old, new = seed_stats.class_changes(results)
+  fall = np.nan_to_num(old - new, nan=0.0)
   worst = np.argsort(-fall, kind='stable')
   return tuple(
-    page.Harm(str(results['class_names'][i]), float(before[i]), float(after[i]))
+    page.Harm(str(results['class_names'][i]), float(old[i]), float(new[i]))
     for i in worst
     if fall[i] > page.CLASS_HARM + page.HARM_SLACK
   )
 
 
 def _harm_list(classes: tuple[page.Harm, ...]) -> str:
-  more = len(classes) - 3
+  remaining = len(classes) - 3
   text = '; '.join(page.describe_harm(harm) for harm in classes[:3])
-  return f'{text}; and {more} more' if more > 0 else text
+  return f'{text}; and {remaining} more' if remaining > 0 else text
 
 
 def _harm_sentences(
-  results: Results, found: tuple[page.Harm, ...]
+  results: Results, harms: tuple[page.Harm, ...]
 ) -> list[str]:
-  before, after = seed_stats.class_changes(results)
-  if found:
-    text = _harm_list(found)
+  old, new = seed_stats.class_changes(results)
+  if harms:
+    text = _harm_list(harms)
     return [f'{text[0].upper()}{text[1:]}.']
-  if not np.isfinite(before - after).any():
+  if not np.isfinite(old - new).any():
     return ['Accuracy by class was not recorded, so harm to one is unknown.']
   return ['No class fell by more than 5 points.']
 
 
-def _change(pairs: np.ndarray, what: str) -> str:
-  before, after = pairs.mean(axis=0).tolist()
-  points = 100 * (after - before)
+def _change(pairs: np.ndarray, quantity: str) -> str:
+  old, new = pairs.mean(axis=0).tolist()
+  points = 100 * (new - old)
   if abs(points) < 0.05:
-    return f'{what} stayed at {after:.3f}.'
+    return f'{quantity} stayed at {new:.3f}.'
   verb = 'rose' if points > 0 else 'fell'
   return (
-    f'{what} {verb} from {before:.3f} to {after:.3f} ({points:+.1f} points).'
+    f'{quantity} {verb} from {old:.3f} to {new:.3f} ({points:+.1f} points).'
   )
 
 
@@ -81,7 +81,7 @@ def _recovery(results: Results) -> tuple[float | None, str]:
   The recovery rate of CUTS (arXiv 2511.18660); undefined where the oracle is
   not better than the corrupted model.
   """
-  triple = seed_stats.paired(
+  triple = seed_stats.pair_by_seed(
     results, 'test_accuracy', ('corrupted', 'cuts', 'oracle')
   )
   if not len(triple):
@@ -119,61 +119,61 @@ def _noise_label(difference: np.ndarray, recovery: float | None) -> str:
 
 
 def _label_noise(
-  results: Results, pairs: np.ndarray, found: tuple[page.Harm, ...]
+  results: Results, pairs: np.ndarray, harms: tuple[page.Harm, ...]
 ) -> tuple[str, list[str]]:
   recovery, sentence = _recovery(results)
   label = _noise_label(pairs[:, 1] - pairs[:, 0], recovery)
   change = _change(pairs, 'Test accuracy')
-  harm = _harm_sentences(results, found)
-  told = [*harm, sentence] if found else [sentence, *harm]
-  return label, [change, *told]
+  harm = _harm_sentences(results, harms)
+  evidence = [*harm, sentence] if harms else [sentence, *harm]
+  return label, [change, *evidence]
 
 
 def _poison_label(attack: np.ndarray, loss: float, hurt: bool) -> str:
-  before, after = attack.mean(axis=0)
+  old, new = attack.mean(axis=0)
   if hurt or loss > POISON_UTILITY_LOSS + page.HARM_SLACK:
     return 'made worse'
-  if after > before + page.CLASS_HARM + page.HARM_SLACK:
+  if new > old + page.CLASS_HARM + page.HARM_SLACK:
     return 'made worse'
-  if before <= POISON_ASR_GONE:
+  if old <= POISON_ASR_GONE:
     return 'no clear change'
-  if after <= POISON_ASR_GONE + page.HARM_SLACK:
+  if new <= POISON_ASR_GONE + page.HARM_SLACK:
     return 'repaired'
-  return 'partly repaired' if after <= before / 2 else 'no clear change'
+  return 'partly repaired' if new <= old / 2 else 'no clear change'
 
 
 def _poison(
-  results: Results, pairs: np.ndarray, found: tuple[page.Harm, ...]
+  results: Results, pairs: np.ndarray, harms: tuple[page.Harm, ...]
 ) -> tuple[str, list[str]]:
-  attack = seed_stats.paired(
+  attack = seed_stats.pair_by_seed(
     results, 'attack_success_rate', ('corrupted', 'cuts')
   )
   loss = float((pairs[:, 0] - pairs[:, 1]).mean())
   utility = _change(pairs, 'Test accuracy')
-  harm = _harm_sentences(results, found)
+  harm = _harm_sentences(results, harms)
   if not len(attack):
-    bad = bool(found) or loss > POISON_UTILITY_LOSS + page.HARM_SLACK
+    bad = bool(harms) or loss > POISON_UTILITY_LOSS + page.HARM_SLACK
     label = 'made worse' if bad else 'no clear change'
     return label, ['The attack success rate was not measured.', *harm, utility]
-  before, after = attack.mean(axis=0).tolist()
+  old, new = attack.mean(axis=0).tolist()
   rate = _change(attack, 'Attack success rate on triggered test images')
-  label = _poison_label(attack, loss, bool(found))
-  if before <= POISON_ASR_GONE:
+  label = _poison_label(attack, loss, bool(harms))
+  if old <= POISON_ASR_GONE:
     rate += ' The trigger did not work on the corrupted model either.'
-  elif after <= POISON_ASR_GONE + page.HARM_SLACK and found:
-    harm = [f'The trigger no longer works, but {_harm_list(found)}.']
+  elif new <= POISON_ASR_GONE + page.HARM_SLACK and harms:
+    harm = [f'The trigger no longer works, but {_harm_list(harms)}.']
     return label, [*harm, rate, utility]
   return label, [rate, *harm, utility]
 
 
-def _abstained(results: Results) -> tuple[int, int]:
-  """In how many seeds CUTS changed nothing, out of how many."""
+def _count_abstentions(results: Results) -> tuple[int, int]:
+  """Counts the seeds in which CUTS changed nothing, and all seeds."""
   rows = [row for row in results['rows'] if row['method'] == 'cuts']
   idle = [r for r in rows if r.get('selected') is False or r.get('alpha') == 0]
   return len(idle), len(rows)
 
 
-def _left(results: Results) -> list[str]:
+def _explain_abstention(results: Results) -> list[str]:
   if results['task'] == 'poison':
     why = (
       'No alpha drove the attack success rate on the proxy images low enough, '
@@ -190,24 +190,24 @@ def _left(results: Results) -> list[str]:
 
 
 def _sure(results: Results, pairs: np.ndarray, idle: bool) -> tuple[str, ...]:
-  said = []
+  sentences = []
   if results['smoke']:
-    said.append('Smoke run, far too short to mean anything: not evidence.')
+    sentences.append('Smoke run, far too short to mean anything: not evidence.')
   interval = stats.interval(pairs[:, 1] - pairs[:, 0])
   if interval is None:
-    said.append(
+    sentences.append(
       'One seed: how much the numbers vary is unknown, and no change is beyond '
       'doubt.'
     )
   elif not idle:
-    said.append(
+    sentences.append(
       f'Over {len(pairs)} seeds the change in test accuracy is '
       f'{100 * interval.mean:+.1f} points, 95 % interval '
       f'{100 * interval.low:+.1f} to {100 * interval.high:+.1f}.'
     )
   else:
-    said.append(f'The same in all of {len(pairs)} seeds.')
-  return tuple(said)
+    sentences.append(f'The same in all of {len(pairs)} seeds.')
+  return tuple(sentences)
 
 
 def verdict(results: Results) -> Verdict:
@@ -228,23 +228,25 @@ def verdict(results: Results) -> Verdict:
   Raises:
     UserError: no seed has a test accuracy both before and after.
   """
-  pairs = seed_stats.paired(results, 'test_accuracy', ('corrupted', 'cuts'))
+  pairs = seed_stats.pair_by_seed(
+    results, 'test_accuracy', ('corrupted', 'cuts')
+  )
   errors.check(
     len(pairs),
     "results.json: no seed has test_accuracy for both 'corrupted' and 'cuts', "
     'so there is no verdict; let the run finish',
   )
-  found = harmed(results)
-  idle, runs = _abstained(results)
+  harms = find_harmed_classes(results)
+  idle, runs = _count_abstentions(results)
   if idle == runs:
     sure = _sure(results, pairs, idle=True)
-    said = (*_left(results), *sure)
-    return Verdict('left as it was', said, found, sure)
+    reasons = (*_explain_abstention(results), *sure)
+    return Verdict('left as it was', reasons, harms, sure)
   decide = _poison if results['task'] == 'poison' else _label_noise
-  label, sentences = decide(results, pairs, found)
+  label, sentences = decide(results, pairs, harms)
   if idle:
     sentences.append(
       f'CUTS changed nothing in {idle} of {names.count(runs, "seed")}.'
     )
   sure = _sure(results, pairs, idle=False)
-  return Verdict(label, (*sentences, *sure), found, sure)
+  return Verdict(label, (*sentences, *sure), harms, sure)

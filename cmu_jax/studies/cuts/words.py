@@ -1,4 +1,4 @@
-"""The fixed prose of a report: what was wrong, what was done, the terms."""
+"""The fixed prose of a report: corruption, repair, audit and terms."""
 
 from typing import Any
 
@@ -61,47 +61,47 @@ GLOSSARY = {
 }
 
 
-def _setting(config: dict[str, Any], *keys: str) -> Any:
+def _read_setting(config: dict[str, Any], *keys: str) -> Any:
   """The first of `keys` in the configuration or its corruption block."""
   nested = config.get('corruption')
-  both = config | (nested if isinstance(nested, dict) else {})
-  return next((both[k] for k in keys if both.get(k) is not None), None)
+  settings = config | (nested if isinstance(nested, dict) else {})
+  return next((settings[k] for k in keys if settings.get(k) is not None), None)
 
 
 def _share(config: dict[str, Any]) -> str:
-  rate = _setting(config, 'noise_rate', 'rate', 'poison_rate', 'fraction')
+  rate = _read_setting(config, 'noise_rate', 'rate', 'poison_rate', 'fraction')
   if not isinstance(rate, int | float):
     return 'a part'
   return f'{100 * rate:.4g} %'
 
 
-def wrong(results: Results) -> list[str]:
-  """What was wrong with the training data, in sentences."""
+def describe_corruption(results: Results) -> list[str]:
+  """Describes the corruption of the training data in sentences."""
   config = results['config']
   of = f' of {config["dataset"]}' if config.get('dataset') else ''
   share = _share(config)
   if results['task'] == 'poison':
-    target = _setting(config, 'target', 'target_class')
-    known = isinstance(target, int) and 0 <= target < len(
+    target = _read_setting(config, 'target', 'target_class')
+    has_name = isinstance(target, int) and 0 <= target < len(
       results['class_names']
     )
-    which = (
+    target_class = (
       f"class '{results['class_names'][target]}', the target class"
-      if known
+      if has_name
       else 'the target class'
     )
-    which_images = (
-      f'{share} of the images of {which}, carried a trigger. Their labels were '
-      'right'
-      if _setting(config, 'kind') == 'clean_label'
+    images = (
+      f'{share} of the images of {target_class}, carried a trigger. Their '
+      'labels were right'
+      if _read_setting(config, 'kind') == 'clean_label'
       else f'{share} of the images carried a trigger and were labelled as '
-      f'{which}'
+      f'{target_class}'
     )
     return [
-      f'In the training set{of}, {which_images}. The model learned to '
+      f'In the training set{of}, {images}. The model learned to '
       'answer with that class whenever it sees the trigger.'
     ]
-  kind = _setting(config, 'kind', 'noise')
+  kind = _read_setting(config, 'kind', 'noise')
   if kind == 'human':
     return [
       f'The labels of the training set{of} were those that people gave, with '
@@ -115,15 +115,15 @@ def wrong(results: Results) -> list[str]:
   ]
 
 
-def done(results: Results) -> list[str]:
-  """What CUTS did about it, in sentences."""
+def describe_repair(results: Results) -> list[str]:
+  """Describes the repair by CUTS in sentences."""
   pool = results['config'].get('proxy_fraction')
   size = (
     f' (as many as {100 * pool:.4g} % of the training images)'
     if isinstance(pool, int | float)
     else ''
   )
-  first = (
+  procedure = (
     f'CUTS had the weights of the corrupted model and proxy images{size} that '
     'were not trained on; it did not see the training set. It corrupted the '
     'proxy images in the same way on purpose, let the corrupted model learn '
@@ -132,21 +132,21 @@ def done(results: Results) -> list[str]:
   )
   if results['task'] == 'poison':
     return [
-      first,
+      procedure,
       'It took the smallest alpha at which the trigger stops working on the '
       'proxy images. If there is none, it abstains and leaves the weights '
       'alone. This rule does not look at clean accuracy.',
     ]
   return [
-    first,
+    procedure,
     'It took the alpha with the highest score J on the proxy images. J is high '
     'when an image and its nearest neighbours in feature space are given the '
     'same class while all classes are still predicted. It uses no labels.',
   ]
 
 
-def audited(results: Results) -> list[str]:
-  """Whether wrong labels are still in there, and what that can show."""
+def describe_audit(results: Results) -> list[str]:
+  """Describes the label audit and its limits; empty without an audit."""
   column, task = 'label_recovery_rate', results['task']
   means = {
     method: float(np.mean(list(values.values())))
@@ -157,20 +157,20 @@ def audited(results: Results) -> list[str]:
   }
   if not means:
     return []
-  told = ', '.join(
+  numbers = ', '.join(
     f'{value:.3f} after {study_names.present(method, task).label}'
     for method, value in means.items()
     if method in ('cuts', 'cuts_safe', 'finetune_clean_proxy')
   )
-  first = means.get('corrupted')
-  best = means.get('oracle')
+  corrupted = means.get('corrupted')
+  oracle = means.get('oracle')
   return [
     'An attacker who has an image that was trained on under a wrong label, and '
     'the network, is offered that label and another wrong one. How often the '
     'right guess scores higher (0.5 is chance): '
-    + (f'{first:.3f} before the repair, ' if first is not None else '')
-    + told
-    + (f', {best:.3f} in the oracle, which never saw them' if best else '')
+    + (f'{corrupted:.3f} before the repair, ' if corrupted is not None else '')
+    + numbers
+    + (f', {oracle:.3f} in the oracle, which never saw them' if oracle else '')
     + '.',
     'A repair whose number is well above that of the oracle answers rightly '
     'and still holds the wrong labels. A number near it shows that this '
