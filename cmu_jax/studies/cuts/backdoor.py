@@ -18,6 +18,7 @@ from cmu_jax.training import train
 CheckpointFactory = Callable[[str], store.Checkpoint | None]
 Repaired = dict[str, tuple[Variables, str, Info]]
 
+# All repairs here see the same, so that a table compares them fairly.
 _INFORMATION = 'weights + unlabelled pool, trigger, target'
 
 
@@ -43,6 +44,8 @@ def repairs(
     untriggered ones), 'distill_projected' (the latter's task vector).
   """
   pool = data.proxy.image.shape[0]
+  # The training on both copies has twice as many images, and the number of
+  # steps depends on it.
   once, twice = (
     recipes.fit_options(config.proxy_train, size, 'proxy_train')
     for size in (pool, 2 * pool)
@@ -65,6 +68,8 @@ def repairs(
   networks: Repaired = {}
   fits = {}
   for name, method in methods.items():
+    # The name is in the key, so that a new method leaves the random numbers of
+    # the others alone.
     key = rng.fold_in(data.key, 'backdoor', name)
     repaired, info = method(key, corrupted, MethodInputs(proxy=data.proxy))
     facts: Info = {k: info[k] for k in ('alpha', 'selected') if k in info}

@@ -10,6 +10,7 @@ from cmu_jax.report import style
 from cmu_jax.studies.cuts import names, seed_stats
 from cmu_jax.studies.cuts.load import Results
 
+# Colour and dash both differ, so that the terms stay apart in black and white.
 _PARTS = {
   'adjusted_agreement': ('adjusted agreement', '#56B4E9', '--'),
   'penalty_effective': ('minus: effective classes', '#E69F00', ':'),
@@ -41,6 +42,8 @@ def _mark_choice(ax: axes.Axes, curves: list[dict[str, Any]]) -> None:
   label = f'chosen alpha: {names.alphas(chosen)}'
   for alpha in chosen:
     ax.axvline(alpha, color=style.INK, lw=1, ls=(0, (4, 3)), label=label)
+    # Matplotlib leaves labels that start with an underscore out of the legend,
+    # so the label appears once.
     label = '_'
 
 
@@ -60,14 +63,17 @@ def _search(ax: axes.Axes, results: Results) -> None:
     x = [c['alpha'] for c in curves]
     y = [_floats(c[key]) for c in curves]
     style.plot_across_seeds(ax, x, y, label, colour)
+    # An abstention has no chosen alpha, so it gets no mark.
     for curve, heights in zip(curves, y, strict=True):
       if curve.get('selected') is not False:
+        # The chosen alpha need not equal a point of the grid exactly.
         near = int(
           np.abs(np.subtract(curve['alpha'], curve['alpha_hat'])).argmin()
         )
         ax.plot(curve['alpha_hat'], heights[near], 'o', color=colour, ms=6)
   ax.set_ylabel('rate (0 to 1)' if poison else 'score and its parts')
   if poison:
+    # The margin keeps dots at 0 and 1 visible.
     ax.set_ylim(-0.03, 1.03)
   ax.set_title('What CUTS sees: proxy images only')
 
@@ -93,6 +99,7 @@ def _plot_test_rates(ax: axes.Axes, results: Results) -> None:
       x = [e['alpha'] for e in columns]
       y = [_floats(e[key]) for e in columns]
       style.plot_across_seeds(ax, x, y, label, colour, marker=marker, ms=4)
+  # The gap between both levels is the scale of a repair.
   _level(ax, results, 'corrupted', (0, (1, 1.5)))
   _level(ax, results, 'oracle', (0, (6, 2)))
   ax.set(xlabel='alpha (length of the step, no unit)', ylabel='rate (0 to 1)')
@@ -115,6 +122,8 @@ def _outcome(results: Results) -> str:
       for name, pairs in changes
       if len(pairs)
     )
+  # The best alpha on test images needs test labels: it is a diagnosis and never
+  # a choice.
   tested = [c['evaluated'] for c in results['curves'] if c.get('evaluated')]
   tested = _select_curves(tested, 'test_accuracy')
   best = [e['alpha'][int(np.argmax(e['test_accuracy']))] for e in tested]
@@ -140,6 +149,7 @@ def alpha_curve(results: Results) -> figure.Figure:
   """
   with style.context():
     canvas = style.canvas(_alpha_title(results), (9.2, 7.4), results['smoke'])
+    # The shared axis compares score and effect at the same alpha.
     top, bottom = canvas.subplots(2, 1, sharex=True)
     _search(top, results)
     _plot_test_rates(bottom, results)
@@ -152,6 +162,7 @@ def alpha_curve(results: Results) -> figure.Figure:
 def _floor(results: Results, key: str) -> float:
   """Returns the start of the axis: a round number below every dot."""
   values = [row[key] for row in results['rows'] if row.get(key) is not None]
+  # Half a tick of room keeps the lowest dot off the frame.
   return max(0.0, float(np.floor(10 * min(values) - 0.5)) / 10)
 
 
@@ -162,6 +173,7 @@ def _dots(
   for y, method in enumerate(methods):
     values = list(seed_stats.by_seed(results, method, key).values())
     colour = style.CUTS if method == 'cuts' else style.INK
+    # An empty row could be mistaken for a value of zero.
     if not values:
       ax.text(
         (1 + low) / 2, y, 'not applicable', color=style.MUTED, va='center'
@@ -171,6 +183,7 @@ def _dots(
     rows = [y] * len(values)
     ax.plot(values, rows, 'o', color=colour, alpha=0.35, ms=6, mew=0)
     ax.plot([mean, mean], [y - 0.28, y + 0.28], color=colour, lw=2.6)
+    # Near the right end, text on the right would leave the axes.
     near_end = mean > low + 0.7 * (1 - low)
     ax.annotate(
       f'{mean:.3f}',
@@ -195,6 +208,7 @@ def _methods_title(results: Results) -> str:
       changes.append(f'{name} {old:.3f} → {new:.3f}')
   text = f'CUTS: {", ".join(changes)}'
   oracle = list(seed_stats.by_seed(results, 'oracle', 'test_accuracy').values())
+  # A title with several metrics has no room for the oracle.
   if len(changes) == 1 and oracle:
     text += f' (oracle: {np.mean(oracle):.3f})'
   return text
@@ -228,5 +242,6 @@ def methods(results: Results) -> figure.Figure:
     grid[0].set_yticks(
       range(len(order)), [_tick(m, results['task']) for m in order]
     )
+    # The reversed axis puts the first method at the top.
     grid[0].set_ylim(len(order) - 0.4, -0.6)
     return canvas

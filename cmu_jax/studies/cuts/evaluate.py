@@ -45,6 +45,7 @@ def scorer(config: ConfigDict, world: scene.World) -> Callable[..., Score]:
   label, target = np.asarray(test.label), config.corruption.target
   size = config.evaluate.batch_size
   poisoned = config.task == 'poison'
+  # All networks are scored on the same stamped images.
   stamped = test._replace(has_trigger=jnp.ones(test.label.shape, bool))
 
   def score(variables: Variables, members: Variables | None = None) -> Score:
@@ -62,6 +63,7 @@ def scorer(config: ConfigDict, world: scene.World) -> Callable[..., Score]:
       'attack_success_rate': None,
       'triggered_accuracy': None,
     }
+    # Without a trigger these rates have no meaning and stay None.
     if poisoned:
       hit = predict(stamped)
       values['target_class_accuracy'] = metrics.class_accuracy(counts)[target]
@@ -87,8 +89,10 @@ def along(
   """
   fine = np.asarray(info['curve']['alpha'])
   coarse = fine[:: max(1, len(fine) // (config.evaluate.points - 1))]
+  # The curve must contain alpha_hat exactly, because the report marks it.
   grid = np.unique(np.concatenate([[0.0, info['alpha'], fine[-1]], coarse]))
   rates = info['curve'].get('proxy_attack_success_rate')
+  # The attack on the proxy needs no test label.
   lowest = None if rates is None else float(fine[int(np.argmin(rates))])
   if lowest is not None:
     grid = np.unique(np.append(grid, lowest))
@@ -99,6 +103,7 @@ def along(
   for name in TESTED:
     values = [s.values[name] for s in scores]
     columns[name] = None if values[0] is None else values
+  # The grid contains `lowest`, so the search finds it exactly.
   best = (
     int(np.argmax(columns['test_accuracy']))
     if lowest is None
@@ -128,6 +133,7 @@ def feature_path(
   if not count:
     return {}
   image = world.inputs.eval(world.dataset.test.image[:count], None)
+  # An abstention has alpha = 0, which would give a path without length.
   top = info['alpha'] or float(info['curve']['alpha'][-1])
   alphas = np.round(np.linspace(0, 1.5 * top, 7), 4)
   features = jax.jit(world.model.features)
@@ -139,6 +145,7 @@ def feature_path(
     for a in alphas
   ]
   plane = decomposition.PCA(2, svd_solver='full')
+  # Point 4 of 7 points up to 1.5 `top` is `top` itself.
   plane.fit(np.concatenate([points[0], points[4]]))
   return {
     'feature_path': np.stack([plane.transform(p) for p in points]).astype(

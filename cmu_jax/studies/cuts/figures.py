@@ -53,6 +53,7 @@ def _explain_absence(name: str, results: Results, arrays: Arrays) -> str:
   absent = [key for key in needed if key not in arrays]
   if absent:
     return f'the run recorded no {", ".join(absent)} in arrays.npz'
+  # An empty array would fail while it is drawn, with an obscure message.
   if needed and 0 in (size := arrays[needed[0]].shape):
     return f'{needed[0]} is empty: its shape is {size}'
   if name == 'alpha_curve' and not results['curves']:
@@ -67,6 +68,8 @@ def draw(results: Results, arrays: Arrays) -> Iterator[style.ReportFigure]:
     results: results.json of a run.
     arrays: arrays.npz of the run; figures without their arrays are left out.
   """
+  # The lambdas delay the work, because a figure without its data must not be
+  # drawn.
   makers = {
     'methods': lambda: methods(results),
     'alpha_curve': lambda: alpha_curve(results),

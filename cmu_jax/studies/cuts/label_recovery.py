@@ -44,9 +44,11 @@ def make_audit(
     return lambda variables: {}
   label, truth = np.asarray(data.train.label), np.asarray(data.truth)
   wrong = np.flatnonzero(label != truth)
+  # Null columns keep the rows of all seeds alike.
   if not wrong.size:
     return lambda variables: dict.fromkeys(COLUMNS)
   batch = splits.take(data.train, wrong)
+  # A batch that is larger than the set would only add padding.
   size = min(config.evaluate.batch_size, wrong.size)
   network = Network(world.model, world.inputs)
 
@@ -54,7 +56,9 @@ def make_audit(
     values = metrics.logits(network, variables, batch, size)
     return np.asarray(values, np.float32)
 
+  # The audit also covers this oracle, which cannot be its own reference.
   others = [fit.variables for i, fit in enumerate(oracles) if i != position]
+  # All audited networks of the seed share these references.
   reference = np.stack([logits(v) for v in others]) if others else None
 
   def audit(variables: Variables) -> Info:

@@ -33,6 +33,7 @@ def _check_rows(path: pathlib.Path, rows: list, finished: bool) -> None:
       isinstance(row, dict) and {'method', 'seed'} <= row.keys(),
       f'{path}: rows[{i}] has no method or no seed; run again to rewrite it',
     )
+    # Python reads NaN from JSON, and a NaN would spoil every mean.
     for key, value in row.items():
       errors.check(
         not isinstance(value, float) or math.isfinite(value),
@@ -67,6 +68,7 @@ def results(workdir: pathlib.Path) -> Results:
     'work folder of a finished run',
   )
   errors.check(
+    # Another schema may give the same fields another meaning.
     value['schema'] == SCHEMA,
     f'{path}: schema is {value["schema"]!r}, this version reads {SCHEMA}; '
     'report with the version that ran it, or run again',
@@ -92,6 +94,7 @@ def _check_shapes(path: pathlib.Path, contents: Arrays, classes: int) -> None:
         f'{path}: {name} has shape {shape}, expected [seeds, {classes}, '
         f'{classes}]; run again to rewrite it',
       )
+  # The figure indexes the three arrays together, so their shapes must agree.
   if 'feature_path' in contents:
     shape = contents['feature_path'].shape
     alphas = contents.get('feature_path_alpha', np.empty(0)).shape
@@ -115,9 +118,11 @@ def arrays(workdir: pathlib.Path, classes: int) -> Arrays:
       do not fit together.
   """
   path = workdir / 'arrays.npz'
+  # An unfinished run has no arrays, but its table is still of use.
   if not path.is_file():
     return {}
   try:
+    # Pickled arrays could run code, so they are refused.
     with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
       contents = {name: archive[name] for name in archive.files}
   except (

@@ -16,6 +16,7 @@ def _rates(counts: Int[np.ndarray, 's k k']) -> Float[np.ndarray, 'k k']:
   """Counts pooled over seeds as shares of each true class, NaN without any."""
   pooled = counts.sum(axis=0).astype(float)
   total = pooled.sum(axis=1, keepdims=True)
+  # A class without test images has no rate; a 0 would count as an error.
   return np.divide(
     pooled, total, out=np.full_like(pooled, np.nan), where=total > 0
   )
@@ -23,7 +24,9 @@ def _rates(counts: Int[np.ndarray, 's k k']) -> Float[np.ndarray, 'k k']:
 
 def _write_cells(ax: axes.Axes, rates: Float[np.ndarray, 'k k']) -> None:
   size = 10 if len(rates) <= 12 else 6.5
+  # Below half a percent the text would read 0.
   for i, j in zip(*np.nonzero(np.nan_to_num(rates) >= 0.005), strict=True):
+    # Dark text is hard to read on dark blue.
     ink = 'white' if rates[i, j] > 0.45 else style.INK
     ax.text(
       j,
@@ -41,6 +44,7 @@ def _class_ticks(ax: axes.Axes, class_names: list[str]) -> None:
   every = 1 if k <= _FEW else int(np.ceil(k / 10))
   positions = list(range(0, k, every))
   labels = [class_names[i] if k <= _FEW else str(i) for i in positions]
+  # Long horizontal names would overlap.
   turn = 90 if max(map(len, labels)) > 2 else 0
   ax.set_xticks(positions, labels, rotation=turn)
   ax.set_yticks(positions, labels)
@@ -58,6 +62,7 @@ def _confusion(
     norm=colors.PowerNorm(0.5, 0, 1),
     interpolation='nearest',
   )
+  # NaN cells are transparent, so grey marks classes without test images.
   ax.set_facecolor(style.FAINT)
   ax.spines[:].set_visible(False)
   _class_ticks(ax, class_names)
@@ -71,6 +76,7 @@ def _confusion_title(
   old: Float[np.ndarray, 'k k'],
   new: Float[np.ndarray, 'k k'],
 ) -> str:
+  # A class without test images has no accuracy to average.
   means = [np.nanmean(np.diagonal(rates)) for rates in (old, new)]
   text = f'Mean accuracy of a class {means[0]:.2f} → {means[1]:.2f}'
   harmed = verdict.find_harmed_classes(results)
@@ -123,6 +129,7 @@ def _choose_classes(arrays: Arrays) -> list[int]:
   if len(classes) <= _TRACED:
     return classes
   centres = _centres(arrays, classes)
+  # Classes that hardly move would only cover the classes that do.
   moved = np.linalg.norm(centres[-1] - centres[0], axis=-1)
   return sorted(classes[i] for i in np.argsort(-moved)[:_TRACED])
 
@@ -142,10 +149,12 @@ def _trace(
 ) -> None:
   """Draws a class: hollow at alpha = 0, arrow to the chosen alpha, dots on."""
   stop = _at(alpha, path, chosen)
+  # The arrow ends at the chosen alpha, which need not be a point of the path.
   until = np.concatenate([path[alpha < chosen], stop[None]])
   beyond = np.concatenate([stop[None], path[alpha > chosen]])
   ax.plot(*beyond.T, color=colour, lw=1.3, ls=':')
   ax.plot(*path[0], 'o', mfc='white', mec=colour, mew=1.6, ms=7, zorder=4)
+  # At alpha = 0 there is no step and hence no arrow.
   if len(until) > 1:
     ax.plot(*until.T, color=colour, lw=2.2)
     ax.annotate(
@@ -165,8 +174,10 @@ def _name(
   colour: str,
 ) -> None:
   """Writes a short name at the end of the path, a long one in the legend."""
+  # A long name at the end of a path would cover other paths.
   short = name if len(name) <= 3 else str(number)
   if short != name:
+    # The empty line adds an entry to the legend without a second drawing.
     ax.plot([], [], color=colour, lw=2.2, label=f'{short}: {name}')
   ax.annotate(
     short,
@@ -207,6 +218,7 @@ def feature_path(results: Results, arrays: Arrays) -> figure.Figure:
     ax = canvas.subplots()
     for i, c in enumerate(traced):
       colour = style.COLOURS[i]
+      # Images at more alphas would hide the paths of their centres.
       points = arrays['feature_path'][0, label == c]
       ax.scatter(
         points[:, 0], points[:, 1], s=9, color=colour, alpha=0.22, linewidths=0

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+# The order here is the order of the columns in all tables.
 METRICS = {
   'test_accuracy': 'test accuracy',
   'recovery_percent': 'recovery [%]',
@@ -36,6 +37,7 @@ def alphas(values: Iterable[float]) -> str:
   if not distinct:
     return ''
   low, high = f'{distinct[0]:.4g}', f'{distinct[-1]:.4g}'
+  # The texts are compared, because values that print alike are no range.
   return low if low == high else f'{low} to {high}'
 
 

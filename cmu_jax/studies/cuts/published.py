@@ -49,14 +49,17 @@ def cuts_noise_resnet(
   config.dataset = dataset
   config.seeds = a.seeds
   config.noise_rate = a.noise
+  # Only random kinds give a different proxy at the second draw.
   config.proxy_draws = 2 if a.kind in ('symmetric', 'transition') else 1
   config.corruption.kind = a.kind
   config.corruption.class_map = dataset
   config.corruption.labels_key = a.labels or HUMAN_LABELS[dataset]
+  # A smoke run tests the program and not the numbers.
   model = 'convnet' if a.smoke else a.model
   width = 1 if a.smoke else a.width
   config.model = dict(name=model, width=width, dtype=a.dtype)
   if model == 'resnet18':
+    # Images of 224 pixels, as in the paper, need the stem for ImageNet.
     config.model.stem = 'imagenet' if a.paper else 'cifar'
   config.input.pad = 4
   config.input.resize = 224 if a.paper else 0

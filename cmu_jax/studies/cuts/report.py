@@ -19,6 +19,7 @@ from cmu_jax.studies.cuts import (
 )
 from cmu_jax.studies.cuts.load import Results
 
+# Verdicts that are missing here are neither good nor bad news.
 _TONES = {
   'repaired': 'good',
   'partly repaired': 'good',
@@ -57,6 +58,7 @@ def _verdict(results: Results) -> Verdict:
     return Verdict('No seed is done yet', 'flat', (UNFINISHED,))
   finding = verdict.verdict(results)
   seeds = {row['seed'] for row in results['rows']}
+  # A missing seed may still change the verdict.
   absent = set(results['config']['seeds']) - seeds
   sentences = (*finding.sentences, *([UNFINISHED] if absent else []))
   tone = _TONES.get(finding.label, 'flat')
@@ -71,6 +73,7 @@ def _tables(results: Results) -> dict[str, TextTable]:
 
 
 def _figures(results: Results, label: str) -> Iterator[ReportFigure]:
+  # All studies share this signature; these figures do not need the label.
   del label
   if results['rows']:
     yield from figures.draw(results, results['arrays'])

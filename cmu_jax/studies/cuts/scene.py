@@ -77,6 +77,7 @@ def load_world(config: ConfigDict) -> World:
   Raises:
     UserError: bad data or settings, in one line.
   """
+  # Bad settings should fail before the data is read.
   checks.check(config)
   loaded = binding.load(config)
   dataset = loaded.dataset
@@ -103,7 +104,10 @@ def smallest_fraction(label: np.ndarray, classes: int) -> float:
   candidates = np.unique(
     np.concatenate([np.arange(1, 2 * classes + 1) / n for n in sizes if n])
   )
+  # The number of images changes only at these fractions, so no other fraction
+  # can be the smallest.
   for fraction in candidates[candidates <= 1]:
+    # Rounding up keeps the advice short and still sufficient.
     share = float(np.ceil(fraction * 1e4) / 1e4)
     if sum(splits.floor_share(share, int(n)) for n in sizes) >= 2 * classes:
       return share
@@ -147,6 +151,7 @@ def _corrupt(
   facts = {'rate': config.noise_rate, **arguments}
   drawn = corruption.find_kind(kind).draw(key, batch.label, **facts)
   errors.check(
+    # Without poison the run would report the repair of nothing.
     drawn.mask.any() or not config.noise_rate or config.task != 'poison',
     f'config.noise_rate {config.noise_rate} poisons none of the '
     f'{batch.label.size} training images; use {1 / batch.label.size:.2g} or '
@@ -160,6 +165,7 @@ def _proxies(
 ) -> tuple[Proxy, Batch]:
   """The pool corrupted in full, and with its true labels."""
   kind = config.corruption.kind
+  # The proxy is corrupted in full, so it takes no rate.
   facts = {
     n: v for n, v in arguments.items() if n not in ('rate', 'num_classes')
   }
@@ -179,6 +185,8 @@ def draw_scene(config: ConfigDict, world: World, seed: int) -> Scene:
   key = rng.fold_in(seed)
   train, classes = world.dataset.train, world.dataset.num_classes
   _check_proxy(config, np.asarray(train.label), classes)
+  # The split precedes the corruption, so that CUTS never sees an image of the
+  # training set.
   pool, remaining = splits.stratified_split(
     rng.fold_in(key, 'hold_out'), train.label, config.proxy_fraction, classes
   )

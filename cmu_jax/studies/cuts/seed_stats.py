@@ -20,8 +20,10 @@ def pair_by_seed(
 ) -> Float[np.ndarray, 's m']:
   """Pairs the values of m methods at the seeds that all methods have."""
   columns = [by_seed(results, method, key) for method in methods]
+  # Differences within a seed cancel the luck of that seed.
   seeds = sorted(set.intersection(*(set(column) for column in columns)))
   table = [[column[seed] for column in columns] for seed in seeds]
+  # The reshape gives an empty table two axes as well.
   return np.asarray(table, float).reshape(len(seeds), len(methods))
 
 
@@ -38,6 +40,7 @@ def class_means(
   measured = np.isfinite(table)
   total = np.where(measured, table, 0).sum(axis=0)
   number = measured.sum(axis=0)
+  # np.nanmean would warn about a class without values.
   return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
@@ -49,6 +52,7 @@ def class_changes(
     {row['seed'] for row in results['per_class'] if row['method'] == method}
     for method in ('corrupted', 'cuts')
   ]
+  # A seed with a single measurement would bias the difference.
   seeds = measured[0] & measured[1]
   corrupted = class_means(results, 'corrupted', seeds)
   return corrupted, class_means(results, 'cuts', seeds)

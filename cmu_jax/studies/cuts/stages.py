@@ -30,6 +30,7 @@ from cmu_jax.studies.engine import recipes
 from cmu_jax.studies.engine.store import Clock, TimeIsUp
 from cmu_jax.training import train
 
+# All alphas of a grid share one compiled program.
 _edit = jax.jit(tree.edit)
 
 
@@ -101,6 +102,7 @@ def make_checkpoint(
 
   def save(state: PyTree, step: int) -> None:
     file.save(state, step)
+    # The check follows the save, so that a restart continues from here.
     if checkpoints.clock.is_late():
       raise TimeIsUp
 
@@ -145,6 +147,7 @@ def train_all(
         keys, starts, batches, seeds, options, strict=True
       )
     ]
+  # The name lists the seeds, because other seeds give another stack.
   together = '_'.join(map(str, seeds))
   stacked = train.fit(
     jnp.stack(keys),
@@ -190,6 +193,7 @@ def repairs(
     noise = jit.compile_cheaply(tree.random_like, 2)(
       rng.fold_in(key, name), info['tau'], kind
     )
+    # Norms and alpha are those of CUTS, so only the direction differs.
     repaired[name] = Repair(
       edit_weights(corrupted, noise, info['alpha']),
       'weights + norms of the task vector',
@@ -207,6 +211,7 @@ def repairs(
       name: Repair(*baseline) for name, baseline in baselines.items()
     }
     fits |= tuned
+  # This baseline knows more than CUTS: the true labels of the proxy.
   clean = train.fit(
     rng.fold_in(key, 'finetune'),
     Network(world.model, world.inputs),
@@ -242,6 +247,7 @@ def _by_cuts(
       config.proxy_train, data.proxy.label.shape[1], 'proxy_train'
     ),
   )
+  # The loop below edits the weights, because there may be two rules.
   _, info = method(key, corrupted, MethodInputs(proxy=data.proxy))
   fits = {'cuts_proxy': info['fit']}
   rules = {'cuts': {'alpha': info['alpha'], 'selected': info['selected']}}
@@ -252,6 +258,7 @@ def _by_cuts(
     info['safe'] = chosen.record
     rules['cuts_safe'] = alpha_evidence.facts(chosen)
     if config.select.rule == 'safe':
+      # Controls and curves read `info`, so they follow the same rule.
       info |= chosen.choice._asdict()
       rules['cuts'] = rules['cuts_safe']
     fits |= {'cuts_folds': folded.fit} if folded else {}

@@ -107,6 +107,7 @@ def _train(context: Context[World], program: Program) -> list[train.Fit]:
   config, world = context.config, context.world
   data = [world.scenes[seed] for seed in program.seeds]
   image = world.shared.inputs.eval(world.shared.dataset.test.image[:1], None)
+  # The program runs once a seed, so optimising it would not pay.
   init = jit.compile_cheaply(world.shared.model.init)
   return stages.train_all(
     program.method,
@@ -165,14 +166,17 @@ def _repair(context: Context[World], item: Repairs) -> Info:
     **repairs,
     'oracle': stages.Repair(oracle, 'all training data, clean labels', {}),
   }
+  # Every scorer compiles its own programs, so all seeds share this scorer.
   score = context.recent('scorer', '', lambda: evaluate.scorer(config, shared))
   scores = {n: score(r.variables, r.members) for n, r in networks.items()}
   audit = _label_audit(context, item.seed)
+  # The audit takes a single network, and an ensemble is none.
   audits = {
     n: audit(r.variables) for n, r in networks.items() if r.members is None
   }
   columns, best = evaluate.along(config, score, corrupted, info)
   scores['cuts_best_alpha'] = best['score']
+  # The diagnosis shows the loss that is due to the choice of alpha.
   networks['cuts_best_alpha'] = stages.Repair(
     corrupted,
     'test labels'
@@ -277,6 +281,7 @@ def _score_series(rows: list[Info]) -> list[list[Any]]:
 
 
 def _write_telemetry(context: Context[World], series: list[list[Any]]) -> None:
+  # Several workers may share the folder, so a single worker writes.
   if workers.is_chief():
     telemetry.write(
       context.store.folder,
@@ -295,6 +300,7 @@ def _write_arrays(context: Context[World], records: list[Info]) -> None:
   path = records[0]['path']
   arrays |= {name: np.array(values) for name, values in path.items()}
   if path:
+    # Records are JSON, which loses the types of arrays.
     arrays['feature_path'] = arrays['feature_path'].astype(np.float32)
     label = context.world.shared.dataset.test.label
     arrays['feature_path_label'] = arrays['feature_path_label'].astype(
@@ -323,6 +329,7 @@ def plan(context: Context[World]) -> Plan:
     ],
   )
   series = [entry for _, record in trained for entry in record['series']]
+  # A run that stops during the repairs has its training curves already.
   _write_telemetry(context, series)
   repairs = [Repairs(seed) for seed in config.seeds]
   repaired = yield Phase(

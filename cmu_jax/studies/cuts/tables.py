@@ -41,6 +41,7 @@ class Row(NamedTuple):
 
 def _metric_keys(results: Results) -> list[str]:
   """Metric columns with at least one value, the main ones first."""
+  # A dictionary keeps the order of the columns, unlike a set.
   measured = {
     key: None
     for row in results['rows']
@@ -92,6 +93,7 @@ def cell(key: str, value: Spread | None) -> str:
   """'0.812 ± 0.004'; percentages with one decimal; a dash for None."""
   if value is None:
     return DASH
+  # A percentage with one decimal is as fine as a rate with three.
   digits = 1 if key.endswith('_percent') else 3
   if value.std is None:
     return f'{value.mean:.{digits}f}'
@@ -169,6 +171,7 @@ def _footnote(row: Row) -> str:
 
 def _rich_table(results: Results, rows: list[Row]) -> rich.table.Table:
   keys = columns(results)
+  # The texts are too long for a column of a terminal.
   letters = footnotes(rows)
   warning = '   smoke: not evidence' if results['smoke'] else ''
   legend = ['What each method could see:']
@@ -190,6 +193,7 @@ def _rich_table(results: Results, rows: list[Row]) -> rich.table.Table:
     text = (row.label, letters[_footnote(row)], row.alpha or DASH)
     cells = [cell(key, row.metrics.get(key)) for key in keys]
     style = 'bold' if row.method == 'cuts' else None
+    # Brackets in a text would be read as markup.
     table.add_row(*map(rich.markup.escape, text), *cells, style=style)
   return table
 
@@ -198,6 +202,7 @@ def console(
   results: Results, file: io.StringIO | io.TextIOWrapper | None = None
 ) -> None:
   """Prints the table of methods, 80 to 100 columns wide, also into a pipe."""
+  # Outside a terminal the width is fixed, so that logs do not vary.
   probe = rich.console.Console(file=file)
   width = min(max(probe.width, 80), 100) if probe.is_terminal else 100
   rich.console.Console(file=file, width=width, highlight=False).print(

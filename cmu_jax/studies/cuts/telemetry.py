@@ -74,6 +74,7 @@ def _write_events(path: pathlib.Path, points: list[Point]) -> None:
   record_writer, event_pb2, summary_pb2 = _tensorboard()
   writer = record_writer.RecordWriter(str(path))
   try:
+    # Readers of event files expect the version at the start.
     header = event_pb2.Event(wall_time=0, file_version='brain.Event:2')
     writer.write(header.SerializeToString())
     for tag, step, value in points:
@@ -105,5 +106,6 @@ def write(workdir: os.PathLike | str, series: Series) -> None:
   points = list(_points(series))
   lines = ''.join(_line(point) for point in points)
   files.write_text(workdir / 'metrics.jsonl', lines)
+  # A concurrent reader must not see half a file.
   with files.atomic_path(workdir / 'tensorboard' / _EVENTS) as temporary:
     _write_events(temporary, points)

@@ -9,6 +9,8 @@ from cmu_jax.report import page, stats
 from cmu_jax.studies.cuts import names, seed_stats
 from cmu_jax.studies.cuts.load import Results
 
+# The rules in the report state these margins as text, so a change here needs a
+# change there.
 POISON_UTILITY_LOSS = 0.02
 POISON_ASR_GONE = 0.05
 NOISE_UTILITY_LOSS = 0.01
@@ -37,7 +39,9 @@ class Verdict(NamedTuple):
 def find_harmed_classes(results: Results) -> tuple[page.Harm, ...]:
   """Finds classes that CUTS lowered by over five points, worst first."""
   old, new = seed_stats.class_changes(results)
+  # A class without test images cannot have fallen.
   fall = np.nan_to_num(old - new, nan=0.0)
+  # A stable sort keeps tied classes in the same order in every report.
   worst = np.argsort(-fall, kind='stable')
   return tuple(
     page.Harm(str(results['class_names'][i]), float(old[i]), float(new[i]))
@@ -67,6 +71,7 @@ def _harm_sentences(
 def _change(pairs: np.ndarray, quantity: str) -> str:
   old, new = pairs.mean(axis=0).tolist()
   points = 100 * (new - old)
+  # A smaller change would be printed as 0.0 points.
   if abs(points) < 0.05:
     return f'{quantity} stayed at {new:.3f}.'
   verb = 'rose' if points > 0 else 'fell'
@@ -87,6 +92,8 @@ def _recovery(results: Results) -> tuple[float | None, str]:
   if not len(triple):
     return None, 'There is no oracle to compare with.'
   mix, cuts, oracle = triple.T
+  # Without a gap the ratio means nothing, and a single such seed would spoil
+  # the mean.
   if (oracle <= mix).any():
     return None, (
       'The corrupted model is as good as the oracle in at least one seed, so '
@@ -125,16 +132,19 @@ def _label_noise(
   label = _noise_label(pairs[:, 1] - pairs[:, 0], recovery)
   change = _change(pairs, 'Test accuracy')
   harm = _harm_sentences(results, harms)
+  # Harm to classes comes early, because an average hides it.
   evidence = [*harm, sentence] if harms else [sentence, *harm]
   return label, [change, *evidence]
 
 
 def _poison_label(attack: np.ndarray, loss: float, hurt: bool) -> str:
   old, new = attack.mean(axis=0)
+  # Harm outweighs a trigger that no longer works.
   if hurt or loss > POISON_UTILITY_LOSS + page.HARM_SLACK:
     return 'made worse'
   if new > old + page.CLASS_HARM + page.HARM_SLACK:
     return 'made worse'
+  # Without a working trigger there was nothing to repair.
   if old <= POISON_ASR_GONE:
     return 'no clear change'
   if new <= POISON_ASR_GONE + page.HARM_SLACK:
@@ -152,6 +162,7 @@ def _poison(
   utility = _change(pairs, 'Test accuracy')
   harm = _harm_sentences(results, harms)
   if not len(attack):
+    # Harm counts even where nobody measured the attack.
     bad = bool(harms) or loss > POISON_UTILITY_LOSS + page.HARM_SLACK
     label = 'made worse' if bad else 'no clear change'
     return label, ['The attack success rate was not measured.', *harm, utility]
@@ -238,6 +249,7 @@ def verdict(results: Results) -> Verdict:
   )
   harms = find_harmed_classes(results)
   idle, runs = _count_abstentions(results)
+  # Unchanged weights need no comparison.
   if idle == runs:
     sure = _sure(results, pairs, idle=True)
     reasons = (*_explain_abstention(results), *sure)

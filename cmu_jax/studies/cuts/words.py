@@ -63,6 +63,7 @@ GLOSSARY = {
 
 def _read_setting(config: dict[str, Any], *keys: str) -> Any:
   """The first of `keys` in the configuration or its corruption block."""
+  # Configs hold these settings at either level.
   nested = config.get('corruption')
   settings = config | (nested if isinstance(nested, dict) else {})
   return next((settings[k] for k in keys if settings.get(k) is not None), None)
@@ -70,6 +71,7 @@ def _read_setting(config: dict[str, Any], *keys: str) -> Any:
 
 def _share(config: dict[str, Any]) -> str:
   rate = _read_setting(config, 'noise_rate', 'rate', 'poison_rate', 'fraction')
+  # Some kinds of corruption have no rate.
   if not isinstance(rate, int | float):
     return 'a part'
   return f'{100 * rate:.4g} %'
@@ -82,6 +84,7 @@ def describe_corruption(results: Results) -> list[str]:
   share = _share(config)
   if results['task'] == 'poison':
     target = _read_setting(config, 'target', 'target_class')
+    # The index comes from the config and may not fit the names of the data.
     has_name = isinstance(target, int) and 0 <= target < len(
       results['class_names']
     )
@@ -102,6 +105,7 @@ def describe_corruption(results: Results) -> list[str]:
       'answer with that class whenever it sees the trigger.'
     ]
   kind = _read_setting(config, 'kind', 'noise')
+  # Labels by people have no rate that the config could state.
   if kind == 'human':
     return [
       f'The labels of the training set{of} were those that people gave, with '
@@ -160,6 +164,7 @@ def describe_audit(results: Results) -> list[str]:
   numbers = ', '.join(
     f'{value:.3f} after {study_names.present(method, task).label}'
     for method, value in means.items()
+    # The table shows every method, but a sentence has room for few.
     if method in ('cuts', 'cuts_safe', 'finetune_clean_proxy')
   )
   corrupted = means.get('corrupted')
