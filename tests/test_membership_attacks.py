@@ -6,7 +6,7 @@ import pytest
 
 from cmu_jax import audits
 from cmu_jax.audits import shadow
-from cmu_jax.studies.membership import attacks, results
+from cmu_jax.studies.membership import attacks, measure
 from cmu_jax.studies.membership import world as places
 
 
@@ -34,7 +34,7 @@ def test_relative_attacks_are_those_of_the_library_network_by_network():
     one.attack: one
     for one in attacks.relative(
       targets,
-      attacks.Known(references, inside),
+      attacks.ReferenceModels(references, inside),
       attacks.Options('softmax', 2.0),
     )
   }
@@ -60,7 +60,7 @@ def test_attacks_find_a_leak_and_claim_nothing_without_one(a):
   for leak, low, high in ((1.0, 0.65, 1.0), (0.0, 0.45, 0.55)):
     targets, references, inside = world(leak)
     known, options = (
-      attacks.Known(references, inside),
+      attacks.ReferenceModels(references, inside),
       attacks.Options('softmax', 1.0, a),
     )
     for one in attacks.relative(targets, known, options):
@@ -74,7 +74,7 @@ def world_of_its_own(leak, kept, seed, k=12, n=400):
   """K networks that forget half of their points, `kept` of the leak stays."""
   generator = np.random.default_rng(seed)
   inside = shadow.assign_halves(jax.random.key(seed), k, n)
-  forget = places.forget(jax.random.key(seed + 99), inside, n // 4)
+  forget = places.draw_forget_sets(jax.random.key(seed + 99), inside, n // 4)
   base = generator.normal(0, 2, (1, n))
 
   def said(strength):
@@ -86,8 +86,8 @@ def world_of_its_own(leak, kept, seed, k=12, n=400):
   targets = attacks.Targets(after, forget, ~inside)
   return (
     targets,
-    attacks.Known(before, inside),
-    attacks.Known(after, forget, ~inside),
+    attacks.ReferenceModels(before, inside),
+    attacks.ReferenceModels(after, forget, ~inside),
   )
 
 
@@ -137,7 +137,7 @@ def test_scores_are_of_a_network_and_a_point():
   targets, known, _ = world_of_its_own(1.0, 1.0, 1)
   options = attacks.Options('softmax', 2.0)
   one = attacks.among(targets, known, options)[1]
-  found = results.clusters(one)
+  found = measure.clusters(one)
   sizes = [len(scores) for scores in one.positive]
   np.testing.assert_array_equal(
     found['networks'].positive, np.repeat(np.arange(12), sizes)
@@ -156,7 +156,7 @@ def test_scores_are_of_a_network_and_a_point():
 def test_two_references_allow_no_lira():
   targets, references, inside = world(1.0, k=2)
   known, options = (
-    attacks.Known(references, inside),
+    attacks.ReferenceModels(references, inside),
     attacks.Options('softmax', 2.0),
   )
   found = attacks.relative(targets, known, options)

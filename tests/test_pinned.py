@@ -32,6 +32,7 @@ from cmu_jax.studies.corrective import trials as corrective_trials
 from cmu_jax.studies.cuts import stages
 from cmu_jax.studies.engine import binding, pool, run
 from cmu_jax.studies.ensembles import study as ensembles
+from cmu_jax.studies.membership import models as audit_models
 from cmu_jax.studies.membership import world as audits
 from cmu_jax.studies.negation import study as negation_study
 from cmu_jax.studies.negation import world as negations
@@ -132,8 +133,12 @@ def _classes(folder):
 
 
 def _membership(folder):
-  place = audits.load(_config('rmia_digits.py'), folder)
-  return [audits._address(place, method) for method in ('', 'amun')]
+  settings = _config('rmia_digits.py')
+  world = audits.load(settings)
+  context = run.make_context(settings, world, folder)
+  return [
+    audit_models._training_address(context, method) for method in ('', 'amun')
+  ]
 
 
 def _ensembles(folder):

@@ -20,19 +20,6 @@ TABLE_FILE = 'sweep.md'
 Study = tuple[Callable[..., Any], Callable[..., Any]]
 
 
-# Studies are imported on use, because JAX takes seconds to import.
-def _membership() -> Study:
-  from cmu_jax.studies.membership import job, show
-
-  return job.run, show.show
-
-
-# Studies that are not on the engine yet. Other tasks are CUTS runs.
-LEGACY: dict[str, Callable[[], Study]] = {
-  'membership': _membership,
-}
-
-
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line and returns the exit code, see `shell.run`."""
   return shell.run(_run, argv)
@@ -67,10 +54,7 @@ def _claims_folder(config: Any) -> bool:
   Other studies share their cells between all configs of a folder.
   """
   task = config.get('task')
-  return task in studies.CLAIMS_FOLDER or task not in {
-    *LEGACY,
-    *studies.STUDIES,
-  }
+  return task in studies.CLAIMS_FOLDER or task not in studies.STUDIES
 
 
 def run_config(config: Any, folder: pathlib.Path, flags: Any) -> None:
@@ -121,8 +105,6 @@ def find_study(task: str) -> Study:
   from cmu_jax.report import frame
   from cmu_jax.studies.engine.run import run_study
 
-  if task in LEGACY:
-    return LEGACY[task]()
   # CUTS names the tasks that there are, where a task is unknown.
   study = studies.STUDIES.get(task, studies.STUDIES['label_noise'])()
   return (

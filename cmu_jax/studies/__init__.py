@@ -55,6 +55,12 @@ def _corrective() -> Study:
   return study.STUDY
 
 
+def _membership() -> Study:
+  from cmu_jax.studies.membership import study
+
+  return study.STUDY
+
+
 # config.task -> its study.
 STUDIES: dict[str, Callable[[], Study]] = {
   'label_noise': _label_noise,
@@ -64,6 +70,7 @@ STUDIES: dict[str, Callable[[], Study]] = {
   'corrective': _corrective,
   'negation': _negation,
   'ensemble': _ensembles,
+  'membership': _membership,
 }
 
 # Tasks whose work folder belongs to one config, see `workdir.open_run`.

@@ -15,7 +15,7 @@ Statistics = dict[str, Shaped[np.ndarray, 'k n']]
 Marks = Bool[np.ndarray, 'k n']
 
 
-class Scored(NamedTuple):
+class AttackScores(NamedTuple):
   """The scores of an attack.
 
   Attributes:
@@ -51,7 +51,7 @@ class Targets(NamedTuple):
   negative: Bool[np.ndarray, 's n']
 
 
-class Known(NamedTuple):
+class ReferenceModels(NamedTuple):
   """Reference networks.
 
   Attributes:
@@ -73,10 +73,10 @@ class Options(NamedTuple):
   a: float | None = None
 
 
-def _one(
+def _score_network(
   own: dict[str, np.ndarray],
   unseen: Bool[np.ndarray, 'n'],
-  known: Known,
+  known: ReferenceModels,
   options: Options,
 ) -> dict[str, Float[np.ndarray, 'n']]:
   """The scores of all points under one network, by attack."""
@@ -109,9 +109,9 @@ def _wide(values: Statistics) -> Statistics:
   return {name: np.asarray(x, np.float64) for name, x in values.items()}
 
 
-def _pooled(
+def _pool_scores(
   targets: Targets, by_network: list[dict[str, np.ndarray]], references: int
-) -> list[Scored]:
+) -> list[AttackScores]:
   made = []
   for name in by_network[0]:
     yes, no = (
@@ -120,11 +120,13 @@ def _pooled(
     )
     areas = [audits.auc(a, b) for a, b in zip(yes, no, strict=True)]
     marks = targets.positive, targets.negative
-    made.append(Scored(name, yes, no, areas, *marks, references))
+    made.append(AttackScores(name, yes, no, areas, *marks, references))
   return made
 
 
-def relative(targets: Targets, known: Known, options: Options) -> list[Scored]:
+def relative(
+  targets: Targets, known: ReferenceModels, options: Options
+) -> list[AttackScores]:
   """RMIA, its ratio alone, and LiRA, of all audited networks.
 
   The population of RMIA are the points that the network was not trained on.
@@ -140,13 +142,15 @@ def relative(targets: Targets, known: Known, options: Options) -> list[Scored]:
   said = _wide(targets.statistics)
   known = known._replace(statistics=_wide(known.statistics))
   found = [
-    _one({n: v[row] for n, v in said.items()}, unseen, known, options)
+    _score_network({n: v[row] for n, v in said.items()}, unseen, known, options)
     for row, unseen in enumerate(targets.negative)
   ]
-  return _pooled(targets, found, len(known.inside))
+  return _pool_scores(targets, found, len(known.inside))
 
 
-def among(targets: Targets, known: Known, options: Options) -> list[Scored]:
+def among(
+  targets: Targets, known: ReferenceModels, options: Options
+) -> list[AttackScores]:
   """The same attacks where every network is audited beside the other ones.
 
   Networks 2i and 2i + 1 share the points out between them. Neither is a
@@ -165,17 +169,17 @@ def among(targets: Targets, known: Known, options: Options) -> list[Scored]:
   for row, unseen in enumerate(targets.negative):
     rest = np.arange(len(known.inside)) // 2 != row // 2
     outside = None if known.outside is None else known.outside[rest]
-    others = Known(
+    others = ReferenceModels(
       {n: v[rest] for n, v in held.items()}, known.inside[rest], outside
     )
     own = {n: v[row] for n, v in said.items()}
-    found.append(_one(own, unseen, others, options))
-  return _pooled(targets, found, len(known.inside) - 2)
+    found.append(_score_network(own, unseen, others, options))
+  return _pool_scores(targets, found, len(known.inside) - 2)
 
 
 def per_example(
   statistic: Float[np.ndarray, 'k n'], forgotten: Marks, unseen: Marks
-) -> Scored:
+) -> AttackScores:
   """U-LiRA: every network is held out in turn from those that score it.
 
   Args:
@@ -190,7 +194,7 @@ def per_example(
   by_network = lambda scores, marks: np.split(
     scores, marks.sum(axis=1).cumsum()[:-1]
   )
-  return Scored(
+  return AttackScores(
     'U-LiRA',
     by_network(found.forgotten, found.members),
     by_network(found.unseen, found.others),

@@ -1,0 +1,163 @@
+"""The report of an audit: finding, tables, figures, limits."""
+
+import os
+
+from cmu_jax.report import frame, page
+from cmu_jax.report.frame import UNFINISHED, Results, Verdict
+from cmu_jax.studies.membership import figures, tables
+
+_GLOSSARY = {
+  'D, D_F, D_R': "A network's training set, half of all images, drawn at "
+  'random; the random part of it that it is to forget; the rest.',
+  'RMIA': "Is a point's probability raised more than that of other points, "
+  'beside reference networks (arXiv 2312.03262)?',
+  'LiRA': 'Is it more like networks trained with the point or without it '
+  '(arXiv 2112.03570)?',
+  'U-LiRA': 'Is it more like networks that forgot the point or that never saw '
+  'it, each network held out in turn (arXiv 2403.01218)?',
+  'adaptive': 'The references were unlearned with the audited method too: the '
+  'attacker knows the method.',
+}
+
+
+def _check_attacks(results: Results) -> tuple[bool, list[str]]:
+  """Returns whether any attack works as it should, and a sentence on each."""
+  level = f'{results["config"]["evaluate"]["confidence"]:.0%}'
+  sentences, works = [], False
+  for attack, checks in results['sanity'].items():
+    finds = checks['original_above_half']
+    fair = checks['retrain_contains_half']
+    works |= finds and fair
+    sentences.append(
+      f'{attack}: before unlearning it '
+      + ('finds the points' if finds else 'does not find the points')
+      + f' at {level}, and of networks that never saw them it '
+      + ('claims nothing.' if fair else 'claims something, which is wrong.')
+    )
+  return works, sentences
+
+
+def _judge_method(results: Results, method: str) -> tuple[bool, str]:
+  """Returns whether an attack finds the forgotten points, and the strongest."""
+  rows = [
+    row
+    for row in results['rows']
+    if row['method'] == method and row['points'] == 'forget'
+  ]
+  leaks = sum(row['verdict'] == 'leaks' for row in rows)
+  worst = max(rows, key=lambda row: row['auroc']['value'])
+  auc = worst['auroc']
+  return leaks > 0, (
+    f'{method}: {leaks} of {len(rows)} attacks find what it forgot. The '
+    f'strongest is {tables.attack(worst)}, AUC {auc["value"]:.3f} '
+    f'[{auc["low"]:.3f}, {auc["high"]:.3f}]: {worst["verdict"]}.'
+  )
+
+
+def verdict(results: Results) -> Verdict:
+  """States whether forgotten points can be told from unseen points.
+
+  Args:
+    results: contents of results.json.
+  """
+  works, sentences = _check_attacks(results)
+  leaks = []
+  for method in results['methods']:
+    if method not in ('none', 'retrain'):
+      leak, sentence = _judge_method(results, method)
+      sentences.append(sentence)
+      leaks += [method] if leak else []
+  sentences.append(
+    'An attack that fails shows that this attack fails, with so many '
+    'references, on average over these points. Networks share a pool, and '
+    f'points their references: intervals have {tables.drawn(results)}.'
+  )
+  if not results['finished']:
+    sentences.append(UNFINISHED)
+  if not works:
+    return Verdict(
+      'Cannot conclude: no attack tells members and is fair to retraining',
+      'flat',
+      tuple(sentences),
+    )
+  if leaks:
+    label = f'Forgotten points can be told from unseen ones: {", ".join(leaks)}'
+    return Verdict(label, 'bad', tuple(sentences))
+  label = 'No attack tells forgotten points from unseen ones'
+  return Verdict(label, 'good', tuple(sentences))
+
+
+def limits(results: Results) -> list[str]:
+  """Lists the limits of an audit, in sentences.
+
+  Args:
+    results: contents of results.json.
+  """
+  config = results['config']
+  level = config['evaluate']['confidence']
+  rows = [row for row in results['rows'] if row['points'] == 'forget']
+  least = [row['detectable'] for row in rows if row.get('detectable')]
+  sentences = [
+    'It can show that something is left. Where the interval of a method lies '
+    'above 50, forgotten points still differ from points that were never seen. '
+    'Where it lies below, they differ too: more was forgotten than retraining '
+    'forgets, and that gives them away as well.',
+    'It cannot show that nothing is left. An interval around 50 says that this '
+    'attack fails, with this many references, on average over these points. A '
+    'stronger attack may succeed, and a few points may stand out where the '
+    'average does not: the true positive rates at 1 % and 0.1 % are for them.',
+    'It is only worth what its controls are worth. Networks that were trained '
+    'anew without the points have to come out at 50, networks that forgot '
+    'nothing above it; see the first sentences of this page.',
+    'It is about these networks, images and settings. Nothing was tuned for '
+    'the methods here, and another recipe may leave more or less behind.',
+    f'Intervals have {tables.drawn(results)}, at {level:.0%} each: about '
+    f'{1 - level:.0%} of such intervals miss, and this page has several.',
+  ]
+  if least:
+    sentences.append(
+      f'The fewest points here would show an AUC of {100 * max(least):.1f} '
+      'with a probability of 0.8, if their scores were independent; smaller '
+      'leaks may go unnoticed.'
+    )
+  if config['attack'] == 'ulira' and any(
+    row['attack'] != 'U-LiRA' for row in rows
+  ):
+    sentences.append(
+      'All attacks are on the same networks and forgotten points, so that they '
+      'can be compared; U-LiRA leaves out points that fewer than three '
+      'networks forgot. Adaptive ones know the method: their references were '
+      'unlearned with it, too.'
+    )
+  return sentences
+
+
+def _sections(results: Results) -> dict[str, str]:
+  config = results['config']
+  sentence = (
+    f'{results["pool_size"]} images of {config["dataset"]}; every network is '
+    f'trained on half of them and forgets {config["fraction"]:.0%} of those. '
+    f'{config["references"]} networks were trained to compare with. The '
+    f'network is {config["model"]["name"]}.'
+  )
+  return {
+    'What was audited': page.paragraphs([sentence]),
+    'What this can and cannot show': page.paragraphs(limits(results)),
+  }
+
+
+def _read(folder: os.PathLike | str) -> Results:
+  needed = {'pool_size': int, 'methods': dict, 'sanity': dict}
+  columns = ('method', 'points', 'attack', 'adaptive', 'auroc')
+  return frame.read_results(folder, 'membership', needed, {'rows': columns})
+
+
+REPORT = frame.Report(
+  read=_read,
+  verdict=verdict,
+  tables=tables.contents,
+  figures=figures.draw,
+  captions=figures.CAPTIONS,
+  sections=_sections,
+  glossary=_GLOSSARY,
+)

@@ -1,0 +1,198 @@
+"""The membership study: networks are trained, made to forget, and attacked.
+
+A cell is one method: every attack on its networks, with intervals. The phase
+before it trains the networks that these attacks read.
+"""
+
+import functools
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from cmu_jax.core import config as config_lib
+from cmu_jax.core import progress
+from cmu_jax.core.types import Info
+from cmu_jax.studies.engine import catalogue, references
+from cmu_jax.studies.engine.study import Cell, Context, Note, Phase, Plan, Study
+from cmu_jax.studies.membership import attacks, measure, report, settings
+from cmu_jax.studies.membership import world as worlds
+from cmu_jax.studies.membership.attacks import (
+  Options,
+  ReferenceModels,
+  Targets,
+)
+from cmu_jax.studies.membership.measure import Audit
+from cmu_jax.studies.membership.models import make_job, read_statistics
+from cmu_jax.studies.membership.world import Models, World
+
+# Raised when the numbers of a cell change.
+_VERSION = 1
+_FIELDS = (
+  *('model', 'input', 'train', 'unlearn', 'learning_rates', 'fraction'),
+  *('attack', 'adaptive', 'references', 'seeds', 'rmia', 'evaluate'),
+)
+_DESCRIPTIONS = {
+  'none': 'the network as it was trained',
+  'retrain': 'trained anew on D_R',
+}
+
+
+class AuditedMethod(NamedTuple):
+  """A method whose networks are attacked."""
+
+  method: str
+
+
+def list_methods(config: ConfigDict) -> tuple[str, ...]:
+  """Lists the controls and the audited methods."""
+  return ('none', 'retrain', *config.methods)
+
+
+def _networks(context: Context[World], method: str) -> list[tuple[Models, str]]:
+  """Lists the networks that the attacks on a method read."""
+  config, world = context.config, context.world
+  known = worlds.reference_models(config, world)
+  if config.attack == 'ulira':
+    # The references are the audited networks, each held out in turn.
+    states = dict.fromkeys(('none', method))
+    return [(known, state) for state in states]
+  audited = worlds.audited_models(config, world)
+  networks = [(known, 'none'), (audited, method)]
+  if config.adaptive and method in config.methods:
+    networks.append((known, method))
+  return networks
+
+
+def _attack_with_references(
+  context: Context[World], method: str
+) -> list[Audit]:
+  """RMIA and LiRA on the networks of all seeds, beside the references."""
+  config, options = context.config, context.config.rmia
+  known = worlds.reference_models(config, context.world)
+  audited = worlds.audited_models(config, context.world)
+  statistics = read_statistics(context, audited, method)
+  kinds = [(read_statistics(context, known, 'none'), None, False)]
+  if config.adaptive and method in config.methods:
+    # The attacker knows the method, so the references forget by it, too.
+    own = read_statistics(context, known, method)
+    kinds.append((own, options.offline_a, True))
+  groups, result = audited.groups, []
+  for reference_statistics, a, adaptive in kinds:
+    for points in ('forget', 'retain'):
+      targets = Targets(statistics, groups[points], groups['unseen'])
+      result += [
+        Audit(method, points, adaptive, statistics, groups, scores)
+        for scores in attacks.relative(
+          targets,
+          ReferenceModels(reference_statistics, known.inside),
+          Options(options.signal, options.gamma, a),
+        )
+      ]
+  return result
+
+
+def _attack_held_out(context: Context[World], method: str) -> list[Audit]:
+  """U-LiRA, and the other attacks on the same networks and points.
+
+  The references of a network are the others of the K: as they were trained,
+  and adaptive, once the method is done with them. The adaptive attacks compare
+  networks that forgot the point with networks that never saw it, as U-LiRA
+  does.
+  """
+  config = context.config
+  models = worlds.reference_models(config, context.world)
+  groups, options = (
+    models.groups,
+    Options(config.rmia.signal, config.rmia.gamma),
+  )
+  plain = read_statistics(context, models, 'none')
+  statistics = read_statistics(context, models, method)
+  targets = Targets(statistics, groups['forget'], groups['unseen'])
+  confidence = statistics['logit_confidence']
+  kinds = [
+    (
+      True,
+      [attacks.per_example(confidence, groups['forget'], groups['unseen'])],
+    ),
+    (
+      False,
+      attacks.among(targets, ReferenceModels(plain, models.inside), options),
+    ),
+  ]
+  if config.adaptive:
+    known = ReferenceModels(statistics, groups['forget'], groups['unseen'])
+    kinds.append((True, attacks.among(targets, known, options)))
+  return [
+    Audit(method, 'forget', adaptive, statistics, groups, scores)
+    for adaptive, several in kinds
+    for scores in several
+  ]
+
+
+_ATTACKS = {'rmia': _attack_with_references, 'ulira': _attack_held_out}
+
+
+def audit_method(context: Context[World], method: str) -> Info:
+  """Attacks the networks of a method; returns its rows."""
+  config = context.config
+  attempts = _ATTACKS[config.attack](context, method)
+  rows = []
+  with progress.bar('intervals', len(attempts), 'attacks') as advance:
+    for attempt in attempts:
+      rows.append(measure.row(config, attempt))
+      advance(1, f'{method}, {attempt.scores.attack}')
+  return {'rows': rows}
+
+
+def address(context: Context[World], method: str) -> str:
+  """Computes the address of a cell."""
+  return config_lib.fingerprint(
+    {
+      'version': _VERSION,
+      'data': context.world.digest,
+      'method': method,
+      **{name: context.config[name] for name in _FIELDS},
+    }
+  )
+
+
+def plan(context: Context[World]) -> Plan:
+  """Goes from method to method, so that a stopped run has whole methods."""
+  results: list[tuple[AuditedMethod, Info]] = []
+  for method in list_methods(context.config):
+    networks = _networks(context, method)
+    jobs = [make_job(context, models, state) for models, state in networks]
+    yield references.shadow_phase(f'networks, {method}', jobs)
+    compute = functools.partial(audit_method, context, method)
+    cell = Cell(AuditedMethod(method), address(context, method), compute)
+    results += yield Phase(f'attacks, {method}', [cell], spread=False)
+  rows = [row for _, record in results for row in record['rows']]
+  return {
+    'pool_size': int(context.world.pool.label.shape[0]),
+    'methods': {
+      item.method: _DESCRIPTIONS.get(item.method)
+      or catalogue.ENTRIES[item.method].says
+      for item, _ in results
+    },
+    'sanity': measure.sanity(rows),
+    'rows': rows,
+  }
+
+
+def note(item: AuditedMethod, record: Info) -> Note:
+  """Shows the largest AUC of an attack on forgotten points."""
+  areas = [
+    row['auroc']['value'] for row in record['rows'] if row['points'] == 'forget'
+  ]
+  return Note({'method': item.method}, 'largest AUC', max(areas, default=None))
+
+
+STUDY = Study(
+  task='membership',
+  check=settings.check,
+  load=worlds.load,
+  plan=plan,
+  note=note,
+  measured='AUC of the strongest attack',
+  report=report.REPORT,
+)
