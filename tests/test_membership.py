@@ -97,7 +97,7 @@ def test_the_time_is_up(done, tmp_path, capfd):
   for cell in (folder / 'cells').iterdir():
     if json.loads(cell.read_text())['rows'][0]['method'] != 'none':
       cell.unlink()
-  assert run(folder, RMIA, '--minutes=0') == 0
+  assert run(folder, RMIA, '--minutes=0.000001') == 0
   assert 'the same command continues' in capfd.readouterr().err
   found = json.loads((folder / 'results.json').read_text())
   assert not found['finished']

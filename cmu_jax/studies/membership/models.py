@@ -68,8 +68,8 @@ def _make_job(
 ) -> shadow.ShadowJob:
   if method == 'none':
     # Methods start from these networks.
-    kept = bool(context.config.methods)
-    return _job(context, models.name, models.inside, weights=kept)
+    weights = bool(context.config.methods)
+    return _job(context, models.name, models.inside, weights=weights)
   if method == 'retrain':
     inside = models.inside & ~models.forget
     return _job(context, f'{models.name}, retrained', inside)
@@ -110,11 +110,11 @@ def _job(
       images_at_once=config.evaluate.batch_size,
       title=f'{name}, then {method}' if method else name,
     ),
-    signals={
-      signal: audits.SIGNALS[signal],
-      'logit_confidence': audits.logit_confidence,
-      'hit': is_correct,
-    },
+    signals=(
+      (signal, audits.SIGNALS[signal]),
+      ('logit_confidence', audits.logit_confidence),
+      ('hit', is_correct),
+    ),
     **options,
   )
 
