@@ -58,13 +58,13 @@ PROJECTS = {
 
 # Limits that equal the state of the package. They only ever get lower, except
 # for the comments, which only ever get more.
-TIED_STUDIES = {('engine', 'cuts')}
-PARTICIPLE_PERCENT = 2.5
-FILLER_PERCENT = 3.8
-OPENING_PERCENT = 5.0
-COMMENTS_PER_100_LINES = 4.7
-SHORT_FILES = 38
-MANY_PARAMETERS = 3
+TIED_STUDIES: set[tuple[str, str]] = set()
+PARTICIPLE_PERCENT = 1.4
+FILLER_PERCENT = 2.2
+OPENING_PERCENT = 1.9
+COMMENTS_PER_100_LINES = 5.5
+SHORT_FILES = 30
+MANY_PARAMETERS = 2
 LONGEST_FILE = 400
 
 
