@@ -121,7 +121,8 @@ before, after = (
   np.asarray(metrics.class_accuracy(confusion(v))) for v in (shipped, repaired)
 )
 for name, old, new in zip(digits.class_names, before, after, strict=True):
-  print(f'{name}: {old:.2f} -> {new:.2f}', '  <-- worse' * (new < old - 0.05))
+  mark = '  <-- worse' if new < old - 0.05 else ''
+  print(f'{name}: {old:.2f} -> {new:.2f}', mark)
 
 # %% [markdown]
 # ## The control: a random direction
