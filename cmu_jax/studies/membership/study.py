@@ -48,15 +48,28 @@ def list_methods(config: ConfigDict) -> tuple[str, ...]:
   return ('none', 'retrain', *config.methods)
 
 
+# Drawn once for all methods: each network is a permutation of the pool.
+def _references(context: Context[World]) -> Models:
+  draw = functools.partial(
+    worlds.reference_models, context.config, context.world
+  )
+  return context.recent('models', 'references', draw, size=2)
+
+
+def _audited(context: Context[World]) -> Models:
+  draw = functools.partial(worlds.audited_models, context.config, context.world)
+  return context.recent('models', 'audited', draw, size=2)
+
+
 def _networks(context: Context[World], method: str) -> list[tuple[Models, str]]:
   """Lists the networks that the attacks on a method read."""
-  config, world = context.config, context.world
-  known = worlds.reference_models(config, world)
+  config = context.config
+  known = _references(context)
   if config.attack == 'ulira':
     # The references are the audited networks, each held out in turn.
     states = dict.fromkeys(('none', method))
     return [(known, state) for state in states]
-  audited = worlds.audited_models(config, world)
+  audited = _audited(context)
   networks = [(known, 'none'), (audited, method)]
   if config.adaptive and method in config.methods:
     networks.append((known, method))
@@ -68,8 +81,8 @@ def _attack_with_references(
 ) -> list[Audit]:
   """RMIA and LiRA on the networks of all seeds, beside the references."""
   config, options = context.config, context.config.rmia
-  known = worlds.reference_models(config, context.world)
-  audited = worlds.audited_models(config, context.world)
+  known = _references(context)
+  audited = _audited(context)
   statistics = read_statistics(context, audited, method)
   kinds = [(read_statistics(context, known, 'none'), None, False)]
   if config.adaptive and method in config.methods:
@@ -100,7 +113,7 @@ def _attack_held_out(context: Context[World], method: str) -> list[Audit]:
   does.
   """
   config = context.config
-  models = worlds.reference_models(config, context.world)
+  models = _references(context)
   groups, options = (
     models.groups,
     Options(config.rmia.signal, config.rmia.gamma),
