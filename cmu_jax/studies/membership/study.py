@@ -49,14 +49,14 @@ def list_methods(config: ConfigDict) -> tuple[str, ...]:
 
 
 # Drawn once for all methods: each network is a permutation of the pool.
-def _references(context: Context[World]) -> Models:
+def _reference_models(context: Context[World]) -> Models:
   draw = functools.partial(
     worlds.reference_models, context.config, context.world
   )
   return context.recent('models', 'references', draw, size=2)
 
 
-def _audited(context: Context[World]) -> Models:
+def _audited_models(context: Context[World]) -> Models:
   draw = functools.partial(worlds.audited_models, context.config, context.world)
   return context.recent('models', 'audited', draw, size=2)
 
@@ -64,12 +64,12 @@ def _audited(context: Context[World]) -> Models:
 def _networks(context: Context[World], method: str) -> list[tuple[Models, str]]:
   """Lists the networks that the attacks on a method read."""
   config = context.config
-  known = _references(context)
+  known = _reference_models(context)
   if config.attack == 'ulira':
     # The references are the audited networks, each held out in turn.
     states = dict.fromkeys(('none', method))
     return [(known, state) for state in states]
-  audited = _audited(context)
+  audited = _audited_models(context)
   networks = [(known, 'none'), (audited, method)]
   if config.adaptive and method in config.methods:
     networks.append((known, method))
@@ -81,8 +81,8 @@ def _attack_with_references(
 ) -> list[Audit]:
   """RMIA and LiRA on the networks of all seeds, beside the references."""
   config, options = context.config, context.config.rmia
-  known = _references(context)
-  audited = _audited(context)
+  known = _reference_models(context)
+  audited = _audited_models(context)
   statistics = read_statistics(context, audited, method)
   kinds = [(read_statistics(context, known, 'none'), None, False)]
   if config.adaptive and method in config.methods:
@@ -113,7 +113,7 @@ def _attack_held_out(context: Context[World], method: str) -> list[Audit]:
   does.
   """
   config = context.config
-  models = _references(context)
+  models = _reference_models(context)
   groups, options = (
     models.groups,
     Options(config.rmia.signal, config.rmia.gamma),
