@@ -246,3 +246,25 @@ def trigger_of_another_size():
 def test_mistakes_are_named(message, make):
   with pytest.raises(errors.UserError, match=message):
     make()
+
+
+def test_bgr_is_rgb_with_its_channels_reversed():
+  image = pixels(2, 4, 4, 3)
+  plain, reversed_ = (
+    input_step.make(MEAN, STD, channels=order) for order in ('rgb', 'bgr')
+  )
+  expected = plain.eval(image)[..., ::-1]
+  assert (reversed_.eval(image) == expected).all()
+  assert (reversed_.train(KEY, image) == expected).all()
+
+
+def test_a_trigger_before_a_step_is_a_trigger_in_it():
+  image, mask = pixels(3, 8, 8, 3), jnp.asarray([True, False, True])
+  trigger = triggers.badnet(8, 8, margin=(0, 0))
+  inside = input_step.make(MEAN, STD, trigger=trigger)
+  around = input_step.with_trigger(input_step.make(MEAN, STD), trigger)
+  for call in (
+    lambda step: step.eval,
+    lambda step: lambda *x: step.train(KEY, *x),
+  ):
+    assert (call(inside)(image, mask) == call(around)(image, mask)).all()

@@ -67,9 +67,10 @@ def check(command: Command, request: Any) -> Any:
     UserError: names the flag.
   """
   for name, alternatives, _, _ in _FLAG.findall(command.text):
-    choices, value = alternatives.split('|'), str(getattr(request, name))
-    if len(choices) > 1 and value not in choices:
-      raise errors.unknown_name(f'--{name}', value, choices)
+    choices, value = alternatives.split('|'), getattr(request, name)
+    # None is inferred later.
+    if len(choices) > 1 and value is not None and str(value) not in choices:
+      raise errors.unknown_name(f'--{name}', str(value), choices)
   if hasattr(request, 'mean'):
     errors.check(
       (request.mean is None) == (request.std is None),

@@ -65,6 +65,7 @@ def load_network(
   facts = {
     'mean': request.mean,
     'std': request.std,
+    'channels': request.channels,
     'image_size': request.image_size,
     'class_names': request.classes,
     **overrides,

@@ -21,6 +21,8 @@ _INFERRED = """\
 Inferred where possible, from the side file FILE.json or the pictures:
   --mean=R,G,B         mean of pixels between 0 and 1
   --std=R,G,B          standard deviation of pixels, likewise
+  --channels=rgb|bgr   channel order of the network: bgr, if OpenCV read the
+                       pictures that it was trained on (default rgb)
   --image_size=N       side to which pictures are resized
   --classes=A,B,...    class names in the order of the network's outputs"""
 
@@ -91,6 +93,7 @@ class RepairRequest(NamedTuple):
   out: str
   mean: tuple[float, ...] | None = None
   std: tuple[float, ...] | None = None
+  channels: str | None = None
   image_size: int | None = None
   classes: tuple[str, ...] | None = None
   target: str | None = None
@@ -177,6 +180,7 @@ class UnlearnRequest(NamedTuple):
   test: str | None = None
   mean: tuple[float, ...] | None = None
   std: tuple[float, ...] | None = None
+  channels: str | None = None
   image_size: int | None = None
   classes: tuple[str, ...] | None = None
   epochs: int = 10
@@ -286,6 +290,7 @@ class AuditRequest(NamedTuple):
   memory: float = 4.0
   mean: tuple[float, ...] | None = None
   std: tuple[float, ...] | None = None
+  channels: str | None = None
   image_size: int | None = None
   classes: tuple[str, ...] | None = None
   gamma: float = 2.0

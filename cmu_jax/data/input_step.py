@@ -122,6 +122,7 @@ def make(
   flip: bool = False,
   resize: int | tuple[int, int] | None = None,
   dtype: jax.typing.DTypeLike = jnp.float32,
+  channels: str = 'rgb',
 ) -> InputStep:
   """Binds the settings of an input step.
 
@@ -134,6 +135,8 @@ def make(
     flip: mirror half of the training images.
     resize: side or (height, width) to resize to bilinearly, None to keep.
     dtype: of the result.
+    channels: 'bgr' for a network that takes blue first, as OpenCV reads it;
+      mean and std stay those of red, green and blue.
 
   Returns:
     Pure functions that jit and vmap. Pixels may be uint8 or floats in
@@ -149,6 +152,8 @@ def make(
 
   def finish(image: Image, flags: TriggerFlags) -> Float[Array, 'n h w c']:
     normal = _normalise(image, centre, scale)
+    if channels == 'bgr':
+      normal = normal[..., ::-1]
     return _paint(trigger, 'normalized', normal, flags).astype(dtype)
 
   def evaluate(image: Image, flags: TriggerFlags = None) -> jax.Array:
@@ -162,5 +167,24 @@ def make(
     if pad or flip:
       image = _augment(key, image, pad, flip)
     return finish(image, flags)
+
+  return InputStep(train, evaluate)
+
+
+def with_trigger(inputs: InputStep, trigger: Trigger) -> InputStep:
+  """An input step of any kind that paints a raw trigger beforehand.
+
+  Args:
+    inputs: paints no trigger of its own.
+    trigger: of the stage 'raw'.
+  """
+
+  def evaluate(image: Image, flags: TriggerFlags = None) -> jax.Array:
+    return inputs.eval(_paint(trigger, 'raw', image, flags), None)
+
+  def train(
+    key: PRNGKey, image: Image, flags: TriggerFlags = None
+  ) -> jax.Array:
+    return inputs.train(key, _paint(trigger, 'raw', image, flags), None)
 
   return InputStep(train, evaluate)

@@ -106,9 +106,7 @@ def _edit_projected(
   """Unlearns the trigger from ordinary pictures with and without it."""
   assert case.ordinary is not None and case.target is not None
   # The copies of the network see pictures with the trigger painted in.
-  pixels = input_step.make(
-    case.network.mean, case.network.std, trigger=case.trigger
-  )
+  pixels = input_step.with_trigger(case.network.classifier.inputs, case.trigger)
   # A proxy of one draw that sends every picture to the target.
   size = case.ordinary.shape[0]
   pool = Proxy(

@@ -108,7 +108,7 @@ def _add_trigger(request: RepairRequest, case: RepairCase) -> RepairCase:
   )
   hit = 0.0
   if trigger is not None:
-    step = input_step.make(network.mean, network.std, trigger=trigger)
+    step = input_step.with_trigger(network.inputs, trigger)
     predicted = metrics.predict(
       Network(network.model, step), network.variables, batch, 256
     )

@@ -10,7 +10,14 @@ import numpy as np
 from cmu_jax.core import errors, files
 from cmu_jax.data.sources import image_folder, npz, pictures
 
-SIDE_FIELDS = ('mean', 'std', 'image_size', 'class_names', 'target')
+SIDE_FIELDS = (
+  'mean',
+  'std',
+  'channels',
+  'image_size',
+  'class_names',
+  'target',
+)
 _IGNORED_FIELDS = ('model', 'notes')
 
 
@@ -38,6 +45,7 @@ def _are_classes(value: Any) -> bool:
 _SIDE_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
   'mean': (_are_numbers, 'a list of numbers, one a channel'),
   'std': (_are_numbers, 'a list of numbers, one a channel'),
+  'channels': (('rgb', 'bgr').__contains__, "'rgb' or 'bgr'"),
   'image_size': (_is_size, 'a whole number of pixels above 0'),
   'class_names': (_are_classes, 'a list of names, in the order of the outputs'),
   'target': (_is_class, 'the name or the number of a class'),

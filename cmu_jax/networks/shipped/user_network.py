@@ -111,8 +111,8 @@ def load(
     model: name of a network, with options: 'resnet18:stem=imagenet', or of a
       CLIP, whose head is made of class names: 'clip-vit-b16'.
     root: folder of pictures, in class folders or not.
-    overrides: 'mean', 'std', 'image_size', 'class_names' and 'target' as the
-      user gave them; None is inferred.
+    overrides: 'mean', 'std', 'channels', 'image_size', 'class_names' and
+      'target' as the user gave them; None is inferred.
 
   Raises:
     UserError: a fact is missing, malformed or unknown, a mistake a line.
@@ -140,7 +140,7 @@ def load(
     variables,
     stored,
     layout,
-    input_step.make(mean, std),
+    input_step.make(mean, std, channels=facts['channels'] or 'rgb'),
     pictures,
     class_names,
     mean,
@@ -245,7 +245,7 @@ def _load_clip(
     classifier.variables,
     classifier.loaded.stored,
     classifier.layout,
-    input_step.make(mean, std),
+    input_step.make(mean, std, channels=facts['channels'] or 'rgb'),
     pictures,
     class_names,
     mean,
