@@ -54,7 +54,7 @@ def _core() -> dict[str, Any]:
 
 
 def _training() -> dict[str, Any]:
-  from cmu_jax.training.train import Fit, fit
+  from cmu_jax.training.train import Fit, Session, fit
 
   return locals()
 
@@ -103,7 +103,7 @@ _LOADERS = {
     'Network Proxy Samples Training Trigger UserError Variables edit '
     'edit_predicate random_like task_vector'
   ),
-  _training: 'Fit fit',
+  _training: 'Fit Session fit',
   _methods: 'Selection amun curve cuts direction select_alpha',
   _commands: 'audit repair unlearn',
   _light_packages: 'commands config core report studies',

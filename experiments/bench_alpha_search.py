@@ -98,7 +98,7 @@ def prepare(case: Case, source: str, pool: int, test: int) -> Setup:
     start,
     corruption.apply(noisy, clean),
     Training(optimizer, case.steps, 128),
-    title='corrupted network',
+    train.Session('corrupted network'),
   ).variables
   proxies = proxy_sets.make_proxy(
     rng.fold_in(key, 'p'), 'symmetric', pool_images, 2, 10

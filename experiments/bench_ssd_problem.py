@@ -80,7 +80,7 @@ def prepare(case: Case, source: str, count: int, steps: int) -> Setup:
     start,
     mixed,
     Training(optimizer, steps, 128),
-    title='original network',
+    train.Session('original network'),
   )
   problem = problems.Problem(
     mixed, np.asarray(clean.label), rank, None, None, test

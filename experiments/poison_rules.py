@@ -114,7 +114,7 @@ def _train_networks(config, world, scene):
       start,
       batch,
       recipes.fit_options(config.train, batch.label.shape[0], 'train'),
-      title=title,
+      train.Session(title),
     ).variables
     for title, batch in (('poisoned', scene.train), ('oracle', scene.clean))
   ]
@@ -174,7 +174,7 @@ def _fine_tune(config, world, scene, corrupted):
     corrupted,
     scene.clean_proxy,
     recipes.fit_options(config.finetune, size, 'finetune'),
-    title='fine-tuning on clean labels',
+    train.Session('fine-tuning on clean labels'),
   ).variables
 
 

@@ -160,7 +160,7 @@ def fit(
     start,
     batch,
     Training(adam(arm.rate), steps, BATCH),
-    title=title,
+    train.Session(title),
   ).variables
 
 

@@ -77,7 +77,7 @@ def fine_tune(
     variables,
     batch,
     Training(optimizer, steps, 128),
-    title=title,
+    train.Session(title),
   ).variables
 
 

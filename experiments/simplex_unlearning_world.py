@@ -155,7 +155,7 @@ def train_network(world: World, batch: Batch, seed: int) -> Variables:
     start,
     batch,
     Training(optimizer(count), count, 64),
-    title=f'seed {seed}',
+    train.Session(f'seed {seed}'),
   ).variables
 
 

@@ -1,6 +1,5 @@
 """The best epoch of a training instead of its last iterate."""
 
-import functools
 import itertools
 
 import jax
@@ -116,15 +115,13 @@ def test_a_training_continues_with_the_best_of_before():
     lambda state, step: saved.update(it=(jax.tree.map(jnp.copy, state), step)),
     0.0,
   )
-  images = _images()
-  run = early_stopping.keep_best(_walk, _keep(), images, STEPS)
-  drive = functools.partial(
-    train.run_segments, run, steps=STEPS, images_per_step=1
-  )
-  whole = drive(_begin(), checkpoint=store)
-  half = run(_begin(), 0, 4)
+  watch = _keep(), _images()
+  session = train.Session('walk', store, watch=watch)
+  drive = lambda: train.run_segments(_walk, _begin().state, STEPS, 1, session)
+  whole = drive()
+  half = early_stopping.keep_best(_walk, *watch, STEPS)(_begin(), 0, 4)
   saved['it'] = (half, 4)
-  again = drive(_begin(), checkpoint=store)
+  again = drive()
   np.testing.assert_array_equal(
     whole.variables.params['head']['kernel'],
     again.variables.params['head']['kernel'],

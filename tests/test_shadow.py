@@ -232,7 +232,7 @@ def test_memory_decides_the_group(monkeypatch):
   drive = train.run_segments
 
   def spy(*args):
-    titles.append(args[-1])
+    titles.append(args[-1].title)
     return drive(*args)
 
   monkeypatch.setattr(train, 'run_segments', spy)

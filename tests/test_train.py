@@ -39,14 +39,15 @@ ADAM = optimizers.adamw(optimizers.constant_schedule(3e-3))
 def run(
   model=MODEL, steps=40, batch=None, optimizer=ADAM, batch_size=16, **options
 ):
-  return train.fit(
-    options.pop('key', jax.random.key(5)),
-    Network(model, options.pop('inputs', STEP)),
-    options.pop('variables', None) or start(model),
-    data() if batch is None else batch,
-    Training(optimizer, steps, batch_size),
-    **options,
+  key = options.pop('key', jax.random.key(5))
+  network = Network(model, options.pop('inputs', STEP))
+  variables = options.pop('variables', None) or start(model)
+  session = train.Session(
+    checkpoint=options.pop('checkpoint', None), until=options.pop('until', None)
   )
+  batch = data() if batch is None else batch
+  training = Training(optimizer, steps, batch_size)
+  return train.fit(key, network, variables, batch, training, session, **options)
 
 
 def test_learns_and_reports_every_step():
@@ -119,25 +120,7 @@ def test_one_compilation_for_all_seeds_and_segments():
   assert len(traces) == 1
 
 
-@pytest.mark.parametrize('option', ['checkpoint', 'watch', 'until'])
-def test_a_loop_refuses_what_it_would_not_do(option):
-  given = {
-    'checkpoint': store.Checkpoint(lambda template: None, lambda *_: None),
-    'watch': (early_stopping.BestEpoch(Network(MODEL, STEP), 1), data()),
-    'until': early_stopping.StopRule(1, lambda history: True),
-  }
-  with pytest.raises(ValueError, match="strategy='loop' takes no checkpoint"):
-    run(
-      key=jax.random.split(jax.random.key(0), 2),
-      steps=2,
-      variables=tree.stack([start(MODEL, seed) for seed in range(2)]),
-      batch=tree.stack([data(seed=seed) for seed in range(2)]),
-      strategy='loop',
-      **{option: given[option]},
-    )
-
-
-@pytest.mark.parametrize('strategy', ['map', 'vmap', 'loop'])
+@pytest.mark.parametrize('strategy', ['map', 'vmap'])
 @pytest.mark.parametrize(
   'model',
   [MODEL, pytest.param(CONV, marks=pytest.mark.slow)],

@@ -12,13 +12,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from cmu_jax.core import progress
 
-Strategy = Literal['map', 'vmap', 'loop']
+Strategy = Literal['map', 'vmap']
 _SEGMENT_SECONDS = 2.0
 
 
@@ -56,7 +55,7 @@ def map_members(
   Args:
     fn: a function of pytrees of arrays.
     strategy: 'vmap'; 'map', the members in sequence inside a single program;
-      'loop', calls in sequence from the host; None for the backend's best.
+      None for the backend's best.
     chunk: with 'vmap', members at a time; None for all.
 
   Returns:
@@ -65,21 +64,8 @@ def map_members(
   strategy = default_strategy() if strategy is None else strategy
   if strategy == 'vmap' and chunk is None:
     return jax.vmap(fn)
-  if strategy == 'loop':
-    return _loop_members(fn)
   size = chunk if strategy == 'vmap' else None
   return lambda *args: jax.lax.map(lambda a: fn(*a), args, batch_size=size)
-
-
-def _loop_members(fn: Callable) -> Callable:
-  def call(*args: Any) -> Any:
-    count = jax.tree.leaves(args)[0].shape[0]
-    outputs = [
-      fn(*jax.tree.map(lambda x, i=i: x[i], args)) for i in range(count)
-    ]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
-
-  return call
 
 
 def chunk_size(

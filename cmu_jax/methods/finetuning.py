@@ -18,7 +18,7 @@ from cmu_jax.core.types import (
   Samples,
   Variables,
 )
-from cmu_jax.training import descent, early_stopping
+from cmu_jax.training import descent, early_stopping, train
 
 
 class Start(NamedTuple):
@@ -91,9 +91,7 @@ def method(
       recipe,
       descent.Start(*begin[:4]),
       hyper=dict(hyper),
-      title=title,
-      watch=watch,
-      checkpoint=checkpoint,
+      session=train.Session(title, checkpoint, watch=watch),
     )
     # A mask or a search costs gradients as well; comparisons count them.
     return result, {'gradient_evaluations': cost + begin.spent}

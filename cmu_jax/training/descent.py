@@ -17,10 +17,11 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from cmu_jax.core import jit, rng
-from cmu_jax.core.store import Checkpoint
 from cmu_jax.core.types import Batch, InputStep, PRNGKey, Samples, Variables
 from cmu_jax.data import splits
-from cmu_jax.training import early_stopping, segment, train
+from cmu_jax.training import segment, train
+
+_UNLEARNING = train.Session('unlearning')
 
 
 class StreamBatch(NamedTuple):
@@ -300,9 +301,7 @@ def descend(
   start: Start,
   *,
   hyper: Any = None,
-  title: str = 'unlearning',
-  watch: tuple[early_stopping.BestEpoch, Batch] | None = None,
-  checkpoint: Checkpoint | None = None,
+  session: train.Session = _UNLEARNING,
 ) -> tuple[Variables, int]:
   """Fine-tunes a network on streams of samples.
 
@@ -311,9 +310,7 @@ def descend(
     recipe: phases, optimizer and input step; equal objects compile once.
     start: network, samples and number of steps.
     hyper: numbers for the objectives; 'learning_rate' multiplies all steps.
-    title: of the progress bar and of errors.
-    watch: as in `train.fit`.
-    checkpoint: saves the state and restores it; None to keep nothing.
+    session: title, checkpoint, early end and selection of an epoch.
 
   Returns:
     The network, and the number of gradients of single images.
@@ -328,12 +325,11 @@ def descend(
   # float32 arrays: Python numbers of several types would compile anew.
   run, numbers = _compile_steps(recipe), jax.tree.map(jnp.float32, hyper)
   arguments = _Arguments(dict(start.streams), start.context, numbers)
-  bound = lambda state, first, stop: run(
-    key, state, arguments, plan, first, stop
-  )
-  state = train.initial_state(recipe.optimizer, start.variables, len(phases))
-  tracked = train.track_best_epoch(bound, state, len(phases), watch)
   fitted = train.run_segments(
-    *tracked, len(phases), max(sizes), checkpoint, title
+    lambda state, begin, stop: run(key, state, arguments, plan, begin, stop),
+    train.initial_state(recipe.optimizer, start.variables, len(phases)),
+    len(phases),
+    max(sizes),
+    session,
   )
   return fitted.variables, int(np.asarray(sizes)[phases].sum())

@@ -146,8 +146,7 @@ def train_small_clip(
       start,
       data.batch,
       Training(optimizer, steps, _BATCH),
-      checkpoint=checkpoint,
-      title='small CLIP',
+      train.Session('small CLIP', checkpoint),
     )
   return as_loaded(sizes, fitted.variables)
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from cmu_jax.core import errors, jit, progress, tree, vectorize
+from cmu_jax.core import errors, jit, progress, vectorize
 from cmu_jax.core.store import Checkpoint
 from cmu_jax.core.types import Batch, Network, Training, Variables
 from cmu_jax.training import early_stopping, metrics, segment
@@ -23,6 +23,26 @@ _SEGMENT_SECONDS = 2.0
 
 class Diverged(errors.UserError):
   """The loss is no longer finite; the message names the step."""
+
+
+class Session(NamedTuple):
+  """The host's side of a training.
+
+  Attributes:
+    title: of the progress bar and of errors.
+    checkpoint: saves the state and restores it; None to keep nothing.
+    until: ends the training early; None for all steps.
+    watch: settings and images that select the best epoch as the result; None
+      for the last iterate. For one network only.
+  """
+
+  title: str = 'train'
+  checkpoint: Checkpoint | None = None
+  until: early_stopping.StopRule | None = None
+  watch: tuple[early_stopping.BestEpoch, Batch] | None = None
+
+
+_PLAIN = Session()
 
 
 class Fit(NamedTuple):
@@ -79,27 +99,28 @@ def initial_state(
 
 def run_segments(
   run: Callable,
-  state: segment.TrainState | early_stopping.TrackedState,
+  start_state: segment.TrainState,
   steps: int,
   images_per_step: int,
-  checkpoint: Checkpoint | None = None,
-  title: str = 'train',
-  until: early_stopping.StopRule | None = None,
+  session: Session = _PLAIN,
 ) -> Fit:
   """Runs segments up to `steps`, with progress, checks and checkpoints.
 
   Args:
     run: (state, start, stop) -> state, compiled; donates its state.
-    state: before step 0.
+    start_state: before step 0.
     steps: of the whole training.
     images_per_step: for the throughput.
-    checkpoint: saves the state and restores it; None to keep nothing.
-    title: of the progress bar and of errors.
-    until: ends the training early; None for all steps.
+    session: title, checkpoint, early end and selection of an epoch.
 
   Raises:
     Diverged: the loss is not finite; names the first such step.
   """
+  title, checkpoint, until, watch = session
+  state: Any = start_state
+  if watch is not None:
+    run = early_stopping.keep_best(run, *watch, steps)
+    state = early_stopping.begin_tracking(start_state)
   restored = checkpoint.restore(state) if checkpoint else None
   state, start = restored if restored else (state, 0)
   if 0 < start < steps:
@@ -143,13 +164,10 @@ def fit(
   variables: Variables,
   batch: Batch,
   training: Training,
+  session: Session = _PLAIN,
   *,
   loss: segment.Loss = metrics.cross_entropy,
   strategy: vectorize.Strategy | None = None,
-  checkpoint: Checkpoint | None = None,
-  title: str = 'train',
-  watch: tuple[early_stopping.BestEpoch, Batch] | None = None,
-  until: early_stopping.StopRule | None = None,
 ) -> Fit:
   """Trains a network on a device-resident split.
 
@@ -159,15 +177,10 @@ def fit(
     variables: initial variables; with `strategy`, stacked along an axis s.
     batch: n raw images and labels; with `strategy`, stacked likewise.
     training: optimizer, steps and batch size, of which at most n are used.
+    session: title, checkpoint, early end and selection of an epoch.
     loss: (logits, label) -> one value a sample.
-    strategy: None for one network; else the way to drive s networks, see
-      `vectorize.map_members` ('map', 'vmap' or 'loop'). A 'loop' takes none of
-      `checkpoint`, `watch` and `until`.
-    checkpoint: saves the state and restores it; None to keep nothing.
-    title: of the progress bar and of errors.
-    watch: settings and images that select the best epoch as the result; None
-      for the last iterate. For one network only.
-    until: ends the training early; None for all steps.
+    strategy: None for one network; else the way to drive s networks, 'map' or
+      'vmap', see `vectorize.map_members`.
 
   Returns:
     The network, the loss and accuracy of each step, and the throughput.
@@ -175,21 +188,8 @@ def fit(
   Raises:
     Diverged: the loss is not finite; names the first such step.
     UserError: an empty batch.
-    ValueError: an option that a 'loop' does not take.
   """
-  if strategy == 'loop':
-    if checkpoint or watch or until:
-      raise ValueError("strategy='loop' takes no checkpoint, watch or until")
-    return _fit_sequentially(
-      key,
-      network,
-      variables,
-      batch,
-      training,
-      loss=loss,
-      title=title,
-    )
-  stacked = strategy is not None
+  title, stacked = session.title, strategy is not None
   size = batch.label.shape[-1]
   errors.check(size > 0, f'{title}: no training images')
   steps, count = training.steps, min(training.batch_size, size)
@@ -202,71 +202,12 @@ def fit(
   run = segment.compile_segment(
     segment.SegmentSpec(network, loss, training.optimizer, count), strategy
   )
-  members = batch.label.shape[0] if stacked else 1
-  bound = lambda state, start, stop: run(key, state, batch, start, stop)
-  state = initial_state(training.optimizer, variables, steps, stacked)
   return run_segments(
-    *track_best_epoch(bound, state, steps, watch),
+    lambda state, start, stop: run(key, state, batch, start, stop),
+    initial_state(training.optimizer, variables, steps, stacked),
     steps,
-    count * members,
-    checkpoint,
-    title,
-    until,
-  )
-
-
-def track_best_epoch(
-  run: Callable,
-  state: segment.TrainState,
-  steps: int,
-  watch: tuple[early_stopping.BestEpoch, Batch] | None,
-) -> tuple[Callable, segment.TrainState | early_stopping.TrackedState]:
-  """Wraps a training so that it keeps its best epoch if `watch` is given.
-
-  Args:
-    run: (state, start, stop) -> state.
-    state: before step 0.
-    steps: of the whole training.
-    watch: settings and images that select the best epoch; None for no change.
-  """
-  if watch is None:
-    return run, state
-  selection, images = watch
-  return (
-    early_stopping.keep_best(run, selection, images, steps),
-    early_stopping.begin_tracking(state),
-  )
-
-
-def _fit_sequentially(
-  keys: Key[Array, 's'],
-  network: Network,
-  variables: Variables,
-  batch: Batch,
-  training: Training,
-  *,
-  title: str,
-  **options: Any,
-) -> Fit:
-  """Trains the members of a stack one by one, with one compilation."""
-  fits = [
-    fit(
-      keys[i],
-      network,
-      tree.index(variables, i),
-      tree.index(batch, i),
-      training,
-      title=f'{title} {i}',
-      **options,
-    )
-    # Equal shapes: the first member compiles for all.
-    for i in range(batch.label.shape[0])
-  ]
-  rates = [f.images_per_second for f in fits if f.images_per_second]
-  return Fit(
-    tree.stack([f.variables for f in fits]),
-    jnp.stack([f.history for f in fits]),
-    sum(rates) / len(rates) if rates else None,
+    count * (batch.label.shape[0] if stacked else 1),
+    session,
   )
 
 

@@ -193,8 +193,9 @@ def _train_models(job: ShadowJob, numbers: range, name: str) -> Variables:
     group.state,
     job.fit.steps,
     group.size * job.recipe.batch_size,
-    saving,
-    f'{plan.title} {numbers[0]} to {numbers[-1]} of {len(job.rows)}',
+    train.Session(
+      f'{plan.title} {numbers[0]} to {numbers[-1]} of {len(job.rows)}', saving
+    ),
   ).variables
 
 

@@ -98,8 +98,7 @@ def self_distillation(
       variables,
       copies,
       training,
-      checkpoint=checkpoint,
-      title='distillation of untriggered predictions',
+      train.Session('distillation of untriggered predictions', checkpoint),
     )
     # A pool that is smaller than a batch is used once a step.
     images = min(training.batch_size, copies.label.shape[0])

@@ -27,7 +27,7 @@ from cmu_jax.core.types import (
   Variables,
 )
 from cmu_jax.methods import objectives
-from cmu_jax.training import batch_norm, descent
+from cmu_jax.training import batch_norm, descent, train
 
 # The paper prunes until the accuracy on clean validation images falls. Here
 # the selection among these points decides.
@@ -144,7 +144,7 @@ def fine_pruning(network: Network, training: Training) -> Method:
         training.steps,
         mask,
       ),
-      title='fine-tuning on the clean proxy',
+      session=train.Session('fine-tuning on the clean proxy'),
     )
     return result, {'gradient_evaluations': cost}
 

@@ -56,7 +56,7 @@ def fine_tune_draws(
     training: of each fine-tuning.
     strategy: drives the s fine-tunings; None for the backend's best.
     title: of the progress bar.
-    **options: checkpoint and until of `train.fit`.
+    **options: checkpoint and until of `train.Session`.
 
   Returns:
     The fit, stacked over the draws.
@@ -74,11 +74,10 @@ def fine_tune_draws(
     repeated,
     batches,
     training,
+    train.Session(f'{title} ({draws} draws)', **options),
     # Even a single draw is a stack of one: its random keys stay those of a
     # stack.
     strategy=strategy or vectorize.default_strategy(),
-    title=f'{title} ({draws} draws)',
-    **options,
   )
 
 

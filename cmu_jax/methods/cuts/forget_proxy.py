@@ -34,7 +34,7 @@ from cmu_jax.core.types import (
 from cmu_jax.data import splits
 from cmu_jax.methods import objectives
 from cmu_jax.methods.cuts import alpha_rules, alpha_search
-from cmu_jax.training import descent
+from cmu_jax.training import descent, train
 
 
 def coefficient_grid() -> tuple[dict[str, float], ...]:
@@ -55,7 +55,7 @@ def fine_tuner(network: Network, training: Training) -> Callable:
   def fine_tune(key, variables: Variables, forget: Samples, title: str):
     streams = {'forget': forget}
     start = descent.Start(variables, streams, training.steps)
-    return descent.descend(key, recipe, start, title=title)
+    return descent.descend(key, recipe, start, session=train.Session(title))
 
   return fine_tune
 

@@ -103,8 +103,8 @@ def diversify(
       variables,
       batch,
       Training(optimizer, steps, batch_size),
+      train.Session(f'fine-tuning {len(taus) + 1} of {len(configs)}'),
       loss=_loss(config.label_smoothing),
-      title=f'fine-tuning {len(taus) + 1} of {len(configs)}',
     )
     # As in CUTS, BatchNorm's parameters take no part, although they were
     # trained: running statistics that do not move would no longer fit them.

@@ -95,9 +95,11 @@ def train_original(context: Context[Benchmark], case: Case) -> Variables:
         start,
         batch,
         training,
-        checkpoint=checkpoint,
-        title=f'original, {case.manipulation} {case.size}, seed {case.seed}',
-        watch=_watch(config, shared, scene),
+        train.Session(
+          f'original, {case.manipulation} {case.size}, seed {case.seed}',
+          checkpoint,
+          watch=_watch(config, shared, scene),
+        ),
       ).variables
     ),
   )

@@ -139,9 +139,10 @@ def train_all(
         Network(world.model, world.inputs),
         start,
         batch,
-        checkpoint=make_checkpoint(checkpoints, name, seed),
-        title=f'{name}, seed {seed}',
-        training=chosen,
+        chosen,
+        train.Session(
+          f'{name}, seed {seed}', make_checkpoint(checkpoints, name, seed)
+        ),
       )
       for key, start, batch, seed, chosen in zip(
         keys, starts, batches, seeds, options, strict=True
@@ -154,10 +155,11 @@ def train_all(
     Network(world.model, world.inputs),
     tree.stack(starts),
     tree.stack(batches),
+    options[0],
+    train.Session(
+      f'{name}, seeds {together}', make_checkpoint(checkpoints, name, together)
+    ),
     strategy='vmap',
-    checkpoint=make_checkpoint(checkpoints, name, together),
-    title=f'{name}, seeds {together}',
-    training=options[0],
   )
   return [
     train.Fit(
@@ -217,10 +219,12 @@ def repairs(
     Network(world.model, world.inputs),
     corrupted,
     data.clean_proxy,
-    checkpoint=make_checkpoint(checkpoints, 'finetune', seed),
-    title=f'fine-tuning on clean proxy labels, seed {seed}',
-    training=recipes.fit_options(
+    recipes.fit_options(
       config.finetune, data.clean_proxy.label.shape[0], 'finetune'
+    ),
+    train.Session(
+      f'fine-tuning on clean proxy labels, seed {seed}',
+      make_checkpoint(checkpoints, 'finetune', seed),
     ),
   )
   repaired['finetune_clean_proxy'] = Repair(

@@ -150,8 +150,7 @@ def train_original(context: Context[World], seed: int) -> Variables:
         start,
         batch,
         training,
-        checkpoint=checkpoint,
-        title=f'original, seed {seed}',
+        train.Session(f'original, seed {seed}', checkpoint),
       ).variables
     ),
   )

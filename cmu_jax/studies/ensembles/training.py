@@ -167,8 +167,7 @@ def fit(
     state,
     steps,
     count * recipe.members.size,
-    checkpoint,
-    title,
+    train.Session(title, checkpoint),
   )
 
 

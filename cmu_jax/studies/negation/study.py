@@ -129,8 +129,7 @@ def fine_tune(context: Context[World], tuning: Tuning) -> Variables:
         task.start,
         batch,
         training,
-        checkpoint=checkpoint,
-        title=f'{task.data.name}, seed {tuning.seed}',
+        train.Session(f'{task.data.name}, seed {tuning.seed}', checkpoint),
       ).variables
     ),
   )
