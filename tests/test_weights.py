@@ -278,7 +278,7 @@ def test_weights_in_several_files_are_read_by_their_index(tmp_path):
     (lambda p: p.write_text('[]'), 'has no weight_map'),
     (
       lambda p: p.write_text('{"weight_map": {"z": "a.safetensors"}}'),
-      "names 'z', which its files do not hold",
+      "names 'z' in a.safetensors, which is not there",
     ),
     (
       lambda p: (p.parent / 'a.safetensors').write_bytes(b'cut'),

@@ -55,16 +55,14 @@ _SIDE_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 def read_side_file(path: os.PathLike | str) -> dict[str, Any]:
   """Reads the side file `<weights>.json`; {} where there is none.
 
+  That of `model.safetensors.index.json` is `model.safetensors.json`.
+
   Raises:
     UserError: the file is not a JSON object, a field is unknown or has a value
       of another kind.
   """
-  weights = pathlib.Path(path).expanduser()
-  file = weights.with_name(weights.name + '.json')
-  if not file.is_file():
-    file = weights.with_suffix('.json')
-  # A folder of weights shares no name with a file of facts.
-  if weights.is_dir() or not file.is_file():
+  file = next((f for f in side_file_names(path) if f.is_file()), None)
+  if file is None:
     return {}
   side = files.read_json(file)
   errors.check(
@@ -72,6 +70,17 @@ def read_side_file(path: os.PathLike | str) -> dict[str, Any]:
     f'{file} must be a JSON object such as {{"mean": [0.5], "std": [0.5]}}',
   )
   return check_side_file(side, str(path))
+
+
+def side_file_names(path: os.PathLike | str) -> tuple[pathlib.Path, ...]:
+  """Names that the side file of weights may have, the usual name first."""
+  weights = pathlib.Path(path).expanduser()
+  # A folder of weights shares no name with a file of facts.
+  if weights.is_dir():
+    return ()
+  # An index of several files ends in .json itself, and is no side file.
+  whole = weights.with_name(weights.name.removesuffix('.index.json'))
+  return whole.with_name(f'{whole.name}.json'), whole.with_suffix('.json')
 
 
 def check_side_file(side: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -5,8 +5,9 @@ fits the arrays to a network's variables and puts them back, so that repaired
 weights keep the format, names and precision of the user's file.
 """
 
-from cmu_jax.networks.weights.formats import StoredWeights, locate, read, write
+from cmu_jax.networks.weights.formats import read, write
 from cmu_jax.networks.weights.matching import count_classes, fit, put_back
+from cmu_jax.networks.weights.stored import StoredWeights, locate
 
 __all__ = [
   'StoredWeights',
