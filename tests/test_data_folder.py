@@ -168,8 +168,8 @@ SPOILED = {
   "no 'test' or 'val' folder": _drop('test'),
   "no 'train' folder": _drop('train'),
   'has no class folders': _clear('train'),
-  r'train/a has no \.jpg': _clear('train/a', keep=True),
-  r'test/b has no \.jpg': _clear('test/b', keep=True),
+  r'train/a has no picture': _clear('train/a', keep=True),
+  r'test/b has no picture': _clear('test/b', keep=True),
   "class folder 'c' is in only one of": _write('train/c/1.png', b''),
   "class folder 'b' is in only one": _drop('test/b'),
 }

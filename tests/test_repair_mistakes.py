@@ -78,7 +78,7 @@ MISTAKES = {
   'other model': (lambda f, t: {'model': 'fc:width=32'}, 'the network has'),
   'option': (lambda f, t: {'model': 'fc:widht=64'}, "'width'"),
   'no folder': (lambda f, t: {'proxy': t / 'no'}, 'does not exist'),
-  'empty folder': (lambda f, t: {'proxy': t}, 'has no .jpg'),
+  'empty folder': (lambda f, t: {'proxy': t}, 'has no picture'),
   'broken picture': (_broken, 'x.png'),
   'sizes': (_two_sizes, 'image_size'),
   'no normalisation': (_no_side_file, '--mean'),

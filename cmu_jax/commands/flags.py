@@ -155,7 +155,9 @@ def run(command: Command, load: Load, argv: Sequence[str]) -> int:
     shell.set_up()
     # JAX takes seconds to import: the flags are checked without it.
     work, describe = load()
-    print(describe(work(request)))
+    with errors.collect_remarks():
+      results = work(request)
+    print(describe(results))
 
   return shell.run(act, argv)
 
@@ -168,7 +170,8 @@ def call(command: Command, load: Load, settings: Mapping[str, Any]) -> Any:
   """
   request = check(command, command.request(**settings))
   work, _ = load()
-  return work(request)
+  with errors.collect_remarks():
+    return work(request)
 
 
 def _sample_value(hint: Any, default: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from matplotlib import figure
 
 from cmu_jax.commands import workdir
-from cmu_jax.core import files, provenance
+from cmu_jax.core import errors, files, provenance
 from cmu_jax.core.types import Info
 from cmu_jax.networks import shipped
 from cmu_jax.networks.shipped import ShippedNetwork
@@ -106,6 +106,7 @@ def run_job(
       'finished': True,
       'provenance': provenance.describe_run(settings),
       'settings': settings,
+      'remarks': list(errors.collected_remarks()),
       **computed,
     }
     # A kill between the files must not leave finished results without a page.
@@ -134,6 +135,7 @@ def write_report(results: Info, report: Report, out: pathlib.Path) -> None:
     sentences=page.paragraphs(list(content.sentences)),
     sections={
       **content.sections,
+      **page.remark_section(results),
       f'How to get the same {content.product}': page.reproduction_section(
         results['provenance'],
         results['settings'],

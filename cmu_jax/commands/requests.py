@@ -18,6 +18,9 @@ _NETWORK = """\
                        beside FILE): image tower, head of the class names;
                        siglip-vit-b16, siglip: with head=FILE.npz; dinov2"""
 _INFERRED = """\
+Pictures are .jpg, .png, .webp, .bmp, .tif, .ppm, .gif and others, in FOLDER or
+deeper; files that are left out are named (docs/pictures.md).
+
 Inferred where possible, from the side file FILE.json or the pictures:
   --mean=R,G,B         mean of pixels between 0 and 1
   --std=R,G,B          standard deviation of pixels, likewise
@@ -38,8 +41,8 @@ contradictions to --kind.
 
 {_NETWORK}
   --proxy=FOLDER       bad samples that the network was not trained on.
-                       label_noise: FOLDER/<the wrong class>/*.png or .jpg;
-                       poison: FOLDER/*.png, with the trigger in the picture
+                       label_noise: FOLDER/<the wrong class>/*; poison:
+                       FOLDER/*, with the trigger in the picture
   --kind=label_noise|poison  the corruption
   --out=DIR            folder for the repaired weights, the curve and the
                        report; the same command continues after a kill
@@ -140,8 +143,8 @@ Makes a trained classifier forget some of its training pictures, and measures
 its remaining knowledge of them.
 
 {_NETWORK}
-  --forget=FOLDER      training pictures to forget, FOLDER/<class>/*.png or .jpg
-                       with the class that they were trained with
+  --forget=FOLDER      training pictures to forget, FOLDER/<class>/*, with the
+                       class that they were trained with
   --out=DIR            folder for the new weights, the numbers and the report;
                        the same command continues after a kill
   --retain=FOLDER      training pictures to keep, in class folders likewise
@@ -233,9 +236,9 @@ and, for the strong attacks, of K reference networks:
 A network itself, with K reference networks trained for the purpose (the command
 estimates the duration before it begins):
 {_NETWORK}
-  --members=PICTURES   training pictures of the network: FOLDER/<class>/*.png or
-                       .jpg, or FILE.npz with images, uint8 [n,h,w] or
-                       [n,h,w,c], and labels, integers [n]
+  --members=PICTURES   training pictures of the network: FOLDER/<class>/*, or
+                       FILE.npz with images, uint8 [n,h,w] or [n,h,w,c], and
+                       labels, integers [n]
   --nonmembers=PICTURES  pictures of the same kind that it was not trained on
   --data=PICTURES      further pictures: references train on them too, and RMIA
                        compares with them

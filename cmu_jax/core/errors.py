@@ -1,8 +1,16 @@
-"""Errors that a user can correct: one line, exit code 2."""
+"""Sentences for a user: errors stop the work (exit code 2), remarks do not."""
 
+import contextlib
+import contextvars
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+# A context variable, because the readers of files lie far below the report, and
+# a library call without a report must collect nothing.
+_remarks: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
+  'remarks', default=None
+)
 
 
 # A ValueError, because callers of the functions expect that of bad arguments.
@@ -36,3 +44,38 @@ def first_line(error: BaseException) -> str:
   lines = str(error).strip().splitlines() or [type(error).__name__]
   # Control characters of the message would garble the terminal.
   return ''.join(c if c.isprintable() else ' ' for c in lines[0][:160])
+
+
+def count_text(count: int, noun: str) -> str:
+  """Formats a count and its noun: '1 picture', '2 pictures'."""
+  return f'{count} {noun}{"s" * (count != 1)}'
+
+
+def remark(sentence: str) -> None:
+  """Tells the user a fact about the input that does not stop the work.
+
+  The sentence is printed at once, before long work begins, and goes into the
+  report of a command. A sentence is said once.
+  """
+  sentences = _remarks.get()
+  if sentences is not None:
+    if sentence in sentences:
+      return
+    sentences.append(sentence)
+  print(sentence, flush=True)
+
+
+@contextlib.contextmanager
+def collect_remarks() -> Iterator[list[str]]:
+  """Collects the remarks inside the block."""
+  sentences: list[str] = []
+  token = _remarks.set(sentences)
+  try:
+    yield sentences
+  finally:
+    _remarks.reset(token)
+
+
+def collected_remarks() -> tuple[str, ...]:
+  """Returns the remarks that the enclosing block has collected so far."""
+  return tuple(_remarks.get() or ())

@@ -207,6 +207,7 @@ def render(
     'Tables': ''.join(map(text_tables.html, report.tables(results).values())),
     'Figures': '\n'.join(_figure_html(report, *pair) for pair in figures),
     **report.sections(results),
+    **page.remark_section(results),
     'How to read this': page.definition_list(report.glossary),
     'How to get the same numbers': page.reproduction_section(
       results['provenance'],

@@ -4,7 +4,7 @@ import base64
 import html
 import json
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 # Colours of both schemes; `tone` colours the verdict. A table or figure that is
@@ -133,6 +133,12 @@ def escape(value: Any) -> str:
 def paragraphs(sentences: Sequence[str]) -> str:
   """Formats each sentence as a paragraph."""
   return '\n'.join(f'<p>{escape(sentence)}</p>' for sentence in sentences)
+
+
+def remark_section(results: Mapping[str, Any]) -> dict[str, str]:
+  """The section of the remarks on the input, empty without remarks."""
+  # Files of earlier versions lack the field.
+  return {'About the input': paragraphs(results.get('remarks', ()))}
 
 
 def definition_list(glossary: dict[str, str]) -> str:

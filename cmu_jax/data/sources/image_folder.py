@@ -1,18 +1,19 @@
-"""Image folders: <root>/<split>/<class>/*.jpg, .jpeg or .png."""
+"""Image folders: <root>/<split>/<class>/*, see `picture_files.SUFFIXES`."""
 
 import itertools
-import os
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
 from cmu_jax.core import errors
-from cmu_jax.data.sources import common, pictures
+from cmu_jax.data.sources import common, picture_files, pictures
 from cmu_jax.data.sources.common import Source, SourceOptions, SplitArrays
 
 # In this order: a folder with both uses `test`.
 TEST_SPLITS = ('test', 'val')
+# Formats of animations and pages: only their headers are read twice.
+_FRAMED = ('.gif', '.tif', '.tiff', '.apng')
 
 
 class _SplitFiles(NamedTuple):
@@ -22,39 +23,9 @@ class _SplitFiles(NamedTuple):
   label: np.ndarray
 
 
-def _subfolders(root: pathlib.Path) -> list[str]:
-  """Lists the visible folders in `root`, sorted by name."""
-  # Hidden folders are left by file managers and version control.
-  with os.scandir(root) as entries:
-    names = [entry.name for entry in entries if entry.is_dir()]
-  return sorted(name for name in names if not name.startswith('.'))
-
-
-def _image_names(folder: pathlib.Path) -> list[str]:
-  """Lists the visible image files in `folder`, sorted by name."""
-  with os.scandir(folder) as entries:
-    names = [entry.name for entry in entries if entry.is_file()]
-  return sorted(
-    name
-    for name in names
-    if name.lower().endswith(pictures.SUFFIXES) and not name.startswith('.')
-  )
-
-
-def _image_paths(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Lists the paths of the image files in a class folder; at least one."""
-  names = _image_names(folder)
-  errors.check(
-    names,
-    f'the class folder {folder} has no {", ".join(pictures.SUFFIXES)} image; '
-    'add some or remove the folder',
-  )
-  return [folder / name for name in names]
-
-
 def _split_folders(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
   """Finds the folders of the train and test splits."""
-  names = _subfolders(root)
+  names = picture_files.list_subfolders(root)
   test = next((name for name in TEST_SPLITS if name in names), None)
   if 'train' not in names or test is None:
     absent = "'train'" if 'train' not in names else "'test' or 'val'"
@@ -62,16 +33,22 @@ def _split_folders(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
       f'{root} has no {absent} folder (found: {", ".join(names) or "none"}); '
       'lay images out as <root>/train/<class>/* and <root>/test/<class>/*'
     )
+  surplus = [name for name in names if name not in ('train', test)]
+  if surplus:
+    errors.remark(
+      f'{root}: the folders train and {test} are read, not '
+      f'{", ".join(surplus)}.'
+    )
   return root / 'train', root / test
 
 
 def _class_names(train: pathlib.Path, test: pathlib.Path) -> list[str]:
-  names = _subfolders(train)
+  names = picture_files.list_subfolders(train)
   errors.check(
     names, f'{train} has no class folders; put images in {train}/<class>/'
   )
   # Labels are positions in the sorted names: both splits need all of them.
-  unpaired = sorted(set(names) ^ set(_subfolders(test)))
+  unpaired = sorted(set(names) ^ set(picture_files.list_subfolders(test)))
   errors.check(
     not unpaired,
     f"class folder '{''.join(unpaired[:1])}' is in only one of {train} and "
@@ -81,10 +58,23 @@ def _class_names(train: pathlib.Path, test: pathlib.Path) -> list[str]:
 
 
 def _list_split(folder: pathlib.Path, classes: list[str]) -> _SplitFiles:
-  groups = [_image_paths(folder / name) for name in classes]
+  """Lists the files of class folders, and says which are left out."""
+  # Pictures beside folders would be silently ignored.
+  loose = picture_files.list_loose(folder) if classes != [''] else []
+  errors.check(
+    not loose,
+    f'{folder} holds {len(loose)} pictures beside class folders such as '
+    f"'{classes[0]}'; move the one or the other elsewhere",
+  )
+  groups = {
+    folder / name: picture_files.list_pictures(folder / name)
+    for name in classes
+  }
+  picture_files.remark_on_files(folder, groups)
   # By class and name, so that the order does not depend on the file system.
-  label = np.repeat(np.arange(len(classes)), [len(group) for group in groups])
-  return _SplitFiles(list(itertools.chain(*groups)), label)
+  counts = [len(group.paths) for group in groups.values()]
+  paths = itertools.chain(*(group.paths for group in groups.values()))
+  return _SplitFiles(list(paths), np.repeat(np.arange(len(classes)), counts))
 
 
 def _common_size(
@@ -124,6 +114,17 @@ def _decode_all(
   )
 
 
+def _remark_on_frames(root: pathlib.Path, paths: list[pathlib.Path]) -> None:
+  """Says how many pictures have frames or pages that are not read."""
+  candidates = [path for path in paths if path.suffix.lower() in _FRAMED]
+  count = sum(pictures.has_frames(path) for path in candidates)
+  if count:
+    errors.remark(
+      f'{errors.count_text(count, "picture")} in {root} with several frames or '
+      'pages: the first alone is read.'
+    )
+
+
 def _build(
   train: _SplitFiles,
   test: _SplitFiles,
@@ -156,7 +157,7 @@ def read_folder(
   channels: int | None,
   read: pictures.PictureReader | None = None,
 ) -> FolderPictures:
-  """Reads <root>/<name>/* or, without subfolders, <root>/*.
+  """Reads <root>/<name>/** or, without subfolders, <root>/*.
 
   Args:
     root: the folder.
@@ -171,16 +172,10 @@ def read_folder(
   """
   with common.check_readable(root):
     errors.check(root.is_dir(), f'the image folder {root} does not exist')
-    # Pictures beside folders would be silently ignored.
-    names = _subfolders(root)
-    loose = _image_names(root) if names else []
-    errors.check(
-      not loose,
-      f'{root} holds {len(loose)} pictures beside class folders such as '
-      f"'{names[0] if names else ''}'; move the one or the other elsewhere",
-    )
+    names = picture_files.list_subfolders(root)
     listed = _list_split(root, names or [''])
   paths = listed.paths
+  _remark_on_frames(root, paths)
   # A reader of its own crops to a fixed size, so sizes may differ.
   if read is None:
     image = _decode_all(paths, image_size, channels)
@@ -213,6 +208,7 @@ def find(spec: str, options: SourceOptions) -> Source:
     classes = _class_names(train_root, test_root)
     train = _list_split(train_root, classes)
     test = _list_split(test_root, classes)
+    _remark_on_frames(root, train.paths + test.paths)
     # Size and time of every file: the cache notices each exchanged picture.
     prints = common.stat_files(root, train.paths + test.paths)
   facts = {

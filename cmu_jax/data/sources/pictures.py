@@ -11,7 +11,6 @@ from jaxtyping import UInt8
 
 from cmu_jax.core import errors
 
-SUFFIXES = ('.jpg', '.jpeg', '.png')
 # Errors of Pillow on files that are truncated or no images at all.
 BROKEN = (
   OSError,
@@ -78,11 +77,29 @@ def read_header(path: pathlib.Path) -> PictureHeader:
   )
 
 
+def has_frames(path: pathlib.Path) -> bool:
+  """Returns whether an image file has more than one frame or page.
+
+  Raises:
+    UserError: the file is unreadable or not an image.
+  """
+  return read_picture(path, lambda p: getattr(p, 'is_animated', False))
+
+
 def _to_eight_bit(picture: PIL.Image.Image, grey: bool) -> PIL.Image.Image:
-  """Converts to L or RGB; drops transparency, scales 16 bits to 8."""
+  """Converts to L or RGB; drops transparency, scales 16 bits to 8.
+
+  Raises:
+    ValueError: floats, or integers of more than 16 bits: their white is
+      unknown.
+  """
+  if picture.mode == 'F':
+    raise ValueError('its pixels are floats; 8 or 16 bits are needed')
   if picture.mode.startswith('I'):
     # Pillow would clip 16-bit values at 255 instead of scaling them.
     deep = np.asarray(picture, np.float32)
+    if deep.max(initial=0) > 65535 or deep.min(initial=0) < 0:
+      raise ValueError('its pixels exceed 16 bits; 8 or 16 bits are needed')
     picture = PIL.Image.fromarray(
       np.clip(deep / 257 + 0.5, 0, 255).astype('u1')
     )

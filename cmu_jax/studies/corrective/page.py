@@ -205,6 +205,7 @@ def render(
       'Figures': '\n'.join(_figure(*pair) for pair in drawn),
       **_audited(results),
       'What was manipulated': _problems(results),
+      **page.remark_section(results),
       'How to read this': page.definition_list(_GLOSSARY),
       'How to get the same numbers': page.reproduction_section(
         results['provenance'], results['config'], list(seeds)

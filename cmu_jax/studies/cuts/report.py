@@ -128,6 +128,7 @@ def _arrange(results: Results, standard: dict[str, str]) -> dict[str, str]:
     'What was done': page.paragraphs(words.describe_repair(results)),
     'How sure this is': _limits(results, finding.sure),
     'Are the wrong labels still in there?': page.paragraphs(audited),
+    **page.remark_section(results),
     'How to get the same numbers': standard['How to get the same numbers'],
     'Words used here': standard['How to read this'],
   }

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from cmu_jax.core import provenance
+from cmu_jax.core import errors, provenance
 from cmu_jax.core.types import Info
 from cmu_jax.studies.engine import workers
 from cmu_jax.studies.engine.live import Display
@@ -45,10 +45,14 @@ def run_study(
     UserError: bad data or settings, a full disk, too little memory.
   """
   study.check(config)
-  world = study.load(config, folder)
-  context = make_context(config, world, folder, minutes)
-  results, finished = follow_plan(study, context)
-  return {**provenance.results_header(config, finished), **results}
+  with errors.collect_remarks() as remarks:
+    world = study.load(config, folder)
+    context = make_context(config, world, folder, minutes)
+    results, finished = follow_plan(study, context)
+  header = provenance.results_header(config, finished)
+  # Most sources give no reason for a remark.
+  facts = {'remarks': remarks} if remarks else {}
+  return {**header, **facts, **results}
 
 
 def make_context(
