@@ -18,16 +18,15 @@ The default keeps 32x32 images and a 3x3 stem: a deviation from the paper,
 which resizes to 224x224; the recipe (epochs, rates, decay) is the paper's.
 """
 
-from cmu_jax.studies.cuts import published
-from cmu_jax.studies.engine import recipes
+from cmu_jax.studies.cuts import settings
 
 
 def get_config(arg: str = ''):
-  config, a = published.cuts_noise_resnet(arg, 'cifar10')
+  config, a = settings.cuts_noise_resnet(arg, 'cifar10')
   config.input.mean = (0.4914, 0.4822, 0.4465)
   config.input.std = (0.2023, 0.1994, 0.2010)
   if a.smoke:
-    recipes.shrink(config, proxy_fraction=0.1)
+    settings.shrink(config, proxy_fraction=0.1)
   return config
 
 

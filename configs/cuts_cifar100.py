@@ -19,17 +19,16 @@ The default keeps 32x32 images and a 3x3 stem: a deviation from the paper,
 which resizes to 224x224; the recipe (epochs, rates, decay) is the paper's.
 """
 
-from cmu_jax.studies.cuts import published
-from cmu_jax.studies.engine import recipes
+from cmu_jax.studies.cuts import settings
 
 
 def get_config(arg: str = ''):
-  config, a = published.cuts_noise_resnet(arg, 'cifar100')
+  config, a = settings.cuts_noise_resnet(arg, 'cifar100')
   config.input.mean = (0.5071, 0.4865, 0.4409)
   config.input.std = (0.2673, 0.2564, 0.2762)
   config.select.class_share = 0.95
   if a.smoke:
-    recipes.shrink(
+    settings.shrink(
       config, proxy_fraction=0.1, train_limit=4000, test_limit=1000
     )
   return config

@@ -21,6 +21,7 @@ oracle trains as long as the corrupted model (the paper: 3000 steps).
 
 from cmu_jax.core import config as configs
 from cmu_jax.networks.clip import zero_shot
+from cmu_jax.studies.cuts import settings
 from cmu_jax.studies.engine import clip_start, recipes
 
 
@@ -45,7 +46,7 @@ def get_config(arg: str = ''):
     model='clip-vit-b16',
     seeds=(0, 1, 2),
   )
-  config = recipes.base('cuts_clip_cifar10')
+  config = settings.base('cuts_clip_cifar10')
   config.dataset = 'cifar10'
   config.seeds = a.seeds
   config.noise_rate = a.noise
@@ -60,7 +61,7 @@ def get_config(arg: str = ''):
   config.finetune = _training(500, 100, 200, 1e-7)
   config.evaluate.batch_size = 256
   if a.smoke:
-    recipes.shrink(config, proxy_fraction=0.1, select__folds=0)
+    settings.shrink(config, proxy_fraction=0.1, select__folds=0)
     config.train_limit, config.test_limit = 1000, 300
     config.evaluate.points, config.evaluate.path_images = 3, 0
     config.model = clip_start.settings('clip', width=64)

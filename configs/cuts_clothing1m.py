@@ -23,6 +23,7 @@ test split. Deviations from arXiv 2511.18660:
 """
 
 from cmu_jax.core import config as configs
+from cmu_jax.studies.cuts import settings
 from cmu_jax.studies.engine import recipes
 
 
@@ -37,7 +38,7 @@ def get_config(arg: str = ''):
     epochs=50,
     seeds=(0,),
   )
-  config = recipes.base('cuts_clothing1m')
+  config = settings.base('cuts_clothing1m')
   config.dataset = 'clothing1m:PATH'
   config.image_size = a.side
   config.seeds = a.seeds
@@ -69,7 +70,7 @@ def get_config(arg: str = ''):
   config.finetune = recipes.training(**short)
   if a.smoke:
     config.model = dict(name='convnet', width=1, dtype='float32')
-    recipes.shrink(config, image_size=32, proxy_fraction=0.2)
+    settings.shrink(config, image_size=32, proxy_fraction=0.2)
   return config
 
 

@@ -10,6 +10,7 @@ A 512-wide two-layer MLP, a 10 % proxy, AdamW throughout.
 """
 
 from cmu_jax.core import config as configs
+from cmu_jax.studies.cuts import settings
 from cmu_jax.studies.engine import recipes
 
 
@@ -17,7 +18,7 @@ def get_config(arg: str = ''):
   a = configs.parse_arg(
     arg, smoke=False, noise=0.4, kind='symmetric', width=512, seeds=(0, 1, 2)
   )
-  config = recipes.base('cuts_digits')
+  config = settings.base('cuts_digits')
   config.seeds = a.seeds
   config.noise_rate = a.noise
   config.proxy_fraction = 0.1
@@ -31,7 +32,7 @@ def get_config(arg: str = ''):
   )
   config.proxy_train = recipes.training(steps=300, batch_size=64)
   config.finetune = recipes.training(steps=300, batch_size=64)
-  return recipes.shrink(config) if a.smoke else config
+  return settings.shrink(config) if a.smoke else config
 
 
 def sweep(add):

@@ -12,6 +12,7 @@ A small strided convolutional network, so that a CPU is enough.
 """
 
 from cmu_jax.core import config as configs
+from cmu_jax.studies.cuts import settings
 from cmu_jax.studies.engine import recipes
 
 
@@ -26,7 +27,7 @@ def get_config(arg: str = ''):
     proxy=0.2,
     seeds=(0, 1, 2),
   )
-  config = recipes.base('cuts_folder')
+  config = settings.base('cuts_folder')
   config.dataset = 'folder:PATH'
   config.image_size = a.side
   config.seeds = a.seeds
@@ -42,7 +43,7 @@ def get_config(arg: str = ''):
   config.finetune = recipes.training(
     steps=200, batch_size=64, learning_rate=1e-4
   )
-  return recipes.shrink(config) if a.smoke else config
+  return settings.shrink(config) if a.smoke else config
 
 
 def sweep(add):

@@ -14,6 +14,7 @@ Expect: arXiv 2511.18660, FC1, one seed, accuracy in %:
 """
 
 from cmu_jax.core import config as configs
+from cmu_jax.studies.cuts import settings
 from cmu_jax.studies.engine import recipes
 
 
@@ -27,7 +28,7 @@ def get_config(arg: str = ''):
     epochs=200,
     seeds=(0, 1, 2),
   )
-  config = recipes.base('cuts_mnist')
+  config = settings.base('cuts_mnist')
   config.dataset = 'mnist'
   config.seeds = a.seeds
   config.noise_rate = a.noise
@@ -61,7 +62,7 @@ def get_config(arg: str = ''):
     factor=0.8 if symmetric else 0.9,
   )
   if a.smoke:
-    recipes.shrink(config, model__width=256, proxy_fraction=0.1)
+    settings.shrink(config, model__width=256, proxy_fraction=0.1)
   return config
 
 

@@ -13,6 +13,7 @@ rounds to .01 or less; where none qualifies the model is left as it is.
 """
 
 from cmu_jax.core import config as configs
+from cmu_jax.studies.cuts import settings
 from cmu_jax.studies.engine import recipes
 
 
@@ -27,7 +28,7 @@ def get_config(arg: str = ''):
     epochs=120,
     seeds=(0, 1, 2),
   )
-  config = recipes.base('cuts_poison_cifar10')
+  config = settings.base('cuts_poison_cifar10')
   config.task = 'poison'
   config.corruption.kind = 'poison'
   config.dataset = 'cifar10'
@@ -66,7 +67,7 @@ def get_config(arg: str = ''):
   )
   if a.smoke:
     config.model = dict(name='convnet', width=1, dtype='float32')
-    recipes.shrink(config, proxy_fraction=0.1)
+    settings.shrink(config, proxy_fraction=0.1)
   return config
 
 

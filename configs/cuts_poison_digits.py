@@ -12,12 +12,13 @@ rounds to .01 or less; where none qualifies the model is left as it is.
 """
 
 from cmu_jax.core import config as configs
+from cmu_jax.studies.cuts import settings
 from cmu_jax.studies.engine import recipes
 
 
 def get_config(arg: str = ''):
   a = configs.parse_arg(arg, smoke=False, rate=0.1, width=512, seeds=(0, 1, 2))
-  config = recipes.base('cuts_poison_digits')
+  config = settings.base('cuts_poison_digits')
   config.task = 'poison'
   config.corruption.kind = 'poison'
   config.seeds = a.seeds
@@ -37,7 +38,7 @@ def get_config(arg: str = ''):
     steps=300, batch_size=64, learning_rate=1e-4
   )
   if a.smoke:
-    recipes.shrink(config)
+    settings.shrink(config)
   return config
 
 

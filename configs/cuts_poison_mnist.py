@@ -12,6 +12,7 @@ rounds to .01 or less; where none qualifies the model is left as it is.
 """
 
 from cmu_jax.core import config as configs
+from cmu_jax.studies.cuts import settings
 from cmu_jax.studies.engine import recipes
 
 
@@ -19,7 +20,7 @@ def get_config(arg: str = ''):
   a = configs.parse_arg(
     arg, smoke=False, rate=0.1, width=1024, epochs=60, seeds=(0, 1, 2)
   )
-  config = recipes.base('cuts_poison_mnist')
+  config = settings.base('cuts_poison_mnist')
   config.task = 'poison'
   config.corruption.kind = 'poison'
   config.dataset = 'mnist'
@@ -43,7 +44,7 @@ def get_config(arg: str = ''):
     steps=600, batch_size=256, learning_rate=1e-4
   )
   if a.smoke:
-    recipes.shrink(config, model__width=256, proxy_fraction=0.1)
+    settings.shrink(config, model__width=256, proxy_fraction=0.1)
   return config
 
 

@@ -9,7 +9,6 @@ import pytest
 from cmu_jax import audits
 from cmu_jax.core import errors
 from cmu_jax.studies.classes import (
-  leakage,
   measure,
   retrained,
   roster,
@@ -177,7 +176,7 @@ def own_statistics(context, known, methods, monkeypatch):
   outputs = retrained.Outputs(logits, np.ones(len(logits)), np.ones(3))
   monkeypatch.setattr(retrained, 'get_reference', lambda *_: reference)
   monkeypatch.setattr(retrained, 'read_outputs', lambda *_: outputs)
-  return leakage.collect_own_statistics(context, F, rows)
+  return shadows.collect_own_statistics(context, F, rows)
 
 
 def test_ulira_tells_what_masks_the_class_and_not_what_is_retrained(
@@ -193,7 +192,7 @@ def test_ulira_tells_what_masks_the_class_and_not_what_is_retrained(
     hidden[:, F] = -1e4
     masked.append(hidden)
   methods = {'mask': masked, 'alike': alike}
-  rows = leakage.list_rows(
+  rows = shadows.list_rows(
     F, own_statistics(context, known, methods, monkeypatch)
   )
   found = {(row['method'], row['statistic']): row for row in rows}
@@ -204,7 +203,7 @@ def test_ulira_tells_what_masks_the_class_and_not_what_is_retrained(
   assert abs(found['mask', 'nearest']['ulira_auc'] - 0.5) < 0.15
   assert found['retrain', 'own']['unlearned'] == 3
   few = own_statistics(context, known, {'mask': masked[:2]}, monkeypatch)
-  assert {row['method'] for row in leakage.list_rows(F, few)} == {'retrain'}
+  assert {row['method'] for row in shadows.list_rows(F, few)} == {'retrain'}
 
 
 def test_shadow_models_beside_those_that_never_saw_the_class():
@@ -215,7 +214,7 @@ def test_shadow_models_beside_those_that_never_saw_the_class():
   told = shadows.ShadowStatistics(
     {'ft': drawn(3.0), 'none': drawn(0.0)}, drawn(0.0)
   )
-  rows = leakage.list_rows(F, told)
+  rows = shadows.list_rows(F, told)
   found = {row['method']: row for row in rows if row['statistic'] == 'nearest'}
   assert set(found) == {'retrain', 'ft', 'none'}
   assert (found['ft']['unlearned'], found['ft']['retrained']) == (8, 8)

@@ -12,6 +12,7 @@ from cmu_jax.core.types import Batch, Variables
 from cmu_jax.data import corruption, sources
 from cmu_jax.data.corruption.kind import DatasetFacts
 from cmu_jax.studies.cuts import scene, stages, words
+from cmu_jax.studies.cuts import settings as cuts_settings
 from cmu_jax.studies.engine import recipes
 from cmu_jax.training import train
 
@@ -21,7 +22,7 @@ KNOWN = DatasetFacts(TRUE, tuple('abcde'))
 
 
 def arguments(kind, **fields):
-  settings = recipes.base('x').corruption
+  settings = cuts_settings.base('x').corruption
   settings.update(fields)
   return corruption.KINDS[kind].arguments(settings, KNOWN)
 

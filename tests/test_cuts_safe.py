@@ -18,8 +18,7 @@ from cmu_jax.methods.cuts import (
   cross_fitting,
   safe_alpha,
 )
-from cmu_jax.studies.cuts import scene, stages
-from cmu_jax.studies.engine import checks
+from cmu_jax.studies.cuts import scene, settings, stages
 from cmu_jax.training import train
 
 TRAINING = Training(test_cuts.ADAM, steps=12, batch_size=8)
@@ -216,10 +215,10 @@ def test_the_rule_safe_is_what_the_row_cuts_takes(tmp_path):
 def test_settings_that_cannot_be(field, value, match):
   config = configs.load(DIGITS, {f'select.{field}': value}).config
   with pytest.raises(errors.UserError, match=match):
-    checks.check(config)
+    settings.check(config)
 
 
 def test_the_safe_rule_needs_folds():
   fields = {'select.folds': '0', 'select.rule': 'safe'}
   with pytest.raises(errors.UserError, match='use 2 or more'):
-    checks.check(configs.load(DIGITS, fields).config)
+    settings.check(configs.load(DIGITS, fields).config)

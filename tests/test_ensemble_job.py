@@ -100,7 +100,7 @@ def test_results_of_another_task_are_refused(tmp_path):
 BAD = {
   'members': (1, 'members is 1; it must be at least 2'),
   'attack.radius': (0.0, 'attack.radius is 0.0; it must be above 0'),
-  'attack.step': (2.0, 'share of the radius'),
+  'attack.step': (2.0, 'attack.step is 2.0; it must be above 0 and at most 1'),
   'lotos.mal': (1.0, 'idle'),
   'clip.every': (0, 'at least 1'),
   'methods': (('plain', 'lotus'), "did you mean 'lotos'"),

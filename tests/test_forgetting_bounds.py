@@ -11,7 +11,7 @@ from cmu_jax.core import errors
 from cmu_jax.robustness import spectral
 from cmu_jax.studies.engine import bounds, pool, references, run
 from cmu_jax.studies.engine.store import TimeIsUp
-from cmu_jax.studies.subsets import settings, trials, verdict, world
+from cmu_jax.studies.subsets import report, settings, trials, world
 
 ROOT = pathlib.Path(__file__).parents[1]
 SPEC = f'{ROOT}/configs/amun_digits.py:smoke,references=2,width=8'
@@ -102,6 +102,6 @@ def test_the_verdict_says_where_rmia_is_blind(tied, blind):
     'rmia_tied': tied,
     'ft_auc_rmia_ratio': 0.72,
   }
-  said = verdict._describe_ties({'rows': [row]})
+  said = report._describe_ties({'rows': [row]})
   assert bool(said) == blind
   assert ('72.0' in said) == blind

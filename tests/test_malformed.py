@@ -8,7 +8,7 @@ from cmu_jax import main
 from cmu_jax.core import config, errors
 from cmu_jax.studies.classes import settings
 from cmu_jax.studies.corrective import settings as benchmark
-from cmu_jax.studies.engine import checks
+from cmu_jax.studies.cuts import settings as cuts_settings
 from cmu_jax.studies.ensembles import settings as ensemble
 from cmu_jax.studies.membership import settings as membership
 from cmu_jax.studies.negation import settings as negation
@@ -94,8 +94,8 @@ FIELDS = [
   ('evaluate.batch_size=0', 'config.evaluate.batch_size is 0'),
   ('evaluate.path_images=-1', 'config.evaluate.path_images is -1'),
   ('proxy_draws=0', 'config.proxy_draws is 0'),
-  ('proxy_draws=1000000000', 'it must be at most 1000'),
-  ('select.replicates=10000000', 'it must be at most 100000'),
+  ('proxy_draws=1000000000', 'at least 1 and at most 1000'),
+  ('select.replicates=10000000', 'at least 2 and at most 100000'),
   ('checkpoint_seconds=-1', 'config.checkpoint_seconds is -1.0'),
   ('train_limit=5', 'config.train_limit 5 leaves no image of class'),
   ('train_limit=12', 'the 1'),
@@ -246,11 +246,11 @@ def test_every_shipped_config_passes():
   for path in files:
     for arg in ('', ':smoke'):
       loaded = config.load(f'{path}{arg}').config
-      SETTINGS.get(loaded.task, checks).check(loaded)
+      SETTINGS.get(loaded.task, cuts_settings).check(loaded)
 
 
 def test_a_control_without_noise_is_no_mistake():
   fields = {'noise_rate': '0', 'evaluate.path_images': '0'}
-  checks.check(config.load(POISON, fields).config)
+  cuts_settings.check(config.load(POISON, fields).config)
   with pytest.raises(errors.UserError):
-    checks.check(config.load(POISON, {'noise_rate': '-1'}).config)
+    cuts_settings.check(config.load(POISON, {'noise_rate': '-1'}).config)

@@ -10,7 +10,7 @@ from cmu_jax.core import config as configs
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Variables
 from cmu_jax.report import frame
-from cmu_jax.studies.cuts import label_recovery, report, scene, words
+from cmu_jax.studies.cuts import evaluate, report, scene, words
 from cmu_jax.studies.engine import checks
 from cmu_jax.training import metrics, train
 
@@ -47,15 +47,13 @@ def test_true_labels_are_kept_beside_what_was_trained_on(world):
 def test_networks_that_saw_nothing_are_near_chance(world):
   config, stage, place = world
   first, *rest = networks(stage, 4)
-  look = label_recovery.make_audit(
-    config, stage, place, fits([first, *rest]), 0
-  )
+  look = evaluate.make_audit(config, stage, place, fits([first, *rest]), 0)
   found = look(first)
-  assert tuple(found) == label_recovery.COLUMNS
+  assert tuple(found) == evaluate.COLUMNS
   assert found['label_recovery_low'] < 0.5 < found['label_recovery_high']
   assert found == look(first)
   # Its own oracle is no reference, and one seed alone has none.
-  alone = label_recovery.make_audit(config, stage, place, fits([first]), 0)
+  alone = evaluate.make_audit(config, stage, place, fits([first]), 0)
   assert 0.3 < alone(first)['label_recovery_rate'] < 0.7
 
 
@@ -71,7 +69,7 @@ def test_a_network_that_says_what_it_was_told_is_found(world, monkeypatch):
 
   monkeypatch.setattr(metrics, 'logits', told)
   some = fits([Variables(0.0, {})] * 3)
-  look = label_recovery.make_audit(config, stage, place, some, 1)
+  look = evaluate.make_audit(config, stage, place, some, 1)
   assert look(Variables(5.0, {}))['label_recovery_rate'] == 1
   assert look(Variables(0.0, {}))['label_recovery_rate'] == 0.5
   assert look(Variables(-5.0, {}))['label_recovery_rate'] == 0
@@ -80,10 +78,10 @@ def test_a_network_that_says_what_it_was_told_is_found(world, monkeypatch):
 def test_without_wrong_labels_or_without_asking_there_is_nothing(world):
   config, stage, place = world
   same = place._replace(truth=place.train.label)
-  look = label_recovery.make_audit(config, stage, same, [], 0)
-  assert look(None) == dict.fromkeys(label_recovery.COLUMNS)
+  look = evaluate.make_audit(config, stage, same, [], 0)
+  assert look(None) == dict.fromkeys(evaluate.COLUMNS)
   silent = configs.load(small_run.NOISE).config
-  assert label_recovery.make_audit(silent, stage, place, [], 0)(None) == {}
+  assert evaluate.make_audit(silent, stage, place, [], 0)(None) == {}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +91,7 @@ def test_without_wrong_labels_or_without_asking_there_is_nothing(world):
 def test_audits_that_cannot_be(audit, classes, said):
   config = configs.load(small_run.NOISE, {'audit': audit}).config
   with pytest.raises(errors.UserError, match=said):
-    checks.label_audit(config, classes)
+    checks.check_label_audit(config, classes)
 
 
 def test_words_say_what_it_shows_and_what_it_does_not():

@@ -10,6 +10,16 @@ from cmu_jax.studies.engine import checks, recipes
 
 # Fields of the config that hold a training.
 _TRAININGS = ('train', 'unlearn')
+_RANGES = {
+  # Retrained networks among themselves are the noise floor.
+  'retrained': f'[{audits.MIN_RETRAINED}, inf)',
+  'validation': '(0, 1)',
+  'evaluate.folds': '[2, inf)',
+  'learning_rates': '(0, inf)',
+  'betas': '[0, inf)',
+  'dimensions': '[1, inf)',
+  'noises': '(0, inf)',
+}
 _RATES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 1e-4)
 
 
@@ -51,91 +61,36 @@ def base(name: str) -> ConfigDict:
   )
 
 
-def _check_classes(config: ConfigDict) -> None:
-  for field in ('forget_classes', 'tuning_classes'):
-    checks.seeds(tuple(config[field]), field)
-  # A choice on a reported class would flatter the method.
-  shared = set(config.forget_classes) & set(config.tuning_classes)
-  errors.check(
-    not shared,
-    f'config.tuning_classes and config.forget_classes share {sorted(shared)}: '
-    'what is chosen on a class may not be reported on it',
-  )
-  errors.check(
-    config.retrained >= audits.MIN_RETRAINED,
-    f'config.retrained is {config.retrained}; the noise floor needs '
-    f'{audits.MIN_RETRAINED} or more',
-  )
-  errors.check(
-    config.shadows == 0 or config.shadows >= ulira_scores.MIN_MODELS,
-    f'config.shadows is {config.shadows}; U-LiRA needs '
-    f'{ulira_scores.MIN_MODELS} '
-    "networks of a kind, or 0 for the run's own",
-  )
-
-
-def _check_numbers(config: ConfigDict) -> None:
-  errors.check(
-    0 < config.validation < 1,
-    f'config.validation is {config.validation}; give a share of the training '
-    'set between 0 and 1',
-  )
-  errors.check(
-    config.evaluate.folds >= 2,
-    f'config.evaluate.folds is {config.evaluate.folds}; use 2 or more',
-  )
-  for field, least in (
-    ('learning_rates', 1e-12),
-    ('dimensions', 1),
-    ('betas', 0),
-  ):
-    values = tuple(config[field])
-    errors.check(
-      values and all(value >= least for value in values),
-      f'config.{field} is {values}; give one or more numbers'
-      + (f' of at least {least:g}' if least else ' from 0 on'),
-    )
-  errors.check(
-    all(value > 0 for value in config.noises),
-    f'config.noises is {tuple(config.noises)}; give numbers above 0, or ()',
-  )
-  errors.check(
-    not config.noises or 'trw' in config.methods,
-    "config.noises needs the method trw: add it to config.methods, or give ''",
-  )
-
-
 def check(config: ConfigDict) -> None:
   """Refuses invalid settings before any data are read.
 
   Raises:
     UserError: names the field, its value and a valid one.
   """
-  checks.seeds(tuple(config.seeds))
-  _check_classes(config)
-  checks.statistics(tuple(config.input.mean), tuple(config.input.std))
-  checks.model(config.model)
-  checks.names('methods', config.methods, roster.KNOWN)
-  _check_numbers(config)
-  # The limits of a schedule do not depend on the number of images.
-  for name in _TRAININGS:
-    recipes.fit_options(config[name], 1, name)
+  checks.check_seeds(config)
+  checks.check_tuning(config, 'tuning_classes', 'forget_classes')
+  checks.check_names('methods', config.methods, roster.KNOWN)
+  checks.check_ranges(config, _RANGES)
+  for field in ('learning_rates', 'betas', 'dimensions'):
+    errors.check(config[field], f'config.{field} is (); give one or more')
+  least = ulira_scores.MIN_MODELS
+  errors.check(
+    config.shadows == 0 or config.shadows >= least,
+    f'config.shadows is {config.shadows}; U-LiRA needs {least} networks of a '
+    "kind, or 0 for the run's own",
+  )
+  errors.check(
+    not config.noises or 'trw' in config.methods,
+    "config.noises needs the method trw: add it to config.methods, or give ''",
+  )
+  checks.check_network(config, *_TRAININGS)
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
   """Shrinks a config to a smoke run: one network, two classes, few steps."""
-  config.smoke = True
-  config.seeds = tuple(config.seeds)[:1]
-  config.forget_classes = tuple(config.forget_classes)[:1]
-  config.tuning_classes = tuple(config.tuning_classes)[:1]
+  firsts = {'seeds': 1, 'forget_classes': 1, 'tuning_classes': 1}
+  firsts |= {'learning_rates': 2, 'betas': 2, 'noises': 1}
+  recipes.shrink(config, firsts, (1000, 300), _TRAININGS)
   config.retrained = audits.MIN_RETRAINED
   config.shadows = min(config.shadows, ulira_scores.MIN_MODELS)
-  config.train_limit = config.train_limit or 1000
-  config.test_limit = config.test_limit or 300
-  config.learning_rates = tuple(config.learning_rates)[:2]
-  config.betas = tuple(config.betas)[:2]
-  config.noises = tuple(config.noises)[:1]
-  for name in _TRAININGS:
-    config[name].epochs, config[name].steps = 0, 20
-    config[name].milestones = (10,)
   return config

@@ -12,7 +12,6 @@ import numpy as np
 
 from cmu_jax.core.types import Info
 from cmu_jax.studies.classes import (
-  leakage,
   measure,
   report,
   retrained,
@@ -221,10 +220,10 @@ def plan(context: Context[World]) -> Plan:
     class_rows = [x for x in trial_rows if x[0].forget_class == number]
     rows += _retrained_rows(context, number, validation=False) + class_rows
     # Shadow models are more, hence better Gaussians, than the run's networks.
-    values = statistics.get(number) or leakage.collect_own_statistics(
+    values = statistics.get(number) or shadows.collect_own_statistics(
       context, number, class_rows
     )
-    ulira += leakage.list_rows(number, values)
+    ulira += shadows.list_rows(number, values)
   format_rows = functools.partial(_format_rows, context.world)
   return {
     **_describe_data(context),

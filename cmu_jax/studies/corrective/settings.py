@@ -131,17 +131,19 @@ def check(config: ConfigDict) -> None:
   Raises:
     UserError: names the field, its value and what would do.
   """
-  checks.seeds(tuple(config.seeds))
-  checks.statistics(tuple(config.input.mean), tuple(config.input.std))
-  checks.model(config.model)
-  checks.names('validation', config.validation, _VALIDATIONS)
-  checks.names('manipulations', config.manipulations, ('poison', 'interclass'))
-  checks.names('methods', config.methods, roster.ENTRIES)
-  checks.names('poison.trigger', config.poison.trigger, triggers.KINDS)
-  checks.names('interclass.choice', config.interclass.choice, _CHOICES)
-  checks.names('ssd.importance', config.ssd.importance, ('batch', 'per_sample'))
-  checks.names('ssd.retain', config.ssd.retain, ('retain', 'full'))
-  checks.names(
+  checks.check_seeds(config)
+  checks.check_names('validation', config.validation, _VALIDATIONS)
+  checks.check_names(
+    'manipulations', config.manipulations, ('poison', 'interclass')
+  )
+  checks.check_names('methods', config.methods, roster.ENTRIES)
+  checks.check_names('poison.trigger', config.poison.trigger, triggers.KINDS)
+  checks.check_names('interclass.choice', config.interclass.choice, _CHOICES)
+  checks.check_names(
+    'ssd.importance', config.ssd.importance, ('batch', 'per_sample')
+  )
+  checks.check_names('ssd.retain', config.ssd.retain, ('retain', 'full'))
+  checks.check_names(
     'badt_reduction', config.badt_reduction, ('elementmean', 'batchmean')
   )
   _fractions(tuple(config.identified_fractions))
@@ -164,8 +166,7 @@ def check(config: ConfigDict) -> None:
     f'config.proxy_fraction is {config.proxy_fraction}; it must lie from 0 to '
     'below 1',
   )
-  for part in _TRAININGS:
-    recipes.fit_options(config[part], 1, part)
+  checks.check_network(config, *_TRAININGS)
 
 
 def full(config: ConfigDict) -> ConfigDict:

@@ -98,7 +98,7 @@ def bind_world(
   step = binding.pixels(config.input, dataset, trigger)
   model = binding.network(config.model, dataset, step)
   asked = bool(config.audit)
-  checks.label_audit(config, dataset.num_classes)
+  checks.check_label_audit(config, dataset.num_classes)
   return World(manipulation, dataset, model, step, trigger, pair, target, asked)
 
 

@@ -7,7 +7,7 @@ from matplotlib import axes, figure
 
 from cmu_jax.methods import study_names
 from cmu_jax.report import style
-from cmu_jax.studies.cuts import names, seed_stats
+from cmu_jax.studies.cuts import seed_stats
 from cmu_jax.studies.cuts.load import Results
 
 # Colour and dash both differ, so that the terms stay apart in black and white.
@@ -39,7 +39,7 @@ def _select_curves(
 
 def _mark_choice(ax: axes.Axes, curves: list[dict[str, Any]]) -> None:
   chosen = [c['alpha_hat'] for c in curves if c.get('selected') is not False]
-  label = f'chosen alpha: {names.alphas(chosen)}'
+  label = f'chosen alpha: {seed_stats.format_alphas(chosen)}'
   for alpha in chosen:
     ax.axvline(alpha, color=style.INK, lw=1, ls=(0, (4, 3)), label=label)
     # Matplotlib leaves labels that start with an underscore out of the legend,
@@ -127,7 +127,9 @@ def _outcome(results: Results) -> str:
   tested = [c['evaluated'] for c in results['curves'] if c.get('evaluated')]
   tested = _select_curves(tested, 'test_accuracy')
   best = [e['alpha'][int(np.argmax(e['test_accuracy']))] for e in tested]
-  return f'; best on test images: {names.alphas(best)}' if best else ''
+  return (
+    f'; best on test images: {seed_stats.format_alphas(best)}' if best else ''
+  )
 
 
 def _alpha_title(results: Results) -> str:
@@ -136,8 +138,10 @@ def _alpha_title(results: Results) -> str:
   if not chosen:
     return 'No alpha passed: CUTS abstained and changed nothing'
   idle = len(curves) - len(chosen)
-  abstentions = f' (abstained in {names.count(idle, "seed")})' if idle else ''
-  text = f'CUTS chose alpha = {names.alphas(chosen)}{abstentions}'
+  abstentions = (
+    f' (abstained in {seed_stats.format_count(idle, "seed")})' if idle else ''
+  )
+  text = f'CUTS chose alpha = {seed_stats.format_alphas(chosen)}{abstentions}'
   return text + _outcome(results)
 
 

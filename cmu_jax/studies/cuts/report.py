@@ -11,7 +11,6 @@ from cmu_jax.report.text_tables import DASH, TextTable
 from cmu_jax.studies.cuts import (
   figures,
   load,
-  names,
   seed_stats,
   tables,
   verdict,
@@ -97,7 +96,7 @@ def _methods(results: Results) -> str:
   """Formats the main metrics; the row of CUTS stands out."""
   keys = tables.columns(results)
   head = [('', 'method'), ('', 'alpha')]
-  head += [('number', names.metric(key)) for key in keys]
+  head += [('number', seed_stats.name_metric(key)) for key in keys]
   head += [('', 'what it could see')]
   rows = [_method_row(row, keys) for row in tables.summary(results)]
   caption = f'<p class="soft">{page.escape(tables.caption(results))}</p>'
@@ -108,7 +107,7 @@ def _limits(results: Results, sentences: tuple[str, ...]) -> str:
   number = len(seed_stats.by_seed(results, 'cuts', 'test_accuracy'))
   limits = (
     f'This is one network on one data set, repeated with '
-    f'{names.count(number, "seed")}; another network or another corruption may '
+    f'{seed_stats.format_count(number, "seed")}; another network or another corruption may '
     'behave differently.'
   )
   return page.paragraphs([*sentences, _RULES[results['task']], limits])

@@ -26,7 +26,8 @@ from cmu_jax.core.types import (
 from cmu_jax.data import corruption, proxy_sets, splits
 from cmu_jax.data.corruption import record
 from cmu_jax.data.corruption.kind import DatasetFacts
-from cmu_jax.studies.engine import binding, checks, clip_start
+from cmu_jax.studies.cuts import settings
+from cmu_jax.studies.engine import binding, clip_start
 
 
 class World(NamedTuple):
@@ -78,7 +79,7 @@ def load_world(config: ConfigDict) -> World:
     UserError: bad data or settings, in one line.
   """
   # Bad settings should fail before the data is read.
-  checks.check(config)
+  settings.check(config)
   loaded = binding.load(config)
   dataset = loaded.dataset
   binding.check_class('corruption.target', config.corruption.target, dataset)

@@ -17,9 +17,9 @@ from cmu_jax.core import files, jit, provenance, rng
 from cmu_jax.core.types import Info, Variables
 from cmu_jax.studies.cuts import (
   evaluate,
-  label_recovery,
   report,
   scene,
+  settings,
   stages,
   telemetry,
 )
@@ -68,7 +68,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> World:
   """
   del folder
   shared = scene.load_world(config)
-  checks.label_audit(config, shared.dataset.num_classes)
+  checks.check_label_audit(config, shared.dataset.num_classes)
   scenes = {
     seed: scene.draw_scene(config, shared, seed) for seed in config.seeds
   }
@@ -221,9 +221,7 @@ def _label_audit(context: Context[World], seed: int) -> Any:
   seeds = tuple(config.seeds)
   oracles = [_fit(context, 'oracle', s) for s in seeds] if config.audit else []
   data, position = world.scenes[seed], seeds.index(seed)
-  return label_recovery.make_audit(
-    config, world.shared, data, oracles, position
-  )
+  return evaluate.make_audit(config, world.shared, data, oracles, position)
 
 
 def _feature_path(
@@ -372,7 +370,7 @@ def note(item: Any, record: Info) -> Note:
 def _create(task: str) -> Study:
   return Study(
     task=task,
-    check=checks.check,
+    check=settings.check,
     load=load,
     plan=plan,
     note=note,

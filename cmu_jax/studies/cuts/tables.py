@@ -13,7 +13,7 @@ from cmu_jax.methods import study_names
 from cmu_jax.report import stats
 from cmu_jax.report.stats import Spread
 from cmu_jax.report.text_tables import DASH, TextTable
-from cmu_jax.studies.cuts import names, seed_stats
+from cmu_jax.studies.cuts import seed_stats
 from cmu_jax.studies.cuts.load import Results
 
 
@@ -48,14 +48,14 @@ def _metric_keys(results: Results) -> list[str]:
     for key, value in row.items()
     if key.endswith(('_accuracy', '_rate', '_percent')) and value is not None
   }
-  main = names.columns(measured, results['task'])
-  return main + [key for key in measured if key not in names.METRICS]
+  main = seed_stats.select_columns(measured, results['task'])
+  return main + [key for key in measured if key not in seed_stats.METRICS]
 
 
 def _alpha(rows: list[dict[str, Any]]) -> str:
   used = [float(row['alpha']) for row in rows if row.get('alpha') is not None]
   idle = sum(row.get('selected') is False for row in rows)
-  text = names.alphas(used)
+  text = seed_stats.format_alphas(used)
   return f'{text} (abstained {idle}/{len(rows)})' if idle else text
 
 
@@ -113,13 +113,13 @@ def caption(results: Results) -> str:
 
 def columns(results: Results) -> list[str]:
   """The main metrics that this run measured."""
-  return [key for key in _metric_keys(results) if key in names.METRICS]
+  return [key for key in _metric_keys(results) if key in seed_stats.METRICS]
 
 
 def methods_table(results: Results) -> TextTable:
   """Compares the methods in every metric that was measured."""
   keys = _metric_keys(results)
-  metrics = (names.metric(key) for key in keys)
+  metrics = (seed_stats.name_metric(key) for key in keys)
   columns = ('method', 'note', 'alpha', 'seeds', *metrics, 'what it could see')
   rows = tuple(
     (
@@ -148,7 +148,7 @@ def class_table(results: Results) -> TextTable:
     for i, name in enumerate(results['class_names'])
   )
   note = (
-    f'Clean test images, mean over {names.count(len(seeds), "seed")}. A dash: '
+    f'Clean test images, mean over {seed_stats.format_count(len(seeds), "seed")}. A dash: '
     'no test image of that class.'
   )
   return TextTable('Accuracy by class', (note,), ('class', *labels), rows)
@@ -188,7 +188,7 @@ def _rich_table(results: Results, rows: list[Row]) -> rich.table.Table:
   table.add_column('')
   table.add_column('alpha')
   for key in keys:
-    table.add_column(names.metric(key), justify='right')
+    table.add_column(seed_stats.name_metric(key), justify='right')
   for row in rows:
     text = (row.label, letters[_footnote(row)], row.alpha or DASH)
     cells = [cell(key, row.metrics.get(key)) for key in keys]

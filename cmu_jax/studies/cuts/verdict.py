@@ -6,7 +6,7 @@ import numpy as np
 
 from cmu_jax.core import errors
 from cmu_jax.report import page, stats
-from cmu_jax.studies.cuts import names, seed_stats
+from cmu_jax.studies.cuts import seed_stats
 from cmu_jax.studies.cuts.load import Results
 
 # The rules in the report state these margins as text, so a change here needs a
@@ -258,7 +258,7 @@ def verdict(results: Results) -> Verdict:
   label, sentences = decide(results, pairs, harms)
   if idle:
     sentences.append(
-      f'CUTS changed nothing in {idle} of {names.count(runs, "seed")}.'
+      f'CUTS changed nothing in {idle} of {seed_stats.format_count(runs, "seed")}.'
     )
   sure = _sure(results, pairs, idle=False)
   return Verdict(label, (*sentences, *sure), harms, sure)

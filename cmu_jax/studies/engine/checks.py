@@ -5,174 +5,126 @@ the data are known; what only depends on the config is checked here, so that a
 mistake in the last stage does not cost the hours of the first ones.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from cmu_jax.core import errors
-from cmu_jax.data import corruption
-from cmu_jax.data.corruption import triggers
 from cmu_jax.studies.engine import recipes
 
-_TASKS = ('label_noise', 'poison')
-_HEAD_INPUTS = ('raw', 'normalized')
-_RULES = ('published', 'safe')
-_TRAININGS = ('train', 'proxy_train', 'finetune')
-
 AUDITS = ('', 'rmia')
-_AT_LEAST = {
-  'proxy_draws': 1,
-  'evaluate.points': 2,
-  'evaluate.batch_size': 1,
-  'evaluate.path_images': 0,
-  'image_size': 0,
-  'train_limit': 0,
-  'test_limit': 0,
-  'input.resize': 0,
-  'input.pad': 0,
-  'select.patience': 0,
-  'select.folds': 0,
-  'select.replicates': 2,
-  'checkpoint_seconds': 0,
-}
-# Beyond these nothing gets better, and memory runs out.
-_AT_MOST = {'proxy_draws': 1000, 'select.replicates': 100_000}
-_SHARES = ('select.class_share', 'select.threshold')
 
 
-def _value(config: ConfigDict, field: str) -> Any:
-  for name in field.split('.'):
-    config = config[name]
-  return config
+def check_ranges(config: Any, intervals: Mapping[str, str]) -> None:
+  """Refuses numbers outside their intervals.
+
+  Args:
+    config: every setting.
+    intervals: field -> its interval, such as '(0, 1]' or '[2, inf)'. In a field
+      of several numbers, each must lie in it.
+
+  Raises:
+    UserError: names the field, its value and the interval.
+  """
+  for field, interval in intervals.items():
+    value: Any = config
+    for name in field.split('.'):
+      value = value[name]
+    low, high = map(float, interval[1:-1].split(','))
+    # The brackets of an interval tell whether its ends belong to it.
+    bounds = [f'{"at least" if interval[0] == "[" else "above"} {low:.12g}']
+    if math.isfinite(high):
+      last = 'at most' if interval[-1] == ']' else 'below'
+      bounds.append(f'{last} {high:.12g}')
+    for number in (value,) if isinstance(value, int | float) else value:
+      errors.check(
+        low < number < high
+        or (number == low and interval[0] == '[')
+        or (number == high and interval[-1] == ']'),
+        f'config.{field} is {value}; it must be {" and ".join(bounds)}',
+      )
 
 
-def _ranges(config: ConfigDict) -> None:
-  """Numbers that lie outside what they can mean."""
-  for field, least in _AT_LEAST.items():
-    value = _value(config, field)
-    errors.check(
-      value >= least, f'config.{field} is {value}; it must be at least {least}'
-    )
-  for field, most in _AT_MOST.items():
-    value = _value(config, field)
-    errors.check(
-      value <= most, f'config.{field} is {value}; it must be at most {most}'
-    )
-  for field in _SHARES:
-    value = _value(config, field)
-    errors.check(
-      0 <= value <= 1, f'config.{field} is {value}; give a share from 0 to 1'
-    )
-  errors.check(
-    0 <= config.noise_rate < 1,
-    f'config.noise_rate is {config.noise_rate}; it must be at least 0 and '
-    'below 1',
-  )
-  errors.check(
-    0 < config.proxy_fraction < 1,
-    f'config.proxy_fraction is {config.proxy_fraction}; it must lie between '
-    '0 and 1',
-  )
-
-
-def _names(config: ConfigDict) -> None:
-  """Words that are not among those that are known."""
-  kind, task = config.corruption.kind, config.task
-  _known('task', task, _TASKS)
-  _known(
-    f'corruption.kind of task {task}',
-    kind,
-    [name for name, one in corruption.KINDS.items() if one.task == task],
-  )
-  _known('corruption.trigger', config.corruption.trigger, triggers.KINDS)
-  _known('select.head_input', config.select.head_input, _HEAD_INPUTS)
-  _known('select.rule', config.select.rule, _RULES)
-
-
-def _known(field: str, name: str, known: Iterable[str]) -> None:
-  if name not in known:
-    raise errors.unknown_name(f'config.{field}', name, known)
-
-
-def _folds(settings: ConfigDict) -> None:
-  folds, confidence = settings.folds, settings.confidence
-  errors.check(
-    folds >= 2 or (folds == 0 and settings.rule == 'published'),
-    f'config.select.folds is {folds} with select.rule={settings.rule}; use 2 '
-    'or more, or 0 with select.rule=published',
-  )
-  errors.check(
-    0 < confidence < 1,
-    f'config.select.confidence is {confidence}; it must lie between 0 and 1',
-  )
-
-
-def names(field: str, given: Any, known: Iterable[str]) -> None:
+def check_names(field: str, names: Any, known: Iterable[str]) -> None:
   """Refuses names that are unknown, come twice, or none.
 
   Args:
     field: of the config, without 'config.'.
-    given: one name, or several.
+    names: one name, or several.
     known: every name there is.
   """
-  values = (given,) if isinstance(given, str) else tuple(given)
+  values = (names,) if isinstance(names, str) else tuple(names)
   errors.check(
     values and len(set(values)) == len(values),
     f'config.{field} is {values}: give one or more different ones',
   )
   for name in values:
-    _known(field, name, known)
+    if name not in known:
+      raise errors.unknown_name(f'config.{field}', name, known)
 
 
-def seeds(given: tuple, field: str = 'seeds') -> None:
+def check_seeds(config: ConfigDict, *fields: str) -> None:
   """Refuses seeds that no key can be made of, or that come twice."""
-  # Keys are made of 32 bits: a larger seed would equal a smaller one.
+  for field in fields or ('seeds',):
+    seeds = tuple(config[field])
+    # Keys are made of 32 bits: a larger seed would equal a smaller one.
+    errors.check(
+      seeds
+      and all(type(s) is int and 0 <= s < 2**32 for s in seeds)
+      and len(set(seeds)) == len(seeds),
+      f'config.{field} is {seeds}: give one or more different integers from 0 '
+      'to 4294967295, for example 0,1,2',
+    )
+
+
+def check_tuning(config: ConfigDict, tuning: str, reported: str) -> None:
+  """Refuses seeds or classes for choices that are reported on as well."""
+  check_seeds(config, tuning, reported)
+  # A choice on what is reported would flatter the method.
+  shared = sorted(set(config[reported]) & set(config[tuning]))
   errors.check(
-    given
-    and all(type(s) is int and 0 <= s < 2**32 for s in given)
-    and len(set(given)) == len(given),
-    f'config.{field} is {given}: give one or more different integers from 0 to '
-    '4294967295, for example 0,1,2',
+    not shared,
+    f'config.{tuning} and config.{reported} share {shared}: what is chosen on '
+    'them may not be reported on them',
   )
 
 
-def _trigger(margin: tuple) -> None:
-  errors.check(
-    len(margin) == 2 and all(type(m) is int and m >= 0 for m in margin),
-    f'config.corruption.trigger_margin is {margin}; give rows and columns, '
-    'both 0 or more, for example 2,2',
-  )
+def check_network(config: ConfigDict, *trainings: str) -> None:
+  """Refuses an input step, a network or trainings that cannot be.
 
-
-def statistics(mean: tuple, std: tuple) -> None:
-  """Refuses a mean and a standard deviation of pixels that do not fit."""
-  errors.check(
-    len(mean) == len(std) > 0,
-    f'config.input.mean {mean} and config.input.std {std} differ in length or '
-    'are empty; give both one value a channel',
-  )
-  errors.check(
-    min(np.asarray(std)) > 0,
-    f'config.input.std is {std}; every value must be above 0',
-  )
-
-
-def model(options: ConfigDict) -> None:
-  """Refuses options of a network that are below one."""
-  for name, value in options.items():
+  Args:
+    config: every setting; one without `input` has an input step of its own.
+    *trainings: fields of it that hold a training.
+  """
+  if 'input' in config:
+    mean, std = tuple(config.input.mean), tuple(config.input.std)
+    errors.check(
+      len(mean) == len(std) > 0,
+      f'config.input.mean {mean} and config.input.std {std} differ in length '
+      'or are empty; give both one value a channel',
+    )
+    errors.check(
+      min(np.asarray(std)) > 0,
+      f'config.input.std is {std}; every value must be above 0',
+    )
+  for name, value in config.model.items():
     errors.check(
       type(value) is not int or value >= 1,
       f'config.model.{name} is {value}; it must be at least 1',
     )
+  for part in trainings:
+    # The limits of a schedule do not depend on the number of images.
+    recipes.fit_options(config[part], 1, part)
 
 
-def label_audit(config: ConfigDict, classes: int) -> None:
+def check_label_audit(config: ConfigDict, classes: int) -> None:
   """Refuses an unknown audit, or an audit that needs more classes.
 
   Raises:
-    UserError: names the field, its value and what would do.
+    UserError: names the field, its value and a remedy.
   """
   if config.audit not in AUDITS:
     raise errors.unknown_name('config.audit', config.audit, AUDITS[1:])
@@ -181,21 +133,3 @@ def label_audit(config: ConfigDict, classes: int) -> None:
     f'config.audit={config.audit} offers two wrong labels of an image, but '
     f'there are {classes} classes: leave it out',
   )
-
-
-def check(config: ConfigDict) -> None:
-  """Refuses settings that cannot be, whatever the data are.
-
-  Raises:
-    UserError: names the field, its value and what would do.
-  """
-  _names(config)
-  seeds(tuple(config.seeds))
-  _ranges(config)
-  _folds(config.select)
-  _trigger(tuple(config.corruption.trigger_margin))
-  statistics(tuple(config.input.mean), tuple(config.input.std))
-  model(config.model)
-  for part in _TRAININGS:
-    # A schedule's own limits do not depend on how many images there are.
-    recipes.fit_options(config[part], 1, part)

@@ -1,11 +1,7 @@
-"""Experiment settings: one commented base, and what is built from it.
-
-`base()` is every field there is. A file in configs/ starts from it and changes
-what its paper or dataset needs; nothing reads a field that is not here.
-"""
+"""Settings that studies share, and the trainings that are built from them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
@@ -40,31 +36,6 @@ def training(**changes: Any) -> ConfigDict:
   return settings
 
 
-def _corruption() -> ConfigDict:
-  """The settings of a corruption; each kind reads its own."""
-  return ConfigDict(
-    dict(
-      kind='symmetric',  # symmetric, asymmetric, transition, interclass,
-      # constant, human; of task poison: poison, clean_label
-      class_map='',  # asymmetric: mnist, cifar10, cifar100, or 'cat:dog,5:3';
-      # interclass: likewise, or one pair '3:5'
-      target=0,  # poison, constant: the class that labels become
-      trigger='badnet',  # poison: badnet, corner, blended, sinusoidal
-      matrix_file='',  # transition: an .npz file
-      matrix_key='transition',  # the array in it
-      matrix='transition',  # what that is: transition, confusion (counts)
-      labels_file='',  # human: an .npz file, in the order of the source
-      labels_key='worse_label',  # the array in it; it decides the rate
-      trigger_percent=0.03,  # badnet: share of the pixels
-      trigger_margin=(10, 6),  # badnet: rows, columns from the corner
-      trigger_size=3,  # corner: side of the patch
-      trigger_alpha=0.2,  # blended: weight of a random pattern
-      trigger_amplitude=20.0,  # sinusoidal: in pixel values, 0 to 255
-      trigger_frequency=6.0,  # sinusoidal: periods in a row
-    )
-  )
-
-
 def source() -> dict[str, Any]:
   """The settings that every run has of where its images come from."""
   return dict(
@@ -90,47 +61,10 @@ def pixels(
   )
 
 
-def base(name: str) -> ConfigDict:
-  """Every setting of an experiment, with the defaults of the paper."""
-  return ConfigDict(
-    dict(
-      name=name,
-      task='label_noise',  # label_noise, poison
-      smoke=False,  # shrunk: every stage runs, nothing is evidence
-      **source(),
-      seeds=(0, 1, 2),
-      audit='',  # rmia: are the wrong labels still in the networks?
-      noise_rate=0.4,  # eta, the corrupted share
-      proxy_fraction=0.02,  # held out of each class before the corruption
-      proxy_draws=2,  # S, re-corrupted copies of the proxy
-      corruption=_corruption(),
-      model=dict(name='fc', width=512, dtype='float32'),
-      input=pixels(),
-      train=training(),  # the corrupted network and the oracle
-      proxy_train=training(),  # CUTS
-      finetune=training(),  # the baseline on clean proxy labels
-      select=dict(
-        rule='published',  # published, safe: which alpha the row `cuts` takes
-        folds=2,  # of the row `cuts_safe`; 0 leaves it out
-        replicates=400,  # bootstrap resamples of its intervals
-        confidence=0.8,  # that it is better than nothing, or it abstains
-        class_share=1.0,  # gamma: share of classes that must stay predicted
-        head_input='raw',  # raw, normalized (as released)
-        patience=0,  # stop after so many drops of J; 0 never, 10 as released
-        threshold=0.01,  # poison: proxy attack success that qualifies
-      ),
-      evaluate=dict(
-        points=21,  # coarse grid of test evaluations, for the plot
-        batch_size=1024,
-        path_images=400,  # test images in the figure of the feature path
-      ),
-      checkpoint_seconds=20.0,  # at most so much work is lost
-    )
-  )
-
-
-def forgetting_trainings() -> dict[str, Any]:
-  """Returns the trainings of subsets and classes, with AMUN's defaults."""
+def forgetting_trainings(
+  epochs: int = 200, milestones: tuple[int, ...] = (40, 80, 120, 160)
+) -> dict[str, Any]:
+  """Returns the trainings of networks that forget, with AMUN's defaults."""
   recipe: dict[str, Any] = dict(
     batch_size=128,
     optimizer='sgd',
@@ -140,12 +74,35 @@ def forgetting_trainings() -> dict[str, Any]:
   )
   return dict(
     train=training(
-      epochs=200, learning_rate=0.1, milestones=(40, 80, 120, 160), **recipe
+      epochs=epochs, learning_rate=0.1, milestones=milestones, **recipe
     ),  # the original, Retrain and the references
     unlearn=training(
       epochs=10, learning_rate=1.0, milestones=(5,), **recipe
     ),  # the rate multiplies each of `learning_rates`
   )
+
+
+def shrink(
+  config: ConfigDict,
+  firsts: Mapping[str, int],
+  limits: tuple[int, int],
+  trainings: tuple[str, ...] = (),
+) -> None:
+  """Shrinks the parts of a config that all studies have to a smoke run.
+
+  Args:
+    config: changed in place.
+    firsts: field of several values -> how many of them stay.
+    limits: training and test images, where the config has no limit.
+    trainings: fields of the config that become trainings of 20 steps.
+  """
+  config.smoke = True
+  for field, count in firsts.items():
+    config[field] = tuple(config[field])[:count]
+  config.train_limit = config.train_limit or limits[0]
+  config.test_limit = config.test_limit or limits[1]
+  for name in trainings:
+    config[name].update(epochs=0, steps=20, milestones=(10,))
 
 
 def total_steps(settings: ConfigDict, samples: int, where: str) -> int:
@@ -264,29 +221,3 @@ def _fit_options(
     steps=total_steps(settings, samples, where),
     batch_size=settings.batch_size,
   )
-
-
-def shrink(config: ConfigDict, **changes: Any) -> ConfigDict:
-  """A smoke run of a config: one seed, few images, every stage and artefact.
-
-  Args:
-    config: changed in place.
-    **changes: settings by dotted name with '__' for the dot, for what the
-      general shrinking does not fit: model__width=8.
-
-  Returns:
-    The config.
-  """
-  config.smoke = True
-  config.seeds = tuple(config.seeds)[:1]
-  config.train_limit = config.train_limit or 2000
-  config.test_limit = config.test_limit or 500
-  config.evaluate.points = 5
-  config.evaluate.path_images = 200
-  for part in (config.train, config.proxy_train, config.finetune):
-    part.epochs, part.steps, part.schedule = 0, 40, 'constant'
-    part.batch_size = min(part.batch_size, 32)
-  config.update_from_flattened_dict(
-    {name.replace('__', '.'): value for name, value in changes.items()}
-  )
-  return config

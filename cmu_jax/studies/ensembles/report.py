@@ -1,10 +1,83 @@
 """The report of an ensemble study: finding, tables, figures, glossary."""
 
 import os
+from collections.abc import Iterator
 
-from cmu_jax.report import frame
+import numpy as np
+from matplotlib import figure
+
+from cmu_jax.report import frame, style
 from cmu_jax.report.frame import UNFINISHED, Results, Verdict
-from cmu_jax.studies.ensembles import figures, tables
+from cmu_jax.report.style import ReportFigure
+from cmu_jax.studies.ensembles import tables
+
+_PANELS = ('t_rate', 'joint_failure_rate', 'black_box_accuracy')
+CAPTIONS = {
+  'transfer': (
+    'A dot is a seed, a line the mean. Lower T_rate and joint failure are '
+    'better; higher black-box accuracy is.'
+  ),
+  'penalty': (
+    'Mean of every epoch; a thin line is a seed. The penalty of LOTOS must '
+    'not lie at 0: then it does nothing.'
+  ),
+}
+
+
+def transfer(results: Results, label: str) -> figure.Figure:
+  """Rates by method, a panel each, for the first threat model."""
+  threat, names = tables.threats(results)[0], tables.methods(results)
+  canvas = style.canvas(label, (9.6, 3.6), results['smoke'])
+  for ax, key in zip(canvas.subplots(1, 3), _PANELS, strict=True):
+    for at, method in enumerate(names):
+      rates = list(tables.values(results, threat, method, key).values())
+      if not rates:
+        continue
+      colour = style.COLOURS[at]
+      ax.plot([at] * len(rates), rates, 'o', color=colour, alpha=0.7)
+      mean = float(np.mean(rates))
+      ax.plot([at - 0.3, at + 0.3], [mean, mean], color=colour, lw=2.4)
+    ax.set_xticks(range(len(names)), [tables.NAMES[m] for m in names])
+    ax.set_xlim(-0.6, len(names) - 0.4)
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_title(tables.METRICS[key][0])
+  return canvas
+
+
+def penalty(results: Results) -> figure.Figure | None:
+  """The penalty and cross-entropy of LOTOS by epoch; None without it."""
+  curves = [c for c in results['curves'] if c['method'] == 'lotos']
+  if not curves:
+    return None
+  idle = sum(value == 0 for c in curves for value in c['penalty'])
+  title = 'The penalty acts in every epoch'
+  if idle:
+    title = f'The penalty is idle in {idle} epochs'
+  canvas = style.canvas(title, (9.6, 3.2), results['smoke'])
+  for ax, key in zip(
+    canvas.subplots(1, 2), ('penalty', 'cross_entropy'), strict=True
+  ):
+    x = [list(range(1, len(c[key]) + 1)) for c in curves]
+    y = [c[key] for c in curves]
+    style.plot_across_seeds(ax, x, y, 'mean', style.CUTS)
+    ax.set_title(key.replace('_', '-'))
+    ax.set_xlabel('epoch')
+  return canvas
+
+
+def draw(results: Results, label: str) -> Iterator[ReportFigure]:
+  """The figures, one by one.
+
+  Args:
+    results: checked contents of results.json.
+    label: the finding in one line.
+  """
+  if not results['rows']:
+    return
+  with style.context():
+    yield ReportFigure('transfer', transfer(results, label))
+    yield ReportFigure('penalty', penalty(results))
+
 
 _GLOSSARY = {
   'T_rate': (
@@ -78,8 +151,8 @@ REPORT = frame.Report(
   read=_read,
   verdict=_verdict,
   tables=tables.contents,
-  figures=figures.draw,
-  captions=figures.CAPTIONS,
+  figures=draw,
+  captions=CAPTIONS,
   sections=lambda results: {},
   glossary=_GLOSSARY,
 )

@@ -11,23 +11,23 @@ DEFAULT = ('plain', 'clipped', 'lotos', 'trs')
 METHODS = (*DEFAULT, 'lotos_unclipped')
 THREATS = ('correct', 'paper_compat_clamp')
 _NORMALISERS = ('paper', 'code_compat_norm')
-# Field: the least it can be, and whether that itself will do.
-_RANGES: dict[str, tuple[float, bool]] = {
-  'members': (2, True),
-  'clip.bound': (0, False),
-  'clip.every': (1, True),
-  'lotos.strength': (0, True),
-  'lotos.mal': (0, True),
-  'lotos.vectors': (1, True),
-  'lotos.rounds': (1, True),
-  'trs.radius': (0, False),
-  'trs.steps': (1, True),
-  'trs.cosine': (0, True),
-  'trs.smooth': (0, True),
-  'attack.radius': (0, False),
-  'attack.steps': (1, True),
-  'evaluate.batch_size': (1, True),
-  'checkpoint_seconds': (0, True),
+_RANGES = {
+  'members': '[2, inf)',
+  'clip.bound': '(0, inf)',
+  'clip.every': '[1, inf)',
+  'lotos.strength': '[0, inf)',
+  'lotos.mal': '[0, inf)',
+  'lotos.vectors': '[1, inf)',
+  'lotos.rounds': '[1, inf)',
+  'trs.radius': '(0, inf)',
+  'trs.steps': '[1, inf)',
+  'trs.cosine': '[0, inf)',
+  'trs.smooth': '[0, inf)',
+  'attack.radius': '(0, inf)',
+  'attack.steps': '[1, inf)',
+  'attack.step': '(0, 1]',
+  'evaluate.batch_size': '[1, inf)',
+  'checkpoint_seconds': '[0, inf)',
 }
 
 
@@ -101,53 +101,33 @@ def base(name: str) -> ConfigDict:
   )
 
 
-def _range(config: ConfigDict, field: str) -> None:
-  value: Any = config
-  for name in field.split('.'):
-    value = value[name]
-  least, itself = _RANGES[field]
-  errors.check(
-    value > least or (itself and value == least),
-    f'config.{field} is {value}; it must be '
-    f'{"at least" if itself else "above"} {least:g}',
-  )
-
-
 def check(config: ConfigDict) -> None:
   """Refuses settings that cannot be, whatever the data are.
 
   Raises:
-    UserError: names the field, its value and what would do.
+    UserError: names the field, its value and a remedy.
   """
-  checks.seeds(tuple(config.seeds))
-  checks.statistics(tuple(config.input.mean), tuple(config.input.std))
-  checks.model(config.model)
-  checks.names('methods', config.methods, METHODS)
-  checks.names('threats', config.threats, THREATS)
-  checks.names('lotos.normaliser', config.lotos.normaliser, _NORMALISERS)
-  for field in _RANGES:
-    _range(config, field)
-  errors.check(
-    0 < config.attack.step <= 1,
-    f'config.attack.step is {config.attack.step}; give a share of the radius '
-    'above 0 and at most 1',
-  )
+  checks.check_seeds(config)
+  for field, names, known in (
+    ('methods', config.methods, METHODS),
+    ('threats', config.threats, THREATS),
+    ('lotos.normaliser', config.lotos.normaliser, _NORMALISERS),
+  ):
+    checks.check_names(field, names, known)
+  checks.check_ranges(config, _RANGES)
   errors.check(
     config.lotos.mal < config.clip.bound or 'lotos' not in config.methods,
     f'config.lotos.mal is {config.lotos.mal} with config.clip.bound='
     f'{config.clip.bound}: the penalty would be idle; use a smaller mal, for '
     'example 0.8 of the bound',
   )
-  recipes.fit_options(config.train, 1, 'train')
+  checks.check_network(config, 'train')
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
-  """A smoke run: one seed, two members, few steps, every stage."""
-  config.smoke = True
-  config.seeds = tuple(config.seeds)[:1]
+  """Shrinks a config to a smoke run: one seed, two members, few steps."""
+  recipes.shrink(config, {'seeds': 1}, (1000, 100))
   config.members = 2
-  config.train_limit = config.train_limit or 1000
-  config.test_limit = config.test_limit or 100
   config.train.update(
     epochs=0, steps=12, schedule='constant', milestones=(), factor=1.0
   )

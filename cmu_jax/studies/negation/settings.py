@@ -30,31 +30,33 @@ WAYS: tuple[tuple[float, float, float, int], ...] = (
   (0.5, 1.0, 0.0, 2),
   (2.0, 1.0, 0.1, 0),
 )
-_AT_LEAST = {
-  'validation.most': 1,
-  'train_limit': 0,
-  'test_limit': 0,
-  'control_limit': 0,
-  'lambdas': 2,
-  'evaluate.batch_size': 1,
-  'checkpoint_seconds': 0,
+_RANGES = {
+  'validation.share': '(0, 1]',
+  'validation.most': '[1, inf)',
+  'floor': '(0, 1]',
+  'train_limit': '[0, inf)',
+  'test_limit': '[0, inf)',
+  'control_limit': '[0, inf)',
+  'lambdas': '[2, inf)',
+  'evaluate.batch_size': '[1, inf)',
+  'checkpoint_seconds': '[0, inf)',
 }
 
 
 def base(name: str) -> ConfigDict:
-  """Every setting of a run.
+  """Returns every setting of a run.
 
   Sources: arXiv 2212.04089 (fine-tuning, splits, the 95 % rule), 2410.05583
   (merging by agreement of signs).
   """
-  found = recipes.source()
-  del found['image_size']
+  source = recipes.source()
+  del source['image_size']  # a CLIP has a size of its own
   return ConfigDict(
     dict(
       name=name,
       task='negation',
       smoke=False,  # shrunk: every stage runs, nothing is evidence
-      **{**found, 'dataset': 'imagenet2012'},  # the control set
+      **{**source, 'dataset': 'imagenet2012'},  # the control set
       seeds=(0, 1, 2),  # fine-tunings of each set, see `ways`; merges of all
       proxy_fraction=0.0,  # no method here takes a proxy
       forget=tuple(FORGET),  # TFDS names
@@ -88,25 +90,12 @@ def check(config: Any) -> None:
   """Refuses settings that cannot be, whatever the data are.
 
   Raises:
-    UserError: names the field, its value and what would do.
+    UserError: names the field, its value and a remedy.
   """
-  checks.seeds(tuple(config.seeds))
-  checks.model(config.model)
-  checks.names('methods', config.methods, METHODS)
-  for field, least in _AT_LEAST.items():
-    value: Any = config
-    for name in field.split('.'):
-      value = value[name]
-    errors.check(
-      value >= least, f'config.{field} is {value}; it must be at least {least}'
-    )
-  for field, value in (
-    ('validation.share', config.validation.share),
-    ('floor', config.floor),
-  ):
-    errors.check(
-      0 < value <= 1, f'config.{field} is {value}; give a share up to 1'
-    )
+  checks.check_seeds(config)
+  checks.check_network(config)
+  checks.check_names('methods', config.methods, METHODS)
+  checks.check_ranges(config, _RANGES)
   errors.check(
     config.forget and len(set(config.forget)) == len(config.forget),
     f'config.forget is {config.forget}: give one or more different data sets',
@@ -129,40 +118,39 @@ def check(config: Any) -> None:
     )
   for position in range(len(config.forget)):
     for seed in range(max(1, len(config.ways))):
-      found = training(config, position, seed)
-      recipes.fit_options(found, 10**4, 'train')
+      options = training(config, position, seed)
+      recipes.fit_options(options, 10**4, 'train')
 
 
 def training(config: Any, position: int, seed: int) -> ConfigDict:
-  """How long the set at a position is trained on with a seed, and how."""
-  found = ConfigDict(config.train)
+  """Returns the training of a seed on the data set at a position."""
+  settings = ConfigDict(config.train)
   if config.epochs:
-    found.update(epochs=config.epochs[position], steps=0)
+    settings.update(epochs=config.epochs[position], steps=0)
   if config.ways:
     rate, length, decay, _ = config.ways[seed % len(config.ways)]
-    found.update(
-      learning_rate=rate * found.learning_rate,
+    settings.update(
+      learning_rate=rate * settings.learning_rate,
       weight_decay=float(decay),
-      epochs=_longer(found.epochs, length),
-      steps=_longer(found.steps, length),
+      epochs=_scale_length(settings.epochs, length),
+      steps=_scale_length(settings.steps, length),
     )
-  return found
+  return settings
 
 
 def padding(config: Any, seed: int) -> int:
-  """Pixels of zeros around what is cropped at random; 0 leaves it whole."""
+  """Returns the pixels of zeros around an image before a random crop."""
   return int(config.ways[seed % len(config.ways)][3]) if config.ways else 0
 
 
-def _longer(count: int, factor: float) -> int:
+def _scale_length(count: int, factor: float) -> int:
   return max(1, round(factor * count)) if count else 0
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
-  """A smoke run: MNIST against CIFAR-10 with a small CLIP, two seeds."""
-  config.smoke = True
+  """Shrinks a config to MNIST against CIFAR-10, with a small CLIP."""
+  recipes.shrink(config, {'seeds': 2}, (1500, 500))
   config.dataset, config.forget, config.epochs = 'cifar10', ('mnist',), ()
-  config.seeds = tuple(config.seeds)[:2]
   config.train_limit, config.test_limit, config.control_limit = 1500, 500, 500
   config.validation.most = 300
   config.model = clip_start.settings('clip', width=64)

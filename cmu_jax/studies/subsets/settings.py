@@ -8,6 +8,17 @@ from cmu_jax.studies.engine import catalogue, checks, gaps, recipes
 
 # Fields of the config that hold a training.
 _TRAININGS = ('train', 'unlearn')
+_RANGES = {
+  'fraction': '(0, 1)',
+  'learning_rates': '(0, inf)',
+  'clip.bound': '[0, inf)',
+  'clip.every': '[1, inf)',
+  'references': '[0, inf)',
+  'reference_group': '[1, inf)',
+  'runs': '[1, inf)',
+  'requests': '[0, inf)',
+  'request_share': '(0, 1)',
+}
 _RATES = (0.1, 0.05, 0.01, 5e-3, 1e-3, 1e-4, 1e-5)
 
 
@@ -57,38 +68,18 @@ def base(name: str) -> ConfigDict:
   )
 
 
-def _check_references(config: ConfigDict) -> None:
-  count = config.references
-  errors.check(
-    count >= 0 and count % 2 == 0,
-    f'config.references is {count}; give an even number, every two of them '
-    'share the data out, or 0',
-  )
-  errors.check(
-    count or not config.attack.startswith('rmia'),
-    f'config.attack={config.attack} needs references: set '
-    'config.references=8 or more',
-  )
-  for field in ('reference_group', 'runs'):
-    errors.check(
-      config[field] >= 1, f'config.{field} is {config[field]}; use 1 or more'
-    )
+def check(config: ConfigDict) -> None:
+  """Refuses invalid settings before any data are read.
 
-
-def _check_requests(config: ConfigDict) -> None:
-  count, share = config.requests, config.request_share
-  errors.check(
-    count >= 0 and share > 0 and count * share < 1,
-    f'config.requests is {count} of {share} of the training set each; give '
-    'shares above 0 that leave something to retain',
-  )
-  errors.check(
-    not count or 'amun' in config.methods,
-    'config.requests needs the method amun: add it to config.methods',
-  )
-
-
-def _check_transfer(config: ConfigDict) -> None:
+  Raises:
+    UserError: names the field, its value and a valid one.
+  """
+  checks.check_seeds(config)
+  checks.check_tuning(config, 'tuning_seeds', 'forget_seeds')
+  checks.check_names('methods', config.methods, catalogue.ENTRIES)
+  checks.check_names('attack', config.attack, gaps.ATTACKS)
+  checks.check_names('rmia.signal', config.rmia.signal, audits.PROBABILITIES)
+  checks.check_ranges(config, _RANGES)
   # A transferred set is made on the network of the next seed.
   names = [n for n in config.methods if catalogue.ENTRIES[n].transferred]
   errors.check(
@@ -96,50 +87,30 @@ def _check_transfer(config: ConfigDict) -> None:
     f'method {names[:1]} needs the network of another seed: give config.seeds '
     'two or more',
   )
-
-
-def check(config: ConfigDict) -> None:
-  """Refuses invalid settings before any data are read.
-
-  Raises:
-    UserError: names the field, its value and a valid one.
-  """
-  for field in ('seeds', 'forget_seeds', 'tuning_seeds'):
-    checks.seeds(tuple(config[field]), field)
-  shared = set(config.forget_seeds) & set(config.tuning_seeds)
   errors.check(
-    not shared,
-    f'config.tuning_seeds and config.forget_seeds share {sorted(shared)}: what '
-    'is chosen on a forget set may not be reported on it',
+    config.learning_rates, 'config.learning_rates is (); give one or more'
   )
   errors.check(
-    0 < config.fraction < 1,
-    f'config.fraction is {config.fraction}; it must lie between 0 and 1',
-  )
-  checks.statistics(tuple(config.input.mean), tuple(config.input.std))
-  checks.model(config.model)
-  checks.names('methods', config.methods, catalogue.ENTRIES)
-  _check_transfer(config)
-  checks.names('attack', config.attack, gaps.ATTACKS)
-  checks.names('rmia.signal', config.rmia.signal, audits.PROBABILITIES)
-  errors.check(
-    config.learning_rates and all(rate > 0 for rate in config.learning_rates),
-    f'config.learning_rates is {tuple(config.learning_rates)}; give one or '
-    'more numbers above 0',
-  )
-  clip = config.clip
-  errors.check(
-    clip.bound >= 0,
-    f'config.clip.bound is {clip.bound}; give a norm above 0, or 0 for none',
+    config.references % 2 == 0,
+    f'config.references is {config.references}; give an even number, every two '
+    'of them share the data out, or 0',
   )
   errors.check(
-    clip.every >= 1, f'config.clip.every is {clip.every}; use 1 or more'
+    config.references or not config.attack.startswith('rmia'),
+    f'config.attack={config.attack} needs references: set '
+    'config.references=8 or more',
   )
-  _check_references(config)
-  _check_requests(config)
-  # The limits of a schedule do not depend on the number of images.
-  for name in _TRAININGS:
-    recipes.fit_options(config[name], 1, name)
+  count, share = config.requests, config.request_share
+  errors.check(
+    count * share < 1,
+    f'config.requests is {count} of {share} of the training set each; give '
+    'shares that leave something to retain',
+  )
+  errors.check(
+    not count or 'amun' in config.methods,
+    'config.requests needs the method amun: add it to config.methods',
+  )
+  checks.check_network(config, *_TRAININGS)
 
 
 def ablation(config: ConfigDict) -> ConfigDict:
@@ -161,17 +132,9 @@ def variants(config: ConfigDict) -> ConfigDict:
 
 def shrink(config: ConfigDict) -> ConfigDict:
   """Shrinks a config to a smoke run: one network and forget set, few steps."""
-  config.smoke = True
   # Transferred sets come from the network of a second seed.
-  variants = set(catalogue.VARIANTS) & set(config.methods)
-  config.seeds = tuple(config.seeds)[: 2 if variants else 1]
-  config.forget_seeds = tuple(config.forget_seeds)[:1]
-  config.tuning_seeds = tuple(config.tuning_seeds)[:1]
-  config.train_limit = config.train_limit or 1000
-  config.test_limit = config.test_limit or 300
-  config.learning_rates = tuple(config.learning_rates)[:2]
+  seeds = 2 if set(catalogue.VARIANTS) & set(config.methods) else 1
+  firsts = {'forget_seeds': 1, 'tuning_seeds': 1, 'learning_rates': 2}
+  recipes.shrink(config, {'seeds': seeds, **firsts}, (1000, 300), _TRAININGS)
   config.references = min(config.references, 4)
-  for name in _TRAININGS:
-    config[name].epochs, config[name].steps = 0, 20
-    config[name].milestones = (10,)
   return config
