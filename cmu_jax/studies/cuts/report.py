@@ -106,9 +106,9 @@ def _methods(results: Results) -> str:
 def _limits(results: Results, sentences: tuple[str, ...]) -> str:
   number = len(seed_stats.by_seed(results, 'cuts', 'test_accuracy'))
   limits = (
-    f'This is one network on one data set, repeated with '
-    f'{seed_stats.format_count(number, "seed")}; another network or another corruption may '
-    'behave differently.'
+    'This is one network on one data set, repeated with '
+    f'{seed_stats.format_count(number, "seed")}; another network or another '
+    'corruption may behave differently.'
   )
   return page.paragraphs([*sentences, _RULES[results['task']], limits])
 

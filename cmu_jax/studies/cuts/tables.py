@@ -148,8 +148,9 @@ def class_table(results: Results) -> TextTable:
     for i, name in enumerate(results['class_names'])
   )
   note = (
-    f'Clean test images, mean over {seed_stats.format_count(len(seeds), "seed")}. A dash: '
-    'no test image of that class.'
+    'Clean test images, mean over '
+    f'{seed_stats.format_count(len(seeds), "seed")}. A dash: no test image of '
+    'that class.'
   )
   return TextTable('Accuracy by class', (note,), ('class', *labels), rows)
 

@@ -257,8 +257,7 @@ def verdict(results: Results) -> Verdict:
   decide = _poison if results['task'] == 'poison' else _label_noise
   label, sentences = decide(results, pairs, harms)
   if idle:
-    sentences.append(
-      f'CUTS changed nothing in {idle} of {seed_stats.format_count(runs, "seed")}.'
-    )
+    seeds = seed_stats.format_count(runs, 'seed')
+    sentences.append(f'CUTS changed nothing in {idle} of {seeds}.')
   sure = _sure(results, pairs, idle=False)
   return Verdict(label, (*sentences, *sure), harms, sure)
