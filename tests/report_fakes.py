@@ -189,6 +189,7 @@ def results(
     'name': 'cuts_digits' if noise else 'cuts_digits_poison',
     'task': task,
     'smoke': smoke,
+    'finished': True,
     'provenance': provenance(),
     'config': {
       'dataset': 'digits',

@@ -279,7 +279,7 @@ def test_rwft_is_trw_without_a_tilt(tmp_path):
 @pytest.mark.parametrize(
   ('changes', 'said'),
   [
-    ({'retrained': '2'}, r'config\.retrained is 2; the noise floor needs 3'),
+    ({'retrained': '2'}, r'config\.retrained is 2; it must be at least 3'),
     ({'shadows': '2'}, r'config\.shadows is 2; U-LiRA needs 3'),
     ({'tuning_classes': '1,'}, r'share \[1\]'),
     ({'forget_classes': '1,1'}, r'config\.forget_classes'),

@@ -208,7 +208,7 @@ def test_the_rule_safe_is_what_the_row_cuts_takes(tmp_path):
     ('folds', '1', 'select.folds is 1'),
     ('folds', '-2', 'at least 0'),
     ('rule', 'sage', 'select.rule'),
-    ('confidence', '1.0', 'between 0 and 1'),
+    ('confidence', '1.0', 'above 0 and below 1'),
     ('replicates', '1', 'at least 2'),
   ],
 )

@@ -12,7 +12,7 @@ import report_fakes
 
 from cmu_jax.core import errors
 from cmu_jax.report import frame, text_tables
-from cmu_jax.studies.cuts import figures, load, report, tables
+from cmu_jax.studies.cuts import report, tables
 
 NASTY = ['<b>x</b>', 'a|b', '$x_{', '[red]r', '"&\'', 'é', '`c`', '\\', '', '9']
 
@@ -66,7 +66,7 @@ def test_build_writes_tables_figures_and_the_page(poison):
     'report.html',
     'tables/results.md',
     'tables/per_class.md',
-    *(f'figures/{name}.png' for name in figures.ALL),
+    *(f'figures/{name}.png' for name in report.CAPTIONS),
   }
 
 
@@ -94,7 +94,7 @@ def test_the_page_opens_with_the_verdict_then_the_harm(poison):
 def test_the_page_needs_nothing_from_elsewhere(poison):
   read, _ = _read(poison[1])
   assert 'script' not in read.tags and 'link' not in read.tags
-  assert len(read.addresses) == len(figures.ALL)
+  assert len(read.addresses) == len(report.CAPTIONS)
   assert all(a.startswith('data:image/png;base64,') for a in read.addresses)
   source = poison[1].read_text(encoding='utf-8')
   assert 'http' not in source and '@import' not in source
@@ -172,13 +172,15 @@ def _with_nan():
   'content, message',
   [
     ('not json', 'cannot read'),
-    ('[]', 'not written by cmu_jax'),
-    ('{}', 'no field schema'),
-    (json.dumps({'schema': 2}), 'schema is 2'),
-    (json.dumps(_without('rows')), 'field rows is missing'),
-    (json.dumps(report_fakes.results(seeds=1) | {'task': 'x'}), 'unknown task'),
+    ('[]', 'not of task label_noise or poison, schema 1'),
+    (json.dumps(report_fakes.results() | {'schema': 2}), 'schema 1'),
+    (json.dumps(report_fakes.results() | {'task': 'x'}), 'label_noise or'),
+    (json.dumps(_without('rows')), "'rows' is missing"),
     (json.dumps(report_fakes.results(seeds=1) | {'rows': []}), "'corrupted'"),
-    (json.dumps(report_fakes.results(seeds=1) | {'rows': [{}]}), 'no method'),
+    (
+      json.dumps(report_fakes.results(seeds=1) | {'rows': [{}]}),
+      'has no method',
+    ),
     (json.dumps(_with_nan()), 'test_accuracy is not finite'),
   ],
 )
@@ -215,7 +217,7 @@ def _npz(**found):
 def test_foreign_arrays_are_one_line_errors(tmp_path, content, message):
   (tmp_path / 'arrays.npz').write_bytes(content)
   with pytest.raises(errors.UserError, match=message) as caught:
-    load.arrays(tmp_path, 10)
+    report.read_arrays(tmp_path, 10)
   assert '\n' not in str(caught.value)
 
 
@@ -223,4 +225,4 @@ def test_a_lone_array_under_the_name_is_refused(tmp_path):
   with (tmp_path / 'arrays.npz').open('wb') as file:
     np.save(file, np.zeros(3))
   with pytest.raises(errors.UserError, match='plain arrays'):
-    load.arrays(tmp_path, 10)
+    report.read_arrays(tmp_path, 10)

@@ -10,7 +10,7 @@ import report_fakes
 from PIL import Image
 
 from cmu_jax.report import style
-from cmu_jax.studies.cuts import curves, figures, maps
+from cmu_jax.studies.cuts import curves, maps, report
 
 
 @pytest.mark.parametrize('classes', [2, 100])
@@ -19,8 +19,8 @@ def test_figures_for_few_and_many_classes(classes):
   found = report_fakes.arrays(classes, seeds=2)
   found['confusion_cuts'][:, 1] = 0  # a class without test images
   for made in (
-    figures.confusions(run, found),
-    figures.feature_path(run, found),
+    maps.draw_confusions(run, found),
+    maps.draw_feature_path(run, found),
   ):
     with Image.open(io.BytesIO(style.png(made))) as image:
       assert min(image.size) > 900
@@ -37,7 +37,7 @@ def test_scores_of_fewer_than_two_classes_are_gaps():
   found = curves._floats([0.5, -1000001.0, None, -0.5])
   np.testing.assert_array_equal(found, [0.5, np.nan, np.nan, -0.5])
   run = report_fakes.results()
-  top = curves.alpha_curve(run).axes[0]
+  top = curves.draw_alpha_curve(run).axes[0]
   low, _ = top.get_ylim()
   assert low > -5
   drawn = next(x for x in top.get_lines() if x.get_label() == 'score J')
@@ -51,7 +51,7 @@ def test_the_bold_line_is_the_mean_over_seeds():
     run['curves'][0][key] = run['curves'][0][key][:30]
   for key in ('penalty_effective', 'penalty_coverage'):
     run['curves'][0][key] = run['curves'][0][key][:30]
-  top = curves.alpha_curve(run).axes[0]
+  top = curves.draw_alpha_curve(run).axes[0]
   drawn = next(x for x in top.get_lines() if x.get_label() == 'score J')
   expected = np.mean([c['J'][:30] for c in run['curves']], axis=0)
   np.testing.assert_allclose(drawn.get_ydata(), expected)
@@ -59,7 +59,9 @@ def test_the_bold_line_is_the_mean_over_seeds():
 
 def test_chosen_alpha_is_marked_only_where_one_was_chosen():
   def uprights(**kind):
-    bottom = curves.alpha_curve(report_fakes.results('poison', **kind)).axes[1]
+    bottom = curves.draw_alpha_curve(
+      report_fakes.results('poison', **kind)
+    ).axes[1]
     return sum(
       len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
       for line in bottom.get_lines()
@@ -73,18 +75,20 @@ def test_a_curve_may_lack_everything_but_the_search():
   for curve in run['curves']:
     curve['evaluated'] = None
     curve['adjusted_agreement'] = None
-  assert 'chose alpha' in curves.alpha_curve(run).get_suptitle()
+  assert 'chose alpha' in curves.draw_alpha_curve(run).get_suptitle()
 
 
 @pytest.mark.parametrize('smoke', [True, False])
 def test_figures_of_smoke_runs_say_so_on_their_own(smoke):
   run = report_fakes.results(seeds=1, smoke=smoke)
-  for drawn in figures.draw(run, report_fakes.arrays(seeds=1)):
+  run['arrays'] = report_fakes.arrays(seeds=1)
+  for drawn in report.draw_figures(run, ''):
     assert ('not evidence' in drawn.figure.get_suptitle()) == smoke
 
 
 def test_drawing_leaves_global_settings_alone():
   before = copy.deepcopy(dict(matplotlib.rcParams))
   run = report_fakes.results(seeds=2)
-  list(figures.draw(run, report_fakes.arrays(seeds=2)))
+  run['arrays'] = report_fakes.arrays(seeds=2)
+  list(report.draw_figures(run, ''))
   assert dict(matplotlib.rcParams) == before

@@ -36,11 +36,11 @@ def test_summary_has_mean_and_spread_in_the_fixed_order():
 
 
 def test_recovery_is_shown_only_where_it_means_something():
-  assert 'recovery_percent' in tables.columns(report_fakes.results())
+  assert 'recovery_percent' in tables.select_columns(report_fakes.results())
   run = report_fakes.results('poison')
   for row in run['rows']:
     row['recovery_percent'] = 2100.0
-  assert tables.columns(run) == [
+  assert tables.select_columns(run) == [
     'test_accuracy',
     'attack_success_rate',
     'target_class_accuracy',

@@ -104,15 +104,15 @@ def check_rows(
 
 def read_results(
   workdir: os.PathLike | str,
-  task: str,
+  tasks: str | tuple[str, ...],
   required: Mapping[str, type],
   sections: Mapping[str, tuple[str, ...]],
 ) -> Results:
-  """Reads and checks the results.json of a task.
+  """Reads and checks the results.json of a study.
 
   Args:
     workdir: the work folder.
-    task: the run must be of it, schema 1.
+    tasks: the run must be of one of them, schema 1.
     required: its own fields and their types.
     sections: lists of rows, with the fields of each row.
 
@@ -120,12 +120,17 @@ def read_results(
     UserError: it is missing, broken or of another task.
   """
   path = pathlib.Path(workdir) / 'results.json'
+  errors.check(
+    path.is_file(), f'{path} does not exist; give the work folder of a run'
+  )
   results = files.read_json(path)
   # Another schema may give the same names another meaning.
+  known = (tasks,) if isinstance(tasks, str) else tasks
   errors.check(
     isinstance(results, dict)
-    and (results.get('task'), results.get('schema')) == (task, _SCHEMA),
-    f'{path} is not of task {task}, schema {_SCHEMA}; run again',
+    and results.get('task') in known
+    and results.get('schema') == _SCHEMA,
+    f'{path} is not of task {" or ".join(known)}, schema {_SCHEMA}; run again',
   )
   fields = {**_HEADER, **dict.fromkeys(sections, list), **required}
   for name, kind in fields.items():

@@ -7,8 +7,8 @@ from matplotlib import axes, figure
 
 from cmu_jax.methods import study_names
 from cmu_jax.report import style
+from cmu_jax.report.frame import Results
 from cmu_jax.studies.cuts import seed_stats
-from cmu_jax.studies.cuts.load import Results
 
 # Colour and dash both differ, so that the terms stay apart in black and white.
 _PARTS = {
@@ -31,46 +31,59 @@ def _floats(values: list) -> np.ndarray:
   return np.where(numbers < _NO_SCORE, np.nan, numbers)
 
 
-def _select_curves(
-  curves: list[dict[str, Any]], key: str
-) -> list[dict[str, Any]]:
-  return [curve for curve in curves if curve.get(key)]
+def _plot(
+  ax: axes.Axes,
+  curves: list[dict[str, Any]],
+  key: str,
+  label: str,
+  colour: str,
+  **line: Any,
+) -> None:
+  """Plots a column over alpha, of the curves that have it."""
+  curves = [curve for curve in curves if curve.get(key)]
+  if curves:
+    x = [curve['alpha'] for curve in curves]
+    y = [_floats(curve[key]) for curve in curves]
+    style.plot_across_seeds(ax, x, y, label, colour, **line)
+
+
+def _chosen_alphas(curves: list[dict[str, Any]]) -> list[float]:
+  """Lists the alpha of every seed, without abstentions."""
+  return [c['alpha_hat'] for c in curves if c.get('selected') is not False]
+
+
+def _tested_curves(results: Results) -> list[dict[str, Any]]:
+  return [c['evaluated'] for c in results['curves'] if c.get('evaluated')]
 
 
 def _mark_choice(ax: axes.Axes, curves: list[dict[str, Any]]) -> None:
-  chosen = [c['alpha_hat'] for c in curves if c.get('selected') is not False]
-  label = f'chosen alpha: {seed_stats.format_alphas(chosen)}'
-  for alpha in chosen:
+  alphas = _chosen_alphas(curves)
+  label = f'chosen alpha: {seed_stats.format_alphas(alphas)}'
+  for alpha in alphas:
     ax.axvline(alpha, color=style.INK, lw=1, ls=(0, (4, 3)), label=label)
     # Matplotlib leaves labels that start with an underscore out of the legend,
     # so the label appears once.
     label = '_'
 
 
-def _search(ax: axes.Axes, results: Results) -> None:
+def _plot_search(ax: axes.Axes, results: Results) -> None:
   """Plots the score with its terms, or the attack on the proxy."""
-  poison = results['task'] == 'poison'
-  key = 'proxy_attack_success_rate' if poison else 'J'
+  poison, curves = results['task'] == 'poison', results['curves']
   for term, (label, colour, dash) in _PARTS.items():
-    if curves := _select_curves(results['curves'], term):
-      x = [c['alpha'] for c in curves]
-      y = [_floats(c[term]) for c in curves]
-      style.plot_across_seeds(ax, x, y, label, colour, ls=dash, lw=1.6)
-  curves = _select_curves(results['curves'], key)
-  if curves:
-    label = 'attack success on proxy' if poison else 'score J'
-    colour = style.ATTACK if poison else style.INK
-    x = [c['alpha'] for c in curves]
-    y = [_floats(c[key]) for c in curves]
-    style.plot_across_seeds(ax, x, y, label, colour)
+    _plot(ax, curves, term, label, colour, ls=dash, lw=1.6)
+  key, label, colour = (
+    ('proxy_attack_success_rate', 'attack success on proxy', style.ATTACK)
+    if poison
+    else ('J', 'score J', style.INK)
+  )
+  _plot(ax, curves, key, label, colour)
+  for curve in curves:
     # An abstention has no chosen alpha, so it gets no mark.
-    for curve, heights in zip(curves, y, strict=True):
-      if curve.get('selected') is not False:
-        # The chosen alpha need not equal a point of the grid exactly.
-        near = int(
-          np.abs(np.subtract(curve['alpha'], curve['alpha_hat'])).argmin()
-        )
-        ax.plot(curve['alpha_hat'], heights[near], 'o', color=colour, ms=6)
+    if curve.get(key) and _chosen_alphas([curve]):
+      # The chosen alpha need not equal a point of the grid exactly.
+      steps = np.abs(np.subtract(curve['alpha'], curve['alpha_hat']))
+      height = _floats(curve[key])[int(steps.argmin())]
+      ax.plot(curve['alpha_hat'], height, 'o', color=colour, ms=6)
   ax.set_ylabel('rate (0 to 1)' if poison else 'score and its parts')
   if poison:
     # The margin keeps dots at 0 and 1 visible.
@@ -93,12 +106,8 @@ def _level(ax: axes.Axes, results: Results, method: str, dash: Any) -> None:
 
 def _plot_test_rates(ax: axes.Axes, results: Results) -> None:
   """Plots rates on test images over the coarse grid."""
-  evaluated = [c['evaluated'] for c in results['curves'] if c.get('evaluated')]
   for key, (label, colour, marker) in _TESTED.items():
-    if columns := _select_curves(evaluated, key):
-      x = [e['alpha'] for e in columns]
-      y = [_floats(e[key]) for e in columns]
-      style.plot_across_seeds(ax, x, y, label, colour, marker=marker, ms=4)
+    _plot(ax, _tested_curves(results), key, label, colour, marker=marker, ms=4)
   # The gap between both levels is the scale of a repair.
   _level(ax, results, 'corrupted', (0, (1, 1.5)))
   _level(ax, results, 'oracle', (0, (6, 2)))
@@ -124,38 +133,33 @@ def _outcome(results: Results) -> str:
     )
   # The best alpha on test images needs test labels: it is a diagnosis and never
   # a choice.
-  tested = [c['evaluated'] for c in results['curves'] if c.get('evaluated')]
-  tested = _select_curves(tested, 'test_accuracy')
-  best = [e['alpha'][int(np.argmax(e['test_accuracy']))] for e in tested]
-  return (
-    f'; best on test images: {seed_stats.format_alphas(best)}' if best else ''
-  )
+  best = [
+    curve['alpha'][int(np.argmax(curve['test_accuracy']))]
+    for curve in _tested_curves(results)
+    if curve.get('test_accuracy')
+  ]
+  alphas = seed_stats.format_alphas(best)
+  return f'; best on test images: {alphas}' if best else ''
 
 
 def _alpha_title(results: Results) -> str:
-  curves = results['curves']
-  chosen = [c['alpha_hat'] for c in curves if c.get('selected') is not False]
-  if not chosen:
+  alphas = _chosen_alphas(results['curves'])
+  if not alphas:
     return 'No alpha passed: CUTS abstained and changed nothing'
-  idle = len(curves) - len(chosen)
-  abstentions = (
-    f' (abstained in {seed_stats.format_count(idle, "seed")})' if idle else ''
-  )
-  text = f'CUTS chose alpha = {seed_stats.format_alphas(chosen)}{abstentions}'
+  idle = len(results['curves']) - len(alphas)
+  seeds = seed_stats.format_count(idle, 'seed')
+  abstentions = f' (abstained in {seeds})' if idle else ''
+  text = f'CUTS chose alpha = {seed_stats.format_alphas(alphas)}{abstentions}'
   return text + _outcome(results)
 
 
-def alpha_curve(results: Results) -> figure.Figure:
-  """The alpha search of every seed above what it does to test images.
-
-  Args:
-    results: results.json of a run, with at least one curve.
-  """
+def draw_alpha_curve(results: Results) -> figure.Figure:
+  """Draws the alpha search of every seed, and its effect on test images."""
   with style.context():
     canvas = style.canvas(_alpha_title(results), (9.2, 7.4), results['smoke'])
     # The shared axis compares score and effect at the same alpha.
     top, bottom = canvas.subplots(2, 1, sharex=True)
-    _search(top, results)
+    _plot_search(top, results)
     _plot_test_rates(bottom, results)
     for ax in (top, bottom):
       _mark_choice(ax, results['curves'])
@@ -163,17 +167,12 @@ def alpha_curve(results: Results) -> figure.Figure:
     return canvas
 
 
-def _floor(results: Results, key: str) -> float:
-  """Returns the start of the axis: a round number below every dot."""
-  values = [row[key] for row in results['rows'] if row.get(key) is not None]
-  # Half a tick of room keeps the lowest dot off the frame.
-  return max(0.0, float(np.floor(10 * min(values) - 0.5)) / 10)
-
-
 def _dots(
   ax: axes.Axes, results: Results, key: str, methods: tuple[str, ...]
 ) -> None:
-  low = _floor(results, key)
+  rates = [row[key] for row in results['rows'] if row.get(key) is not None]
+  # The axis starts at a round number, half a tick below the lowest dot.
+  low = max(0.0, float(np.floor(10 * min(rates) - 0.5)) / 10)
   for y, method in enumerate(methods):
     values = list(seed_stats.by_seed(results, method, key).values())
     colour = style.CUTS if method == 'cuts' else style.INK
@@ -218,17 +217,8 @@ def _methods_title(results: Results) -> str:
   return text
 
 
-def _tick(method: str, task: str) -> str:
-  label, note = study_names.present(method, task)
-  return f'{label}\n({note})' if note else label
-
-
-def methods(results: Results) -> figure.Figure:
-  """Every method: a dot a seed and a bar at the mean.
-
-  Args:
-    results: results.json of a run.
-  """
+def draw_methods(results: Results) -> figure.Figure:
+  """Draws a row for each method: a dot a seed, and a bar at the mean."""
   order = study_names.sort_names(
     study_names.CUTS, [row['method'] for row in results['rows']]
   )
@@ -243,8 +233,10 @@ def methods(results: Results) -> figure.Figure:
     grid = canvas.subplots(1, len(keys), sharey=True, squeeze=False)[0]
     for ax, key in zip(grid, keys, strict=True):
       _dots(ax, results, key, order)
+    names = [study_names.present(method, results['task']) for method in order]
     grid[0].set_yticks(
-      range(len(order)), [_tick(m, results['task']) for m in order]
+      range(len(order)),
+      [f'{label}\n({note})' if note else label for label, note in names],
     )
     # The reversed axis puts the first method at the top.
     grid[0].set_ylim(len(order) - 0.4, -0.6)

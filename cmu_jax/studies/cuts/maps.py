@@ -5,15 +5,16 @@ from jaxtyping import Float, Int
 from matplotlib import axes, colors, figure, image, patheffects
 
 from cmu_jax.report import page, style
+from cmu_jax.report.frame import Results
 from cmu_jax.studies.cuts import verdict
-from cmu_jax.studies.cuts.load import Arrays, Results
+from cmu_jax.studies.cuts.seed_stats import Arrays
 
 _FEW = 20  # up to so many classes every cell carries its number
 _TRACED = 10  # so many colours are told apart
 
 
 def _rates(counts: Int[np.ndarray, 's k k']) -> Float[np.ndarray, 'k k']:
-  """Counts pooled over seeds as shares of each true class, NaN without any."""
+  """Pools counts over seeds, as shares of each true class."""
   pooled = counts.sum(axis=0).astype(float)
   total = pooled.sum(axis=1, keepdims=True)
   # A class without test images has no rate; a 0 would count as an error.
@@ -86,13 +87,8 @@ def _confusion_title(
   return f'{text}; {page.describe_harm(harmed[0])}{others}'
 
 
-def confusions(results: Results, arrays: Arrays) -> figure.Figure:
-  """Confusion matrices before and after CUTS on one colour scale.
-
-  Args:
-    results: results.json of a run.
-    arrays: must hold confusion_corrupted and confusion_cuts.
-  """
+def draw_confusions(results: Results, arrays: Arrays) -> figure.Figure:
+  """Draws confusion matrices before and after CUTS on one colour scale."""
   class_names = [str(name) for name in results['class_names']]
   old = _rates(arrays['confusion_corrupted'])
   new = _rates(arrays['confusion_cuts'])
@@ -124,7 +120,7 @@ def _centres(arrays: Arrays, traced: list[int]) -> Float[np.ndarray, 'p t 2']:
 
 
 def _choose_classes(arrays: Arrays) -> list[int]:
-  """The classes to draw: all up to ten, else those that moved farthest."""
+  """Lists the classes to draw: all up to ten, else the ten that move most."""
   classes = np.unique(arrays['feature_path_label']).tolist()
   if len(classes) <= _TRACED:
     return classes
@@ -132,12 +128,6 @@ def _choose_classes(arrays: Arrays) -> list[int]:
   # Classes that hardly move would only cover the classes that do.
   moved = np.linalg.norm(centres[-1] - centres[0], axis=-1)
   return sorted(classes[i] for i in np.argsort(-moved)[:_TRACED])
-
-
-def _at(
-  alpha: Float[np.ndarray, 'p'], path: Float[np.ndarray, 'p 2'], target: float
-) -> Float[np.ndarray, '2']:
-  return np.array([np.interp(target, alpha, path[:, i]) for i in range(2)])
 
 
 def _trace(
@@ -148,7 +138,7 @@ def _trace(
   colour: str,
 ) -> None:
   """Draws a class: hollow at alpha = 0, arrow to the chosen alpha, dots on."""
-  stop = _at(alpha, path, chosen)
+  stop = np.array([np.interp(chosen, alpha, path[:, i]) for i in range(2)])
   # The arrow ends at the chosen alpha, which need not be a point of the path.
   until = np.concatenate([path[alpha < chosen], stop[None]])
   beyond = np.concatenate([stop[None], path[alpha > chosen]])
@@ -166,7 +156,7 @@ def _trace(
     )
 
 
-def _name(
+def _label_path(
   ax: axes.Axes,
   name: str,
   number: int,
@@ -191,20 +181,8 @@ def _name(
   )
 
 
-def _path_title(chosen: float, traced: int, classes: int) -> str:
-  which = '' if traced == classes else f' ({traced} of {classes} classes)'
-  if chosen == 0:
-    return f'Features along the step that CUTS did not take{which}'
-  return f'Features of each class, alpha = 0 to {chosen:.4g}{which}'
-
-
-def feature_path(results: Results, arrays: Arrays) -> figure.Figure:
-  """Draws the paths of the class features over alpha in two dimensions.
-
-  Args:
-    results: results.json of a run; its first curve says which alpha was used.
-    arrays: must hold feature_path, feature_path_alpha, feature_path_label.
-  """
+def draw_feature_path(results: Results, arrays: Arrays) -> figure.Figure:
+  """Draws the paths of the class features over alpha in two dimensions."""
   alpha = np.asarray(arrays['feature_path_alpha'], float)
   label = arrays['feature_path_label']
   chosen = (
@@ -212,7 +190,13 @@ def feature_path(results: Results, arrays: Arrays) -> figure.Figure:
   )
   traced = _choose_classes(arrays)
   centres = _centres(arrays, traced)
-  title = _path_title(chosen, len(traced), len(np.unique(label)))
+  title = (
+    f'Features of each class, alpha = 0 to {chosen:.4g}'
+    if chosen
+    else 'Features along the step that CUTS did not take'
+  )
+  if len(traced) < (classes := len(np.unique(label))):
+    title += f' ({len(traced)} of {classes} classes)'
   with style.context():
     canvas = style.canvas(title, (9.2, 6.6), results['smoke'])
     ax = canvas.subplots()
@@ -224,7 +208,7 @@ def feature_path(results: Results, arrays: Arrays) -> figure.Figure:
         points[:, 0], points[:, 1], s=9, color=colour, alpha=0.22, linewidths=0
       )
       _trace(ax, alpha, centres[:, i], chosen, colour)
-      _name(ax, str(results['class_names'][c]), c, centres[-1, i], colour)
+      _label_path(ax, str(results['class_names'][c]), c, centres[-1, i], colour)
     if ax.get_legend_handles_labels()[0]:
       ax.legend(loc='upper left', bbox_to_anchor=(1.0, 1.0))
     ax.set(

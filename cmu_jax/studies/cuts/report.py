@@ -2,21 +2,25 @@
 
 import os
 import pathlib
+import zipfile
 from collections.abc import Iterator
 
-from cmu_jax.report import frame, page
-from cmu_jax.report.frame import UNFINISHED, Verdict
+import numpy as np
+
+from cmu_jax.core import errors
+from cmu_jax.report import frame, page, text_tables
+from cmu_jax.report.frame import UNFINISHED, Results, Verdict
 from cmu_jax.report.style import ReportFigure
-from cmu_jax.report.text_tables import DASH, TextTable
+from cmu_jax.report.text_tables import TextTable
 from cmu_jax.studies.cuts import (
-  figures,
-  load,
+  curves,
+  maps,
   seed_stats,
   tables,
   verdict,
   words,
 )
-from cmu_jax.studies.cuts.load import Results
+from cmu_jax.studies.cuts.seed_stats import Arrays
 
 # Verdicts that are missing here are neither good nor bad news.
 _TONES = {
@@ -40,16 +44,106 @@ _RULES = {
     'no longer works.'
   ),
 }
+CAPTIONS = {
+  'methods': (
+    'Every method on clean test images (and on triggered ones, if there was a '
+    'trigger). Each dot is a seed, each bar the mean over seeds. A useful '
+    'method moves away from "do nothing" towards the oracle.'
+  ),
+  'alpha_curve': (
+    'How far to step. Above: what CUTS looks at while it chooses alpha, '
+    'without any correct label. Below: what each alpha would do to test '
+    'images, measured afterwards. Thin lines are seeds, bold lines their '
+    'mean; dashed uprights mark the alpha that CUTS chose. A gap in the score '
+    'means that the model predicted fewer than two classes.'
+  ),
+  'confusions': (
+    'Out of 100 test images of a true class (row), how many are given each '
+    'predicted class (column), pooled over seeds. A perfect model has 100 on '
+    'the diagonal and nothing elsewhere. Both panels share one colour scale.'
+  ),
+  'feature_path': (
+    'The features that the network computes before its last layer, flattened '
+    'to the two directions in which they vary most, for the first seed. Each '
+    'line follows the centre of one true class as alpha grows. Classes that '
+    'move apart become easier to tell from one another.'
+  ),
+}
+# Errors of numpy.load; a lone .npy array is no archive to open: TypeError.
+_BROKEN = (EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile)
+# Arrays that figures need.
+_ARRAYS = {
+  'confusions': ('confusion_corrupted', 'confusion_cuts'),
+  'feature_path': ('feature_path', 'feature_path_alpha', 'feature_path_label'),
+}
+_SECTIONS = {
+  'rows': ('method', 'seed'),
+  'per_class': ('method', 'seed', 'accuracy'),
+  'curves': ('seed',),
+}
 
 
-def _read(workdir: os.PathLike | str) -> Results:
-  """Reads results.json, and the arrays that are no rows."""
-  folder = pathlib.Path(workdir)
-  results = load.results(folder)
-  return {
-    **results,
-    'arrays': load.arrays(folder, len(results['class_names'])),
+def read(workdir: os.PathLike | str) -> Results:
+  """Reads results.json, and as `arrays` what lies in arrays.npz.
+
+  Raises:
+    UserError: a file is missing, broken or of another study.
+  """
+  tasks = 'label_noise', 'poison'
+  required = {'class_names': list}
+  results = frame.read_results(workdir, tasks, required, _SECTIONS)
+  folder, rows = pathlib.Path(workdir), results['rows']
+  # A run that was stopped early has no rows at all.
+  for method in ('corrupted', 'cuts') if rows or results['finished'] else ():
+    errors.check(
+      any(row['method'] == method for row in rows),
+      f"{folder / 'results.json'}: rows hold no method '{method}', so there is "
+      'nothing to compare; let the run finish',
+    )
+  return {**results, 'arrays': read_arrays(folder, len(results['class_names']))}
+
+
+def read_arrays(workdir: pathlib.Path, classes: int) -> Arrays:
+  """Reads the arrays of arrays.npz; none where the run wrote no such file.
+
+  Args:
+    workdir: work folder of a run.
+    classes: number of classes, which the confusion matrices must have.
+
+  Raises:
+    UserError: the file is not an npz archive of plain arrays, or the arrays
+      do not fit together.
+  """
+  path = workdir / 'arrays.npz'
+  # An unfinished run has no arrays, but its table is still of use.
+  if not path.is_file():
+    return {}
+  try:
+    # Pickled arrays could run code, so they are refused.
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
+      arrays = {name: archive[name] for name in archive.files}
+  except _BROKEN as error:
+    raise errors.UserError(
+      f'{path} is not an archive of plain arrays; run again to rewrite it'
+    ) from error
+  shape = {name: array.shape for name, array in arrays.items()}
+  expected = {
+    name: (*shape[name][:1], classes, classes)
+    for name in _ARRAYS['confusions']
+    if name in shape
   }
+  # The figure indexes the three arrays together, so their shapes must agree.
+  if 'feature_path' in shape:
+    points = shape.get('feature_path_alpha', (0,))
+    images = shape.get('feature_path_label', (0,))
+    expected['feature_path'] = (*points, *images, 2)
+  for name, expectation in expected.items():
+    errors.check(
+      shape[name] == expectation,
+      f'{path}: {name} has shape {shape[name]}, expected {expectation}; run '
+      'again to rewrite it',
+    )
+  return arrays
 
 
 def _verdict(results: Results) -> Verdict:
@@ -71,36 +165,34 @@ def _tables(results: Results) -> dict[str, TextTable]:
   }
 
 
-def _figures(results: Results, label: str) -> Iterator[ReportFigure]:
+def _explain_absence(name: str, results: Results, arrays: Arrays) -> str:
+  """Names the data that the run lacks for a figure; '' if it has all."""
+  needed = _ARRAYS.get(name, ())
+  if absent := [key for key in needed if key not in arrays]:
+    return f'the run recorded no {", ".join(absent)} in arrays.npz'
+  # An empty array would fail while it is drawn, with an obscure message.
+  if needed and 0 in (size := arrays[needed[0]].shape):
+    return f'{needed[0]} is empty: its shape is {size}'
+  if name == 'alpha_curve' and not results['curves']:
+    return 'the run recorded no curves over alpha in results.json'
+  return ''
+
+
+def draw_figures(results: Results, label: str) -> Iterator[ReportFigure]:
+  """Draws the figures one by one; a figure without its data has a reason."""
   # All studies share this signature; these figures do not need the label.
   del label
-  if results['rows']:
-    yield from figures.draw(results, results['arrays'])
-
-
-def _method_row(row: tables.Row, keys: list[str]) -> str:
-  note = f'<small>{page.escape(row.note)}</small>' if row.note else ''
-  numbers = ''.join(
-    f'<td class="number">{tables.cell(key, row.metrics.get(key))}</td>'
-    for key in keys
-  )
-  kind = ' class="own"' if row.method == 'cuts' else ''
-  return (
-    f'<tr{kind}><td>{page.escape(row.label)}{note}</td>'
-    f'<td class="alpha">{page.escape(row.alpha or DASH)}</td>{numbers}'
-    f'<td class="seen">{page.escape(row.information)}</td></tr>'
-  )
-
-
-def _methods(results: Results) -> str:
-  """Formats the main metrics; the row of CUTS stands out."""
-  keys = tables.columns(results)
-  head = [('', 'method'), ('', 'alpha')]
-  head += [('number', seed_stats.name_metric(key)) for key in keys]
-  head += [('', 'what it could see')]
-  rows = [_method_row(row, keys) for row in tables.summary(results)]
-  caption = f'<p class="soft">{page.escape(tables.caption(results))}</p>'
-  return page.table(head, rows) + caption
+  # The lambdas delay the drawing until the data are known to be there.
+  arrays = results['arrays']
+  makers = {
+    'methods': lambda: curves.draw_methods(results),
+    'alpha_curve': lambda: curves.draw_alpha_curve(results),
+    'confusions': lambda: maps.draw_confusions(results, arrays),
+    'feature_path': lambda: maps.draw_feature_path(results, arrays),
+  }
+  for name, make in makers.items() if results['rows'] else ():
+    reason = _explain_absence(name, results, arrays)
+    yield ReportFigure(name, None if reason else make(), reason)
 
 
 def _limits(results: Results, sentences: tuple[str, ...]) -> str:
@@ -121,7 +213,7 @@ def _arrange(results: Results, standard: dict[str, str]) -> dict[str, str]:
   audited = words.describe_audit(results)
   return {
     page.harm_heading(finding.harmed): page.harm_table(finding.harmed),
-    'All methods': _methods(results),
+    'All methods': text_tables.html(tables.methods_table(results)),
     'Figures': standard['Figures'],
     'What was wrong': page.paragraphs(words.describe_corruption(results)),
     'What was done': page.paragraphs(words.describe_repair(results)),
@@ -134,11 +226,11 @@ def _arrange(results: Results, standard: dict[str, str]) -> dict[str, str]:
 
 
 REPORT = frame.Report(
-  read=_read,
+  read=read,
   verdict=_verdict,
   tables=_tables,
-  figures=_figures,
-  captions=figures.CAPTIONS,
+  figures=draw_figures,
+  captions=CAPTIONS,
   sections=lambda results: {},
   glossary=words.GLOSSARY,
   arrange=_arrange,

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Float
 
-from cmu_jax.studies.cuts.load import Results
+from cmu_jax.report.frame import Results
+
+Arrays = dict[str, np.ndarray]
 
 
 def by_seed(results: Results, method: str, key: str) -> dict[int, float]:

@@ -4,17 +4,16 @@ import io
 from typing import Any, NamedTuple
 
 import numpy as np
-import rich.box
 import rich.console
 import rich.markup
 import rich.table
 
 from cmu_jax.methods import study_names
-from cmu_jax.report import stats
+from cmu_jax.report import stats, text_tables
+from cmu_jax.report.frame import Results
 from cmu_jax.report.stats import Spread
 from cmu_jax.report.text_tables import DASH, TextTable
 from cmu_jax.studies.cuts import seed_stats
-from cmu_jax.studies.cuts.load import Results
 
 
 class Row(NamedTuple):
@@ -40,7 +39,7 @@ class Row(NamedTuple):
 
 
 def _metric_keys(results: Results) -> list[str]:
-  """Metric columns with at least one value, the main ones first."""
+  """Lists the metrics with a value, the main metrics in front."""
   # A dictionary keeps the order of the columns, unlike a set.
   measured = {
     key: None
@@ -89,8 +88,8 @@ def summary(results: Results) -> list[Row]:
   return table
 
 
-def cell(key: str, value: Spread | None) -> str:
-  """'0.812 ± 0.004'; percentages with one decimal; a dash for None."""
+def format_cell(key: str, value: Spread | None) -> str:
+  """Formats a spread as '0.812 ± 0.004', or as a dash."""
   if value is None:
     return DASH
   # A percentage with one decimal is as fine as a rate with three.
@@ -111,8 +110,8 @@ def caption(results: Results) -> str:
   )
 
 
-def columns(results: Results) -> list[str]:
-  """The main metrics that this run measured."""
+def select_columns(results: Results) -> list[str]:
+  """Lists the main metrics that this run measured."""
   return [key for key in _metric_keys(results) if key in seed_stats.METRICS]
 
 
@@ -124,7 +123,7 @@ def methods_table(results: Results) -> TextTable:
   rows = tuple(
     (
       *(row.label, row.note, row.alpha or DASH, str(row.seeds)),
-      *(cell(key, row.metrics.get(key)) for key in keys),
+      *(format_cell(key, row.metrics.get(key)) for key in keys),
       row.information,
     )
     for row in summary(results)
@@ -155,47 +154,34 @@ def class_table(results: Results) -> TextTable:
   return TextTable('Accuracy by class', (note,), ('class', *labels), rows)
 
 
-def footnotes(rows: list[Row]) -> dict[str, str]:
-  """Assigns a letter to each information text with its note.
-
-  Returns:
-    footnote text -> letter, in the order of the rows.
-  """
-  texts = dict.fromkeys(_footnote(row) for row in rows)
-  return {text: chr(ord('a') + i % 26) for i, text in enumerate(texts)}
-
-
-def _footnote(row: Row) -> str:
+def _describe_information(row: Row) -> str:
   information = row.information or 'not recorded'
   return f'{information} ({row.note})' if row.note else information
 
 
-def _rich_table(results: Results, rows: list[Row]) -> rich.table.Table:
-  keys = columns(results)
-  # The texts are too long for a column of a terminal.
-  letters = footnotes(rows)
-  warning = '   smoke: not evidence' if results['smoke'] else ''
-  legend = ['What each method could see:']
-  legend += [f'{letter}  {text}' for text, letter in letters.items()]
-  table = rich.table.Table(
-    title=rich.markup.escape(results['name'] + warning),
-    caption=rich.markup.escape('\n'.join([caption(results), *legend])),
-    box=rich.box.SIMPLE_HEAD,
-    padding=(0, 1, 0, 0),
-    title_justify='left',
-    caption_justify='left',
+def _terminal_table(results: Results, rows: list[Row]) -> rich.table.Table:
+  keys = select_columns(results)
+  # The texts are too long for a column of a terminal: letters stand for them.
+  texts = dict.fromkeys(map(_describe_information, rows))
+  letters = {text: chr(ord('a') + i % 26) for i, text in enumerate(texts)}
+  lines = tuple(
+    (
+      *(row.label, letters[_describe_information(row)], row.alpha or DASH),
+      *(format_cell(key, row.metrics.get(key)) for key in keys),
+    )
+    for row in rows
   )
-  table.add_column('method')
-  table.add_column('')
-  table.add_column('alpha')
-  for key in keys:
-    table.add_column(seed_stats.name_metric(key), justify='right')
-  for row in rows:
-    text = (row.label, letters[_footnote(row)], row.alpha or DASH)
-    cells = [cell(key, row.metrics.get(key)) for key in keys]
-    style = 'bold' if row.method == 'cuts' else None
-    # Brackets in a text would be read as markup.
-    table.add_row(*map(rich.markup.escape, text), *cells, style=style)
+  head = ('method', '', 'alpha', *map(seed_stats.name_metric, keys))
+  table = text_tables.terminal(TextTable('', (), head, lines))
+  warning = '   smoke: not evidence' if results['smoke'] else ''
+  legend = [caption(results), 'What each method could see:']
+  legend += [f'{letter}  {text}' for text, letter in letters.items()]
+  # Names may contain brackets, which rich would read as markup.
+  table.title = rich.markup.escape(results['name'] + warning)
+  table.caption = rich.markup.escape('\n'.join(legend))
+  table.title_justify = table.caption_justify = 'left'
+  for line, row in zip(table.rows, rows, strict=True):
+    line.style = 'bold' if row.method == 'cuts' else None
   return table
 
 
@@ -207,5 +193,5 @@ def console(
   probe = rich.console.Console(file=file)
   width = min(max(probe.width, 80), 100) if probe.is_terminal else 100
   rich.console.Console(file=file, width=width, highlight=False).print(
-    _rich_table(results, summary(results))
+    _terminal_table(results, summary(results))
   )

@@ -6,8 +6,8 @@ import numpy as np
 
 from cmu_jax.core import errors
 from cmu_jax.report import page, stats
+from cmu_jax.report.frame import Results
 from cmu_jax.studies.cuts import seed_stats
-from cmu_jax.studies.cuts.load import Results
 
 # The rules in the report state these margins as text, so a change here needs a
 # change there.
@@ -38,16 +38,10 @@ class Verdict(NamedTuple):
 
 def find_harmed_classes(results: Results) -> tuple[page.Harm, ...]:
   """Finds classes that CUTS lowered by over five points, worst first."""
+  names = [str(name) for name in results['class_names']]
   old, new = seed_stats.class_changes(results)
-  # A class without test images cannot have fallen.
-  fall = np.nan_to_num(old - new, nan=0.0)
-  # A stable sort keeps tied classes in the same order in every report.
-  worst = np.argsort(-fall, kind='stable')
-  return tuple(
-    page.Harm(str(results['class_names'][i]), float(old[i]), float(new[i]))
-    for i in worst
-    if fall[i] > page.CLASS_HARM + page.HARM_SLACK
-  )
+  # NaN, the accuracy of a class without test images, is no fall.
+  return page.find_harms(names, old.tolist(), new.tolist())
 
 
 def _harm_list(classes: tuple[page.Harm, ...]) -> str:

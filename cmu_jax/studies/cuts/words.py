@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from cmu_jax.methods import study_names
+from cmu_jax.report.frame import Results
 from cmu_jax.studies.cuts import seed_stats
-from cmu_jax.studies.cuts.load import Results
 
 GLOSSARY = {
   'alpha': (
