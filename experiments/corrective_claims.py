@@ -18,7 +18,7 @@ import numpy as np
 from cmu_jax.commands import shell
 from cmu_jax.core import files
 from cmu_jax.report import stats
-from cmu_jax.studies.corrective import load
+from cmu_jax.studies.corrective import summary
 
 SMALL = 0.05
 
@@ -181,7 +181,7 @@ def main() -> None:
   parser.add_argument('--sweep', required=True, help='work folder of a sweep')
   parser.add_argument('--out')
   flags = parser.parse_args()
-  results = load.results(pathlib.Path(flags.sweep))
+  results = summary.read(pathlib.Path(flags.sweep))
   fractions = sorted(
     {
       row['identified_fraction']

@@ -9,13 +9,14 @@ from jax import numpy as jnp
 
 from cmu_jax.audits import shadow
 from cmu_jax.core.types import Model, Network, Variables
+from cmu_jax.report import frame
 from cmu_jax.studies.corrective import (
   benchmark,
-  load,
   measure,
-  page,
   problem,
   references,
+  report,
+  summary,
   tables,
   trials,
   world,
@@ -146,16 +147,20 @@ def test_only_runs_with_an_audit_have_other_addresses():
 
 def test_it_shows_in_tables_and_on_the_page(tmp_path):
   run = corrective_fakes.mixed()
-  before = page.render(run, [])
+  before = frame.render(report.REPORT, run, [])
   assert 'Are the wrong labels still in there?' not in before
   for row in run['rows']:
     row['label_recovery'] = 0.75
   corrective_fakes.save(tmp_path, run)
-  found = load.results(tmp_path)
-  names = [n for n in tables.contents(found) if n.endswith('_label_recovery')]
+  found = summary.read(tmp_path)
+  names = [
+    n for n in tables.build_tables(found) if n.endswith('_label_recovery')
+  ]
   assert names
-  text = page.render(found, [])
+  text = frame.render(report.REPORT, found, [])
   assert 'Are the wrong labels still in there?' in text
   assert 'without references' in text
   found['config']['references'] = 4
-  assert 'than 4 networks trained without' in page.render(found, [])
+  assert 'than 4 networks trained without' in frame.render(
+    report.REPORT, found, []
+  )

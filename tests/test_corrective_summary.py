@@ -34,7 +34,7 @@ def brute(fractions, values, bar):
 @hypothesis.given(st.lists(st.none() | ACCURACY, max_size=10), ACCURACY)
 def test_the_smallest_fraction_is_that_of_the_definition(values, bar):
   fractions = [(i + 1) / 10 for i in range(len(values))]
-  found = headline.smallest_from(fractions, values, bar)
+  found = headline.find_smallest(fractions, values, bar)
   assert found == brute(fractions, values, bar)
 
 
@@ -44,7 +44,7 @@ def test_on_a_rising_curve_it_is_where_the_bar_is_first_reached(values, bar):
   fractions = [(i + 1) / 10 for i in range(len(values))]
   first = [f for f, v in zip(fractions, values, strict=True) if v >= bar - 1e-9]
   expected = first[0] if first else None
-  assert headline.smallest_from(fractions, values, bar) == expected
+  assert headline.find_smallest(fractions, values, bar) == expected
 
 
 def _set(run, values, **wanted):
@@ -60,7 +60,7 @@ def _bare(corr, gold, idle):
     _set(run, idle, method='none', selection=rule)
     at = {'method': 'rewod', 'identified_fraction': 1.0, 'selection': rule}
     _set(run, gold, **at)
-  return summary.view(run)
+  return summary.index_rows(run)
 
 
 @hypothesis.settings(max_examples=25, deadline=None)
@@ -74,7 +74,7 @@ def test_alpha_of_seeds_and_of_their_mean_from_rows(corr, gold):
     cases = [(None, np.mean(corr, axis=0), np.mean(gold))]
     cases += [(seed, corr[seed], gold[seed]) for seed in range(3)]
     for seed, values, best in cases:
-      found = headline.alpha(view, line, seed)
+      found = headline.find_alpha(view, line, seed)
       assert found.value == brute(fakes.FRACTIONS, list(values), 0.9 * best)
       if 0.9 * best <= 1e-9:
         assert found.status == 'already_satisfied'
@@ -85,19 +85,22 @@ def test_alpha_of_seeds_and_of_their_mean_from_rows(corr, gold):
 
 def test_what_is_exactly_the_bar_reaches_it():
   view = _bare(np.full((3, 4), 0.882), [0.98] * 3, [0.1] * 3)
-  found = headline.alpha(view, Line(POISON, 'cf', 'paper'))
+  found = headline.find_alpha(view, Line(POISON, 'cf', 'paper'))
   assert found == (0.1, 'reached')
   below = _bare(np.full((3, 4), 0.8819), [0.98] * 3, [0.1] * 3)
-  assert headline.alpha(below, Line(POISON, 'cf', 'paper')) == (None, 'never')
+  assert headline.find_alpha(below, Line(POISON, 'cf', 'paper')) == (
+    None,
+    'never',
+  )
 
 
 def test_where_nothing_is_lost_the_bar_is_already_satisfied():
   view = _bare(np.full((3, 4), 0.95), [0.95] * 3, [0.93] * 3)
-  assert headline.alpha(view, Line(POISON, 'cf', 'paper')) == (
+  assert headline.find_alpha(view, Line(POISON, 'cf', 'paper')) == (
     0.1,
     'already_satisfied',
   )
-  idle = headline.alpha(view, Line(POISON, 'none', 'paper'))
+  idle = headline.find_alpha(view, Line(POISON, 'none', 'paper'))
   assert idle == (0.1, 'already_satisfied')
 
 
@@ -111,12 +114,12 @@ def test_where_nothing_is_lost_the_bar_is_already_satisfied():
 )
 def test_a_missing_run_is_incomplete_and_no_guess(gone):
   run = fakes.results()
-  assert headline.alpha(summary.view(run), CF).status == 'reached'
-  view = summary.view(fakes.drop(run, manipulation='interclass', **gone))
-  assert headline.alpha(view, CF) == (None, 'incomplete')
-  assert headline.alpha(view, CF, seed=1) == (None, 'incomplete')
-  assert headline.alpha(view, CF, seed=0).status == 'reached'
-  assert headline.alpha(view, SSD).status == 'reached'
+  assert headline.find_alpha(summary.index_rows(run), CF).status == 'reached'
+  view = summary.index_rows(fakes.drop(run, manipulation='interclass', **gone))
+  assert headline.find_alpha(view, CF) == (None, 'incomplete')
+  assert headline.find_alpha(view, CF, seed=1) == (None, 'incomplete')
+  assert headline.find_alpha(view, CF, seed=0).status == 'reached'
+  assert headline.find_alpha(view, SSD).status == 'reached'
 
 
 @pytest.mark.parametrize(
@@ -125,15 +128,15 @@ def test_a_missing_run_is_incomplete_and_no_guess(gone):
 def test_what_the_config_asks_for_and_is_not_there_is_missing(asked):
   run = fakes.results()
   run['config'] |= asked
-  view = summary.view(run)
-  assert headline.alpha(view, CF).status == 'incomplete'
-  assert summary.over_fractions(view, CF, 'acc_corr').missing > 0
+  view = summary.index_rows(run)
+  assert headline.find_alpha(view, CF).status == 'incomplete'
+  assert summary.average_fractions(view, CF, 'acc_corr').missing > 0
 
 
 def test_without_everything_identified_there_is_no_gold_standard():
-  view = summary.view(fakes.results(fractions=(0.1, 0.5)))
-  assert headline.alpha(view, SSD).status == 'incomplete'
-  assert headline.bar(view, POISON) is None
+  view = summary.index_rows(fakes.results(fractions=(0.1, 0.5)))
+  assert headline.find_alpha(view, SSD).status == 'incomplete'
+  assert headline.find_bar(view, POISON) is None
 
 
 @pytest.mark.parametrize('seeds', [[1], [0, 1, 2]])
@@ -142,10 +145,10 @@ def test_a_diverged_run_fails_also_within_a_mean(seeds):
   for seed in seeds:
     at = {'method': 'ssd', 'identified_fraction': 0.5, 'seed': seed}
     fakes.diverge(run, manipulation='poison', **at)
-  view = summary.view(run)
-  assert headline.alpha(view, SSD) == (0.8, 'reached')
-  assert headline.alpha(view, SSD, seed=1) == (0.8, 'reached')
-  cell = summary.cell(view, SSD, 0.5, 'acc_corr')
+  view = summary.index_rows(run)
+  assert headline.find_alpha(view, SSD) == (0.8, 'reached')
+  assert headline.find_alpha(view, SSD, seed=1) == (0.8, 'reached')
+  cell = summary.get_cell(view, SSD, 0.5, 'acc_corr')
   assert (cell.diverged, len(cell.values)) == (len(seeds), 3 - len(seeds))
   assert cell.missing == 0
 
@@ -156,29 +159,33 @@ def test_without_a_reference_that_trained_nothing_is_defined(method):
   run = fakes.diverge(
     fakes.results(), method=method, identified_fraction=fraction, seed=0
   )
-  view = summary.view(run)
-  assert headline.alpha(view, SSD) == (None, 'undefined')
-  assert headline.alpha(view, SSD, seed=1).status == 'reached'
+  view = summary.index_rows(run)
+  assert headline.find_alpha(view, SSD) == (None, 'undefined')
+  assert headline.find_alpha(view, SSD, seed=1).status == 'reached'
 
 
 def test_one_seed_has_no_spread():
-  view = summary.view(fakes.results(seeds=1))
-  cell = summary.cell(view, SSD, 0.1, 'acc_corr')
-  assert summary.interval(cell) is None
-  assert summary.spread(cell).std is None
-  assert headline.alpha(view, SSD) == headline.alpha(view, SSD, seed=0)
+  view = summary.index_rows(fakes.results(seeds=1))
+  cell = summary.get_cell(view, SSD, 0.1, 'acc_corr')
+  assert cell.half is None
+  assert cell.spread.std is None
+  assert headline.find_alpha(view, SSD) == headline.find_alpha(
+    view, SSD, seed=0
+  )
 
 
 @pytest.mark.parametrize('n', [2, 3, 5, 10])
 def test_intervals_are_those_of_student(n):
   values = np.random.default_rng(n).random(n)
   cell = Cell(dict(enumerate(values.tolist())), n, 0, 0, 0)
-  np.testing.assert_allclose(summary.interval(cell), stats.interval(values))
+  interval = stats.interval(values)
+  assert cell.half == pytest.approx(interval.high - interval.mean)
+  assert cell.mean == pytest.approx(values.mean())
 
 
 def test_metrics_against_nothing_and_against_the_gold_standard():
   run = fakes.results()
-  view = summary.view(run)
+  view = summary.index_rows(run)
   row, idle, best = (
     fakes.pick(run, manipulation='poison', seed=2, selection='paper', **more)[0]
     for more in (
@@ -188,7 +195,7 @@ def test_metrics_against_nothing_and_against_the_gold_standard():
     )
   )
   got = [
-    summary.value(view, SSD, 2, 0.5, metric)
+    summary.find_value(view, SSD, 2, 0.5, metric)
     for metric in ('retain_change', 'corr_share')
   ]
   lost = 100 * (row['acc_retain'] - idle['acc_retain'])
@@ -199,7 +206,7 @@ def test_over_fractions_each_seed_is_its_own_mean():
   run = fakes.drop(
     fakes.results(), method='cf', seed=2, identified_fraction=0.1
   )
-  cell = summary.over_fractions(summary.view(run), CF, 'acc_corr')
+  cell = summary.average_fractions(summary.index_rows(run), CF, 'acc_corr')
   for seed in range(3):
     rows = fakes.pick(
       run,
@@ -214,8 +221,8 @@ def test_over_fractions_each_seed_is_its_own_mean():
 
 
 def test_a_metric_that_does_not_apply_is_neither_missing_nor_a_number():
-  cell = summary.cell(
-    summary.view(fakes.results()), CF, 0.5, 'attack_success_rate'
+  cell = summary.get_cell(
+    summary.index_rows(fakes.results()), CF, 0.5, 'attack_success_rate'
   )
   assert cell == Cell({}, 3, 0, 0, 0)
 
@@ -223,7 +230,7 @@ def test_a_metric_that_does_not_apply_is_neither_missing_nor_a_number():
 def test_fractions_that_differ_by_rounding_are_one():
   run = fakes.results(fractions=(0.30000000000000004, 1.0))
   run['config']['identified_fractions'] = [0.3, 1.0]
-  assert summary.view(run).fractions == (0.3, 1.0)
+  assert summary.index_rows(run).fractions == (0.3, 1.0)
 
 
 def test_methods_come_in_the_order_of_the_paper_then_the_rest():
@@ -231,6 +238,6 @@ def test_methods_come_in_the_order_of_the_paper_then_the_rest():
     study_names.CORRECTIVE, ['zeta', 'fine_pruning', 'rewod', 'cuts', 'none']
   )
   assert found == ('none', 'rewod', 'cuts', 'zeta', 'fine_pruning')
-  drawn = looks.looks([*looks.PAPER, *(f'm{i}' for i in range(14))])
+  drawn = looks.assign_looks([*looks.PAPER, *(f'm{i}' for i in range(14))])
   assert len(set(drawn.values())) == len(drawn) == 20
-  assert looks.looks(['ssd'])['ssd'] == drawn['ssd']
+  assert looks.assign_looks(['ssd'])['ssd'] == drawn['ssd']

@@ -1,6 +1,5 @@
 """Tables and figures show the numbers of the rows, with what is wrong."""
 
-import io
 import re
 
 import corrective_fakes as fakes
@@ -9,11 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from cmu_jax.report import style, text_tables
+from cmu_jax.report import frame, style, text_tables
 from cmu_jax.studies.corrective import (
-  curves,
   figures,
-  formats,
   headline,
   scatter,
   summary,
@@ -27,8 +24,8 @@ MANY = (*fakes.PAPER, *(f'method_{i}' for i in range(12)))
 
 def test_table_1_is_in_the_layout_of_the_paper():
   run = fakes.results()
-  view = summary.view(run)
-  grid = tables.retain(view, 'paper')
+  view = summary.index_rows(run)
+  grid = tables.retain_table(view, 'paper')
   assert grid.columns[:3] == ('method', 'poison 600', 'interclass 400')
   order = ['none', 'badt', 'cf', 'ssd', 'scrub', 'rewod']
   assert [row[0] for row in grid.rows] == order
@@ -54,34 +51,38 @@ def test_table_1_is_in_the_layout_of_the_paper():
 
 def test_table_3_counts_the_chosen_point_and_the_grid():
   run = fakes.results()
-  rows = {r[0]: r for r in tables.cost(summary.view(run), 'paper').rows}
+  rows = {
+    r[0]: r for r in tables.cost_table(summary.index_rows(run), 'paper').rows
+  }
   assert rows['ssd'][1:5] == ('1.80', '10.80', '1 800', '10 800')
   assert rows['none'][1:5] == ('0.00', '0.00', '0', '0')
   for row in run['rows']:
     row['grid_seconds'] *= 60
-  grid = tables.cost(summary.view(run), 'paper')
+  grid = tables.cost_table(summary.index_rows(run), 'paper')
   assert grid.columns[1] == 'chosen [minutes]'
   assert dict((r[0], r[2]) for r in grid.rows)['ssd'] == '10.80'
 
 
 def test_flags_stand_beside_the_numbers_with_what_they_mean():
-  view = summary.view(fakes.mixed())
-  grid = tables.fractions(view, POISON, 'acc_corr', 'paper')
+  view = summary.index_rows(fakes.mixed())
+  grid = tables.metric_table(view, POISON, 'acc_corr', 'paper')
   rows = {row[0]: row for row in grid.rows}
   assert rows['scrub'][1].endswith('†') and rows['ssd'][1].endswith('‡')
   assert '±' not in rows['scrub'][1]
   assert 'diverged' in grid.notes[-1] and 'collapsed' in grid.notes[-1]
-  gone = tables.fractions(view, CONFUSED, 'acc_corr', 'paper')
+  gone = tables.metric_table(view, CONFUSED, 'acc_corr', 'paper')
   assert gone.rows[-1][0] == 'rewod' and gone.rows[-1][1].endswith('*')
   assert {row[-1] for row in grid.rows} == {'S_f + S_r'}
-  alphas = {row[0]: row for row in tables.alphas(view, 'paper').rows}
+  alphas = {row[0]: row for row in tables.alpha_table(view, 'paper').rows}
   assert alphas['cf'][2] == 'incomplete (1, incomplete)'
   assert alphas['ssd'][1] == '0.1'
 
 
 def test_all_seeds_diverged_is_no_number():
   run = fakes.diverge(fakes.results(), method='cf', manipulation='poison')
-  grid = tables.fractions(summary.view(run), POISON, 'acc_corr', 'oracle')
+  grid = tables.metric_table(
+    summary.index_rows(run), POISON, 'acc_corr', 'oracle'
+  )
   assert grid.rows[2][:2] == ('cf', 'diverged†')
   assert grid.title.endswith('(selection: oracle)')
 
@@ -91,7 +92,7 @@ def test_hyperparameters_are_given_for_each_seed_where_they_differ():
   at = {'manipulation': 'poison', 'method': 'ssd', 'seed': 1}
   for row in fakes.pick(run, identified_fraction=0.1, **at):
     row['hyper'] = {'alpha': 1e6, 'gamma': 0.5}
-  rows = tables.hypers(summary.view(run), POISON, 'paper').rows
+  rows = tables.hyper_table(summary.index_rows(run), POISON, 'paper').rows
   assert rows[3][1:3] == (
     'alpha=1 gamma=0.1; alpha=1e+06 gamma=0.5',
     'alpha=1 gamma=0.1',
@@ -101,7 +102,7 @@ def test_hyperparameters_are_given_for_each_seed_where_they_differ():
 
 def test_latex_prints_names_as_they_are():
   run = fakes.results(methods=('scrub_original', 'a&b%c$#{x}~^\\', 'rewod'))
-  text = tables.texts(run)['table1_retain.tex']
+  text = tables.format_files(run)['table1_retain.tex']
   assert r'{}scrub\_original & ' in text
   assert r'a\&b\%c\$\#\{x\}\textasciitilde{}\textasciicircum{}' in text
   for line in text.splitlines():
@@ -113,7 +114,7 @@ def test_latex_prints_names_as_they_are():
 
 def test_markdown_rows_are_as_wide_as_their_head():
   run = fakes.results(methods=('a|b_c', 'rewod'), smoke=True, finished=False)
-  for name, text in tables.texts(run).items():
+  for name, text in tables.format_files(run).items():
     if name.endswith('.md'):
       rows = [r for r in text.splitlines() if r.startswith('|')]
       widths = {len(re.findall(r'(?<!\\)\|', row)) for row in rows}
@@ -121,37 +122,20 @@ def test_markdown_rows_are_as_wide_as_their_head():
       assert '**smoke: not evidence**' in text and 'not finished' in text
 
 
-@pytest.mark.parametrize(
-  'fractions', [(0.1, 1.0), tuple(np.arange(1, 11) / 10)]
-)
-def test_the_console_fits_and_shows_the_headline(fractions):
-  run = fakes.results(fractions=tuple(float(f) for f in fractions))
-  out = io.StringIO()
-  tables.console(run, out)
-  lines = out.getvalue().splitlines()
-  assert max(map(len, lines)) <= 100
-  assert '\x1b' not in out.getvalue()
-  for text in ('alpha_0.9', 'interclass 400', 'ssd: S_f + S_r'):
-    assert text in out.getvalue()
-  assert '…' not in out.getvalue()
-
-
 def test_curves_show_means_intervals_and_levels():
   run = fakes.mixed()
-  made = curves.over_fractions(run, ('ssd', 'scrub'), 'a finding')
-  view = summary.view(run)
+  made = figures.draw_curves(run, ('ssd', 'scrub'), 'a finding')
+  view = summary.index_rows(run)
   ax = made.axes[0]
   drawn = {line.get_label(): line for line in ax.get_lines()}
-  bar = headline.bar(view, POISON)
+  bar = headline.find_bar(view, POISON)
   assert drawn['0.9 U*'].get_ydata()[0] == pytest.approx(bar)
   crosses = [line for line in ax.get_lines() if line.get_marker() == 'x']
   assert len(crosses) == len(fakes.FRACTIONS)
   error = next(c for c in ax.containers if c.get_label() == 'ssd')
+  line = Line(POISON, 'ssd', 'paper')
   means = [
-    summary.spread(
-      summary.cell(view, Line(POISON, 'ssd', 'paper'), f, 'acc_corr')
-    ).mean
-    for f in view.fractions
+    summary.get_cell(view, line, f, 'acc_corr').mean for f in view.fractions
   ]
   np.testing.assert_allclose(
     np.asarray(error.lines[0].get_ydata(), float), means
@@ -161,27 +145,27 @@ def test_curves_show_means_intervals_and_levels():
 
 def test_many_methods_are_drawn_a_few_at_a_time():
   run = fakes.results(seeds=1, methods=MANY, fractions=(1.0,))
-  names = figures.names(run)
+  names = figures.list_names(run)
   assert [n for n in names if n.startswith('curves')] == [
     'curves_paper',
     *(f'curves_others_{i}' for i in (1, 2, 3)),
   ]
-  assert all(figures.caption(name) for name in names)
+  assert all(frame.find_caption(figures.CAPTIONS, name) for name in names)
 
 
 def test_a_sweep_without_acc_retain_is_drawn():
   run = fakes.results(seeds=1, problems=(CONFUSED,))
   for row in (*run['rows'], *run['points']):
     row['acc_retain'] = None
-  assert figures.names(run) == ('curves_paper', 'importance', 'cost')
-  made = curves.over_fractions(run, ('ssd',), 'all classes are affected')
+  assert figures.list_names(run) == ('curves_paper', 'importance', 'cost')
+  made = figures.draw_curves(run, ('ssd',), 'all classes are affected')
   assert style.png(made).startswith(b'\x89PNG')
 
 
 def test_the_scatter_has_every_point_of_every_grid():
   run = fakes.results(seeds=2)
-  assert scatter.tuned(run, POISON) == ('ssd', 'scrub')
-  ax = scatter.utility(run, POISON).axes[0]
+  assert scatter.find_tuned(run, POISON) == ('ssd', 'scrub')
+  ax = scatter.draw_utility(run, POISON).axes[0]
   dots = [line for line in ax.get_lines() if line.get_markersize() == 4.5]
   assert sum(len(line.get_xdata()) for line in dots) == 2 * 4 * 6
   rings = [line for line in ax.get_lines() if line.get_markersize() == 7]
@@ -192,7 +176,7 @@ def test_the_scatter_has_every_point_of_every_grid():
   st.lists(st.floats(0, 1), min_size=1, max_size=20), st.floats(0.001, 0.2)
 )
 def test_labels_keep_their_order_and_their_distance(wanted, gap):
-  found = scatter._spaced(wanted, gap, 0.0, 1.0)
+  found = scatter._space_apart(wanted, gap, 0.0, 1.0)
   least = min(gap, 1 / max(len(wanted) - 1, 1))
   order = np.argsort(wanted, kind='stable')
   assert (np.diff(found[order]) >= least - 1e-9).all()
@@ -200,16 +184,15 @@ def test_labels_keep_their_order_and_their_distance(wanted, gap):
 
 
 def test_labels_that_are_far_apart_stay():
-  found = scatter._spaced([0.9, 0.1, 0.5], 0.05, 0.0, 1.0)
+  found = scatter._space_apart([0.9, 0.1, 0.5], 0.05, 0.0, 1.0)
   np.testing.assert_allclose(found, [0.9, 0.1, 0.5])
 
 
 def test_numbers_as_texts():
   cell = Cell({0: 0.9, 1: 0.92}, 3, 1, 0, 0)
-  assert formats.mean_interval(cell) == '0.910 ± 0.127*'
-  assert formats.mean_interval(cell, intervals=False) == '0.910*'
-  assert formats.mean_std(cell, absolute=True) == '91.00 ± 1.41*'
-  assert formats.mean_std(Cell({0: -8.94}, 1, 0, 0, 1), False) == '−8.94‡'
-  assert formats.count(1234567.0) == '1 234 567'
+  assert tables.format_interval(cell) == '0.910 ± 0.127*'
+  assert tables.format_spread(cell, absolute=True) == '91.00 ± 1.41*'
+  assert tables.format_spread(Cell({0: -8.94}, 1, 0, 0, 1), False) == '−8.94‡'
+  assert tables.format_count(1234567.0) == '1 234 567'
   assert text_tables.time_text(90.0, minutes=True) == '1.50'
   assert text_tables.markdown_text('a_b|<x>') == 'a\\_b\\|&lt;x>'

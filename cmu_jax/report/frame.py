@@ -1,5 +1,6 @@
 """Reports of studies: reading results.json, the page and its files."""
 
+import fnmatch
 import math
 import operator
 import os
@@ -49,14 +50,17 @@ class Report(NamedTuple):
     verdict: of the contents.
     tables: contents -> name of a table's file, without its ending -> the table.
     figures: (contents, label of the verdict) -> the figures, lazily.
-    captions: captions of all possible figures by name.
+    captions: name of a figure, or pattern of names with '*' -> its caption;
+      all figures that the study can draw.
     sections: contents -> heading -> HTML, below tables and figures.
     glossary: term -> its meaning.
     arrange: (contents, heading -> HTML of the standard page) -> the sections of
       this page; None for the standard page.
     console: prints a summary of the contents; None for nothing.
-    write: (work folder) -> path of a page that it writes with all else; None
-      for the standard page.
+    table_files: contents -> name of a file -> its text; None for a Markdown
+      file of each table of the page.
+    figure_names: contents -> the names of their figures; None for the names
+      in `captions`.
   """
 
   read: Callable[[os.PathLike | str], Results]
@@ -68,7 +72,8 @@ class Report(NamedTuple):
   glossary: dict[str, str]
   arrange: Callable[[Results, dict[str, str]], dict[str, str]] | None = None
   console: Callable[[Results], None] | None = None
-  write: Callable[[os.PathLike | str], pathlib.Path] | None = None
+  table_files: Callable[[Results], dict[str, str]] | None = None
+  figure_names: Callable[[Results], Collection[str]] | None = None
 
 
 def check_rows(
@@ -163,22 +168,29 @@ def draw_figures(
   return pairs
 
 
+def find_caption(captions: Mapping[str, str], name: str) -> str | None:
+  """Finds the caption of a figure by name or pattern; None without one."""
+  matches = (key for key in captions if fnmatch.fnmatchcase(name, key))
+  return next((captions[key] for key in matches), None)
+
+
 def write_figures(
   folder: pathlib.Path,
   figures: list[tuple[ReportFigure, bytes | None]],
-  captions: Collection[str],
+  captions: Mapping[str, str],
 ) -> None:
   """Writes PNGs, and removes outdated ones of an earlier report.
 
   Args:
     folder: of the PNGs.
     figures: figures and their PNGs.
-    captions: names of all figures that an earlier report may have left.
+    captions: of all figures that an earlier report may have left.
   """
   images = {figure.name: png for figure, png in figures if png is not None}
-  # Only known names: the user may keep other files in the folder.
-  for name in set(captions) - set(images):
-    (folder / f'{name}.png').unlink(missing_ok=True)
+  for path in folder.glob('*.png'):
+    # Only known names: the user may keep other files in the folder.
+    if path.stem not in images and find_caption(captions, path.stem):
+      path.unlink()
   for name, png in images.items():
     files.write(folder / f'{name}.png', operator.methodcaller('write', png))
 
@@ -192,7 +204,9 @@ def _figure_html(
     return f'<p class="soft">The figure "{name}" was left out: {reason}.</p>'
   # The heading of a figure describes it to readers who cannot see it.
   title = ' '.join(figure.figure.get_suptitle().split()) or figure.name
-  return page.picture(png, title, report.captions[figure.name])
+  caption = find_caption(report.captions, figure.name)
+  assert caption is not None, f'figure {figure.name} has no caption'
+  return page.picture(png, title, caption)
 
 
 def render(
@@ -227,7 +241,7 @@ def render(
     label=page.escape(verdict.label),
     banner=page.banner(results['smoke']),
     tone='flat' if results['smoke'] else verdict.tone,
-    heading=page.escape(verdict.label[0].upper() + verdict.label[1:]),
+    heading=page.escape(verdict.label),
     sentences=page.paragraphs(verdict.sentences),
     sections=sections,
   )
@@ -247,15 +261,18 @@ def show(report: Report, workdir: os.PathLike | str) -> pathlib.Path:
     UserError: results.json is missing, broken or of another task, or the folder
       is not writable.
   """
-  if report.write is not None:
-    return report.write(workdir)
   folder = pathlib.Path(workdir)
   results = report.read(folder)
   # Tables first: they need no drawing, and stay if a figure fails.
-  tables = text_tables.markdown_files(report.tables(results), results['smoke'])
-  for name, text in tables.items():
+  texts = (
+    report.table_files(results)
+    if report.table_files
+    else text_tables.markdown_files(report.tables(results), results['smoke'])
+  )
+  for name, text in texts.items():
     files.write_text(folder / 'tables' / name, text)
-  total, label = len(report.captions), report.verdict(results).label
+  list_names = report.figure_names or (lambda results: report.captions)
+  total, label = len(list_names(results)), report.verdict(results).label
   with progress.bar('drawing the report', total, 'figures') as advance:
     figures = draw_figures(report.figures(results, label), advance)
   write_figures(folder / 'figures', figures, report.captions)

@@ -43,6 +43,7 @@ tr.own td{font-weight:700}
 td small{display:block;color:var(--soft);font-weight:400;min-width:9rem}
 td.seen{min-width:11rem;color:var(--soft);font-weight:400}
 .harm td:last-child{color:var(--bad);font-weight:600}
+li.harm{color:var(--bad)}
 figure{margin:1.6rem 0}
 figure .wide{background:#fff;border:1px solid var(--rule);border-radius:6px;
 padding:.6rem;margin:0}
@@ -150,15 +151,20 @@ def definition_list(glossary: dict[str, str]) -> str:
   return f'<dl>{items}</dl>' if items else ''
 
 
-def alert(text: str) -> str:
-  """Formats a bright line for the top of the page."""
-  # Screen readers announce an alert at once.
-  return f'<div class="smoke" role="alert">{escape(text)}</div>'
-
-
 def banner(smoke: bool) -> str:
   """Formats the warning of a smoke run; '' for other runs."""
-  return alert('smoke: not evidence') if smoke else ''
+  if not smoke:
+    return ''
+  # Screen readers announce an alert at once.
+  return '<div class="smoke" role="alert">smoke: not evidence</div>'
+
+
+def fold(title: str, content: str) -> str:
+  """Formats HTML that a click on its title unfolds; '' without content."""
+  if not content:
+    return ''
+  summary = f'<summary>{escape(title)}</summary>'
+  return f'<details>{summary}{content}</details>'
 
 
 def table(
@@ -250,8 +256,7 @@ def reproduction_section(
   return (
     f'<pre>{escape(provenance.get("command") or "not recorded")}</pre>'
     f'<div class="wide"><table>{"".join(rows)}</table></div>'
-    f'<details><summary>The whole configuration</summary><pre>{settings}</pre>'
-    '</details>'
+    + fold('The whole configuration', f'<pre>{settings}</pre>')
   )
 
 

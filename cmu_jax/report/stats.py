@@ -1,5 +1,6 @@
 """Means, spreads and confidence intervals over the seeds of a run."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +39,13 @@ def spread(values: list[float]) -> Spread | None:
   return Spread(float(np.mean(values)), std, len(values))
 
 
+@functools.cache
+def _quantile(freedom: int) -> float:
+  """Looks up the quantile of Student's t, which takes SciPy long."""
+  # 0.975, because both tails together have 5 %.
+  return stats.t.ppf(0.975, freedom)
+
+
 def interval(difference: Float[np.ndarray, 's']) -> Interval | None:
   """Computes the t-interval of the mean of paired differences of seeds.
 
@@ -49,6 +57,5 @@ def interval(difference: Float[np.ndarray, 's']) -> Interval | None:
   if s < 2:
     return None
   mean = float(difference.mean())
-  # 0.975, because both tails together have 5 %.
-  half = float(stats.t.ppf(0.975, s - 1) * difference.std(ddof=1) / s**0.5)
+  half = float(_quantile(s - 1) * difference.std(ddof=1) / s**0.5)
   return Interval(mean, mean - half, mean + half)

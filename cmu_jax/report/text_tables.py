@@ -1,11 +1,7 @@
-"""Tables of text in several forms: Markdown, LaTeX, HTML, terminal."""
+"""Tables of text in several forms: Markdown, LaTeX, HTML."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
-
-import rich.box
-import rich.markup
-import rich.table
 
 from cmu_jax.report import page
 
@@ -160,22 +156,3 @@ def markdown_files(
   return {
     f'{name}.md': banner + markdown(table) for name, table in tables.items()
   }
-
-
-def terminal(table: TextTable, prose: bool = True) -> rich.table.Table:
-  """Formats the table for a terminal, without title and notes.
-
-  Args:
-    table: its columns and rows.
-    prose: whether to show the last columns that hold prose.
-  """
-  shown_table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-  end = len(table.columns) - (0 if prose else table.prose_columns)
-  numbers = len(table.columns) - table.prose_columns
-  for i, name in enumerate(table.columns[:end]):
-    # Names may contain brackets, which rich would read as markup.
-    text = rich.markup.escape(name)
-    shown_table.add_column(text, justify='right' if 0 < i < numbers else 'left')
-  for row in table.rows:
-    shown_table.add_row(*map(rich.markup.escape, row[:end]))
-  return shown_table

@@ -1,8 +1,9 @@
 """alpha_0.9: the smallest identified fraction that suffices.
 
-The headline of the benchmark: from which fraction on Acc_corr stays at least
-0.9 of what retraining without any manipulated sample reaches (U*). Corrective
-Machine Unlearning, arXiv 2402.14015, plots it and does not tabulate it.
+The headline of the benchmark: the fraction from which on Acc_corr stays at
+least 0.9 of Acc_corr of retraining without any manipulated sample (U*).
+Corrective Machine Unlearning, arXiv 2402.14015, plots it and does not tabulate
+it.
 """
 
 from collections.abc import Sequence
@@ -11,19 +12,18 @@ from typing import NamedTuple
 import numpy as np
 
 from cmu_jax.studies.corrective import summary
-from cmu_jax.studies.corrective.load import Row
-from cmu_jax.studies.corrective.summary import Line, Problem, View
+from cmu_jax.studies.corrective.summary import Line, Problem, Row, View
 
 SHARE = 0.9
 # Keeps 0.9 x 0.98 from exceeding 0.882.
-_SLACK = 1e-9
+SLACK = 1e-9
 
 
 class Alpha(NamedTuple):
   """The smallest sufficient identified fraction, alpha_0.9.
 
   Attributes:
-    value: the fraction; None if there is none, or it cannot be told.
+    value: the fraction; None if there is none, or if runs are missing.
     status: 'reached', 'never', 'already_satisfied' (doing nothing reaches the
       bar), 'incomplete' (a cell it depends on is missing) or 'undefined' (the
       original model or U* diverged).
@@ -33,71 +33,85 @@ class Alpha(NamedTuple):
   status: str
 
 
-def smallest_from(
+def find_smallest(
   fractions: Sequence[float], values: Sequence[float | None], bar: float
 ) -> float | None:
-  """The smallest fraction from which on all values reach the bar.
+  """Finds the smallest fraction from which on all values reach the bar.
 
   Args:
     fractions: rising.
     values: one a fraction; None is a failure.
-    bar: what a value must at least be.
+    bar: the least sufficient value.
 
   Returns:
     The fraction, or None if the value at the largest one fails.
   """
-  best = None
-  for fraction, one in zip(reversed(fractions), reversed(values), strict=True):
-    if one is None or one < bar - _SLACK:
+  smallest = None
+  # From the right, because a curve may pass the bar and fall below it again.
+  for fraction, value in reversed([*zip(fractions, values, strict=True)]):
+    if value is None or value < bar - SLACK:
       break
-    best = fraction
-  return best
+    smallest = fraction
+  return smallest
 
 
-def _mean(rows: list[Row]) -> float | None:
-  """Mean Acc_corr; None if any of them diverged or has none."""
-  got = [summary.score(one, 'acc_corr') for one in rows if not one['diverged']]
-  there = [v for v in got if v is not None]
-  return float(np.mean(there)) if len(there) == len(rows) > 0 else None
+def _average(rows: Sequence[Row | None]) -> float | None:
+  """Averages Acc_corr; None if a run is missing, diverged or without it."""
+  scores = [
+    None if row is None or row['diverged'] else summary.score(row, 'acc_corr')
+    for row in rows
+  ]
+  numbers = [score for score in scores if score is not None]
+  complete = len(numbers) == len(scores) > 0
+  return float(np.mean(numbers)) if complete else None
 
 
-def bar(found: View, problem: Problem, seed: int | None = None) -> float | None:
-  """0.9 Acc_corr(U*, 1), of a seed or of the mean; None if there is no U*."""
-  seeds = found.seeds if seed is None else (seed,)
-  best = [summary.row(found, summary.gold(problem), s, 1.0) for s in seeds]
-  there = [one for one in best if one is not None]
-  mean = _mean(there) if len(there) == len(seeds) else None
+def find_bar(
+  view: View, problem: Problem, seed: int | None = None
+) -> float | None:
+  """Finds 0.9 Acc_corr(U*, 1) of a seed or of the mean; None without U*."""
+  seeds = view.seeds if seed is None else (seed,)
+  gold = summary.gold_line(problem)
+  mean = _average([summary.find_row(view, gold, s, 1.0) for s in seeds])
   return None if mean is None else SHARE * mean
 
 
-def alpha(found: View, line: Line, seed: int | None = None) -> Alpha:
-  """alpha_0.9: from where on Acc_corr stays at least 0.9 Acc_corr(U*, 1).
+def find_levels(
+  view: View, problem: Problem, metric: str
+) -> dict[str, float | None]:
+  """Finds the levels that curves are compared with: none, U* and the bar."""
+  none, gold = (
+    summary.get_cell(view, line(problem), 1.0, metric).mean
+    for line in (summary.idle_line, summary.gold_line)
+  )
+  bar = find_bar(view, problem) if metric == 'acc_corr' else None
+  return {'none': none, 'U*': gold, '0.9 U*': bar}
+
+
+def find_alpha(view: View, line: Line, seed: int | None = None) -> Alpha:
+  """Finds where Acc_corr begins to stay at least 0.9 Acc_corr(U*, 1).
 
   Args:
-    found: the rows.
+    view: the rows.
     line: method, problem and selection rule.
-    seed: which run; None takes means over all seeds, of U* too. A diverged
+    seed: of the run; None takes means over all seeds, of U* too. A diverged
       run fails, also within a mean.
   """
-  seeds = found.seeds if seed is None else (seed,)
-  idle = Line(line.problem, 'none', line.selection)
-  refer = [
-    summary.row(found, summary.gold(line.problem), s, 1.0) for s in seeds
+  seeds = view.seeds if seed is None else (seed,)
+  select = lambda line, fraction: [
+    summary.find_row(view, line, s, fraction) for s in seeds
   ]
-  refer += [summary.row(found, idle, s, 1.0) for s in seeds]
-  cells = [
-    [summary.row(found, line, s, f) for s in seeds] for f in found.fractions
-  ]
-  every = [*refer, *(one for group in cells for one in group)]
-  there = [one for one in every if one is not None]
-  if not seeds or not cells or len(there) < len(every):
+  gold = select(summary.gold_line(line.problem), 1.0)
+  idle = select(summary.idle_line(line.problem, line.selection), 1.0)
+  cells = [select(line, fraction) for fraction in view.fractions]
+  if (
+    not cells or not seeds or any(None in rows for rows in (gold, idle, *cells))
+  ):
     return Alpha(None, 'incomplete')
-  least = bar(found, line.problem, seed)
-  before = _mean([r for r in refer[len(seeds) :] if r is not None])
-  if least is None or before is None:
+  bar, start = find_bar(view, line.problem, seed), _average(idle)
+  if bar is None or start is None:
     return Alpha(None, 'undefined')
-  means = [_mean([r for r in group if r is not None]) for group in cells]
-  start = smallest_from(found.fractions, means, least)
-  if before >= least - _SLACK:
-    return Alpha(start, 'already_satisfied')
-  return Alpha(start, 'never' if start is None else 'reached')
+  value = find_smallest(view.fractions, [*map(_average, cells)], bar)
+  if start >= bar - SLACK:
+    return Alpha(value, 'already_satisfied')
+  return Alpha(value, 'never' if value is None else 'reached')

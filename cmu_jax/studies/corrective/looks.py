@@ -1,19 +1,17 @@
-"""How methods, problems and metrics are ordered, named and drawn."""
+"""Order, names and looks of methods, problems and metrics."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
 
 from cmu_jax.methods import study_names
 
 # Table 1 of the paper, from doing nothing to retraining.
 PAPER = tuple(study_names.COLOURS)
-_OTHER_COLOURS = (
-  '#009E73',
-  '#6B5B95',
-  '#56B4E9',
-  '#9C6B30',
-  '#8A8A00',
-)
+# Of other methods: 4 dashes and 5 markers make 20 pairs, each in 5 colours.
+_COLOURS = ('#009E73', '#6B5B95', '#56B4E9', '#9C6B30', '#8A8A00')
 _MARKERS = 'os^Dv'
 _DASHES: tuple[tuple[float, ...], ...] = (
   (),
@@ -21,10 +19,12 @@ _DASHES: tuple[tuple[float, ...], ...] = (
   (2, 1.5),
   (8, 2, 2, 2),
 )
+# The darkest part of the colour map is kept off: it looks like ink.
+_SHADES = (0.15, 0.9)
 
 
 class Look(NamedTuple):
-  """How one method is drawn, the same in all figures of a report.
+  """The look of a method, the same in all figures of a report.
 
   Attributes:
     colour: as #rrggbb.
@@ -42,25 +42,23 @@ class Metric(NamedTuple):
 
   Attributes:
     name: of axes and table heads.
-    says: one sentence on what it is.
+    says: one sentence on its meaning.
     kind: 'rate' (0 to 1), 'points', 'share' or 'cost'.
   """
 
   name: str
   says: str
-  kind: str
+  kind: str = 'rate'
 
 
 METRICS = {
   'acc_corr': Metric(
     'Acc_corr',
     'Accuracy on unseen images of the affected kind, against true labels.',
-    'rate',
   ),
   'acc_retain': Metric(
     'Acc_retain',
     'Accuracy on unseen images that the manipulation does not concern.',
-    'rate',
   ),
   'retain_change': Metric(
     'change of Acc_retain [points]',
@@ -76,35 +74,29 @@ METRICS = {
     'attack success rate',
     'Share of triggered test images of other classes that are given the '
     'target class.',
-    'rate',
   ),
   'accuracy_not_target': Metric(
     'Acc_corr, other classes',
     'Acc_corr without the images of the target class.',
-    'rate',
   ),
   'clean_label_accuracy_sm': Metric(
     'clean-label accuracy on S_m',
     'Accuracy on the manipulated training images, against true labels.',
-    'rate',
   ),
   'label_recovery': Metric(
     'label recovery on S_m',
     'Share of manipulated training images whose wrong label scores above '
     'another wrong one, beside networks that saw neither: 0.5 is chance, and '
     'rewod at 1, which never saw these labels, should be there.',
-    'rate',
   ),
   'forget_changed': Metric(
     'changed on S_f',
     'Share of the identified samples that are given another class than before.',
-    'rate',
   ),
   'forget_unlearned': Metric(
     'not as labelled on S_f',
     'Share of the identified samples that are given another class than the '
     'one they were trained with.',
-    'rate',
   ),
 }
 
@@ -132,47 +124,54 @@ _VALIDATIONS = {
 }
 
 
-def looks(methods: Iterable[str]) -> dict[str, Look]:
-  """The look of each method; those of the paper always have their own."""
+def assign_looks(methods: Iterable[str]) -> dict[str, Look]:
+  """Assigns each method its look; those of the paper have fixed ones."""
   order = study_names.sort_names(study_names.CORRECTIVE, methods)
-  others = [m for m in order if m not in PAPER]
-  found = {
-    m: Look(study_names.COLOURS[m], (), 'o') for m in order if m in PAPER
+  looks = {
+    method: Look(study_names.COLOURS[method], (), 'o')
+    for method in order
+    if method in PAPER
   }
-  for i, method in enumerate(others):
-    turn = i // len(_OTHER_COLOURS)
-    found[method] = Look(
-      _OTHER_COLOURS[i % len(_OTHER_COLOURS)],
-      _DASHES[turn % len(_DASHES)],
-      _MARKERS[turn % len(_MARKERS)],
-    )
-  return found
+  for i, method in enumerate(m for m in order if m not in PAPER):
+    turn, number = divmod(i, len(_COLOURS))
+    dash = _DASHES[turn % len(_DASHES)]
+    looks[method] = Look(_COLOURS[number], dash, _MARKERS[turn % len(_MARKERS)])
+  return looks
 
 
-def percent(share: float) -> str:
-  """'10 %'; as many digits as it takes, at most three."""
+def assign_shades(fractions: Iterable[float]) -> dict[float, Any]:
+  """Assigns each identified fraction a colour of one sequence."""
+  order = sorted(set(fractions))
+  places = np.linspace(*_SHADES, max(len(order), 2))
+  # With a single fraction, a place is left over.
+  colours = map(matplotlib.colormaps['viridis_r'], places)
+  return dict(zip(order, colours, strict=False))
+
+
+def format_percent(share: float) -> str:
+  """Formats '10 %'; as many digits as it takes, at most three."""
   return f'{100 * share:.3g} %'
 
 
-def short(problem: tuple[str, int]) -> str:
-  """'poison 600'."""
+def name_problem(problem: tuple[str, int]) -> str:
+  """Names a problem in short: 'poison 600'."""
   return f'{problem[0]} {problem[1]}'
 
 
-def _classes(entry: dict[str, Any], names: list) -> str:
-  """Which classes a problem is about, as far as it was recorded."""
-  target, pair = entry.get('target'), entry.get('pair')
-  chosen = [target] if isinstance(target, int) else list(pair or ())
-  told = [
-    f"'{names[c]}'" if 0 <= c < len(names) else f'class {c}' for c in chosen
+def _describe_classes(entry: dict[str, Any], names: list) -> str:
+  """Describes the classes of a problem, if they were recorded."""
+  target = entry.get('target')
+  classes = [
+    f"'{names[c]}'" if 0 <= c < len(names) else f'class {c}'
+    for c in (entry.get('pair') or () if target is None else [target])
   ]
-  if isinstance(target, int):
-    return f' with target class {told[0]}'
-  return f' of {" and ".join(told)}' if told else ''
+  if target is not None:
+    return f' with target class {classes[0]}'
+  return f' of {" and ".join(classes)}' if classes else ''
 
 
-def title(entry: dict[str, Any], class_names: list) -> str:
-  """A problem in a few words, with its size and classes.
+def describe_problem(entry: dict[str, Any], class_names: list) -> str:
+  """Describes a problem in a few words, with its size and classes.
 
   Args:
     entry: one of `problems` in results.json.
@@ -181,14 +180,14 @@ def title(entry: dict[str, Any], class_names: list) -> str:
   size = f'{entry["manipulation_size"]} samples'
   share = entry.get('manipulated_share')
   if share is not None:
-    size += f' ({percent(share)} of the training set)'
-  where = _classes(entry, [str(name) for name in class_names])
-  return f'{entry["manipulation"]}{where}, {size}'
+    size += f' ({format_percent(share)} of the training set)'
+  classes = _describe_classes(entry, class_names)
+  return f'{entry["manipulation"]}{classes}, {size}'
 
 
-def validation(entry: dict[str, Any]) -> str:
-  """What hyperparameters were chosen on, as a sentence."""
-  kind = entry.get('validation')
-  told = _VALIDATIONS.get(str(kind), f'Validation data: {kind}.')
+def describe_validation(entry: dict[str, Any]) -> str:
+  """Describes the data that hyperparameters were chosen on, as a sentence."""
+  kind = str(entry.get('validation'))
+  text = _VALIDATIONS.get(kind, f'Validation data: {kind}.')
   number = entry.get('evaluated')
-  return told if number is None else f'{told} Test images evaluated: {number}.'
+  return text if number is None else f'{text} Test images evaluated: {number}.'

@@ -1,14 +1,13 @@
-"""One problem in words: who reaches 0.9 U* from where on, at what price."""
+"""Each problem in words: the methods that reach 0.9 U*, and their price."""
 
 from typing import NamedTuple
 
+from cmu_jax.report.frame import Results
 from cmu_jax.studies.corrective import headline, looks, summary
-from cmu_jax.studies.corrective.load import Results
 from cmu_jax.studies.corrective.summary import Line, Problem, View
 
 # Acc_retain may fall by so many points before a repair counts as harm.
 HARM = 1.0
-_SLACK = 1e-9
 # Claims are about the benchmark's own rule, never about hindsight.
 _RULE = 'paper'
 
@@ -20,7 +19,7 @@ class Reach(NamedTuple):
     method: its name.
     start: the smallest sufficient identified fraction.
     corr: mean Acc_corr at that fraction.
-    seeds: how many seeds reach the bar by themselves from there on.
+    seeds: number of seeds that reach the bar by themselves from there on.
     change: the worst mean change of Acc_retain from there on, in points; None
       if it was not measured.
     collapsed: whether validation accuracy fell by over 5 points in any run
@@ -34,141 +33,154 @@ class Reach(NamedTuple):
   change: float | None
   collapsed: bool
 
+  @property
+  def harm(self) -> bool:
+    """Whether the repair costs more than a point, or collapses."""
+    limit = -HARM - headline.SLACK
+    return self.collapsed or (self.change is not None and self.change < limit)
+
 
 class Outcome(NamedTuple):
-  """One problem in words.
+  """The methods on a problem.
 
   Attributes:
     name: the problem, short.
-    title: what the problem is.
-    status: 'open', 'already_satisfied', or why nothing can be said.
-    sentences: what doing nothing and U* have.
+    title: the problem with its classes and size.
+    status: 'open', 'already_satisfied', or the status of `headline.Alpha` that
+      stands against a judgement.
+    levels: a sentence on doing nothing and U*.
     reached: methods from the smallest fraction on.
     failed: methods that never reach the bar.
-    unknown: methods of which cells are missing.
+    unknown: methods with missing cells.
   """
 
   name: str
   title: str
   status: str
-  sentences: tuple[str, ...]
+  levels: str
   reached: tuple[Reach, ...]
   failed: tuple[str, ...]
   unknown: tuple[str, ...]
 
 
-def harmful(reach: Reach) -> bool:
-  """Whether a repair costs more than a point, or collapses."""
-  lost = reach.change is not None and reach.change < -HARM - _SLACK
-  return reach.collapsed or lost
-
-
-def _reach(view: View, line: Line, start: float) -> Reach:
-  later = [f for f in view.fractions if f >= start]
-  changes = [summary.cell(view, line, f, 'retain_change') for f in later]
-  means = [found.mean for c in changes if (found := summary.spread(c))]
-  own = [headline.alpha(view, line, seed).value for seed in view.seeds]
-  first = summary.spread(summary.cell(view, line, start, 'acc_corr'))
+def _measure_reach(view: View, line: Line, start: float) -> Reach:
+  changes = [
+    summary.get_cell(view, line, fraction, 'retain_change')
+    for fraction in view.fractions
+    if fraction >= start
+  ]
+  means = [cell.mean for cell in changes if cell.mean is not None]
+  starts = [headline.find_alpha(view, line, seed).value for seed in view.seeds]
   return Reach(
     line.method,
     start,
-    first.mean if first else 0.0,
-    sum(value is not None and value <= start for value in own),
-    min(means) if means else None,
-    any(c.collapsed for c in changes),
+    summary.get_cell(view, line, start, 'acc_corr').mean or 0.0,
+    sum(value is not None and value <= start for value in starts),
+    min(means, default=None),
+    any(cell.collapsed for cell in changes),
   )
 
 
-def _mean(view: View, line: Line) -> str:
-  found = summary.spread(summary.cell(view, line, 1.0, 'acc_corr'))
-  return f'{found.mean:.3f}' if found else 'unknown'
-
-
-def _levels(view: View, problem: Problem, status: str) -> tuple[str, ...]:
-  """Doing nothing, U* and the bar between them."""
-  least = headline.bar(view, problem)
-  if status == 'incomplete' or least is None:
-    why = 'U* or doing nothing is missing or diverged'
-    return (f'Nothing can be said yet: {why}.',)
-  idle = _mean(view, Line(problem, 'none', _RULE))
-  best = _mean(view, summary.gold(problem))
-  text = f'Doing nothing has Acc_corr {idle}, U* has {best}: the bar, 0.9 U*, '
-  text += f'is {least:.3f}.'
+def _describe_levels(view: View, problem: Problem, status: str) -> str:
+  """Describes doing nothing, U* and the bar between them."""
+  levels = headline.find_levels(view, problem, 'acc_corr')
+  if status == 'incomplete' or levels['0.9 U*'] is None:
+    reason = 'U* or doing nothing is missing or diverged'
+    return f'Nothing can be said yet: {reason}.'
+  texts = {
+    name: 'unknown' if level is None else f'{level:.3f}'
+    for name, level in levels.items()
+  }
+  text = (
+    f'Doing nothing has Acc_corr {texts["none"]}, U* has {texts["U*"]}: the '
+    f'bar, 0.9 U*, is {texts["0.9 U*"]}.'
+  )
   if status == 'already_satisfied':
-    return (f'{text} Doing nothing reaches it, so there is nothing to repair.',)
-  return (text,)
+    return f'{text} Doing nothing reaches it, so there is nothing to repair.'
+  return text
 
 
-def outcome(results: Results, view: View, problem: Problem) -> Outcome:
-  """Who reaches 0.9 U* on a problem, under the benchmark's own selection."""
+def _judge_problem(results: Results, view: View, problem: Problem) -> Outcome:
   entry = results['problems'][view.problems.index(problem)]
-  idle = headline.alpha(view, Line(problem, 'none', _RULE)).status
-  status = {'never': 'open', 'reached': 'open'}.get(idle, idle)
+  idle = headline.find_alpha(view, summary.idle_line(problem, _RULE)).status
+  status = 'open' if idle in ('never', 'reached') else idle
   reached: list[Reach] = []
   failed: list[str] = []
   unknown: list[str] = []
   for method in view.methods if status == 'open' else ():
     line = Line(problem, method, _RULE)
-    found = headline.alpha(view, line)
+    alpha = headline.find_alpha(view, line)
     if method == 'none':
       continue
-    if found.status == 'reached' and found.value is not None:
-      reached.append(_reach(view, line, found.value))
+    if alpha.status == 'reached' and alpha.value is not None:
+      reached.append(_measure_reach(view, line, alpha.value))
     else:
-      (failed if found.status == 'never' else unknown).append(method)
+      (failed if alpha.status == 'never' else unknown).append(method)
   return Outcome(
-    looks.short(problem),
-    looks.title(entry, results['class_names']),
+    looks.name_problem(problem),
+    looks.describe_problem(entry, results['class_names']),
     status,
-    _levels(view, problem, status),
-    tuple(sorted(reached, key=lambda r: (r.start, harmful(r), -r.corr))),
+    _describe_levels(view, problem, status),
+    tuple(
+      sorted(reached, key=lambda reach: (reach.start, reach.harm, -reach.corr))
+    ),
     tuple(failed),
     tuple(unknown),
   )
 
 
-def _signed(points: float) -> str:
-  return f'{points:+.1f} points'.replace('-', '−')
+def judge_problems(results: Results) -> list[Outcome]:
+  """Judges every method on every problem, under the benchmark's own rule."""
+  view = summary.index_rows(results)
+  return [_judge_problem(results, view, problem) for problem in view.problems]
 
 
-def _price(reach: Reach, seeds: int) -> str:
+def _describe_price(reach: Reach, seeds: int) -> str:
   parts = [f'Acc_corr {reach.corr:.3f}']
   if reach.change is None:
     parts.append('change of Acc_retain unknown')
   else:
-    parts.append(f'Acc_retain {_signed(reach.change)} at worst')
+    points = f'{reach.change:+.1f}'.replace('-', '−')
+    parts.append(f'Acc_retain {points} points at worst')
   if 1 < seeds == reach.seeds:
     parts.append(f'in all {seeds} seeds')
   elif seeds > 1:
     parts.append(f'on average, in {reach.seeds} of {seeds} seeds')
-  if harmful(reach):
+  if reach.harm:
     parts.append('harm: collapsed' if reach.collapsed else 'harm')
   return ', '.join(parts)
 
 
-def _late(reach: Reach) -> str:
+def _name_late(reach: Reach) -> str:
   if reach.method == 'rewod':
     return 'rewod (that is U* itself)'
-  return f'{reach.method} (harm)' if harmful(reach) else reach.method
+  return f'{reach.method} (harm)' if reach.harm else reach.method
 
 
-def lines(one: Outcome, seeds: int) -> list[tuple[str, bool]]:
-  """Who reaches the bar from where on, a line each, and whether with harm."""
-  told = []
-  for reach in one.reached:
-    start = looks.percent(reach.start)
-    if reach.start < 1:
-      text = f'{reach.method} from {start} identified on: '
-      told.append((text + _price(reach, seeds), harmful(reach)))
+def describe_methods(outcome: Outcome, seeds: int) -> list[tuple[str, bool]]:
+  """Describes who reaches the bar from where on.
+
+  Returns:
+    Lines, each with whether it tells of harm.
+  """
+  lines = [
+    (
+      f'{reach.method} from {looks.format_percent(reach.start)} identified on: '
+      + _describe_price(reach, seeds),
+      reach.harm,
+    )
+    for reach in outcome.reached
+    if reach.start < 1
+  ]
   groups = {
     'only once everything is identified': [
-      _late(reach) for reach in one.reached if reach.start >= 1
+      _name_late(reach) for reach in outcome.reached if reach.start >= 1
     ],
-    'never': one.failed,
-    'not complete, or undefined': one.unknown,
+    'never': outcome.failed,
+    'not complete, or undefined': outcome.unknown,
   }
-  return told + [
-    (f'{says}: {", ".join(methods)}', False)
-    for says, methods in groups.items()
+  return lines + [
+    (f'{title}: {", ".join(methods)}', False)
+    for title, methods in groups.items()
     if methods
   ]

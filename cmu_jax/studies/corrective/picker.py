@@ -1,60 +1,83 @@
-"""What the chart of the page is drawn from, as JSON inside HTML."""
+"""The chart of the page: its controls, and its data as JSON inside HTML."""
 
 import json
 from typing import Any
 
-from cmu_jax.studies.corrective import headline, looks, summary, tables
-from cmu_jax.studies.corrective.load import Results
+from cmu_jax.report.frame import Results
+from cmu_jax.studies.corrective import headline, looks, script, summary, tables
 from cmu_jax.studies.corrective.summary import Line, Problem, View
 
 _DIGITS = 5
+_STYLE = """
+.pick{display:flex;flex-wrap:wrap;gap:.6rem 1.2rem;align-items:end}
+.pick label{display:block;min-width:0;max-width:100%}
+.pick select,.pick button{font:inherit;max-width:100%;padding:.2rem .4rem}
+fieldset.pick{border:1px solid var(--rule);border-radius:6px;margin:.8rem 0;
+gap:.1rem 1rem}
+fieldset.pick label{min-width:11.5rem;cursor:pointer}
+fieldset.pick svg{vertical-align:middle;background:#fff;border-radius:3px;
+margin-right:.3rem}
+#chart{background:#fff;color:#22262b;border:1px solid var(--rule);
+border-radius:6px;overflow-x:auto}
+#chart svg{display:block;width:100%;min-width:34rem;height:auto}
+#chart [tabindex]:focus{outline:none;stroke:#22262b;stroke-width:3}
+#readout{min-height:3.2em}
+"""
+_CONTROLS = """
+<noscript><p>The chart needs JavaScript. The tables and figures below show the
+same numbers.</p></noscript>
+<div class="pick">
+<label>Manipulation<br><select id="pick-problem"></select></label>
+<label>Metric<br><select id="pick-metric"></select></label>
+<label>Hyperparameters chosen by<br><select id="pick-rule"></select></label>
+</div>
+<fieldset class="pick" id="pick-methods"><legend>Methods</legend></fieldset>
+<div class="pick">
+<button type="button" data-set="paper">paper's methods</button>
+<button type="button" data-set="all">all</button>
+<button type="button" data-set="no">none</button>
+</div>
+<p class="soft" id="says"></p>
+<div id="chart"></div>
+<p class="soft" id="readout" aria-live="polite"></p>
+<div class="wide" tabindex="0" id="values"></div>
+"""
 
 
-def _number(value: float | None) -> float | None:
+def _round(value: float | None) -> float | None:
   return None if value is None else round(value, _DIGITS)
 
 
-def _cell(view: View, line: Line, fraction: float, metric: str) -> list | None:
-  """[mean, half the interval, missing, diverged, collapsed, seeds]."""
-  cell = summary.cell(view, line, fraction, metric)
+def _describe_cell(
+  view: View, line: Line, fraction: float, metric: str
+) -> list | None:
+  """Lists mean, half the interval, missing, diverged, collapsed, seeds."""
+  cell = summary.get_cell(view, line, fraction, metric)
   if cell.missing == cell.expected:
     return None
-  found, between = summary.spread(cell), summary.interval(cell)
-  return [
-    _number(found.mean if found else None),
-    _number(between.high - between.mean if between else None),
-    cell.missing,
-    cell.diverged,
-    cell.collapsed,
-    len(cell.values),
-  ]
+  defects = [cell.missing, cell.diverged, cell.collapsed]
+  return [_round(cell.mean), _round(cell.half), *defects, len(cell.values)]
 
 
-def _level(view: View, line: Line, metric: str) -> float | None:
-  found = summary.spread(summary.cell(view, line, 1.0, metric))
-  return _number(found.mean if found else None)
-
-
-def _levels(view: View, problem: Problem, metric: str) -> dict[str, Any]:
-  least = headline.bar(view, problem) if metric == 'acc_corr' else None
-  return {
-    'none': _level(view, Line(problem, 'none', 'paper'), metric),
-    'U*': _level(view, summary.gold(problem), metric),
-    '0.9 U*': _number(least),
-  }
-
-
-def _problem(results: Results, view: View, problem: Problem) -> dict[str, Any]:
+def _describe_problem(
+  results: Results, view: View, problem: Problem
+) -> dict[str, Any]:
   entry = results['problems'][view.problems.index(problem)]
-  metrics = tables.metrics(results, problem[0])
+  metrics = tables.list_metrics(results, problem[0])
+  levels = {
+    metric: headline.find_levels(view, problem, metric) for metric in metrics
+  }
   return {
-    'name': looks.title(entry, results['class_names']),
-    'levels': {metric: _levels(view, problem, metric) for metric in metrics},
+    'name': looks.describe_problem(entry, results['class_names']),
+    'levels': {
+      metric: {name: _round(level) for name, level in group.items()}
+      for metric, group in levels.items()
+    },
     'lines': {
       rule: {
         method: {
           metric: [
-            _cell(view, Line(problem, method, rule), fraction, metric)
+            _describe_cell(view, Line(problem, method, rule), fraction, metric)
             for fraction in view.fractions
           ]
           for metric in metrics
@@ -67,36 +90,49 @@ def _problem(results: Results, view: View, problem: Problem) -> dict[str, Any]:
   }
 
 
-def data(results: Results) -> dict[str, Any]:
-  """Everything the chart can show.
+def describe_chart(results: Results) -> dict[str, Any]:
+  """Collects all data that the chart can show.
 
   Args:
     results: checked contents of results.json.
   """
-  view = summary.view(results)
-  found = looks.looks(view.methods)
+  view = summary.index_rows(results)
+  method_looks = looks.assign_looks(view.methods)
   return {
     'fractions': list(view.fractions),
     'seeds': len(view.seeds),
-    'metrics': {k: m._asdict() for k, m in looks.METRICS.items()},
+    'metrics': {key: m._asdict() for key, m in looks.METRICS.items()},
     'rules': looks.SELECTIONS,
     'methods': [
       {
         'name': method,
         'information': view.information[method],
         'paper': method in looks.PAPER,
-        **found[method]._asdict(),
+        **method_looks[method]._asdict(),
       }
       for method in view.methods
       if method != 'none'
     ],
-    'problems': [_problem(results, view, problem) for problem in view.problems],
+    'problems': [_describe_problem(results, view, p) for p in view.problems],
   }
 
 
-def embedded(value: Any) -> str:
-  """JSON that may stand in a script element, whatever strings it has."""
+def embed_json(value: Any) -> str:
+  """Formats JSON for a script element, whatever strings it has."""
   text = json.dumps(value, allow_nan=False, separators=(',', ':'))
+  # A method called '</script>' would end the element.
   for sign in '<>&':
     text = text.replace(sign, f'\\u{ord(sign):04x}')
   return text
+
+
+def render_chart(results: Results) -> str:
+  """Renders the chart with its data as HTML; '' without anything to draw."""
+  data = describe_chart(results)
+  if not all(data[name] for name in ('problems', 'fractions', 'methods')):
+    return ''
+  return (
+    f'<style>{_STYLE}</style>{_CONTROLS}'
+    f'<script type="application/json" id="sweep">{embed_json(data)}</script>'
+    f'<script>{script.SCRIPT}</script>'
+  )

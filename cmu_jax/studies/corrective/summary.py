@@ -1,36 +1,49 @@
-"""Numbers over seeds and fractions, from the rows of results.json.
+"""Reads the results.json of a sweep, and looks up numbers over seeds.
 
-A cell is one method on one problem at one identified fraction. What is not in
-results.json is missing and never made up; what diverged is a failure.
+A cell is one method on one problem at one identified fraction. A number that
+results.json lacks is missing and never made up; a diverged run is a failure.
 """
 
-import functools
+import os
+import pathlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from cmu_jax.core import errors
 from cmu_jax.methods import study_names
-from cmu_jax.report import stats
+from cmu_jax.report import frame, stats
+from cmu_jax.report.frame import Results
 from cmu_jax.studies.corrective import looks
-from cmu_jax.studies.corrective.load import Results, Row
 
+Row = dict[str, Any]
 Problem = tuple[str, int]
 
 SELECTIONS = tuple(looks.SELECTIONS)
+_PROBLEM = ('manipulation', 'manipulation_size')
+_CELL = (*_PROBLEM, 'seed', 'identified_fraction')
+_MEASURES = ('acc_corr', 'acc_retain', 'diverged', 'collapsed')
+_FIELDS = {
+  'problems': _PROBLEM,
+  'rows': (*_CELL, 'method', 'selection', *_MEASURES),
+  'points': (*_CELL, 'method', *_MEASURES),
+  'importance': (*_CELL, 'edges', 'retain_counts'),
+}
+_KEYS = {'problems': _PROBLEM, 'rows': (*_CELL, 'method', 'selection')}
 
 
 class View(NamedTuple):
-  """The rows of a sweep, to be looked up.
+  """The rows of a sweep, indexed.
 
   Attributes:
     problems: (manipulation, size), in the order of the file.
     methods: in the order of tables.
-    fractions: identified fractions, rising: those that were asked for and
-      those that are there.
-    seeds: rising, likewise.
+    fractions: identified fractions of the config and of the rows, rising.
+    seeds: likewise.
     rows: (problem, method, selection, seed, fraction) -> row; the fraction of
-      'none' is None, for it holds for all.
-    information: method -> what it could see, as recorded.
+      'none' is None, because doing nothing is the same at all fractions.
+    information: method -> its inputs, as recorded.
   """
 
   problems: tuple[Problem, ...]
@@ -42,7 +55,7 @@ class View(NamedTuple):
 
 
 class Line(NamedTuple):
-  """One curve over fractions: a method on a problem under a selection rule."""
+  """A curve over fractions: a method on a problem under a selection rule."""
 
   problem: Problem
   method: str
@@ -50,14 +63,15 @@ class Line(NamedTuple):
 
 
 class Cell(NamedTuple):
-  """A metric over seeds, and what is wrong with it.
+  """A metric over seeds, and the defects of its runs.
 
   Attributes:
     values: seed -> value, for the seeds that have one.
-    expected: how many runs there should be.
-    missing: how many of them are not in the file (yet).
-    diverged: how many have no accuracies, because training blew up.
-    collapsed: in how many validation accuracy fell by more than 5 points.
+    expected: number of runs that there should be.
+    missing: number of them that are not in the file (yet).
+    diverged: number of runs without accuracies, because training blew up.
+    collapsed: number of runs whose validation accuracy fell by more than 5
+      points.
   """
 
   values: dict[int, float]
@@ -66,161 +80,194 @@ class Cell(NamedTuple):
   diverged: int
   collapsed: int
 
+  @property
+  def spread(self) -> stats.Spread | None:
+    """Mean and sample standard deviation over seeds."""
+    return stats.spread(list(self.values.values()))
 
-def _fraction(value: Any) -> float | None:
-  """Fractions as keys: 0.30000000000000004 is 0.3."""
-  return None if value is None else round(float(value), 6)
+  @property
+  def mean(self) -> float | None:
+    """Mean over the seeds that have a value."""
+    return self.spread.mean if self.spread else None
 
-
-def _asked(results: Results, key: str) -> list:
-  found = results['config'].get(key)
-  return list(found) if isinstance(found, list | tuple) else []
-
-
-def _information(rows: list[Row], methods: tuple[str, ...]) -> dict[str, str]:
-  """What each method could see; variants side by side."""
-  told: dict[str, dict[str, None]] = {method: {} for method in methods}
-  for one in rows:
-    told[one['method']][str(one.get('information') or '')] = None
-  return {
-    method: ' / '.join(text for text in texts if text) or 'not recorded'
-    for method, texts in told.items()
-  }
+  @property
+  def half(self) -> float | None:
+    """Half the 95 % t-interval of the mean; None below two seeds."""
+    interval = stats.interval(np.array(list(self.values.values())))
+    return interval.high - interval.mean if interval else None
 
 
-def view(results: Results) -> View:
+def _check_problems(path: pathlib.Path, results: Results) -> None:
+  """Refuses rows that come twice, or whose problem is not described."""
+  problems = {tuple(row[k] for k in _PROBLEM) for row in results['problems']}
+  for section, rows in ((name, results[name]) for name in _FIELDS):
+    keys = set()
+    for i, row in enumerate(rows):
+      kind, size = (row[name] for name in _PROBLEM)
+      errors.check(
+        (kind, size) in problems,
+        f'{path}: {section}[{i}] is of {kind} {size}, which problems does not '
+        'list; run again to rewrite it',
+      )
+      key = tuple(row[name] for name in _KEYS.get(section, ()))
+      # Of two rows, a table would show the later one without a word.
+      errors.check(
+        not key or key not in keys,
+        f'{path}: {section}[{i}] comes twice ({", ".join(map(str, key))}); '
+        'run again to rewrite it',
+      )
+      keys.add(key)
+
+
+def read(workdir: os.PathLike | str) -> Results:
+  """Reads and checks the results.json of a sweep, finished or not.
+
+  Raises:
+    UserError: the file is missing, broken, or not that of a sweep.
+  """
+  results = frame.read_results(
+    workdir, 'corrective', {'class_names': list}, _FIELDS
+  )
+  path = pathlib.Path(workdir) / 'results.json'
+  _check_problems(path, results)
+  for i, entry in enumerate(results['importance']):
+    edges, counts = len(entry['edges']), len(entry['retain_counts'])
+    errors.check(
+      edges == counts + 1 and counts,
+      f'{path}: importance[{i}] has {edges} edges for {counts} counts, '
+      'expected one more; run again to rewrite it',
+    )
+  return results
+
+
+def select_rows(rows: Iterable[Row], **columns: Any) -> list[Row]:
+  """Selects the rows in which every named column has the given value."""
+  return [
+    row for row in rows if all(row.get(k) == v for k, v in columns.items())
+  ]
+
+
+def _round(fraction: Any) -> float | None:
+  """Rounds a fraction to a key: 0.30000000000000004 is 0.3."""
+  return None if fraction is None else round(float(fraction), 6)
+
+
+def _describe_inputs(rows: list[Row], method: str) -> str:
+  """Describes the inputs of a method; variants side by side."""
+  texts = dict.fromkeys(
+    str(row.get('information') or '') for row in rows if row['method'] == method
+  )
+  return ' / '.join(filter(None, texts)) or 'not recorded'
+
+
+def index_rows(results: Results) -> View:
   """Indexes the rows of a sweep.
 
   Args:
     results: checked contents of results.json.
   """
-  rows = results['rows']
-  fractions = {_fraction(f) for f in _asked(results, 'identified_fractions')}
-  fractions |= {_fraction(row['identified_fraction']) for row in rows}
-  asked = _asked(results, 'methods') if not results['finished'] else []
+  rows, config = results['rows'], results['config']
+  fractions = {_round(f) for f in config['identified_fractions']}
+  fractions |= {_round(row['identified_fraction']) for row in rows}
+  # A finished sweep may be shown without methods that its config names.
+  planned = [] if results['finished'] else config['methods']
   methods = study_names.sort_names(
-    study_names.CORRECTIVE, [*asked, *(row['method'] for row in rows)]
+    study_names.CORRECTIVE, [*planned, *(row['method'] for row in rows)]
   )
+  index = {}
+  for row in rows:
+    problem = row['manipulation'], row['manipulation_size']
+    line = Line(problem, row['method'], row['selection'])
+    index[*line, row['seed'], _round(row['identified_fraction'])] = row
   return View(
-    tuple(
-      (p['manipulation'], p['manipulation_size']) for p in results['problems']
-    ),
+    tuple(tuple(row[k] for k in _PROBLEM) for row in results['problems']),
     methods,
     tuple(sorted(f for f in fractions if f is not None)),
-    tuple(sorted({*_asked(results, 'seeds'), *(row['seed'] for row in rows)})),
-    {
-      (
-        (row['manipulation'], row['manipulation_size']),
-        row['method'],
-        row['selection'],
-        row['seed'],
-        _fraction(row['identified_fraction']),
-      ): row
-      for row in rows
-    },
-    _information(rows, methods),
+    tuple(sorted({*config['seeds'], *(row['seed'] for row in rows)})),
+    index,
+    {method: _describe_inputs(rows, method) for method in methods},
   )
 
 
-def row(found: View, line: Line, seed: int, fraction: float) -> Row | None:
-  """The row of a cell and seed; None if the file has none."""
-  at = None if line.method == 'none' else _fraction(fraction)
-  return found.rows.get((*line, seed, at))
+def find_row(view: View, line: Line, seed: int, fraction: float) -> Row | None:
+  """Finds the row of a cell and seed; None if the file has none."""
+  key = None if line.method == 'none' else _round(fraction)
+  return view.rows.get((*line, seed, key))
 
 
-def gold(problem: Problem) -> Line:
-  """U*: retraining, which at fraction 1 leaves out all that was manipulated."""
+def idle_line(problem: Problem, selection: str = 'paper') -> Line:
+  """Returns the line of doing nothing, which is flat."""
+  return Line(problem, 'none', selection)
+
+
+def gold_line(problem: Problem) -> Line:
+  """Returns the line of U*, which is retraining without S_m at fraction 1."""
   return Line(problem, 'rewod', 'paper')
 
 
-def score(one: Row | None, metric: str) -> float | None:
-  """A column of a row, None where either is missing."""
-  value = None if one is None else one.get(metric)
+def score(row: Row | None, metric: str) -> float | None:
+  """Reads a column of a row; None where either is missing."""
+  value = None if row is None else row.get(metric)
   return None if value is None else float(value)
 
 
-def value(
-  found: View, line: Line, seed: int, fraction: float, metric: str
+def find_value(
+  view: View, line: Line, seed: int, fraction: float, metric: str
 ) -> float | None:
-  """One number of one seed; None if it is missing, diverged or inapplicable.
+  """Finds the number of a seed; None if missing, diverged or inapplicable.
 
   Args:
-    found: the rows.
+    view: the rows.
     line: method, problem and selection rule.
-    seed: which run.
+    seed: of the run.
     fraction: identified fraction.
     metric: a column, or 'retain_change' (points, against 'none' with the same
       seed), or 'corr_share' (of Acc_corr of U* with the same seed).
   """
-  own = row(found, line, seed, fraction)
+  row = find_row(view, line, seed, fraction)
   if metric == 'retain_change':
-    idle = Line(line.problem, 'none', line.selection)
-    base = score(row(found, idle, seed, fraction), 'acc_retain')
-    now = score(own, 'acc_retain')
-    return None if now is None or base is None else 100 * (now - base)
+    idle = idle_line(line.problem, line.selection)
+    base = score(find_row(view, idle, seed, fraction), 'acc_retain')
+    value = score(row, 'acc_retain')
+    return None if value is None or base is None else 100 * (value - base)
   if metric == 'corr_share':
-    best = score(row(found, gold(line.problem), seed, 1.0), 'acc_corr')
-    now = score(own, 'acc_corr')
-    return now / best if now is not None and best else None
-  return score(own, metric)
+    best = score(find_row(view, gold_line(line.problem), seed, 1.0), 'acc_corr')
+    value = score(row, 'acc_corr')
+    return value / best if value is not None and best else None
+  return score(row, metric)
 
 
-def _cell(runs: list[tuple[int, Row | None]], values: dict[int, float]) -> Cell:
-  there = [one for _, one in runs if one is not None]
+def _collect(
+  view: View, line: Line, fractions: Iterable[float], metric: str
+) -> Cell:
+  """Averages a metric over fractions, for each seed."""
+  runs: list[Row | None] = []
+  values = {}
+  for seed in view.seeds:
+    runs += [find_row(view, line, seed, f) for f in fractions]
+    numbers = [find_value(view, line, seed, f, metric) for f in fractions]
+    present = [number for number in numbers if number is not None]
+    if present:
+      values[seed] = float(np.mean(present))
+  rows = [row for row in runs if row is not None]
   return Cell(
     values,
     len(runs),
-    len(runs) - len(there),
-    sum(bool(one['diverged']) for one in there),
-    sum(bool(one['collapsed']) for one in there),
+    len(runs) - len(rows),
+    sum(bool(row['diverged']) for row in rows),
+    sum(bool(row['collapsed']) for row in rows),
   )
 
 
-def cell(found: View, line: Line, fraction: float, metric: str) -> Cell:
-  """A metric at one identified fraction, over seeds."""
-  got = {s: value(found, line, s, fraction, metric) for s in found.seeds}
-  return _cell(
-    [(s, row(found, line, s, fraction)) for s in found.seeds],
-    {s: v for s, v in got.items() if v is not None},
-  )
+def get_cell(view: View, line: Line, fraction: float, metric: str) -> Cell:
+  """Looks up a metric at one identified fraction, over seeds."""
+  return _collect(view, line, (fraction,), metric)
 
 
-def over_fractions(found: View, line: Line, metric: str) -> Cell:
-  """A metric over seeds, where each seed is its mean over all fractions.
+def average_fractions(view: View, line: Line, metric: str) -> Cell:
+  """Looks up a metric over seeds, each seed the mean over all fractions.
 
   The counts are of seeds times fractions. The paper's Table 1 gives the
   spread over fractions instead, of one seed.
   """
-  runs, values = [], {}
-  for seed in found.seeds:
-    runs += [(seed, row(found, line, seed, f)) for f in found.fractions]
-    got = [value(found, line, seed, f, metric) for f in found.fractions]
-    there = [v for v in got if v is not None]
-    if there:
-      values[seed] = float(np.mean(there))
-  return _cell(runs, values)
-
-
-def spread(one: Cell) -> stats.Spread | None:
-  """Mean and sample standard deviation over seeds."""
-  return stats.spread(list(one.values.values()))
-
-
-@functools.cache
-def _half(n: int) -> float:
-  """Half the 95 % t-interval of n values with a standard deviation of 1.
-
-  Looking up the quantile anew takes longer than all else in a report.
-  """
-  sample = np.arange(n, dtype=float)
-  found = stats.interval(sample / sample.std(ddof=1))
-  return found.high - found.mean if found else 0.0
-
-
-def interval(one: Cell) -> stats.Interval | None:
-  """95 % t-interval of the mean over seeds; None below two seeds."""
-  found = spread(one)
-  if found is None or found.std is None:
-    return None
-  half = _half(found.n) * found.std
-  return stats.Interval(found.mean, found.mean - half, found.mean + half)
+  return _collect(view, line, view.fractions, metric)

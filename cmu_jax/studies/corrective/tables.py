@@ -1,61 +1,133 @@
-"""What a sweep measured, as tables: the paper's 1 and 3, alpha_0.9, curves."""
+"""Tables of a sweep: the paper's 1 and 3, alpha_0.9, and every metric."""
 
-import io
-from collections.abc import Callable
-
-import rich.console
-import rich.markup
+from collections.abc import Callable, Iterable
 
 from cmu_jax.report import text_tables
-from cmu_jax.report.text_tables import TextTable
-from cmu_jax.studies.corrective import formats, headline, looks, summary
-from cmu_jax.studies.corrective.load import Results
-from cmu_jax.studies.corrective.summary import Line, Problem, View
+from cmu_jax.report.frame import Results
+from cmu_jax.report.text_tables import DASH, TextTable
+from cmu_jax.studies.corrective import headline, looks, summary
+from cmu_jax.studies.corrective.summary import Cell, Line, Problem, Row, View
 
-_SEEN = 'what it could see'
-# More columns than these leave no room for intervals in a terminal.
-_TERMINAL_FRACTIONS = 5
+_SIGNS = {
+  '†': 'diverged in at least one run, which the mean leaves out',
+  '‡': (
+    'collapsed in at least one run: validation accuracy fell by more than 5 '
+    'points'
+  ),
+  '*': 'at least one run is missing, which the mean leaves out',
+}
+_TIMES = ('seconds', 'grid_seconds')
+_COUNTS = ('gradient_evaluations', 'grid_gradient_evaluations')
 
 
-def _seeds(view: View) -> str:
+def _sign(cell: Cell) -> str:
+  """Joins the signs of the defects of a cell."""
+  defects = cell.diverged, cell.collapsed, cell.missing
+  return ''.join(
+    sign for sign, count in zip(_SIGNS, defects, strict=True) if count
+  )
+
+
+def _explain_signs(texts: Iterable[str]) -> tuple[str, ...]:
+  """Explains the signs that occur in texts: a note, or none."""
+  text = ''.join(texts)
+  notes = [f'{sign} {says}' for sign, says in _SIGNS.items() if sign in text]
+  return (f'{"; ".join(notes)}.',) if notes else ()
+
+
+def format_interval(cell: Cell, digits: int = 3) -> str:
+  """Formats '0.812 ± 0.031', with half the 95 % interval and the signs."""
+  mean, half = cell.mean, cell.half
+  if mean is None:
+    return ('diverged' if cell.diverged else DASH) + _sign(cell)
+  text = f'{mean:.{digits}f}'.replace('-', '−')
+  return text + ('' if half is None else f' ± {half:.{digits}f}') + _sign(cell)
+
+
+def format_spread(cell: Cell, absolute: bool) -> str:
+  """Formats points and their standard deviation, as the paper's Table 1.
+
+  Args:
+    cell: rates, or changes in points.
+    absolute: whether its values are rates.
+  """
+  spread = cell.spread
+  if spread is None:
+    return ('diverged' if cell.diverged else DASH) + _sign(cell)
+  scale, form = (100, '.2f') if absolute else (1, '+.2f')
+  text = f'{scale * spread.mean:{form}}'.replace('-', '−')
+  if spread.std is not None:
+    text += f' ± {scale * spread.std:.2f}'
+  return text + _sign(cell)
+
+
+def format_count(value: float | None) -> str:
+  """Formats a number with its thousands apart; a dash for None."""
+  return DASH if value is None else f'{value:,.0f}'.replace(',', ' ')
+
+
+def _format_alpha(alpha: headline.Alpha) -> str:
+  """Formats '0.3', 'never', 'already satisfied', 'incomplete', ..."""
+  if alpha.status == 'reached' and alpha.value is not None:
+    return f'{alpha.value:g}'
+  return alpha.status.replace('_', ' ')
+
+
+def _format_hyper(row: Row | None) -> str:
+  """Formats 'alpha=10 gamma=0.1'; a dash for a method without any."""
+  if row is None:
+    return 'missing'
+  items = (row.get('hyper') or {}).items()
+  return ' '.join(f'{key}={value:g}' for key, value in items) or DASH
+
+
+def _describe_seeds(view: View) -> str:
   n = len(view.seeds)
   return 'one seed' if n == 1 else f'{n} seeds'
 
 
-def _table(
+def _fractions(view: View) -> tuple[str, ...]:
+  return tuple(f'{fraction:g}' for fraction in view.fractions)
+
+
+def _problems(view: View) -> tuple[str, ...]:
+  return tuple(map(looks.name_problem, view.problems))
+
+
+def _build_table(
   view: View,
   title: tuple[str, str],
-  notes: tuple[str, ...],
+  note: str,
   columns: tuple[str, ...],
   cells: Callable[[str], list[str]],
 ) -> TextTable:
-  """A row a method, with what it could see beside its numbers.
+  """Builds a table with a row a method, and its inputs beside its numbers.
 
   Args:
     view: the rows.
-    title: what is shown, and the selection rule.
-    notes: what the numbers are.
+    title: of the table, and the selection rule.
+    note: on the numbers.
     columns: their names.
     cells: method -> texts.
   """
-  rows = [
+  rows = tuple(
     (method, *cells(method), view.information[method])
     for method in view.methods
-  ]
-  shown, selection = title
+  )
+  name, selection = title
   rule = f'Hyperparameters: {looks.SELECTIONS[selection]}.'
-  signs = formats.legend(''.join(row[:-1]) for row in rows)
+  signs = _explain_signs(text for row in rows for text in row[:-1])
   return TextTable(
-    f'{shown} (selection: {selection})',
-    (*notes, rule, *signs),
-    ('method', *columns, _SEEN),
-    tuple(rows),
+    f'{name} (selection: {selection})',
+    (note, rule, *signs),
+    ('method', *columns, 'what it could see'),
+    rows,
     prose_columns=1,
   )
 
 
-def retain(view: View, selection: str) -> TextTable:
-  """Table 1 of the paper: changes of Acc_retain, 'none' absolute.
+def retain_table(view: View, selection: str) -> TextTable:
+  """Builds Table 1 of the paper: changes of Acc_retain, 'none' absolute.
 
   Each seed's mean over fractions, then mean and sample standard deviation
   over seeds. (arXiv 2402.14015 gives the spread over fractions.)
@@ -64,153 +136,158 @@ def retain(view: View, selection: str) -> TextTable:
   def cells(method: str) -> list[str]:
     idle = method == 'none'
     metric = 'acc_retain' if idle else 'retain_change'
-    lines = [Line(p, method, selection) for p in view.problems]
+    lines = [Line(problem, method, selection) for problem in view.problems]
     return [
-      formats.mean_std(summary.over_fractions(view, line, metric), idle)
+      format_spread(summary.average_fractions(view, line, metric), idle)
       for line in lines
     ]
 
-  notes = (
+  note = (
     'In points: the row none is absolute, the others are changes against none '
     'with the same seed. Mean over identified fractions for each seed, then '
-    f'mean ± sample standard deviation over {_seeds(view)}. (The ± of the '
-    'published table is over fractions.)',
+    f'mean ± sample standard deviation over {_describe_seeds(view)}. (The ± of '
+    'the published table is over fractions.)'
   )
-  columns = tuple(map(looks.short, view.problems))
   title = ('Change in Acc_retain', selection)
-  return _table(view, title, notes, columns, cells)
+  return _build_table(view, title, note, _problems(view), cells)
 
 
-def _total(
+def _average_cost(
   view: View, method: str, selection: str, metric: str
 ) -> tuple[float | None, str]:
-  """Mean cost over problems, fractions and seeds; a star if some lack."""
+  """Averages a cost over problems, fractions and seeds; a star if some lack."""
   cells = [
-    summary.over_fractions(view, Line(p, method, selection), metric)
-    for p in view.problems
+    summary.average_fractions(view, Line(problem, method, selection), metric)
+    for problem in view.problems
   ]
-  means = [found.mean for c in cells if (found := summary.spread(c))]
-  missing = '*' if any(c.missing for c in cells) else ''
-  return (sum(means) / len(means) if means else None), missing
+  means = [mean for cell in cells if (mean := cell.mean) is not None]
+  star = '*' if any(cell.missing for cell in cells) else ''
+  return (sum(means) / len(means) if means else None), star
 
 
-def cost(view: View, selection: str) -> TextTable:
-  """Table 3 of the paper: time, and gradient evaluations, by method."""
-  times = ('seconds', 'grid_seconds')
-  counts = ('gradient_evaluations', 'grid_gradient_evaluations')
-  found = {
-    (method, key): _total(view, method, selection, key)
+def cost_table(view: View, selection: str) -> TextTable:
+  """Builds Table 3 of the paper: time, and gradient evaluations, by method."""
+  costs = {
+    (method, key): _average_cost(view, method, selection, key)
     for method in view.methods
-    for key in (*times, *counts)
+    for key in (*_TIMES, *_COUNTS)
   }
-  spent = [v for (_, key), (v, _) in found.items() if key in times and v]
-  minutes = max(spent, default=0) >= 120
-  unit = 'minutes' if minutes else 'seconds'
+  times = [value for (_, key), (value, _) in costs.items() if key in _TIMES]
+  minutes = max(filter(None, times), default=0) >= 120
 
   def cells(method: str) -> list[str]:
-    texts = [
-      text_tables.time_text(found[method, key][0], minutes) for key in times
-    ]
-    texts += [formats.count(found[method, key][0]) for key in counts]
-    stars = [found[method, key][1] for key in (*times, *counts)]
-    return [text + star for text, star in zip(texts, stars, strict=True)]
+    texts = []
+    for key in (*_TIMES, *_COUNTS):
+      value, star = costs[method, key]
+      timed = key in _TIMES
+      texts.append(
+        (
+          text_tables.time_text(value, minutes)
+          if timed
+          else format_count(value)
+        )
+        + star
+      )
+    return texts
 
-  notes = (
+  note = (
     'Wall time, and gradients of single images; means over problems, '
     "identified fractions and seeds. 'Chosen' counts the chosen "
-    "hyperparameters alone, 'grid' all that were compared.",
+    "hyperparameters alone, 'grid' all that were compared."
   )
   columns = tuple(
-    f'{what} [{of}]'
-    for of in (unit, 'gradients')
-    for what in ('chosen', 'grid')
+    f'{scope} [{unit}]'
+    for unit in ('minutes' if minutes else 'seconds', 'gradients')
+    for scope in ('chosen', 'grid')
   )
-  return _table(view, ('Cost of unlearning', selection), notes, columns, cells)
+  title = ('Cost of unlearning', selection)
+  return _build_table(view, title, note, columns, cells)
 
 
-def _alpha(view: View, line: Line) -> str:
-  text = formats.alpha(headline.alpha(view, line))
-  if len(view.seeds) < 2:
-    return text
-  each = [formats.alpha(headline.alpha(view, line, s)) for s in view.seeds]
-  return text if set(each) == {text} else f'{text} ({", ".join(each)})'
+def alpha_table(view: View, selection: str) -> TextTable:
+  """Builds the table of alpha_0.9; of each seed too where they differ."""
 
+  def cell(line: Line) -> str:
+    text, *texts = (
+      _format_alpha(headline.find_alpha(view, line, seed))
+      for seed in (None, *view.seeds)
+    )
+    differ = len(texts) > 1 and set(texts) != {text}
+    return f'{text} ({", ".join(texts)})' if differ else text
 
-def alphas(view: View, selection: str) -> TextTable:
-  """alpha_0.9 of the mean over seeds, and of each seed where they differ."""
-  notes = (
+  note = (
     'The smallest identified fraction from which on Acc_corr stays at least '
     '0.9 Acc_corr(U*, 1), for means over seeds; in parentheses each seed, '
     'where they differ. U* is rewod with everything identified, which by '
     "definition reaches the bar at 1. 'Already satisfied': doing nothing "
     "reaches it. 'Incomplete': a run it depends on is missing. 'Undefined': "
-    'the original model or U* diverged. Diverged runs count as failures.',
+    'the original model or U* diverged. Diverged runs count as failures.'
   )
-  return _table(
+  return _build_table(
     view,
     ('alpha_0.9', selection),
-    notes,
-    tuple(map(looks.short, view.problems)),
-    lambda m: [_alpha(view, Line(p, m, selection)) for p in view.problems],
+    note,
+    _problems(view),
+    lambda method: [cell(Line(p, method, selection)) for p in view.problems],
   )
 
 
-def fractions(
-  view: View,
-  problem: Problem,
-  metric: str,
-  selection: str,
-  intervals: bool = True,
+def metric_table(
+  view: View, problem: Problem, metric: str, selection: str
 ) -> TextTable:
-  """One metric by method and identified fraction.
+  """Builds the table of a metric by method and identified fraction.
 
   Args:
     view: the rows.
     problem: manipulation and size.
     metric: a key of `looks.METRICS`.
     selection: rule that chose hyperparameters.
-    intervals: whether half the 95 % t-interval stands beside each mean.
   """
-  shown = looks.METRICS[metric]
-  digits = 2 if shown.kind == 'points' else 3
-  least = headline.bar(view, problem) if metric == 'acc_corr' else None
-  what = ' ± half the 95 % t-interval' if intervals else ''
-  over = (
-    f'mean{what} over {_seeds(view)}' if len(view.seeds) > 1 else 'one seed'
-  )
-  note = f'{shown.says} By identified fraction; {over}.' + (
-    '' if least is None else f' 0.9 U* is {least:.3f}.'
-  )
-
-  def cells(method: str) -> list[str]:
-    line = Line(problem, method, selection)
-    found = [summary.cell(view, line, f, metric) for f in view.fractions]
-    return [formats.mean_interval(c, digits, intervals) for c in found]
-
-  title = (f'{shown.name}, {looks.short(problem)}', selection)
-  columns = tuple(f'{f:g}' for f in view.fractions)
-  return _table(view, title, (note,), columns, cells)
-
-
-def hypers(view: View, problem: Problem, selection: str) -> TextTable:
-  """The chosen hyperparameters by method and identified fraction."""
+  name, says, kind = looks.METRICS[metric]
+  bar = headline.find_bar(view, problem) if metric == 'acc_corr' else None
+  mean = 'mean ± half the 95 % t-interval over '
+  scope = (mean if len(view.seeds) > 1 else '') + _describe_seeds(view)
+  level = '' if bar is None else f' 0.9 U* is {bar:.3f}.'
 
   def cells(method: str) -> list[str]:
     line = Line(problem, method, selection)
     return [
-      formats.hyper([summary.row(view, line, s, f) for s in view.seeds])
-      for f in view.fractions
+      format_interval(
+        summary.get_cell(view, line, fraction, metric),
+        2 if kind == 'points' else 3,
+      )
+      for fraction in view.fractions
     ]
 
+  return _build_table(
+    view,
+    (f'{name}, {looks.name_problem(problem)}', selection),
+    f'{says} By identified fraction; {scope}.{level}',
+    _fractions(view),
+    cells,
+  )
+
+
+def hyper_table(view: View, problem: Problem, selection: str) -> TextTable:
+  """Builds the table of chosen hyperparameters by method and fraction."""
+
+  def cell(line: Line, fraction: float) -> str:
+    rows = (summary.find_row(view, line, s, fraction) for s in view.seeds)
+    texts = [_format_hyper(row) for row in rows]
+    return texts[0] if len(set(texts)) == 1 else '; '.join(texts)
+
+  def cells(method: str) -> list[str]:
+    line = Line(problem, method, selection)
+    return [cell(line, fraction) for fraction in view.fractions]
+
   note = 'By identified fraction; one for each seed where they differ.'
-  title = (f'Chosen hyperparameters, {looks.short(problem)}', selection)
-  columns = tuple(f'{f:g}' for f in view.fractions)
-  return _table(view, title, (note,), columns, cells)
+  title = (f'Chosen hyperparameters, {looks.name_problem(problem)}', selection)
+  return _build_table(view, title, note, _fractions(view), cells)
 
 
-def metrics(results: Results, manipulation: str) -> list[str]:
-  """The metrics that were measured on a manipulation."""
-  rows = [r for r in results['rows'] if r['manipulation'] == manipulation]
+def list_metrics(results: Results, manipulation: str) -> list[str]:
+  """Lists the metrics that were measured on a manipulation."""
+  rows = summary.select_rows(results['rows'], manipulation=manipulation)
   derived = ('retain_change', 'corr_share')
   return [
     key
@@ -219,70 +296,55 @@ def metrics(results: Results, manipulation: str) -> list[str]:
   ]
 
 
-def contents(results: Results) -> dict[str, list[TextTable]]:
-  """All tables: name of the file, without its ending -> its tables."""
-  view = summary.view(results)
-  rules = summary.SELECTIONS
-  made = {
-    'table1_retain': [retain(view, rule) for rule in rules],
-    'table3_cost': [cost(view, rule) for rule in rules],
-    'alpha_09': [alphas(view, rule) for rule in rules],
-  }
-  for kind in dict.fromkeys(problem[0] for problem in view.problems):
-    own = [(p, rule) for p in view.problems for rule in rules if p[0] == kind]
-    for metric in metrics(results, kind):
-      made[f'{kind}_{metric}'] = [
-        fractions(view, problem, metric, rule) for problem, rule in own
-      ]
-    made[f'{kind}_hyperparameters'] = [hypers(view, *pair) for pair in own]
-  return made
-
-
-def warnings(results: Results) -> list[str]:
-  """What must stand above every number: unfinished, or no evidence."""
-  said = []
-  if results['smoke']:
-    said.append('smoke: not evidence')
-  if not results['finished']:
-    said.append('The sweep is not finished: this is what there is.')
-  return said
-
-
-def texts(results: Results) -> dict[str, str]:
-  """Names and contents of all files of tables, Markdown and LaTeX."""
-  name, said = ' '.join(results['name'].split()), warnings(results)
-  above = [
-    f'# {text_tables.markdown_text(name)}',
-    *(f'**{line}**' for line in said),
-  ]
-  remark = ''.join(f'% {line}\n' for line in (name, *said))
-  made = {}
-  for stem, found in contents(results).items():
-    parts = [*above, *map(text_tables.markdown, found)]
-    made[f'{stem}.md'] = '\n\n'.join(part.rstrip() for part in parts) + '\n'
-    made[f'{stem}.tex'] = remark + '\n'.join(
-      text_tables.latex(g) for g in found
+def build_main_tables(
+  results: Results, selection: str = 'paper'
+) -> dict[str, TextTable]:
+  """Builds the tables that the page shows: name -> table."""
+  view = summary.index_rows(results)
+  corr = {
+    f'{kind}_{size}_acc_corr': metric_table(
+      view, (kind, size), 'acc_corr', selection
     )
-  return made
+    for kind, size in view.problems
+  }
+  return {
+    'alpha_09': alpha_table(view, selection),
+    **corr,
+    'table1_retain': retain_table(view, selection),
+    'table3_cost': cost_table(view, selection),
+  }
 
 
-def console(
-  results: Results, file: io.StringIO | io.TextIOWrapper | None = None
-) -> None:
-  """Prints Acc_corr by fraction, alpha_0.9, Table 1 and the cost."""
-  probe = rich.console.Console(file=file)
-  width = max(probe.width, 80) if probe.is_terminal else 100
-  printer = rich.console.Console(file=file, width=width, highlight=False)
-  view = summary.view(results)
-  few = len(view.fractions) <= _TERMINAL_FRACTIONS
-  shown = [fractions(view, p, 'acc_corr', 'paper', few) for p in view.problems]
-  shown += [alphas(view, 'paper'), retain(view, 'paper'), cost(view, 'paper')]
-  for line in (results['name'], *warnings(results)):
-    printer.print(rich.markup.escape(line), style='bold')
-  for grid in shown:
-    printer.print(rich.markup.escape(grid.title), style='bold')
-    printer.print(text_tables.terminal(grid, prose=False))
-    printer.print(rich.markup.escape('\n'.join(grid.notes)) + '\n')
-  printer.print(f'{_SEEN[0].upper()}{_SEEN[1:]}:')
-  for method, seen in view.information.items():
-    printer.print(rich.markup.escape(f'  {method}: {seen}'))
+def build_tables(results: Results) -> dict[str, list[TextTable]]:
+  """Builds all tables: name of the file, without its ending -> its tables."""
+  view, rules = summary.index_rows(results), summary.SELECTIONS
+  tables = {
+    'table1_retain': [retain_table(view, rule) for rule in rules],
+    'table3_cost': [cost_table(view, rule) for rule in rules],
+    'alpha_09': [alpha_table(view, rule) for rule in rules],
+  }
+  for kind in dict.fromkeys(kind for kind, _ in view.problems):
+    pairs = [(p, rule) for p in view.problems for rule in rules if p[0] == kind]
+    for metric in list_metrics(results, kind):
+      tables[f'{kind}_{metric}'] = [
+        metric_table(view, problem, metric, rule) for problem, rule in pairs
+      ]
+    tables[f'{kind}_hyperparameters'] = [hyper_table(view, *p) for p in pairs]
+  return tables
+
+
+def format_files(results: Results) -> dict[str, str]:
+  """Formats all tables as the contents of Markdown and LaTeX files."""
+  name = ' '.join(results['name'].split())
+  warnings = ['smoke: not evidence'] * results['smoke']
+  if not results['finished']:
+    warnings.append('The sweep is not finished: this is what there is.')
+  head = [f'# {text_tables.markdown_text(name)}']
+  head += [f'**{line}**' for line in warnings]
+  remark = ''.join(f'% {line}\n' for line in (name, *warnings))
+  texts = {}
+  for stem, tables in build_tables(results).items():
+    parts = [*head, *map(text_tables.markdown, tables)]
+    texts[f'{stem}.md'] = '\n\n'.join(part.rstrip() for part in parts) + '\n'
+    texts[f'{stem}.tex'] = remark + '\n'.join(map(text_tables.latex, tables))
+  return texts

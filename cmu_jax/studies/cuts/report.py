@@ -155,7 +155,7 @@ def _verdict(results: Results) -> Verdict:
   absent = set(results['config']['seeds']) - seeds
   sentences = (*finding.sentences, *([UNFINISHED] if absent else []))
   tone = _TONES.get(finding.label, 'flat')
-  return Verdict(finding.label, tone, sentences)
+  return Verdict(finding.label.capitalize(), tone, sentences)
 
 
 def _tables(results: Results) -> dict[str, TextTable]:
