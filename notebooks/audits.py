@@ -75,9 +75,15 @@ attacks = {
   'LiRA': audits.lira(logit[0], logit[references], halves),
   'RMIA': audits.rmia(softmax[0], softmax[references], halves, ~member).score,
 }
+# Of several attacks one succeeds by chance more often: the rule knows how many.
+rule = audits.DecisionRule(attacks=len(attacks))
 for name, score in attacks.items():
   verdict = audits.evaluate(
-    rng.fold_in(0, name), score[member], score[~member], references=REFERENCES
+    rng.fold_in(0, name),
+    score[member],
+    score[~member],
+    references=REFERENCES,
+    rule=rule,
   )
   print(f'{name}: {verdict.says}')
 

@@ -128,7 +128,7 @@ def test_the_detectable_auc_is_detected_so_often(p, q):
   least = audits.detectable_auc(p, q, 0.05, 0.8)
   rng = np.random.default_rng(7)
   shift = 2**0.5 * stats.norm.ppf(least)
-  level = stats.norm.isf(0.05) * audits.hanley_mcneil_error(0.5, p, q)
+  level = stats.norm.isf(0.025) * audits.hanley_mcneil_error(0.5, p, q)
   found = [
     audits.auc(rng.normal(shift, 1, p), rng.normal(0, 1, q)) - 0.5 > level
     for _ in range(300)
@@ -183,7 +183,11 @@ def test_an_audit_of_a_leak():
   assert found.tpr_01_percent.value == audits.tpr_at(positive, negative, 0.001)
   assert found.auroc.low < stats.norm.cdf(1 / 2**0.5) < found.auroc.high
   wider = audits.evaluate(
-    KEY, positive, negative, replicates=200, confidence=0.99
+    KEY,
+    positive,
+    negative,
+    replicates=200,
+    rule=audits.DecisionRule(confidence=0.99),
   )
   assert wider.auroc.low < found.auroc.low
 
@@ -192,10 +196,11 @@ def test_what_an_audit_concludes():
   verdict = lambda *a, **k: (
     audits.evaluate(KEY, *a, replicates=100, **k).verdict
   )
+  strict = audits.DecisionRule(tolerated_auc=0.51)
   assert verdict(*scores(0.0, 2500)) == 'no leak found'
-  assert verdict(*scores(-0.8, 400)) == 'leaks'
+  assert verdict(*scores(-0.8, 400)) == 'reversed'
   assert verdict(*scores(0.0, 40)) == 'cannot conclude'
-  assert verdict(*scores(0.0, 2500), tolerated_auc=0.51) == 'cannot conclude'
+  assert verdict(*scores(0.0, 2500), rule=strict) == 'cannot conclude'
   assert verdict(*scores(2.0, 400), references=3) == 'cannot conclude'
   still = [np.where(x > 2.5, x, 0.0) for x in scores(0.0, 4000)]
   assert verdict(*still) == 'cannot conclude'  # 99 % of them are 0
@@ -209,7 +214,7 @@ def test_what_an_audit_concludes():
     ([1.0], [2.0], 'cannot conclude'),
     ([3.0, 4.0, 5.0], [0.0, 1.0, 2.0], 'cannot conclude'),  # one in ten
     ([4.0, 5.0, 6.0, 7.0], [0.0, 1.0, 2.0, 3.0], 'leaks'),  # one in 35
-    ([0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0], 'leaks'),
+    ([0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0], 'reversed'),
     ([1.0] * 9, [0.0] * 9, 'leaks'),
   ],
 )
@@ -229,7 +234,12 @@ def test_low_rates_need_enough_non_members():
 
 @pytest.mark.parametrize(
   ('settings_', 'said'),
-  [({'confidence': 1.0}, 'confidence is 1.0'), ({'replicates': 1}, '1 rep')],
+  [
+    ({'rule': audits.DecisionRule(1.0)}, 'confidence is 1.0'),
+    ({'rule': audits.DecisionRule(attacks=0)}, '0 attacks'),
+    ({'rule': audits.DecisionRule(tolerated_auc=0.5)}, 'tolerated AUC is 0.5'),
+    ({'replicates': 1}, '1 rep'),
+  ],
 )
 def test_settings_of_an_audit_that_cannot_be(settings_, said):
   with pytest.raises(errors.UserError, match=said):

@@ -7,7 +7,12 @@ All functions take arrays of statistics or scores of any origin. Higher scores
 are more like members throughout.
 """
 
-from cmu_jax.audits.evaluation import Audit, BootstrapEstimate, evaluate
+from cmu_jax.audits.evaluation import (
+  Audit,
+  BootstrapEstimate,
+  DecisionRule,
+  evaluate,
+)
 from cmu_jax.audits.label_recovery import (
   LabelRecovery,
   draw_other_labels,
@@ -64,6 +69,7 @@ __all__ = [
   'Audit',
   'BootstrapEstimate',
   'Clusters',
+  'DecisionRule',
   'LabelRecovery',
   'RetrainedGap',
   'Rmia',

@@ -1,22 +1,51 @@
-"""An audit of scores: numbers, their intervals, and a conclusion."""
+"""An audit of scores: numbers, their intervals, and a conclusion.
+
+The conclusion rests on the interval AUC +- t s. The standard error s is that of
+the resamples, so it knows clusters. The quantile t is Student's, because a few
+networks or points estimate s badly. Among m attacks on the same points one
+succeeds by chance more often than a single attack. Each interval therefore has
+the confidence 1 - (1 - c) / m (Bonferroni): all m hold together at c.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from cmu_jax.audits import resampling, roc_curves
 from cmu_jax.audits.resampling import Clusters
 from cmu_jax.core import errors
 from cmu_jax.core.types import PRNGKey
 
-# An audit may miss a leak below this AUC without a warning.
-TOLERATED_AUC = 0.55
 # If more of the scores are equal, the attack ignores most points.
 _MAX_TIED_SHARE = 0.9
 # With fewer reference models, chance decides which points look unusual.
 MIN_REFERENCES = 4
+
+
+class DecisionRule(NamedTuple):
+  """The demands on the evidence of an audit.
+
+  Attributes:
+    confidence: of the intervals, between 0 and 1.
+    attacks: number of attacks on the same points, whose verdicts are read
+      together.
+    tolerated_auc: a leak up to this AUC may go unnoticed. If the interval
+      passes it, or passes 1 - tolerated_auc, the verdict is 'cannot conclude'.
+  """
+
+  confidence: float = 0.95
+  attacks: int = 1
+  tolerated_auc: float = 0.55
+
+  @property
+  def significance(self) -> float:
+    """The error probability of an attack, of both sides together."""
+    return (1 - self.confidence) / self.attacks
+
+
+DEFAULT_RULE = DecisionRule()
 
 
 class BootstrapEstimate(NamedTuple):
@@ -40,10 +69,14 @@ class Audit(NamedTuple):
     tpr_1_percent: true positive rate at 1 % false positives; None with fewer
       than 100 non-members.
     tpr_01_percent: at 0.1 %; None with fewer than 1000.
-    confidence: of the intervals.
-    detectable: smallest AUC that so many points show with probability .8; None
+    confidence: of the percentile intervals.
+    standard_error: of the AUC, over resamples.
+    attacks: number of attacks whose intervals hold together.
+    interval: ends of the interval of the AUC that decides the verdict.
+    detectable: smallest AUC that such points show with probability .8; None
       if no AUC does.
-    verdict: 'leaks', 'no leak found' or 'cannot conclude'.
+    verdict: 'leaks', 'reversed' (members score lower than non-members),
+      'no leak found' or 'cannot conclude'.
     says: the verdict as a sentence.
   """
 
@@ -55,6 +88,9 @@ class Audit(NamedTuple):
   tpr_1_percent: BootstrapEstimate | None
   tpr_01_percent: BootstrapEstimate | None
   confidence: float
+  standard_error: float
+  attacks: int
+  interval: tuple[float, float]
   detectable: float | None
   verdict: str
   says: str
@@ -63,12 +99,23 @@ class Audit(NamedTuple):
 class _Evidence(NamedTuple):
   """The facts that decide the verdict."""
 
-  auroc: BootstrapEstimate
-  detectable: float | None
+  auc: float
+  interval: tuple[float, float]
   references: int | None
-  tolerated_auc: float
+  rule: DecisionRule
   by_chance: bool
   tied: float
+
+
+def _describe_interval(evidence: _Evidence) -> str:
+  """The AUC with its interval, and the number of attacks."""
+  low, high = evidence.interval
+  count = evidence.rule.attacks
+  together = f' for {count} attacks together' if count > 1 else ''
+  return (
+    f'AUC {evidence.auc:.3f}, {evidence.rule.confidence:.0%} interval '
+    f'{low:.3f} to {high:.3f}{together}'
+  )
 
 
 def _conclude(evidence: _Evidence) -> tuple[str, str]:
@@ -76,10 +123,8 @@ def _conclude(evidence: _Evidence) -> tuple[str, str]:
 
   The sentences are part of results.json.
   """
-  auroc, detectable = evidence.auroc, evidence.detectable
-  interval = (
-    f'AUC {auroc.value:.3f}, interval {auroc.low:.3f} to {auroc.high:.3f}'
-  )
+  interval, (low, high) = _describe_interval(evidence), evidence.interval
+  tolerated = evidence.rule.tolerated_auc
   if evidence.references is not None and evidence.references < MIN_REFERENCES:
     return (
       'cannot conclude',
@@ -90,27 +135,27 @@ def _conclude(evidence: _Evidence) -> tuple[str, str]:
     return (
       'cannot conclude',
       f'Cannot conclude: so few points are parted like this by chance, too '
-      f'(AUC {auroc.value:.3f}); audit more points.',
+      f'(AUC {evidence.auc:.3f}); audit more points.',
     )
-  if auroc.low > 0.5:
+  if low > 0.5:
     return (
       'leaks',
       f'The attack tells the points apart ({interval}): something of them is '
       'left in the network.',
     )
-  # A score below that of unseen points identifies a member as well.
-  if auroc.high < 0.5:
+  if high < 0.5:
     return (
-      'leaks',
-      f'The points score lower than unseen ones ({interval}), which tells them '
-      'apart too: more was forgotten than retraining forgets.',
+      'reversed',
+      f'The points score lower than unseen ones ({interval}). If they were '
+      'unlearned, more was forgotten than retraining forgets, and this tells '
+      'them apart too. Else distrust the audit: the points differ in kind, or '
+      'the references differ from the network.',
     )
-  if detectable is None or detectable > evidence.tolerated_auc:
-    limit = '' if detectable is None else f' below AUC {detectable:.3f}'
+  if high > tolerated or low < 1 - tolerated:
     return (
       'cannot conclude',
-      f'Cannot conclude: with so few points a leak{limit} would go unnoticed '
-      f'({interval}); audit more points.',
+      f'Cannot conclude: an AUC beyond {tolerated:.2f} or below '
+      f'{1 - tolerated:.2f} is possible ({interval}); audit more points.',
     )
   if evidence.tied > _MAX_TIED_SHARE:
     return (
@@ -120,8 +165,8 @@ def _conclude(evidence: _Evidence) -> tuple[str, str]:
     )
   return (
     'no leak found',
-    f'This attack found no leak ({interval}); it would have noticed an AUC of '
-    f'{detectable:.3f}. A stronger attack may find one.',
+    f'This attack found no leak ({interval}); up to {tolerated:.2f} is '
+    'tolerated. A stronger attack may find one.',
   )
 
 
@@ -137,6 +182,61 @@ def _estimates(
   ]
 
 
+def _degrees_of_freedom(
+  positives: int, negatives: int, clusters: Sequence[Clusters]
+) -> int:
+  """Degrees of freedom of the standard error, by the smallest count."""
+  counts = [
+    np.union1d(cluster.positive, cluster.negative).size for cluster in clusters
+  ]
+  return min(counts or [positives, negatives]) - 1
+
+
+def _smallest_p_value(cluster: Clusters) -> float:
+  """The probability of a complete separation of clusters by chance."""
+  positive, negative = np.unique(cluster.positive), np.unique(cluster.negative)
+  mixed = np.intersect1d(positive, negative).size
+  alone = positive.size - mixed, negative.size - mixed
+  # Each mixed cluster falls to either side; the others are shuffled.
+  return min(2 * 0.5**mixed / float(special.comb(sum(alone), alone[0])), 1.0)
+
+
+def _is_chance(
+  positive: roc_curves.Scores,
+  negative: roc_curves.Scores,
+  clusters: Sequence[Clusters],
+  significance: float,
+) -> bool:
+  """True if points without a difference are separated like this too often.
+
+  Every resample of few, perfectly separated scores is separated too: their
+  standard error is 0 even if chance explains the separation.
+  """
+  p_value = float(stats.mannwhitneyu(positive, negative).pvalue)
+  bounds = [_smallest_p_value(cluster) for cluster in clusters]
+  return max([p_value, *bounds]) >= significance
+
+
+def _decision_interval(
+  auc: float, standard_error: float, degrees: int, significance: float
+) -> tuple[float, float]:
+  """The interval of the AUC that decides the verdict."""
+  # A single point or cluster has no spread: any AUC is possible.
+  if degrees < 1:
+    return 0.0, 1.0
+  half = float(stats.t.isf(significance / 2, degrees)) * standard_error
+  return max(auc - half, 0.0), min(auc + half, 1.0)
+
+
+def _design_factor(
+  auc: float, standard_error: float, positives: int, negatives: int
+) -> float:
+  """The standard error as a multiple of that of independent scores."""
+  independent = roc_curves.hanley_mcneil_error(auc, positives, negatives)
+  # A perfect separation has no error to compare with.
+  return max(standard_error / independent, 1.0) if independent else 1.0
+
+
 def evaluate(
   key: PRNGKey,
   positive: roc_curves.Scores,
@@ -145,8 +245,7 @@ def evaluate(
   references: int | None = None,
   clusters: Sequence[Clusters] = (),
   replicates: int = 1000,
-  confidence: float = 0.95,
-  tolerated_auc: float = TOLERATED_AUC,
+  rule: DecisionRule = DEFAULT_RULE,
 ) -> Audit:
   """Audits scores of members against those of non-members.
 
@@ -158,16 +257,13 @@ def evaluate(
     clusters: scores that depend on each other, resampled together; () treats
       all scores as independent.
     replicates: bootstrap resamples.
-    confidence: of the intervals, between 0 and 1.
-    tolerated_auc: a leak up to this AUC may go unnoticed; beyond it the
-      verdict is 'cannot conclude'.
+    rule: confidence, number of attacks that are read together, and the leak
+      that may go unnoticed.
 
   Raises:
     UserError: a side is empty or has NaN, or an impossible setting.
   """
-  errors.check(
-    0 < confidence < 1, f'confidence is {confidence}; it must be within 0 and 1'
-  )
+  _check_rule(rule)
   errors.check(replicates >= 2, f'{replicates} replicates; use 2 or more')
   point = roc_curves.curve_statistics(roc_curves.roc(positive, negative))
   resampled = (
@@ -175,27 +271,27 @@ def evaluate(
     if clusters
     else resampling.bootstrap(key, positive, negative, replicates)
   )
-  auroc, accuracy, *tprs = _estimates(point, resampled, confidence)
+  auroc, accuracy, *tprs = _estimates(point, resampled, rule.confidence)
   # With fewer than 1 / rate non-members, only a rate of 0 is below the limit.
   tpr_1_percent, tpr_01_percent = (
     tpr if negative.size * rate >= 1 else None
     for tpr, rate in zip(tprs, roc_curves.FALSE_POSITIVE_RATES, strict=True)
   )
-  # Every resample of few, perfectly separated scores is separated too: the
-  # interval excludes .5 even if chance explains the separation.
-  separated = auroc.low > 0.5 or auroc.high < 0.5
-  by_chance = separated and (
-    float(stats.mannwhitneyu(positive, negative).pvalue) >= 1 - confidence
+  sizes = positive.size, negative.size
+  error = float(np.std(resampled.auc, ddof=1))
+  degrees = _degrees_of_freedom(*sizes, clusters)
+  interval = _decision_interval(auroc.value, error, degrees, rule.significance)
+  separated = interval[0] > 0.5 or interval[1] < 0.5
+  verdict, sentence = _conclude(
+    _Evidence(
+      auroc.value,
+      interval,
+      references,
+      rule,
+      separated and _is_chance(positive, negative, clusters, rule.significance),
+      roc_curves.tied_share(np.concatenate([positive, negative])),
+    )
   )
-  evidence = _Evidence(
-    auroc,
-    roc_curves.detectable_auc(positive.size, negative.size),
-    references,
-    tolerated_auc,
-    by_chance,
-    roc_curves.tied_share(np.concatenate([positive, negative])),
-  )
-  verdict, sentence = _conclude(evidence)
   return Audit(
     positives=positive.size,
     negatives=negative.size,
@@ -204,8 +300,30 @@ def evaluate(
     balanced_accuracy=accuracy,
     tpr_1_percent=tpr_1_percent,
     tpr_01_percent=tpr_01_percent,
-    confidence=confidence,
-    detectable=evidence.detectable,
+    confidence=rule.confidence,
+    standard_error=error,
+    attacks=rule.attacks,
+    interval=interval,
+    detectable=roc_curves.detectable_auc(
+      *sizes,
+      rule.significance,
+      design=_design_factor(auroc.value, error, *sizes),
+      degrees=float(degrees),
+    ),
     verdict=verdict,
     says=sentence,
+  )
+
+
+def _check_rule(rule: DecisionRule) -> None:
+  errors.check(
+    0 < rule.confidence < 1,
+    f'confidence is {rule.confidence}; it must be within 0 and 1',
+  )
+  errors.check(
+    rule.attacks >= 1, f'{rule.attacks} attacks; give the number of those tried'
+  )
+  errors.check(
+    0.5 < rule.tolerated_auc <= 1,
+    f'the tolerated AUC is {rule.tolerated_auc}; it lies above .5 and up to 1',
   )

@@ -163,20 +163,32 @@ def detectable_auc(
   negatives: int,
   significance: float = 0.05,
   power: float = 0.8,
+  *,
+  design: float = 1.0,
+  degrees: float = math.inf,
 ) -> float | None:
   """The smallest AUC above 1/2 that a test on so many points detects.
 
-  The test is one-sided against AUC = 1/2, with the given significance and
-  power; standard errors are those of `hanley_mcneil_error`.
+  The test of AUC = 1/2 is two-sided, because scores below chance tell points
+  apart too. Standard errors are those of `hanley_mcneil_error`.
+
+  Args:
+    positives: number of members.
+    negatives: number of non-members.
+    significance: of both sides together.
+    power: probability with which the test detects the AUC.
+    design: multiple of these errors, for scores that depend on each other.
+    degrees: degrees of freedom of an estimated error.
 
   Returns:
     The AUC, or None if the test would miss even a perfect separation.
   """
+  if degrees < 1:
+    return None
   # The test rejects above this distance from 1/2.
-  level = stats.norm.isf(significance) * hanley_mcneil_error(
-    0.5, positives, negatives
-  )
-  quantile = stats.norm.ppf(power)
+  level = stats.t.isf(significance / 2, degrees) * design
+  level *= hanley_mcneil_error(0.5, positives, negatives)
+  quantile = stats.norm.ppf(power) * design
 
   def excess(area: float) -> float:
     error = hanley_mcneil_error(area, positives, negatives)

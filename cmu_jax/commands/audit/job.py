@@ -54,7 +54,8 @@ def _summarize(
   key = rng.fold_in(request.seed, 'audit')
   # A key for each attack: its interval does not depend on the other attacks.
   rows = [
-    _row(rng.fold_in(key, attack.name), attack, request) for attack in scores
+    _row(rng.fold_in(key, attack.name), attack, request, len(scores))
+    for attack in scores
   ]
   # The scores themselves are not results: only the figure needs them.
   report = page.REPORT._replace(
@@ -63,14 +64,17 @@ def _summarize(
   return {'rows': rows}, report
 
 
-def _row(key: Any, attack: AttackScores, request: AuditRequest) -> Info:
-  """The audit of an attack's scores, as JSON."""
+def _row(
+  key: Any, attack: AttackScores, request: AuditRequest, attacks: int
+) -> Info:
+  """The audit of an attack's scores among several attacks, as JSON."""
   audit = audits.evaluate(
     key,
     attack.members,
     attack.others,
     references=attack.references,
     replicates=request.replicates,
+    rule=audits.DecisionRule(attacks=attacks),
   )
   values = {
     name: value._asdict()
@@ -78,6 +82,8 @@ def _row(key: Any, attack: AttackScores, request: AuditRequest) -> Info:
     else value
     for name, value in audit._asdict().items()
   }
+  # A list, as JSON reads it back.
+  values['interval'] = list(audit.interval)
   return {'attack': attack.name, 'note': attack.note, **values}
 
 

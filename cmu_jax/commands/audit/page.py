@@ -10,13 +10,13 @@ from cmu_jax.commands import frame
 from cmu_jax.commands.audit.npz_points import AttackScores
 from cmu_jax.report import page, style
 
-# The first verdict that any attack reaches is that of the audit.
 _HEADINGS = {
   'leaks': 'Members can be told from non-members',
+  'reversed': 'Members score lower than non-members: distrust this audit',
   'no leak found': 'No leak found by these attacks',
   'cannot conclude': 'Too little to conclude',
 }
-_TONES = {'leaks': 'bad', 'no leak found': 'good', 'cannot conclude': 'flat'}
+_TONES = {'leaks': 'bad', 'no leak found': 'good'}
 _CAPTION = (
   'True against false positive rate, both logarithmic: an attack is dangerous '
   'if it names members while it accuses few non-members. Dashed: chance.'
@@ -31,14 +31,28 @@ _COLUMNS = (
 
 def overall_verdict(results: dict[str, Any]) -> str:
   """The verdict of all attacks together: a single leak is a leak."""
-  # Verdicts are ordered: a single leak outweighs attacks that fail.
   verdicts = {row['verdict'] for row in results['rows']}
-  return next(name for name in _HEADINGS if name in verdicts)
+  # Each interval is wide enough for all attacks to err this seldom together.
+  for name in ('leaks', 'reversed'):
+    if name in verdicts:
+      return name
+  # An attack without a conclusion may be the one that matters.
+  return 'no leak found' if verdicts == {'no leak found'} else 'cannot conclude'
 
 
 def headline(results: dict[str, Any]) -> str:
   """The outcome as one line."""
-  return _HEADINGS[overall_verdict(results)]
+  verdict, rows = overall_verdict(results), results['rows']
+  failures = sum(row['verdict'] == 'no leak found' for row in rows)
+  if verdict == 'cannot conclude' and failures:
+    return (
+      f'{_HEADINGS[verdict]}: {failures} of {len(rows)} attacks find no leak, '
+      'the others decide nothing'
+    )
+  if verdict == 'leaks' and len(rows) > 1:
+    leaks = sum(row['verdict'] == verdict for row in rows)
+    return f'{_HEADINGS[verdict]} by {leaks} of {len(rows)} attacks'
+  return _HEADINGS[verdict]
 
 
 def outcome(results: dict[str, Any]) -> list[str]:
@@ -52,7 +66,7 @@ def outcome(results: dict[str, Any]) -> list[str]:
 
 def limitations(results: dict[str, Any]) -> list[str]:
   """Limits of the evidence of an audit."""
-  count = len(results['rows'])
+  count, level = len(results['rows']), results['rows'][0]['confidence']
   sentences = [
     'An attack that succeeds shows a leak. An attack that fails shows no '
     'privacy: a stronger attack may succeed.',
@@ -68,8 +82,9 @@ def limitations(results: dict[str, Any]) -> list[str]:
     )
   if count > 1:
     sentences.append(
-      f'{count} attacks were tried, and each interval is for one: of twenty '
-      'audits without a leak, each attack finds a leak by chance in about one.'
+      f'{count} attacks were tried. The intervals of the AUC are so wide that '
+      f'all {count} hold together in {level:.0%} of audits: fewer than '
+      f'{1 - level:.0%} of audits without a leak are headed by a leak.'
     )
   return sentences
 
@@ -116,7 +131,7 @@ def _build(results: dict[str, Any], image: str) -> frame.Page:
   return frame.Page(
     title=f'Audit of {settings["scores"] or settings["weights"]}',
     heading=headline(results),
-    tone=_TONES[overall_verdict(results)],
+    tone=_TONES.get(overall_verdict(results), 'flat'),
     sentences=outcome(results),
     sections={
       'Attacks': _table(results),
@@ -133,9 +148,12 @@ def _table(results: dict[str, Any]) -> str:
   head += [('number', name) for _, name in _COLUMNS]
   rows = []
   for row in results['rows']:
+    # The interval that decides, so that the table agrees with the verdict.
+    low, high = row['interval']
     cells = [
       row['references'] or '–',
-      *(_cell(row[key]) for key, _ in _COLUMNS),
+      _cell({**row['auroc'], 'low': low, 'high': high}),
+      *(_cell(row[key]) for key, _ in _COLUMNS[1:]),
     ]
     rows.append(
       f'<tr><td>{page.escape(row["attack"])}</td>{frame.number_cells(cells)}'
@@ -144,7 +162,8 @@ def _table(results: dict[str, Any]) -> str:
   counts = results['rows'][0]
   note = (
     f'{counts["positives"]} members, {counts["negatives"]} others; in brackets '
-    f'{counts["confidence"]:.0%} intervals over points.'
+    f'{counts["confidence"]:.0%} intervals over points, of the AUC for all '
+    'attacks together.'
   )
   return page.table(head, rows) + f'<p class="soft">{page.escape(note)}</p>'
 

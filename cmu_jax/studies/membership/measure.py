@@ -72,13 +72,19 @@ def clusters(scores: AttackScores) -> dict[str, audits.Clusters]:
   }
 
 
-def row(config: ConfigDict, audit: Audit) -> Info:
+def row(config: ConfigDict, audit: Audit, attacks: int = 1) -> Info:
   """Computes the numbers of one attack on one method.
 
   The AUC of forgotten points also has the intervals of every other way to draw
   resamples: of scores, of networks, of points, of both.
+
+  Args:
+    config: of the study.
+    audit: the attack.
+    attacks: number of attacks on the same points; see `audits.DecisionRule`.
   """
   options, scores = config.evaluate, audit.scores
+  rule = audits.DecisionRule(options.confidence, attacks)
   positive = np.concatenate(scores.positive)
   negative = np.concatenate(scores.negative)
   name = f'{audit.method} {audit.points} {scores.attack} {audit.adaptive}'
@@ -93,7 +99,7 @@ def row(config: ConfigDict, audit: Audit) -> Info:
       references=scores.references,
       clusters=[by_way[way] for way in ways],
       replicates=options.replicates,
-      confidence=options.confidence,
+      rule=rule,
     )
 
   result = evaluate(tuple(options.clusters))

@@ -80,6 +80,9 @@ _GLOSSARY = {
   'attacker knows the method.',
 }
 
+# Scores below those of unseen points tell forgotten points apart too.
+_TELLING = ('leaks', 'reversed')
+
 
 def _check_attacks(results: Results) -> tuple[bool, list[str]]:
   """Returns whether any attack works as it should, and a sentence on each."""
@@ -105,7 +108,7 @@ def _judge_method(results: Results, method: str) -> tuple[bool, str]:
     for row in results['rows']
     if row['method'] == method and row['points'] == 'forget'
   ]
-  leaks = sum(row['verdict'] == 'leaks' for row in rows)
+  leaks = sum(row['verdict'] in _TELLING for row in rows)
   worst = max(rows, key=lambda row: row['auroc']['value'])
   auc = worst['auroc']
   return leaks > 0, (
@@ -172,14 +175,14 @@ def limits(results: Results) -> list[str]:
     'nothing above it; see the first sentences of this page.',
     'It is about these networks, images and settings. Nothing was tuned for '
     'the methods here, and another recipe may leave more or less behind.',
-    f'Intervals have {tables.drawn(results)}, at {level:.0%} each: about '
-    f'{1 - level:.0%} of such intervals miss, and this page has several.',
+    f'Intervals in tables have {tables.drawn(results)}, at {level:.0%} each: '
+    f'about {1 - level:.0%} of such intervals miss, and this page has several.',
+    *_shared_confidence(rows),
   ]
   if least:
     sentences.append(
       f'The fewest points here would show an AUC of {100 * max(least):.1f} '
-      'with a probability of 0.8, if their scores were independent; smaller '
-      'leaks may go unnoticed.'
+      'with a probability of 0.8; smaller leaks may go unnoticed.'
     )
   if config['attack'] == 'ulira' and any(
     row['attack'] != 'U-LiRA' for row in rows
@@ -191,6 +194,19 @@ def limits(results: Results) -> list[str]:
       'unlearned with it, too.'
     )
   return sentences
+
+
+def _shared_confidence(rows: list[Results]) -> list[str]:
+  """States that the attacks on a method share the error probability."""
+  # Older results have a verdict by the interval of each attack alone.
+  attacks = max((row.get('attacks', 1) for row in rows), default=1)
+  if attacks == 1:
+    return []
+  return [
+    f'A method that leaves nothing is attacked {attacks} times. The intervals '
+    'behind the verdicts are wider than those in tables, so that all attacks '
+    'on a method together err that seldom.'
+  ]
 
 
 def _sections(results: Results) -> dict[str, str]:

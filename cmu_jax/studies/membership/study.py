@@ -4,6 +4,7 @@ A cell is one method: every attack on its networks, with intervals. The phase
 before it trains the networks that these attacks read.
 """
 
+import collections
 import functools
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from cmu_jax.studies.membership.models import make_job, read_statistics
 from cmu_jax.studies.membership.world import Models, World
 
 # Raised when the numbers of a cell change.
-_VERSION = 1
+_VERSION = 2
 _FIELDS = (
   *('model', 'input', 'train', 'unlearn', 'learning_rates', 'fraction'),
   *('attack', 'adaptive', 'references', 'seeds', 'rmia', 'evaluate'),
@@ -149,10 +150,12 @@ def audit_method(context: Context[World], method: str) -> Info:
   """Attacks the networks of a method; returns its rows."""
   config = context.config
   attempts = _ATTACKS[config.attack](context, method)
+  # Any success is a finding, so that all attacks share the error probability.
+  counts = collections.Counter(attempt.points for attempt in attempts)
   rows = []
   with progress.bar('intervals', len(attempts), 'attacks') as advance:
     for attempt in attempts:
-      rows.append(measure.row(config, attempt))
+      rows.append(measure.row(config, attempt, counts[attempt.points]))
       advance(1, f'{method}, {attempt.scores.attack}')
   return {'rows': rows}
 
