@@ -53,22 +53,26 @@ def _repair(
   request: RepairRequest, case: RepairCase, settings: Info, out: pathlib.Path
 ) -> Info:
   edited = edit.edit_network(request, case, settings, out / 'checkpoints')
+  # Also for alpha = 0: the next step of a pipeline finds its weights.
+  written = shipped.write(case.network, edited.variables, out, 'repaired')
+  record = _choice_record(edited.choice, edited.curve)
+  # A file in half precision may be too coarse for the edit.
+  record['repaired'] = record['repaired'] and written.changed > 0
   return {
     'kind': request.kind,
     'method': edited.method,
-    'notes': list(case.notes),
+    'notes': [*case.notes, *written.notes],
     'class_names': list(case.network.class_names),
     'samples': int(case.bad.label.shape[0]),
-    **_choice_record(edited.choice, edited.curve),
+    **record,
     'safe': edited.evidence,
     'fine_tuning': {'steps': edited.steps, 'learnt': edited.learnt_share},
     'diagnosis': _diagnose(request, case),
     'measured': {
       'before': _measure(request, case, case.network.variables),
-      'after': _measure(request, case, edited.variables),
+      'after': _measure(request, case, written.variables),
     },
-    # Also for alpha = 0: the next step of a pipeline finds its weights.
-    'weights': shipped.write(case.network, edited.variables, out, 'repaired'),
+    'weights': written.name,
   }
 
 

@@ -194,9 +194,10 @@ def _unlearn(
     method.grid[0],
     **_checkpoint_option(request, out, config_lib.fingerprint(settings)),
   )
+  written = shipped.write(network, edited, out, 'unlearned')
   return {
     'method': request.method,
-    'notes': list(network.notes),
+    'notes': [*network.notes, *written.notes],
     'class_names': list(network.class_names),
     'pictures': {
       name: None if batch is None else int(batch.label.shape[0])
@@ -211,9 +212,9 @@ def _unlearn(
     },
     'measured': {
       'before': _measure(case, network.variables),
-      'after': _measure(case, edited),
+      'after': _measure(case, written.variables),
     },
-    'weights': shipped.write(network, edited, out, 'unlearned'),
+    'weights': written.name,
   }
 
 

@@ -9,6 +9,8 @@ from cmu_jax.networks.clip.architecture import (
   PUBLISHED,
   Sizes,
   Tower,
+  config_path,
+  config_writer,
   find_config,
   from_config,
 )
@@ -31,6 +33,8 @@ __all__ = [
   'Tower',
   'Towers',
   'bind',
+  'config_path',
+  'config_writer',
   'export',
   'find_config',
   'from_config',

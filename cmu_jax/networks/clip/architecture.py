@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from cmu_jax.core import errors, files
@@ -113,10 +113,31 @@ _TEXT_FIELDS = {
 }
 
 
+def config_path(path: os.PathLike | str) -> pathlib.Path:
+  """The name of the config that belongs to a single weights file."""
+  # A folder of results has a config.json of its own: that of the run.
+  weights = pathlib.Path(path).expanduser()
+  return weights.with_name(f'{weights.name}.config.json')
+
+
 def find_config(path: os.PathLike | str) -> pathlib.Path | None:
-  """Finds the config.json in the folder of a weights file, if any."""
-  config = pathlib.Path(path).expanduser().parent / 'config.json'
-  return config if config.is_file() else None
+  """Finds the config of weights: FILE.config.json, or their config.json."""
+  own = config_path(path)
+  options = (own, own.with_name('config.json'))
+  return next((config for config in options if config.is_file()), None)
+
+
+def config_writer(path: os.PathLike | str) -> Callable[[pathlib.Path], None]:
+  """Reads the config of weights; returns (other weights) -> copies it there.
+
+  Raises:
+    UserError: the config is broken.
+  """
+  config = find_config(path)
+  assert config is not None
+  # Read at once: what fails at the end of a run would lose its work.
+  content = files.read_json(config)
+  return lambda written: files.write_json(config_path(written), content)
 
 
 def from_config(path: os.PathLike | str) -> Sizes:

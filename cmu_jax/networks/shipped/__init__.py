@@ -11,17 +11,23 @@ from cmu_jax.networks.shipped.user_network import (
   load_backbone,
   read_labelled,
   read_same_shape,
+)
+from cmu_jax.networks.shipped.writing import (
+  WrittenWeights,
+  save_weights,
   write,
 )
 
 __all__ = [
   'Backbone',
   'ShippedNetwork',
+  'WrittenWeights',
   'label_pictures',
   'load',
   'load_backbone',
   'read_labelled',
   'read_same_shape',
   'resolve_class_names',
+  'save_weights',
   'write',
 ]

@@ -12,7 +12,7 @@ from cmu_jax.core import errors, files
 from cmu_jax.core.types import Model, Variables
 from cmu_jax.data.sources import pictures
 from cmu_jax.networks import clip, weights
-from cmu_jax.networks.clip import heads, prompts, zero_shot
+from cmu_jax.networks.clip import architecture, heads, prompts, zero_shot
 from cmu_jax.networks.weights.matching import Layout
 
 NAMES = (*clip.PUBLISHED, *clip.FROM_CONFIG)
@@ -160,14 +160,17 @@ def picture_reader(sizes: clip.Sizes) -> pictures.PictureReader:
 
 
 def write_head_and_config(
-  classifier: ClipClassifier, source: str, out: pathlib.Path
+  classifier: ClipClassifier, source: str, written: pathlib.Path
 ) -> None:
-  """Writes the files that `load_classifier` needs beside the weights."""
+  """Writes the files that `load_classifier` needs beside written weights."""
   # With the head saved, a later run needs no text tower.
-  heads.save(out / 'head.npz', classifier.head)
-  config = clip.find_config(source)
-  if config is not None:
-    files.write_text(out / 'config.json', config.read_text(encoding='utf-8'))
+  heads.save(written.parent / 'head.npz', classifier.head)
+  if clip.find_config(source) is None:
+    # The sizes of a published CLIP: the folder's own config.json is another.
+    config = architecture.to_config(classifier.loaded.sizes)
+    files.write_json(clip.config_path(written), config)
+  else:
+    clip.config_writer(source)(written)
 
 
 def _choose_templates(name: Any) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from cmu_jax import networks
-from cmu_jax.core import errors, files, literals
+from cmu_jax.core import errors, literals
 from cmu_jax.core.types import Batch, InputStep, Model, Network, Variables
 from cmu_jax.data import input_step
 from cmu_jax.data.sources import image_folder
@@ -44,8 +44,8 @@ class ShippedNetwork(NamedTuple):
     notes: inferred facts, in words.
     side: the fields of the weights' side file, {} without one.
     reader: reads pictures as the network needs them; None for full pictures.
-    write_companions: (folder) -> None, writes the files that the weights need
-      beside them; None where there are none.
+    write_companions: (path of written weights) -> None, writes the files that
+      they need beside them; None where there are none.
   """
 
   model: Model
@@ -148,7 +148,7 @@ def load(
     facts['target'],
     (*notes, *assumption),
     side,
-    write_companions=functools.partial(_copy_config, path) if config else None,
+    write_companions=clip.config_writer(path) if config else None,
   )
 
 
@@ -213,12 +213,6 @@ def _read_config_options(
   return {} if read is None or config is None else read(config)
 
 
-def _copy_config(path: str, out: pathlib.Path) -> None:
-  """Copies the config.json of weights beside their repaired version."""
-  text = (pathlib.Path(path).parent / 'config.json').read_text('utf-8')
-  files.write_text(out / 'config.json', text)
-
-
 def _load_clip(
   request: _Request, overrides: Mapping[str, Any]
 ) -> ShippedNetwork:
@@ -254,7 +248,7 @@ def _load_clip(
     (*assumption, *classifier.notes),
     side,
     reader,
-    lambda out: clip_network.write_head_and_config(classifier, path, out),
+    functools.partial(clip_network.write_head_and_config, classifier, path),
   )
 
 
@@ -298,25 +292,6 @@ def read_same_shape(
     f'{(height, width)}; make them the same size',
   )
   return pictures
-
-
-def write(
-  network: ShippedNetwork, variables: Variables, out: pathlib.Path, stem: str
-) -> str:
-  """Writes weights in the format of the user's file, side file included.
-
-  Returns:
-    The file's name in `out`.
-  """
-  # Arrays that the network does not use, such as counters, go back too.
-  arrays = weights.put_back(variables, network.stored.arrays, network.layout)
-  name = f'{stem}{network.stored.suffix}'
-  weights.write(out / name, network.stored._replace(arrays=arrays))
-  if network.write_companions is not None:
-    network.write_companions(out)
-  if network.side:
-    files.write_json(out / f'{name}.json', network.side)
-  return name
 
 
 def _fit_network(

@@ -161,12 +161,28 @@ def fit(
     if surplus > 0:
       lines.append(f'{source}: and {surplus} more')
     raise errors.MultipleErrors('\n'.join(lines))
+  return take(arrays, template, layout), layout
+
+
+def take(
+  arrays: Mapping[str, np.ndarray], template: Variables, layout: Layout
+) -> Variables:
+  """Takes a network's variables, float32, from arrays that fit.
+
+  Args:
+    arrays: by stored name.
+    template: the network's variables. Leaves without a name in `layout` are
+      taken from it; the others may be jax.ShapeDtypeStructs.
+    layout: see `fit`.
+  """
   # Half precision is widened: edits by a small step would round away.
   values = [
     jnp.asarray(_to_leaf(path, arrays[layout.names[path]], layout), jnp.float32)
-    for path in leaves
+    if path in layout.names
+    else leaf
+    for path, leaf in _leaves(template).items()
   ]
-  return jax.tree.unflatten(jax.tree.structure(template), values), layout
+  return jax.tree.unflatten(jax.tree.structure(template), values)
 
 
 def put_back(
@@ -175,7 +191,8 @@ def put_back(
   """Replaces stored arrays by a network's variables.
 
   Names, order, layout and number types stay those of `arrays`; so do arrays
-  that the network does not have, such as counters.
+  that the network does not have, such as counters. An array whose values exceed
+  the range of its type becomes float32.
   """
   result = dict(arrays)
   for path, leaf in _leaves(variables).items():
@@ -185,14 +202,26 @@ def put_back(
     value = np.transpose(
       np.asarray(leaf), _stored_axes(path, leaf.ndim, layout)
     )
-    value = value.astype(arrays[name].dtype)
     if path in layout.thirds:
       # `result`, not `arrays`: the other two thirds may have been replaced.
       pieces = np.split(result[name], 3)
-      pieces[layout.thirds[path]] = value
+      index = layout.thirds[path]
+      pieces[index] = _cast(value, pieces[index])
       value = np.concatenate(pieces)
+    else:
+      value = _cast(value, arrays[name])
     result[name] = value
   return result
+
+
+def _cast(value: np.ndarray, stored: np.ndarray) -> np.ndarray:
+  """Turns float32 into the type of stored numbers, if they fit into it."""
+  if stored.dtype == np.float64 and stored.shape == value.shape:
+    # Weights that no edit touched keep the digits that float32 lacks.
+    return np.where(value == stored.astype(np.float32), stored, value)
+  with np.errstate(over='ignore'):
+    cast = value.astype(stored.dtype)
+  return cast if np.isfinite(cast).all() else value
 
 
 def torch_names(
@@ -273,11 +302,16 @@ def _find_problems(
   extra = [n for n in arrays if n not in used and not _may_remain(n, layout)]
   problems = [f"'{n}' is missing; is it another network?" for n in missing]
   problems += [f"'{n}' belongs to no part of the network" for n in extra]
+  integers: dict[str, str] = {}
   for path, leaf in leaves.items():
     name = layout.names[path]
     if name not in arrays:
       continue
     array = arrays[name]
+    # A single line says it of all arrays, see below.
+    if array.dtype.kind in 'iub':
+      integers[name] = str(array.dtype)
+      continue
     expected = _stored_shape(path, leaf.shape, layout)
     if array.shape != expected:
       problems.append(
@@ -290,6 +324,13 @@ def _find_problems(
       )
     elif path.endswith('/var') and (array < 0).any():
       problems.append(f"'{name}' holds a negative variance; it is damaged")
+  if integers:
+    name = next(iter(integers))
+    problems.append(
+      f"the network's numbers are {', '.join(sorted({*integers.values()}))} in "
+      f"{len(integers)} arrays ('{name}' for example), which no small step "
+      'changes; store them as float32'
+    )
   # Leaves that share an array report its problems three times.
   return list(dict.fromkeys(problems))
 
