@@ -95,10 +95,12 @@ def run_job(
     compute: (all settings, folder) -> results and their report.
 
   Raises:
-    UserError: the folder is in use, or holds results of other settings.
+    UserError: the folder is in use, holds results of other settings, or holds
+      an input under the name of an output.
   """
   settings = {**request._asdict(), **settings}
   out = pathlib.Path(request.out).expanduser()
+  workdir.check_inputs(out, request)
   with workdir.open_run(out, settings, '--out'):
     computed, report = compute(settings, out)
     results = {

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -14,6 +15,14 @@ CONFIG_FILE = 'config.json'
 # Files from before the first training; later files are products of the run.
 _CLAIM_FILES = (CONFIG_FILE, 'corruption.json')
 _PRODUCTS = ('checkpoints', 'results.json')
+# Weights that a command writes, with the files beside them.
+_WEIGHTS = re.compile(r'(repaired|unlearned)(\..+)?|head\.npz')
+# Flags of files and of folders that a command reads.
+_INPUT_FLAGS = (
+  *('weights', 'model', 'scores', 'proxy', 'ordinary', 'forget', 'retain'),
+  *('test', 'members', 'nonmembers', 'data'),
+)
+_HEAD_OPTION = re.compile('head=([^,]+)')
 _OUTPUT_FOLDERS = (
   '.',
   'cells',
@@ -69,6 +78,61 @@ def lock(
     yield folder
 
 
+def check_inputs(folder: pathlib.Path, request: Any) -> None:
+  """Refuses an output folder in which a run would write over its inputs.
+
+  Args:
+    folder: of the output, which may not exist.
+    request: a NamedTuple of the user's flags.
+
+  Raises:
+    UserError: names the input.
+  """
+  products = _find_weights(folder)
+  for flag, path in _existing_inputs(request):
+    errors.check(
+      not any(map(path.samefile, products)),
+      f'--out={folder} is the folder of --{flag}={path}, which the run would '
+      'write over; choose another --out',
+    )
+    # The next run would read the figures of this run as pictures.
+    errors.check(
+      not (path.is_dir() and folder.is_dir() and path.samefile(folder)),
+      f'--out={folder} is the folder of --{flag}; choose another --out',
+    )
+  # Weights of these names from elsewhere are somebody's too.
+  claimed = (folder / CONFIG_FILE).exists()
+  foreign = [] if claimed else [p for p in products if _holds_weights(p)]
+  errors.check(
+    not foreign,
+    f'{folder} holds {", ".join(path.name for path in foreign)}, which no run '
+    'in this folder wrote; choose another --out',
+  )
+
+
+def _existing_inputs(request: Any) -> Iterator[tuple[str, pathlib.Path]]:
+  """Flags of a request with the files and folders that they name."""
+  for flag in _INPUT_FLAGS:
+    value = getattr(request, flag, None) or ''
+    # A model may have the file of a head among its options.
+    texts = _HEAD_OPTION.findall(value) if flag == 'model' else [value]
+    for path in (pathlib.Path(text).expanduser() for text in texts if text):
+      if path.exists():
+        yield flag, path
+
+
+def _find_weights(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Entries of a folder under the names of weights that a command writes."""
+  if not folder.is_dir():
+    return []
+  return [p for p in sorted(folder.iterdir()) if _WEIGHTS.fullmatch(p.name)]
+
+
+def _holds_weights(path: pathlib.Path) -> bool:
+  """True for a file, and for a folder of Orbax; false for that of a run."""
+  return path.is_file() or (path / '_METADATA').exists()
+
+
 def _take_lock(folder: pathlib.Path, flag: str) -> IO[str]:
   """Locks a folder by an open file."""
   try:
@@ -120,7 +184,8 @@ def _claim_folder(
 
 def _release_claim(folder: pathlib.Path) -> None:
   """Frees a folder without products of a run for the next config."""
-  if not any((folder / name).exists() for name in _PRODUCTS):
+  products = [p for name in _PRODUCTS if (p := folder / name).exists()]
+  if not any((*products, *map(_holds_weights, _find_weights(folder)))):
     for name in _CLAIM_FILES:
       (folder / name).unlink(missing_ok=True)
 
