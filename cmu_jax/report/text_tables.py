@@ -1,7 +1,11 @@
-"""Tables of text in several forms: Markdown, LaTeX, HTML."""
+"""Tables of text in several forms: Markdown, LaTeX, HTML, terminal."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
+
+import rich.box
+import rich.markup
+import rich.table
 
 from cmu_jax.report import page
 
@@ -156,3 +160,16 @@ def markdown_files(
   return {
     f'{name}.md': banner + markdown(table) for name, table in tables.items()
   }
+
+
+def terminal(table: TextTable) -> rich.table.Table:
+  """Formats the table for a terminal, without title and notes."""
+  numbers = len(table.columns) - table.prose_columns
+  grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+  for i, name in enumerate(table.columns):
+    # Names may contain brackets, which rich would read as markup.
+    text = rich.markup.escape(name)
+    grid.add_column(text, justify='right' if 0 < i < numbers else 'left')
+  for row in table.rows:
+    grid.add_row(*map(rich.markup.escape, row))
+  return grid
