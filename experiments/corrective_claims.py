@@ -47,6 +47,9 @@ def _gain(method: str, fraction: float):
 
   def value(cells, gold):
     nothing = cells['none', None]
+    # Without a gap no share of it is closed: the problem decides no claim.
+    if gold <= nothing:
+      return None
     return (cells[method, fraction] - nothing) / (gold - nothing)
 
   return value
@@ -149,7 +152,7 @@ def values(results: dict, claim: Claim) -> list[float]:
       numbers.append(claim.value(cells, cells['rewod', 1.0]))
     except KeyError:
       continue
-  return numbers
+  return [number for number in numbers if number is not None]
 
 
 def judge(results: dict, claim: Claim) -> dict[str, Any]:

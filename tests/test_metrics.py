@@ -63,7 +63,14 @@ def test_attack_success_leaves_the_target_class_out():
 
 @pytest.mark.parametrize(
   'accuracy, before, oracle, expected',
-  [(0.936, 0.797, 0.983, 74.73), (0.5, 0.6, 0.8, -50.0), (0.7, 0.7, 0.7, None)],
+  [
+    (0.936, 0.797, 0.983, 74.73),
+    (0.5, 0.6, 0.8, -50.0),
+    (0.7, 0.7, 0.7, None),
+    # The oracle is below doing nothing: neither gain nor loss is a recovery.
+    (0.85, 0.82, 0.80, None),
+    (0.7, 0.82, 0.80, None),
+  ],
 )
 def test_recovery_is_in_percent_of_the_gap(accuracy, before, oracle, expected):
   found = metrics.recovery_rate(accuracy, before, oracle)

@@ -24,6 +24,21 @@ def found(family='symmetric', **changes):
   }
 
 
+@pytest.mark.parametrize(
+  ('floor', 'said'),
+  [
+    ({'rate': 0.125, 'source': 'test'}, '12%: so many of the test pictures'),
+    ({'rate': 0.04, 'source': 'ordinary'}, '4%: so many of the ordinary'),
+    ({'rate': 0.1, 'source': 'classes'}, '10%: if all classes are equally'),
+  ],
+)
+def test_pictures_of_the_target_class_are_said(floor, said):
+  poison = results(None, 'poison')
+  assert 'truly' not in words._bad_samples_sentence(poison)
+  sentence = words._bad_samples_sentence({**poison, 'target_floor': floor})
+  assert said in sentence and sentence.count('→') == 1
+
+
 def results(diagnosis, kind='label_noise', **changes):
   measured = {
     'bad_label_rate': 0.4,

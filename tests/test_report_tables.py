@@ -48,6 +48,28 @@ def test_recovery_is_shown_only_where_it_means_something():
   assert '2100' not in text_tables.markdown(tables.methods_table(run))
 
 
+@pytest.mark.parametrize(('below', 'count'), [(1, 2), (3, None)])
+def test_recovery_is_a_dash_where_the_oracle_is_below(below, count):
+  """Results of any age: they may hold a recovery that means nothing."""
+  run = report_fakes.results()
+  for row in run['rows']:
+    if row['seed'] < below:
+      row['recovery_percent'] = -166.7
+      if row['method'] == 'oracle':
+        row['test_accuracy'] = 0.2
+  rows = {row.method: row for row in tables.summary(run)}
+  spread = rows['cuts'].metrics.get('recovery_percent')
+  assert (spread and spread.n) == count
+  texts = text_tables.markdown(tables.methods_table(run))
+  assert '166' not in texts
+  if count is None:
+    head, line = (
+      next(text.split(' | ') for text in texts.splitlines() if name in text)
+      for name in ('recovery', '| CUTS |')
+    )
+    assert line[head.index(r'recovery \[%\]')] == '–'
+
+
 def test_the_best_alpha_claims_test_labels_only_where_it_used_them():
   notes = []
   for task in ('label_noise', 'poison'):

@@ -154,6 +154,10 @@ def attack_success(
 def recovery_rate(
   accuracy: float, before: float, oracle: float
 ) -> float | None:
-  """RR in percent: (UT - UT_mix) / (UT_oracle - UT_mix); None if undefined."""
+  """RR in percent: (UT - UT_mix) / (UT_oracle - UT_mix).
+
+  None if the oracle is not above the corrupted network: there is no gap to
+  close, and the quotient would praise a loss.
+  """
   gap = oracle - before
-  return None if abs(gap) < 1e-12 else 100 * (accuracy - before) / gap
+  return None if gap < 1e-12 else 100 * (accuracy - before) / gap

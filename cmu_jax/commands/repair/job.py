@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 
 from cmu_jax.commands import frame
@@ -68,6 +69,7 @@ def _repair(
     'safe': edited.evidence,
     'fine_tuning': {'steps': edited.steps, 'learnt': edited.learnt_share},
     'diagnosis': _diagnose(request, case),
+    'target_floor': _target_floor(case),
     'measured': {
       'before': _measure(request, case, case.network.variables),
       'after': _measure(request, case, written.variables),
@@ -100,6 +102,26 @@ def _diagnose(request: RepairRequest, case: RepairCase) -> Info | None:
   key = rng.fold_in(request.seed, 'diagnosis')
   label = np.asarray(case.bad.label)
   return diagnosis.diagnose(key, probability, label).record
+
+
+def _target_floor(case: RepairCase) -> Info | None:
+  """Rate of the target class without a trigger, with its source.
+
+  Bad samples may truly be of the target class. No repair frees these.
+  """
+  if case.target is None:
+    return None
+  if case.test is not None:
+    rate = np.mean(np.asarray(case.test.label) == case.target)
+    return {'rate': float(rate), 'source': 'test'}
+  if case.ordinary is not None:
+    batch = Batch(case.ordinary, jnp.zeros(len(case.ordinary), jnp.int32))
+    predicted = metrics.predict(
+      case.network.classifier, case.network.variables, batch, 256
+    )
+    rate = np.mean(predicted == case.target)
+    return {'rate': float(rate), 'source': 'ordinary'}
+  return {'rate': 1 / len(case.network.class_names), 'source': 'classes'}
 
 
 def _measure(

@@ -225,7 +225,27 @@ def _bad_samples_sentence(results: dict[str, Any]) -> str:
     if results['kind'] == 'poison'
     else 'given their wrong label'
   )
-  return f'Bad samples {fate}: {original:.1%} → {edited:.1%}.'
+  return (
+    f'Bad samples {fate}: {original:.1%} → {edited:.1%}.'
+    f'{_floor_text(results.get("target_floor"))}'
+  )
+
+
+_FLOORS = {
+  'test': 'so many of the test pictures are of it',
+  'ordinary': 'so many of the ordinary pictures are sent to it',
+  'classes': 'if all classes are equally frequent',
+}
+
+
+def _floor_text(floor: dict[str, Any] | None) -> str:
+  """The share of the target class that no repair brings down."""
+  if floor is None:
+    return ''
+  return (
+    ' This counts pictures that truly are of that class, without a trigger '
+    f'about {floor["rate"]:.0%}: {_FLOORS[floor["source"]]}.'
+  )
 
 
 def limitations(results: dict[str, Any]) -> list[str]:

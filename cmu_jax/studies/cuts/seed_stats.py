@@ -1,5 +1,6 @@
 """Numbers over the seeds of a run, and their texts in tables and figures."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -12,10 +13,21 @@ Arrays = dict[str, np.ndarray]
 
 def by_seed(results: Results, method: str, key: str) -> dict[int, float]:
   """The values of one column for one method, leaving out null ones."""
-  return {
+  values = {
     row['seed']: float(row[key])
     for row in results['rows']
     if row['method'] == method and row.get(key) is not None
+  }
+  if key != 'recovery_percent':
+    return values
+  # Older results have a recovery even where the oracle is below doing nothing.
+  oracle, corrupted = (
+    by_seed(results, name, 'test_accuracy') for name in ('oracle', 'corrupted')
+  )
+  return {
+    seed: value
+    for seed, value in values.items()
+    if oracle.get(seed, math.inf) > corrupted.get(seed, -math.inf)
   }
 
 
