@@ -169,6 +169,7 @@ def call(command: Command, load: Load, settings: Mapping[str, Any]) -> Any:
     UserError: settings, weights or pictures that do not fit.
   """
   request = check(command, command.request(**settings))
+  shell.ignore_unusable_backend()
   work, _ = load()
   with errors.collect_remarks():
     return work(request)

@@ -5,7 +5,9 @@ the command line are reported without waiting for it.
 """
 
 import argparse
+import contextlib
 import errno
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -76,6 +78,7 @@ def run_script(main: Callable[[], Any]) -> NoReturn:
 
 def set_up() -> None:
   """Sets the environment of JAX; settings of the user take precedence."""
+  ignore_unusable_backend()
   # Without an accelerator plug-in, JAX would search for a TPU and warn.
   if not _has_accelerator():
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -92,6 +95,24 @@ def set_up() -> None:
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder))
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '0')
+
+
+def ignore_unusable_backend() -> None:
+  """Imports matplotlib, even if MPLBACKEND names an absent backend.
+
+  Figures are drawn into files, which needs no backend.
+  """
+  if 'matplotlib' in sys.modules:
+    return
+  # Notebooks hand the name of their backend to every process that they start.
+  backend = os.environ.pop('MPLBACKEND', None)
+  matplotlib = importlib.import_module('matplotlib')
+  if backend is None:
+    return
+  os.environ['MPLBACKEND'] = backend
+  # The caller of a function may use the backend afterwards.
+  with contextlib.suppress(ValueError):
+    matplotlib.rcParams['backend'] = backend
 
 
 def compile_quickly() -> None:
