@@ -89,5 +89,6 @@ def run(arguments, folder, **variables):
     env=environment(**variables),
     capture_output=True,
     text=True,
+    errors='replace',
     check=False,
   )

@@ -1,10 +1,14 @@
 """Commands in environments that users have: notebooks, clusters, containers."""
 
+import json
+import shutil
 import subprocess
 import sys
 
 import environment_case as case
 import pytest
+
+from cmu_jax.commands import requests
 
 
 @pytest.fixture(scope='module')
@@ -31,10 +35,80 @@ def test_a_call_from_python_takes_any_backend(folder, tmp_path):
   done = subprocess.run(
     [sys.executable, '-c', code],
     cwd=tmp_path,
-    env=case.environment(MPLBACKEND='module://matplotlib_inline.backend_inline'),
+    env=case.environment(
+      MPLBACKEND='module://matplotlib_inline.backend_inline'
+    ),
     capture_output=True,
     text=True,
     check=False,
   )
   assert done.returncode == 0, done.stderr
   assert (tmp_path / 'out' / 'report.html').is_file()
+
+
+@pytest.mark.parametrize('platforms', ['rocm', 'tpu,cuda', 'abacus'])
+@pytest.mark.parametrize('command', case.COMMANDS)
+def test_an_absent_device_is_one_line(folder, tmp_path, command, platforms):
+  arguments = case.words(folder, command, tmp_path / 'out')
+  done = case.run(arguments, tmp_path, JAX_PLATFORMS=platforms)
+  assert done.returncode == 2
+  (line,) = done.stderr.splitlines()
+  assert line.startswith('error: JAX has no device to run on')
+  assert 'JAX_PLATFORMS=cpu' in line
+  assert done.stdout == ''
+
+
+@pytest.mark.parametrize('command', ['unlearn', 'audit'])
+def test_double_precision_changes_no_result_of_a_command(
+  folder, tmp_path, command
+):
+  outcomes = []
+  for switch in ('TRUE', None):
+    out = tmp_path / f'out {switch}'
+    arguments = case.words(folder, command, out)
+    done = case.run(arguments, tmp_path, JAX_ENABLE_X64=switch)
+    assert done.returncode == 0, done.stderr
+    assert ('JAX_ENABLE_X64 is ignored' in done.stderr) == bool(switch)
+    results = json.loads((out / 'results.json').read_text())
+    del results['provenance'], results['settings']
+    outcomes.append(results)
+  assert outcomes[0] == outcomes[1]
+
+
+_ALL_METHODS = """
+import sys
+import cmu_jax
+from cmu_jax.commands import requests
+from cmu_jax.networks import weights
+
+folder = sys.argv[1]
+network = dict(weights=folder + '/w.npz', model='fc:width=16')
+for method in requests.METHODS:
+  results = cmu_jax.unlearn(
+    **network, forget=folder + ('/whole' if method == 'trw' else '/bad'),
+    retain=folder + '/kept', method=method, out=method, epochs=1,
+    classes=('c0', 'c1', 'c2', 'c3'),
+  )
+  stored = weights.read(method + '/unlearned.npz').arrays
+  print(method, {str(a.dtype) for a in stored.values()}, results['finished'])
+cmu_jax.repair(
+  **network, proxy=folder + '/bad', kind='label_noise', out='repair', steps=3
+)
+print('repair')
+"""
+
+
+def test_functions_work_in_double_precision(folder, tmp_path):
+  shutil.copytree(folder / 'bad' / 'c2', folder / 'whole' / 'c2')
+  done = subprocess.run(
+    [sys.executable, '-c', _ALL_METHODS, str(folder)],
+    cwd=tmp_path,
+    env=case.environment(JAX_ENABLE_X64='1'),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  lines = [x for x in done.stdout.splitlines() if 'float' in x]
+  assert len(lines) == len(requests.METHODS)
+  assert all(line.endswith("{'float32'} True") for line in lines)

@@ -20,6 +20,7 @@ R = TypeVar('R', bound=tuple)
 _SAMPLES: dict[Any, Any] = {bool: True, int: 1, float: 1.0, str: ''}
 # () -> (request -> results, results -> printed text); imports JAX.
 Load = Callable[[], tuple[Callable[[Any], Any], Callable[[Any], str]]]
+_MEMORY_REMEDY = 'lower --batch_size, or give fewer or smaller pictures'
 _FLAG = re.compile(
   r'^  --(\w+)=(\S+)(?: {2,}(.*)|)((?:\n {10,}\S.*)*)', re.MULTILINE
 )
@@ -154,8 +155,11 @@ def run(command: Command, load: Load, argv: Sequence[str]) -> int:
       return
     shell.set_up()
     # JAX takes seconds to import: the flags are checked without it.
-    work, describe = load()
-    with errors.collect_remarks():
+    with (
+      shell.report_device_errors(_MEMORY_REMEDY),
+      errors.collect_remarks(),
+    ):
+      work, describe = load()
       results = work(request)
     print(describe(results))
 
@@ -170,8 +174,8 @@ def call(command: Command, load: Load, settings: Mapping[str, Any]) -> Any:
   """
   request = check(command, command.request(**settings))
   shell.ignore_unusable_backend()
-  work, _ = load()
-  with errors.collect_remarks():
+  with shell.report_device_errors(_MEMORY_REMEDY), errors.collect_remarks():
+    work, _ = load()
     return work(request)
 
 

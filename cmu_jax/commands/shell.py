@@ -7,30 +7,41 @@ the command line are reported without waiting for it.
 import argparse
 import contextlib
 import errno
-import importlib
 import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import re
 import sys
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+from cmu_jax.commands import terminal
 from cmu_jax.core import errors
 
 # In the cache of compiled programs: its time is that of the last check.
 _CHECK_STAMP = '.checked'
-# The user can free space or choose another folder; other errors are bugs.
-_UNWRITABLE = {
+# The user can free space or name another file; other errors are bugs.
+_USER_ERRORS = {
   errno.ENOSPC,
   errno.EDQUOT,
   errno.EROFS,
   errno.EACCES,
   errno.EPERM,
+  errno.ENAMETOOLONG,
+  errno.ENOTDIR,
+  errno.EISDIR,
+  errno.ELOOP,
 }
+
+# As JAX reads the variables of its environment.
+_TRUE = ('1', 'true', 'yes', 'y', 'on', 't')
+_OUT_OF_MEMORY = re.compile(
+  'RESOURCE_EXHAUSTED|MemoryError|[Oo]ut of memory|allocate'
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,22 +58,28 @@ def run(
 
   Args:
     command: takes the arguments and returns the exit code, None for 0.
-    argv: the arguments; None for those of the process.
+    argv: the arguments; None for those of the process, whose streams and
+      signals then belong to the command.
 
   Returns:
     The code of the command; 2 after an error that the user can correct, with a
     line on stderr for each mistake; 130 after control-C.
   """
+  if argv is not None:
+    return _run(command, argv)
+  terminal.protect_streams()
+  terminal.stop_promptly()
+  return _run(command, sys.argv[1:])
+
+
+def _run(command: Callable[[Sequence[str]], Any], argv: Sequence[str]) -> int:
   try:
-    return command(sys.argv[1:] if argv is None else argv) or 0
+    return command(argv) or 0
   except KeyboardInterrupt:
-    print(
-      '\ninterrupted: the same command continues from the last checkpoint',
-      file=sys.stderr,
-    )
-    return 130
+    print(f'\n{terminal.INTERRUPTION}', file=sys.stderr)
+    return terminal.INTERRUPTED
   except (errors.UserError, OSError) as error:
-    if isinstance(error, OSError) and error.errno not in _UNWRITABLE:
+    if isinstance(error, OSError) and error.errno not in _USER_ERRORS:
       raise
     # Other errors may quote line breaks of a file or a library.
     multiple = isinstance(error, errors.MultipleErrors)
@@ -76,9 +93,42 @@ def run_script(main: Callable[[], Any]) -> NoReturn:
   sys.exit(run(lambda _: main(), None))
 
 
+@contextlib.contextmanager
+def report_device_errors(remedy: str) -> Iterator[None]:
+  """Turns an absent device and exhausted memory into an error of one line.
+
+  Args:
+    remedy: what lowers the need for memory.
+  """
+  try:
+    # JAX reads its settings when it is imported, and starts on first use.
+    from cmu_jax.core import jit
+
+    jit.announce_compilations()
+    jit.device_count()
+  except (RuntimeError, AssertionError, ValueError) as error:
+    reason = str(error) or 'no platform of JAX_PLATFORMS is available'
+    raise errors.UserError(
+      f'JAX has no device to run on: {reason}; install its plug-in, or set '
+      'JAX_PLATFORMS=cpu'
+    ) from error
+  try:
+    yield
+  except (RuntimeError, MemoryError) as error:
+    if not _OUT_OF_MEMORY.search(f'{type(error).__name__} {error}'):
+      raise
+    raise errors.UserError(
+      f'out of memory: {errors.first_line(error)}; {remedy}'
+    ) from error
+
+
 def set_up() -> None:
   """Sets the environment of JAX; settings of the user take precedence."""
   ignore_unusable_backend()
+  # Else the same seed would draw other numbers.
+  if os.environ.get('JAX_ENABLE_X64', '').lower() in _TRUE:
+    print('JAX_ENABLE_X64 is ignored: networks are float32', file=sys.stderr)
+    os.environ['JAX_ENABLE_X64'] = '0'
   # Without an accelerator plug-in, JAX would search for a TPU and warn.
   if not _has_accelerator():
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -106,7 +156,8 @@ def ignore_unusable_backend() -> None:
     return
   # Notebooks hand the name of their backend to every process that they start.
   backend = os.environ.pop('MPLBACKEND', None)
-  matplotlib = importlib.import_module('matplotlib')
+  import matplotlib
+
   if backend is None:
     return
   os.environ['MPLBACKEND'] = backend

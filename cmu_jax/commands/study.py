@@ -16,6 +16,10 @@ from cmu_jax.core.config import LoadedConfig
 
 RESULTS_FILE = 'results.json'
 TABLE_FILE = 'sweep.md'
+_MEMORY_REMEDY = (
+  'lower config.model.width, the batch_size of config.train, proxy_train and '
+  'finetune, or config.evaluate.batch_size'
+)
 # (config, folder, minutes) -> results, and (folder) -> path of the report.
 Study = tuple[Callable[..., Any], Callable[..., Any]]
 
@@ -76,28 +80,31 @@ def run_config(config: Any, folder: pathlib.Path, flags: Any) -> None:
 
 def _compute(config: Any, folder: pathlib.Path, minutes: float | None) -> None:
   """Runs the cells of a study; writes results.json and the report."""
-  # JAX is imported here, so that mistakes in a command show at once.
-  from cmu_jax.core import jit
-  from cmu_jax.studies.engine import workers
+  with shell.report_device_errors(_MEMORY_REMEDY):
+    # JAX is imported here, so that mistakes in a command show at once.
+    from cmu_jax.core import jit
+    from cmu_jax.studies.engine import workers
 
-  with (
-    workers.report_device_errors(),
-    jit.skip_optimizations(config.smoke),
-  ):
     run, show = find_study(config.task)
-    results = run(config, folder, minutes)
-    if not workers.is_chief():
-      return
-    if _claims_folder(config):
-      # A sweep passes over a finished run: its report has to be there, too.
-      unfinished = {**results, 'finished': False}
-      files.write_json(folder / RESULTS_FILE, unfinished)
-      path = show(folder)
-      files.write_json(folder / RESULTS_FILE, results)
-    else:
-      files.write_json(folder / RESULTS_FILE, results)
-      path = show(folder)
-    print(f'report: {path}')
+    with jit.skip_optimizations(config.smoke):
+      results = run(config, folder, minutes)
+    if workers.is_chief():
+      print(f'report: {_write_results(config, folder, results, show)}')
+
+
+def _write_results(
+  config: Any, folder: pathlib.Path, results: Any, show: Callable[..., Any]
+) -> Any:
+  """Writes results.json and the report; returns the path of the report."""
+  path = folder / RESULTS_FILE
+  if not _claims_folder(config):
+    files.write_json(path, results)
+    return show(folder)
+  # A sweep passes over a finished run: its report has to be there, too.
+  files.write_json(path, {**results, 'finished': False})
+  report = show(folder)
+  files.write_json(path, results)
+  return report
 
 
 def find_study(task: str) -> Study:

@@ -135,6 +135,12 @@ def _holds_weights(path: pathlib.Path) -> bool:
 
 def _take_lock(folder: pathlib.Path, flag: str) -> IO[str]:
   """Locks a folder by an open file."""
+  text = str(folder)
+  # Libraries that write checkpoints refuse them, at the end of a training.
+  errors.check(
+    text.encode(errors='replace') == os.fsencode(text),
+    f'the name of the work folder {text} is not UTF-8: choose another {flag}',
+  )
   try:
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / '.lock').open('a+', encoding='utf-8')

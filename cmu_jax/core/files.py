@@ -93,7 +93,7 @@ def digest(*paths: os.PathLike | str) -> str:
 
 def write_text(path: os.PathLike | str, text: str) -> None:
   """Writes UTF-8 text."""
-  write(path, lambda file: file.write(text.encode()))
+  write(path, lambda file: file.write(text.encode(errors='backslashreplace')))
 
 
 def write_json(path: os.PathLike | str, value: Any) -> None:

@@ -4,14 +4,21 @@ Most of the time of a small experiment is compilation. A program that runs once
 (an initialisation, a random direction) does not repay optimisation: without
 it, an initialisation compiles about eight times faster. A loop of convolutions
 repays a choice of kernels. XLA hands fused sums, products and convolutions to a
-library; there, convolutions run on a single core.
+library; there, convolutions run on a single core. A large program compiles for
+minutes, in which Python can do nothing else: a thread says so.
 """
 
 import contextlib
+import functools
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+
+from cmu_jax.core import progress
 
 _CHEAP = {
   'xla_backend_optimization_level': 0,
@@ -26,6 +33,19 @@ _THREADED = {
   ),
 }
 _SWITCH = 'jax_disable_most_optimizations'
+# JAX tells its listeners when it begins and ends to compile a program.
+_COMPILATION = '/jax/core/compile/backend_compile_duration'
+# A reader of a silent terminal begins to worry after some seconds.
+_SILENT_SECONDS, _REPEAT_SECONDS = 3.0, 30.0
+
+
+def device_count() -> int:
+  """Starts JAX and counts its devices.
+
+  Raises:
+    RuntimeError, AssertionError: no platform of JAX_PLATFORMS is available.
+  """
+  return jax.device_count()
 
 
 def compile_cheaply(
@@ -75,3 +95,35 @@ def skip_optimizations(
   if enabled and jax.default_backend() == 'cpu':
     return _optimizations_disabled(True)
   return contextlib.nullcontext()
+
+
+@functools.cache
+def announce_compilations() -> None:
+  """Names each program on stderr that takes XLA longer than three seconds."""
+  ends: dict[int, threading.Event] = {}
+
+  def begin(event: str, value: float, fun_name: str = '', **_: Any) -> None:
+    if event != _COMPILATION:
+      return
+    end = ends[threading.get_ident()] = threading.Event()
+    program = fun_name.removeprefix('jit(').removesuffix(')')
+    names = program, progress.current_title()
+    text = ' of '.join(filter(None, names)) or 'a program'
+    # The compiling thread cannot print.
+    threading.Thread(target=_announce, args=(text, end), daemon=True).start()
+
+  def finish(event: str, duration: float, **_: Any) -> None:
+    if event == _COMPILATION:
+      ends.pop(threading.get_ident(), threading.Event()).set()
+
+  jax.monitoring.register_scalar_listener(begin)
+  jax.monitoring.register_event_duration_secs_listener(finish)
+
+
+def _announce(name: str, end: threading.Event) -> None:
+  """Prints a line now and then until a compilation ends."""
+  began, wait = time.monotonic(), _SILENT_SECONDS
+  while not end.wait(wait):
+    seconds = time.monotonic() - began
+    print(f'compiling {name}: {seconds:.0f} s', file=sys.stderr, flush=True)
+    wait = _REPEAT_SECONDS

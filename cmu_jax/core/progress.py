@@ -6,12 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from rich import console as rich_console
 from rich import progress as rich_progress
 
 # A context variable, because threads run cells side by side and each of them
 # mutes its own bars only.
 _muted = contextvars.ContextVar('muted', default=False)
+_title = contextvars.ContextVar('title', default='')
 _INTERVAL_SECONDS = 5
+# One for all, because nested bars share the lines of a terminal.
+_CONSOLE = rich_console.Console(stderr=True)
 
 
 def _remaining_time(
@@ -64,6 +68,11 @@ def mute() -> Iterator[None]:
     _muted.reset(token)
 
 
+def current_title() -> str:
+  """Returns the title of the innermost bar of this thread, or ''."""
+  return _title.get()
+
+
 @contextlib.contextmanager
 def bar(
   title: str, total: int, unit: str = 'steps', start: int = 0
@@ -79,6 +88,17 @@ def bar(
   Yields:
     advance(count=1, note=''), to be called as units are finished.
   """
+  token = _title.set(title)
+  try:
+    with _show(title, total, unit, start) as advance:
+      yield advance
+  finally:
+    _title.reset(token)
+
+
+@contextlib.contextmanager
+def _show(title: str, total: int, unit: str, start: int) -> Iterator[Callable]:
+  """Chooses how progress is shown; the arguments are those of `bar`."""
   if _muted.get():
     yield lambda count=1, note='': None
     return
@@ -95,7 +115,10 @@ def bar(
     rich_progress.TextColumn('{task.fields[note]}'),
   )
   with rich_progress.Progress(
-    *columns, transient=True, console=None, refresh_per_second=4
+    *columns,
+    transient=True,
+    console=_CONSOLE,
+    refresh_per_second=4,
   ) as display:
     task = display.add_task(title, total=total, completed=start, note='')
     yield lambda count=1, note='': display.update(

@@ -215,7 +215,7 @@ def trw(
       variables,
       principal_axes(rows, centre),
       forget_class(data.forget),
-      jax.random.normal(rng.fold_in(key, 'noise'), rows.shape[:1]),
+      jax.random.normal(rng.fold_in(key, 'noise'), rows.shape[:1], jnp.float32),
     )
 
   phase = objectives.forget_phase(

@@ -181,7 +181,7 @@ class BatchNorm(nn.Module):
   ) -> Images:
     """Normalises x + offset."""
     shape = (x.shape[-1],)
-    offset = jnp.zeros(shape) if offset is None else offset
+    offset = jnp.zeros(shape, jnp.float32) if offset is None else offset
     scale = self.param('scale', self.scale_init, shape)
     bias = self.param('bias', nn.initializers.zeros, shape)
     mean = self.variable('batch_stats', 'mean', jnp.zeros, shape)

@@ -272,7 +272,7 @@ def _draw_on_sphere(
 ) -> Float[Array, 'n h w c']:
   """Draws points at the distances of the adversarial images."""
   clean = pairs.clean.image.astype(jnp.float32) / 255
-  noise = jax.random.normal(key, clean.shape)
+  noise = jax.random.normal(key, clean.shape, jnp.float32)
   unit = balls.steepest_direction(noise, 'l2')
   moved = clean + balls.expand_to_pixels(pairs.distance) * unit
   return 255 * jnp.clip(moved, 0.0, 1.0)

@@ -174,7 +174,9 @@ def _draw_orders(
   """Draws random orders in which the valid rows come first."""
 
   def draw(index):
-    bits = jax.random.uniform(jax.random.fold_in(key, index), valid.shape)
+    bits = jax.random.uniform(
+      jax.random.fold_in(key, index), valid.shape, jnp.float32
+    )
     # Padding sorts behind every uniform number.
     return jnp.argsort(jnp.where(valid, bits, 2.0)).astype(jnp.int32)
 
@@ -223,7 +225,7 @@ def _descent_step(
   streams, context, hyper = arguments
   params = state.variables.params
   for name, size in phase.streams:
-    count = jnp.maximum(streams[name].valid.sum(), 1)
+    count = jnp.maximum(streams[name].valid.sum(dtype=jnp.int32), 1)
     start = turn * size
     # Sorting costs more than a small step, so orders wait for a new epoch.
     current = jax.lax.cond(

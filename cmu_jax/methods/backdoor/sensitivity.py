@@ -60,7 +60,7 @@ def _sensitivity_program(model: Model) -> Callable:
     def add(sums, block):
       index, k = block
       shape = jax.eval_shape(model.apply, variables, image[index]).shape
-      cotangent = jax.random.normal(k, shape)
+      cotangent = jax.random.normal(k, shape, jnp.float32)
       gradients = gradient(variables, image[index], cotangent)
       return {n: sums[n] + g @ g.T for n, g in gradients.items()}, None
 

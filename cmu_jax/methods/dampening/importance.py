@@ -129,7 +129,7 @@ def _network_input(
 
 def shuffle_rows(key: PRNGKey, valid: Bool[Array, 'n']) -> Int[Array, 'n']:
   """Returns a random order of the rows in which valid rows come first."""
-  bits = jax.random.uniform(key, valid.shape)
+  bits = jax.random.uniform(key, valid.shape, jnp.float32)
   # Draws lie below 1, so 2 sends a row behind all valid rows. The number of
   # valid rows may be traced: shapes must not depend on it.
   return jnp.argsort(jnp.where(valid, bits, 2.0)).astype(jnp.int32)

@@ -110,7 +110,9 @@ def diagnose(
   )
   # Halves rather than bootstrap samples: repeated images would form structure
   # that a short code could use.
-  draw = jit.compile_cheaply(lambda k: jax.random.uniform(k, (halves, count)))
+  draw = jit.compile_cheaply(
+    lambda k: jax.random.uniform(k, (halves, count), 'float32')
+  )
   order = np.asarray(draw(key)).argsort(axis=1)
   half = (order < max(count // 2, 1)).astype(int)
   tally = codes.tally(probability, label)

@@ -69,7 +69,7 @@ def project(
 @functools.partial(jax.jit, static_argnums=2)
 def _sample_rows(key: PRNGKey, samples: Samples, count: int) -> Samples:
   """Draws valid rows at random, at most a count."""
-  bits = jax.random.uniform(key, samples.valid.shape)
+  bits = jax.random.uniform(key, samples.valid.shape, jnp.float32)
   # Rows that do not count come last; fewer valid rows than asked for stay few.
   order = jnp.argsort(jnp.where(samples.valid, bits, 2.0))[:count]
   return jax.tree.map(lambda x: x[order], samples)

@@ -85,12 +85,14 @@ def steepest_direction(gradient: Image, norm: str) -> Image:
 def draw_start(key: PRNGKey, image: Image, radius: Radius, norm: str) -> Image:
   """Draws a uniform point of the ball around each image, clipped to [0, 1]."""
   if norm == 'linf':
-    delta = jax.random.uniform(key, image.shape, minval=-1.0, maxval=1.0)
+    delta = jax.random.uniform(
+      key, image.shape, jnp.float32, minval=-1.0, maxval=1.0
+    )
   else:
     direction_key, length_key = jax.random.split(key)
-    noise = jax.random.normal(direction_key, image.shape)
+    noise = jax.random.normal(direction_key, image.shape, jnp.float32)
     unit = steepest_direction(noise, norm)
-    share = jax.random.uniform(length_key, image.shape[:1])
+    share = jax.random.uniform(length_key, image.shape[:1], jnp.float32)
     # The volume of a ball grows with the power d of its radius.
     exponent = 1 / math.prod(image.shape[1:])
     delta = unit * expand_to_pixels(share**exponent)

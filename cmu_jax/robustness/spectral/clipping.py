@@ -180,7 +180,7 @@ def _initial_progress(
   k = 1 if closed else min(settings.directions, math.prod(layer.shape))
   return _ClipProgress(
     value,
-    jax.random.normal(key, (k, *layer.shape)),
+    jax.random.normal(key, (k, *layer.shape), jnp.float32),
     singular_values.LeadingNorm(*[jnp.zeros(())] * 3),
     jnp.zeros(()),
     zero,

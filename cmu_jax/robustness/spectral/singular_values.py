@@ -90,7 +90,7 @@ def power_qr(
   """
   _check_arguments(k, math.prod(shape), iterations, shift, readoff)
   if start is None:
-    start = jax.random.normal(key, (k, *shape))
+    start = jax.random.normal(key, (k, *shape), jnp.float32)
   basis = _orthonormalize(start.reshape(k, -1))[0]
   gram = gram_map(linear, start)
 
@@ -173,7 +173,7 @@ def lanczos(
   size = math.prod(shape)
   steps = min(steps, size)
   if start is None:
-    start = jax.random.normal(key, shape)
+    start = jax.random.normal(key, shape, jnp.float32)
   flat = start.reshape(size)
   unit = flat / jnp.linalg.norm(flat)
 
@@ -232,7 +232,7 @@ def estimate_norm(
     best = carry[1].vector
     return carry[0] + 1, lanczos(key, linear, shape, steps=steps, start=best)
 
-  start = jax.random.normal(key, shape)
+  start = jax.random.normal(key, shape, jnp.float32)
   unknown = jnp.full((), jnp.inf, start.dtype)
   begin = (jnp.zeros((), jnp.int32), LeadingNorm(unknown, start, unknown))
   return jax.lax.while_loop(is_inaccurate, restart, begin)[1]

@@ -76,7 +76,7 @@ def clip_spectral_norm(
   def init(params: PyTree) -> ClipState:
     del params
     start = tuple(
-      jax.random.normal(rng.fold_in(seed, 'start', i), layer.shape)
+      jax.random.normal(rng.fold_in(seed, 'start', i), layer.shape, jnp.float32)
       for i, layer in enumerate(layers)
     )
     # Infinite, so that nobody takes an unmeasured norm for a small one.

@@ -5,9 +5,7 @@ and results go into files, so no result depends on the number of workers.
 """
 
 import concurrent.futures
-import contextlib
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
@@ -16,31 +14,6 @@ from jax.experimental import multihost_utils
 from cmu_jax.core import errors, progress
 
 Item = TypeVar('Item')
-
-
-@contextlib.contextmanager
-def report_device_errors() -> Iterator[None]:
-  """Turns an absent device and exhausted memory into an error of one line."""
-  try:
-    jax.devices()
-  except (RuntimeError, AssertionError) as error:
-    reason = str(error) or 'no platform of JAX_PLATFORMS is available'
-    raise errors.UserError(
-      f'JAX has no device to run on: {reason}; install its plug-in, or set '
-      'JAX_PLATFORMS=cpu'
-    ) from error
-  try:
-    yield
-  except (jax.errors.JaxRuntimeError, MemoryError) as error:
-    if not re.search(
-      'RESOURCE_EXHAUSTED|[Oo]ut of memory|allocate', str(error)
-    ):
-      raise
-    raise errors.UserError(
-      f'out of memory: {errors.first_line(error)}; lower config.model.width, '
-      'the batch_size of config.train, proxy_train and finetune, or '
-      'config.evaluate.batch_size'
-    ) from error
 
 
 def join(address: str) -> None:

@@ -45,7 +45,9 @@ def vectors(
     rounds: of PowerQR.
   """
   starts = tuple(
-    jax.random.normal(rng.fold_in(key, i), (members.size, k, *shape))
+    jax.random.normal(
+      rng.fold_in(key, i), (members.size, k, *shape), jnp.float32
+    )
     for i, shape in enumerate(members.shapes)
   )
   return advance(members, variables, starts, rounds)
