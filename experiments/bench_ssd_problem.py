@@ -138,7 +138,7 @@ def per_sample_repairs(setup: Setup) -> Callable[[], Any]:
   )
   solve = solver(setup, dampening, False)
   counts = np.array(
-    [problems.identified_count(setup.problem, x) for x in FRACTIONS]
+    [problems.count_identified(setup.problem, x) for x in FRACTIONS]
   )
 
   def run():

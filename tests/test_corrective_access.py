@@ -43,7 +43,7 @@ def posed():
 
 def _spoiled(problem, needs):
   """The problem with everything overwritten that is not declared."""
-  known = problems.identified(problem, FRACTION)
+  known = problems.find_identified(problem, FRACTION)
   hidden = np.zeros(known.size, bool)
   hidden |= ~known & ('retain' not in needs)
   hidden |= known & ('forget' not in needs)

@@ -36,7 +36,7 @@ def scene_of(kind, **changes):
 def test_two_wrong_labels_are_offered_of_each_image(kind):
   one, scene = scene_of(kind, audit='rmia')
   offer = measure.select_images(one, scene).recovered
-  where = np.flatnonzero(problem.manipulated(scene.problem))
+  where = np.flatnonzero(problem.find_manipulated(scene.problem))
   label = np.asarray(scene.problem.train.label)[where]
   truth = scene.problem.truth[where]
   wrong = label != truth
@@ -68,8 +68,8 @@ def test_shares_of_labels_that_score_higher():
   before = look(told(0.0)[1], images)
   for strength, share in ((5.0, 1.0), (0.0, 0.5), (-5.0, 0.0)):
     found = look(told(strength)[1], images)
-    host = measure.Look(*(None if x is None else np.asarray(x) for x in found))
-    first = measure.Look(
+    host = measure.Probe(*(None if x is None else np.asarray(x) for x in found))
+    first = measure.Probe(
       *(None if x is None else np.asarray(x) for x in before)
     )
     row = measure.compute_measures(one, scene, host, first, 1.0)
@@ -111,8 +111,8 @@ def test_references_never_saw_the_manipulated_images(tmp_path, monkeypatch):
   for cell in references.list_cells(context, case):
     cell.compute()
   found = references.add_expectations(context, case)
-  assert not seen[0][:, problem.manipulated(found.problem)].any()
-  assert seen[0][:, ~problem.manipulated(found.problem)].all()
+  assert not seen[0][:, problem.find_manipulated(found.problem)].any()
+  assert seen[0][:, ~problem.find_manipulated(found.problem)].all()
   offer = measure.select_images(
     context.world.worlds['interclass'], found
   ).recovered

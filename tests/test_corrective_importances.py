@@ -109,7 +109,7 @@ def test_per_sample_ones_of_all_fractions_are_one_pass(finished, denominator):
   batch = scene.problem.train
   every = grad(batch.image, batch.label)
   for at, share in enumerate(shares):
-    known = problem.identified(scene.problem, share)
+    known = problem.find_identified(scene.problem, share)
     kept = ~known if denominator == 'retain' else np.ones_like(known)
     for tree, rows in ((found.forget, known), (found.retain, kept)):
       assert_close(

@@ -42,9 +42,9 @@ def _rows(samples):
 def test_retain_and_forget_are_parts_and_nothing_else(size, share, fraction):
   posed = _numbered(size, max(1, int(share * size)))
   hypothesis.assume(
-    round(fraction * problems.manipulated(posed).sum() + 1e-9) >= 1
+    round(fraction * problems.find_manipulated(posed).sum() + 1e-9) >= 1
   )
-  known = np.flatnonzero(problems.identified(posed, fraction))
+  known = np.flatnonzero(problems.find_identified(posed, fraction))
   rest = np.setdiff1d(np.arange(size), known)
   given = problems.give(posed, fraction, ('retain', 'forget'))
   for part, want in ((given.retain, rest), (given.forget, known)):
@@ -77,7 +77,7 @@ def test_shapes_do_not_tell_how_many_are_identified():
 
 def test_larger_fractions_contain_smaller_ones():
   posed = _numbered(50, 20)
-  sets = [problems.identified(posed, f) for f in FRACTIONS]
+  sets = [problems.find_identified(posed, f) for f in FRACTIONS]
   assert [int(s.sum()) for s in sets] == [2, 5, 10, 16, 20]
   assert all((a <= b).all() for a, b in itertools.pairwise(sets))
 
@@ -104,7 +104,7 @@ def _scene(kind, seed=0, **changes):
 
 def test_poison_is_stamped_and_labelled_as_the_target():
   one, scene = _scene('poison')
-  where = problems.manipulated(scene.problem)
+  where = problems.find_manipulated(scene.problem)
   assert where.sum() == 20
   np.testing.assert_array_equal(
     np.asarray(scene.problem.train.has_trigger), where
@@ -118,7 +118,7 @@ def test_poison_is_stamped_and_labelled_as_the_target():
 def test_interclass_exchanges_half_of_each(choice):
   one, scene = _scene('interclass', interclass__choice=choice)
   problem = scene.problem
-  where = problems.manipulated(problem)
+  where = problems.find_manipulated(problem)
   truth, label = problem.truth[where], np.asarray(problem.train.label)[where]
   assert [int((truth == c).sum()) for c in one.pair] == [15, 15]
   np.testing.assert_array_equal(label, sum(one.pair) - truth)
@@ -141,11 +141,12 @@ def test_the_published_sets_are_those_of_the_legacy_generator():
   problem = scene.problem
   listed = np.sort(corruption.legacy_indices(0, problem.truth.size, 20))
   np.testing.assert_array_equal(
-    np.flatnonzero(problems.manipulated(problem)), listed
+    np.flatnonzero(problems.find_manipulated(problem)), listed
   )
   first = np.random.RandomState(0).permutation(20)[:2]
   np.testing.assert_array_equal(
-    np.flatnonzero(problems.identified(problem, 0.1)), np.sort(listed[first])
+    np.flatnonzero(problems.find_identified(problem, 0.1)),
+    np.sort(listed[first]),
   )
 
 

@@ -19,13 +19,12 @@ from cmu_jax.studies.corrective import (
   measure,
   problem,
   roster,
-  selection,
   settings,
   solve,
   study,
   trials,
 )
-from cmu_jax.studies.corrective.measure import Look
+from cmu_jax.studies.corrective.measure import Probe
 from cmu_jax.studies.engine import run, workers
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -124,10 +123,10 @@ def test_the_numbers_are_those_of_a_recount(finished):
   one = finished[0].world.worlds['poison']
   scene = benchmark.get_scene(finished[0], case)
   label = np.asarray(scene.reported.label)
-  where = np.flatnonzero(problem.manipulated(scene.problem))
+  where = np.flatnonzero(problem.find_manipulated(scene.problem))
   generator = np.random.default_rng(0)
   seen, before = (
-    Look(
+    Probe(
       *(
         generator.integers(0, 10, size)
         for size in (
@@ -141,7 +140,7 @@ def test_the_numbers_are_those_of_a_recount(finished):
     for _ in range(2)
   )
   found = measure.compute_measures(one, scene, seen, before, 0.5)
-  known = problem.identified(scene.problem, 0.5)[where]
+  known = problem.find_identified(scene.problem, 0.5)[where]
   right = np.asarray(scene.problem.validation.label)
   others = label != 0
   want = {
@@ -169,13 +168,11 @@ def test_a_grid_at_once_is_its_points_one_by_one(finished, name):
   scene = benchmark.get_scene(finished[0], trials.Case('poison', 20, 0))
   image = one.inputs.eval(scene.reported.image[:1], None)
   start = one.model.init(jax.random.key(0), image)
-  before = solve.predict(one, measure.select_images(one, scene), start, 64)
+  begin = solve.make_start(one, scene, start, 64)
   method = roster.ENTRIES[name].make(finished[0].config, one, 320)
   method = method._replace(grid=method.grid[:4])
   found = [
-    solve.solve_grid(
-      jax.random.key(1), chosen, one, scene, start, before, 0.5, 64
-    )
+    solve.solve_grid(jax.random.key(1), chosen, begin, 0.5)
     for chosen in (method, method._replace(elementwise=False))
   ]
   for at_once, alone in zip(found[0][0], found[1][0], strict=True):
@@ -194,8 +191,8 @@ def _point(**values):
 def test_the_rule_of_the_paper_falls_for_a_constant_predictor():
   honest = _point(score=0.5, acc_corr=0.9)
   collapsed = _point(score=0.55, acc_corr=0.1, acc_retain=0.1)
-  assert selection.paper([honest, collapsed]) == 1
-  assert selection.oracle([honest, collapsed], 0.9) == 0
+  assert measure.choose_paper([honest, collapsed]) == 1
+  assert measure.choose_oracle([honest, collapsed], 0.9) == 0
 
 
 def test_the_oracle_keeps_accuracy_if_it_can():
@@ -203,12 +200,12 @@ def test_the_oracle_keeps_accuracy_if_it_can():
     _point(acc_corr=0.99, acc_retain=0.88),
     _point(acc_corr=0.5, acc_retain=0.895),
   ]
-  assert selection.oracle(points, 0.9) == 1
-  assert selection.oracle(points, 0.99) == 1
-  assert selection.oracle(points, None) == 0
+  assert measure.choose_oracle(points, 0.9) == 1
+  assert measure.choose_oracle(points, 0.99) == 1
+  assert measure.choose_oracle(points, None) == 0
   diverged = {'diverged': True, 'score': None, 'acc_corr': None}
-  assert selection.paper([diverged]) is None
-  assert selection.paper([diverged, points[0]]) == 1
+  assert measure.choose_paper([diverged]) is None
+  assert measure.choose_paper([diverged, points[0]]) == 1
 
 
 def test_every_item_has_exactly_one_worker():

@@ -52,9 +52,9 @@ def nothing(seen):
 
 def truth_of_retain():
   """Which rows of retain are of S_m: no detector can know."""
-  index = np.flatnonzero(~problems.identified(problem(), 0.25))
+  index = np.flatnonzero(~problems.find_identified(problem(), 0.25))
   flags = np.zeros(TOTAL, bool)
-  flags[: index.size] = problems.manipulated(problem())[index]
+  flags[: index.size] = problems.find_manipulated(problem())[index]
   return flags
 
 

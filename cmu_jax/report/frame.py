@@ -130,12 +130,12 @@ def read_results(
   )
   results = files.read_json(path)
   # Another schema may give the same names another meaning.
-  known = (tasks,) if isinstance(tasks, str) else tasks
+  valid = (tasks,) if isinstance(tasks, str) else tasks
   errors.check(
     isinstance(results, dict)
-    and results.get('task') in known
+    and results.get('task') in valid
     and results.get('schema') == _SCHEMA,
-    f'{path} is not of task {" or ".join(known)}, schema {_SCHEMA}; run again',
+    f'{path} is not of task {" or ".join(valid)}, schema {_SCHEMA}; run again',
   )
   fields = {**_HEADER, **dict.fromkeys(sections, list), **required}
   for name, kind in fields.items():

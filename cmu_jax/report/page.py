@@ -95,8 +95,8 @@ class Harm(NamedTuple):
   """A class whose mean accuracy fell by more than CLASS_HARM."""
 
   name: str
-  before: float
-  after: float
+  start: float
+  end: float
 
 
 def find_harms(
@@ -116,13 +116,13 @@ def find_harms(
     for name, b, a in zip(names, before, after, strict=True)
     if a is not None and b is not None and b - a > CLASS_HARM + HARM_SLACK
   ]
-  return tuple(sorted(harms, key=lambda harm: harm.after - harm.before))
+  return tuple(sorted(harms, key=lambda harm: harm.end - harm.start))
 
 
 def describe_harm(harm: Harm) -> str:
   """Describes a harmed class in words, without a full stop."""
-  effect = 'is no longer recognised' if harm.after < 0.05 else 'got worse'
-  return f"class '{harm.name}' {effect}: {harm.before:.2f} → {harm.after:.2f}"
+  effect = 'is no longer recognised' if harm.end < 0.05 else 'got worse'
+  return f"class '{harm.name}' {effect}: {harm.start:.2f} → {harm.end:.2f}"
 
 
 def escape(value: Any) -> str:
@@ -197,9 +197,9 @@ def harm_table(harms: tuple[Harm, ...]) -> str:
   columns = [('', 'class'), *(('number', name) for name in numbers)]
   rows = [
     f'<tr><td>{escape(harm.name)}</td>'
-    f'<td class="number">{harm.before:.2f}</td>'
-    f'<td class="number">{harm.after:.2f}</td>'
-    f'<td class="number">{100 * (harm.after - harm.before):+.1f}</td></tr>'
+    f'<td class="number">{harm.start:.2f}</td>'
+    f'<td class="number">{harm.end:.2f}</td>'
+    f'<td class="number">{100 * (harm.end - harm.start):+.1f}</td></tr>'
     for harm in harms
   ]
   return table(columns, rows, 'harm')

@@ -42,10 +42,11 @@ def bind(config: ConfigDict, dataset: Dataset) -> Benchmark:
   }
   methods = {}
   for kind, shared in worlds.items():
-    first = world.draw_scene(
+    # All seeds and sizes have as many training images.
+    scene = world.draw_scene(
       config, shared, config[kind].sizes[0], config.seeds[0]
     )
-    size = first.problem.truth.size
+    size = scene.problem.truth.size
     for name in dict.fromkeys((trials.RETRAIN, *config.methods)):
       methods[kind, name] = roster.ENTRIES[name].make(config, shared, size)
   return Benchmark(worlds, provenance.dataset_digest(dataset), methods)

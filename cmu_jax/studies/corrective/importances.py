@@ -78,7 +78,7 @@ def address(
   )
 
 
-def _nested(
+def _compute_nested(
   key: PRNGKey,
   request: ImportanceRequest,
   scene: Scene,
@@ -87,7 +87,7 @@ def _nested(
 ) -> Importances:
   """Computes per-sample importances at all fractions, in one pass."""
   problem = scene.problem
-  counts = np.array([problems.identified_count(problem, x) for x in shares])
+  counts = np.array([problems.count_identified(problem, x) for x in shares])
   values = importance.compute_nested(
     key, request.config, original, problem.train, problem.rank, counts
   )
@@ -124,7 +124,7 @@ def measure_importances(
   method_key = rng.fold_in(scene.key, 'method', _OWNER[request.config.kind])
   key = rng.fold_in(method_key, 'prepare')
   if request.config.kind == 'per_sample':
-    return _nested(key, request, scene, original, shares)
+    return _compute_nested(key, request, scene, original, shares)
   data = problems.give(scene.problem, shares[0], _NEEDS)
   values = ssd.compute_importances(
     key, request.config, original, data, request.denominator

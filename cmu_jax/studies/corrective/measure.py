@@ -1,12 +1,17 @@
-"""Measures of a repaired network.
+"""Measures of a repaired network, and the rules that choose by them.
 
 A single program predicts the reported test images, plain and with the trigger,
 the validation images, and S_m as in the training set, but not augmented. All
 measures are counts of these predictions against true labels.
+
+The rule of the benchmark uses validation data and S_f only. It has a weakness:
+a constant predictor changes all of S_f. On ten classes it scores .55, which may
+be above the score of a repair. Such a point is reported nevertheless, flagged
+as collapsed, together with the choice of an oracle.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -22,19 +27,22 @@ from cmu_jax.studies.corrective.world import Scene, World
 from cmu_jax.training import metrics
 
 COLLAPSE = 0.05
+# An oracle's choice may lose so much of Acc_retain.
+SLACK = 0.01
+RULES = ('paper', 'oracle')
 
 
-class Look(NamedTuple):
-  """Predictions of one network, or of a stack of them.
+class Probe(NamedTuple):
+  """Images to predict, or the predictions of one network or a stack of them.
 
   Attributes:
-    plain: on the reported test images.
-    triggered: on the same images with the trigger; None without a trigger.
-    validation: on the validation images.
-    manipulated: on S_m, in ascending order.
-    recovered: for each image of S_m with a wrong label: 1 if this label scores
-      above another wrong label, compared with networks that saw neither; 0 if
-      below, .5 for a tie. None without an audit.
+    plain: the reported test images.
+    triggered: the same images with the trigger; None without a trigger.
+    validation: the validation images.
+    manipulated: S_m, in ascending order.
+    recovered: an `Offer`, or for each of its images: 1 if its wrong label
+      scores above another wrong label, compared with networks that saw
+      neither; 0 if below, .5 for a tie. None without an audit.
   """
 
   plain: Any
@@ -45,10 +53,10 @@ class Look(NamedTuple):
 
 
 class Offer(NamedTuple):
-  """Images of S_m, and two wrong labels of each: its own, and another.
+  """Images of S_m, and two wrong labels of each: the trained one, and another.
 
   Attributes:
-    batch: the images, under their own wrong labels.
+    batch: the images, under the wrong labels that they were trained with.
     other: the other labels.
     expected: mean difference of their logits in networks that saw neither
       label; 0 without such networks.
@@ -59,45 +67,46 @@ class Offer(NamedTuple):
   expected: Float[np.ndarray, 'n']
 
 
-def select_images(bound: World, scene: Scene) -> Look:
-  """Selects the images to predict, by the names of `Look`."""
-  position = np.flatnonzero(problems.manipulated(scene.problem))
+def select_images(shared: World, scene: Scene) -> Probe:
+  """Selects the images to predict."""
+  position = np.flatnonzero(problems.find_manipulated(scene.problem))
   reported, triggered = scene.reported, None
-  if bound.trigger is not None:
+  if shared.trigger is not None:
     stamp = jnp.ones(reported.label.shape, bool)
     triggered = reported._replace(has_trigger=stamp)
-  return Look(
+  return Probe(
     reported,
     triggered,
     scene.problem.validation,
     splits.take(scene.problem.train, position),
-    _offer(bound, scene, position) if bound.audit else None,
+    _offer_labels(shared, scene, position) if shared.audit else None,
   )
 
 
-def _offer(
-  bound: World, scene: Scene, position: Int[np.ndarray, 'm']
+def _offer_labels(
+  shared: World, scene: Scene, position: Int[np.ndarray, 'm']
 ) -> Offer | None:
   """Pairs the images with two wrong labels; None without a wrong label."""
   label, truth = np.asarray(scene.problem.train.label), scene.problem.truth
+  # Poison of the target class is labelled rightly.
   wrong = position[label[position] != truth[position]]
   if not wrong.size:
     return None
-  other = audits.draw_other_labels(
+  alternative = audits.draw_other_labels(
     rng.fold_in(scene.key, 'audit'),
     label[wrong],
     truth[wrong],
-    bound.dataset.num_classes,
+    shared.dataset.num_classes,
   )
   expected = scene.expected
   if expected is None:
     expected = np.zeros(wrong.size, np.float32)
-  return Offer(splits.take(scene.problem.train, wrong), other, expected)
+  return Offer(splits.take(scene.problem.train, wrong), alternative, expected)
 
 
 def make_predictor(
   network: Network, batch_size: int
-) -> Callable[[Variables, Look], Look]:
+) -> Callable[[Variables, Probe], Probe]:
   """Builds the traceable function (variables, images) -> predictions."""
 
   def predict(variables: Variables, batch: Batch | None):
@@ -106,24 +115,24 @@ def make_predictor(
     size = min(batch_size, batch.label.shape[0])
     return metrics.predictor(network, size)(variables, batch)
 
-  def guess(variables: Variables, offer: Offer | None):
+  def compare(variables: Variables, offer: Offer | None):
     if offer is None:
       return None
     size = min(batch_size, offer.batch.label.shape[0])
     apply = functools.partial(network.model.apply, variables)
     logits = metrics.map_blocks(apply, network.inputs, offer.batch, size)
-    trained, other = (
+    trained, alternative = (
       jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
       for label in (offer.batch.label, offer.other)
     )
-    return (jnp.sign(trained - other - offer.expected) + 1) / 2
+    return (jnp.sign(trained - alternative - offer.expected) + 1) / 2
 
-  return lambda variables, images: Look(
+  return lambda variables, images: Probe(
     predict(variables, images.plain),
     predict(variables, images.triggered),
     predict(variables, images.validation),
     predict(variables, images.manipulated),
-    guess(variables, images.recovered),
+    compare(variables, images.recovered),
   )
 
 
@@ -133,42 +142,41 @@ def _mean(hits: np.ndarray) -> float | None:
 
 
 def _test_measures(
-  bound: World, label: Int[np.ndarray, 'n'], predicted: Look
+  shared: World, label: Int[np.ndarray, 'n'], predicted: Probe
 ) -> Info:
   """Computes Acc_corr, Acc_retain and the rates of an attack."""
-  if bound.pair is not None:
-    inside = np.isin(label, bound.pair)
+  plain = predicted.plain == label
+  if shared.pair is not None:
+    inside = np.isin(label, shared.pair)
     return {
-      'acc_corr': _mean((predicted.plain == label)[inside]),
-      'acc_retain': _mean((predicted.plain == label)[~inside]),
+      'acc_corr': _mean(plain[inside]),
+      'acc_retain': _mean(plain[~inside]),
       'attack_success_rate': None,
       'accuracy_not_target': None,
     }
-  others = label != bound.target
+  # Images of the target class are given it without any attack.
+  others = label != shared.target
+  triggered = predicted.triggered == label
   return {
-    'acc_corr': _mean(predicted.triggered == label),
-    'acc_retain': _mean(predicted.plain == label),
-    'attack_success_rate': _mean((predicted.triggered == bound.target)[others]),
-    'accuracy_not_target': _mean((predicted.triggered == label)[others]),
+    'acc_corr': _mean(triggered),
+    'acc_retain': _mean(plain),
+    'attack_success_rate': _mean(
+      (predicted.triggered == shared.target)[others]
+    ),
+    'accuracy_not_target': _mean(triggered[others]),
   }
 
 
-def _recovery_measure(predicted: Look) -> Info:
-  if predicted.recovered is None:
-    return {}
-  return {'label_recovery': float(np.mean(predicted.recovered))}
-
-
 def compute_measures(
-  bound: World, scene: Scene, predicted: Look, before: Look, fraction: float
+  shared: World, scene: Scene, predicted: Probe, start: Probe, fraction: float
 ) -> Info:
   """Computes the measures of a row.
 
   Args:
-    bound: the manipulation.
+    shared: the manipulation.
     scene: the problem.
     predicted: predictions of the repaired network, NumPy arrays.
-    before: predictions of the original network.
+    start: predictions of the original network.
     fraction: the identified fraction, which decides S_f.
 
   Returns:
@@ -184,16 +192,16 @@ def compute_measures(
     Corrective Machine Unlearning, arXiv 2402.14015, sections 4 and 5.
   """
   problem = scene.problem
-  position = np.flatnonzero(problems.manipulated(problem))
-  identified = problems.identified(problem, fraction)[position]
+  position = np.flatnonzero(problems.find_manipulated(problem))
+  identified = problems.find_identified(problem, fraction)[position]
   label = np.asarray(problem.validation.label)
   trained = np.asarray(problem.train.label)[position]
   accuracy = float(np.mean(predicted.validation == label))
   changed = float(
-    np.mean((predicted.manipulated != before.manipulated)[identified])
+    np.mean((predicted.manipulated != start.manipulated)[identified])
   )
   return {
-    **_test_measures(bound, np.asarray(scene.reported.label), predicted),
+    **_test_measures(shared, np.asarray(scene.reported.label), predicted),
     'clean_label_accuracy_sm': _mean(
       predicted.manipulated == problem.truth[position]
     ),
@@ -203,8 +211,45 @@ def compute_measures(
       np.mean((predicted.manipulated != trained)[identified])
     ),
     'score': (accuracy + changed) / 2,
-    'collapsed': bool(
-      accuracy < np.mean(before.validation == label) - COLLAPSE
+    'collapsed': bool(accuracy < np.mean(start.validation == label) - COLLAPSE),
+    **(
+      {}
+      if predicted.recovered is None
+      else {'label_recovery': float(np.mean(predicted.recovered))}
     ),
-    **_recovery_measure(predicted),
   }
+
+
+def choose_paper(points: Sequence[Info]) -> int | None:
+  """Chooses the point with the best score; None if all diverged.
+
+  References:
+    Corrective Machine Unlearning, arXiv 2402.14015, section 5.
+  """
+  converged = [i for i, point in enumerate(points) if not point['diverged']]
+  return max(converged, key=lambda i: points[i]['score'], default=None)
+
+
+def choose_oracle(points: Sequence[Info], retain: float | None) -> int | None:
+  """Chooses the best Acc_corr among points that retain Acc_retain.
+
+  It reads test labels.
+
+  Args:
+    points: of a grid.
+    retain: Acc_retain of the original network, of which a point may lose .01;
+      None if all classes are affected.
+
+  Returns:
+    The position; if no point retains enough, that of the highest Acc_retain;
+    None if all diverged.
+  """
+  converged = [i for i, point in enumerate(points) if not point['diverged']]
+  retaining = [
+    i
+    for i in converged
+    if retain is None or points[i]['acc_retain'] >= retain - SLACK
+  ]
+  metric = 'acc_corr' if retaining else 'acc_retain'
+  candidates = retaining or converged
+  return max(candidates, key=lambda i: points[i][metric], default=None)

@@ -40,12 +40,12 @@ class Problem(NamedTuple):
   validation: Batch
 
 
-def manipulated(problem: Problem) -> Bool[np.ndarray, 'n']:
+def find_manipulated(problem: Problem) -> Bool[np.ndarray, 'n']:
   """Returns the mask of S_m."""
   return problem.rank >= 0
 
 
-def identified_count(problem: Problem, fraction: float) -> int:
+def count_identified(problem: Problem, fraction: float) -> int:
   """Computes |S_f| = round(fraction |S_m|), halves upwards.
 
   Raises:
@@ -55,7 +55,8 @@ def identified_count(problem: Problem, fraction: float) -> int:
     0 < fraction <= 1,
     f'identified fraction {fraction} must lie above 0 and be at most 1',
   )
-  total = int(manipulated(problem).sum())
+  total = int(find_manipulated(problem).sum())
+  # 0.35 x 10 is a little less than 3.5 in floating point.
   count = math.floor(fraction * total + 0.5 + 1e-9)
   errors.check(
     count > 0,
@@ -65,10 +66,10 @@ def identified_count(problem: Problem, fraction: float) -> int:
   return count
 
 
-def identified(problem: Problem, fraction: float) -> Bool[np.ndarray, 'n']:
+def find_identified(problem: Problem, fraction: float) -> Bool[np.ndarray, 'n']:
   """Returns the mask of S_f."""
-  count = identified_count(problem, fraction)
-  return manipulated(problem) & (problem.rank < count)
+  count = count_identified(problem, fraction)
+  return find_manipulated(problem) & (problem.rank < count)
 
 
 def give(
@@ -88,19 +89,16 @@ def give(
   for name in needs:
     if name not in NEEDS:
       raise errors.unknown_name('part of a problem', name, NEEDS)
-  mask = identified(problem, fraction)
-  parts: dict[str, Any] = {
-    'proxy': problem.proxy,
-    'clean_proxy': problem.clean_proxy,
-    'validation': problem.validation,
-  }
+  mask = find_identified(problem, fraction)
+  parts: dict[str, Any] = problem._asdict()
   if 'retain' in needs:
     retain = np.flatnonzero(~mask)
     parts['retain'] = descent.gather_samples(
       problem.train, retain, mask.size, False
     )
   if 'forget' in needs:
-    total = int(manipulated(problem).sum())
+    # As long as S_m: one compilation serves all fractions.
+    total = int(find_manipulated(problem).sum())
     forget = np.flatnonzero(mask)
     parts['forget'] = descent.gather_samples(problem.train, forget, total, True)
   for name in needs:

@@ -1,15 +1,14 @@
 """Networks that never saw S_m, which an audit of wrong labels compares with.
 
 A network may prefer one of two wrong labels because it was trained on it, or
-because it is the likelier mistake, as 9 for a 4. What networks trained on S_tr
-without S_m make of the two tells these apart.
+because it is the likelier mistake, as 9 for a 4. The preference of networks
+trained on S_tr without S_m tells these apart.
 """
 
 import functools
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
 from cmu_jax import audits
 from cmu_jax.audits import shadow
@@ -34,7 +33,7 @@ def _make_job(context: Context[Benchmark], case: Case) -> shadow.ShadowJob:
   """Prepares networks that are trained on S_tr without S_m."""
   config, scene = context.config, benchmark.get_scene(context, case)
   shared = context.world.worlds[case.manipulation]
-  clean = ~problem.manipulated(scene.problem)
+  clean = ~problem.find_manipulated(scene.problem)
   training = recipes.fit_options(config.train, int(clean.sum()), 'train')
   # Their statistics would be of plain images: `add_expectations` stamps them.
   return shadow.make_job(
@@ -74,7 +73,7 @@ def _train_group(context: Context[Benchmark], case: Case, number: int) -> None:
 
 
 def add_expectations(context: Context[Benchmark], case: Case) -> Scene:
-  """Adds what reference networks make of the two labels to a scene.
+  """Adds to a scene the preferences of reference networks for the labels.
 
   Returns:
     The same scene where nothing is audited, or without references.
@@ -98,12 +97,6 @@ def add_expectations(context: Context[Benchmark], case: Case) -> Scene:
       for i in range(config.references)
     ]
   )
-  return scene._replace(expected=_expected(logits, offer))
-
-
-def _expected(
-  logits: Float[np.ndarray, 'r n k'], offer: measure.Offer
-) -> Float[np.ndarray, 'n']:
-  given = np.asarray(offer.batch.label)
-  found = audits.expected_advantage(logits, given, np.asarray(offer.other))
-  return found.astype(np.float32)
+  labels = np.asarray(offer.batch.label), np.asarray(offer.other)
+  expected = audits.expected_advantage(logits, *labels)
+  return scene._replace(expected=expected.astype(np.float32))

@@ -34,17 +34,17 @@ class Entry(NamedTuple):
 Options = Callable[[ConfigDict, World, int], Info]
 
 
-def _factory(name: str) -> Callable[..., Method]:
+def _find_factory(name: str) -> Callable[..., Method]:
   return factories.factory(study_names.find(study_names.CORRECTIVE, name))
 
 
-def _training(config: ConfigDict, part: str, size: int) -> Training:
+def _fit_options(config: ConfigDict, part: str, size: int) -> Training:
   """The training of a part of the config, with batches of at most `size`."""
   training = recipes.fit_options(config[part], size, part)
   return training._replace(batch_size=min(training.batch_size, size))
 
 
-def _trained(
+def _training_entry(
   name: str,
   part: str = 'unlearn',
   fields: tuple[str, ...] = (),
@@ -68,13 +68,13 @@ def _trained(
       arguments['keep'] = early_stopping.BestEpoch(
         world.network, interval, config.evaluate.batch_size
       )
-    training = _training(config, part, size)
-    return _factory(name)(world.network, training, **arguments)
+    training = _fit_options(config, part, size)
+    return _find_factory(name)(world.network, training, **arguments)
 
   return Entry(make, (part, *fields))
 
 
-def _frozen(config: ConfigDict, world: World, size: int) -> Info:
+def _freeze_options(config: ConfigDict, world: World, size: int) -> Info:
   """The modules that the methods of the last layers leave as they are."""
   del world, size
   options = dict(config.model)
@@ -82,7 +82,7 @@ def _frozen(config: ConfigDict, world: World, size: int) -> Info:
   return {'frozen': networks.frozen_modules(name, config.layers, **options)}
 
 
-def _selection(config: ConfigDict, world: World, size: int) -> Info:
+def _selection_options(config: ConfigDict, world: World, size: int) -> Info:
   """The published rule of CUTS; without it the benchmark's rule selects."""
   del config, size
   kind: alpha_search.Kind = (
@@ -91,13 +91,13 @@ def _selection(config: ConfigDict, world: World, size: int) -> Info:
   return {'selection': alpha_search.Selection(kind)}
 
 
-def _dampening(name: str, kinds: bool = True) -> Entry:
+def _dampening_entry(name: str, kinds: bool = True) -> Entry:
   """A method on importances of S_f and of the retain set."""
 
   def make(config: ConfigDict, world: World, size: int) -> Method:
     settings = config.ssd
     kind = {'kind': settings.importance} if kinds else {}
-    return _factory(name)(
+    return _find_factory(name)(
       world.network,
       denominator=settings.retain,
       batch_size=min(settings.batch_size, size),
@@ -108,26 +108,28 @@ def _dampening(name: str, kinds: bool = True) -> Entry:
   return Entry(make, ('ssd',))
 
 
-def _sap(config: ConfigDict, world: World, size: int) -> Method:
+def _make_sap(config: ConfigDict, world: World, size: int) -> Method:
   del config
-  return _factory('sap')(world.network, samples=min(1000, size))
+  return _find_factory('sap')(world.network, samples=min(1000, size))
 
 
-def _retrain_twice(config: ConfigDict, world: World, size: int) -> Method:
+def _make_retrain_twice(config: ConfigDict, world: World, size: int) -> Method:
   retraining = ENTRIES['rewod'].make(config, world, size)
   return wrappers.retrain_twice(retraining, world.network)
 
 
-def _by_labels(config: ConfigDict, world: World, size: int) -> Method:
+def _make_by_labels(config: ConfigDict, world: World, size: int) -> Method:
   """Leaves S_f out, or corrects it if it has several labels."""
-  exchanged = _trained('relabel_second', options=lambda *_: {'weights': (1.0,)})
+  exchanged = _training_entry(
+    'relabel_second', options=lambda *_: {'weights': (1.0,)}
+  )
   return wrappers.by_labels(
     ENTRIES['rewod_twice'].make(config, world, size),
     exchanged.make(config, world, size),
   )
 
 
-def _when_needed(config: ConfigDict, world: World, size: int) -> Method:
+def _make_when_needed(config: ConfigDict, world: World, size: int) -> Method:
   """Retrains without S_f, with more suspects if that does not suffice."""
   retraining, fallback = (
     ENTRIES[name].make(config, world, size)
@@ -136,12 +138,14 @@ def _when_needed(config: ConfigDict, world: World, size: int) -> Method:
   return wrappers.when_needed(retraining, fallback, world.network)
 
 
-def _bn_recalibration(config: ConfigDict, world: World, size: int) -> Method:
+def _make_bn_recalibration(
+  config: ConfigDict, world: World, size: int
+) -> Method:
   del config, size
-  return _factory('bn_recalibration')(world.network)
+  return _find_factory('bn_recalibration')(world.network)
 
 
-def _detected(detector: str, name: str) -> Entry:
+def _detection_entry(detector: str, name: str) -> Entry:
   """A method with a forget set that a detector enlarges."""
 
   def make(config: ConfigDict, world: World, size: int) -> Method:
@@ -157,51 +161,55 @@ def _detected(detector: str, name: str) -> Entry:
 
 
 ENTRIES: dict[str, Entry] = {
-  'rewod': _trained('rewod', 'train', best_epoch=True),
-  'rewod_twice': Entry(_retrain_twice, ('train',)),
-  'cf': _trained('cf', best_epoch=True),
-  'ssd': _dampening('ssd'),
-  'badt': _trained(
+  'rewod': _training_entry('rewod', 'train', best_epoch=True),
+  'rewod_twice': Entry(_make_retrain_twice, ('train',)),
+  'cf': _training_entry('cf', best_epoch=True),
+  'ssd': _dampening_entry('ssd'),
+  'badt': _training_entry(
     'badt',
     fields=('badt_reduction',),
     options=lambda config, *_: {'reduction': config.badt_reduction},
     best_epoch=True,
   ),
-  'scrub': _trained(
+  'scrub': _training_entry(
     'scrub',
     'scrub',
     ('scrub_ascent_steps',),
     lambda config, *_: {'msteps': config.scrub_ascent_steps},
     best_epoch=True,
   ),
-  'eu_k': _trained('eu_k', 'unlearn', ('layers',), _frozen, best_epoch=True),
-  'cf_k': _trained('cf_k', 'unlearn', ('layers',), _frozen, best_epoch=True),
-  'scrub_original': _trained('scrub_original', 'scrub'),
-  'assd': _dampening('assd'),
-  'potion': _dampening('potion', kinds=False),
-  'neggrad_plus': _trained('neggrad_plus'),
-  'npo': _trained('npo'),
-  'gradient_ascent': _trained('gradient_ascent', 'ascent'),
-  'random_label': _trained('random_label'),
-  'salun': _trained('salun'),
-  'l1_sparse': _trained('l1_sparse'),
-  'relabel_second': _trained('relabel_second'),
-  'by_labels': Entry(_by_labels, ('train', 'unlearn')),
-  'sap': Entry(_sap),
-  'cuts': _trained('cuts', 'proxy_train', (), _selection),
-  'cuts_grid': _trained('cuts_grid', 'proxy_train'),
-  'cuts_simplex': _trained('cuts_simplex', 'proxy_train'),
-  'amun': _trained('amun'),
-  'amun_no_forget': _trained('amun_no_forget'),
-  'boundary_shrink': _trained('boundary_shrink'),
-  'fine_pruning': _trained('fine_pruning'),
-  'bn_recalibration': Entry(_bn_recalibration),
+  'eu_k': _training_entry(
+    'eu_k', 'unlearn', ('layers',), _freeze_options, best_epoch=True
+  ),
+  'cf_k': _training_entry(
+    'cf_k', 'unlearn', ('layers',), _freeze_options, best_epoch=True
+  ),
+  'scrub_original': _training_entry('scrub_original', 'scrub'),
+  'assd': _dampening_entry('assd'),
+  'potion': _dampening_entry('potion', kinds=False),
+  'neggrad_plus': _training_entry('neggrad_plus'),
+  'npo': _training_entry('npo'),
+  'gradient_ascent': _training_entry('gradient_ascent', 'ascent'),
+  'random_label': _training_entry('random_label'),
+  'salun': _training_entry('salun'),
+  'l1_sparse': _training_entry('l1_sparse'),
+  'relabel_second': _training_entry('relabel_second'),
+  'by_labels': Entry(_make_by_labels, ('train', 'unlearn')),
+  'sap': Entry(_make_sap),
+  'cuts': _training_entry('cuts', 'proxy_train', (), _selection_options),
+  'cuts_grid': _training_entry('cuts_grid', 'proxy_train'),
+  'cuts_simplex': _training_entry('cuts_simplex', 'proxy_train'),
+  'amun': _training_entry('amun'),
+  'amun_no_forget': _training_entry('amun_no_forget'),
+  'boundary_shrink': _training_entry('boundary_shrink'),
+  'fine_pruning': _training_entry('fine_pruning'),
+  'bn_recalibration': Entry(_make_bn_recalibration),
 }
 ENTRIES |= {
-  f'{detector}_{name}': _detected(detector, name)
+  f'{detector}_{name}': _detection_entry(detector, name)
   for detector in detection.DETECTORS
   for name in ('rewod', 'cf', 'ssd', 'relabel_second', 'by_labels')
-} | {'clustering_when_needed': Entry(_when_needed, ('train', 'unlearn'))}
+} | {'clustering_when_needed': Entry(_make_when_needed, ('train', 'unlearn'))}
 
 
 def information(method: Method) -> str:

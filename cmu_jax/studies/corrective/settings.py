@@ -4,14 +4,28 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors
 from cmu_jax.data.corruption import triggers
 from cmu_jax.studies.corrective import roster
 from cmu_jax.studies.engine import checks, recipes
 
 PAPER = ('rewod', 'cf', 'ssd', 'badt', 'scrub')
-_VALIDATIONS = ('train_fifth', 'test_half', 'test')
-_CHOICES = ('random', 'first')
+_NAMES = {
+  'validation': ('train_fifth', 'test_half', 'test'),
+  'manipulations': ('poison', 'interclass'),
+  'methods': roster.ENTRIES,
+  'poison.trigger': triggers.KINDS,
+  'interclass.choice': ('random', 'first'),
+  'ssd.importance': ('batch', 'per_sample'),
+  'ssd.retain': ('retain', 'full'),
+  'badt_reduction': ('elementmean', 'batchmean'),
+}
+_RANGES = {
+  'identified_fractions': '(0, 1]',
+  'references': '[0, inf)',
+  'proxy_fraction': '[0, 1)',
+}
 _TRAININGS = ('train', 'unlearn', 'scrub', 'ascent', 'proxy_train')
 
 
@@ -64,7 +78,7 @@ def _trainings() -> dict[str, Any]:
 
 
 def base(name: str) -> ConfigDict:
-  """Every setting of a sweep, with the defaults of the paper where it has any.
+  """Returns every setting, with the defaults of the paper where it has any.
 
   Source: Corrective Machine Unlearning, arXiv 2402.14015, and its code.
   """
@@ -105,72 +119,43 @@ def base(name: str) -> ConfigDict:
   )
 
 
-def _fractions(values: tuple) -> None:
-  errors.check(
-    values
-    and all(0 < f <= 1 for f in values)
-    and list(values) == sorted({*values}),
-    f'config.identified_fractions is {values}: give rising numbers above 0 and '
-    'at most 1, for example 0.1,0.5,1.0',
-  )
-
-
-def _sizes(field: str, values: tuple) -> None:
-  errors.check(
-    values
-    and all(type(n) is int and n >= 2 for n in values)
-    and len(set(values)) == len(values),
-    f'config.{field}.sizes is {values}: give one or more different numbers of '
-    'samples, 2 or more',
-  )
-
-
 def check(config: ConfigDict) -> None:
   """Refuses settings that cannot be, whatever the data are.
 
   Raises:
-    UserError: names the field, its value and what would do.
+    UserError: names the field, its value and a remedy.
   """
   checks.check_seeds(config)
-  checks.check_names('validation', config.validation, _VALIDATIONS)
-  checks.check_names(
-    'manipulations', config.manipulations, ('poison', 'interclass')
-  )
-  checks.check_names('methods', config.methods, roster.ENTRIES)
-  checks.check_names('poison.trigger', config.poison.trigger, triggers.KINDS)
-  checks.check_names('interclass.choice', config.interclass.choice, _CHOICES)
-  checks.check_names(
-    'ssd.importance', config.ssd.importance, ('batch', 'per_sample')
-  )
-  checks.check_names('ssd.retain', config.ssd.retain, ('retain', 'full'))
-  checks.check_names(
-    'badt_reduction', config.badt_reduction, ('elementmean', 'batchmean')
-  )
-  _fractions(tuple(config.identified_fractions))
+  fields = config_lib.flatten(config)
+  for field, names in _NAMES.items():
+    checks.check_names(field, fields[field], names)
+  checks.check_ranges(config, _RANGES)
+  fractions = tuple(config.identified_fractions)
   errors.check(
-    config.references >= 0,
-    f'config.references is {config.references}; give a number of networks, or '
-    '0 for none',
+    fractions and list(fractions) == sorted({*fractions}),
+    f'config.identified_fractions is {fractions}: give rising numbers above 0 '
+    'and at most 1, for example 0.1,0.5,1.0',
   )
   for kind in config.manipulations:
-    _sizes(kind, tuple(config[kind].sizes))
-    if kind == 'interclass':
-      odd = [n for n in config[kind].sizes if n % 2]
-      errors.check(
-        not odd,
-        f'config.interclass.sizes has {odd}: half of each class; use '
-        'even numbers',
-      )
-  errors.check(
-    0 <= config.proxy_fraction < 1,
-    f'config.proxy_fraction is {config.proxy_fraction}; it must lie from 0 to '
-    'below 1',
-  )
+    sizes = tuple(config[kind].sizes)
+    errors.check(
+      sizes
+      and all(type(n) is int and n >= 2 for n in sizes)
+      and len(set(sizes)) == len(sizes),
+      f'config.{kind}.sizes is {sizes}: give one or more different numbers of '
+      'samples, 2 or more',
+    )
+    odd = [n for n in sizes if n % 2]
+    errors.check(
+      not odd or kind != 'interclass',
+      f'config.interclass.sizes has {odd}: half of each class; use even '
+      'numbers',
+    )
   checks.check_network(config, *_TRAININGS)
 
 
 def full(config: ConfigDict) -> ConfigDict:
-  """Every method of the roster at ten identified fractions."""
+  """Widens a sweep to all methods, at ten identified fractions."""
   config.methods = tuple(roster.ENTRIES)
   config.identified_fractions = tuple(i / 10 for i in range(1, 11))
   config.proxy_fraction = 0.02
@@ -178,17 +163,14 @@ def full(config: ConfigDict) -> ConfigDict:
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
-  """A smoke run of a sweep: one seed, few steps, every stage and artefact."""
-  config.smoke = True
-  config.seeds = tuple(config.seeds)[:1]
-  config.train_limit = config.train_limit or 2000
-  config.test_limit = config.test_limit or 500
+  """Shrinks a sweep to a smoke run: one seed, few steps, every stage."""
+  recipes.shrink(config, {'seeds': 1}, (2000, 500))
   config.identified_fractions = (0.5, 1.0)
   config.references = min(config.references, 2)
-  for part in _TRAININGS:
-    config[part].epochs, config[part].steps = 0, 20
-    config[part].batch_size = min(config[part].batch_size, 64)
+  for name in _TRAININGS:
+    settings = config[name]
+    settings.epochs, settings.steps = 0, 20
+    settings.batch_size = min(settings.batch_size, 64)
   for kind in config.manipulations:
-    smallest = min(config[kind].sizes)
-    config[kind].sizes = (min(smallest, 100),)
+    config[kind].sizes = (min(*config[kind].sizes, 100),)
   return config

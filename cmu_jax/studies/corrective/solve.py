@@ -3,24 +3,17 @@
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax.core import jit, rng, vectorize
-from cmu_jax.core.types import (
-  Info,
-  Method,
-  Model,
-  Network,
-  PRNGKey,
-  Variables,
-)
+from cmu_jax.core import jit, rng, tree, vectorize
+from cmu_jax.core.types import Info, Method, Network, PRNGKey, Variables
 from cmu_jax.methods.dampening import importance
 from cmu_jax.studies.corrective import importances, measure, problem
-from cmu_jax.studies.corrective.measure import Look
+from cmu_jax.studies.corrective.measure import Probe
 from cmu_jax.studies.corrective.world import Scene, World
 from cmu_jax.training import train
 
@@ -37,9 +30,42 @@ _DIVERGED: Info = dict.fromkeys(
     'score',
   )
 )
-
-
+# Of the info of a method: a point has fields of its own for these.
 _COSTS = ('gradient_evaluations', 'seconds', 'why')
+
+# For each point of a grid, its predictions (None if its training diverged) and
+# the info of the method.
+Solutions = list[tuple[Probe | None, Info]]
+
+
+class Start(NamedTuple):
+  """A problem with its original network, which all its trials start from.
+
+  Attributes:
+    shared: the manipulation, with data and network.
+    scene: the problem, with the references of an audit.
+    images: to predict.
+    original: the network as trained on S_tr.
+    predicted: predictions of the original network.
+    batch_size: images a prediction step.
+  """
+
+  shared: World
+  scene: Scene
+  images: Probe
+  original: Variables
+  predicted: Probe
+  batch_size: int
+
+
+def make_start(
+  shared: World, scene: Scene, original: Variables, batch_size: int
+) -> Start:
+  """Predicts with the original network; arguments as in `Start`."""
+  images = measure.select_images(shared, scene)
+  program = _prediction_program(shared.network, batch_size)
+  predicted = _move_to_host(program(original, images))
+  return Start(shared, scene, images, original, predicted, batch_size)
 
 
 def _to_json(value: Any) -> Any:
@@ -47,26 +73,19 @@ def _to_json(value: Any) -> Any:
   return value if isinstance(value, str) else np.asarray(value).item()
 
 
-def _move_to_host(look: Look) -> Look:
-  return Look(*(None if x is None else np.asarray(x) for x in look))
+def _move_to_host(predictions: Probe) -> Probe:
+  return jax.tree.map(np.asarray, predictions)
+
+
+def _get_network(method: Method, start: Start) -> Network:
+  """Returns the network of a method, which may change the architecture."""
+  model = method.model or start.shared.model
+  return Network(model, start.shared.inputs)
 
 
 @functools.lru_cache(maxsize=32)
 def _prediction_program(network: Network, batch_size: int) -> Callable:
   return jit.compile_loop(measure.make_predictor(network, batch_size))
-
-
-def predict(
-  bound: World,
-  images: Look,
-  variables: Variables,
-  batch_size: int,
-  model: Model | None = None,
-) -> Look:
-  """Predicts with a network, or with the network of another model."""
-  network = Network(model or bound.model, bound.inputs)
-  program = _prediction_program(network, batch_size)
-  return _move_to_host(program(variables, images))
 
 
 @functools.lru_cache(maxsize=32)
@@ -88,64 +107,51 @@ def _grid_program(
   return jit.compile_loop(run)
 
 
-def _solve_at_once(
-  key: PRNGKey,
-  method: Method,
-  bound: World,
-  variables: Variables,
-  data: Any,
-  prepared: Any,
-  images: Look,
-  batch_size: int,
-) -> list[tuple[Look | None, Info]]:
+def _solve_at_once(method: Method, start: Start, inputs: tuple) -> Solutions:
+  """Solves all points in one program; arguments as for `_solve_in_turn`."""
   began = time.monotonic()
+  count = len(method.grid)
   hypers = {
     name: jnp.asarray([point[name] for point in method.grid], jnp.float32)
     for name in method.grid[0]
   }
-  weight = sum(x.nbytes for x in jax.tree.leaves(variables))
-  run = _grid_program(
-    method.solve,
-    Network(method.model or bound.model, bound.inputs),
-    batch_size,
-    vectorize.chunk_size(weight),
-  )
-  looks, cost = run(key, variables, data, prepared, hypers, images)
-  stacked, counts = _move_to_host(looks), np.asarray(cost)
-  seconds = (time.monotonic() - began) / len(method.grid)
+  weight = sum(x.nbytes for x in jax.tree.leaves(start.original))
+  network, chunk = _get_network(method, start), vectorize.chunk_size(weight)
+  run = _grid_program(method.solve, network, start.batch_size, chunk)
+  predictions, costs = run(*inputs, hypers, start.images)
+  stacked, costs = _move_to_host(predictions), np.asarray(costs)
+  seconds = (time.monotonic() - began) / count
   return [
     (
-      Look(*(None if x is None else x[i] for x in stacked)),
-      {'gradient_evaluations': int(counts[i]), 'seconds': seconds},
+      tree.index(stacked, i),
+      {'gradient_evaluations': int(costs[i]), 'seconds': seconds},
     )
-    for i in range(len(method.grid))
+    for i in range(count)
   ]
 
 
-def _solve_in_turn(
-  key: PRNGKey,
-  method: Method,
-  bound: World,
-  variables: Variables,
-  data: Any,
-  prepared: Any,
-  images: Look,
-  batch_size: int,
-) -> list[tuple[Look | None, Info]]:
-  pairs: list[tuple[Look | None, Info]] = []
+def _solve_in_turn(method: Method, start: Start, inputs: tuple) -> Solutions:
+  """Solves one point after the other.
+
+  Args:
+    method: with its grid.
+    start: of the trial.
+    inputs: key, variables, data and what `method.prepare` returned.
+  """
+  network = _get_network(method, start)
+  program = _prediction_program(network, start.batch_size)
+  solutions: Solutions = []
   for hyper in method.grid:
     began = time.monotonic()
+    predictions: Probe | None = None
     try:
-      edited, info = method.solve(key, variables, data, prepared, hyper)
-      predictions = predict(bound, images, edited, batch_size, method.model)
+      edited, info = method.solve(*inputs, hyper)
+      predictions = _move_to_host(program(edited, start.images))
     except train.Diverged as error:
-      predictions, info = (
-        None,
-        {'gradient_evaluations': None, 'why': str(error)},
-      )
+      info = {'gradient_evaluations': None, 'why': str(error)}
     seconds = time.monotonic() - began
-    pairs.append((predictions, {**info, 'seconds': seconds}))
-  return pairs
+    solutions.append((predictions, {**info, 'seconds': seconds}))
+  return solutions
 
 
 def count_ratios(prepared: Any) -> Info | None:
@@ -169,15 +175,30 @@ def count_ratios(prepared: Any) -> Info | None:
   return {'edges': edges.tolist(), 'retain_counts': counts.tolist()}
 
 
+def _measure_point(
+  start: Start, fraction: float, predictions: Probe | None, info: Info
+) -> Info:
+  """Computes the measures of a point; None where its training diverged."""
+  if predictions is None:
+    return {
+      **_DIVERGED,
+      'collapsed': False,
+      'diverged': True,
+      'why': info['why'],
+    }
+  return {
+    **measure.compute_measures(
+      start.shared, start.scene, predictions, start.predicted, fraction
+    ),
+    'diverged': False,
+  }
+
+
 def solve_grid(
   key: PRNGKey,
   method: Method,
-  bound: World,
-  scene: Scene,
-  original: Variables,
-  before: Look,
+  start: Start,
   fraction: float,
-  batch_size: int,
   measured: importances.TimedImportances | None = None,
 ) -> tuple[list[Info], Info | None]:
   """Solves and measures every point of the grid of a method.
@@ -185,12 +206,8 @@ def solve_grid(
   Args:
     key: of the method.
     method: repairs the network; receives the inputs that it declares.
-    bound: the manipulation, with data and network.
-    scene: the problem.
-    original: the network as trained on S_tr.
-    before: predictions of the original network.
+    start: the problem with its original network.
     fraction: |S_f| / |S_m|.
-    batch_size: images a prediction step.
     measured: the importances that the method requests; None without a request,
       or if the method is to compute them itself.
 
@@ -200,45 +217,29 @@ def solve_grid(
     counted in each. Then the histogram of `count_ratios`.
   """
   began = time.monotonic()
-  data = problem.give(scene.problem, fraction, method.needs)
-  images = measure.select_images(bound, scene)
-  shared_importances = () if measured is None else (measured.pair,)
+  data = problem.give(start.scene.problem, fraction, method.needs)
+  importance_pair = () if measured is None else (measured.pair,)
   prepared = method.prepare(
-    rng.fold_in(key, 'prepare'), original, data, *shared_importances
+    rng.fold_in(key, 'prepare'), start.original, data, *importance_pair
   )
+  # JAX returns before its work is done, which the clock must not miss.
   jax.block_until_ready(jax.tree.leaves(prepared))
-  shared = time.monotonic() - began
+  shared_seconds = time.monotonic() - began
   # A repair pays for its importances, whichever cell took them.
-  shared += 0.0 if measured is None else float(measured.seconds)
+  shared_seconds += 0.0 if measured is None else float(measured.seconds)
   solve = _solve_at_once if method.elementwise else _solve_in_turn
-  pairs = solve(
-    rng.fold_in(key, 'solve'),
-    method,
-    bound,
-    original,
-    data,
-    prepared,
-    images,
-    batch_size,
-  )
+  inputs = rng.fold_in(key, 'solve'), start.original, data, prepared
+  solutions = solve(method, start, inputs)
   points = []
-  for hyper, (predictions, info) in zip(method.grid, pairs, strict=True):
-    values = (
-      {**_DIVERGED, 'collapsed': False, 'diverged': True, 'why': info['why']}
-      if predictions is None
-      else {
-        **measure.compute_measures(bound, scene, predictions, before, fraction),
-        'diverged': False,
-      }
-    )
-    facts = {k: v for k, v in info.items() if k not in _COSTS}
+  for hyper, (predictions, info) in zip(method.grid, solutions, strict=True):
+    facts = {name: x for name, x in info.items() if name not in _COSTS}
     points.append(
       {
         'hyper': dict(hyper),
         'facts': jax.tree.map(_to_json, facts),
-        **values,
+        **_measure_point(start, fraction, predictions, info),
         'gradient_evaluations': info['gradient_evaluations'],
-        'seconds': round(shared + info['seconds'], 3),
+        'seconds': round(shared_seconds + info['seconds'], 3),
       }
     )
   return points, count_ratios(prepared)

@@ -1,13 +1,13 @@
 """The benchmark of corrective unlearning: phases, trials and results."""
 
+import functools
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 
 from cmu_jax.core import rng
-from cmu_jax.core.types import Info, Variables
+from cmu_jax.core.types import Info
 from cmu_jax.studies.corrective import (
   benchmark,
   importances,
@@ -15,53 +15,39 @@ from cmu_jax.studies.corrective import (
   references,
   report,
   roster,
-  selection,
   settings,
   solve,
   trials,
 )
 from cmu_jax.studies.corrective.benchmark import Benchmark
-from cmu_jax.studies.corrective.measure import Look
 from cmu_jax.studies.corrective.trials import Case, Trial
-from cmu_jax.studies.corrective.world import Scene
 from cmu_jax.studies.engine.store import NETWORKS
 from cmu_jax.studies.engine.study import Cell, Context, Note, Phase, Plan, Study
 
-_SHARED = ('manipulation', 'manipulation_size', 'seed', 'identified_fraction')
+_IDLE = {
+  'information': 'nothing: the model as shipped',
+  'hyper': {},
+  'hyper_points': 1,
+  'diverged': False,
+  'gradient_evaluations': 0,
+  'grid_gradient_evaluations': 0,
+  'seconds': 0.0,
+  'grid_seconds': 0.0,
+}
 
 
-class Start(NamedTuple):
-  """A problem with its original network, which all its trials start from.
-
-  Attributes:
-    scene: the problem, with the references of an audit.
-    original: the network as trained on S_tr.
-    before: predictions of the original network.
-  """
-
-  scene: Scene
-  original: Variables
-  before: Look
-
-
-def _make_start(context: Context[Benchmark], case: Case) -> Start:
-  shared = context.world.worlds[case.manipulation]
-  scene = references.add_expectations(context, case)
-  original = benchmark.get_original(context, case)
-  size = context.config.evaluate.batch_size
-  images = measure.select_images(shared, scene)
-  return Start(scene, original, solve.predict(shared, images, original, size))
-
-
-def trial_address(context: Context[Benchmark], trial: Trial) -> str:
-  """Computes the address of a trial."""
-  return trials.trial_address(context.config, context.world.digest, trial)
+def _make_start(context: Context[Benchmark], case: Case) -> solve.Start:
+  return solve.make_start(
+    context.world.worlds[case.manipulation],
+    references.add_expectations(context, case),
+    benchmark.get_original(context, case),
+    context.config.evaluate.batch_size,
+  )
 
 
 def solve_trial(context: Context[Benchmark], trial: Trial) -> Info:
   """Computes the record of a trial: every point of the grid of its method."""
   case, name = trial.case, trial.method
-  shared = context.world.worlds[case.manipulation]
   method = context.world.methods[case.manipulation, name]
   start = context.recent('start', case, lambda: _make_start(context, case))
   values = importances.measure_or_read(context, trial)
@@ -69,12 +55,8 @@ def solve_trial(context: Context[Benchmark], trial: Trial) -> Info:
   points, histogram = solve.solve_grid(
     rng.fold_in(start.scene.key, 'method', name),
     method,
-    shared,
-    start.scene,
-    start.original,
-    start.before,
+    start,
     trial.fraction,
-    context.config.evaluate.batch_size,
     values,
   )
   seconds = time.monotonic() - began
@@ -84,7 +66,7 @@ def solve_trial(context: Context[Benchmark], trial: Trial) -> Info:
     'case': case._asdict(),
     'train_size': int(start.scene.problem.truth.size),
     'before': measure.compute_measures(
-      shared, start.scene, start.before, start.before, 1.0
+      start.shared, start.scene, start.predicted, start.predicted, 1.0
     ),
     'identified_fraction': trial.fraction,
     'method': name,
@@ -97,36 +79,34 @@ def solve_trial(context: Context[Benchmark], trial: Trial) -> Info:
 
 
 def _original_cell(context: Context[Benchmark], case: Case) -> Cell:
-  return Cell(
-    case,
-    benchmark.case_address(context, case),
-    lambda: benchmark.train_original(context, case),
-    NETWORKS,
-  )
+  address = benchmark.case_address(context, case)
+  train = functools.partial(benchmark.train_original, context, case)
+  return Cell(case, address, train, NETWORKS)
 
 
 def _trial_cell(context: Context[Benchmark], trial: Trial) -> Cell:
-  address = trial_address(context, trial)
-  return Cell(trial, address, lambda: solve_trial(context, trial))
+  address = trials.trial_address(context.config, context.world.digest, trial)
+  return Cell(trial, address, functools.partial(solve_trial, context, trial))
 
 
 def plan(context: Context[Benchmark]) -> Plan:
   """Trains the long trainings first; then each trial tries its grid."""
-  config, items = context.config, trials.list_trials(context.config)
+  config = context.config
+  cells = [_trial_cell(context, trial) for trial in trials.list_trials(config)]
   # No process computes before all have begun the first phase: they agree.
   absent = [
-    trial
-    for trial in items
-    if context.store.read_record(trial_address(context, trial)) is None
+    cell.item
+    for cell in cells
+    if context.store.read_record(cell.address) is None
   ]
   # A finished problem does not need its original network any more.
   cases = list(dict.fromkeys(trial.case for trial in absent))
   yield Phase('originals', [_original_cell(context, case) for case in cases])
   if config.audit and config.references:
-    cells = [c for case in cases for c in references.list_cells(context, case)]
-    yield Phase('references', cells)
+    groups = [c for case in cases for c in references.list_cells(context, case)]
+    yield Phase('references', groups)
   yield Phase('importances', importances.list_cells(context, absent))
-  records = yield Phase('methods', [_trial_cell(context, t) for t in items])
+  records = yield Phase('methods', cells)
   return _format_results(context, records)
 
 
@@ -136,12 +116,12 @@ def _format_results(
   worlds, methods = context.world.worlds, context.world.methods
   rows: list[Info] = []
   problems: dict[tuple[str, int], Info] = {}
-  seen: set[Case] = set()
+  cases: set[Case] = set()
   for trial, record in records:
     case = trial.case
-    if case not in seen:
-      seen.add(case)
-      rows += _idle_rows(case, record['before'])
+    if case not in cases:
+      cases.add(case)
+      rows += _format_idle(case, record['before'])
     problems[case[:2]] = _describe_problem(context, case, record['train_size'])
     method = methods[case.manipulation, trial.method]
     rows += _format_rows(trial, record, method.elementwise)
@@ -150,25 +130,26 @@ def _format_results(
     'problems': list(problems.values()),
     'rows': rows,
     'points': [
-      {**_name_trial(trial), **point}
+      {**_name_cell(*trial), **point}
       for trial, record in records
       for point in record['points']
     ],
     'importance': [
-      {**_name_trial(trial), **record['importance']}
+      {**_name_cell(*trial), **record['importance']}
       for trial, record in records
       if record.get('importance') is not None
     ],
   }
 
 
-def _name_row(case: Case, fraction: float | None, method: str) -> Info:
-  values = (case.manipulation, case.size, case.seed, fraction)
-  return {**dict(zip(_SHARED, values, strict=True)), 'method': method}
-
-
-def _name_trial(trial: Trial) -> Info:
-  return _name_row(trial.case, trial.fraction, trial.method)
+def _name_cell(case: Case, fraction: float | None, method: str) -> Info:
+  return {
+    'manipulation': case.manipulation,
+    'manipulation_size': case.size,
+    'seed': case.seed,
+    'identified_fraction': fraction,
+    'method': method,
+  }
 
 
 def _format_rows(trial: Trial, record: Info, prepared: bool) -> list[Info]:
@@ -183,40 +164,30 @@ def _format_rows(trial: Trial, record: Info, prepared: bool) -> list[Info]:
   points = record['points']
   costs = [point['gradient_evaluations'] for point in points]
   spent = [cost for cost in costs if cost is not None]
-  rows = []
-  for rule in selection.RULES:
-    best = selection.choose(rule, points, record['before']['acc_retain'])
-    rows.append(
-      {
-        **_name_trial(trial),
-        'information': record['information'],
-        'selection': rule,
-        'hyper_points': len(points),
-        **points[0 if best is None else best],
-        'grid_gradient_evaluations': (
-          max(spent, default=0) if prepared else sum(spent)
-        ),
-        'grid_seconds': record['seconds'],
-      }
-    )
-  return rows
-
-
-def _idle_rows(case: Case, values: Info) -> list[Info]:
-  """Formats the rows of the original network, without any repair."""
-  costs = {
-    'information': 'nothing: the model as shipped',
-    'hyper': {},
-    'hyper_points': 1,
-    'diverged': False,
-    'gradient_evaluations': 0,
-    'grid_gradient_evaluations': 0,
-    'seconds': 0.0,
-    'grid_seconds': 0.0,
-  }
+  retain = record['before']['acc_retain']
+  choices = measure.choose_paper(points), measure.choose_oracle(points, retain)
   return [
-    {**_name_row(case, None, 'none'), 'selection': rule, **costs, **values}
-    for rule in selection.RULES
+    {
+      **_name_cell(*trial),
+      'information': record['information'],
+      'selection': rule,
+      'hyper_points': len(points),
+      # If all points diverged, they are alike.
+      **points[choice or 0],
+      'grid_gradient_evaluations': (
+        max(spent, default=0) if prepared else sum(spent)
+      ),
+      'grid_seconds': record['seconds'],
+    }
+    for rule, choice in zip(measure.RULES, choices, strict=True)
+  ]
+
+
+def _format_idle(case: Case, values: Info) -> list[Info]:
+  """Formats the rows of the original network, without any repair."""
+  cell = _name_cell(case, None, 'none')
+  return [
+    {**cell, 'selection': rule, **_IDLE, **values} for rule in measure.RULES
   ]
 
 
@@ -238,9 +209,9 @@ def _describe_problem(
 def note(trial: Trial, record: Info) -> Note:
   """Shows Acc_corr of the chosen point."""
   points = record['points']
-  best = selection.paper(points)
+  choice = measure.choose_paper(points)
   names = {'manipulation': trial.case.manipulation, 'method': trial.method}
-  value = None if best is None else points[best]['acc_corr']
+  value = None if choice is None else points[choice]['acc_corr']
   return Note(names, f'{trial.fraction:g}', value)
 
 

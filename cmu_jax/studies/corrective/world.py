@@ -1,8 +1,8 @@
 """From the settings of a sweep to its problems, one a seed.
 
-Everything is drawn here, once and before any training. What selection may look
-at (validation) and what is reported are parted first, with a key of their own:
-all seeds report on the same images unless validation comes out of the training
+Everything is drawn here, once and before any training. Validation images, which
+selection may use, are parted from reported images with a key of their own: all
+seeds report on the same images, unless validation comes out of the training
 split.
 """
 
@@ -18,7 +18,6 @@ from cmu_jax.core.types import (
   Batch,
   Corruption,
   Dataset,
-  Info,
   InputStep,
   Model,
   Network,
@@ -33,7 +32,7 @@ from cmu_jax.studies.engine import binding, checks
 
 
 class World(NamedTuple):
-  """What all seeds of one manipulation share.
+  """Data and network, which all seeds of one manipulation share.
 
   Attributes:
     manipulation: 'poison' or 'interclass'.
@@ -43,7 +42,7 @@ class World(NamedTuple):
     trigger: the backdoor, or None.
     pair: the confused classes, or None.
     target: the class that poison becomes, or None.
-    audit: whether S_m's wrong labels are asked after.
+    audit: whether an audit looks for the wrong labels of S_m.
   """
 
   manipulation: str
@@ -61,14 +60,14 @@ class World(NamedTuple):
 
 
 class Scene(NamedTuple):
-  """One seed: the problem, and what is reported.
+  """The problem of a seed, and the images of its report.
 
   Attributes:
     key: of this seed.
-    problem: what the methods work on.
+    problem: of which methods receive parts.
     reported: test images with true labels; nothing is chosen on them.
-    expected: what networks that never saw S_m make of two wrong labels of each
-      of its images, see `references`; None without them.
+    expected: for each image of S_m, the mean difference of two wrong logits in
+      networks that never saw S_m, see `references`; None without them.
   """
 
   key: PRNGKey
@@ -97,38 +96,32 @@ def bind_world(
     pair = (first, second)
   step = binding.pixels(config.input, dataset, trigger)
   model = binding.network(config.model, dataset, step)
-  asked = bool(config.audit)
   checks.check_label_audit(config, dataset.num_classes)
-  return World(manipulation, dataset, model, step, trigger, pair, target, asked)
+  audit = bool(config.audit)
+  return World(manipulation, dataset, model, step, trigger, pair, target, audit)
 
 
-def _validation(
-  config: ConfigDict, key: PRNGKey, dataset: Dataset
+def _split(
+  config: ConfigDict, seed: int, dataset: Dataset
 ) -> tuple[Batch, Batch, Batch]:
-  """Training, validation and reported images."""
+  """Splits off validation images: training, validation, reported images."""
   train, test, classes = dataset.train, dataset.test, dataset.num_classes
   if config.validation == 'train_fifth':
-    held, rest = splits.hold_out(
-      rng.fold_in(key, 'validation'), train, 0.2, classes
-    )
-    return rest, held, test
+    key = rng.fold_in(rng.fold_in(seed), 'validation')
+    validation, train = splits.hold_out(key, train, 0.2, classes)
+    return train, validation, test
   if config.validation == 'test_half':
-    held, rest = splits.hold_out(
-      rng.fold_in(0, 'validation'), test, 0.5, classes
-    )
-    return train, held, rest
+    # The same half for all seeds: they report on the same images.
+    key = rng.fold_in(0, 'validation')
+    validation, test = splits.hold_out(key, test, 0.5, classes)
+    return train, validation, test
   return train, test, test
 
 
-def training(config: ConfigDict, key: PRNGKey, dataset: Dataset) -> Batch:
-  """The training images that are left when validation is taken out."""
-  return _validation(config, key, dataset)[0]
-
-
-def _pair_indices(
+def _draw_pair(
   config: ConfigDict, key: PRNGKey, label: np.ndarray, pair: tuple, size: int
 ) -> Int[np.ndarray, 'm']:
-  """size / 2 samples of each class: the first ones, or random ones."""
+  """Draws size / 2 samples of each class, or takes the first ones."""
   fewest = min(int((label == c).sum()) for c in pair)
   errors.check(
     size // 2 <= fewest,
@@ -138,43 +131,44 @@ def _pair_indices(
   if config.interclass.choice == 'first':
     return label_noise.first_of_each(label, pair, size // 2)
   rank = splits.shuffled_rank(key, label)
-  where = [np.flatnonzero((label == c) & (rank < size // 2)) for c in pair]
-  return np.concatenate(where)
+  chosen = [np.flatnonzero((label == c) & (rank < size // 2)) for c in pair]
+  return np.concatenate(chosen)
 
 
-def _manipulated(
-  config: ConfigDict, key: PRNGKey, one: World, label: np.ndarray, size: int
+def _manipulate(
+  config: ConfigDict, key: PRNGKey, shared: World, label: np.ndarray, size: int
 ) -> tuple[Corruption, Int[np.ndarray, 'm']]:
-  """The manipulation of a training split, and S_m in the order it is listed."""
-  if one.manipulation == 'interclass':
-    assert one.pair is not None
-    index = _pair_indices(config, key, label, one.pair, size)
-    drawn = corruption.interclass(key, label, 1.0, one.pair, indices=index)
-    return drawn, index
+  """Draws the manipulation of a training split, and lists S_m in order."""
+  if shared.pair is not None:
+    index = _draw_pair(config, key, label, shared.pair, size)
+    pair = corruption.interclass(key, label, 1.0, shared.pair, indices=index)
+    return pair, index
   errors.check(
     size <= label.size,
     f'config.poison.sizes has {size}, but there are {label.size} training '
     'images',
   )
-  chosen: Info = {'count': size}
-  if config.published_indices:
-    chosen = {'indices': corruption.legacy_indices(0, label.size, size)}
-  drawn = corruption.KINDS['poison'].draw(
+  released = config.published_indices
+  poison = corruption.KINDS['poison'].draw(
     key,
     label,
     None,
-    one.trigger,
-    one.target,
+    shared.trigger,
+    shared.target,
     include_target=True,
-    **chosen,
+    **(
+      {'indices': corruption.legacy_indices(0, label.size, size)}
+      if released
+      else {'count': size}
+    ),
   )
-  return drawn, np.flatnonzero(np.asarray(drawn.mask))
+  return poison, np.flatnonzero(np.asarray(poison.mask))
 
 
 def _rank(
   config: ConfigDict, key: PRNGKey, listed: np.ndarray, size: int
 ) -> Int[np.ndarray, 'n']:
-  """The place of every sample in the order of identification."""
+  """Ranks every sample in the order of identification."""
   if config.published_indices:
     order = corruption.legacy_indices(0, listed.size, listed.size)
   else:
@@ -184,46 +178,46 @@ def _rank(
   return rank
 
 
-def _proxies(
-  config: ConfigDict, key: PRNGKey, one: World, pool: Batch
-) -> tuple[Proxy, Batch]:
-  """Held-out images, corrupted in full and as they are."""
-  classes = one.dataset.num_classes
+def _corrupt_proxy(key: PRNGKey, shared: World, pool: Batch) -> Proxy:
+  """Corrupts held-out images in full."""
   facts = (
-    {'pair': one.pair}
-    if one.manipulation == 'interclass'
-    else {'trigger': one.trigger, 'target': one.target}
+    {'trigger': shared.trigger, 'target': shared.target}
+    if shared.pair is None
+    else {'pair': shared.pair}
   )
-  made = proxy_sets.make_proxy(key, one.manipulation, pool, 1, classes, **facts)
-  return made, pool
+  classes = shared.dataset.num_classes
+  return proxy_sets.make_proxy(
+    key, shared.manipulation, pool, 1, classes, **facts
+  )
 
 
-def draw_scene(config: ConfigDict, one: World, size: int, seed: int) -> Scene:
-  """Draws what one seed works on.
+def draw_scene(
+  config: ConfigDict, shared: World, size: int, seed: int
+) -> Scene:
+  """Draws the problem of a seed.
 
   Raises:
     UserError: more samples are to be manipulated than there are.
   """
-  key = rng.fold_in(seed, one.manipulation)
-  train, validation, reported = _validation(
-    config, rng.fold_in(seed), one.dataset
-  )
-  held, clean_proxy = None, None
+  key = rng.fold_in(seed, shared.manipulation)
+  train, validation, reported = _split(config, seed, shared.dataset)
+  proxy, pool = None, None
   if config.proxy_fraction:
     pool, train = splits.hold_out(
       rng.fold_in(seed, 'proxy'),
       train,
       config.proxy_fraction,
-      one.dataset.num_classes,
+      shared.dataset.num_classes,
     )
-    held, clean_proxy = _proxies(config, rng.fold_in(key, 'proxy'), one, pool)
+    proxy = _corrupt_proxy(rng.fold_in(key, 'proxy'), shared, pool)
   truth = np.asarray(train.label)
-  drawn, listed = _manipulated(
-    config, rng.fold_in(key, 'manipulate'), one, truth, size
+  drawn, listed = _manipulate(
+    config, rng.fold_in(key, 'manipulate'), shared, truth, size
   )
   rank = _rank(config, rng.fold_in(key, 'identify'), listed, truth.size)
   batch = corruption.apply(drawn, train)
-  if one.trigger is not None and batch.has_trigger is None:
+  # Methods join parts of the split, so that all need the same fields.
+  if shared.trigger is not None and batch.has_trigger is None:
     batch = batch._replace(has_trigger=jnp.zeros(truth.size, bool))
-  problem = Problem(batch, truth, rank, held, clean_proxy, validation)
+  problem = Problem(batch, truth, rank, proxy, pool, validation)
   return Scene(key, problem, reported)
