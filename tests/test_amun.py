@@ -284,7 +284,7 @@ def test_boundary_shrink_does_without_the_retained_set():
 
 
 def test_random_labels_do_without_the_retained_set():
-  method, part, found, _ = case.solved(
+  method, (part, _), found, _ = case.solved(
     relabelling.random_label,
     {'forget_weight': 0.5},
     MethodInputs(forget=GIVEN.forget),
@@ -297,9 +297,10 @@ def test_random_labels_do_without_the_retained_set():
   )
   assert method.needs == ('forget',)
   assert (np.asarray(label) != case.seen(GIVEN.forget)[1]).all()
-  saliency = relabelling.salun(
+  saliency = relabelling.random_label(
     Network(case.network()[0], case.PIXELS),
     Training(optax.sgd(1.0), 1, 2),
     retain=False,
+    share=0.5,
   )
   assert saliency.needs == ('forget',)

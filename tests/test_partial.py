@@ -88,8 +88,11 @@ def test_the_last_layers_of_the_benchmarks_wide_network():
     (lambda: networks.frozen_modules('resnet9', 10), 'give 1 to 9, or -1'),
     (lambda: networks.frozen_modules('resnet', 1), "unknown model 'resnet'"),
     (lambda: networks.frozen_modules('vit_tiny', 1), 'to train in part'),
-    (lambda: _tuned(retraining.cf_k, ('body/conv_0',)), "'body/convs_0'"),
-    (lambda: _tuned(retraining.eu_k, ('body', 'head')), 'leave one to train'),
+    (lambda: _tuned(retraining.finetune, ('body/conv_0',)), "'body/convs_0'"),
+    (
+      lambda: _tuned(retraining.retrain, ('body', 'head')),
+      'leave one to train',
+    ),
   ],
 )
 def test_mistakes_are_named_in_one_line(call, words):
@@ -139,7 +142,7 @@ def _parts(variables, frozen):
   ]
 
 
-@pytest.mark.parametrize('factory', [retraining.cf_k, retraining.eu_k])
+@pytest.mark.parametrize('factory', [retraining.finetune, retraining.retrain])
 def test_the_first_layers_stay_to_the_bit(factory):
   frozen = networks.frozen_modules('convnet', 2)
   _, _, found, info = _tuned(factory, frozen)
@@ -197,12 +200,12 @@ def test_reset_takes_parameters_and_statistics_of_the_last_layers():
   )
 
 
-def test_retraining_all_layers_is_rewod_which_forgets_the_original():
+def test_retraining_all_layers_forgets_the_original():
   problem = case.given()
-  whole = case.solved(retraining.retrain, None, problem)[2]
   model, variables = case.network()
   zero = model, jax.tree.map(jnp.zeros_like, variables)
-  found = case.solved(
-    retraining.eu_k, None, problem, network_of=zero, frozen=()
-  )[2]
-  same(found, whole)
+  found, other = (
+    case.solved(retraining.retrain, None, problem, network_of=start)[2]
+    for start in (zero, (model, variables))
+  )
+  same(found, other)

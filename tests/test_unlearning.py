@@ -87,7 +87,7 @@ BY_HAND = {
   'random_label': (
     relabelling.random_label,
     2,
-    lambda h, t, o, p: _toward(p.batch.label, h['forget_weight']),
+    lambda h, t, o, p: _toward(p[0].batch.label, h['forget_weight']),
   ),
   'relabel_second': (
     relabelling.relabel_second,
@@ -244,7 +244,12 @@ def _salun():
     optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9)
   )
   return case.solved(
-    relabelling.salun, None, GIVEN, optimizer=optimizer, steps=3
+    relabelling.random_label,
+    None,
+    GIVEN,
+    optimizer=optimizer,
+    steps=3,
+    share=0.5,
   )
 
 

@@ -43,10 +43,13 @@ ENTRIES: dict[str, Entry] = {
   'oracle': Entry('reference', (), 'trains on the clean training set'),
   'finetune': Entry('retraining', _RETAIN, 'fine-tunes on {retain}'),
   'cf_k': Entry(
-    'retraining', _RETAIN, 'fine-tunes the last layers on {retain}'
+    'retraining',
+    _RETAIN,
+    'fine-tunes the last layers on {retain}',
+    'finetune',
   ),
   'eu_k': Entry(
-    'retraining', _RETAIN, 'trains the last layers anew on {retain}'
+    'retraining', _RETAIN, 'trains the last layers anew on {retain}', 'retrain'
   ),
   'l1_sparse': Entry(
     'retraining', _RETAIN, 'fine-tunes on {retain} towards few weights'
@@ -87,7 +90,8 @@ ENTRIES: dict[str, Entry] = {
     'relabelling',
     _BOTH,
     '{random_label} in the weights that {forget} depends on',
-    options={'share': SALIENT_SHARE},
+    'random_label',
+    {'share': SALIENT_SHARE},
   ),
   'boundary_shrink': Entry(
     'relabelling', _BOTH, 'trains {forget} under its nearest classes'

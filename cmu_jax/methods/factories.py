@@ -32,8 +32,6 @@ _RADIUS = 0.04
 FACTORIES: dict[str, Callable[..., Method]] = {
   'retrain': retraining.retrain,
   'finetune': retraining.finetune,
-  'cf_k': retraining.cf_k,
-  'eu_k': retraining.eu_k,
   'l1_sparse': retraining.l1_sparse,
   'gradient_ascent': ascent.gradient_ascent,
   'alternating_ascent': ascent.alternating_ascent,
@@ -44,7 +42,6 @@ FACTORIES: dict[str, Callable[..., Method]] = {
   'scrub_original': teachers.scrub_original,
   'random_label': relabelling.random_label,
   'relabel_second': relabelling.relabel_second,
-  'salun': relabelling.salun,
   'redrawn_label': union_training.redrawn_label,
   'boundary_shrink': union_training.boundary_shrink,
   'amun': amun.amun,

@@ -14,7 +14,6 @@ salun           theta_u = theta_o + m (theta' - theta_o), theta' as in
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +22,10 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from cmu_jax.core import jit, rng
 from cmu_jax.core.types import (
+  Batch,
   Method,
   Network,
   PRNGKey,
-  Samples,
   Training,
   Variables,
 )
@@ -47,26 +46,26 @@ def draw_wrong_labels(
   return (label + shift) % classes
 
 
-def _relabel_at_random(
-  key: PRNGKey, network: Network, variables: Variables, samples: Samples
-) -> Samples:
-  """Gives all samples random wrong labels."""
-  # The number of outputs, without a forward pass.
-  image = network.inputs.eval(samples.batch.image[:1], None)
-  classes = jax.eval_shape(network.model.apply, variables, image).shape[-1]
-  label = draw_wrong_labels(
-    rng.fold_in(key, 'labels'), samples.batch.label, classes
-  )
-  return samples._replace(batch=samples.batch._replace(label=label))
-
-
-def _recipe(
+def _relabel(
   network: Network,
   training: Training,
+  title: str,
+  draw_labels: Callable[[PRNGKey, Variables, Batch], Int[Array, 'n']],
+  weights: tuple[float, ...],
   retain: bool = True,
-  project: Callable[[Any, Any], Any] | None = None,
-) -> descent.Recipe:
-  """CE(R) + hyper['forget_weight'] CE(S_f) in every step; R if retained."""
+  share: float | None = None,
+) -> Method:
+  """Fine-tunes on CE(R) + hyper['forget_weight'] CE(S_f) under other labels.
+
+  Args:
+    network: the model and its input step.
+    training: of the fine-tuning; the batch size is of either set.
+    title: of the progress bar.
+    draw_labels: the other labels, from theta_o and S_f.
+    weights: the grid of 'forget_weight'.
+    retain: False leaves out CE(R).
+    share: of the weights that move; None for all.
+  """
 
   def term(logits, draw, context, hyper):
     loss = objectives.cross_entropy_term(logits, draw, context, hyper)
@@ -75,23 +74,34 @@ def _recipe(
   phase = objectives.forget_phase(
     network.model, term, training.batch_size, retain=retain
   )
-  return descent.Recipe((phase,), training.optimizer, network.inputs, project)
+  # Steps are masked, not gradients: decay and momentum would move the rest.
+  project = None if share is None else apply_mask
 
+  def prepare(key, variables, data):
+    batch = data.forget.batch
+    label = draw_labels(key, variables, batch)
+    forget = data.forget._replace(batch=batch._replace(label=label))
+    if share is None:
+      return forget, None
+    return forget, mask_program(network, share)(variables, data.forget)
 
-def _start(
-  variables: Variables,
-  data: Any,
-  forget: Samples,
-  steps: int,
-  retain: bool,
-  mask: PyTree | None = None,
-) -> finetuning.Start:
-  """Starts at theta_o on relabelled samples, with R if retained."""
-  streams = {'retain': data.retain} if retain else {}
-  # The gradient that a mask comes from is that of all of S_f.
-  spent = 0 if mask is None else int(np.asarray(data.forget.valid).sum())
-  return finetuning.Start(
-    variables, {**streams, 'forget': forget}, steps, mask, spent
+  def start(key, variables, data, prepared):
+    del key
+    forget, mask = prepared
+    streams = {'retain': data.retain} if retain else {}
+    # The gradient that a mask comes from is that of all of S_f.
+    spent = 0 if mask is None else int(np.asarray(data.forget.valid).sum())
+    return finetuning.Start(
+      variables, {**streams, 'forget': forget}, training.steps, mask, spent
+    )
+
+  return finetuning.method(
+    descent.Recipe((phase,), training.optimizer, network.inputs, project),
+    training.steps,
+    title,
+    grid=finetuning.grid_points('forget_weight', weights),
+    prepare=prepare,
+    start=start,
   )
 
 
@@ -101,34 +111,32 @@ def random_label(
   *,
   weights: tuple[float, ...] = WEIGHTS,
   retain: bool = True,
+  share: float | None = None,
 ) -> Method:
-  """Overwrites the labels of S_f with noise.
+  """Overwrites the labels of S_f with noise; in its salient weights as SalUn.
 
   Args:
     network: the model and its input step.
     training: of the fine-tuning; the batch size is of either set.
     weights: the grid of 'forget_weight'.
     retain: False trains on S_f alone.
+    share: of the weights that move in SalUn, whose published grid is 0.1 to
+      0.9; None for all weights.
 
   References:
-    Amnesiac Machine Learning, arXiv 2010.10981.
+    Amnesiac Machine Learning, arXiv 2010.10981; SalUn, arXiv 2310.12508: share
+    1/2, the mask on gradients.
   """
 
-  def prepare(key, variables, data):
-    return _relabel_at_random(key, network, variables, data.forget)
+  def draw_labels(key, variables, batch):
+    # The number of outputs, without a forward pass.
+    image = network.inputs.eval(batch.image[:1], None)
+    shape = jax.eval_shape(network.model.apply, variables, image).shape
+    key = rng.fold_in(key, 'labels')
+    return draw_wrong_labels(key, batch.label, shape[-1])
 
-  def start(key, variables, data, prepared):
-    del key
-    return _start(variables, data, prepared, training.steps, retain)
-
-  return finetuning.method(
-    _recipe(network, training, retain),
-    training.steps,
-    'random labels on S_f',
-    grid=finetuning.grid_points('forget_weight', weights),
-    prepare=prepare,
-    start=start,
-  )
+  title = 'random labels on S_f' if share is None else 'SalUn'
+  return _relabel(network, training, title, draw_labels, weights, retain, share)
 
 
 def runner_up(
@@ -174,24 +182,12 @@ def relabel_second(
     weights: the grid of 'forget_weight'.
   """
 
-  def prepare(key, variables, data):
+  def draw_labels(key, variables, batch):
     del key
-    batch = data.forget.batch
-    label = _runner_up_program(network)(variables, batch)
-    return data.forget._replace(batch=batch._replace(label=label))
+    return _runner_up_program(network)(variables, batch)
 
-  def start(key, variables, data, prepared):
-    del key
-    return _start(variables, data, prepared, training.steps, True)
-
-  return finetuning.method(
-    _recipe(network, training),
-    training.steps,
-    'runner-up labels on S_f',
-    grid=finetuning.grid_points('forget_weight', weights),
-    prepare=prepare,
-    start=start,
-  )
+  title = 'runner-up labels on S_f'
+  return _relabel(network, training, title, draw_labels, weights)
 
 
 @functools.lru_cache(maxsize=32)
@@ -247,44 +243,3 @@ def mask_program(network: Network, share: float) -> Callable:
   choose = jit.compile_cheaply(functools.partial(salient_mask, share=share))
   gradient = _gradient_program(network)
   return lambda variables, samples: choose(gradient(variables, samples))
-
-
-def salun(
-  network: Network,
-  training: Training,
-  *,
-  share: float = 0.5,
-  weights: tuple[float, ...] = WEIGHTS,
-  retain: bool = True,
-) -> Method:
-  """Trains S_f under random labels in its salient weights alone.
-
-  Args:
-    network: the model and its input step.
-    training: of the fine-tuning; the batch size is of either set.
-    share: of the weights that move; the published grid is 0.1 to 0.9.
-    weights: the grid of 'forget_weight'.
-    retain: False trains on S_f alone.
-
-  References:
-    SalUn, arXiv 2310.12508: share 1/2, the mask on gradients.
-  """
-
-  def prepare(key, variables, data):
-    forget = _relabel_at_random(key, network, variables, data.forget)
-    return forget, mask_program(network, share)(variables, data.forget)
-
-  def start(key, variables, data, prepared):
-    del key
-    forget, mask = prepared
-    return _start(variables, data, forget, training.steps, retain, mask)
-
-  return finetuning.method(
-    # Steps are masked, not gradients: decay and momentum would move the rest.
-    _recipe(network, training, retain, apply_mask),
-    training.steps,
-    'SalUn',
-    grid=finetuning.grid_points('forget_weight', weights),
-    prepare=prepare,
-    start=start,
-  )

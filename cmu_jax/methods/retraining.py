@@ -4,7 +4,7 @@ With R = S_tr \ S_f, which still has the bad samples that nobody identified:
 
   retrain    theta_u = A(R) from a fresh initialisation (RewoD, EU)
   finetune   theta_u = Finetune(theta_o, R) (CF, catastrophic forgetting)
-  eu_k       as `retrain`, all but the last k layers as in theta_o
+  eu_k       as `retrain`, all but the last k layers frozen as in theta_o
   cf_k       as `finetune`, likewise
   l1_sparse  theta_u = argmin over theta from theta_o of
                        CE(R) + l1 (1 - t / N) ||theta||_1 at step t of N
@@ -12,6 +12,8 @@ With R = S_tr \ S_f, which still has the bad samples that nobody identified:
 A is the procedure that trained the original. At an identified fraction of 1
 `retrain` is the gold standard of the corrective benchmark.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -28,64 +30,92 @@ def retrain(
   network: Network,
   training: Training,
   *,
+  frozen: tuple[str, ...] = (),
   keep: early_stopping.BestEpoch | None = None,
 ) -> Method:
-  """Retrains without S_f.
+  """Retrains without S_f; with frozen modules the last layers alone (EU-k).
 
   Args:
-    network: the model and its input step.
-    training: that of the original.
+    network: the model and its input step; with frozen modules, bound from a
+      linen module.
+    training: that of the original. EU-k takes 1000 steps in the benchmark
+      (CIFAR-100: 1500).
+    frozen: modules that stay as in theta_o, see `networks.frozen_modules`.
     keep: ends at the best epoch, see `finetuning.method`.
 
+  Raises:
+    UserError: when called, if the network has no such modules or no others.
+
   References:
-    Corrective Machine Unlearning, arXiv 2402.14015, section 3.2.
+    Corrective Machine Unlearning, arXiv 2402.14015, section 3.2; EU-k: Towards
+    Adversarial Evaluations for Inexact Machine Unlearning, arXiv 2201.06640.
   """
 
   def start(key, variables, data, prepared):
-    del variables, prepared
-    fresh = finetuning.initialize(key, network, data.retain)
-    return finetuning.Start(fresh, {'retain': data.retain}, training.steps)
+    del prepared
+    begin = finetuning.initialize(key, network, data.retain)
+    if frozen:
+      _check_frozen(variables, frozen)
+      begin = reinitialize(variables, begin, frozen)
+    return finetuning.Start(begin, {'retain': data.retain}, training.steps)
 
   # The optimizer's schedule is that of the original: only the data differ.
-  recipe = _recipe(network, training)
-  return finetuning.method(
-    recipe, training.steps, 'retraining without S_f', start=start, keep=keep
-  )
+  return _method('retraining', network, training, frozen, keep, start)
 
 
 def finetune(
   network: Network,
   training: Training,
   *,
+  frozen: tuple[str, ...] = (),
   keep: early_stopping.BestEpoch | None = None,
 ) -> Method:
-  """Continues the training without S_f.
+  """Continues the training without S_f; of the last layers alone as CF-k.
 
   Args:
-    network: the model and its input step.
+    network: as in `retrain`.
     training: of the fine-tuning; 1000 steps in the benchmark.
+    frozen: modules that stay as they are; their BatchNorm is in evaluation
+      mode.
     keep: ends at the best epoch, see `finetuning.method`.
 
+  Raises:
+    UserError: as in `retrain`.
+
   References:
-    Corrective Machine Unlearning, arXiv 2402.14015, section 3.2.
+    As in `retrain`.
   """
-  recipe = _recipe(network, training)
-  return finetuning.method(
-    recipe, training.steps, 'fine-tuning without S_f', keep=keep
-  )
+
+  def start(key, variables, data, prepared):
+    del key, prepared
+    _check_frozen(variables, frozen)
+    return finetuning.Start(variables, {'retain': data.retain}, training.steps)
+
+  return _method('fine-tuning', network, training, frozen, keep, start)
 
 
-def _recipe(
-  network: Network, training: Training, frozen: tuple[str, ...] = ()
-) -> descent.Recipe:
-  """Plain training on R, without some modules."""
+def _method(
+  verb: str,
+  network: Network,
+  training: Training,
+  frozen: tuple[str, ...],
+  keep: early_stopping.BestEpoch | None,
+  start: Callable[..., finetuning.Start],
+) -> Method:
+  """Plain training on R, without the frozen modules."""
   model, optimizer = network.model, training.optimizer
   if frozen:
     # Weight decay and the statistics of BatchNorm would move them as well.
     model = networks.freeze_norms(model, frozen)
     optimizer = optimizers.freeze_modules(optimizer, frozen)
   phase = objectives.training_phase(model, 'retain', training.batch_size)
-  return descent.Recipe((phase,), optimizer, network.inputs)
+  return finetuning.method(
+    descent.Recipe((phase,), optimizer, network.inputs),
+    training.steps,
+    f'{verb}{" the last layers" if frozen else ""} without S_f',
+    start=start,
+    keep=keep,
+  )
 
 
 def _check_frozen(variables: Variables, frozen: tuple[str, ...]) -> None:
@@ -102,48 +132,11 @@ def _check_frozen(variables: Variables, frozen: tuple[str, ...]) -> None:
   )
 
 
-def cf_k(
-  network: Network,
-  training: Training,
-  *,
-  frozen: tuple[str, ...],
-  keep: early_stopping.BestEpoch | None = None,
-) -> Method:
-  """Continues the training of the last layers without S_f.
-
-  Args:
-    network: the model, bound from a linen module, and its input step.
-    training: of the fine-tuning.
-    frozen: modules that stay as they are, see `networks.frozen_modules`; their
-      BatchNorm is in evaluation mode.
-    keep: ends at the best epoch, see `finetuning.method`.
-
-  Raises:
-    UserError: when called, if the network has no such modules or no others.
-
-  References:
-    Towards Adversarial Evaluations for Inexact Machine Unlearning, arXiv
-    2201.06640; Corrective Machine Unlearning, arXiv 2402.14015.
-  """
-
-  def start(key, variables, data, prepared):
-    del key, prepared
-    _check_frozen(variables, frozen)
-    return finetuning.Start(variables, {'retain': data.retain}, training.steps)
-
-  return finetuning.method(
-    _recipe(network, training, frozen),
-    training.steps,
-    'fine-tuning the last layers without S_f',
-    start=start,
-    keep=keep,
-  )
-
-
 def reinitialize(
   old: Variables, new: Variables, frozen: tuple[str, ...]
 ) -> Variables:
   """Joins the frozen modules of `old` with all others of `new`."""
+  # Frozen layers keep their running statistics together with their weights.
   return jax.tree_util.tree_map_with_path(
     # The first name says whether a leaf is a parameter or a statistic.
     lambda path, a, b: (
@@ -151,47 +144,6 @@ def reinitialize(
     ),
     old,
     new,
-  )
-
-
-def eu_k(
-  network: Network,
-  training: Training,
-  *,
-  frozen: tuple[str, ...],
-  keep: early_stopping.BestEpoch | None = None,
-) -> Method:
-  """Retrains the last layers without S_f; with all layers, see `retrain`.
-
-  Args:
-    network: the model, bound from a linen module, and its input step.
-    training: of the retraining; the benchmark takes 1000 steps (CIFAR-100:
-      1500).
-    frozen: as in `cf_k`.
-    keep: ends at the best epoch, see `finetuning.method`.
-
-  Raises:
-    UserError: when called, if the network has no such modules or no others.
-
-  References:
-    Towards Adversarial Evaluations for Inexact Machine Unlearning, arXiv
-    2201.06640; Corrective Machine Unlearning, arXiv 2402.14015.
-  """
-
-  def start(key, variables, data, prepared):
-    del prepared
-    _check_frozen(variables, frozen)
-    fresh = finetuning.initialize(key, network, data.retain)
-    # Frozen layers keep their running statistics together with their weights.
-    begin = reinitialize(variables, fresh, frozen)
-    return finetuning.Start(begin, {'retain': data.retain}, training.steps)
-
-  return finetuning.method(
-    _recipe(network, training, frozen),
-    training.steps,
-    'retraining the last layers without S_f',
-    start=start,
-    keep=keep,
   )
 
 

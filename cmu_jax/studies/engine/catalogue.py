@@ -43,7 +43,6 @@ class Entry(NamedTuple):
 # One point a learning rate: weights and strengths would only multiply it.
 _OPTIONS: dict[str, dict[str, Any]] = {
   'random_label': {'weights': (1.0,)},
-  'salun': {'weights': (1.0,)},
   'gradient_ascent': {'strengths': (1.0,)},
   'l1_sparse': {'penalties': (5e-4,)},
 }
