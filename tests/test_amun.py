@@ -222,7 +222,6 @@ def test_masked_weights_are_the_same_bits_under_momentum_and_decay():
     (dict(sets=('retain', 'adverserial')), 'unknown set of AMUN'),
     (dict(sets=('retain', 'forget')), 'must have "adversarial"'),
     (dict(element='avd'), "unknown set 'avd'"),
-    (dict(search=amun.Search(failures='skip')), 'unknown policy'),
   ],
 )
 def test_settings_that_cannot_be_are_one_line(options, says):

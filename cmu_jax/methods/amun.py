@@ -56,12 +56,10 @@ class Search(NamedTuple):
 
   Attributes:
     attack: None for `attacks.minimal_pgd(0.04)`, the first radius on CIFAR-10.
-    failures: see `adversarial_sets.find_pairs`.
     size: images at once.
   """
 
   attack: attacks.Attack | None = None
-  failures: str = 'drop'
   size: int = 256
 
 

@@ -31,7 +31,6 @@ from cmu_jax.robustness import attacks
 from cmu_jax.robustness.attacks import balls
 from cmu_jax.training import metrics
 
-POLICIES = ('drop', 'margin_retry', 'keep_last', 'error')
 SET_NAMES = ('adv', 'orig', 'advl', 'rl', 'arl', 'ars')
 
 
@@ -45,8 +44,8 @@ class AdversarialPairs(NamedTuple):
     row: the row of the samples that each came from.
     usable: whether a row has an adversarial image; false for copies.
     distance: the l2 norm of each perturbation, of pixels in [0, 1].
-    flags: 'valid', 'success', 'misclassified' (before any perturbation, which
-      is then 0) and 'fallback' (to the margin), of each row.
+    flags: 'valid', 'misclassified' (before any perturbation, which is then 0)
+      and 'fallback' (to the margin), of each row.
     gradients: number of gradients of single images in the search.
   """
 
@@ -60,54 +59,6 @@ class AdversarialPairs(NamedTuple):
   gradients: Int[Array, '']
 
 
-def _retry_failures(
-  key: PRNGKey,
-  result: attacks.AttackResult,
-  retry: attacks.Attack,
-  network: Network,
-  variables: Variables,
-  batch: Batch,
-  size: int,
-) -> attacks.AttackResult:
-  """Attacks the images of failures again and merges the results."""
-  failures = np.flatnonzero(~np.asarray(result.success))
-  if not failures.size:
-    return result
-  # As long as the original batch, so that no count of failures compiles anew.
-  rows = failures[np.arange(batch.label.shape[0]) % failures.size]
-  retried = attacks.attack_split(
-    key,
-    retry,
-    network,
-    variables,
-    splits.take(batch, rows),
-    size,
-    title='adversarial images, once more',
-    count=failures.size,
-  )
-
-  def merge(old, new):
-    merged = np.array(old)
-    merged[failures] = np.asarray(new)
-    return jnp.asarray(merged)
-
-  # Attacks that do not count gradients leave these fields out.
-  gradients = fallback = None
-  if result.gradients is not None and retried.gradients is not None:
-    total = result.gradients[failures] + retried.gradients
-    gradients = merge(result.gradients, total)
-  if result.fallback is not None:
-    # Every retried image is counted, because the retry follows the margin.
-    fallback = merge(result.fallback, True)
-  return result._replace(
-    image=merge(result.image, retried.image),
-    label=merge(result.label, retried.label),
-    success=merge(result.success, retried.success),
-    gradients=gradients,
-    fallback=fallback,
-  )
-
-
 def find_pairs(
   key: PRNGKey,
   network: Network,
@@ -115,11 +66,11 @@ def find_pairs(
   samples: Samples,
   *,
   attack: attacks.Attack | None = None,
-  failures: str = 'drop',
-  retry: attacks.Attack | None = None,
   size: int = 256,
 ) -> AdversarialPairs:
   """Finds and verifies an adversarial image of every valid sample.
+
+  Samples without success are not usable.
 
   The network need not be the unlearned one: adversarial images of another
   network are the transferred sets of the paper's appendix.
@@ -130,19 +81,12 @@ def find_pairs(
     variables: the weights under attack.
     samples: D_F; invalid rows are ignored.
     attack: None for `attacks.minimal_pgd(0.04)`.
-    failures: treatment of samples without success: 'drop'; 'margin_retry'
-      attacks them once more by `retry`, then drops; 'keep_last' keeps the last
-      iterate if the network gives it another class; 'error'.
-    retry: None for `attacks.minimal_pgd(0.04, loss='margin',
-      warm_start=False)`.
     size: images in memory at once.
 
   Raises:
     UserError: no valid samples, bad pixels or labels (see
-      `attacks.attack_split`), an unknown policy, or failures under 'error'.
+      `attacks.attack_split`).
   """
-  if failures not in POLICIES:
-    raise errors.unknown_name('policy for failures', failures, POLICIES)
   rows = np.flatnonzero(np.asarray(samples.valid))
   errors.check(
     rows.size, 'the set to be forgotten is empty; give one image or more'
@@ -161,21 +105,7 @@ def find_pairs(
     title='adversarial images',
     count=rows.size,
   )
-  if failures == 'margin_retry':
-    other = retry or attacks.minimal_pgd(0.04, loss='margin', warm_start=False)
-    retry_key = rng.fold_in(key, 'retry')
-    result = _retry_failures(
-      retry_key, result, other, network, variables, batch, size
-    )
-  lost = rows[~np.asarray(result.success)]
-  errors.check(
-    failures != 'error' or not lost.size,
-    f'{lost.size} of {rows.size} images have no adversarial image, the first '
-    f'is row {lost[0] if lost.size else None}; use failures="drop" or another '
-    'attack',
-  )
-  any_flip = failures == 'keep_last'
-  return _verify_pairs(network, variables, batch, result, index, any_flip, size)
+  return _verify_pairs(network, variables, batch, result, index, size)
 
 
 def _verify_pairs(
@@ -184,7 +114,6 @@ def _verify_pairs(
   batch: Batch,
   result: attacks.AttackResult,
   index: Int[np.ndarray, 'n'],
-  any_flip: bool,
   size: int,
 ) -> AdversarialPairs:
   """Predicts the images again, in the form that a training will get."""
@@ -206,7 +135,6 @@ def _verify_pairs(
   fallback = no_fallback if result.fallback is None else result.fallback
   flags = {
     'valid': valid,
-    'success': valid & success & (label != true_label),
     'misclassified': valid & (before != true_label),
     'fallback': valid & cycle(fallback),
   }
@@ -219,7 +147,7 @@ def _verify_pairs(
     image=stored.image,
     label=jnp.asarray(label),
     row=jnp.asarray(index, jnp.int32),
-    usable=jnp.asarray(valid & (label != true_label) & (success | any_flip)),
+    usable=jnp.asarray(valid & success & (label != true_label)),
     distance=jnp.asarray(np.linalg.norm(delta.reshape(total, -1), axis=1)),
     flags=jax.tree.map(jnp.asarray, flags),
     gradients=jnp.asarray(gradients, jnp.int32),

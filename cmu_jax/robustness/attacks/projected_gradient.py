@@ -17,8 +17,6 @@ from cmu_jax.robustness.attacks import balls, objectives, protocol
 from cmu_jax.robustness.attacks.protocol import Attack
 
 
-# The caches of all factories make equal settings share one compilation.
-@functools.lru_cache(maxsize=64)
 def fgsm(
   radius: float, norm: str = 'linf', loss: str = 'cross_entropy'
 ) -> Attack:
@@ -35,28 +33,16 @@ def fgsm(
   References:
     Explaining and Harnessing Adversarial Examples, arXiv 1412.6572, section 4.
   """
-  eps = protocol.check_positive(radius, 'radius')
-  balls.check_norm(norm)
-  objective = objectives.loss_by_name(loss)
-
-  def attack(key, logits, image, label):
-    del key
-    gradient = objectives.evaluate(objective, logits, image, label).gradient
-    # The l2 step has length eps, so only rounding needs the projection.
-    moved = image + eps * balls.steepest_direction(gradient, norm)
-    result = balls.project_images(image, moved, eps, norm)
-    return protocol.evaluate_images(logits, result, label)
-
-  return protocol.with_checks(attack)
+  return pgd(radius, norm, 1, radius, random_start=False, loss=loss)
 
 
-@functools.lru_cache(maxsize=64)
 def ffgsm(radius: float, step: float, loss: str = 'cross_entropy') -> Attack:
   """FGSM from a random point of the linf ball.
 
   Args:
     radius: eps, of pixels in [0, 1].
-    step: alpha; the paper takes 1.25 eps.
+    step: alpha; the paper takes 1.25 eps, so that a step reaches the boundary
+      from any start.
     loss: 'cross_entropy', 'margin' or 'dlr'.
 
   Raises:
@@ -65,19 +51,7 @@ def ffgsm(radius: float, step: float, loss: str = 'cross_entropy') -> Attack:
   References:
     Fast is better than free, arXiv 2001.03994, algorithm 3.
   """
-  eps = protocol.check_positive(radius, 'radius')
-  alpha = protocol.check_positive(step, 'step')
-  objective = objectives.loss_by_name(loss)
-
-  def attack(key, logits, image, label):
-    start = balls.draw_start(key, image, eps, 'linf')
-    gradient = objectives.evaluate(objective, logits, start, label).gradient
-    # Steps longer than eps reach the boundary from any start.
-    moved = start + alpha * balls.steepest_direction(gradient, 'linf')
-    result = balls.project_images(image, moved, eps, 'linf')
-    return protocol.evaluate_images(logits, result, label)
-
-  return protocol.with_checks(attack)
+  return pgd(radius, 'linf', 1, step, loss=loss)
 
 
 def with_restarts(attack: Attack, restarts: int) -> Attack:
@@ -103,6 +77,7 @@ def with_restarts(attack: Attack, restarts: int) -> Attack:
   return run
 
 
+# The caches of all factories make equal settings share one compilation.
 @functools.lru_cache(maxsize=64)
 def pgd(
   radius: float,
