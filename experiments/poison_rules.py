@@ -25,7 +25,7 @@ from cmu_jax.commands import shell
 from cmu_jax.core import config as configs
 from cmu_jax.core import files, provenance, rng
 from cmu_jax.core.types import MethodInputs, Network, Proxy
-from cmu_jax.methods.backdoor import distillation, projected_distillation
+from cmu_jax.methods.backdoor import distillation
 from cmu_jax.methods.cuts import algorithm, alpha_search
 from cmu_jax.studies.cuts import backdoor, evaluate
 from cmu_jax.studies.cuts import scene as scenes
@@ -156,10 +156,8 @@ def _project_attack(config, world, scene, corrupted):
   size = image.shape[0]
   training = recipes.fit_options(config.proxy_train, size, 'proxy_train')
   tau, _ = algorithm.direction(key, network, corrupted, proxy, training)
-  rule = projected_distillation.Rule(
-    target=target, threshold=config.select.threshold
-  )
-  repaired, info = projected_distillation.subtract_projected(
+  rule = distillation.Rule(target=target, threshold=config.select.threshold)
+  repaired, info = distillation.subtract_projected(
     key, network, corrupted, image, tau, rule
   )
   return repaired, {k: info[k] for k in ('alpha', 'selected')}

@@ -82,7 +82,7 @@ def test_the_estimate_is_the_published_score_of_unseen_images(variables, split):
   whole, folds = split
   tau = vectors(variables, folds).tau
   rule = alpha_search.Selection(alphas=(0.0, 0.5, 1.0))
-  found = safe_alpha.noise_evidence(
+  found = safe_alpha.measure_evidence(
     jax.random.key(6),
     Network(MODEL, STEP),
     variables,
@@ -114,7 +114,7 @@ def test_poison_is_judged_by_triggers_that_are_unseen(variables):
   whole = test_cuts.poisoned_proxy()
   folds = cross_fitting.split(jax.random.key(4), whole, 2)
   zero = jax.tree.map(lambda x: jnp.zeros((2, *x.shape)), variables.params)
-  found = safe_alpha.poison_evidence(
+  found = safe_alpha.measure_evidence(
     jax.random.key(6),
     Network(MODEL, STEP),
     variables,

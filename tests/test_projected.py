@@ -13,7 +13,6 @@ from cmu_jax.core.types import MethodInputs, Network, Variables
 from cmu_jax.methods import finetuning
 from cmu_jax.methods.backdoor import (
   distillation,
-  projected_distillation,
   sensitivity,
 )
 from cmu_jax.studies.cuts import backdoor, evaluate, scene
@@ -144,37 +143,31 @@ TRIGGERED = np.stack(
 
 
 def test_alpha_is_the_lowest_J_among_those_below_the_threshold():
-  rule = projected_distillation.Rule(target=0)
-  choice, curve = projected_distillation.choose_alpha(
-    STAY, TRIGGERED, BEFORE, rule, GRID
-  )
+  rule = distillation.Rule(target=0)
+  choice, curve = distillation.choose_alpha(STAY, TRIGGERED, BEFORE, rule, GRID)
   assert (choice.alpha, choice.position, choice.selected) == (4.0, 3, True)
   np.testing.assert_allclose(
     curve['proxy_attack_success_rate'], [2 / 3, 1 / 3, 0, 0]
   )
   assert curve['J'][3] < curve['J'][2]
   # A lower J does not help where the trigger still works.
-  flipped = projected_distillation.choose_alpha(
+  flipped = distillation.choose_alpha(
     STAY, TRIGGERED[::-1], BEFORE, rule, GRID
   )[0]
   assert flipped.alpha == 0.5
-  loose = projected_distillation.Rule(target=0, threshold=0.4)
+  loose = distillation.Rule(target=0, threshold=0.4)
   assert (
-    projected_distillation.choose_alpha(STAY, TRIGGERED, BEFORE, loose, GRID)[
-      0
-    ].alpha
+    distillation.choose_alpha(STAY, TRIGGERED, BEFORE, loose, GRID)[0].alpha
     == 4.0
   )
 
 
 def test_it_abstains_if_nothing_qualifies_or_too_much_changes():
-  rule = projected_distillation.Rule(target=0)
+  rule = distillation.Rule(target=0)
   stuck = np.stack([one_hot([0, 0, 0, 0])] * 4)
-  nothing = projected_distillation.choose_alpha(
-    STAY, stuck, BEFORE, rule, GRID
-  )[0]
+  nothing = distillation.choose_alpha(STAY, stuck, BEFORE, rule, GRID)[0]
   deleted = np.stack([one_hot([2, 1, 2, 1])] * 4)
-  changed, curve = projected_distillation.choose_alpha(
+  changed, curve = distillation.choose_alpha(
     deleted, TRIGGERED, BEFORE, rule, GRID
   )
   assert nothing == changed == (0.0, None, False)
@@ -183,10 +176,8 @@ def test_it_abstains_if_nothing_qualifies_or_too_much_changes():
 
 def test_a_pool_of_the_target_alone_is_refused():
   with pytest.raises(errors.UserError, match='class 0, the target, for all 4'):
-    rule = projected_distillation.Rule(target=0)
-    projected_distillation.choose_alpha(
-      STAY, TRIGGERED, one_hot([0] * 4), rule, GRID
-    )
+    rule = distillation.Rule(target=0)
+    distillation.choose_alpha(STAY, TRIGGERED, one_hot([0] * 4), rule, GRID)
 
 
 def test_copies_carry_the_predictions_and_the_trigger():
@@ -257,7 +248,7 @@ def test_labels_of_the_pool_change_nothing():
     has_trigger=None,
   )
   options = recipes.fit_options(settings.proxy_train, 10, 'proxy_train')
-  method = projected_distillation.projected_distillation(
+  method = distillation.projected_distillation(
     Network(world.model, world.inputs), options._replace(steps=30)
   )
   first, second = (
@@ -271,9 +262,9 @@ def test_labels_of_the_pool_change_nothing():
 def test_an_abstention_returns_the_network_as_it_was():
   settings, world, place, poisoned = digits()
   options = recipes.fit_options(settings.proxy_train, 10, 'proxy_train')
-  after, info = projected_distillation.projected_distillation(
+  after, info = distillation.projected_distillation(
     Network(world.model, world.inputs),
-    rule=projected_distillation.Rule(alphas=(1e-4, 2e-4)),
+    rule=distillation.Rule(alphas=(1e-4, 2e-4)),
     training=options._replace(steps=30),
   )(jax.random.key(9), poisoned, MethodInputs(proxy=place.proxy))
   assert (info['alpha'], info['selected']) == (0.0, False)

@@ -11,7 +11,7 @@ from ssd_case import given as some_given
 
 from cmu_jax.core import errors
 from cmu_jax.core.types import Network
-from cmu_jax.methods.dampening import assd, importance, ssd
+from cmu_jax.methods.dampening import importance, ssd
 
 KEY = jax.random.key(0)
 PARAMS = {
@@ -45,20 +45,19 @@ def test_from_gamma_on_the_selection_weight_does_not_matter(
   _equal(one, dampen(PARAMS, both, gamma, gamma))
 
 
-@pytest.mark.parametrize('exponent', [1.0, 2.0])
 @pytest.mark.parametrize(
   ('weight', 'gamma'), [(1.0, 0.5), (10.0, 1.0), (0.1, 1.0)]
 )
-def test_the_update_in_numpy(weight, gamma, exponent):
+def test_the_update_in_numpy(weight, gamma):
   both = pair(PARAMS)
-  found = dampen(PARAMS, both, weight, gamma, exponent)
+  found = dampen(PARAMS, both, weight, gamma)
   for name, theta in PARAMS.items():
     kept = np.asarray(both.retain[name], np.float64)
     bad = np.asarray(both.forget[name], np.float64)
     wanted = np.array(theta, np.float64)
     chosen = bad > weight * kept
     assert 0.05 < chosen.mean() < 0.95
-    beta = np.minimum((gamma * kept[chosen] / bad[chosen]) ** exponent, 1)
+    beta = np.minimum(gamma * kept[chosen] / bad[chosen], 1)
     wanted[chosen] *= beta
     np.testing.assert_allclose(found[name], wanted, rtol=1e-5)
 
@@ -162,7 +161,7 @@ def test_an_unknown_denominator_is_named():
 
 @pytest.mark.parametrize('share', [0.0, 0.001, 0.01, 0.3, 1.0])
 def test_the_percentile_is_that_of_numpy(share):
-  falling = assd.sorted_ratios(pair(PARAMS))
+  falling = ssd.sorted_ratios(pair(PARAMS))
   assert falling.shape == (170,)
   kept, bad = (
     np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(t)])
@@ -171,26 +170,25 @@ def test_the_percentile_is_that_of_numpy(share):
   plain = np.zeros(170)
   np.divide(bad, kept, out=plain, where=kept > 0)
   plain[(kept == 0) & (bad > 0)] = np.finfo(np.float32).max
-  found = jax.jit(assd.percentile)(falling, jnp.float32(share))
+  found = jax.jit(ssd.percentile)(falling, jnp.float32(share))
   wanted = np.percentile(plain, 100 - np.log(1 + 100 * share))
   np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
 def test_the_percentile_of_millions_is_exact():
   falling = jnp.arange(3_000_001, 0, -1, dtype=jnp.float32)
-  found = float(assd.percentile(falling, jnp.float32(0.01)))
+  found = float(ssd.percentile(falling, jnp.float32(0.01)))
   wanted = 1 + 3e6 * (1 - np.log(2) / 100)
   assert abs(found - wanted) < 0.5
 
 
 def test_assd_dampens_from_its_threshold_on():
-  method, state = _method(assd.assd)
+  method, state = _method(ssd.assd)
   seen = some_given()
   prepared = method.prepare(KEY, state, seen)
   found, info = method.solve(KEY, state, seen, prepared, {})
   ratio = np.asarray(
-    prepared.importances.forget['head']['kernel']
-    / prepared.importances.retain['head']['kernel']
+    prepared[0].forget['head']['kernel'] / prepared[0].retain['head']['kernel']
   )
   wanted = np.percentile(ratio, 100 - np.log(1 + 100 * 7 / 27))
   np.testing.assert_allclose(info['threshold'], wanted, rtol=1e-5)

@@ -27,7 +27,7 @@ from cmu_jax.core.types import (
 )
 from cmu_jax.methods import finetuning, relabelling, union_training
 from cmu_jax.robustness import adversarial_sets, attacks
-from cmu_jax.robustness.attacks import split_attack
+from cmu_jax.training import metrics
 
 ALL = ('retain', 'forget', 'adversarial')
 NO_FORGET = ('retain', 'adversarial')
@@ -134,7 +134,7 @@ def amun(
     pairs = adversarial_sets.find_pairs(
       key, network, variables, forget, **(search or Search())._asdict()
     )
-    classes = split_attack.count_classes(network, variables, forget.batch)
+    classes = metrics.count_classes(network, variables, forget.batch.image)
     # Augmentation would move images of D_A off the boundary: by default they
     # are marked, and D_R and D_F alone are augmented.
     adversarial = adversarial_sets.build_set(

@@ -17,11 +17,10 @@ from cmu_jax.methods import (
 )
 from cmu_jax.methods.backdoor import (
   distillation,
-  projected_distillation,
   pruning,
 )
 from cmu_jax.methods.cuts import algorithm, forget_proxy, task_simplex
-from cmu_jax.methods.dampening import assd, potion, ssd
+from cmu_jax.methods.dampening import potion, ssd
 from cmu_jax.methods.detection import wrapper
 from cmu_jax.methods.projection import sap, svd_projection
 from cmu_jax.robustness import attacks
@@ -51,7 +50,7 @@ FACTORIES: dict[str, Callable[..., Method]] = {
   'trw': trw.trw,
   'logit_mask': trw.logit_mask,
   'ssd': ssd.ssd,
-  'assd': assd.assd,
+  'assd': ssd.assd,
   'potion': potion.potion,
   'sap': sap.sap,
   'svd_projection': svd_projection.svd_projection,
@@ -59,7 +58,7 @@ FACTORIES: dict[str, Callable[..., Method]] = {
   'cuts_forget': forget_proxy.cuts_forget,
   'cuts_forget_simplex': task_simplex.cuts_simplex,
   'distill_both': distillation.self_distillation,
-  'distill_projected': projected_distillation.projected_distillation,
+  'distill_projected': distillation.projected_distillation,
   'fine_pruning': pruning.fine_pruning,
   'bn_recalibration': pruning.bn_recalibration,
   # These take other methods in place of a network.

@@ -129,11 +129,8 @@ def random_label(
   """
 
   def draw_labels(key, variables, batch):
-    # The number of outputs, without a forward pass.
-    image = network.inputs.eval(batch.image[:1], None)
-    shape = jax.eval_shape(network.model.apply, variables, image).shape
-    key = rng.fold_in(key, 'labels')
-    return draw_wrong_labels(key, batch.label, shape[-1])
+    classes = metrics.count_classes(network, variables, batch.image)
+    return draw_wrong_labels(rng.fold_in(key, 'labels'), batch.label, classes)
 
   title = 'random labels on S_f' if share is None else 'SalUn'
   return _relabel(network, training, title, draw_labels, weights, retain, share)

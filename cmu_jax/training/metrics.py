@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from cmu_jax.core import jit
 from cmu_jax.core.types import Batch, InputStep, Network, Variables
@@ -76,6 +76,14 @@ def predict(
   """Predicts classes of a split, in evaluation mode; paints triggers."""
   size = min(batch_size, batch.label.shape[0])
   return np.asarray(predictor(network, size)(variables, batch))
+
+
+def count_classes(
+  network: Network, variables: Variables, image: Num[Array, 'n h w c']
+) -> int:
+  """Returns k, the number of logits of raw images, without any computation."""
+  apply = lambda v, x: network.model.apply(v, network.inputs.eval(x, None))
+  return jax.eval_shape(apply, variables, image[:1]).shape[-1]
 
 
 @functools.lru_cache(maxsize=64)

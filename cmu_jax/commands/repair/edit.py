@@ -23,7 +23,7 @@ from cmu_jax.core.types import (
   Variables,
 )
 from cmu_jax.data import input_step, proxy_sets
-from cmu_jax.methods.backdoor import projected_distillation
+from cmu_jax.methods.backdoor import distillation
 from cmu_jax.methods.cuts import (
   algorithm,
   alpha_rules,
@@ -115,9 +115,9 @@ def _edit_projected(
     jnp.full((1, size), case.target, jnp.int32),
     jnp.ones((1, size), bool),
   )
-  repaired, info = projected_distillation.projected_distillation(
+  repaired, info = distillation.projected_distillation(
     Network(case.network.model, pixels),
-    rule=projected_distillation.Rule(target=case.target),
+    rule=distillation.Rule(target=case.target),
     checkpoint=training_checkpoint,
     training=tuning,
   )(key, case.network.variables, MethodInputs(proxy=pool))

@@ -122,7 +122,6 @@ def cuts(
   *,
   selection: alpha_search.Selection | None = None,
   frozen: tuple[str, ...] = (),
-  strategy: vectorize.Strategy | None = None,
   checkpoint: store.Checkpoint | None = None,
 ) -> Method:
   """CUTS with the published choice of alpha.
@@ -132,7 +131,6 @@ def cuts(
     training: of each proxy fine-tuning.
     selection: the rule for alpha; label noise as published by default.
     frozen: top-level parameter names that tau leaves out.
-    strategy: drives grids and re-drawn proxies; None for the backend's best.
     checkpoint: saves the fine-tuning.
 
   Returns:
@@ -150,30 +148,20 @@ def cuts(
   ) -> tuple[PyTree, train.Fit]:
     assert data.proxy is not None
     return direction(
-      key,
-      network,
-      variables,
-      data.proxy,
-      training,
+      *(key, network, variables, data.proxy, training),
       frozen=frozen,
-      strategy=strategy,
       checkpoint=checkpoint,
     )
 
   def solve(
-    key: PRNGKey,
-    variables: Variables,
-    data: MethodInputs,
-    prepared: tuple[PyTree, train.Fit],
-    hyper: Any,
+    key, variables: Variables, data: MethodInputs, prepared, hyper
   ) -> tuple[Variables, Info]:
     del key, hyper
     assert data.proxy is not None
     tau, fit = prepared
     choice, curve = alpha_search.select_alpha(
-      network, variables, tau, data.proxy, selection=rule,
-      strategy=strategy,
-    )  # fmt: skip
+      network, variables, tau, data.proxy, selection=rule
+    )
     params = tree.edit(variables.params, tau, choice.alpha)
     # A set that is smaller than a batch is used once a step.
     images = min(training.batch_size, data.proxy.label.shape[1])

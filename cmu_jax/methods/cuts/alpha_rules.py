@@ -32,7 +32,7 @@ class Agreement(NamedTuple):
     chance: P, the sum of squared mean class probabilities.
     adjusted_agreement: (SA - P) / (1 - P).
     penalty_effective: max(0, R - 1/P) / R, with R required classes.
-    penalty_coverage: max(0, R - s) / R times the weight.
+    penalty_coverage: max(0, R - s) / R; its weight lambda is 1, as released.
     supported: s, classes predicted at least m times.
   """
 
@@ -129,7 +129,6 @@ def agreement(
   *,
   k: int,
   class_share: float = 1.0,
-  coverage_weight: float = 1.0,
 ) -> Agreement:
   """J of one network on unlabelled images.
 
@@ -138,7 +137,6 @@ def agreement(
     logits: the output of the head on them.
     k: neighbours a sample, see `neighbour_count`.
     class_share: gamma, the share of the classes that must be predicted.
-    coverage_weight: lambda, the weight of the coverage penalty.
 
   Returns:
     J and its parts, as in the released code of CUTS (steps: neighbours,
@@ -151,12 +149,7 @@ def agreement(
   classes = jnp.arange(logits.shape[1])[None, :]
   counts = jnp.sum(predicted[:, None] == classes, axis=0)
   return combine_agreement(
-    same,
-    probability,
-    counts,
-    k=k,
-    class_share=class_share,
-    coverage_weight=coverage_weight,
+    same, probability, counts, k=k, class_share=class_share
   )
 
 
@@ -167,7 +160,6 @@ def combine_agreement(
   *,
   k: int,
   class_share: float = 1.0,
-  coverage_weight: float = 1.0,
 ) -> Agreement:
   """J from self-agreement, mean class probabilities and class counts.
 
@@ -178,7 +170,6 @@ def combine_agreement(
       counts.
     k: neighbours a sample.
     class_share: gamma, the share of the classes that must be predicted.
-    coverage_weight: lambda, the weight of the coverage penalty.
   """
   required = required_classes(probability.shape[-1], class_share)
   chance = jnp.sum(probability**2, axis=-1)
@@ -189,7 +180,7 @@ def combine_agreement(
   supported = jnp.sum(counts >= support, axis=-1)
   lacking = jnp.maximum(0, required - supported).astype(self_agreement.dtype)
   penalty_effective = jnp.maximum(0.0, required - effective) / required
-  penalty_coverage = coverage_weight * lacking / required
+  penalty_coverage = lacking / required
   score = adjusted - penalty_effective - penalty_coverage
   # Neighbours in a network with one prediction agree perfectly; J must not
   # reward that.

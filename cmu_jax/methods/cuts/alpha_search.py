@@ -13,6 +13,7 @@ from cmu_jax.core import jit, progress, tree, vectorize
 from cmu_jax.core.types import Model, Network, Proxy, Variables
 from cmu_jax.data import proxy_sets
 from cmu_jax.methods.cuts import alpha_rules
+from cmu_jax.training import metrics
 
 Measure = Callable[[jax.Array, jax.Array], Any]
 HeadInput = Literal['raw', 'normalized']
@@ -223,7 +224,6 @@ def select_alpha(
   proxy: Proxy,
   *,
   selection: Selection,
-  strategy: vectorize.Strategy | None = None,
 ) -> tuple[alpha_rules.AlphaChoice, dict[str, Float[np.ndarray, 'a']]]:
   """Selects alpha_hat on the whole curve, from proxy images alone.
 
@@ -234,7 +234,6 @@ def select_alpha(
     proxy: label noise uses the pool's images and no label; poison uses the
       triggered images that tau was built from.
     selection: grid and objective.
-    strategy: drives the grid; None for the backend's best.
 
   Returns:
     The choice, and the curve: 'alpha' with J and its parts, or with
@@ -251,7 +250,6 @@ def select_alpha(
     tau,
     alphas=jnp.asarray(grid),
     head_input=selection.head_input,
-    drive=Drive(strategy),
   )
   if selection.kind == 'poison':
     batch = proxy_sets.draw_copy(proxy, 0)
@@ -261,7 +259,7 @@ def select_alpha(
     choice = alpha_rules.choose_smallest_below(grid, rates, selection.threshold)
     return choice, {'alpha': grid, 'proxy_attack_success_rate': rates}
   image = network.inputs.eval(proxy.image, None)
-  classes = jax.eval_shape(network.model.apply, variables, image).shape[-1]
+  classes = metrics.count_classes(network, variables, proxy.image)
   k = alpha_rules.neighbour_count(image.shape[0], classes)
   parts = run(image, measure=agreement_measure(k, selection.class_share))
   scores = {name: np.asarray(x) for name, x in parts._asdict().items()}

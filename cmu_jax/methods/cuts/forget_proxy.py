@@ -17,7 +17,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
@@ -34,7 +33,7 @@ from cmu_jax.core.types import (
 from cmu_jax.data import splits
 from cmu_jax.methods import objectives
 from cmu_jax.methods.cuts import alpha_rules, alpha_search
-from cmu_jax.training import descent, train
+from cmu_jax.training import descent, metrics, train
 
 
 def coefficient_grid() -> tuple[dict[str, float], ...]:
@@ -100,7 +99,7 @@ def choose_coefficient(
   image = network.inputs.eval(batch.image, batch.has_trigger)
   if image.shape[0] < 2:
     return alpha_rules.ABSTENTION
-  classes = jax.eval_shape(network.model.apply, variables, image).shape[-1]
+  classes = metrics.count_classes(network, variables, batch.image)
   # CUTS counts classes for neighbours and coverage. Here these are the trained
   # labels in S_f: two of them for a confusion of two.
   present = np.unique(np.asarray(batch.label)).size

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from cmu_jax.core import jit, rng, tree, vectorize
+from cmu_jax.core import jit, rng, tree
 from cmu_jax.core.types import Network, PRNGKey, Proxy, Training, Variables
 from cmu_jax.methods.cuts import (
   algorithm,
@@ -30,7 +30,7 @@ from cmu_jax.methods.cuts import (
   alpha_search,
   cross_fitting,
 )
-from cmu_jax.training import train
+from cmu_jax.training import metrics, train
 
 
 class SafeRule(NamedTuple):
@@ -105,7 +105,45 @@ def _terms_measure(k: int) -> alpha_search.Measure:
   return functools.partial(cross_fitting.image_terms, k=k)
 
 
-def noise_evidence(
+def _noise_scores(
+  run: Callable[..., Any],
+  k: int,
+  class_share: float,
+  image: Float[Array, 'n h w c'],
+  label: Int[np.ndarray, 's n'],
+  weight: Int[Array, 'b n'],
+) -> tuple[Float[np.ndarray, 'b a'], Float[np.ndarray, 'b a']]:
+  """J, and the rate at which corrupted labels are predicted."""
+  terms = run(image, measure=_terms_measure(k))
+  score = cross_fitting.resampled_objective(
+    terms, weight, k=k, class_share=class_share
+  )
+  rate = cross_fitting.hit_rates(
+    np.asarray(terms.predicted), label, np.asarray(weight)
+  )
+  return np.asarray(score, np.float64), rate
+
+
+def _poison_scores(
+  run: Callable[..., Any],
+  target: int,
+  images: list[Float[Array, 'n h w c']],
+  label: Int[np.ndarray, 's n'],
+  weight: Int[np.ndarray, 'b n'],
+) -> tuple[Float[np.ndarray, 'b a'], Float[np.ndarray, 'b a']]:
+  """Attack success on triggered images, and the target's share of plain ones.
+
+  The attack success is that of triggered images in the proxy.
+  """
+  triggered, plain = (
+    np.asarray(run(image, measure=alpha_search.predicted_class))
+    for image in images
+  )
+  share = weight @ (plain == target).T / plain.shape[1]
+  return cross_fitting.hit_rates(triggered, label, weight), share
+
+
+def measure_evidence(
   key: PRNGKey,
   network: Network,
   variables: Variables,
@@ -113,9 +151,8 @@ def noise_evidence(
   tau: PyTree,
   selection: alpha_search.Selection,
   replicates: int = 400,
-  strategy: vectorize.Strategy | None = None,
 ) -> alpha_evidence.FoldEvidence:
-  """J and the rate of corrupted labels predicted, out of fold, resampled.
+  """Scores the edits of every fold on its held-out images, and resamples.
 
   Args:
     key: draws the resamples.
@@ -123,141 +160,45 @@ def noise_evidence(
     variables: theta_mix.
     folds: see `cross_fitting.split`.
     tau: task vectors of the folds.
-    selection: grid and objective.
+    selection: grid and objective; of poison, alpha = 0 precedes the grid.
     replicates: bootstrap resamples.
-    strategy: drives the grid; None for the backend's best.
 
   Raises:
-    UserError: fewer than 2 C images a fold.
+    UserError: fewer than 2 C images a fold (label noise).
   """
-  grid = jnp.asarray(alpha_search.selection_grid(selection))
-  scores, rates = [], []
-  for fold, positions in enumerate(folds.held_out):
-    image = network.inputs.eval(folds.proxy.image[positions], None)
-    samples = image.shape[0]
-    classes = jax.eval_shape(network.model.apply, variables, image).shape[-1]
-    # Fewer images have fewer neighbours: k is that of the fold, not the pool.
-    k = alpha_rules.neighbour_count(samples, classes)
-    title = f'alpha curve, fold {fold + 1} of {len(folds.held_out)}'
-    terms = alpha_search.curve(
-      *(network.model, variables, tree.index(tau, fold), image, grid),
-      _terms_measure(k),
-      head_input=selection.head_input,
-      drive=alpha_search.Drive(strategy, title=title),
-    )
-    weight = cross_fitting.bootstrap_counts(
-      rng.fold_in(key, fold), replicates, samples
-    )
-    score = cross_fitting.resampled_objective(
-      terms, weight, k=k, class_share=selection.class_share
-    )
-    rate = cross_fitting.hit_rates(
-      np.asarray(terms.predicted), folds.label[fold], np.asarray(weight)
-    )
-    scores.append(np.asarray(score, np.float64))
-    rates.append(rate)
-  return alpha_evidence.FoldEvidence(np.stack(scores, 1), np.stack(rates, 1))
-
-
-def poison_evidence(
-  key: PRNGKey,
-  network: Network,
-  variables: Variables,
-  folds: cross_fitting.Folds,
-  tau: PyTree,
-  selection: alpha_search.Selection,
-  replicates: int = 400,
-  strategy: vectorize.Strategy | None = None,
-) -> alpha_evidence.FoldEvidence:
-  """Attack success and the share of the target class, out of fold, resampled.
-
-  The arguments are those of `noise_evidence`. The attack success is that of
-  triggered images in the proxy, the share that of all pool images without the
-  trigger.
-  """
+  poison = selection.kind == 'poison'
+  grid = alpha_search.selection_grid(selection)
   # The published grid begins above 0, and the share at 0 is the reference.
-  grid = jnp.asarray(np.append(0.0, alpha_search.selection_grid(selection)))
-  attacks, shares = [], []
+  grid = np.append(0.0, grid) if poison else grid
+  pairs = []
   for fold, positions in enumerate(folds.held_out):
     image, size = folds.proxy.image[positions], len(positions)
+    title = f'alpha curve, fold {fold + 1} of {len(folds.held_out)}'
     run = functools.partial(
       alpha_search.curve,
-      network.model,
-      variables,
-      tree.index(tau, fold),
-      alphas=grid,
-      measure=alpha_search.predicted_class,
+      *(network.model, variables, tree.index(tau, fold)),
+      alphas=jnp.asarray(grid),
       head_input=selection.head_input,
-      drive=alpha_search.Drive(strategy),
+      drive=alpha_search.Drive(title=title),
     )
-    triggered, plain = (
-      np.asarray(run(network.inputs.eval(image, trigger)))
-      for trigger in (jnp.ones(size, bool), None)
+    weight = cross_fitting.bootstrap_counts(
+      rng.fold_in(key, fold), replicates, size
     )
-    weight = np.asarray(
-      cross_fitting.bootstrap_counts(rng.fold_in(key, fold), replicates, size)
-    )
-    attacks.append(
-      cross_fitting.hit_rates(triggered, folds.label[fold], weight)
-    )
-    shares.append(weight @ (plain == selection.target).T / size)
-  return alpha_evidence.FoldEvidence(np.stack(attacks, 1), np.stack(shares, 1))
-
-
-def choose_alpha(
-  key: PRNGKey,
-  network: Network,
-  variables: Variables,
-  folds: cross_fitting.Folds,
-  training: Training,
-  *,
-  selection: alpha_search.Selection,
-  rule: SafeRule,
-  strategy: vectorize.Strategy | None = None,
-  **options: Any,
-) -> tuple[alpha_evidence.SafeChoice, FoldVectors]:
-  """Chooses the safe alpha for the task vector of the whole proxy.
-
-  Args:
-    key: random key.
-    network: the model and its input step.
-    variables: theta_mix.
-    folds: see `cross_fitting.split`.
-    training: of each fine-tuning.
-    selection: grid and objective.
-    rule: settings of the test.
-    strategy: drives grids and fine-tunings.
-    **options: others of `fit_fold_vectors`.
-
-  Returns:
-    The choice with its evidence, and the fold fine-tunings.
-  """
-  vectors = fit_fold_vectors(
-    *(rng.fold_in(key, 'tune'), network, variables, folds, training),
-    strategy=strategy,
-    **options,
-  )
-  poison = selection.kind == 'poison'
-  measure = poison_evidence if poison else noise_evidence
-  evidence = measure(
-    *(rng.fold_in(key, 'bootstrap'), network, variables, folds, vectors.tau),
-    *(selection, rule.replicates, strategy),
-  )
-  grid = alpha_search.selection_grid(selection)
-  if poison:
-    threshold = selection.threshold
-    choice = alpha_evidence.judge_poison(grid, evidence, threshold)
-    return choice, vectors
-  factor = None
-  if rule.symmetric:
-    factor = _class_count(network, variables, folds.proxy) - 1
-  choice = alpha_evidence.judge_noise(grid, evidence, factor, rule.confidence)
-  return choice, vectors
-
-
-def _class_count(network: Network, variables: Variables, proxy: Proxy) -> int:
-  image = network.inputs.eval(proxy.image[:1], None)
-  return jax.eval_shape(network.model.apply, variables, image).shape[-1]
+    label, plain = folds.label[fold], network.inputs.eval(image, None)
+    if poison:
+      marked = network.inputs.eval(image, jnp.ones(size, bool))
+      counts = np.asarray(weight)
+      pairs.append(
+        _poison_scores(run, selection.target, [marked, plain], label, counts)
+      )
+      continue
+    # Fewer images have fewer neighbours: k is that of the fold, not the pool.
+    classes = metrics.count_classes(network, variables, image)
+    k = alpha_rules.neighbour_count(size, classes)
+    share = selection.class_share
+    pairs.append(_noise_scores(run, k, share, plain, label, weight))
+  scores, rates = (np.stack(x, 1) for x in zip(*pairs, strict=True))
+  return alpha_evidence.FoldEvidence(scores, rates)
 
 
 def choose_from_proxy(
@@ -281,20 +222,34 @@ def choose_from_proxy(
     selection: grid and objective.
     rule: settings of the test.
     tuning: number of images -> the training on them.
-    **options: others of `choose_alpha`.
+    **options: others of `fit_fold_vectors`.
+
+  Returns:
+    The choice with its evidence, and the fine-tunings of the folds.
   """
+  poison = selection.kind == 'poison'
   size, least = proxy.image.shape[0], 2 * rule.folds
-  if selection.kind == 'label_noise':
-    least *= _class_count(network, variables, proxy)
+  classes = metrics.count_classes(network, variables, proxy.image)
+  if not poison:
+    least *= classes
   if size < least:
     # A pool that cannot be split is no evidence, and no error either.
     reason = f'{size} proxy images, {least} needed'
     return alpha_evidence.abstain(reason), None
   folds = cross_fitting.split(rng.fold_in(key, 'folds'), proxy, rule.folds)
-  return choose_alpha(
-    *(key, network, variables, folds),
+  vectors = fit_fold_vectors(
+    *(rng.fold_in(key, 'tune'), network, variables, folds),
     tuning(folds.proxy.label.shape[1]),
-    selection=selection,
-    rule=rule,
     **options,
   )
+  evidence = measure_evidence(
+    *(rng.fold_in(key, 'bootstrap'), network, variables, folds, vectors.tau),
+    *(selection, rule.replicates),
+  )
+  grid = alpha_search.selection_grid(selection)
+  if poison:
+    threshold = selection.threshold
+    return alpha_evidence.judge_poison(grid, evidence, threshold), vectors
+  factor = classes - 1 if rule.symmetric else None
+  choice = alpha_evidence.judge_noise(grid, evidence, factor, rule.confidence)
+  return choice, vectors

@@ -31,7 +31,7 @@ from cmu_jax.core.types import (
   Samples,
   Variables,
 )
-from cmu_jax.methods.dampening import assd, importance, ssd
+from cmu_jax.methods.dampening import importance, ssd
 
 _GROWTH, _START = 1.1, 1 / 25
 # Images evaluated together, and networks evaluated between two stops on the
@@ -111,9 +111,9 @@ def search(
     smallest_rho: the smallest rho of the grid.
     tries: the largest number of networks.
   """
-  start = _START * assd.forget_share(data)
+  start = _START * ssd.forget_share(data)
   shares = start * _GROWTH ** jnp.arange(tries, dtype=jnp.float32)
-  threshold = assd.percentile(assd.sorted_ratios(importances), shares)
+  threshold = ssd.percentile(ssd.sorted_ratios(importances), shares)
   run = _accuracy_program(network)
   # An infinite threshold dampens nothing, so theta_o needs no second program.
   original = run(variables, importances, jnp.full(1, jnp.inf), data.forget)[0]

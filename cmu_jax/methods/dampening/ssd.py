@@ -1,16 +1,22 @@
-r"""SSD, selective synaptic dampening.
+r"""SSD, selective synaptic dampening, and ASSD, without hyperparameters.
 
 With importances I_r for the retained samples and I_f for S_f (`importance`),
 
-  theta_j <- min((gamma I_r,j / I_f,j)^e, 1) theta_j   where I_f,j > a I_r,j
+  theta_j <- min(gamma I_r,j / I_f,j, 1) theta_j   where I_f,j > a I_r,j
 
 and unchanged elsewhere. For gamma >= a the result does not depend on a: of the
 50 points of the published grid 39 differ. Biases and the affine part of
-BatchNorm take part, running statistics do not.
+BatchNorm take part, running statistics do not. ASSD takes a from the sizes of
+the sets: the larger S_f, the more parameters are dampened.
+
+  a = percentile p of I_f,j / I_r,j over all parameters j
+  p = 100 - ln(1 + 100 |S_f| / |S_tr|),   gamma = 1
 
 References:
   Selective Synaptic Dampening, arXiv 2308.07707, section 3.
   Corrective Machine Unlearning, arXiv 2402.14015, section 3.2 and appendix A.
+  ASSD, Parameter-Tuning-Free Data Entry Error Unlearning, arXiv 2402.10098,
+  section 3.
 """
 
 from collections.abc import Callable
@@ -96,7 +102,6 @@ def dampen(
   importances: importance.Importances,
   weight: Number,
   dampening: Number,
-  exponent: Number = 1.0,
 ) -> PyTree:
   """Dampens parameters (arXiv 2308.07707, equations 7 and 8).
 
@@ -106,7 +111,6 @@ def dampen(
     weight: a; a parameter is selected if I_f / I_r exceeds it, so infinity
       selects none.
     dampening: gamma, in absolute terms.
-    exponent: e.
 
   Returns:
     Parameters. They stay where both importances are zero, and become zero
@@ -117,7 +121,7 @@ def dampen(
     selected = forget > weight * retain
     # Unselected entries may have I_f = 0: dividing by 1 there avoids 0 / 0.
     ratio = dampening * retain / jnp.where(selected, forget, 1)
-    beta = jnp.minimum(ratio**exponent, 1)
+    beta = jnp.minimum(ratio, 1)
     return jnp.where(selected, beta * theta, theta)
 
   return jax.tree.map(
@@ -229,7 +233,6 @@ def ssd(
   denominator: str = 'retain',
   batch_size: int = 512,
   augment: bool = True,
-  exponent: float = 1.0,
   grid: tuple[Point, ...] | None = None,
 ) -> Method:
   """Dampens the parameters that matter for S_f and little else.
@@ -240,7 +243,6 @@ def ssd(
     denominator: 'retain' or 'full', see `compute_importances`.
     batch_size: samples in a batch; 512 in the benchmark.
     augment: whether images are augmented as in training.
-    exponent: e.
     grid: points of 'ssd_selection_weight' (a) and 'ssd_dampening' (gamma, in
       absolute terms); None for the 39 distinct points of the benchmark.
 
@@ -263,7 +265,6 @@ def ssd(
       prepared,
       hyper['ssd_selection_weight'],
       hyper['ssd_dampening'],
-      exponent,
     )
     return params, {'gradient_evaluations': prepared.cost}
 
@@ -274,3 +275,82 @@ def ssd(
     solve,
     default_grid() if grid is None else grid,
   )
+
+
+@jax.jit
+def sorted_ratios(importances: importance.Importances) -> Float[Array, 'p']:
+  """Returns I_f / I_r of all parameters in falling order.
+
+  0 / 0 counts as 0, and an infinite ratio as the largest finite number.
+  """
+
+  def divide(retain, forget):
+    ratio = forget / jnp.where(retain > 0, retain, 1)
+    ratio = jnp.where((retain == 0) & (forget > 0), jnp.inf, ratio)
+    # `percentile` interpolates: infinity times a weight of 0 would be NaN.
+    return jnp.minimum(ratio, jnp.finfo(ratio.dtype).max).reshape(-1)
+
+  ratios = jax.tree.map(divide, importances.retain, importances.forget)
+  return -jnp.sort(-jnp.concatenate(jax.tree.leaves(ratios)))
+
+
+@jax.jit
+def percentile(
+  falling: Float[Array, 'p'], share: Float[Array, '*s']
+) -> Float[Array, '*s']:
+  """Returns the percentile 100 - ln(1 + 100 share), linearly interpolated.
+
+  Args:
+    falling: numbers in falling order.
+    share: of the samples, |S_f| / |S_tr| in ASSD.
+  """
+  lowest = falling.shape[0] - 1
+  # Counted from the top: near the other end float32 cannot distinguish the
+  # ranks of millions of parameters.
+  position = jnp.clip(jnp.log1p(100 * share) / 100, 0, 1) * lowest
+  above = jnp.floor(position).astype(jnp.int32)
+  fraction = position - above
+  below = jnp.minimum(above + 1, lowest)
+  return (1 - fraction) * falling[above] + fraction * falling[below]
+
+
+def forget_share(data: Any) -> Float[Array, '']:
+  """Returns |S_f| / |S_tr|."""
+  forget = data.forget.valid.sum()
+  return forget / (forget + data.retain.valid.sum())
+
+
+def assd(
+  network: Network,
+  *,
+  kind: str = 'batch',
+  denominator: str = 'retain',
+  batch_size: int = 512,
+  augment: bool = True,
+) -> Method:
+  """SSD without hyperparameters; arguments as for `ssd`.
+
+  References:
+    arXiv 2402.10098, section 3; gamma = 1.
+  """
+  config = importance.ImportanceConfig(network, kind, batch_size, augment)
+
+  def prepare(
+    variables: Variables, data: Any, importances: importance.Importances
+  ) -> tuple[importance.Importances, Float[Array, '']]:
+    del variables
+    ratios = sorted_ratios(importances)
+    return importances, percentile(ratios, forget_share(data))
+
+  def solve(
+    variables: Variables, prepared: tuple, hyper: Any
+  ) -> tuple[PyTree, Info]:
+    del hyper
+    importances, threshold = prepared
+    # Nothing is vectorised over a grid here, so the host reads the numbers.
+    return dampen(variables.params, importances, threshold, 1.0), {
+      'gradient_evaluations': int(importances.cost),
+      'threshold': float(threshold),
+    }
+
+  return dampening_method(config, denominator, prepare, solve)

@@ -12,6 +12,7 @@ from cmu_jax.core import jit, progress
 from cmu_jax.core.types import Batch, Network, PRNGKey, Variables
 from cmu_jax.robustness.attacks import protocol
 from cmu_jax.robustness.attacks.protocol import Attack, AttackResult, Logits
+from cmu_jax.training import metrics
 
 
 def logits_of(
@@ -46,12 +47,6 @@ def _compile_block(attack: Attack, network: Network, size: int) -> Callable:
     return attack(jax.random.fold_in(key, start), logits, image, label)
 
   return jit.compile_loop(run)
-
-
-def count_classes(network: Network, variables: Variables, batch: Batch) -> int:
-  """Returns k, the number of logits, without any computation."""
-  apply = lambda v, x: network.model.apply(v, network.inputs.eval(x, None))
-  return jax.eval_shape(apply, variables, batch.image[:1]).shape[-1]
 
 
 def attack_split(
@@ -93,7 +88,7 @@ def attack_split(
   total = rows
   if count is not None:
     total = min(protocol.check_count(count, 'count'), rows)
-  classes = count_classes(network, variables, batch)
+  classes = metrics.count_classes(network, variables, batch.image)
   protocol.check_images(batch.image, batch.label, classes, top=255.0)
   size = min(size, rows)
   run = _compile_block(attack, network, size)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cmu_jax.core import rng, store
 from cmu_jax.core.types import Info, Method, MethodInputs, Network, Variables
-from cmu_jax.methods.backdoor import distillation, projected_distillation
+from cmu_jax.methods.backdoor import distillation
 from cmu_jax.studies.cuts import scene
 from cmu_jax.studies.engine import recipes
 from cmu_jax.training import train
@@ -50,7 +50,7 @@ def repairs(
     recipes.fit_options(config.proxy_train, size, 'proxy_train')
     for size in (pool, 2 * pool)
   )
-  rule = projected_distillation.Rule(
+  rule = distillation.Rule(
     target=config.corruption.target, threshold=config.select.threshold
   )
   network = Network(world.model, world.inputs)
@@ -61,7 +61,7 @@ def repairs(
       untriggered=False,
       checkpoint=make_checkpoint('distill_untriggered'),
     ),
-    'distill_projected': projected_distillation.projected_distillation(
+    'distill_projected': distillation.projected_distillation(
       network, twice, rule=rule, checkpoint=make_checkpoint('distill_both')
     ),
   }
