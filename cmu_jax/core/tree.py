@@ -131,7 +131,6 @@ def random_like(key: PRNGKey, tau: Tree, distribution: str = 'normal') -> Tree:
   """Draws noise with the norm of every leaf of `tau`: a control direction.
 
   Args:
-    key: random key.
     tau: the task vector to imitate; leaves that are zero stay zero.
     distribution: 'normal' has zero mean; 'uniform' on [0, 1) is the authors'
       control, which also shifts the mean of every layer.

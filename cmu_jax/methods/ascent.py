@@ -28,7 +28,6 @@ def gradient_ascent(
   """Climbs the loss of S_f, without any other data.
 
   Args:
-    network: the model and its input step.
     training: of the ascent; with SGD, a strength multiplies its rate. The loss
       has no upper bound, so steps are few.
     strengths: the grid of 'strength'.
@@ -57,7 +56,6 @@ def alternating_ascent(network: Network, training: Training) -> Method:
   """Trains on D_R and climbs on D_F in turn.
 
   Args:
-    network: the model and its input step.
     training: of both together; the last epoch may be cut. The batch size is at
       most |D_F|.
 
@@ -105,7 +103,6 @@ def neggrad_plus(
   `retraining.finetune`.
 
   Args:
-    network: the model and its input step.
     training: of the fine-tuning; the batch size is of either set.
     weights: the grid of 'retain_weight', b.
 
@@ -151,7 +148,6 @@ def npo(
   """Trains on R with a bounded ascent on S_f: negative preference optimisation.
 
   Args:
-    network: the model and its input step.
     training: of the fine-tuning; the batch size is of either set.
     betas: the grid of 'beta', all above 0.
 

@@ -58,7 +58,6 @@ def _relabel(
   """Fine-tunes on CE(R) + hyper['forget_weight'] CE(S_f) under other labels.
 
   Args:
-    network: the model and its input step.
     training: of the fine-tuning; the batch size is of either set.
     title: of the progress bar.
     draw_labels: the other labels, from theta_o and S_f.
@@ -116,7 +115,6 @@ def random_label(
   """Overwrites the labels of S_f with noise; in its salient weights as SalUn.
 
   Args:
-    network: the model and its input step.
     training: of the fine-tuning; the batch size is of either set.
     weights: the grid of 'forget_weight'.
     retain: False trains on S_f alone.
@@ -174,7 +172,6 @@ def relabel_second(
   about a perturbed image.
 
   Args:
-    network: the model and its input step.
     training: of the fine-tuning; the batch size is of either set.
     weights: the grid of 'forget_weight'.
   """

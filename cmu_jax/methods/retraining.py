@@ -161,8 +161,6 @@ def l1_sparse(
   """Fine-tunes without S_f towards few weights.
 
   Args:
-    network: the model and its input step.
-    training: of the fine-tuning.
     penalties: the grid of 'l1', the penalty at the first step.
 
   References:

@@ -126,7 +126,6 @@ def scrub(
   """SCRUB as released with the benchmark; not the published method.
 
   Args:
-    network: the model and its input step.
     training: of both phases together; the benchmark takes 1000 steps and a
       peak rate of 0.0025.
     msteps: an epoch of S_f may start while fewer steps are done: 100 in the
@@ -175,7 +174,6 @@ def scrub_original(
   """SCRUB as published: moves away from the teacher alone.
 
   Args:
-    network: the model and its input step.
     training: of both phases together; published runs take 3 to 10 epochs with
       Adam or SGD at 5e-4, and batches of 128.
     forget_batch_size: of S_f, 32 in published runs; None for that of R.
@@ -239,7 +237,6 @@ def badt(
   """Distils a random network on S_f, the original on R.
 
   Args:
-    network: the model and its input step.
     training: of the distillation; the benchmark takes 1000 steps (CIFAR-100:
       1500).
     reduction: 'elementmean' divides by samples and classes, as the released

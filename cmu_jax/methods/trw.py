@@ -144,8 +144,6 @@ def head_rows(
   """The derivative of the logits by the features: the rows of a linear head.
 
   Args:
-    model: the network.
-    variables: its weights.
     features: of any images; one row is used.
   """
   return jax.jacobian(lambda x: model.head(variables, x[None])[0])(features[0])
@@ -174,7 +172,6 @@ def trw(
   """Teaches the answers of retraining; all of S_f must be of one class.
 
   Args:
-    network: the model and its input step.
     training: of the fine-tuning; the batch size is of either set.
     betas: the grid of 'beta'; 0 is RWFT.
     dimensions: the grid of 'dimension', principal axes that count.

@@ -123,7 +123,6 @@ def redrawn_label(
   stay.
 
   Args:
-    network: the model and its input step.
     training: of the fine-tuning; the batch size is of the union.
     share: of the weights that move, as in SalUn; None for all.
     retain: False trains on D_F alone.
@@ -172,7 +171,6 @@ def boundary_shrink(
   """Trains D_F under its nearest classes, as FGSM finds them.
 
   Args:
-    network: the model and its input step.
     training: of the fine-tuning; the batch size is of the union.
     radius: eps, of pixels in [0, 1].
     retain: False trains on D_F alone.

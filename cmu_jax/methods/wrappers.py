@@ -50,8 +50,6 @@ def agreement_mask(
   """Masks the valid rows of S_f that a network gives their trained label.
 
   Args:
-    network: the model and its input step; paints the triggers of S_tr.
-    variables: of the model.
     forget: m rows.
   """
   predicted = metrics.predict(network, variables, forget.batch)
@@ -86,7 +84,6 @@ def retrain_twice(retraining: Method, network: Network) -> Method:
 
   Args:
     retraining: see `retraining.retrain`.
-    network: the model and its input step.
 
   Returns:
     The method; its info has 'readmitted' besides, the size of B.
@@ -158,7 +155,6 @@ def when_needed(
   Args:
     retraining: see `retraining.retrain`.
     fallback: suspects further samples; of one grid point.
-    network: the model and its input step.
     tolerance: the largest share of S_f that may still get its wrong label.
 
   Returns:
@@ -249,7 +245,6 @@ def unlearn_continuously(
   Args:
     key: of all of them.
     method: of the benchmark, with D_R or without.
-    variables: theta_o.
     train: the training set of theta_o.
     requests: rows of `train` that each request names; no row twice.
     adaptive: prepares the method from the current weights (AMUN-A); if not,

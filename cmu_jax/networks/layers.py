@@ -165,12 +165,10 @@ class BatchNorm(nn.Module):
   Attributes:
     momentum: of the running statistics.
     epsilon: added to the variance.
-    scale_init: initialiser of the scale.
   """
 
   momentum: float = 0.9
   epsilon: float = 1e-5
-  scale_init: Initializer = nn.initializers.ones
 
   @nn.compact
   def __call__(
@@ -182,7 +180,7 @@ class BatchNorm(nn.Module):
     """Normalises x + offset."""
     shape = (x.shape[-1],)
     offset = jnp.zeros(shape, jnp.float32) if offset is None else offset
-    scale = self.param('scale', self.scale_init, shape)
+    scale = self.param('scale', nn.initializers.ones, shape)
     bias = self.param('bias', nn.initializers.zeros, shape)
     mean = self.variable('batch_stats', 'mean', jnp.zeros, shape)
     var = self.variable('batch_stats', 'var', jnp.ones, shape)

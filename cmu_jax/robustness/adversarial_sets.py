@@ -78,7 +78,6 @@ def find_pairs(
   Args:
     key: of the attack.
     network: under attack; its input step paints triggers after a perturbation.
-    variables: the weights under attack.
     samples: D_F; invalid rows are ignored.
     attack: None for `attacks.minimal_pgd(0.04)`.
     size: images in memory at once.
@@ -282,8 +281,6 @@ def choose_radius(
 
   Args:
     key: of the choice of samples.
-    network: the model and its input step.
-    variables: the network's weights.
     batch: samples of D_F.
     share: of the tried samples that must have an adversarial image.
     count: samples to try.

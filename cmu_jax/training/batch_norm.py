@@ -97,7 +97,6 @@ def recalibrate(
   Args:
     key: of the order of the images.
     network: the model and its input step, without augmentation.
-    variables: the network's weights.
     batch: n images; labels and triggers are ignored.
     batch_size: largest number of images at a time.
   """

@@ -140,7 +140,6 @@ def gather_samples(
   """Returns the rows at `index`, padded with copies to `capacity` rows.
 
   Args:
-    batch: all images.
     index: of the selected rows, at least one.
     capacity: number of rows of the result, at least as many.
     identified: whether the rows are identified.

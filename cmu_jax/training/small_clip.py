@@ -73,7 +73,6 @@ def trainable_clip(
   """A CLIP classifier whose text tower trains, too.
 
   Args:
-    sizes: of the CLIP.
     class_names: of every output.
     sentences: each with one '{}'; a class is the mean over them.
   """
@@ -121,7 +120,6 @@ def train_small_clip(
 
   Args:
     key: of initial weights, sample order and augmentation.
-    sizes: of the CLIP.
     data: the training images.
     inputs: raw pixels to network input.
     steps: of AdamW with warm-up and cosine, batches of 128.

@@ -173,7 +173,6 @@ def fit(
 
   Args:
     key: random key of sample order and augmentation; keys [s] with `strategy`.
-    network: the model and its input step.
     variables: initial variables; with `strategy`, stacked along an axis s.
     batch: n raw images and labels; with `strategy`, stacked likewise.
     training: optimizer, steps and batch size, of which at most n are used.

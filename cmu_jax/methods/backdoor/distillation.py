@@ -93,8 +93,6 @@ def self_distillation(
   """Fine-tunes triggered copies to the predictions on the untriggered ones.
 
   Args:
-    network: the model and its input step; paints the trigger.
-    training: of the fine-tuning.
     untriggered: also shows the untriggered copies, under the same predictions.
     checkpoint: saves the fine-tuning.
 
@@ -225,10 +223,7 @@ def subtract_projected(
 
   Args:
     key: of the sensitivity.
-    network: the model and its input step; paints the trigger.
-    variables: theta_mix.
     image: the pool.
-    tau: the task vector.
     rule: conditions on alpha.
 
   Returns:
@@ -279,8 +274,6 @@ def projected_distillation(
   """Subtracts the projected task vector of a self-distillation.
 
   Args:
-    network: the model and its input step; paints the trigger.
-    training: of the fine-tuning.
     rule: conditions on alpha.
     checkpoint: saves the fine-tuning.
 

@@ -60,8 +60,6 @@ def mean_activity(
   """The mean magnitude of every penultimate feature, in evaluation mode.
 
   Args:
-    network: the model and its input step.
-    variables: its weights.
     batch: clean images.
     batch_size: images at a time.
   """
@@ -159,7 +157,6 @@ def bn_recalibration(network: Network, *, batch_size: int = 512) -> Method:
   ones. Networks without BatchNorm stay as they are.
 
   Args:
-    network: the model and its input step.
     batch_size: largest number of images at a time.
 
   References:

@@ -106,7 +106,6 @@ def project_vector(
   """Projects a task vector: P tau, with the norm of tau.
 
   Args:
-    tau: a task vector.
     moments: of `estimate_sensitivity`.
     damping: mu as a share of the mean eigenvalue of a layer's moments. Towards
       infinity tau stays as it is; towards 0 it is confined to directions to

@@ -62,7 +62,6 @@ def split(key: PRNGKey, proxy: Proxy, folds: int) -> Folds:
 
   Args:
     key: draws the folds; labels play no part.
-    proxy: the whole proxy.
     folds: their number, at least 2. A remainder of fewer images than that is
       in no fold.
 

@@ -70,8 +70,6 @@ def choose_coefficient(
 
   Args:
     network: the model and its input step; images are not augmented.
-    variables: theta_o.
-    tau: the task vector.
     forget: S_f; a single image chooses nothing, and c is 0.
     selection: grid and objective; its target is not used.
   """
@@ -120,7 +118,6 @@ def cuts_forget(
   """CUTS with S_f as its proxy.
 
   Args:
-    network: the model and its input step; paints the triggers of S_f.
     training: of the fine-tuning on S_f.
     selection: the rule that chooses c from S_f, with one point as the grid;
       None leaves it open, with c of 0.05 to 5 as the grid.

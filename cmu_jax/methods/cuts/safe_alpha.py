@@ -74,9 +74,6 @@ def fit_fold_vectors(
   """Fits tau_-f of every fold f, in one program over folds and draws.
 
   Args:
-    key: random key.
-    network: the model and its input step.
-    variables: theta_mix.
     folds: see `cross_fitting.split`.
     training: of each fine-tuning.
     frozen: top-level parameter names that tau leaves out.
@@ -156,8 +153,6 @@ def measure_evidence(
 
   Args:
     key: draws the resamples.
-    network: the model and its input step.
-    variables: theta_mix.
     folds: see `cross_fitting.split`.
     tau: task vectors of the folds.
     selection: grid and objective; of poison, alpha = 0 precedes the grid.
@@ -215,10 +210,6 @@ def choose_from_proxy(
   """Splits the proxy and chooses alpha, or abstains if it is too small.
 
   Args:
-    key: random key.
-    network: the model and its input step.
-    variables: theta_mix.
-    proxy: the whole proxy.
     selection: grid and objective.
     rule: settings of the test.
     tuning: number of images -> the training on them.

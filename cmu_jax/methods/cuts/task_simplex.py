@@ -65,7 +65,6 @@ def members(
   """The S networks whose probabilities are averaged, along a leading axis.
 
   Args:
-    variables: theta_mix.
     tuned: theta_s, stacked, as `algorithm.fine_tune_draws` returns them.
     alpha: the coefficient of CUTS.
     frozen: top-level parameter names that the task vectors leave out.
@@ -82,9 +81,6 @@ def ensemble_model(model: Model) -> Model:
   """A network of stacked variables: log of the mean of their probabilities.
 
   Only `apply` takes stacked variables.
-
-  Args:
-    model: of one member.
   """
 
   def apply(stacked: Variables, image: jax.Array) -> jax.Array:
@@ -109,7 +105,6 @@ def cuts_simplex(
   """CUTS with S_f as the proxy, and several fine-tunings as the corners.
 
   Args:
-    network: the model and its input step; paints the triggers of S_f.
     training: of each fine-tuning on S_f.
     draws: S, the number of fine-tunings.
     frozen: top-level parameter names that the task vectors leave out.

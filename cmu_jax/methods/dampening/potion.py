@@ -104,8 +104,6 @@ def search(
   """Computes accuracies along t until one meets the smallest rho.
 
   Args:
-    network: the model and its input step.
-    variables: theta_o.
     data: its sets `retain` and `forget`.
     importances: I_r and I_f.
     smallest_rho: the smallest rho of the grid.
@@ -152,7 +150,6 @@ def potion(
   """XLF importances, then PTN.
 
   Args:
-    network: the model and its input step, which paints the triggers of S_tr.
     denominator: 'retain' or 'full', see `ssd.compute_importances`.
     batch_size: samples in a batch.
     augment: whether images are augmented as in training.

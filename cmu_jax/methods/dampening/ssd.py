@@ -106,7 +106,6 @@ def dampen(
   """Dampens parameters (arXiv 2308.07707, equations 7 and 8).
 
   Args:
-    params: theta_o.
     importances: I_r and I_f.
     weight: a; a parameter is selected if I_f / I_r exceeds it, so infinity
       selects none.
@@ -151,7 +150,6 @@ def compute_importances(
   Args:
     key: seeds the sample order and the augmentation.
     config: the importance and its network.
-    variables: theta_o.
     data: its sets `retain` and `forget`.
     denominator: 'retain' takes I_r over S_tr without S_f, as the corrective
       benchmark does; 'full' over all of S_tr, as the SSD paper.
@@ -238,7 +236,6 @@ def ssd(
   """Dampens the parameters that matter for S_f and little else.
 
   Args:
-    network: the model and its input step, which paints the triggers of S_tr.
     kind: the importance; 'batch' is the published choice.
     denominator: 'retain' or 'full', see `compute_importances`.
     batch_size: samples in a batch; 512 in the benchmark.

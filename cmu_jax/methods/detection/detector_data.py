@@ -127,8 +127,6 @@ def boundary_steps(
   """Computes unit vectors towards the runner-up class; 0 without a gradient.
 
   Args:
-    model: the network.
-    variables: its weights.
     image: network input.
   """
 
@@ -170,7 +168,6 @@ def collect(
 
   Args:
     key: seeds the projection of wide features.
-    network: the model and its input step.
     variables: the suspect weights.
     data: has retain and forget.
     batch_size: images at a time.

@@ -70,7 +70,6 @@ def flag_by_class(
 
   Args:
     score: from the samples of one class to their suspicion.
-    data: all samples.
     minimum: rows of S_f that a class needs to be searched.
 
   Returns:
@@ -94,7 +93,6 @@ def flag_jointly(score: Score, data: DetectorData) -> Bool[np.ndarray, 'n']:
 
   Args:
     score: from the samples of one class to 1 for suspects and 0 for others.
-    data: all samples.
 
   Returns:
     The suspects outside S_f. None unless they contain half of S_f, 1.5 times

@@ -86,7 +86,6 @@ def diagnose(
   Args:
     key: draws the halves.
     probability: of each class, of images that the network was not trained on.
-    label: their wrong labels.
     halves: random halves of the images.
 
   Returns:

@@ -50,7 +50,6 @@ def tally(
 
   Args:
     probability: of each class, as the network predicts it.
-    label: the wrong labels.
     weight: multiplicity of each image in each of b sets; None for one set of
       all images.
   """

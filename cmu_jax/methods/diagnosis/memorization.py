@@ -47,7 +47,6 @@ def measure(
     family: the family with the shortest code.
     moved: by guessed truth and wrong label, see `codes.Tally`.
     probability: of each class.
-    label: the wrong labels.
     half: membership of the images in each of b halves.
 
   Returns:
@@ -85,7 +84,6 @@ def error_interval(
   Args:
     agreed: images that are predicted as their wrong label.
     count: all images.
-    classes: k.
   """
   # At the ends of the range the beta distributions are degenerate.
   low = special.betaincinv(agreed, count - agreed + 1, 0.05) if agreed else 0

@@ -86,7 +86,6 @@ def layer_inputs(
 
   Args:
     model: a network of modules of `layers` or `flax.linen.Dense`.
-    variables: its state.
     image: normalised.
 
   Returns:
@@ -149,8 +148,6 @@ def bases(
   """Decomposes the inputs of every layer into singular vectors and shares.
 
   Args:
-    network: the model and its input step.
-    variables: theta_o.
     samples: valid rows count.
     method_name: in the error.
 
@@ -219,7 +216,6 @@ def map_kernels(
   """Replaces every kernel of a known layer; other parameters stay.
 
   Args:
-    params: theta_o.
     bases: of the known layers.
     transform: (module path, kernel as [in, out]) -> the new kernel.
   """

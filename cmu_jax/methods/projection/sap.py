@@ -70,8 +70,6 @@ def select_trusted(
   """Selects the valid rows with the lowest loss on their labels.
 
   Args:
-    network: the model and its input step.
-    variables: theta_o.
     samples: S_tr without S_f.
     count: of trusted samples, at most the number of rows.
   """
@@ -96,7 +94,6 @@ def project(
   """Projects the kernel of every known layer: P W.
 
   Args:
-    params: theta_o.
     bases: `activations.bases`.
     scale: a, at least 1; towards infinity P is the identity where s > 0.
   """
@@ -117,7 +114,6 @@ def sap(
   """Projects kernels onto the span of trusted inputs; S_f is not needed.
 
   Args:
-    network: the model and its input step.
     samples: number of trusted samples.
     scales: the grid of 'sap_scale', a; the first is the default.
 

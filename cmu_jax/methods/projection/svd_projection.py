@@ -51,7 +51,6 @@ def project(
   """Projects the kernel of every known layer: (I - (M_f - M_f M_r)) K.
 
   Args:
-    params: theta_o.
     retain: `activations.bases` of retained samples.
     forget: those of forgotten samples.
     retain_scale: alpha_r; the larger, the more of their space is kept.
@@ -85,7 +84,6 @@ def svd_projection(
   """Forgets a class by one projection of each kernel.
 
   Args:
-    network: the model and its input step.
     samples: drawn at random from either set. Published code takes as many of
       each retained class.
     retain_scales: the grid of 'alpha_r'; the first is the default.

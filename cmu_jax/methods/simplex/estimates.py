@@ -170,9 +170,6 @@ def taylor(
   """Expands the outputs about the centroid; also gives their variance.
 
   Args:
-    frame: of the simplex.
-    fn: the network.
-    args: of the network.
     order: 2 or 3.
     options: of the method.
     gram: () -> inner products of the deviations, for a low rank.
@@ -204,9 +201,6 @@ def monte_carlo(
   """Averages over sampled networks, with a standard error.
 
   Args:
-    frame: of the simplex.
-    fn: the network.
-    args: of the network.
     rows: barycentric weights of the samples, two or more.
     control: subtract the linear term, whose mean is 0.
   """

@@ -158,11 +158,9 @@ def fold(
   """Computes sum_k weights_k visit(reach times direction k) in sequence.
 
   Args:
-    frame: of the simplex.
     visit: the function to sum.
     rows: positions of deviations [n], or coefficients of combinations [n, q].
     weights: of the rows, [n].
-    args: of the network.
     reach: a factor for all directions.
     context: for the visit.
   """

@@ -79,7 +79,6 @@ def diversify(
   """Fine-tunes a network in several ways; returns one task vector for each.
 
   Args:
-    model: the network.
     variables: the start of all fine-tunings.
     batch: the data to fine-tune on; subtract the vectors to forget them.
     configs: the ways.

@@ -27,10 +27,6 @@ from cmu_jax.networks.weights.matching import Layout
 FROM_CONFIG = ('clip', 'siglip')
 _TEXT_PARTS = ('text_model', 'text_projection', 'logit_scale', 'logit_bias')
 _SCALARS = ('logit_scale', 'logit_bias')
-_MODULES: dict[str, Callable[..., Any]] = {
-  'clip': towers.Clip,
-  'siglip': towers.Siglip,
-}
 # Sizes that a config.json may change without being that of another model.
 _DECIDED_BY_CONFIG = ('image_size', 'end')
 
@@ -110,7 +106,7 @@ def bind(sizes: Sizes, dtype: str = 'float32') -> Towers:
     sizes: of the network.
     dtype: 'float32' or 'bfloat16', the type of the products.
   """
-  module = _MODULES[sizes.kind](sizes, jnp.dtype(dtype))
+  module = towers.Clip(sizes, jnp.dtype(dtype))
 
   def method(name: str) -> Callable[..., Any]:
     def call(variables: Variables, *arrays: Any) -> Any:

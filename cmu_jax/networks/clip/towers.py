@@ -188,66 +188,45 @@ class TextModel(SizedModule):
 
 
 class Clip(SizedModule):
-  """Both towers, their projections and the temperature."""
+  """Both towers and the temperature.
+
+  CLIP projects the towers' outputs; SigLIP adds a bias to the temperature.
+  """
 
   def setup(self) -> None:
-    vision, text = self.sizes.vision.width, self.sizes.text.width
-    self.vision_model = VisionModel(self.sizes, self.dtype)
-    self.text_model = TextModel(self.sizes, self.dtype)
-    self.visual_projection = projection(self.sizes.embed, vision)
-    self.text_projection = projection(self.sizes.embed, text)
-    self.logit_scale = self.param(
-      'logit_scale', nn.initializers.constant(_CLIP_SCALE), ()
-    )
+    sizes, constant = self.sizes, nn.initializers.constant
+    self.vision_model = VisionModel(sizes, self.dtype)
+    self.text_model = TextModel(sizes, self.dtype)
+    if sizes.kind == 'clip':
+      self.visual_projection = projection(sizes.embed, sizes.vision.width)
+      self.text_projection = projection(sizes.embed, sizes.text.width)
+      self.logit_scale = self.param('logit_scale', constant(_CLIP_SCALE), ())
+    else:
+      scale, bias = constant(_SIGLIP_SCALE), constant(_SIGLIP_BIAS)
+      self.logit_scale = self.param('logit_scale', scale, (1,))
+      self.logit_bias = self.param('logit_bias', bias, (1,))
 
   def image(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n e']:
     """Embeddings of pictures, not normalised."""
-    token = self.vision_model.trunk(self.vision_model.stem(image))
-    return self.visual_projection(token)
+    x = self.vision_model.trunk(self.vision_model.stem(image))
+    return self.visual_projection(x) if self.sizes.kind == 'clip' else x
 
   def text(self, ids: Int[Array, 'n t']) -> Float[Array, 'n e']:
     """Embeddings of texts, not normalised."""
-    return self.text_projection(self.text_model(ids))
-
-  def scale(self) -> Float[Array, '']:
-    """The factor on cosines, exp(logit_scale)."""
-    return jnp.exp(self.logit_scale)
+    x = self.text_model(ids)
+    return self.text_projection(x) if self.sizes.kind == 'clip' else x
 
   def __call__(
     self, image: Float[Array, 'n h w c'], ids: Int[Array, 'm t']
   ) -> Float[Array, 'n m']:
-    """Scaled cosines of every picture and every text."""
+    """Scaled cosines of pictures and texts, as log odds in SigLIP."""
     rows = normalise_rows(self.image(image))
     columns = normalise_rows(self.text(ids))
-    return self.scale() * rows @ columns.T
-
-
-class Siglip(SizedModule):
-  """Both towers, the temperature and its bias; methods as in `Clip`."""
-
-  def setup(self) -> None:
-    self.vision_model = VisionModel(self.sizes, self.dtype)
-    self.text_model = TextModel(self.sizes, self.dtype)
-    constant = nn.initializers.constant
-    self.logit_scale = self.param('logit_scale', constant(_SIGLIP_SCALE), (1,))
-    self.logit_bias = self.param('logit_bias', constant(_SIGLIP_BIAS), (1,))
-
-  def image(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n e']:
-    """Embeddings of pictures, not normalised."""
-    return self.vision_model.trunk(self.vision_model.stem(image))
-
-  def text(self, ids: Int[Array, 'n t']) -> Float[Array, 'n e']:
-    """Embeddings of texts, not normalised."""
-    return self.text_model(ids)
-
-  def __call__(
-    self, image: Float[Array, 'n h w c'], ids: Int[Array, 'm t']
-  ) -> Float[Array, 'n m']:
-    """Log odds that a picture and a text belong together."""
-    rows = normalise_rows(self.image(image))
-    columns = normalise_rows(self.text(ids))
+    scale = jnp.exp(self.logit_scale)
+    if self.sizes.kind == 'clip':
+      return scale * rows @ columns.T
     cosines = rows @ columns.T
-    return jnp.exp(self.logit_scale)[None] * cosines + self.logit_bias[None]
+    return scale[None] * cosines + self.logit_bias[None]
 
 
 def normalise_rows(x: Float[Array, '*b e']) -> Float[Array, '*b e']:

@@ -115,7 +115,6 @@ def check_images(
   Args:
     image: n images of pixels from 0 to `top`, integers or floats.
     label: n classes.
-    classes: k.
     top: the value of a white pixel.
 
   Raises:

@@ -23,8 +23,6 @@ def logits_of(
   """Logits of images in [0, 1], normalised inside, in evaluation mode.
 
   Args:
-    network: the model and its input step.
-    variables: the network's weights.
     has_trigger: marks the images with a trigger; None for no image.
   """
   # The trigger is painted on the perturbed image, so an attack cannot change
@@ -68,7 +66,6 @@ def attack_split(
     key: of random starts; each block derives its own key.
     attack: an attack of this package.
     network: under attack, in evaluation mode; its input step paints triggers.
-    variables: the weights under attack.
     batch: n images of pixels from 0 to 255, integers or floats.
     size: images in memory at once.
     title: of the progress bar.

@@ -151,7 +151,6 @@ def bound(
   exact arithmetic and ignore the rounding of the network.
 
   Args:
-    key: of the random starts.
     apply: [1, *image_shape] -> logits, evaluation mode, weights bound.
     image_shape: (h, w, c) of one image as `apply` takes it.
     steps: of Lanczos' method, at most; more steps make `upper` tighter.

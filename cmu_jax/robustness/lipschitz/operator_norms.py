@@ -153,7 +153,6 @@ def spectral_norm(
   """Computes or estimates the largest singular value of a linear map.
 
   Args:
-    key: of the random start.
     linear: array -> tuple of arrays, linear and traceable.
     shape: of its argument.
     dtype: of the arithmetic.

@@ -91,8 +91,6 @@ def clip_layer(
 
   Args:
     key: of the random starts of all measurements.
-    layer: the layer.
-    params: its parameters.
     bound: c > 0.
     settings: of the clip.
 

@@ -86,9 +86,7 @@ def clip_weights(
   of tolerance / 10, more exact than 2,000 iterations of the power method.
 
   Args:
-    key: of the random starts.
     model: a Model, or (variables, image) -> logits in evaluation mode.
-    variables: the network's.
     image_shape: of one image as the network takes it, (h, w, c).
     bound: c > 0.
     layers: the layers to clip; None for all of `operators.find_layers`. Layers
@@ -178,7 +176,6 @@ def reestimate_statistics(
 
   Args:
     key: of the order of the images.
-    model: the network.
     variables: the network's, with norms within the bound.
     layers: the layers with bounded norms.
     data: its images give the statistics, without augmentation.

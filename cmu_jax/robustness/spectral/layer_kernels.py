@@ -93,9 +93,6 @@ def measure_norm(
   """Measures the norm of a layer from a fresh start; exact for a BatchNorm.
 
   Args:
-    key: of the random start.
-    layer: the layer.
-    params: its parameters.
     steps: of a Lanczos run.
     accuracy: the relative residual to reach, within a few runs.
   """

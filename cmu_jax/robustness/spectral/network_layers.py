@@ -32,9 +32,7 @@ def measure_layers(
   """Measures the norm of every layer from a fresh start.
 
   Args:
-    key: of the random starts.
     layers: of `operators.find_layers` or `operators.joint_layers`.
-    variables: the network's.
   """
   return map_layers(key, tuple(layers), variables, layer_kernels.measure_norm)
 
@@ -82,8 +80,6 @@ def map_layers(
 
   Args:
     key: folded with the path of each layer.
-    layers: the layers.
-    variables: the network's.
     function: (key, layer, parameters, *arguments) -> a pytree; a function of a
       module, or a functools.partial of one with hashable keywords.
     *arguments: further arguments, each with a pytree of arrays for every layer.
@@ -189,7 +185,6 @@ def report_norms(
   image_shape: tuple[int, ...],
   *,
   key: PRNGKey | int = 0,
-  show: bool = True,
   caption: str | None = None,
 ) -> list[dict[str, Any]]:
   """Measures and prints the norm of every implicitly linear layer.
@@ -200,10 +195,7 @@ def report_norms(
 
   Args:
     model: a Model, or (variables, image) -> anything in evaluation mode.
-    variables: the network's.
     image_shape: of one image as the network takes it, (h, w, c).
-    key: of the random starts.
-    show: whether to print.
     caption: text to print under the table, such as a bound of the network.
 
   Returns:
@@ -232,12 +224,11 @@ def report_norms(
     }
     for layer, norm in zip(layers, norms, strict=True)
   ]
-  if show:
-    # A fixed width, because logs and notebooks have no terminal.
-    console = rich.console.Console(width=100)
-    console.print(norm_table(rows))
-    if caption is not None:
-      console.print(caption)
+  # A fixed width, because logs and notebooks have no terminal.
+  console = rich.console.Console(width=100)
+  console.print(norm_table(rows))
+  if caption is not None:
+    console.print(caption)
   return rows
 
 

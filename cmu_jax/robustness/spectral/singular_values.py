@@ -216,7 +216,6 @@ def estimate_norm(
   """Estimates the norm of a linear map by Lanczos runs to a given residual.
 
   Args:
-    key: of the random start.
     linear: x [n, *shape] -> M x [n, ...], bound to its parameters.
     shape: of one input, without the batch axis.
     accuracy: the residual to reach; the relative error of sigma is then below
