@@ -51,18 +51,6 @@ class Prepared(NamedTuple):
   spent: jax.Array
 
 
-class Search(NamedTuple):
-  """The search for D_A.
-
-  Attributes:
-    attack: None for `attacks.minimal_pgd(0.04)`, the first radius on CIFAR-10.
-    size: images at once.
-  """
-
-  attack: attacks.Attack | None = None
-  size: int = 256
-
-
 def _check(sets: tuple[str, ...], element: str) -> None:
   for name in sets:
     if name not in ALL:
@@ -89,7 +77,7 @@ def amun(
   *,
   sets: tuple[str, ...] = ALL,
   element: str = 'adv',
-  search: Search | None = None,
+  attack: attacks.Attack | None = None,
   share: float | None = None,
   freeze_bn: bool = False,
   augment: bool = False,
@@ -104,7 +92,8 @@ def amun(
     sets: of the union: ALL; NO_FORGET, better if D_F is half of the training
       set; without D_R, ALONE or ADVERSARIAL.
     element: D_A or a control in its place, see `adversarial_sets.build_set`.
-    search: for D_A; None for the default.
+    attack: finds D_A; None for `attacks.minimal_pgd(0.04)`, the first radius on
+      CIFAR-10.
     share: of the weights that move, as in SalUn; None for all.
     freeze_bn: normalises by running statistics and leaves them. Published
       networks train on the statistics of batches that mix clean and
@@ -132,7 +121,7 @@ def amun(
     forget = data.forget
     assert forget is not None
     pairs = adversarial_sets.find_pairs(
-      key, network, variables, forget, **(search or Search())._asdict()
+      key, network, variables, forget, attack=attack
     )
     classes = metrics.count_classes(network, variables, forget.batch.image)
     # Augmentation would move images of D_A off the boundary: by default they
@@ -153,7 +142,7 @@ def amun(
       pairs.gradients + (0 if mask is None else forget.valid.sum()),
     )
 
-  def start(key, variables, data, prepared: Prepared) -> finetuning.Start:
+  def start(key, variables, data, prepared: Prepared) -> descent.Start:
     del key, data
     spent = int(prepared.spent)
     return union_training.start_training(

@@ -84,7 +84,7 @@ def alternating_ascent(network: Network, training: Training) -> Method:
     streams = {'retain': data.retain, 'forget': data.forget}
     # The plan repeats an epoch and is cut at the last step.
     phases = np.resize(epoch, training.steps)
-    return finetuning.Start(variables, streams, phases)
+    return descent.Start(variables, streams, phases)
 
   return finetuning.method(
     recipe, training.steps, 'gradient ascent between epochs', start=start

@@ -44,9 +44,7 @@ FACTORIES: dict[str, Callable[..., Method]] = {
   'redrawn_label': union_training.redrawn_label,
   'boundary_shrink': union_training.boundary_shrink,
   'amun': amun.amun,
-  'amun_ffgsm': functools.partial(
-    amun.amun, search=amun.Search(attacks.march(_RADIUS))
-  ),
+  'amun_ffgsm': functools.partial(amun.amun, attack=attacks.march(_RADIUS)),
   'trw': trw.trw,
   'logit_mask': trw.logit_mask,
   'ssd': ssd.ssd,

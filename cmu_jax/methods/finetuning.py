@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,24 +21,6 @@ from cmu_jax.core.types import (
 from cmu_jax.training import descent, early_stopping, train
 
 
-class Start(NamedTuple):
-  """The start of a fine-tuning.
-
-  Attributes:
-    variables: initial variables.
-    streams: the sets of samples by the names in the phases.
-    steps: their number, or the phase of each step, [t].
-    context: teachers and masks of the objectives.
-    spent: gradients of single images that went into the context.
-  """
-
-  variables: Variables
-  streams: Mapping[str, Samples]
-  steps: int | np.ndarray
-  context: Any = None
-  spent: int = 0
-
-
 def method(
   recipe: descent.Recipe,
   steps: int,
@@ -47,7 +29,7 @@ def method(
   grid: tuple[dict[str, float], ...] = ({},),
   needs: tuple[str, ...] | None = None,
   prepare: Callable[..., Any] = lambda key, variables, data: None,
-  start: Callable[..., Start] | None = None,
+  start: Callable[..., descent.Start] | None = None,
   keep: early_stopping.BestEpoch | None = None,
 ) -> Method:
   """Makes a method that fine-tunes; its `solve` also takes a `checkpoint`.
@@ -59,8 +41,8 @@ def method(
     grid: of the numbers that the objectives receive as `hyper`.
     needs: parts of `MethodInputs`; None for the streams of the phases.
     prepare: as in `types.Method`.
-    start: (key, variables, data, prepared) -> Start; None to start at theta_o
-      on the streams of the phases, with the prepared value as context.
+    start: (key, variables, data, prepared) -> `descent.Start`; None to start at
+      theta_o on the streams of the phases, with the prepared value as context.
     keep: returns the best epoch on validation images, which the method then
       needs; None for the last iterate.
   """
@@ -71,7 +53,7 @@ def method(
   def start_at_original(key, variables, data, prepared):
     del key
     streams = {name: getattr(data, name) for name in parts}
-    return Start(variables, streams, steps, prepared)
+    return descent.Start(variables, streams, steps, prepared)
 
   def solve(
     key: PRNGKey,
@@ -81,7 +63,6 @@ def method(
     hyper: Mapping[str, Any],
     checkpoint: store.Checkpoint | None = None,
   ) -> tuple[Variables, Info]:
-    begin = (start or start_at_original)(key, variables, data, prepared)
     watch = None
     if keep is not None:
       assert data.validation is not None
@@ -89,12 +70,11 @@ def method(
     result, cost = descent.descend(
       key,
       recipe,
-      descent.Start(*begin[:4]),
+      (start or start_at_original)(key, variables, data, prepared),
       hyper=dict(hyper),
       session=train.Session(title, checkpoint, watch=watch),
     )
-    # A mask or a search costs gradients as well; comparisons count them.
-    return result, {'gradient_evaluations': cost + begin.spent}
+    return result, {'gradient_evaluations': cost}
 
   validated = parts if keep is None else (*parts, 'validation')
   return Method(validated, prepare, solve, grid)

@@ -90,7 +90,7 @@ def _relabel(
     streams = {'retain': data.retain} if retain else {}
     # The gradient that a mask comes from is that of all of S_f.
     spent = 0 if mask is None else int(np.asarray(data.forget.valid).sum())
-    return finetuning.Start(
+    return descent.Start(
       variables, {**streams, 'forget': forget}, training.steps, mask, spent
     )
 

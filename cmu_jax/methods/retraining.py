@@ -57,7 +57,7 @@ def retrain(
     if frozen:
       _check_frozen(variables, frozen)
       begin = reinitialize(variables, begin, frozen)
-    return finetuning.Start(begin, {'retain': data.retain}, training.steps)
+    return descent.Start(begin, {'retain': data.retain}, training.steps)
 
   # The optimizer's schedule is that of the original: only the data differ.
   return _method('retraining', network, training, frozen, keep, start)
@@ -89,7 +89,7 @@ def finetune(
   def start(key, variables, data, prepared):
     del key, prepared
     _check_frozen(variables, frozen)
-    return finetuning.Start(variables, {'retain': data.retain}, training.steps)
+    return descent.Start(variables, {'retain': data.retain}, training.steps)
 
   return _method('fine-tuning', network, training, frozen, keep, start)
 
@@ -100,7 +100,7 @@ def _method(
   training: Training,
   frozen: tuple[str, ...],
   keep: early_stopping.BestEpoch | None,
-  start: Callable[..., finetuning.Start],
+  start: Callable[..., descent.Start],
 ) -> Method:
   """Plain training on R, without the frozen modules."""
   model, optimizer = network.model, training.optimizer

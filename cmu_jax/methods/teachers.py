@@ -101,7 +101,7 @@ def _scrub_method(
     epochs = finetuning.epoch_lengths(data, *sizes)
     plan = alternating_phases(training.steps, *epochs, ascends)
     streams = {'forget': data.forget, 'retain': data.retain}
-    return finetuning.Start(variables, streams, plan, prepared)
+    return descent.Start(variables, streams, plan, prepared)
 
   return finetuning.method(
     descent.Recipe(phases, training.optimizer, network.inputs),
@@ -266,9 +266,7 @@ def badt(
     del key
     train = descent.join_samples(data.retain, data.forget)
     teachers = variables, prepared
-    return finetuning.Start(
-      variables, {'train': train}, training.steps, teachers
-    )
+    return descent.Start(variables, {'train': train}, training.steps, teachers)
 
   return finetuning.method(
     descent.Recipe((phase,), training.optimizer, network.inputs),

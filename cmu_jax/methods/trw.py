@@ -55,16 +55,9 @@ class PrincipalAxes(NamedTuple):
   axes: Float[Array, 'h r']
 
 
-def principal_axes(
-  rows: Float[Array, 'k h'], centre: bool = True
-) -> PrincipalAxes:
-  """Finds the principal axes of the classes' rows of the last layer.
-
-  Args:
-    rows: one row a class.
-    centre: subtracts the mean row first.
-  """
-  centred = rows - rows.mean(0, keepdims=True) if centre else rows
+def principal_axes(rows: Float[Array, 'k h']) -> PrincipalAxes:
+  """Finds the principal axes of the classes' rows of the last layer, centred."""
+  centred = rows - rows.mean(0, keepdims=True)
   vectors, scale, axes = jnp.linalg.svd(centred, full_matrices=False)
   return PrincipalAxes(vectors * scale[None, :], axes.T)
 
@@ -165,7 +158,6 @@ def trw(
   betas: tuple[float, ...] = BETAS,
   dimensions: tuple[int, ...] = DIMENSIONS,
   noises: tuple[float, ...] = (),
-  centre: bool = True,
   retain: bool = True,
   by_sample: bool = False,
 ) -> Method:
@@ -177,7 +169,6 @@ def trw(
     dimensions: the grid of 'dimension', principal axes that count.
     noises: the grid of 'noise', the standard deviation of a Gaussian that is
       drawn once for each class and added to the cosines; empty for none.
-    centre: subtracts the mean row of the head.
     retain: False trains on S_f alone.
     by_sample: takes the similarities of each image of S_f to the classes
       instead of those of f.
@@ -210,7 +201,7 @@ def trw(
     # direction.
     return _Context(
       variables,
-      principal_axes(rows, centre),
+      principal_axes(rows),
       forget_class(data.forget),
       jax.random.normal(rng.fold_in(key, 'noise'), rows.shape[:1], jnp.float32),
     )

@@ -70,9 +70,9 @@ def start_training(
   steps: int,
   context: Any = None,
   spent: int = 0,
-) -> finetuning.Start:
-  """Starts on the union, see `finetuning.Start`."""
-  return finetuning.Start(variables, {_STREAM: samples}, steps, context, spent)
+) -> descent.Start:
+  """Starts on the union, see `descent.Start`."""
+  return descent.Start(variables, {_STREAM: samples}, steps, context, spent)
 
 
 class _RedrawContext(NamedTuple):
@@ -144,7 +144,7 @@ def redrawn_label(
       variables, data.forget
     )
 
-  def start(key, variables, data, prepared) -> finetuning.Start:
+  def start(key, variables, data, prepared) -> descent.Start:
     union, mask = prepared
     spent = 0 if mask is None else int(data.forget.valid.sum())
     context = _RedrawContext(rng.fold_in(key, 'labels'), mask)
@@ -166,7 +166,6 @@ def boundary_shrink(
   *,
   radius: float = 0.1,
   retain: bool = True,
-  size: int = 256,
 ) -> Method:
   """Trains D_F under its nearest classes, as FGSM finds them.
 
@@ -174,7 +173,6 @@ def boundary_shrink(
     training: of the fine-tuning; the batch size is of the union.
     radius: eps, of pixels in [0, 1].
     retain: False trains on D_F alone.
-    size: images of the attack at once.
 
   Raises:
     UserError: a radius that is not above 0, and what
@@ -192,7 +190,7 @@ def boundary_shrink(
     forget = data.forget
     assert forget is not None
     pairs = adversarial_sets.find_pairs(
-      key, network, variables, forget, attack=attack, size=size
+      key, network, variables, forget, attack=attack
     )
     # Images that FGSM does not flip stay in: they keep their own class. The
     # images do not move, so that the region of y shrinks away from them.
@@ -204,7 +202,7 @@ def boundary_shrink(
     union: Any = join([data.retain, shrunk]) if retain else shrunk
     return union, valid.sum()
 
-  def start(key, variables, data, prepared) -> finetuning.Start:
+  def start(key, variables, data, prepared) -> descent.Start:
     del key, data
     union, spent = prepared
     return start_training(variables, union, training.steps, spent=int(spent))

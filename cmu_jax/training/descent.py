@@ -75,13 +75,15 @@ class Start(NamedTuple):
     variables: initial variables.
     streams: the sets of samples by the names that the phases use.
     steps: number of steps, or the phase of each step, [t].
-    context: a pytree of arrays for the objectives, such as a teacher.
+    context: a pytree of arrays for the objectives, such as a teacher or a mask.
+    spent: gradients of single images that went into the context.
   """
 
   variables: Variables
   streams: Mapping[str, Samples]
   steps: int | np.ndarray
   context: Any = None
+  spent: int = 0
 
 
 class StepPlan(NamedTuple):
@@ -333,4 +335,6 @@ def descend(
     max(sizes),
     session,
   )
-  return fitted.variables, int(np.asarray(sizes)[phases].sum())
+  # A mask or a search costs gradients as well; comparisons count them.
+  cost = start.spent + int(np.asarray(sizes)[phases].sum())
+  return fitted.variables, cost

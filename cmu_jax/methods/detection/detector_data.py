@@ -57,6 +57,7 @@ class DetectorData(NamedTuple):
 
 
 Detector = Callable[[DetectorData], Bool[np.ndarray, 'n']]
+# (key, network, variables, batch, batch_size) -> features.
 FeatureExtractor = Callable[..., Float[np.ndarray, 'n d']]
 
 
@@ -87,34 +88,26 @@ def _project(
   return features @ (matrix * _MAX_WIDTH**-0.5)
 
 
-def feature_extractor(
-  function: Callable[..., jax.Array], batch_size: int = 1024
-) -> FeatureExtractor:
-  """Makes an extractor that applies a function to every image of a split.
+def _extract(
+  function: Callable[..., jax.Array],
+  key: PRNGKey,
+  network: Network,
+  variables: Variables,
+  batch: Batch,
+  batch_size: int = 1024,
+) -> Float[np.ndarray, 'n d']:
+  """Applies a function to every image of a split; paints triggers.
 
   Args:
     function: (model, variables, network input [b, h, w, c]) -> values [b, d];
       traceable.
-    batch_size: images at a time, unless the call sets it.
-
-  Returns:
-    (key, network, variables, batch, batch_size) -> [n, d]. It paints
-    triggers; the key seeds the projection of more than 512 values.
+    key: seeds the projection of more than 512 values.
+    batch: n images.
+    batch_size: images at a time.
   """
-  default_size = batch_size
-
-  def extract(
-    key: PRNGKey,
-    network: Network,
-    variables: Variables,
-    batch: Batch,
-    batch_size: int = default_size,
-  ) -> Float[np.ndarray, 'n d']:
-    size = min(batch_size, batch.label.shape[0])
-    run = _extraction_program(function, network, size)
-    return np.asarray(run(key, variables, batch))
-
-  return extract
+  size = min(batch_size, batch.label.shape[0])
+  run = _extraction_program(function, network, size)
+  return np.asarray(run(key, variables, batch))
 
 
 def _penultimate(model: Model, variables: Variables, image: jax.Array):
@@ -147,9 +140,8 @@ def _flat_steps(
   return boundary_steps(model, variables, image).reshape(image.shape[0], -1)
 
 
-penultimate_features = feature_extractor(_penultimate)
-# A gradient takes more memory than a forward pass.
-boundary_directions = feature_extractor(_flat_steps, batch_size=256)
+penultimate_features = functools.partial(_extract, _penultimate)
+boundary_directions = functools.partial(_extract, _flat_steps)
 
 
 def _valid_rows(samples: Samples) -> Int[np.ndarray, 'm']:
