@@ -56,7 +56,7 @@ class PrincipalAxes(NamedTuple):
 
 
 def principal_axes(rows: Float[Array, 'k h']) -> PrincipalAxes:
-  """Finds the principal axes of the classes' rows of the last layer, centred."""
+  """Finds the principal axes of the classes' rows, after their centring."""
   centred = rows - rows.mean(0, keepdims=True)
   vectors, scale, axes = jnp.linalg.svd(centred, full_matrices=False)
   return PrincipalAxes(vectors * scale[None, :], axes.T)

@@ -7,6 +7,17 @@ An attack is (key, logits, image, label) -> AttackResult, of images in [0, 1];
 `logits_of` gives the logits of a network with its normalisation inside, and
 `attack_split` attacks a whole split. Factories return the same function for the
 same settings, so that each compiles once. Arithmetic is float32.
+
+All factories share some arguments, which they do not describe again:
+
+radius    eps, of pixels in [0, 1]
+norm      'linf' or 'l2'
+loss      'cross_entropy', or 'margin' and 'dlr', which do not saturate
+steps     of each run
+restarts  number of runs; an image keeps its first success
+
+A factory raises a UserError for a number that is not above 0, and for an
+unknown norm or loss.
 """
 
 from cmu_jax.robustness.attacks.auto_projected_gradient import autopgd

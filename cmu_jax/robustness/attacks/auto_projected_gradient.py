@@ -135,16 +135,6 @@ def autopgd(
   The result is the last misclassified iterate of an image, or the iterate with
   the highest loss if there is none.
 
-  Args:
-    radius: eps, of pixels in [0, 1].
-    norm: 'linf' or 'l2'.
-    steps: of each run.
-    restarts: runs; an image keeps its first success.
-    loss: 'cross_entropy', 'dlr' (three classes or more) or 'margin'.
-
-  Raises:
-    UserError: a number that is not above 0, an unknown norm or loss.
-
   References:
     Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks, arXiv 2003.01690, algorithm 1 and section 3.

@@ -50,10 +50,6 @@ def march(
       eps.
     marches: steps before a restart.
     restarts: number of restarts at most.
-    loss: 'cross_entropy', 'margin' or 'dlr'.
-
-  Raises:
-    UserError: a number that is not above 0, an unknown norm or loss.
 
   References:
     AMUN, arXiv 2503.00917, appendix on FFGSM (single steps of arXiv

@@ -168,18 +168,13 @@ def minimal_pgd(
   Args:
     radius: eps_init of pixels in [0, 1]; 0.04 for CIFAR-10 (see
       `adversarial_sets.choose_radius`).
-    norm: 'l2' or 'linf'.
     steps: of PGD at each radius.
     step: length of a step, as a share of the radius. An image passes the
       boundary by less than a step.
     warm_start: a wider ball starts at the last iterate, as released; False
       starts it at the image, as in the paper's pseudocode.
-    loss: 'cross_entropy', 'margin' or 'dlr'.
-    fallback: whether images for which that loss fails continue with the margin;
+    fallback: whether images for which the loss fails continue with the margin;
       the result marks them.
-
-  Raises:
-    UserError: a number that is not above 0, an unknown norm or loss.
 
   References:
     AMUN, arXiv 2503.00917, algorithm 1 (l2 PGD of 50 steps of 0.1 eps, no cap

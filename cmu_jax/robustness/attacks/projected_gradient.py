@@ -22,14 +22,6 @@ def fgsm(
 ) -> Attack:
   """The fast gradient sign method; along the gradient itself in l2.
 
-  Args:
-    radius: eps, of pixels in [0, 1].
-    norm: 'linf' or 'l2'.
-    loss: 'cross_entropy', 'margin' or 'dlr'.
-
-  Raises:
-    UserError: a radius that is not above 0, an unknown norm or loss.
-
   References:
     Explaining and Harnessing Adversarial Examples, arXiv 1412.6572, section 4.
   """
@@ -40,13 +32,8 @@ def ffgsm(radius: float, step: float, loss: str = 'cross_entropy') -> Attack:
   """FGSM from a random point of the linf ball.
 
   Args:
-    radius: eps, of pixels in [0, 1].
     step: alpha; the paper takes 1.25 eps, so that a step reaches the boundary
       from any start.
-    loss: 'cross_entropy', 'margin' or 'dlr'.
-
-  Raises:
-    UserError: a radius or step that is not above 0, an unknown loss.
 
   References:
     Fast is better than free, arXiv 2001.03994, algorithm 3.
@@ -91,17 +78,11 @@ def pgd(
   """Projected gradient ascent; returns the last iterate.
 
   Args:
-    radius: eps, of pixels in [0, 1].
-    norm: 'linf' or 'l2'.
-    steps: of each run.
     step: alpha; None for 2.5 radius / steps.
     random_start: begin at a uniform point of the ball, not at the image.
-    restarts: runs; an image keeps its first success.
-    loss: 'cross_entropy'; 'margin' or 'dlr', which do not saturate.
 
   Raises:
-    UserError: a number that is not above 0, an unknown norm or loss, or
-      restarts without a random start.
+    UserError: restarts without a random start.
 
   References:
     Towards Deep Learning Models Resistant to Adversarial Attacks, arXiv
