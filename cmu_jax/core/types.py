@@ -223,6 +223,10 @@ class MethodInputs(NamedTuple):
   validation: Batch | None = None
 
 
+# A repaired network, and facts about its repair.
+Result = tuple[Variables, Info]
+
+
 class Method(NamedTuple):
   """An unlearning method: a repaired network for each point of a grid.
 
@@ -230,8 +234,8 @@ class Method(NamedTuple):
     needs: the parts of `MethodInputs` that it reads, by name.
     prepare: (key, variables, data) -> a pytree that all points share, such as
       importances or a task vector; None if the points share nothing.
-    solve: (key, variables, data, prepared, hyper) -> (Variables, Info); the
-      info has 'gradient_evaluations', counted in single images.
+    solve: (key, variables, data, prepared, hyper) -> Result; the info has
+      'gradient_evaluations', counted in single images.
     grid: hyperparameters of each point by name; the first point is the default.
     elementwise: whether `solve` is cheap and traceable, so that a whole grid
       may be one program.
@@ -244,7 +248,7 @@ class Method(NamedTuple):
 
   needs: tuple[str, ...]
   prepare: Callable[..., Any]
-  solve: Callable[..., tuple[Variables, Info]]
+  solve: Callable[..., Result]
   grid: tuple[dict[str, float], ...] = ({},)
   elementwise: bool = False
   model: Model | None = None
@@ -252,7 +256,7 @@ class Method(NamedTuple):
 
   def __call__(
     self, key: PRNGKey, variables: Variables, data: MethodInputs
-  ) -> tuple[Variables, Info]:
+  ) -> Result:
     """Prepares, then solves the first point of the grid."""
     prepared = self.prepare(key, variables, data)
     return self.solve(key, variables, data, prepared, self.grid[0])

@@ -17,14 +17,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from cmu_jax.core import errors, rng
-from cmu_jax.core.types import (
-  Method,
-  MethodInputs,
-  Network,
-  Samples,
-  Training,
-  Variables,
-)
+from cmu_jax.core.types import Method, Network, Samples, Training, Variables
 from cmu_jax.methods import finetuning, relabelling, union_training
 from cmu_jax.robustness import adversarial_sets, attacks
 from cmu_jax.training import metrics
@@ -117,9 +110,8 @@ def amun(
   )
 
   # Other weights than theta_o here give a transferred D_A.
-  def prepare(key, variables: Variables, data: MethodInputs) -> Prepared:
+  def prepare(key, variables: Variables, data) -> Prepared:
     forget = data.forget
-    assert forget is not None
     pairs = adversarial_sets.find_pairs(
       key, network, variables, forget, attack=attack
     )

@@ -9,12 +9,12 @@ import numpy as np
 
 from cmu_jax.core import rng, store
 from cmu_jax.core.types import (
-  Info,
   Method,
   MethodInputs,
   Model,
   Network,
   PRNGKey,
+  Result,
   Samples,
   Variables,
 )
@@ -62,7 +62,7 @@ def method(
     prepared: Any,
     hyper: Mapping[str, Any],
     checkpoint: store.Checkpoint | None = None,
-  ) -> tuple[Variables, Info]:
+  ) -> Result:
     watch = None
     if keep is not None:
       assert data.validation is not None

@@ -23,11 +23,10 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import (
-  Info,
   Method,
-  MethodInputs,
   Model,
   Network,
+  Result,
   Samples,
   Training,
   Variables,
@@ -193,8 +192,7 @@ def trw(
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -hyper['forget_weight'] * jnp.sum(target * log_p, -1).mean()
 
-  def prepare(key, variables: Variables, data: MethodInputs) -> _Context:
-    assert data.forget is not None
+  def prepare(key, variables: Variables, data) -> _Context:
     image = inputs.eval(data.forget.batch.image[:1], None)
     rows = head_rows(model, variables, model.features(variables, image))
     # The noise is drawn once, so that a grid of its scales compares the same
@@ -265,14 +263,11 @@ def logit_mask(network: Network) -> Method:
   """
   del network
 
-  def prepare(key: Any, variables: Variables, data: MethodInputs) -> jax.Array:
+  def prepare(key, variables: Variables, data) -> jax.Array:
     del key, variables
-    assert data.forget is not None
     return forget_class(data.forget)
 
-  def solve(
-    key: Any, variables: Variables, data: Any, prepared: Any, hyper: Any
-  ) -> tuple[Variables, Info]:
+  def solve(key, variables: Variables, data, prepared, hyper) -> Result:
     del key, data, hyper
     params = mask_head(variables.params, prepared)
     return variables._replace(params=params), {'gradient_evaluations': 0}

@@ -18,14 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from cmu_jax.core import rng
-from cmu_jax.core.types import (
-  Method,
-  MethodInputs,
-  Network,
-  Samples,
-  Training,
-  Variables,
-)
+from cmu_jax.core.types import Method, Network, Samples, Training, Variables
 from cmu_jax.methods import finetuning, objectives, relabelling
 from cmu_jax.robustness import adversarial_sets, attacks
 from cmu_jax.training import descent, metrics
@@ -131,9 +124,8 @@ def redrawn_label(
     RL and SalUn in AMUN, arXiv 2503.00917, section 5 and its code.
   """
 
-  def prepare(key, variables: Variables, data: MethodInputs) -> Any:
+  def prepare(key, variables: Variables, data) -> Any:
     del key
-    assert data.forget is not None
     # The objective redraws the labels of identified rows.
     identified = jnp.ones_like(data.forget.identified)
     forget: Samples = data.forget._replace(identified=identified)
@@ -186,9 +178,8 @@ def boundary_shrink(
   # the gradient, whether or not the image is flipped.
   attack = attacks.fgsm(radius)
 
-  def prepare(key, variables: Variables, data: MethodInputs) -> tuple:
+  def prepare(key, variables: Variables, data) -> tuple:
     forget = data.forget
-    assert forget is not None
     pairs = adversarial_sets.find_pairs(
       key, network, variables, forget, attack=attack
     )

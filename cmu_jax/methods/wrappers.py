@@ -26,6 +26,7 @@ from cmu_jax.core.types import (
   MethodInputs,
   Network,
   PRNGKey,
+  Result,
   Samples,
   Variables,
 )
@@ -89,9 +90,7 @@ def retrain_twice(retraining: Method, network: Network) -> Method:
     The method; its info has 'readmitted' besides, the size of B.
   """
 
-  def solve(
-    key, variables: Variables, data: Any, prepared, hyper
-  ) -> tuple[Variables, Info]:
+  def solve(key, variables: Variables, data, prepared, hyper) -> Result:
     first_key = rng.fold_in(key, 'first')
     result, info = retraining.solve(first_key, variables, data, prepared, hyper)
     # A triggered image is seen as its content. If labels were exchanged and
@@ -133,9 +132,7 @@ def by_labels(single: Method, several: Method) -> Method:
   def prepare(key, variables: Variables, data: Any) -> Any:
     return choose(data).prepare(key, variables, data)
 
-  def solve(
-    key, variables: Variables, data: Any, prepared, hyper
-  ) -> tuple[Variables, Info]:
+  def solve(key, variables: Variables, data, prepared, hyper) -> Result:
     del hyper
     method = choose(data)
     return method.solve(key, variables, data, prepared, method.grid[0])
@@ -162,9 +159,7 @@ def when_needed(
   """
   assert len(retraining.grid) == len(fallback.grid) == 1
 
-  def solve(
-    key, variables: Variables, data: Any, prepared, hyper
-  ) -> tuple[Variables, Info]:
+  def solve(key, variables: Variables, data, prepared, hyper) -> Result:
     first_key = rng.fold_in(key, 'first')
     result, info = retraining.solve(first_key, variables, data, prepared, hyper)
     # S_f is wrong by assumption. A network that was not trained on it answers
@@ -239,7 +234,7 @@ def unlearn_continuously(
   *,
   adaptive: bool,
   hyper: Any = None,
-) -> list[tuple[Variables, Info]]:
+) -> list[Result]:
   """Unlearns requests in turn, each from the weights after the previous one.
 
   Args:

@@ -27,7 +27,7 @@ References:
   proxy, and the threshold. The projection and J are ours.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +37,10 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 from cmu_jax.core import errors, jit, rng, store, tree
 from cmu_jax.core.types import (
   Batch,
-  Info,
   Method,
-  MethodInputs,
   Network,
   PRNGKey,
+  Result,
   Training,
   Variables,
 )
@@ -104,11 +103,8 @@ def self_distillation(
   # towards it.
   model = finetuning.freeze_statistics(network.model)
 
-  def solve(
-    key, variables: Variables, data: MethodInputs, prepared: Any, hyper: Any
-  ) -> tuple[Variables, Info]:
+  def solve(key, variables: Variables, data, prepared, hyper) -> Result:
     del prepared, hyper
-    assert data.proxy is not None
     image = data.proxy.image
     label = predict_untriggered(network, variables, image)
     copies = triggered_copies(image, label, untriggered)
@@ -218,7 +214,7 @@ def subtract_projected(
   image: UInt8[Array, 'n h w c'],
   tau: PyTree,
   rule: Rule,
-) -> tuple[Variables, Info]:
+) -> Result:
   """Subtracts alpha_hat P tau, for any task vector of a trigger.
 
   Args:
@@ -287,11 +283,8 @@ def projected_distillation(
   """
   distil = self_distillation(network, training, checkpoint=checkpoint)
 
-  def solve(
-    key, variables: Variables, data: MethodInputs, prepared: Any, hyper: Any
-  ) -> tuple[Variables, Info]:
+  def solve(key, variables: Variables, data, prepared, hyper) -> Result:
     del prepared, hyper
-    assert data.proxy is not None
     tuned, costs = distil(key, variables, data)
     eligible = tree.edit_predicate(variables)
     # From the repaired to the poisoned network: subtraction repairs.

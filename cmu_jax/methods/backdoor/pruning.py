@@ -20,9 +20,9 @@ from jaxtyping import Array, Bool, Float, PyTree
 from cmu_jax.core import errors, jit
 from cmu_jax.core.types import (
   Batch,
-  Info,
   Method,
   Network,
+  Result,
   Training,
   Variables,
 )
@@ -126,9 +126,7 @@ def fine_pruning(network: Network, training: Training) -> Method:
     del key
     return mean_activity(network, variables, data.clean_proxy)
 
-  def solve(
-    key, variables: Variables, data: Any, prepared, hyper
-  ) -> tuple[Variables, Info]:
+  def solve(key, variables: Variables, data, prepared, hyper) -> Result:
     mask = active_channels(prepared, hyper['pruned_share'])
     start = prune(variables, mask)
     if not training.steps:
@@ -164,9 +162,7 @@ def bn_recalibration(network: Network, *, batch_size: int = 512) -> Method:
     1803.05407, section 3.2, re-estimates them so after a change of weights.
   """
 
-  def solve(
-    key, variables: Variables, data: Any, prepared, hyper
-  ) -> tuple[Variables, Info]:
+  def solve(key, variables: Variables, data, prepared, hyper) -> Result:
     del prepared, hyper
     clean = data.clean_proxy
     result = batch_norm.recalibrate(key, network, variables, clean, batch_size)

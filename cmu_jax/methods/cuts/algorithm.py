@@ -21,12 +21,11 @@ from jaxtyping import PyTree
 
 from cmu_jax.core import jit, store, tree, vectorize
 from cmu_jax.core.types import (
-  Info,
   Method,
-  MethodInputs,
   Network,
   PRNGKey,
   Proxy,
+  Result,
   Training,
   Variables,
 )
@@ -143,21 +142,15 @@ def cuts(
 
   rule = selection or alpha_search.Selection()
 
-  def prepare(
-    key: PRNGKey, variables: Variables, data: MethodInputs
-  ) -> tuple[PyTree, train.Fit]:
-    assert data.proxy is not None
+  def prepare(key, variables: Variables, data) -> tuple[PyTree, train.Fit]:
     return direction(
       *(key, network, variables, data.proxy, training),
       frozen=frozen,
       checkpoint=checkpoint,
     )
 
-  def solve(
-    key, variables: Variables, data: MethodInputs, prepared, hyper
-  ) -> tuple[Variables, Info]:
+  def solve(key, variables: Variables, data, prepared, hyper) -> Result:
     del key, hyper
-    assert data.proxy is not None
     tau, fit = prepared
     choice, curve = alpha_search.select_alpha(
       network, variables, tau, data.proxy, selection=rule

@@ -23,9 +23,9 @@ from jaxtyping import PyTree
 
 from cmu_jax.core import tree
 from cmu_jax.core.types import (
-  Info,
   Method,
   Network,
+  Result,
   Samples,
   Training,
   Variables,
@@ -139,7 +139,7 @@ def cuts_forget(
     tau = tree.task_vector(variables.params, tuned.params, eligible)
     return {'tau': tau, 'cost': cost}
 
-  def subtract(variables: Variables, prepared, c) -> tuple[Variables, Info]:
+  def subtract(variables: Variables, prepared, c) -> Result:
     params = tree.edit(variables.params, prepared['tau'], c)
     info = {'gradient_evaluations': prepared['cost'], 'cuts_coefficient': c}
     return Variables(params, variables.batch_stats), info

@@ -23,10 +23,10 @@ from jaxtyping import PyTree
 
 from cmu_jax.core import jit, rng, tree, vectorize
 from cmu_jax.core.types import (
-  Info,
   Method,
   Model,
   Network,
+  Result,
   Training,
   Variables,
 )
@@ -131,9 +131,7 @@ def cuts_simplex(
       'cost': sum(cost for _, cost in results),
     }
 
-  def solve(
-    key: Any, variables: Variables, data: Any, prepared: Any, hyper: Any
-  ) -> tuple[Variables, Info]:
+  def solve(key, variables: Variables, data, prepared, hyper) -> Result:
     del key, data
     c = hyper['cuts_coefficient']
     info = {'gradient_evaluations': prepared['cost'], 'cuts_coefficient': c}

@@ -32,6 +32,7 @@ from cmu_jax.core.types import (
   Method,
   Network,
   PRNGKey,
+  Result,
   Samples,
   Variables,
 )
@@ -207,9 +208,7 @@ def dampening_method(
       )
     return prepare(variables, data, importances)
 
-  def solve_method(
-    key, variables: Variables, data: Any, prepared: Any, hyper: Any
-  ) -> tuple[Variables, Info]:
+  def solve_method(key, variables: Variables, data, prepared, hyper) -> Result:
     del key, data
     params, info = solve(variables, prepared, hyper)
     return variables._replace(params=params), info

@@ -16,13 +16,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from cmu_jax.core import errors, rng
-from cmu_jax.core.types import (
-  Info,
-  Method,
-  MethodInputs,
-  Network,
-  Variables,
-)
+from cmu_jax.core.types import Method, MethodInputs, Network, Result, Variables
 from cmu_jax.methods.detection import detector_data
 from cmu_jax.training import descent
 
@@ -105,9 +99,7 @@ def with_detector(
     count = jnp.int32(flags.sum())
     return larger, method.prepare(key, variables, larger), count
 
-  def solve(
-    key, variables: Variables, data: Any, prepared, hyper
-  ) -> tuple[Variables, Info]:
+  def solve(key, variables: Variables, data, prepared, hyper) -> Result:
     del data
     larger, prepared_method, count = prepared
     repaired, info = method.solve(

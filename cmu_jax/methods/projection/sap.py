@@ -24,13 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from cmu_jax.core import jit, vectorize
-from cmu_jax.core.types import (
-  Info,
-  Method,
-  Network,
-  Samples,
-  Variables,
-)
+from cmu_jax.core.types import Method, Network, Result, Samples, Variables
 from cmu_jax.methods.dampening import importance
 from cmu_jax.methods.projection import activations
 from cmu_jax.training import metrics
@@ -129,9 +123,7 @@ def sap(
     trusted = select_trusted(network, variables, data.retain, samples)
     return activations.bases(network, variables, trusted)
 
-  def solve(
-    key, variables: Variables, data: Any, prepared: Any, hyper: Any
-  ) -> tuple[Variables, Info]:
+  def solve(key, variables: Variables, data, prepared, hyper) -> Result:
     del key, data
     params = project(variables.params, prepared, hyper['sap_scale'])
     return variables._replace(params=params), {'gradient_evaluations': 0}

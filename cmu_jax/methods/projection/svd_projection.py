@@ -27,10 +27,10 @@ from jaxtyping import Array, Float, PyTree
 
 from cmu_jax.core import rng
 from cmu_jax.core.types import (
-  Info,
   Method,
   Network,
   PRNGKey,
+  Result,
   Samples,
   Variables,
 )
@@ -107,9 +107,7 @@ def svd_projection(
     )
     return retain, forget
 
-  def solve(
-    key, variables: Variables, data: Any, prepared: Any, hyper: Any
-  ) -> tuple[Variables, Info]:
+  def solve(key, variables: Variables, data, prepared, hyper) -> Result:
     del key, data
     retain, forget = prepared
     scales = hyper['alpha_r'], hyper['alpha_f']
