@@ -65,7 +65,7 @@ def test_a_small_clip_learns_or_says_that_it_did_not():
 
 def test_what_was_trained_here_is_read_like_any_other(tmp_path):
   variables = clip_case.variables(SIZES)
-  found = small_clip.as_loaded(SIZES, variables)
+  found = clip.LoadedClip(SIZES, variables, *clip.export(variables))
   path = clip_case.ship(
     tmp_path, found.stored.arrays, config=architecture.to_config(SIZES)
   )

@@ -146,7 +146,10 @@ def train_small_clip(
       Training(optimizer, steps, _BATCH),
       train.Session('small CLIP', checkpoint),
     )
-  return as_loaded(sizes, fitted.variables)
+  # A CLIP as `clip.load` returns it, with the names of its future file.
+  return clip.LoadedClip(
+    sizes, fitted.variables, *clip.export(fitted.variables)
+  )
 
 
 def _freeze_tokens(
@@ -166,32 +169,13 @@ def _freeze_tokens(
   )
 
 
-def as_loaded(sizes: clip.Sizes, variables: Variables) -> clip.LoadedClip:
-  """Wraps variables of this module as `clip.load` does."""
-  return clip.LoadedClip(sizes, variables, *clip.export(variables))
-
-
-def zero_shot_accuracy(
-  loaded: clip.LoadedClip, data: CaptionedImages, inputs: InputStep
-) -> float:
-  """Accuracy with the zero-shot head that any CLIP would get."""
-  # A head from texts, not the training head, shows zero-shot transfer.
-  head = heads.make(loaded, data.class_names, data.sentences)
-  model = zero_shot.model(loaded.sizes, len(data.class_names))
-  variables = zero_shot.variables(loaded.variables, head.kernel)
-  predicted = metrics.predict(
-    Network(model, inputs), variables, data.batch, 500
-  )
-  return float(np.mean(predicted == np.asarray(data.batch.label)))
-
-
 def check_accuracy(
   loaded: clip.LoadedClip,
   data: CaptionedImages,
   inputs: InputStep,
   times: float = 3.0,
 ) -> float:
-  """Returns the accuracy if it is far enough above chance.
+  """Returns the accuracy of the zero-shot head if it is far above chance.
 
   Args:
     loaded: the CLIP.
@@ -202,7 +186,14 @@ def check_accuracy(
   Raises:
     UserError: the accuracy is lower, so that later results would say nothing.
   """
-  reached = zero_shot_accuracy(loaded, data, inputs)
+  # A head from texts, not the training head, shows zero-shot transfer.
+  head = heads.make(loaded, data.class_names, data.sentences)
+  model = zero_shot.model(loaded.sizes, len(data.class_names))
+  variables = zero_shot.variables(loaded.variables, head.kernel)
+  predicted = metrics.predict(
+    Network(model, inputs), variables, data.batch, 500
+  )
+  reached = float(np.mean(predicted == np.asarray(data.batch.label)))
   chance = 1 / len(data.class_names)
   errors.check(
     reached >= times * chance,

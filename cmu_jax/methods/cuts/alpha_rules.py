@@ -94,6 +94,12 @@ def required_classes(num_classes: int, class_share: float) -> int:
   return max(2, min(num_classes, math.ceil(class_share * num_classes - 1e-9)))
 
 
+def normalize_rows(features: Float[Array, 'n d']) -> Float[Array, 'n d']:
+  """Scales rows to length one; rows of zeros stay."""
+  norm = jnp.linalg.norm(features, axis=1, keepdims=True)
+  return features / jnp.maximum(norm, jnp.finfo(features.dtype).tiny)
+
+
 def neighbours(features: Float[Array, 'n d'], k: int) -> Int[Array, 'n k']:
   """The k nearest other samples by cosine; ties go to the lower index.
 
@@ -101,9 +107,7 @@ def neighbours(features: Float[Array, 'n d'], k: int) -> Int[Array, 'n k']:
     features: one row a sample, any scale.
     k: neighbours a sample, below n.
   """
-  tiny = jnp.finfo(features.dtype).tiny
-  norms = jnp.linalg.norm(features, axis=1, keepdims=True)
-  unit = features / jnp.maximum(norms, tiny)
+  unit = normalize_rows(features)
   samples = features.shape[0]
 
   def nearest(rows: Int[Array, 'b']) -> Int[Array, 'b k']:

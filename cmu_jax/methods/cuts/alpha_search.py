@@ -37,11 +37,6 @@ class Drive(NamedTuple):
   title: str = 'alpha curve'
 
 
-def _normalize_rows(features: Float[Array, 'n d']) -> Float[Array, 'n d']:
-  norm = jnp.linalg.norm(features, axis=1, keepdims=True)
-  return features / jnp.maximum(norm, jnp.finfo(features.dtype).tiny)
-
-
 def _stem_outputs(
   model: Model, variables: Variables, tau: PyTree, image: Any
 ) -> Any:
@@ -84,7 +79,7 @@ def _curve_program(
         base, slope = image
         features = model.trunk(edited, base - alpha * slope)
       normalized = head_input == 'normalized'
-      fed = _normalize_rows(features) if normalized else features
+      fed = alpha_rules.normalize_rows(features) if normalized else features
       return measure(features, model.head(edited, fed))
 
     return vectorize.map_members(measure_at, strategy, chunk)(alphas)

@@ -29,7 +29,6 @@ from cmu_jax.core.types import (
   Model,
   Network,
   PRNGKey,
-  Samples,
   Variables,
 )
 from cmu_jax.training import metrics
@@ -144,10 +143,6 @@ penultimate_features = functools.partial(_extract, _penultimate)
 boundary_directions = functools.partial(_extract, _flat_steps)
 
 
-def _valid_rows(samples: Samples) -> Int[np.ndarray, 'm']:
-  return np.flatnonzero(np.asarray(samples.valid))
-
-
 def collect(
   key: PRNGKey,
   network: Network,
@@ -169,7 +164,7 @@ def collect(
   projection_key = rng.fold_in(key, 'projection')
 
   def collect_set(samples, identified):
-    rows = _valid_rows(samples)
+    rows = np.flatnonzero(np.asarray(samples.valid))
     features = extract(
       projection_key, network, variables, samples.batch, batch_size
     )

@@ -124,7 +124,8 @@ def clip_weights(
   variants = {'before': variables, 'after': clipped}
   variants['rescaled'] = rescale_layers(chosen, variables, rows)
   if data.images is not None:
-    renew = _make_renewal(key, model, chosen, data, _any_changed(rows))
+    changed = any(row['after'] != row['before'] for row in rows)
+    renew = _make_renewal(key, model, chosen, data, changed)
     lower = lower_by_clipping(key, bound, settings)
     scale = lower_by_scaling(key, bound, settings)
     clipped = renew(clipped, lower)
@@ -254,10 +255,6 @@ def _make_renewal(
   return lambda variables, lower: reestimate_statistics(
     key, model, variables, layers, data, lower
   )
-
-
-def _any_changed(rows: list[dict[str, Any]]) -> bool:
-  return any(row['after'] != row['before'] for row in rows)
 
 
 def _remeasure_rows(
