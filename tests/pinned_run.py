@@ -15,7 +15,7 @@ FOLDER = pathlib.Path(__file__).parent / 'pinned'
 # Folders of a run whose files are named by their address.
 _ADDRESSED = ('cells', 'importances', 'originals', 'retrained', 'shadow')
 # The config has a hash of its own in the pin.
-_UNPINNED = re.compile(r'provenance|config|(.+_)?seconds')
+_UNPINNED = re.compile(r'provenance|config|says|(.+_)?seconds')
 # Columns that say what a row is about, and depend on no float.
 _ABOUT = (
   'method',
@@ -80,8 +80,14 @@ def run(pin, folder):
   }
 
 
+def _describes(key, item):
+  """Whether a field describes the methods, in words that may get plainer."""
+  words = isinstance(item, dict) and set(map(type, item.values())) == {str}
+  return key == 'methods' and words
+
+
 def _numbers(value):
-  """A part of results.json without its header and its clocks."""
+  """A part of results.json without its header, its clocks and descriptions."""
   if isinstance(value, list):
     return [_numbers(item) for item in value]
   if not isinstance(value, dict):
@@ -89,7 +95,7 @@ def _numbers(value):
   return {
     key: _numbers(item)
     for key, item in value.items()
-    if not _UNPINNED.fullmatch(key)
+    if not (_UNPINNED.fullmatch(key) or _describes(key, item))
   }
 
 

@@ -122,8 +122,6 @@ METHODS = {
   name: study_names.describe(study_names.COMMAND, name)
   for name in study_names.NAMES[study_names.COMMAND]
 }
-# The catalogue describes it by a method that is not offered here.
-METHODS['trw'] = 'teaches the answers of a network without the class'
 # All other methods need pictures to keep.
 WITHOUT_RETAIN = ('amun', 'trw', 'boundary_shrink', 'gradient_ascent')
 _METHOD_LIST = '\n'.join(

@@ -20,7 +20,7 @@ from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Method, Network, Samples, Training, Variables
 from cmu_jax.methods import finetuning, relabelling, union_training
 from cmu_jax.robustness import adversarial_sets, attacks
-from cmu_jax.training import metrics
+from cmu_jax.training import descent, metrics
 
 ALL = ('retain', 'forget', 'adversarial')
 NO_FORGET = ('retain', 'adversarial')

@@ -39,7 +39,7 @@ _WITHOUT_RETAIN = ('forget', 'adversarial')
 
 ENTRIES: dict[str, Entry] = {
   'none': Entry('reference', (), 'does nothing'),
-  'retrain': Entry('retraining', _RETAIN, 'trains anew on {retain}'),
+  'retrain': Entry('retraining', _RETAIN, 'trains a new network on {retain}'),
   'oracle': Entry('reference', (), 'trains on the clean training set'),
   'finetune': Entry('retraining', _RETAIN, 'fine-tunes on {retain}'),
   'cf_k': Entry(
@@ -52,49 +52,63 @@ ENTRIES: dict[str, Entry] = {
     'retraining', _RETAIN, 'trains the last layers anew on {retain}', 'retrain'
   ),
   'l1_sparse': Entry(
-    'retraining', _RETAIN, 'fine-tunes on {retain} towards few weights'
+    'retraining',
+    _RETAIN,
+    'fine-tunes on {retain} with an l1 penalty on all weights',
   ),
   'retrain_twice': Entry(
     'retraining',
     _BOTH,
-    '{retrain}, then again with what of {forget} that network agrees on',
+    '{retrain}, then again with the part of {forget} that it confirms',
   ),
-  'gradient_ascent': Entry('ascent', _FORGET, 'climbs the loss of {forget}'),
+  'gradient_ascent': Entry('ascent', _FORGET, 'raises the loss on {forget}'),
   'alternating_ascent': Entry(
-    'ascent', _BOTH, 'climbs the loss of {forget} between epochs on {retain}'
+    'ascent', _BOTH, 'raises the loss on {forget} between epochs on {retain}'
   ),
   'neggrad_plus': Entry(
-    'ascent', _BOTH, 'descends on {retain} and climbs on {forget} in each step'
+    'ascent',
+    _BOTH,
+    'lowers the loss on {retain} and raises it on {forget} in each step',
   ),
   'npo': Entry(
-    'ascent', _BOTH, 'descends on {retain}, climbs on {forget} within bounds'
+    'ascent',
+    _BOTH,
+    'lowers the loss on {retain} and raises it on {forget} up to a bound',
   ),
   'badt': Entry(
-    'teachers', _BOTH, 'teaches the answers of a random network on {forget}'
+    'teachers',
+    _BOTH,
+    'imitates a random network on {forget}, and the original elsewhere',
   ),
   'scrub': Entry(
-    'teachers', _BOTH, 'away from labels and original on {forget} at first'
+    'teachers',
+    _BOTH,
+    'first leaves labels and old answers on {forget}, then trains on {retain}',
   ),
   'scrub_original': Entry(
     'teachers',
     _BOTH,
-    'away from the original on {forgotten}, towards it elsewhere',
+    'leaves the old answers on {forgotten}, and keeps them elsewhere',
   ),
   'random_label': Entry(
-    'relabelling', _BOTH, 'trains {forget} under random labels'
+    'relabelling', _BOTH, 'trains on {forget} with random labels'
   ),
   'relabel_second': Entry(
-    'relabelling', _BOTH, 'trains {forget} under its next likely classes'
+    'relabelling',
+    _BOTH,
+    'trains on {forget} with the next likeliest classes as labels',
   ),
   'salun': Entry(
     'relabelling',
     _BOTH,
-    '{random_label} in the weights that {forget} depends on',
+    '{random_label}, in the weights that {forget} depends on most',
     'random_label',
     {'share': SALIENT_SHARE},
   ),
   'boundary_shrink': Entry(
-    'relabelling', _BOTH, 'trains {forget} under its nearest classes'
+    'relabelling',
+    _BOTH,
+    'trains on {forget} with the nearest other classes as labels',
   ),
   'by_labels': Entry(
     'relabelling',
@@ -102,33 +116,47 @@ ENTRIES: dict[str, Entry] = {
     '{retrain_twice} where {forget} has one label, else {relabel_second}',
   ),
   'ssd': Entry(
-    'dampening', _BOTH, 'damps the weights that {forget} depends on'
+    'dampening',
+    _BOTH,
+    'shrinks the weights that matter for {forget} and little elsewhere',
   ),
-  'assd': Entry('dampening', _BOTH, '{ssd} with parameters chosen by itself'),
-  'potion': Entry('dampening', _BOTH, '{ssd} on the weights of a trigger'),
+  'assd': Entry(
+    'dampening', _BOTH, '{ssd}, as far as the sizes of the sets say'
+  ),
+  'potion': Entry('dampening', _BOTH, '{ssd}, until {forget} loses its labels'),
   'sap': Entry(
-    'projection', _RETAIN, 'projects kernels onto what trusted samples use'
+    'projection', _RETAIN, 'projects layers onto the inputs of trusted samples'
   ),
   'svd_projection': Entry(
-    'projection', _BOTH, 'projects kernels off what only the class uses'
+    'projection',
+    _BOTH,
+    'projects layers off the inputs that only the class has',
   ),
-  'logit_mask': Entry('class', _FORGET, 'forbids the answer, nothing else'),
+  'logit_mask': Entry(
+    'class', _FORGET, 'never answers with the class, and forgets nothing'
+  ),
   'rwft': Entry(
     'class',
     _BOTH,
-    "teaches the original's answers, renormalised without the class",
+    'trains on {forget} with the old answers, the class left out',
     'trw',
   ),
-  'trw': Entry('class', _BOTH, '{rwft} tilted towards classes like it'),
+  'trw': Entry(
+    'class',
+    _BOTH,
+    'trains on {forget} with the old answers, moved to similar classes',
+  ),
   'trw_sample': Entry(
     'class',
     _BOTH,
-    '{trw} by what each image is like',
+    '{trw}, by the classes that each image is like',
     'trw',
     {'by_sample': True},
   ),
   'amun': Entry(
-    'adversarial', _BOTH, 'trains on near adversarial images of {forget} too'
+    'adversarial',
+    _BOTH,
+    'trains on adversarial images close to {forget} as well',
   ),
   'amun_no_forget': Entry(
     'adversarial',
@@ -140,7 +168,7 @@ ENTRIES: dict[str, Entry] = {
   'amun_salun': Entry(
     'adversarial',
     _BOTH,
-    '{amun} in the weights that {forget} depends on',
+    '{amun}, in the weights that {forget} depends on most',
     'amun',
     {'share': SALIENT_SHARE},
   ),
@@ -148,13 +176,17 @@ ENTRIES: dict[str, Entry] = {
     'task arithmetic', _PROXY, 'subtracts the task vector of a corrupted proxy'
   ),
   'cuts_safe': Entry(
-    'task arithmetic', _PROXY, '{cuts} with an alpha tested out of fold'
+    'task arithmetic',
+    _PROXY,
+    '{cuts}, with an alpha that held-out images confirm',
   ),
   'cuts_simplex': Entry(
-    'task arithmetic', _PROXY, '{cuts} with one network for each proxy draw'
+    'task arithmetic',
+    _PROXY,
+    '{cuts}, with one network for each draw of the proxy',
   ),
   'cuts_best_alpha': Entry(
-    'task arithmetic', _PROXY, '{cuts} with an alpha chosen by test labels'
+    'task arithmetic', _PROXY, '{cuts}, with an alpha chosen by test labels'
   ),
   'random_vector': Entry('control', (), 'subtracts Gaussian noise'),
   'random_vector_uniform': Entry('control', (), 'subtracts uniform noise'),
@@ -164,32 +196,38 @@ ENTRIES: dict[str, Entry] = {
   'cuts_forget_grid': Entry(
     'task arithmetic',
     _FORGET,
-    '{cuts_forget}, as far as labels say',
+    '{cuts_forget}, as far as validation labels say',
     'cuts_forget',
   ),
   'cuts_forget_simplex': Entry(
-    'task arithmetic', _FORGET, '{cuts_forget}, several vectors'
+    'task arithmetic',
+    _FORGET,
+    '{cuts_forget}, with several vectors that answer together',
   ),
   'distill_untriggered': Entry(
     'backdoor',
     _PROXY,
-    'teaches predictions without the trigger',
+    'trains triggered images towards their answers without the trigger',
     'distill_both',
     {'untriggered': False},
   ),
   'distill_both': Entry(
     'backdoor',
     _PROXY,
-    '{distill_untriggered}, and with it',
+    '{distill_untriggered}, and the plain images too',
   ),
   'distill_projected': Entry(
-    'backdoor', _PROXY, '{distill_both} along what predictions do not need'
+    'backdoor',
+    _PROXY,
+    '{distill_both}, along directions that other answers do not need',
   ),
   'finetune_clean_proxy': Entry(
     'retraining', _CLEAN, 'fine-tunes on the clean proxy'
   ),
   'fine_pruning': Entry(
-    'backdoor', _CLEAN, 'prunes silent features, fine-tunes on the clean proxy'
+    'backdoor',
+    _CLEAN,
+    'removes silent features, then fine-tunes on the clean proxy',
   ),
   'bn_recalibration': Entry(
     'backdoor', _CLEAN, 'takes running statistics from the clean proxy'
@@ -216,7 +254,7 @@ ENTRIES |= {
   f'{name}_redrawn{end}': Entry(
     'relabelling',
     _BOTH if retain else _FORGET,
-    f'{{{name}{end}}}, labels drawn at every access, one pass over the union',
+    f'{{{name}{end}}}, with new labels at every access',
     'redrawn_label',
     {'share': share, 'retain': retain},
   )
