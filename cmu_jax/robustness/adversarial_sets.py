@@ -124,7 +124,7 @@ def _verify_pairs(
   # image by 7e-4, less than half of 1/255, and rounding would erase it.
   image = np.float32(255) * cycle(result.image)
   stored = batch._replace(image=jnp.asarray(image))
-  label, before = (
+  label, first_label = (
     metrics.predict(network, variables, split, size)
     for split in (stored, batch)
   )
@@ -134,7 +134,7 @@ def _verify_pairs(
   fallback = no_fallback if result.fallback is None else result.fallback
   flags = {
     'valid': valid,
-    'misclassified': valid & (before != true_label),
+    'misclassified': valid & (first_label != true_label),
     'fallback': valid & cycle(fallback),
   }
   delta = (image - np.asarray(batch.image, np.float32)) / 255

@@ -143,10 +143,10 @@ def compile_segment(spec: SegmentSpec, strategy: str | None) -> Callable:
   """Compiles a segment; `strategy` drives a leading axis, None for none."""
   single = functools.partial(run_segment, spec)
 
-  def stacked(key, state, batch, start, stop):
+  def run_members(key, state, batch, start, stop):
     member = lambda k, s, b: single(k, s, b, start, stop)
     return vectorize.map_members(member, strategy)(key, state, batch)
 
   return jit.compile_loop(
-    single if strategy is None else stacked, donate_argnums=1
+    single if strategy is None else run_members, donate_argnums=1
   )

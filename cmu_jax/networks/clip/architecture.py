@@ -225,12 +225,12 @@ def _parse_tower(part: Mapping[str, Any], default: Tower) -> Tower:
 
 def _read_part(stored: Mapping, name: str, path: Any) -> Mapping[str, Any]:
   # Configs of 2022 hold both names, and the longer name takes precedence.
-  parts = [stored.get(key) or {} for key in (name, f'{name}_dict')]
+  short, long = (stored.get(key) or {} for key in (name, f'{name}_dict'))
   errors.check(
-    all(isinstance(part, dict) for part in parts),
+    isinstance(short, dict) and isinstance(long, dict),
     f'{path}: {name} is no JSON object; correct it',
   )
-  return {**parts[0], **parts[1]}
+  return {**short, **long}
 
 
 def _embedding_width(
@@ -251,13 +251,13 @@ def check_sizes(sizes: Sizes, source: str) -> Sizes:
   Raises:
     UserError: names the first size that cannot be.
   """
-  for part, tower in (('vision', sizes.vision), ('text', sizes.text)):
+  for kind, tower in (('vision', sizes.vision), ('text', sizes.text)):
     for name, value in tower._asdict().items():
-      _check_positive(f'{source}: {name} of the {part} tower', value, name)
+      _check_positive(f'{source}: {name} of the {kind} tower', value, name)
     errors.check(
       tower.width % tower.heads == 0,
       f'{source}: {tower.heads} heads do not divide width {tower.width} of the '
-      f'{part} tower; correct one of them',
+      f'{kind} tower; correct one of them',
     )
     if tower.activation not in ACTIVATIONS:
       raise errors.unknown_name(

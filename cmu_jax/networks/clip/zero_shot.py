@@ -35,8 +35,8 @@ def crop_centre(
   short = min(picture.size)
   width, height = (int(side * length / short) for length in picture.size)
   resized = picture.resize((width, height), _BICUBIC)
-  left, top = round((width - side) / 2), round((height - side) / 2)
-  cut = resized.crop((left, top, left + side, top + side))
+  column, row = round((width - side) / 2), round((height - side) / 2)
+  cut = resized.crop((column, row, column + side, row + side))
   # As in the original, colours become RGB after the resizing. The order
   # matters for palettes and transparency alone.
   return np.array(cut.convert('RGB'))

@@ -63,7 +63,7 @@ def march(
   objective = objectives.loss_by_name(loss)
 
   def attack(key, logits, image, label):
-    def flipped(x):
+    def is_flipped(x):
       return logits(x).argmax(-1) != label
 
     def run_march(state):
@@ -80,7 +80,7 @@ def march(
         x = jnp.clip(base + (i + 1) * eps * unit, 0.0, 1.0)
         x = protocol.select(success, stopped, x)
         # A frozen image stays frozen: the march stops at its first flip.
-        return x, success | flipped(x)
+        return x, success | is_flipped(x)
 
       moved, success = jax.lax.fori_loop(
         0, count, step, (state.image, state.success)
@@ -90,7 +90,7 @@ def march(
       return _State(moved, success, gradients, state.trial + 1)
 
     zeros = jnp.zeros(label.shape, jnp.int32)
-    start = _State(image, flipped(image), zeros, jnp.int32(0))
+    start = _State(image, is_flipped(image), zeros, jnp.int32(0))
     end = jax.lax.while_loop(
       lambda s: (s.trial <= limit) & ~s.success.all(), run_march, start
     )

@@ -99,17 +99,17 @@ def _combine_norms(
     return cache[source]
 
   # A sum of linear maps of sources: norms times the change of each source.
-  def added(group: tuple[Node, ...]) -> float:
+  def sum_changes(group: tuple[Node, ...]) -> float:
     return sum(
       norms[_stretch_key(group, source)] * source_change(source)
       for source in _distinct_sources(group)
     )
 
-  total = added(nodes)
+  total = sum_changes(nodes)
   if not graph.have_mixed_sources(nodes):
     return total
   # If operands have different sources, the root of their squares may be less.
-  return min(total, math.hypot(*(added((node,)) for node in nodes)))
+  return min(total, math.hypot(*(sum_changes((node,)) for node in nodes)))
 
 
 def _stretch_norm(

@@ -72,9 +72,9 @@ KNOWN_FUNCTIONS: dict[str, tuple[Callable, float]] = {
 def source_name(eqn: Any) -> str:
   """Names an equation's operation, and its module if that is known."""
   module = '/'.join(
-    part
-    for part in str(eqn.source_info.name_stack).split('/')
-    if part and '.' not in part
+    name
+    for name in str(eqn.source_info.name_stack).split('/')
+    if name and '.' not in name
   )
   return f'{eqn.primitive.name} in {module}' if module else eqn.primitive.name
 

@@ -270,9 +270,9 @@ def _remeasure_rows(
   norms = network_layers.measure_layers(
     key, [layers[i] for i in moving], variables
   )
-  after = dict(zip(moving, (float(x.sigma) for x in norms), strict=True))
+  sigmas = dict(zip(moving, (float(x.sigma) for x in norms), strict=True))
   return [
-    {**row, 'after': after.get(i, row['after'])} for i, row in enumerate(rows)
+    {**row, 'after': sigmas.get(i, row['after'])} for i, row in enumerate(rows)
   ]
 
 

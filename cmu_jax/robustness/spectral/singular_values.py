@@ -1,13 +1,13 @@
 """The largest singular values of a linear map that is a function.
 
-PowerQR repeats X <- qr((M^T M + mu I) X), with M^T M x by one forward and one
-backward pass. Lanczos on M^T M takes the best vector of all that it has
+PowerQR repeats X <- qr(M^T M X), with M^T M x by one forward and one backward
+pass. Lanczos on M^T M takes the best vector of all that it has
 computed: on a convolution, whose largest singular values lie within 1e-3 of
 each other, it needs tens of rounds for the fourth digit, where power iteration
 needs thousands.
 
 References:
-  FastClip, arXiv 2402.16017, algorithm 1 (PowerQR).
+  FastClip, arXiv 2402.16017, algorithm 1 (PowerQR, there with M^T M + I).
   Golub, Van Loan: Matrix Computations, section 10.1 to 10.4 (Lanczos).
   Kuczynski, Wozniakowski (SIAM J. Matrix Anal. Appl. 13, 1992): from a random
   start the error is of order (log n / steps)^2 for Lanczos and of order
@@ -16,7 +16,7 @@ References:
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax import numpy as jnp
@@ -25,7 +25,6 @@ from jaxtyping import Array, Float
 from cmu_jax.core import errors
 from cmu_jax.core.types import PRNGKey
 
-Readoff = Literal['rayleigh', 'diagonal']
 Operator = Callable[[jax.Array], jax.Array]
 
 
@@ -63,9 +62,7 @@ def power_qr(
   *,
   k: int = 1,
   iterations: int = 100,
-  shift: float = 0.0,
   start: Float[Array, 'k ...'] | None = None,
-  readoff: Readoff = 'rayleigh',
 ) -> Spectrum:
   """Estimates the k largest singular values of a linear map; traceable.
 
@@ -75,37 +72,33 @@ def power_qr(
     shape: of one input, without the batch axis.
     k: number of singular values.
     iterations: rounds of one forward and one backward pass each.
-    shift: mu >= 0. The paper has 1; 0 converges fastest.
     start: initial vectors instead, such as those of an earlier call; they need
       not be normalised.
-    readoff: 'rayleigh', the singular values of M X on the final X: lower
-      bounds of the true values, with errors of second order; 'diagonal', the
-      paper's sqrt(|R_ii| - mu), of first order for k > 1.
 
   Returns:
-    Singular values and vectors, in the type of `start`.
+    Singular values and vectors, in the type of `start`, see `rayleigh`.
 
   Raises:
-    UserError: k, iterations, shift or readoff out of range.
+    UserError: k or iterations out of range.
   """
-  _check_arguments(k, math.prod(shape), iterations, shift, readoff)
+  size = math.prod(shape)
+  errors.check(1 <= k <= size, f'k = {k}: give 1 to {size}, the input size')
+  errors.check(
+    iterations >= 1, f'{iterations} iterations of PowerQR: give 1 or more'
+  )
   if start is None:
     start = jax.random.normal(key, (k, *shape), jnp.float32)
-  basis = _orthonormalize(start.reshape(k, -1))[0]
+  basis = _orthonormalize(start.reshape(k, -1))
   gram = gram_map(linear, start)
 
-  # Each round shrinks the error by (sigma_{k+1}^2 + mu) / (sigma_k^2 + mu). The
-  # authors take mu = 1 against loss of rank, which slows this down; here rows
-  # that lose rank become 0 or a new direction, so mu is 0 by default.
-  def advance(_, carry):
-    image = gram(carry[0].reshape(k, *shape)).reshape(k, -1)
-    return _orthonormalize(image + shift * carry[0])
+  # The authors add mu = 1 to M^T M against loss of rank, which slows each round
+  # down to (sigma_{k+1}^2 + mu) / (sigma_k^2 + mu); here rows that lose rank
+  # become 0 or a new direction. Their sqrt(|R_ii| - mu) has errors of first
+  # order for k > 1, the Rayleigh quotients of second order.
+  def advance(_, basis):
+    return _orthonormalize(gram(basis.reshape(k, *shape)).reshape(k, -1))
 
-  begin = (basis, jnp.zeros((k,), basis.dtype))
-  vector, diagonal = jax.lax.fori_loop(0, iterations, advance, begin)
-  if readoff == 'diagonal':
-    sigma = jnp.sqrt(jnp.maximum(diagonal - shift, 0))
-    return Spectrum(sigma, vector.reshape(k, *shape))
+  vector = jax.lax.fori_loop(0, iterations, advance, basis)
   return rayleigh(linear, vector.reshape(k, *shape))
 
 
@@ -140,7 +133,7 @@ def rayleigh(linear: Operator, vector: Float[Array, 'k ...']) -> Spectrum:
     return Spectrum(jnp.linalg.norm(image, axis=1), vector)
   # Of R rather than of the Gram matrix, whose squares would halve the digits.
   with jax.default_matmul_precision('float32'):
-    basis = _orthonormalize(image)[0]
+    basis = _orthonormalize(image)
     turn, sigma, _ = jnp.linalg.svd(image @ basis.T)
     return Spectrum(sigma, (turn.T @ flat).reshape(vector.shape))
 
@@ -237,40 +230,31 @@ def estimate_norm(
   return jax.lax.while_loop(is_inaccurate, restart, begin)[1]
 
 
-def _orthonormalize(
-  rows: Float[Array, 'k m'],
-) -> tuple[Float[Array, 'k m'], Float[Array, 'k']]:
-  """Q and R_ii > 0 of the rows; dependent rows become rounding, or 0."""
+def _orthonormalize(rows: Float[Array, 'k m']) -> Float[Array, 'k m']:
+  """Q of the rows, with R_ii > 0; dependent rows become rounding, or 0."""
   # Gram-Schmidt with a second pass, because the Householder QR of a tall matrix
   # takes 50 to 100 times longer on a CPU.
   # Scaled first: squares of norms near 1e20 or 1e-20 are not float32 numbers.
   largest = jnp.max(jnp.abs(rows))
   scaled = rows / jnp.where(largest > 0, largest, 1)
   if len(rows) == 1:
-    unit, length = _normalize_rows(scaled)
-    return unit, length[:, 0] * largest
+    return _normalize_rows(scaled)
 
-  def advance(i, carry):
-    q, diagonal = carry
-    total = largest
+  def advance(i, q):
     row = q[i][None]
     for _ in range(2):
       with jax.default_matmul_precision('float32'):
         earlier = jnp.where(jnp.arange(len(rows))[:, None] < i, q, 0)
-        row, length = _normalize_rows(row - (row @ earlier.T) @ earlier)
-      total = total * length[0, 0]
-    return q.at[i].set(row[0]), diagonal.at[i].set(total)
+        row = _normalize_rows(row - (row @ earlier.T) @ earlier)
+    return q.at[i].set(row[0])
 
-  begin = (scaled, jnp.zeros((len(rows),), rows.dtype))
-  return jax.lax.fori_loop(0, len(rows), advance, begin)
+  return jax.lax.fori_loop(0, len(rows), advance, scaled)
 
 
-def _normalize_rows(
-  rows: Float[Array, 'k m'],
-) -> tuple[Float[Array, 'k m'], Float[Array, 'k 1']]:
-  """Rows of norm 1, or 0 for rows of 0, and their norms."""
+def _normalize_rows(rows: Float[Array, 'k m']) -> Float[Array, 'k m']:
+  """Rows of norm 1, or 0 for rows of 0."""
   length = jnp.sqrt(jnp.sum(jnp.square(rows), axis=1, keepdims=True))
-  return rows / jnp.where(length > 0, length, 1), length
+  return rows / jnp.where(length > 0, length, 1)
 
 
 def _orthogonalize(
@@ -299,15 +283,3 @@ def _evaluate_vector(linear: Operator, vector: jax.Array) -> LeadingNorm:
   product = pull(image / safe)[0][0]
   residual = jnp.linalg.norm(product - sigma * vector) / safe
   return LeadingNorm(sigma, vector, residual)
-
-
-def _check_arguments(
-  k: int, size: int, iterations: int, shift: float, readoff: str
-) -> None:
-  errors.check(1 <= k <= size, f'k = {k}: give 1 to {size}, the input size')
-  errors.check(
-    iterations >= 1, f'{iterations} iterations of PowerQR: give 1 or more'
-  )
-  errors.check(shift >= 0, f'shift {shift} of PowerQR: give 0 or more')
-  if readoff not in ('rayleigh', 'diagonal'):
-    raise errors.unknown_name('readoff', readoff, ('rayleigh', 'diagonal'))
