@@ -15,7 +15,7 @@ FOLDER = pathlib.Path(__file__).parent / 'pinned'
 # Folders of a run whose files are named by their address.
 _ADDRESSED = ('cells', 'importances', 'originals', 'retrained', 'shadow')
 # The config has a hash of its own in the pin.
-_UNPINNED = re.compile(r'provenance|config|says|(.+_)?seconds')
+_UNPINNED = re.compile(r'provenance|config|(.+_)?seconds')
 # Columns that say what a row is about, and depend on no float.
 _ABOUT = (
   'method',
@@ -80,10 +80,15 @@ def run(pin, folder):
   }
 
 
-def _describes(key, item):
-  """Whether a field describes the methods, in words that may get plainer."""
-  words = isinstance(item, dict) and set(map(type, item.values())) == {str}
-  return key == 'methods' and words
+def _without_words(methods):
+  """The settings of methods without descriptions, which may get plainer."""
+  if not isinstance(methods, dict):
+    return methods
+  return {
+    name: {key: item for key, item in facts.items() if key != 'says'}
+    for name, facts in methods.items()
+    if isinstance(facts, dict)
+  }
 
 
 def _numbers(value):
@@ -93,9 +98,9 @@ def _numbers(value):
   if not isinstance(value, dict):
     return value
   return {
-    key: _numbers(item)
+    key: _numbers(_without_words(item) if key == 'methods' else item)
     for key, item in value.items()
-    if not (_UNPINNED.fullmatch(key) or _describes(key, item))
+    if not _UNPINNED.fullmatch(key)
   }
 
 
