@@ -6,9 +6,7 @@ forgotten = task_vectors.edit(pretrained, merged, 0.5)
 """
 
 from cmu_jax.methods.task_vectors.algebra import (
-  combine,
   cosine_matrix,
-  dot,
   edit,
   gram,
   norm,
@@ -34,10 +32,8 @@ __all__ = [
   'FineTuneConfig',
   'SweepResult',
   'choose',
-  'combine',
   'cosine_matrix',
   'diversify',
-  'dot',
   'edit',
   'gram',
   'magmax',

@@ -73,31 +73,20 @@ def stack(taus: Iterable[PyTree]) -> PyTree:
   return jax.tree.map(stack_leaf, *vectors)
 
 
-def _wide_floats(tau: PyTree) -> list[Any]:
-  return [leaves.widen(x) for x in leaves.split(tau).floats]
-
-
-def _flat_dot(a: Any, b: Any) -> Any:
-  """Products over all axes but the first: [q, ...], [p, ...] -> [q, p]."""
-  a, b = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
-  if leaves.array_module(a) is np and leaves.array_module(b) is np:
-    return a @ b.T
-  # 'highest': TF32 products would blur small angles.
-  return jnp.matmul(a, b.T, precision='highest')
-
-
-def dot(a: PyTree, b: PyTree) -> Float[Array, '']:
-  """Returns the inner product over all floating-point leaves."""
-  pairs = zip(_wide_floats(a), _wide_floats(b), strict=True)
-  return jnp.asarray(sum(_flat_dot(x[None], y[None])[0, 0] for x, y in pairs))
-
-
 norm = tree.norm
 
 
 def gram(stacked: PyTree) -> Float[Array, 'q q']:
   """Returns inner products of vectors stacked along a leading axis."""
-  return jnp.asarray(sum(_flat_dot(x, x) for x in _wide_floats(stacked)))
+
+  def products(leaf: Any) -> Any:
+    rows = leaves.widen(leaf).reshape(leaf.shape[0], -1)
+    if leaves.array_module(rows) is np:
+      return rows @ rows.T
+    # 'highest': TF32 products would blur small angles.
+    return jnp.matmul(rows, rows.T, precision='highest')
+
+  return jnp.asarray(sum(map(products, leaves.split(stacked).floats)))
 
 
 def cosine_matrix(stacked: PyTree) -> Float[Array, 'q q']:
@@ -107,19 +96,6 @@ def cosine_matrix(stacked: PyTree) -> Float[Array, 'q q']:
   scale = size[:, None] * size[None, :]
   # The inner `where` keeps 0 / 0 out of gradients.
   return jnp.where(scale > 0, products / jnp.where(scale > 0, scale, 1), 0)
-
-
-def combine(stacked: PyTree, weights: Float[Array, 'q']) -> PyTree:
-  """Returns sum_i weights_i tau_i of vectors stacked along a leading axis."""
-
-  def combine_leaf(leaf: Any) -> Any:
-    if not tree.is_float(leaf):
-      return leaf
-    wide = leaves.widen(leaf)
-    rows = jnp.asarray(weights, wide.dtype)
-    return jnp.tensordot(rows, wide, 1, precision='highest').astype(leaf.dtype)
-
-  return jax.tree.map(combine_leaf, stacked)
 
 
 def sparsify(tau: PyTree, keep: float) -> PyTree:
