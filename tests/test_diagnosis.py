@@ -15,7 +15,7 @@ from cmu_jax.core import errors
 from cmu_jax.core.types import Batch, Network
 from cmu_jax.data import input_step
 from cmu_jax.methods import diagnosis
-from cmu_jax.methods.diagnosis import codes, memorization
+from cmu_jax.methods.diagnosis import codes
 from cmu_jax.training import metrics
 
 KEY = jax.random.key(0)
@@ -101,15 +101,13 @@ def test_under_symmetric_noise_the_errors_are_counted():
 
 
 def test_no_agreement_does_not_mean_no_errors():
-  assert memorization.error_interval(0, 100, 10) == pytest.approx(
+  assert diagnosis.error_interval(0, 100, 10) == pytest.approx(
     (0, 9 * (1 - 0.05**0.01))
   )
-  assert memorization.error_interval(100, 100, 2) == pytest.approx(
-    (0.05**0.01, 1)
-  )
+  assert diagnosis.error_interval(100, 100, 2) == pytest.approx((0.05**0.01, 1))
   random = np.random.default_rng(0)  # errors of .3 hit the label in a ninth
   ends = [
-    memorization.error_interval(int(x), 300, 10)
+    diagnosis.error_interval(int(x), 300, 10)
     for x in random.binomial(300, 0.3 / 9, 400)
   ]
   covered = np.mean([low <= 0.3 <= high for low, high in ends])
