@@ -63,6 +63,8 @@ def method(
     hyper: Mapping[str, Any],
     checkpoint: store.Checkpoint | None = None,
   ) -> Result:
+    # The checkpoint comes with the call, because only the caller knows the run
+    # that a training belongs to.
     watch = None
     if keep is not None:
       assert data.validation is not None

@@ -66,6 +66,8 @@ def _relabel(
     share: of the weights that move; None for all.
   """
 
+  # Batches of both sets have one size, so that S_f is seen more often than its
+  # share of S_tr says; the weight of its term corrects that.
   def term(logits, draw, context, hyper):
     loss = objectives.cross_entropy_term(logits, draw, context, hyper)
     return hyper['forget_weight'] * loss
@@ -226,6 +228,7 @@ def apply_mask(tree: PyTree, mask: PyTree) -> PyTree:
   return jax.tree.map(lambda x, m: jnp.where(m, x, 0), tree, mask)
 
 
+# Cached, because several methods mask the same share of one network.
 @functools.lru_cache(maxsize=32)
 def mask_program(network: Network, share: float) -> Callable:
   """A function (variables, S_f) -> the mask of the weights S_f depends on.

@@ -87,6 +87,7 @@ def fit_fold_vectors(
   count = folds.held_out.shape[0]
   eligible = tree.edit_predicate(variables, frozen)
 
+  # The draws of fold 0 come first, see `cross_fitting.Folds`.
   def average(start, ends):
     by_fold = lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:])
     difference = lambda end: tree.task_vector(start, tree.mean(end), eligible)
@@ -228,6 +229,7 @@ def choose_from_proxy(
     reason = f'{size} proxy images, {least} needed'
     return alpha_evidence.abstain(reason), None
   folds = cross_fitting.split(rng.fold_in(key, 'folds'), proxy, rule.folds)
+  # All folds have sets of one size, so one training serves them all.
   vectors = fit_fold_vectors(
     *(rng.fold_in(key, 'tune'), network, variables, folds),
     tuning(folds.proxy.label.shape[1]),

@@ -162,6 +162,7 @@ def _record(
 
 
 def _has_closed_form(layer: Layer, params: dict[str, Any]) -> bool:
+  # Dense kernels of more axes are no single matrix: they descend as well.
   dense = (
     layer.kind == 'dense' and layer_kernels.get_kernel(layer, params).ndim == 2
   )
@@ -175,6 +176,7 @@ def _initial_progress(
   value = layer_kernels.widen(layer_kernels.get_kernel(layer, params))
   zero = jnp.zeros((), jnp.int32)
   closed = _has_closed_form(layer, params)
+  # A closed form needs no directions, and it is done after a single round.
   k = 1 if closed else min(settings.directions, math.prod(layer.shape))
   return _ClipProgress(
     value,
