@@ -137,7 +137,6 @@ def densenet121(
   stem, torchvision's, and 7,680 fewer with the 'cifar' stem.
 
   Args:
-    num_classes, image_shape, dtype, convolve: see `families`.
     width: channels of the stem.
     growth: channels that each layer adds.
     stem: 'cifar' for images of about 32x32, 'imagenet' for larger images, of

@@ -255,7 +255,6 @@ def dinov2(
   is left out, because only its training needs it.
 
   Args:
-    num_classes, image_shape, dtype: see `families`.
     **options: the fields of `Sizes`.
   """
   sizes = Sizes(**options)

@@ -105,7 +105,6 @@ def resnet9(
   Images have at least 11x11 pixels.
 
   Args:
-    num_classes, image_shape, dtype, convolve: see `families`.
     width: channels of the first convolution.
   """
   height, breadth, _ = image_shape

@@ -84,7 +84,6 @@ def fc(
   It has 26,050,570 parameters for 28x28x1 images and 10 classes.
 
   Args:
-    num_classes, image_shape, dtype: see `families`.
     width: units of a hidden layer.
     depth: hidden layers.
   """
@@ -114,7 +113,6 @@ def convnet(
   """A strided network of 16, 32 and 64 channels, times `width`.
 
   Args:
-    num_classes, image_shape, dtype, convolve: see `families`.
     width: factor on the number of channels.
     norm: 'batch', or 'none' for a network without BatchNorm.
   """

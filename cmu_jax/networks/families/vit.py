@@ -189,7 +189,6 @@ def vit(
   has 22,050,664 and `vit_tiny` with patch 16 has 5,717,416.
 
   Args:
-    num_classes, image_shape, dtype: see `families`.
     patch: side of a patch in pixels; patches must fill the image.
     width: of a token.
     depth: transformer blocks.
