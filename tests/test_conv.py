@@ -209,21 +209,16 @@ def test_dtypes_are_kept(dtype):
   )
 
 
-def test_the_form_can_be_forced_and_defaults_to_the_backend():
+def test_the_form_is_that_of_the_backend():
   x, w = _pair(3)
 
-  def names(form):
-    text = str(
-      jax.make_jaxpr(
-        lambda x, w: conv.convolve(x, w, (1, 1), 'SAME', form=form)
-      )(x, w)
-    )
+  def is_canonical(run):
+    text = str(jax.make_jaxpr(lambda x, w: run(x, w, (1, 1), 'SAME'))(x, w))
     return 'canonical_convolution' in text
 
-  assert names('canonical') and not names('stock')
-  assert names(None) == (jax.default_backend() == 'cpu')
-  with pytest.raises(KeyError):
-    names('other')
+  assert is_canonical(conv.convolve_canonical)
+  assert not is_canonical(conv.convolve_stock)
+  assert is_canonical(conv.convolve) == (jax.default_backend() == 'cpu')
 
 
 def test_it_stands_in_for_the_convolution_of_linen():

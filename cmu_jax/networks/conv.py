@@ -14,7 +14,7 @@ With y = conv(x, w; stride s, image dilation a, kernel dilation b):
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -80,11 +80,9 @@ def convolve(
   rhs: Float[Array, 'kh kw j o'],
   window_strides: Sequence[int],
   padding: str | Sequence[tuple[int, int]],
-  *,
-  form: str | None = None,
   **options: Any,
 ) -> Float[Array, 'n h2 w2 o']:
-  """Convolves NHWC images with HWIO kernels.
+  """Convolves NHWC images with HWIO kernels, in the backend's quick form.
 
   Arguments and their order are those of `jax.lax.conv_general_dilated`, which
   it can replace.
@@ -94,21 +92,15 @@ def convolve(
     rhs: kernels; j is i divided by the number of groups.
     window_strides: one stride an axis.
     padding: 'SAME', 'VALID' or a (low, high) pair for each axis.
-    form: 'canonical' or 'stock'; None for canonical on CPUs, stock elsewhere.
     **options: lhs_dilation, rhs_dilation, feature_group_count, precision.
 
   Returns:
     The images' cross-correlation with the kernels.
   """
   # cuDNN and TPU compilers recognise the gradients that JAX itself emits.
-  form = form or ('canonical' if jax.default_backend() == 'cpu' else 'stock')
-  return _FORMS[form](lhs, rhs, window_strides, padding, **options)
-
-
-_FORMS: dict[str, Callable[..., Any]] = {
-  'canonical': convolve_canonical,
-  'stock': convolve_stock,
-}
+  on_cpu = jax.default_backend() == 'cpu'
+  run = convolve_canonical if on_cpu else convolve_stock
+  return run(lhs, rhs, window_strides, padding, **options)
 
 
 def _pair(values: Sequence[int]) -> Pair:
