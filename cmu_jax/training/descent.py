@@ -158,15 +158,15 @@ def gather_samples(
 
 def join_samples(left: Samples, right: Samples) -> Samples:
   """Concatenates two sets; both or neither must have trigger flags."""
-  pair = left, right
+  pair = [left, right]
   # Concatenation needs the same leaves on both sides.
   if any(x.skip_augmentation is not None for x in pair):
-    pair = tuple(
+    pair = [
       x
       if x.skip_augmentation is not None
       else x._replace(skip_augmentation=jnp.zeros_like(x.valid))
       for x in pair
-    )
+    ]
   return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *pair)
 
 

@@ -105,6 +105,7 @@ def _edit_projected(
 ) -> Edit:
   """Unlearns the trigger from ordinary pictures with and without it."""
   assert case.ordinary is not None and case.target is not None
+  assert case.trigger is not None
   # The copies of the network see pictures with the trigger painted in.
   pixels = input_step.with_trigger(case.network.classifier.inputs, case.trigger)
   # A proxy of one draw that sends every picture to the target.
