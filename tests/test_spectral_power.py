@@ -110,7 +110,8 @@ def test_float64_reaches_the_dense_svd():
     apply = lambda v, x: module.apply({'params': v.params}, x)
     (layer,) = spectral.find_layers(apply, own, SHAPE)
     linear = spectral.bind_layer(layer, own)
-    found = power(linear, SHAPE, k=4, iterations=2000)
+    start = jax.random.normal(jax.random.key(1), (4, *SHAPE), jnp.float64)
+    found = power(linear, SHAPE, k=4, iterations=2000, start=start)
     true = sigmas(linear, SHAPE)[:4]
     np.testing.assert_allclose(found.sigma, true, rtol=1e-9)
 
