@@ -10,7 +10,7 @@ from jax import numpy as jnp
 
 from cmu_jax.networks import clip, weights
 from cmu_jax.networks.clip import loading, zero_shot
-from cmu_jax.networks.weights import matching
+from cmu_jax.networks.weights import matching, names
 
 # Nothing is a power of two, no two sizes are the same, and 17 pixels are three
 # patches and something left over.
@@ -63,7 +63,7 @@ def stored(kind, tree=None):
   tree = variables() if tree is None else tree
   if kind == 'hf':
     return clip.export(tree)[0].arrays
-  leaves = matching._leaves(tree)
+  leaves = names.leaves(tree)
   if kind == 'flax':
     return {p.removeprefix('params/'): np.asarray(x) for p, x in leaves.items()}
   layout = loading.openai_layout(list(leaves))

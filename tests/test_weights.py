@@ -18,7 +18,7 @@ from cmu_jax.core import errors
 from cmu_jax.core.types import Batch, Network
 from cmu_jax.data import input_step
 from cmu_jax.networks import weights
-from cmu_jax.networks.weights import matching
+from cmu_jax.networks.weights import names
 from cmu_jax.training import metrics
 
 SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
@@ -70,7 +70,7 @@ def test_files_give_back_what_was_written(tmp_path, variables, stored, suffix):
   if suffix:
     arrays = stored
   else:
-    arrays = {p: np.asarray(x) for p, x in matching._leaves(variables).items()}
+    arrays = {p: np.asarray(x) for p, x in names.leaves(variables).items()}
   path = tmp_path / f'w{suffix}'
   meta = {'note': 'mine'} if suffix == '.safetensors' else {}
   weights.write(path, weights.StoredWeights(arrays, meta, suffix))
@@ -231,21 +231,21 @@ def test_resnet20_of_someone_else_reaches_its_accuracy(images, low, high):
 def test_a_head_of_fewer_than_two_outputs_is_no_classifier(outputs):
   arrays = {'fc.weight': np.zeros((outputs, 4), np.float32)}
   with pytest.raises(errors.UserError, match=f'has {outputs} output'):
-    matching.count_classes(arrays)
+    names.count_classes(arrays)
 
 
 @pytest.mark.parametrize(
   'name', [n for n, f in networks.REGISTRY.items() if f.torch_name]
 )
 def test_the_classes_are_counted_off_the_files_of_every_family(name):
-  known = matching.head_names(networks.REGISTRY[name].torch_name)
+  known = names.head_names(networks.REGISTRY[name].torch_name)
   head = networks.REGISTRY[name].torch_name('head')
   arrays = {
     'features.classifier.0.weight': np.zeros((5, 4), np.float32),
     f'module.{head}.bias': np.zeros(7, np.float32),
     f'module.{head}.weight': np.zeros((7, 4), np.float32),
   }
-  assert matching.count_classes(arrays, known) == 7
+  assert names.count_classes(arrays, known) == 7
 
 
 def _sharded(folder):

@@ -11,7 +11,7 @@ import pytest
 from jax import numpy as jnp
 
 from cmu_jax.networks import weights
-from cmu_jax.networks.weights import matching
+from cmu_jax.networks.weights import matching, names
 
 
 def torch():
@@ -71,7 +71,7 @@ def random_variables(model, image, bound=0.4, seed=1):
 
 def state_dict(variables, torch_name):
   """Our variables as the arrays of a PyTorch state dict."""
-  layout = matching.Layout(matching.torch_names(variables, torch_name), True)
+  layout = names.Layout(names.torch_names(variables, torch_name), True)
   blank = dict.fromkeys(layout.names.values(), np.zeros((), np.float32))
   return weights.put_back(variables, blank, layout)
 

@@ -20,8 +20,8 @@ from cmu_jax.core.types import Variables
 from cmu_jax.networks import weights
 from cmu_jax.networks.clip import architecture, towers
 from cmu_jax.networks.clip.architecture import Sizes
-from cmu_jax.networks.weights import matching
-from cmu_jax.networks.weights.matching import Layout
+from cmu_jax.networks.weights import names
+from cmu_jax.networks.weights.names import Layout
 
 # Names that leave the sizes to config.json.
 FROM_CONFIG = ('clip', 'siglip')
@@ -155,7 +155,7 @@ def load(
     shapes = Variables(params, {})
   # Some files store a scalar as an array of one number, and some otherwise.
   shape = () if sizes.kind == 'clip' else (1,)
-  is_scalar = lambda n: n.rpartition('/')[2] in _SCALARS
+  is_scalar = lambda n: n.replace('/', '.').rpartition('.')[2] in _SCALARS
   arrays = {
     n: x.reshape(shape) if is_scalar(n) else x
     for n, x in stored.arrays.items()
@@ -178,7 +178,7 @@ def export(variables: Variables) -> tuple[weights.StoredWeights, Layout]:
   that `load` reads, given a config.json from `architecture.to_config`.
   """
   # `put_back` takes names and number types from leaves, not their values.
-  layout = Layout(matching.torch_names(variables, torch_name), True)
+  layout = Layout(names.torch_names(variables, torch_name), True)
   leaves = dict.fromkeys(layout.names.values(), np.zeros((), np.float32))
   arrays = weights.put_back(variables, leaves, layout)
   return weights.StoredWeights(arrays, {}, '.safetensors'), layout
@@ -194,10 +194,10 @@ def resolve_sizes(
       config.json that contradicts the name.
   """
   # The values are the sizes; a name from FROM_CONFIG has none.
-  names = {**architecture.PUBLISHED, **dict.fromkeys(FROM_CONFIG)}
-  if name not in names:
-    raise errors.unknown_name('CLIP', name, names)
-  published, config = names[name], architecture.find_config(path)
+  choices = {**architecture.PUBLISHED, **dict.fromkeys(FROM_CONFIG)}
+  if name not in choices:
+    raise errors.unknown_name('CLIP', name, choices)
+  published, config = choices[name], architecture.find_config(path)
   errors.check(
     published is not None or config is not None,
     f'{path}: the sizes of this CLIP are not known; put its config.json beside '

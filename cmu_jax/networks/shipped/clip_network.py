@@ -13,7 +13,7 @@ from cmu_jax.core.types import Model, Variables
 from cmu_jax.data.sources import pictures
 from cmu_jax.networks import clip, weights
 from cmu_jax.networks.clip import architecture, heads, prompts, zero_shot
-from cmu_jax.networks.weights.matching import Layout
+from cmu_jax.networks.weights.names import Layout
 
 NAMES = (*clip.PUBLISHED, *clip.FROM_CONFIG)
 _OPTIONS = ('head', 'sentences', 'image_size', 'dtype')

@@ -23,8 +23,8 @@ from cmu_jax.data.sources.pictures import PictureReader
 from cmu_jax.networks import clip, weights
 from cmu_jax.networks.clip import zero_shot
 from cmu_jax.networks.shipped import clip_network, user_data
-from cmu_jax.networks.weights import matching
-from cmu_jax.networks.weights.matching import Layout
+from cmu_jax.networks.weights import names
+from cmu_jax.networks.weights.names import Layout
 
 
 class ShippedNetwork(NamedTuple):
@@ -126,7 +126,7 @@ def load(
   stored = weights.read(path)
   side = user_data.read_side_file(path)
   facts = _merge_facts(path, overrides, side, {})
-  heads = matching.head_names(networks.REGISTRY[family].torch_name)
+  heads = names.head_names(networks.REGISTRY[family].torch_name)
   classes = weights.count_classes(stored.arrays, heads)
   network, variables, layout, pictures, notes = _fit_network(
     request, facts, stored, classes
@@ -146,7 +146,7 @@ def load(
     mean,
     std,
     facts['target'],
-    (*notes, *assumption),
+    (*_reading_notes(stored, layout), *notes, *assumption),
     side,
     write_companions=clip.config_writer(path) if config else None,
   )
@@ -181,9 +181,9 @@ def load_backbone(
   stored = weights.read(path)
   torch_name = networks.REGISTRY[name].torch_name
   # A head in the file is that of other classes.
-  heads = matching.head_names(torch_name)
+  heads = names.head_names(torch_name)
   arrays = {
-    n: x for n, x in stored.arrays.items() if not matching.is_head(n, heads)
+    n: x for n, x in stored.arrays.items() if not names.is_head(n, heads)
   }
   params = {k: v for k, v in shapes.params.items() if k != 'head'}
   body, layout = weights.fit(
@@ -202,6 +202,13 @@ def load_backbone(
 def _variable_shapes(model: Model, image_shape: tuple[int, ...]) -> Variables:
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   return jax.eval_shape(model.init, jax.random.key(0), image)
+
+
+def _reading_notes(
+  stored: weights.StoredWeights, layout: Layout
+) -> tuple[str, ...]:
+  """Sentences on files, names and arrays that were not taken as they are."""
+  return (*stored.notes, *names.describe(stored.arrays, layout))
 
 
 def _read_config_options(
@@ -245,7 +252,11 @@ def _load_clip(
     mean,
     std,
     facts['target'],
-    (*assumption, *classifier.notes),
+    (
+      *_reading_notes(classifier.loaded.stored, classifier.loaded.layout),
+      *assumption,
+      *classifier.notes,
+    ),
     side,
     reader,
     functools.partial(clip_network.write_head_and_config, classifier, path),
@@ -365,6 +376,6 @@ def _parse_model(text: str) -> tuple[str, dict[str, Any]]:
       f"--model option '{item}' needs a value: write {key}=VALUE",
     )
     options[key.strip()] = literals.parse_untyped(value.strip())
-  if name not in (names := (*networks.REGISTRY, *clip_network.NAMES)):
-    raise errors.unknown_name('--model', name, names)
+  if name not in (choices := (*networks.REGISTRY, *clip_network.NAMES)):
+    raise errors.unknown_name('--model', name, choices)
   return name, options

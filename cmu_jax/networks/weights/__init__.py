@@ -1,12 +1,14 @@
 """A user's weights: files of four formats, and names of two conventions.
 
-`formats` reads a file into flat arrays by name and writes them back. `matching`
-fits the arrays to a network's variables and puts them back, so that repaired
-weights keep the format, names and precision of the user's file.
+`formats` reads a file into flat arrays by name and writes them back. `names`
+finds the place of a network's variables among them. `matching` fits the arrays
+to the variables and puts them back, so that repaired weights keep the format,
+names and precision of the user's file.
 """
 
 from cmu_jax.networks.weights.formats import read, write
-from cmu_jax.networks.weights.matching import count_classes, fit, put_back
+from cmu_jax.networks.weights.matching import fit, put_back
+from cmu_jax.networks.weights.names import count_classes
 from cmu_jax.networks.weights.stored import StoredWeights, locate
 
 __all__ = [

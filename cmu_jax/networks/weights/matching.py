@@ -1,132 +1,22 @@
 """Matches stored arrays to a network's variables and back, by name.
 
-Two conventions are recognised by the names in the file:
-
-* ours: 'params/body/conv1/kernel' and 'batch_stats/body/norm1/mean', also with
-  dots, below any prefix ('variables', 'model'), or without 'params' (Flax
-  ports); the state of a training may lie beside them;
-* PyTorch's state dicts, through the family's `torch_name`, also below a prefix
-  such as 'module.' (DataParallel) or '_orig_mod.' (torch.compile). The leaves:
-
-      ours                  PyTorch              layout
-      kernel, 4 axes        weight               h w i o  <->  o i h w
-      kernel, 2 axes        weight               i o      <->  o i
-      scale, bias           weight, bias         unchanged
-      mean, var             running_mean, _var   unchanged
-      others                by their full path   unchanged
-
-  The head may be called fc, linear, classifier or head. Counters of batches
-  (num_batches_tracked) and other arrays that are no parameters are ignored and
-  stay in the file.
-
-A family may know further layouts, some of which stack several leaves in a
-single array.
+The place of each array is found by `names`. A family may know further layouts,
+some of which stack several leaves in a single array.
 """
 
-import types
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax.core import errors, tree
+from cmu_jax.core import errors
 from cmu_jax.core.types import Variables
+from cmu_jax.networks.weights import names
+from cmu_jax.networks.weights.names import Layout
 
-HEADS = ('fc', 'linear', 'classifier', 'head', 'heads.head')
-_TORCH_LEAVES = {
-  'kernel': 'weight',
-  'scale': 'weight',
-  'bias': 'bias',
-  'mean': 'running_mean',
-  'var': 'running_var',
-}
-_PREFIXES = ('module.', '_orig_mod.', 'model.', 'state_dict.', 'net.')
-# Prefixes of the body alone: the head beside it has none.
-_BODY_PREFIXES = ('dinov2.', 'dinov2_with_registers.')
-_IGNORED = (
-  'num_batches_tracked',
-  'position_ids',
-  'input_resolution',
-  'context_length',
-  'vocab_size',
-  'mask_token',
-)
-# Further fields of the state of a training, such as Flax's TrainState.
-_TRAINING_FIELDS = (
-  'step',
-  'epoch',
-  'opt_state',
-  'optimizer',
-  'rng',
-  'dropout_rng',
-)
 _MAX_PROBLEMS = 20
-
-
-class Layout(NamedTuple):
-  """The place of every leaf of a network in a file.
-
-  Attributes:
-    names: path of a leaf, 'params/body/conv1/kernel', to its stored name.
-      Leaves without a name are made from others and are not stored.
-    torch: True if kernels are stored as in PyTorch.
-    thirds: index of a leaf among the three that share an array, by path;
-      other leaves have an array to themselves.
-    untransposed: kernels that are stored as ours although `torch` is true.
-  """
-
-  names: dict[str, str]
-  torch: bool
-  thirds: Mapping[str, int] = types.MappingProxyType({})
-  untransposed: frozenset[str] = frozenset()
-
-
-def head_names(torch_name: Callable[[str], str] | None) -> tuple[str, ...]:
-  """Possible names of the last layer in the files of a family.
-
-  Args:
-    torch_name: see `networks.Family`; its own name for the head is included.
-  """
-  names = HEADS if torch_name is None else (*HEADS, torch_name('head'))
-  return tuple(dict.fromkeys(names))
-
-
-def is_head(name: str, heads: Collection[str]) -> bool:
-  """True if an array belongs to a last layer with one of the given names."""
-  module = name.replace('/', '.').rpartition('.')[0]
-  return any(module == head or module.endswith(f'.{head}') for head in heads)
-
-
-def count_classes(
-  arrays: dict[str, np.ndarray], heads: Collection[str] = HEADS
-) -> int:
-  """Reads the number of outputs off the shape of the head.
-
-  Args:
-    arrays: by stored name.
-    heads: possible names of the head, see `head_names`.
-
-  Raises:
-    UserError: there is no head, or it has fewer than two outputs.
-  """
-  for name, array in arrays.items():
-    # A bias belongs to the head as well, but the matrix tells both its axes.
-    if array.ndim == 2 and is_head(name, heads):
-      torch = name.replace('/', '.').endswith('.weight')
-      count = int(array.shape[0 if torch else 1])
-      errors.check(
-        count >= 2,
-        f"the head '{name}' has {count} output{'' if count == 1 else 's'}; a "
-        'classifier has one for each of at least 2 classes',
-      )
-      return count
-  raise errors.UserError(
-    'the weights hold no head, a matrix called '
-    f'{", ".join(f"{head}.weight" for head in heads)} or head/kernel; is it a '
-    'classifier?'
-  )
 
 
 def fit(
@@ -152,8 +42,10 @@ def fit(
     UserError: names are missing or superfluous, a shape differs, a value is
       not finite. Every mismatch is one line.
   """
-  leaves = _leaves(template)
-  layout = _choose_layout(arrays, leaves, torch_name, extra_layout)
+  leaves = names.leaves(template)
+  layout = names.choose_layout(
+    arrays, list(leaves), torch_name, extra_layout, source
+  )
   problems = _find_problems(arrays, leaves, layout)
   if problems:
     lines = [f'{source}: {problem}' for problem in problems[:_MAX_PROBLEMS]]
@@ -180,7 +72,7 @@ def take(
     jnp.asarray(_to_leaf(path, arrays[layout.names[path]], layout), jnp.float32)
     if path in layout.names
     else leaf
-    for path, leaf in _leaves(template).items()
+    for path, leaf in names.leaves(template).items()
   ]
   return jax.tree.unflatten(jax.tree.structure(template), values)
 
@@ -195,7 +87,7 @@ def put_back(
   the range of its type becomes float32.
   """
   result = dict(arrays)
-  for path, leaf in _leaves(variables).items():
+  for path, leaf in names.leaves(variables).items():
     if path not in layout.names:
       continue
     name = layout.names[path]
@@ -224,83 +116,21 @@ def _cast(value: np.ndarray, stored: np.ndarray) -> np.ndarray:
   return cast if np.isfinite(cast).all() else value
 
 
-def torch_names(
-  template: Variables, torch_name: Callable[[str], str]
-) -> dict[str, str]:
-  """PyTorch's name of every leaf: the table that `fit` uses."""
-  return {
-    path: _torch_leaf_name(path, torch_name) for path in _leaves(template)
-  }
-
-
-def _leaves(variables: Any) -> dict[str, Any]:
-  """Leaves by path, 'params/body/conv1/kernel'."""
-  leaves = tree.leaves_by_path(variables)
-  return {'/'.join(path): leaf for path, leaf in leaves.items()}
-
-
-def _torch_leaf_name(path: str, torch_name: Callable[[str], str]) -> str:
-  module, _, leaf = path.partition('/')[2].rpartition('/')
-  # A free parameter, such as a class token: the family names it by its path.
-  if leaf not in _TORCH_LEAVES:
-    return torch_name(f'{module}/{leaf}')
-  name = torch_name(module)
-  return f'{name}{"" if name.endswith("_") else "."}{_TORCH_LEAVES[leaf]}'
-
-
-def _choose_layout(
-  arrays: dict[str, np.ndarray],
-  leaves: dict[str, Any],
-  torch_name: Callable[[str], str] | None,
-  extra_layout: Callable[[list[str]], Layout] | None,
-) -> Layout:
-  """Finds the convention that explains most names."""
-  options = [
-    Layout({p: prefix + p.replace('/', mark) for p in leaves}, False)
-    for mark in '/.'
-    for prefix in _find_prefixes(arrays, next(iter(leaves)).replace('/', mark))
-  ]
-  flax_port = {path: path.removeprefix('params/') for path in leaves}
-  options.append(Layout(flax_port, False))
-  if torch_name is not None:
-    plain = {path: _torch_leaf_name(path, torch_name) for path in leaves}
-    # Users rename the head of a published network and wrap the network, so
-    # that every pair of head and prefix is tried.
-    for head in (None, *HEADS):
-      for prefix in ('', *_PREFIXES, *_BODY_PREFIXES):
-        names = {
-          path: _rename(path, name, prefix, head)
-          for path, name in plain.items()
-        }
-        options.append(Layout(names, True))
-  if extra_layout is not None:
-    options.append(extra_layout(list(leaves)))
-  # Most, not all: the errors then name the few arrays that are wrong.
-  return max(options, key=lambda o: len(arrays.keys() & set(o.names.values())))
-
-
-def _find_prefixes(arrays: Collection[str], leaf: str) -> list[str]:
-  """Prefixes of a leaf's name in a file, the shortest first."""
-  prefixes = [name.removesuffix(leaf) for name in arrays if name.endswith(leaf)]
-  return sorted({'', *prefixes}, key=len)
-
-
-def _rename(path: str, name: str, prefix: str, head: str | None) -> str:
-  """PyTorch's name of a leaf in a wrapper, with another name of the head."""
-  if not path.startswith('params/head/'):
-    return prefix + name
-  renamed = f'{head}.{name.rpartition(".")[2]}' if head else name
-  return renamed if prefix in _BODY_PREFIXES else prefix + renamed
-
-
 def _find_problems(
   arrays: dict[str, np.ndarray], leaves: dict[str, Any], layout: Layout
 ) -> list[str]:
   """One line for each mismatch."""
   used = dict.fromkeys(layout.names.values())
   missing = [n for n in used if n not in arrays]
-  extra = [n for n in arrays if n not in used and not _may_remain(n, layout)]
+  unused = [n for n in arrays if n not in used]
+  extra = [n for n in unused if not names.may_remain(n, layout)]
   problems = [f"'{n}' is missing; is it another network?" for n in missing]
+  statistics = {n for p, n in layout.names.items() if p.startswith('batch_st')}
+  if statistics and statistics == {*missing}:
+    problems = [
+      f"the file lacks the statistics of BatchNorm ('{missing[0]}' and "
+      f'{len(missing) - 1} more); save them beside the parameters'
+    ]
   problems += [f"'{n}' belongs to no part of the network" for n in extra]
   integers: dict[str, str] = {}
   for path, leaf in leaves.items():
@@ -333,12 +163,6 @@ def _find_problems(
     )
   # Leaves that share an array report its problems three times.
   return list(dict.fromkeys(problems))
-
-
-def _may_remain(name: str, layout: Layout) -> bool:
-  """True if an array that no leaf uses may lie in the file."""
-  training = not layout.torch and name.split('/')[0] in _TRAINING_FIELDS
-  return training or name.endswith(_IGNORED)
 
 
 def _stored_shape(
