@@ -110,9 +110,11 @@ def test_a_network_that_the_trigger_does_not_move_stays_as_it_is(
 def test_label_noise_with_class_names_a_test_folder_and_one_colour_image(
   poisoned, tmp_path
 ):
-  folder, _ = poisoned
+  folder, (digits, _) = poisoned
   names = [f'class{i}' for i in range(10)]
-  bad = repair_case.pictures(tmp_path / 'bad', {n: 3 for n in names})
+  bad = repair_case.pictures(tmp_path / 'bad', {n: 0 for n in names})
+  for i, pixels in enumerate(np.asarray(digits.image)[:30, :, :, 0]):
+    PIL.Image.fromarray(pixels).save(bad / f'class{i % 10}' / f'{i}.png')
   PIL.Image.new('L', (8, 8), 77).convert('P').save(bad / 'class3' / 'p.png')
   test = repair_case.pictures(tmp_path / 'test', {'class1': 2, 'class9': 2})
   shutil.copy(folder / 'w.npz', tmp_path)

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 
 from cmu_jax import audits
 from cmu_jax.audits import shadow, signals
-from cmu_jax.commands import frame
+from cmu_jax.commands import frame, readings
 from cmu_jax.commands.audit.npz_points import AuditPoints
 from cmu_jax.commands.requests import AuditRequest
 from cmu_jax.core import errors, provenance, rng
@@ -61,6 +61,8 @@ def read_case(request: AuditRequest) -> AuditCase:
   # Members, non-members and further pictures by position.
   source = np.repeat(np.arange(len(parts)), [p.label.shape[0] for p in parts])
   _check_disjoint(request, np.asarray(pool.image), source)
+  # Nothing can be told from a network that does not know its pictures.
+  readings.check_labelled(network, parts[0], f'--members={request.members}')
   return AuditCase(network, pool, source == 0, source == 2)
 
 

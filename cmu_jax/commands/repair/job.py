@@ -5,7 +5,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax.commands import frame
+from cmu_jax.commands import frame, readings
 from cmu_jax.commands.repair import edit, page
 from cmu_jax.commands.repair.subject import RepairCase, read_case
 from cmu_jax.commands.requests import RepairRequest
@@ -30,11 +30,25 @@ def run(request: RepairRequest) -> Info:
       written.
   """
   case = read_case(request)
+  _check_reading(request, case)
 
   def compute(settings: Info, out: pathlib.Path) -> tuple[Info, frame.Report]:
     return _repair(request, case, settings, out), page.REPORT
 
   return frame.run_job(request, _settings(request, case), compute)
+
+
+def _check_reading(request: RepairRequest, case: RepairCase) -> None:
+  """Refuses a network that does not read its pictures as in its training."""
+  network = case.network
+  if case.test is not None:
+    readings.check_labelled(network, case.test, f'--test={request.test}')
+  if request.kind == 'poison':
+    return
+  source = f'--proxy={request.proxy}'
+  if request.labels == 'true':
+    readings.check_labelled(network, case.bad, source)
+  readings.check_unlabelled(network, case.bad.image, source)
 
 
 def _settings(request: RepairRequest, case: RepairCase) -> Info:

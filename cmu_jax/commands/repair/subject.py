@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from cmu_jax.commands import frame
+from cmu_jax.commands import frame, readings
 from cmu_jax.commands.requests import RepairRequest
 from cmu_jax.core import errors
 from cmu_jax.core.types import Batch, Network, Trigger
@@ -100,6 +100,9 @@ def _add_trigger(request: RepairRequest, case: RepairCase) -> RepairCase:
   pictures = shipped.read_same_shape(
     request.ordinary, case.bad.image, network.reader
   ).image
+  readings.check_unlabelled(
+    network, jnp.asarray(pictures), f'--ordinary={request.ordinary}'
+  )
   trigger = locate_trigger(np.asarray(case.bad.image), pictures)
   batch = Batch(
     jnp.asarray(pictures),

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cmu_jax import audits
-from cmu_jax.commands import frame
+from cmu_jax.commands import frame, readings
 from cmu_jax.commands.requests import UnlearnRequest
 from cmu_jax.commands.unlearn import page
 from cmu_jax.core import config as config_lib
@@ -100,6 +100,14 @@ def _read_case(request: UnlearnRequest) -> UnlearnCase:
     else shipped.read_labelled(root, image, network.class_names, network.reader)
     for root in (request.retain, request.test)
   )
+  # The labels of pictures to forget may be wrong, and the network right.
+  for flag, root, batch, sure in (
+    ('retain', request.retain, retain, True),
+    ('test', request.test, test, True),
+    ('forget', request.forget, forget, False),
+  ):
+    if batch is not None:
+      readings.check_labelled(network, batch, f'--{flag}={root}', sure)
   return UnlearnCase(network, forget, retain, test)
 
 

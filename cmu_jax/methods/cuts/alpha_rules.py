@@ -88,6 +88,12 @@ def neighbour_count(samples: int, num_classes: int) -> int:
   return k
 
 
+def least_support(k: int) -> int:
+  """Samples that a class needs to count as predicted."""
+  # As in the released code: k + 1 samples for k = 1 and 2, else k.
+  return min(k + 1, max(3, k))
+
+
 def required_classes(num_classes: int, class_share: float) -> int:
   """R = max(2, min(C, ceil(gamma C)))."""
   # 0.07 * 100 is 7.000000000000001 in floating point, and 7 classes are meant.
@@ -179,9 +185,7 @@ def combine_agreement(
   chance = jnp.sum(probability**2, axis=-1)
   adjusted = (self_agreement - chance) / jnp.maximum(_EPSILON, 1 - chance)
   effective = 1 / jnp.maximum(_EPSILON, chance)
-  # As in the released code: k + 1 samples for k = 1 and 2, else k.
-  support = min(k + 1, max(3, k))
-  supported = jnp.sum(counts >= support, axis=-1)
+  supported = jnp.sum(counts >= least_support(k), axis=-1)
   lacking = jnp.maximum(0, required - supported).astype(self_agreement.dtype)
   penalty_effective = jnp.maximum(0.0, required - effective) / required
   penalty_coverage = lacking / required

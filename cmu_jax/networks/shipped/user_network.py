@@ -46,6 +46,7 @@ class ShippedNetwork(NamedTuple):
     reader: reads pictures as the network needs them; None for full pictures.
     write_companions: (path of written weights) -> None, writes the files that
       they need beside them; None where there are none.
+    channels: their order, 'rgb' or 'bgr'.
   """
 
   model: Model
@@ -62,6 +63,7 @@ class ShippedNetwork(NamedTuple):
   side: dict[str, Any]
   reader: PictureReader | None = None
   write_companions: Callable[[pathlib.Path], None] | None = None
+  channels: str = 'rgb'
 
   @property
   def classifier(self) -> Network:
@@ -140,7 +142,7 @@ def load(
     variables,
     stored,
     layout,
-    input_step.make(mean, std, channels=facts['channels'] or 'rgb'),
+    input_step.make(mean, std, channels=facts['channels']),
     pictures,
     class_names,
     mean,
@@ -149,6 +151,7 @@ def load(
     (*_reading_notes(stored, layout), *notes, *assumption),
     side,
     write_companions=clip.config_writer(path) if config else None,
+    channels=facts['channels'],
   )
 
 
@@ -246,7 +249,7 @@ def _load_clip(
     classifier.variables,
     classifier.loaded.stored,
     classifier.layout,
-    input_step.make(mean, std, channels=facts['channels'] or 'rgb'),
+    input_step.make(mean, std, channels=facts['channels']),
     pictures,
     class_names,
     mean,
@@ -260,6 +263,7 @@ def _load_clip(
     side,
     reader,
     functools.partial(clip_network.write_head_and_config, classifier, path),
+    facts['channels'],
   )
 
 
@@ -356,6 +360,7 @@ def _merge_facts(
     # 0 is a target and a mean: only None counts as absent.
     values = (source.get(field) for source in (overrides, side, usual))
     facts[field] = next((v for v in values if v is not None), None)
+  facts['channels'] = facts['channels'] or 'rgb'
   errors.check(
     facts['mean'] is not None and facts['std'] is not None,
     'how the network normalises its pictures is not known: give --mean and '
