@@ -41,7 +41,7 @@ def ship(folder, classes=4):
   return folder
 
 
-def words(folder, command, out, **changes):
+def words(folder, command, place, **changes):
   """The arguments of a quick call of a command; None leaves a flag out."""
   network = {'weights': folder / 'w.npz', 'model': 'fc:width=16'}
   flags = {
@@ -62,8 +62,8 @@ def words(folder, command, out, **changes):
     'audit': {'scores': folder / 'scores.npz', 'replicates': 20},
     'study': {'config': f'{REPOSITORY / "configs/cuts_digits.py"}:smoke'},
   }[command]
-  place = 'workdir' if command == 'study' else 'out'
-  values = {**flags, place: out, **changes}
+  name = 'workdir' if command == 'study' else 'out'
+  values = {**flags, name: place, **changes}
   return [command, *(f'--{k}={v}' for k, v in values.items() if v is not None)]
 
 

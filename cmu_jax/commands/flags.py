@@ -20,6 +20,17 @@ R = TypeVar('R', bound=tuple)
 _SAMPLES: dict[Any, Any] = {bool: True, int: 1, float: 1.0, str: ''}
 # () -> (request -> results, results -> printed text); imports JAX.
 Load = Callable[[], tuple[Callable[[Any], Any], Callable[[Any], str]]]
+# Beyond these, a typing error is more likely than a wish.
+_LARGEST = {
+  'epochs': 100_000,
+  'steps': 10_000_000,
+  'batch_size': 1_000_000,
+  'image_size': 10_000,
+  'refs': 10_000,
+  'replicates': 1_000_000,
+  'pad': 10_000,
+  'seed': 2**31 - 1,
+}
 _MEMORY_REMEDY = 'lower --batch_size, or give fewer or smaller pictures'
 _FLAG = re.compile(
   r'^  --(\w+)=(\S+)(?: {2,}(.*)|)((?:\n {10,}\S.*)*)', re.MULTILINE
@@ -78,6 +89,12 @@ def check(command: Command, request: Any) -> Any:
       '--mean and --std go together: give both',
     )
     check_positive(request, 'image_size', 'learning_rate', 'batch_size')
+  for name, limit in _LARGEST.items():
+    value = getattr(request, name, None)
+    errors.check(
+      value is None or value <= limit,
+      f'--{name} is {value}; it may be at most {limit}',
+    )
   command.check(request)
   return request
 

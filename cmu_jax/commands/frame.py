@@ -99,7 +99,7 @@ def run_job(
       an input under the name of an output.
   """
   settings = {**request._asdict(), **settings}
-  out = pathlib.Path(request.out).expanduser()
+  out = files.expand(request.out)
   workdir.check_inputs(out, request)
   with workdir.open_run(out, settings, '--out'):
     computed, report = compute(settings, out)

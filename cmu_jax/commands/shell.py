@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from cmu_jax.commands import terminal
-from cmu_jax.core import errors
+from cmu_jax.core import errors, files
 
 # In the cache of compiled programs: its time is that of the last check.
 _CHECK_STAMP = '.checked'
@@ -133,11 +133,11 @@ def set_up() -> None:
   if not _has_accelerator():
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   cache = os.environ.get('CMU_JAX_CACHE') or '~/.cache/cmu_jax'
-  folder = pathlib.Path(cache).expanduser() / 'jax'
   try:
+    folder = files.expand(cache) / 'jax'
     folder.mkdir(parents=True, exist_ok=True)
     remove_truncated_programs(folder)
-  except OSError as error:
+  except (OSError, errors.UserError) as error:
     print(f'no compilation cache: {error}', file=sys.stderr)
     return
   # A program that cannot be stored is compiled again: no action is needed.

@@ -40,7 +40,7 @@ def _run(argv: Sequence[str]) -> int:
   # The flags of XLA are read once, at its first compilation.
   if loaded.config.get('smoke'):
     shell.compile_quickly()
-  folder = pathlib.Path(flags.workdir or f'runs/{loaded.name}').expanduser()
+  folder = files.expand(flags.workdir or f'runs/{loaded.name}')
   if flags.sweep and _claims_folder(loaded.config):
     return run_grid(
       loaded,

@@ -28,9 +28,10 @@ _STDOUT, _STDERR = 1, 2
 class _Stream(io.FileIO):
   """A standard stream that turns silent when it cannot be written."""
 
-  def write(self, data: Any) -> int | None:
+  def write(self, data: Any, /) -> int:
     try:
-      return super().write(data)
+      # None where a descriptor that does not wait is full.
+      return super().write(data) or 0
     except OSError as error:
       # The descriptor, not the object: XLA writes to it as well.
       _open_null(self.fileno())

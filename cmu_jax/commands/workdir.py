@@ -116,7 +116,7 @@ def _existing_inputs(request: Any) -> Iterator[tuple[str, pathlib.Path]]:
     value = getattr(request, flag, None) or ''
     # A model may have the file of a head among its options.
     texts = _HEAD_OPTION.findall(value) if flag == 'model' else [value]
-    for path in (pathlib.Path(text).expanduser() for text in texts if text):
+    for path in (files.expand(text) for text in texts if text):
       if path.exists():
         yield flag, path
 

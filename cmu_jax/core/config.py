@@ -120,7 +120,7 @@ def _pin_weights(config: ml_collections.ConfigDict) -> None:
     return
   # Other weights at the same path are then another run; so is another
   # config.json beside them, which describes the network.
-  path = pathlib.Path(model.weights).expanduser()
+  path = files.expand(model.weights)
   digest = files.digest(path, path.parent / 'config.json')
   errors.check(
     model.weights_sha256 in ('', digest),

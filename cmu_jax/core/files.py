@@ -16,6 +16,32 @@ from cmu_jax.core import errors
 _TEMPORARY = re.compile(r'\..+\.[a-z0-9_]{8}\.part')
 
 
+def expand(path: os.PathLike | str) -> pathlib.Path:
+  """Replaces ~ in the path of a user, and checks that a file can have it.
+
+  Raises:
+    UserError: the home folder is unknown, or the name is too long or holds a
+      null character.
+  """
+  try:
+    expanded = pathlib.Path(path).expanduser()
+    # An absent file is the business of the caller.
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+      expanded.stat()
+  except RuntimeError as error:
+    raise errors.UserError(
+      f'{path}: the home folder of ~ is unknown; write the path without ~'
+    ) from error
+  except (OSError, ValueError) as error:
+    text = str(path)
+    shown = text if len(text) < 100 else f'{text[:60]}...'
+    reason = getattr(error, 'strerror', None) or error
+    raise errors.UserError(
+      f'cannot use the path {shown!r}: {reason}'
+    ) from error
+  return expanded
+
+
 @contextlib.contextmanager
 def atomic_path(path: os.PathLike | str) -> Iterator[pathlib.Path]:
   """Yields a temporary path that becomes `path` if the block succeeds.

@@ -102,17 +102,18 @@ def announce_compilations() -> None:
   """Names each program on stderr that takes XLA longer than three seconds."""
   ends: dict[int, threading.Event] = {}
 
-  def begin(event: str, value: float, fun_name: str = '', **_: Any) -> None:
+  def begin(event: str, value: float, **facts: str | int) -> None:
     if event != _COMPILATION:
       return
     end = ends[threading.get_ident()] = threading.Event()
-    program = fun_name.removeprefix('jit(').removesuffix(')')
+    name = str(facts.get('fun_name', ''))
+    program = name.removeprefix('jit(').removesuffix(')')
     names = program, progress.current_title()
     text = ' of '.join(filter(None, names)) or 'a program'
     # The compiling thread cannot print.
     threading.Thread(target=_announce, args=(text, end), daemon=True).start()
 
-  def finish(event: str, duration: float, **_: Any) -> None:
+  def finish(event: str, duration_secs: float, **_: str | int) -> None:
     if event == _COMPILATION:
       ends.pop(threading.get_ident(), threading.Event()).set()
 

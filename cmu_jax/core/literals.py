@@ -8,6 +8,8 @@ from typing import Any
 
 from cmu_jax.core import errors
 
+# Of 32 bits.
+_LARGEST: dict[type, float] = {int: 2**31 - 1, float: 3.4028235e38}
 _KINDS = {
   bool: 'true or false',
   int: 'an int',
@@ -33,12 +35,27 @@ def parse(text: str, like: Any, field: str, separator: str = ',') -> Any:
     UserError: the text is not of that type.
   """
   try:
-    return _parse_like(text.strip(), like, separator)
+    value = _parse_like(text.strip(), like, separator)
   except (ValueError, SyntaxError) as error:
     kind = _KINDS.get(type(like), type(like).__name__)
     raise errors.UserError(
       f'{field} takes {kind} (now {like!r}), not {text!r}'
     ) from error
+  _check_size(value, field)
+  return value
+
+
+def _check_size(value: Any, field: str) -> None:
+  """Refuses numbers that a device cannot hold."""
+  if isinstance(value, (tuple, list)):
+    for item in value:
+      _check_size(item, field)
+  limit = _LARGEST.get(type(value))
+  # Infinity has an error of its own.
+  if limit is not None and math.isfinite(value):
+    errors.check(
+      abs(value) <= limit, f'{field} is {value}; the limit is {limit:g}'
+    )
 
 
 def parse_untyped(text: str) -> Any:

@@ -1,11 +1,10 @@
 """The points of an audit: arrays read from a file and checked."""
 
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
-from cmu_jax.core import errors
+from cmu_jax.core import errors, files
 from cmu_jax.data.sources import npz
 
 _SCORES = ('member_scores', 'other_scores')
@@ -67,7 +66,7 @@ def read_points(path: str) -> AuditPoints:
       whose shape, type or values do not fit.
   """
   arrays = npz.read_arrays(
-    pathlib.Path(path).expanduser(), 'see python -m cmu_jax audit --help'
+    files.expand(path), 'see python -m cmu_jax audit --help'
   )
   # A misspelled array would silently weaken the attacks.
   for name in arrays:

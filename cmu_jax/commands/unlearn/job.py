@@ -14,7 +14,7 @@ from cmu_jax.commands import frame, readings
 from cmu_jax.commands.requests import UnlearnRequest
 from cmu_jax.commands.unlearn import page
 from cmu_jax.core import config as config_lib
-from cmu_jax.core import errors, provenance, rng, store
+from cmu_jax.core import errors, files, provenance, rng, store
 from cmu_jax.core.types import (
   Batch,
   Info,
@@ -77,7 +77,7 @@ def run(request: UnlearnRequest) -> Info:
   results = frame.run_job(request, _settings(request, case), compute)
   # Only now: until the report is written, a kill may repeat the whole job.
   address = config_lib.fingerprint(results['settings'])
-  store.remove_checkpoint(pathlib.Path(request.out).expanduser(), address)
+  store.remove_checkpoint(files.expand(request.out), address)
   return results
 
 

@@ -1,6 +1,5 @@
 """Protocol of a kind of corruption, and helpers that several kinds share."""
 
-import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 from ml_collections import ConfigDict
 
-from cmu_jax.core import errors
+from cmu_jax.core import errors, files
 from cmu_jax.core.types import Corruption, Info, PRNGKey, Trigger
 from cmu_jax.data import splits
 from cmu_jax.data.sources import npz
@@ -143,7 +142,7 @@ def read_arrays(
   """
   setting = f'config.corruption.{field}'
   errors.check(path, f'{setting} is empty; give the path of an .npz file')
-  file = pathlib.Path(path).expanduser()
+  file = files.expand(path)
   errors.check(file.is_file(), f'{setting}: the file {file} does not exist')
   try:
     arrays = npz.read_arrays(file, 'save it with np.savez')

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cmu_jax.core import files, progress
+from cmu_jax.core import errors, files, progress
 from cmu_jax.data.sources.common import SplitArrays
 
 # Raised when the layout of a cache folder changes: old folders are left alone.
@@ -31,7 +31,7 @@ BLOCK = 1 << 26
 def default_dir() -> pathlib.Path:
   """Returns $CMU_JAX_CACHE, or ~/.cache/cmu_jax."""
   folder = os.environ.get('CMU_JAX_CACHE') or '~/.cache/cmu_jax'
-  return pathlib.Path(folder).expanduser()
+  return files.expand(folder)
 
 
 def cache_folder(
@@ -140,7 +140,13 @@ def read_or_build(
     facts: JSON values that change whenever the arrays would.
     build: decodes the source.
   """
-  parent = default_dir() if root is None else pathlib.Path(root).expanduser()
+  try:
+    parent = default_dir() if root is None else files.expand(root)
+  except errors.UserError as error:
+    if root is not None:
+      raise
+    _warn(f'no data cache: {error}')
+    return build()
   folder = cache_folder(parent, name, facts)
   arrays = read(folder)
   if arrays is None:

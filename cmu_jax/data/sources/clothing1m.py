@@ -17,7 +17,7 @@ import pathlib
 import numpy as np
 from jaxtyping import Int
 
-from cmu_jax.core import errors
+from cmu_jax.core import errors, files
 from cmu_jax.data.sources import common, pictures
 from cmu_jax.data.sources.common import Source, SourceOptions, SplitArrays
 
@@ -140,7 +140,7 @@ def find(spec: str, options: SourceOptions) -> Source:
       malformed, or image_size is not set; when it is built, a broken image.
   """
   errors.check(spec, "'clothing1m' needs a path; write 'clothing1m:PATH'")
-  root = pathlib.Path(spec).expanduser()
+  root = files.expand(spec)
   side = options.image_size
   if side is None:
     raise errors.UserError(

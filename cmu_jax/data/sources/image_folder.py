@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmu_jax.core import errors
+from cmu_jax.core import errors, files
 from cmu_jax.data.sources import common, picture_files, pictures
 from cmu_jax.data.sources.common import Source, SourceOptions, SplitArrays
 
@@ -198,7 +198,7 @@ def find(spec: str, options: SourceOptions) -> Source:
       is built, an image is broken or of another size than the first.
   """
   errors.check(spec, "'folder' needs a path; write 'folder:PATH'")
-  root = pathlib.Path(spec).expanduser()
+  root = files.expand(spec)
   with common.check_readable(root):
     errors.check(
       root.is_dir(),

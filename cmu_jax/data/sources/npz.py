@@ -13,7 +13,7 @@ import zlib
 
 import numpy as np
 
-from cmu_jax.core import errors
+from cmu_jax.core import errors, files
 from cmu_jax.data.sources import common
 from cmu_jax.data.sources.common import Source, SourceOptions, SplitArrays
 
@@ -152,7 +152,7 @@ def find(spec: str, options: SourceOptions) -> Source:
     options.image_size is None,
     'image_size does not apply to npz; store images of the size you want',
   )
-  path = pathlib.Path(spec).expanduser()
+  path = files.expand(spec)
   with common.check_readable(path):
     errors.check(
       path.is_file(), f'the file {path} does not exist; check npz:PATH'

@@ -18,7 +18,7 @@ import PIL.Image
 from google.protobuf import json_format
 from jaxtyping import Int, UInt8
 
-from cmu_jax.core import errors
+from cmu_jax.core import errors, files
 from cmu_jax.data.sources import common, pictures
 from cmu_jax.data.sources.common import Source, SourceOptions, SplitArrays
 
@@ -60,7 +60,7 @@ def _known_sets() -> list[str]:
 
 def _data_dir(options: SourceOptions) -> pathlib.Path:
   default = _tfds().core.constants.DATA_DIR
-  return pathlib.Path(options.data_dir or default).expanduser()
+  return files.expand(options.data_dir or default)
 
 
 def _versions(folder: pathlib.Path) -> dict[str, pathlib.Path]:

@@ -116,7 +116,7 @@ _TEXT_FIELDS = {
 def config_path(path: os.PathLike | str) -> pathlib.Path:
   """The name of the config that belongs to a single weights file."""
   # A folder of results has a config.json of its own: that of the run.
-  weights = pathlib.Path(path).expanduser()
+  weights = files.expand(path)
   return weights.with_name(f'{weights.name}.config.json')
 
 

@@ -185,7 +185,7 @@ def read(path: os.PathLike | str) -> Head:
   Raises:
     UserError: another file.
   """
-  path = pathlib.Path(path).expanduser()
+  path = files.expand(path)
   errors.check(path.is_file(), f'the head {path} does not exist')
   arrays = npz.read_arrays(path, _REMEDY)
   errors.check(

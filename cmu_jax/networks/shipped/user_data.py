@@ -74,7 +74,7 @@ def read_side_file(path: os.PathLike | str) -> dict[str, Any]:
 
 def side_file_names(path: os.PathLike | str) -> tuple[pathlib.Path, ...]:
   """Names that the side file of weights may have, the usual name first."""
-  weights = pathlib.Path(path).expanduser()
+  weights = files.expand(path)
   # A folder of weights shares no name with a file of facts.
   if weights.is_dir():
     return ()
@@ -181,7 +181,7 @@ def read_pictures(
   Raises:
     UserError: nothing there, or pictures that do not fit.
   """
-  path = pathlib.Path(root).expanduser()
+  path = files.expand(root)
   if path.suffix != '.npz':
     return image_folder.read_folder(path, image_size, channels, reader)
   errors.check(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from cmu_jax import networks
-from cmu_jax.core import errors, literals
+from cmu_jax.core import errors, files, literals
 from cmu_jax.core.types import Batch, InputStep, Model, Network, Variables
 from cmu_jax.data import input_step
 from cmu_jax.data.sources import image_folder
@@ -237,7 +237,7 @@ def _load_clip(
   clip_network.check_image_size(sizes, facts['image_size'])
   reader = clip_network.picture_reader(sizes)
   # Picture files alone: an archive was resized by another filter than CLIP's.
-  folder = pathlib.Path(root).expanduser()
+  folder = files.expand(root)
   pictures = image_folder.read_folder(folder, None, 3, reader)
   class_names, assumption = clip_network.choose_class_names(
     facts['class_names'], pictures.names, options

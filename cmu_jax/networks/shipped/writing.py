@@ -102,7 +102,7 @@ def save_weights(
     UserError: another format, a fact of another kind, NaN or infinity, or a
       place that cannot be written.
   """
-  path = pathlib.Path(path).expanduser()
+  path = files.expand(path)
   suffix = path.suffix.lower()
   errors.check(
     suffix in _SAVED_FORMATS,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jax import numpy as jnp
 
-from cmu_jax.core import errors
+from cmu_jax.core import errors, files
 from cmu_jax.core.types import PyTree
 
 # HF's list of which array is in which file.
@@ -59,7 +59,7 @@ def locate(path: os.PathLike | str) -> pathlib.Path:
   Raises:
     UserError: there is nothing.
   """
-  path = pathlib.Path(path).expanduser()
+  path = files.expand(path)
   index = path.with_name(f'{path.name}.index.json')
   hint = f'; they are in several files, give {index}' if index.is_file() else ''
   errors.check(path.exists(), f'the weights {path} do not exist{hint}')
