@@ -104,7 +104,7 @@ def test_parse_arg_refuses(arg, said):
 
 @hypothesis.given(
   n=strategies.integers(-(10**9), 10**9),
-  noise=strategies.floats(allow_nan=False, allow_infinity=False),
+  noise=strategies.floats(-3e38, 3e38),
   smoke=strategies.booleans(),
   seeds=strategies.lists(strategies.integers(0, 99), min_size=1).map(tuple),
 )

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from cmu_jax.commands import shell
+from cmu_jax.commands import field_words, shell
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors
 
@@ -104,11 +104,16 @@ def help_text(
     loaded: the config beside --help, or None.
   """
   if loaded is None:
-    lines = [f'  {path}: {_headline(path)}' for path in _config_files(folder)]
+    paths = {str(path): path for path in _config_files(folder)}
+    # Without a checkout of the project, those that were installed.
+    paths = paths or config_lib.installed_configs()
+    lines = [f'  {name}: {_headline(path)}' for name, path in paths.items()]
     return '\n'.join([_TEXT, f'configs in {folder}/:', *(lines or ['  none'])])
   fields = config_lib.flatten(loaded.config).items()
   lines = [
-    f'  --config.{field}={_value_text(value)}' for field, value in fields
+    f'  {f"--config.{field}={_value_text(value)}":<44}  '
+    f'{field_words.describe(field)}'.rstrip()
+    for field, value in fields
   ]
   title = f'fields of {loaded.path}, with their values:'
   return '\n'.join([_TEXT, loaded.doc, '', title, *lines])

@@ -6,6 +6,7 @@ for a grid of runs, `sweep(add)`, which calls add(**arguments) for every run.
 """
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import inspect
 import json
@@ -220,10 +221,35 @@ def _split_spec(spec: str) -> tuple[str, str]:
     raise errors.UserError(
       f"--config={spec} is not a Python file such as 'configs/cuts_digits.py'"
     )
-  if not file.is_file():
-    names = [str(near) for near in file.parent.glob('*.py')]
-    raise errors.unknown_name('config file', path, names)
-  return path, arg
+  if file.is_file():
+    return path, arg
+  installed = installed_configs()
+  if path in installed:
+    return str(installed[path]), arg
+  names = [str(near) for near in file.parent.glob('*.py')]
+  raise errors.unknown_name('config file', path, names or installed)
+
+
+def installed_configs() -> dict[str, pathlib.Path]:
+  """Finds the configs that the installed package brought along.
+
+  Returns:
+    'configs/NAME.py' -> the file.
+  """
+  try:
+    recorded = importlib.metadata.files('cmu_jax') or ()
+  except importlib.metadata.PackageNotFoundError:
+    return {}
+  result = {}
+  for file in recorded:
+    if file.parts[-3:-1] == ('cmu_jax', 'configs') and file.suffix == '.py':
+      path = pathlib.Path(str(file.locate())).resolve()
+      if not path.exists():
+        # `pip install --target` moves data files, and keeps the old record.
+        moved = '/'.join(file.parts[-4:])
+        path = pathlib.Path(str(file.dist.locate_file(moved)))
+      result[f'configs/{file.name}'] = path
+  return result
 
 
 def _import_file(path: str) -> types.ModuleType:
