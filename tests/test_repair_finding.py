@@ -2,7 +2,7 @@
 
 import pytest
 
-from cmu_jax.commands.repair import words
+from cmu_jax.commands.repair import page, words
 
 NAMES = ['cat', 'dog', 'owl']
 
@@ -22,6 +22,29 @@ def found(family='symmetric', **changes):
     'cells': [[0, 1, 30], [2, 0, 10]],
     **changes,
   }
+
+
+def test_true_labels_are_not_called_wrong():
+  """Accuracy on true labels is good, wherever it is written."""
+  measured = {
+    'bad_label_rate': None,
+    'true_label_rate': 0.25,
+    'test_accuracy': None,
+    'class_accuracy': None,
+    'predicted': [30, 20, 10],
+    'lipschitz': None,
+  }
+  after = {**measured, 'true_label_rate': 0.75}
+  repaired = results(None, measured={'before': measured, 'after': after})
+  texts = [
+    *words.outcome(repaired),
+    *words.corruption_sentences(repaired),
+    words.console(repaired),
+    page._table(repaired),
+  ]
+  assert 'by their true labels: 25.0% → 75.0%' in texts[1]
+  for text in texts:
+    assert 'bad samples' not in text and 'their wrong label' not in text
 
 
 @pytest.mark.parametrize(
@@ -143,7 +166,7 @@ def test_a_contradiction_is_a_warning_where_the_outcome_is(told, warned):
   [
     (
       {'safe': {'selected': True}},
-      'held-out bad samples confirm that the edit helps',
+      'held-out samples confirm that the edit helps',
     ),
     ({}, 'the published rule chose alpha'),
     ({'kind': 'poison', 'method': 'projected'}, '98 % of those predictions'),

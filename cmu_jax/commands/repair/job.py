@@ -148,8 +148,12 @@ def _measure(
 
   classes = len(case.network.class_names)
   predicted = predict(case.bad)
+  agreement = float(np.mean(predicted == np.asarray(case.bad.label)))
+  # True labels are no bad labels: to predict them is right.
+  is_true = request.kind == 'label_noise' and request.labels == 'true'
   measured: Info = {
-    'bad_label_rate': float(np.mean(predicted == np.asarray(case.bad.label))),
+    'bad_label_rate': None if is_true else agreement,
+    'true_label_rate': agreement if is_true else None,
     'predicted': np.bincount(predicted, minlength=classes).tolist(),
     'test_accuracy': None,
     'class_accuracy': None,

@@ -83,7 +83,7 @@ def _table(results: dict[str, Any]) -> str:
   original, edited = results['measured']['before'], results['measured']['after']
   head = [
     ('', 'class'),
-    ('number', 'bad samples sent here'),
+    ('number', 'samples sent here'),
     ('number', 'after'),
   ]
   cells = [[str(count) for count in m['predicted']] for m in (original, edited)]

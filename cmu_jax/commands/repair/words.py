@@ -176,12 +176,12 @@ def _decision_sentence(results: dict[str, Any]) -> str:
       'The edit stops the trigger and keeps 98 % of those predictions.'
     )
   rule = (
-    'held-out bad samples confirm that the edit helps'
+    'held-out samples confirm that the edit helps'
     if results['safe']
     else 'the published rule chose alpha on the samples themselves'
   )
   return (
-    f'The task vector of the {results["samples"]} bad samples was subtracted '
+    f'The task vector of the {results["samples"]} samples was subtracted '
     f'with alpha = {results["alpha"]:.2f}; {rule}.'
   )
 
@@ -200,7 +200,7 @@ def _abstention_reason(safe: dict[str, Any] | None) -> str:
   if 'reason' in safe:
     return f'Nothing could be measured ({safe["reason"]})'
   return (
-    f'Alpha = {safe["alpha_hat"]:.2f} looked best, but held-out bad samples do '
+    f'Alpha = {safe["alpha_hat"]:.2f} looked best, but held-out samples do '
     'not confirm clearly enough that the edit helps'
   )
 
@@ -218,7 +218,18 @@ def _memorization_warning(results: dict[str, Any]) -> list[str]:
   ]
 
 
+def _has_true_labels(results: dict[str, Any]) -> bool:
+  """True if the folders of the samples name their true labels."""
+  return results['measured']['before'].get('true_label_rate') is not None
+
+
 def _bad_samples_sentence(results: dict[str, Any]) -> str:
+  if _has_true_labels(results):
+    original, edited = frame.measurements(results, 'true_label_rate')
+    return (
+      'Accuracy on the pictures of --proxy, by their true labels: '
+      f'{original:.1%} → {edited:.1%}.'
+    )
   original, edited = frame.measurements(results, 'bad_label_rate')
   fate = (
     'sent to the target class'
@@ -275,23 +286,30 @@ def _choice_sentence(safe: dict[str, Any] | None) -> str:
   """The rule by which alpha was chosen."""
   if safe is None:
     return (
-      'Alpha was chosen on the bad samples alone, by the published rule. The '
+      'Alpha was chosen on the samples alone, by the published rule. The '
       'task vector was trained on the same pictures.'
     )
   low, high = safe.get('alpha_interval') or (None, None)
   spread = '' if low is None else f' (95 % interval {low:.2f} to {high:.2f})'
   return (
-    f'Alpha{spread} was chosen on held-out bad samples: the network is edited '
+    f'Alpha{spread} was chosen on held-out samples: the network is edited '
     'only if they confirm that the edit helps. The curve shows the published '
     'rule, which uses the same pictures for task vector and choice.'
   )
+
+
+def _sample_text(results: dict[str, Any]) -> str:
+  """The samples, by the labels that they came with."""
+  if _has_true_labels(results):
+    return 'pictures with true labels, under random wrong ones,'
+  return 'bad samples'
 
 
 def corruption_sentences(results: dict[str, Any]) -> list[str]:
   """The corruption: as the user states it, and as the samples show it."""
   return [
     f'The network was trained on {_KINDS[results["kind"]]}; '
-    f'{results["samples"]} bad samples represent it.',
+    f'{results["samples"]} {_sample_text(results)} represent it.',
     *diagnosis_sentences(results),
   ]
 
