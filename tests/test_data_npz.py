@@ -74,12 +74,10 @@ ARRAYS = {
   r'images has shape \(20, 0, 5, 3\)': {'images': IMAGES[:, :0]},
   r'images has shape \(0, ': {'images': IMAGES[:0], 'labels': LABELS[:0]},
   'images are uint8 of shape .* 1 or 3': {'images': IMAGES[..., :2]},
-  'labels is float64': {'labels': LABELS + 0.5},
-  'without NaN': {'labels': np.where(LABELS, np.nan, 0)},
-  r'labels is int64 of shape \(20, 2\)': {
-    'labels': np.eye(2, dtype=int)[LABELS]
-  },
-  'labels is <U1': {'labels': LABELS.astype('U1')},
+  'labels are float64': {'labels': LABELS + 0.5},
+  'labels have NaN': {'labels': np.where(LABELS, np.nan, 0)},
+  r'labels are one-hot, \(20, 2\)': {'labels': np.eye(2, dtype=int)[LABELS]},
+  'labels are text': {'labels': LABELS.astype('U1')},
   '20 images but 19 labels': {'labels': LABELS[1:]},
   'label -1 of sample 0': {'labels': LABELS * 2 - 1},
   "class '1' has no sample": {'labels': LABELS * 2},

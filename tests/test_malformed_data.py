@@ -31,7 +31,7 @@ ARCHIVES = {
   'is float64; uint8': {'images': IMAGES / 255},
   'plain arrays (Object arrays': {'images': np.array([{}] * 60)},
   '60 images but 59 labels': {'labels': LABELS[:-1]},
-  'is float64 of shape': {'labels': LABELS.astype(float)},
+  'are float64': {'labels': LABELS.astype(float)},
 }
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmu_jax.core import errors, files
+from cmu_jax.core import array_checks, errors, files
 from cmu_jax.data.sources import npz
 
 _SCORES = ('member_scores', 'other_scores')
@@ -146,12 +146,10 @@ def _check_points(path: str, arrays: dict[str, np.ndarray]) -> AuditPoints:
   _check_logits(path, 'logits', logits, (None, None))
   count, classes = logits.shape
   labels = arrays['labels']
+  array_checks.check_labels(f'labels in {path}', labels, classes)
   errors.check(
-    labels.shape == (count,)
-    and labels.dtype.kind in 'iu'
-    and labels.min() >= 0
-    and labels.max() < classes,
-    f'labels in {path} must be {count} integers from 0 to {classes - 1}',
+    labels.shape == (count,),
+    f'labels in {path} are {labels.size}, but logits have {count} points',
   )
   _check_mask(path, 'member', arrays['member'], (count,))
   members = int(arrays['member'].sum())

@@ -13,7 +13,7 @@ import zlib
 
 import numpy as np
 
-from cmu_jax.core import errors, files
+from cmu_jax.core import array_checks, errors, files
 from cmu_jax.data.sources import common
 from cmu_jax.data.sources.common import Source, SourceOptions, SplitArrays
 
@@ -77,11 +77,7 @@ def _check_images(name: str, pixels: np.ndarray) -> np.ndarray:
 
 
 def _check_labels(name: str, label: np.ndarray) -> np.ndarray:
-  errors.check(
-    label.dtype.kind in 'iu' and label.ndim == 1,
-    f'{name} is {label.dtype} of shape {label.shape}; integers [n] are '
-    'needed, from 0 to k-1 and without NaN',
-  )
+  array_checks.check_labels(name, label)
   # uint8 labels would overflow in later sums.
   return label.astype(np.int64)
 

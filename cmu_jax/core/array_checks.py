@@ -1,0 +1,157 @@
+"""Checks of a caller's arrays: on the host, once, before anything is compiled.
+
+NumPy and JAX broadcast shapes, clamp indices and take any number for a pixel.
+A mistake of this kind therefore ends in a wrong result instead of an error.
+Inside a trace values are unknown: there, only shapes and types are checked.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from cmu_jax.core import errors
+
+
+def is_traced(*trees: PyTree) -> bool:
+  """True inside `jit`, `vmap` or `grad`, where arrays have no values."""
+  leaves = jax.tree.leaves(trees)
+  return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+
+
+def _shape_mistake(label: np.ndarray) -> str:
+  """The mistake in the shape of labels, with its remedy; '' for none."""
+  if label.ndim == 2 and 1 in label.shape:
+    return f'have shape {label.shape}: flatten them with labels.reshape(-1)'
+  numeric = label.dtype.kind in 'biuf'
+  if label.ndim == 2 and numeric and (label.sum(axis=1) == 1).all():
+    return f'are one-hot, {label.shape}: give labels.argmax(axis=1)'
+  if label.ndim != 1:
+    return f'have shape {label.shape}; one integer a point is needed'
+  return ''
+
+
+def _type_mistake(label: np.ndarray) -> str:
+  """The mistake in the type of labels, with its remedy; '' for none."""
+  kind = label.dtype.kind
+  if kind in 'iu':
+    return ''
+  if kind == 'f' and not np.isfinite(label).all():
+    return 'have NaN or infinite values: drop these points'
+  if kind == 'f' and (label == np.round(label)).all():
+    return f'are {label.dtype}: give labels.astype(int)'
+  if kind == 'b':
+    return 'are booleans: for two classes give labels.astype(int)'
+  if kind in 'US':
+    return 'are text: give the position of each class among the outputs'
+  return f'are {label.dtype}; integers are needed'
+
+
+def _range_mistake(label: np.ndarray, classes: int | None) -> str:
+  """The mistake in the values of labels, with its remedy; '' for none."""
+  if not label.size:
+    return ''
+  low, high = int(label.min()), int(label.max())
+  if low < 0:
+    return (
+      f'have label {low} of sample {int(label.argmin())}, but classes count '
+      f'from 0: drop unlabelled samples, or add {-low}'
+    )
+  if classes is None or high < classes:
+    return ''
+  if low == 1 and high == classes:
+    return f'count from 1 to {classes}: subtract 1'
+  return f'go up to {high}, but {classes} classes count from 0 to {classes - 1}'
+
+
+def label_mistake(label: Any, classes: int | None = None) -> str:
+  """Describes the mistake in class labels, with its remedy.
+
+  Args:
+    label: labels, which should be integers [n] from 0 to k - 1.
+    classes: k; None if unknown.
+
+  Returns:
+    A predicate such as 'count from 1 to 10: subtract 1', or '' for none.
+  """
+  label = np.asarray(label)
+  return (
+    _shape_mistake(label)
+    or _type_mistake(label)
+    or _range_mistake(label, classes)
+  )
+
+
+def check_labels(name: str, label: Any, classes: int | None = None) -> None:
+  """Refuses labels that are no integers [n] from 0 to k - 1.
+
+  Args:
+    name: of the labels, in the error.
+    label: the labels; traced ones pass.
+    classes: k; None if unknown.
+
+  Raises:
+    UserError: names the mistake and its remedy.
+  """
+  if is_traced(label):
+    return
+  mistake = label_mistake(label, classes)
+  errors.check(not mistake, f'{name} {mistake}')
+
+
+def check_pixels(name: str, image: Any) -> None:
+  """Refuses images that are not raw pixels from 0 to 255.
+
+  Args:
+    name: of the images, in the error.
+    image: uint8, or floats from 0 to 255; traced ones pass.
+
+  Raises:
+    UserError: names the mistake and its remedy.
+  """
+  # Bytes cannot be wrong: a large data set is not read a second time.
+  if is_traced(image) or image.dtype == np.uint8 or not image.size:
+    return
+  # On the device: only two numbers come to the host.
+  low, high = float(image.min()), float(image.max())
+  errors.check(
+    np.isfinite(low) and np.isfinite(high),
+    f'{name} have NaN or infinite pixels; correct their source',
+  )
+  errors.check(
+    low >= 0 and high <= 255,
+    f'{name} have pixels from {low:.4g} to {high:.4g}; give raw pixels from 0 '
+    'to 255: the input step normalises them',
+  )
+  errors.check(
+    high > 1,
+    f'{name} have pixels from {low:.4g} to {high:.4g}; 0 to 255 is needed: '
+    'give (255 * x).round().astype(np.uint8)',
+  )
+
+
+def check_same_shapes(names: str, first: PyTree, second: PyTree) -> None:
+  """Refuses trees whose leaves differ in shape: they would broadcast.
+
+  Args:
+    names: of the two trees, in the error: 'start and end'.
+    first: a pytree; leaves without a shape are not compared.
+    second: a pytree of the same structure.
+
+  Raises:
+    UserError: names the first leaf that differs.
+  """
+  leaves, structure = jax.tree_util.tree_flatten_with_path(first)
+  others, other_structure = jax.tree.flatten(second)
+  errors.check(
+    structure == other_structure,
+    f'{names} differ in structure: {structure} and {other_structure}',
+  )
+  for (path, leaf), other in zip(leaves, others, strict=True):
+    shapes = getattr(leaf, 'shape', None), getattr(other, 'shape', None)
+    errors.check(
+      None in shapes or shapes[0] == shapes[1],
+      f'{names} differ at {jax.tree_util.keystr(path)}: shape {shapes[0]} and '
+      f'{shapes[1]}; both must be of the same network',
+    )
