@@ -120,7 +120,8 @@ def check_pixels(name: str, image: Any) -> None:
     f'{name} have NaN or infinite pixels; correct their source',
   )
   errors.check(
-    low >= 0 and high <= 255,
+    # Adversarial images may be off by the rounding of floats.
+    low >= -0.5 and high <= 255.5,
     f'{name} have pixels from {low:.4g} to {high:.4g}; give raw pixels from 0 '
     'to 255: the input step normalises them',
   )
@@ -129,6 +130,30 @@ def check_pixels(name: str, image: Any) -> None:
     f'{name} have pixels from {low:.4g} to {high:.4g}; 0 to 255 is needed: '
     'give (255 * x).round().astype(np.uint8)',
   )
+
+
+def check_inputs(needs: tuple[str, ...], data: Any) -> None:
+  """Refuses data of a method that are missing or malformed.
+
+  Args:
+    needs: the parts that the method reads.
+    data: a `MethodInputs`.
+
+  Raises:
+    UserError: names the part, the mistake and its remedy.
+  """
+  for name in needs:
+    part = getattr(data, name)
+    errors.check(part is not None, f'the method needs {name}; it is None')
+    # Subsets are padded: their batch has rows that nobody reads.
+    batch, valid = getattr(part, 'batch', part), getattr(part, 'valid', None)
+    if is_traced(part):
+      continue
+    label = np.asarray(batch.label)
+    check_labels(
+      f'labels of {name}', label.ravel() if valid is None else label[valid]
+    )
+    check_pixels(f'images of {name}', batch.image)
 
 
 def check_same_shapes(names: str, first: PyTree, second: PyTree) -> None:
@@ -142,16 +167,13 @@ def check_same_shapes(names: str, first: PyTree, second: PyTree) -> None:
   Raises:
     UserError: names the first leaf that differs.
   """
-  leaves, structure = jax.tree_util.tree_flatten_with_path(first)
-  others, other_structure = jax.tree.flatten(second)
-  errors.check(
-    structure == other_structure,
-    f'{names} differ in structure: {structure} and {other_structure}',
-  )
-  for (path, leaf), other in zip(leaves, others, strict=True):
+
+  def compare(path, leaf, other):
     shapes = getattr(leaf, 'shape', None), getattr(other, 'shape', None)
     errors.check(
       None in shapes or shapes[0] == shapes[1],
       f'{names} differ at {jax.tree_util.keystr(path)}: shape {shapes[0]} and '
       f'{shapes[1]}; both must be of the same network',
     )
+
+  jax.tree_util.tree_map_with_path(compare, first, second)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from cmu_jax.core import array_checks, errors
 from cmu_jax.core.types import PRNGKey, Variables
 
 Tree = TypeVar('Tree')
@@ -58,7 +59,11 @@ def task_vector(
     start: parameters before fine-tuning.
     end: parameters after it, same structure.
     eligible: (path names, leaf) -> whether the leaf takes part; all by default.
+
+  Raises:
+    UserError: a leaf of `end` has another shape: it would broadcast.
   """
+  array_checks.check_same_shapes('start and end', start, end)
 
   def difference(path, a, b):
     if not is_float(a):
@@ -70,9 +75,19 @@ def task_vector(
 
 
 def edit(
-  params: Tree, tau: Tree, alpha: float | Float[Array, ''] | int
+  params: Tree, tau: Tree, alpha: float | Float[Array, '...'] | int
 ) -> Tree:
-  """Computes theta - alpha tau (CUTS, eq. for theta_u), in theta's dtype."""
+  """Computes theta - alpha tau (CUTS, eq. for theta_u), in theta's dtype.
+
+  Raises:
+    UserError: a leaf of tau has another shape, or alpha is no single number.
+  """
+  array_checks.check_same_shapes('parameters and tau', params, tau)
+  errors.check(
+    jnp.ndim(alpha) == 0,
+    f'alpha has shape {jnp.shape(alpha)}; give a single number, and a grid to '
+    '`curve` or `jax.vmap`',
+  )
   # A float32 alpha would promote bfloat16 parameters: hence the cast.
   return jax.tree.map(
     lambda p, t: (p - alpha * t).astype(p.dtype) if is_float(p) else p,
@@ -122,7 +137,14 @@ def edit_predicate(
   Args:
     variables: the network, for its structure.
     frozen: top-level names that stay untouched, for example ('head',).
+
+  Raises:
+    UserError: a name that the parameters do not have would freeze nothing.
   """
+  names = {path[0] for path in leaves_by_path(variables.params) if path}
+  for name in frozen:
+    if name not in names:
+      raise errors.unknown_name('frozen module', name, names)
   normalises = owns_statistics(variables)
   return lambda path, leaf: not normalises(path, leaf) and path[0] not in frozen
 
@@ -134,8 +156,13 @@ def random_like(key: PRNGKey, tau: Tree, distribution: str = 'normal') -> Tree:
     tau: the task vector to imitate; leaves that are zero stay zero.
     distribution: 'normal' has zero mean; 'uniform' on [0, 1) is the authors'
       control, which also shifts the mean of every layer.
+
+  Raises:
+    UserError: an unknown distribution.
   """
   draw = {'normal': jax.random.normal, 'uniform': jax.random.uniform}
+  if distribution not in draw:
+    raise errors.unknown_name('distribution', distribution, draw)
   leaves, structure = jax.tree.flatten(tau)
   # A key for every leaf, floating-point or not: the noise of a leaf does not
   # depend on the dtypes of the others.

@@ -17,6 +17,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
+from cmu_jax.core import array_checks
+
 # Typed keys of jax.random.key, not raw uint32 keys.
 PRNGKey = Key[Array, '']
 # Facts about a result by name, such as counts and seconds.
@@ -257,6 +259,11 @@ class Method(NamedTuple):
   def __call__(
     self, key: PRNGKey, variables: Variables, data: MethodInputs
   ) -> Result:
-    """Prepares, then solves the first point of the grid."""
+    """Prepares, then solves the first point of the grid.
+
+    Raises:
+      UserError: data that the method needs are missing or malformed.
+    """
+    array_checks.check_inputs(self.needs, data)
     prepared = self.prepare(key, variables, data)
     return self.solve(key, variables, data, prepared, self.grid[0])

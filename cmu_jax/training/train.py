@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from cmu_jax.core import errors, jit, progress, vectorize
+from cmu_jax.core import array_checks, errors, jit, progress, tree, vectorize
 from cmu_jax.core.store import Checkpoint
 from cmu_jax.core.types import Batch, Network, Training, Variables
 from cmu_jax.training import early_stopping, metrics, segment
@@ -158,6 +158,34 @@ def run_segments(
   return Fit(state.variables, history, throughput)
 
 
+def _check_batch(
+  network: Network,
+  variables: Variables,
+  batch: Batch,
+  loss: segment.Loss,
+  stacked: bool,
+) -> None:
+  """Refuses images that are no raw pixels, and labels that are no classes."""
+  array_checks.check_pixels('training images', batch.image)
+  # Other losses may read labels as positions of their targets.
+  if loss is not metrics.cross_entropy:
+    return
+
+  def answer(variables, image):
+    return network.model.apply(variables, network.inputs.eval(image, None))
+
+  image = batch.image
+  if stacked:
+    variables, image = jax.eval_shape(
+      lambda v: tree.index(v, 0), (variables, image)
+    )
+  # Shapes alone: nothing is computed or compiled.
+  first = jax.ShapeDtypeStruct((1, *image.shape[1:]), image.dtype)
+  classes = jax.eval_shape(answer, variables, first).shape[-1]
+  label = np.asarray(batch.label).reshape(-1)
+  array_checks.check_labels('training labels', label, classes)
+
+
 def fit(
   key: Key[Array, '*s'],
   network: Network,
@@ -186,11 +214,12 @@ def fit(
 
   Raises:
     Diverged: the loss is not finite; names the first such step.
-    UserError: an empty batch.
+    UserError: an empty batch, or images or labels that do not fit.
   """
   title, stacked = session.title, strategy is not None
   size = batch.label.shape[-1]
   errors.check(size > 0, f'{title}: no training images')
+  _check_batch(network, variables, batch, loss, stacked)
   steps, count = training.steps, min(training.batch_size, size)
   # Sample positions are int32 on the device.
   errors.check(

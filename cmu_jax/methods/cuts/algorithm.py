@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from cmu_jax.core import jit, store, tree, vectorize
+from cmu_jax.core import errors, jit, store, tree, vectorize
 from cmu_jax.core.types import (
   Method,
   Network,
@@ -59,8 +59,17 @@ def fine_tune_draws(
 
   Returns:
     The fit, stacked over the draws.
+
+  Raises:
+    UserError: positions outside the pool; labels or images that do not fit.
   """
-  draws = proxy.label.shape[0]
+  draws, pool = proxy.label.shape[0], proxy.image.shape[0]
+  # A gather clamps: it would take the last image in place of an absent one.
+  position = np.asarray(proxy.positions)
+  errors.check(
+    position.size and position.min() >= 0 and position.max() < pool,
+    f'positions of the proxy must lie from 0 to {pool - 1}, its images',
+  )
   repeated = jax.tree.map(
     lambda x: jnp.broadcast_to(x, (draws, *x.shape)), variables
   )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from cmu_jax.core import jit, progress, tree, vectorize
+from cmu_jax.core import array_checks, errors, jit, progress, tree, vectorize
 from cmu_jax.core.types import Model, Network, Proxy, Variables
 from cmu_jax.data import proxy_sets
 from cmu_jax.methods.cuts import alpha_rules
@@ -235,8 +235,10 @@ def select_alpha(
     'proxy_attack_success_rate'.
 
   Raises:
-    UserError: fewer than 2 C proxy images (label noise).
+    UserError: fewer than 2 C proxy images (label noise), a target that is no
+      class, or a tau of another network.
   """
+  array_checks.check_same_shapes('parameters and tau', variables.params, tau)
   grid = selection_grid(selection)
   run = functools.partial(
     curve,
@@ -249,6 +251,13 @@ def select_alpha(
   if selection.kind == 'poison':
     batch = proxy_sets.draw_copy(proxy, 0)
     image = network.inputs.eval(batch.image, batch.has_trigger)
+    classes = jax.eval_shape(network.model.apply, variables, image).shape[-1]
+    # Nothing is sent to a class that does not exist: every alpha would do.
+    errors.check(
+      0 <= selection.target < classes,
+      f'target is {selection.target}; the network has classes 0 to '
+      f'{classes - 1}',
+    )
     measure = _attack_rate_measure(selection.target)
     rates = np.asarray(run(image, measure=measure))
     choice = alpha_rules.choose_smallest_below(grid, rates, selection.threshold)

@@ -1,0 +1,189 @@
+"""Public functions refuse arrays that would end in a wrong result."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cmu_jax
+from cmu_jax import networks
+from cmu_jax.core import array_checks, errors
+from cmu_jax.core.types import (
+  Batch,
+  MethodInputs,
+  Network,
+  Proxy,
+  Samples,
+  Training,
+  Variables,
+)
+from cmu_jax.data import input_step
+from cmu_jax.methods.cuts import alpha_search
+from cmu_jax.training import optimizers
+
+KEY = jax.random.key(0)
+CLASSES, COUNT = 3, 12
+NETWORK = Network(
+  networks.make('fc', CLASSES, (4, 4, 1), width=4),
+  input_step.make((0.5,), (0.5,)),
+)
+START = NETWORK.model.init(KEY, jnp.zeros((1, 4, 4, 1)))
+RATE = optimizers.constant_schedule(0.1)
+TRAINING = Training(optimizers.sgd(RATE), 2, 4)
+IMAGE = np.random.default_rng(0).integers(0, 256, (COUNT, 4, 4, 1), np.uint8)
+LABEL = np.arange(COUNT, dtype=np.int32) % CLASSES
+
+
+def batch(image=IMAGE, label=LABEL):
+  return Batch(jnp.asarray(image), jnp.asarray(label))
+
+
+def proxy(**changes):
+  every = jnp.arange(COUNT, dtype=jnp.int32)[None]
+  values = {'positions': every, 'label': jnp.asarray(LABEL)[None], **changes}
+  return Proxy(image=jnp.asarray(IMAGE), **values)
+
+
+def tree_of(**shapes):
+  return {name: jnp.ones(shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+  ('first', 'second', 'leaf'),
+  [
+    (tree_of(a=(4, 1)), tree_of(a=(1, 4)), "'a'"),
+    (tree_of(a=(2,), bias=(7,)), tree_of(a=(2,), bias=(1,)), "'bias'"),
+    (tree_of(scale=()), tree_of(scale=(5,)), "'scale'"),
+    (tree_of(kernel=(3, 3)), tree_of(kernel=(3,)), "'kernel'"),
+  ],
+)
+@pytest.mark.parametrize('traced', [False, True])
+@pytest.mark.parametrize('call', [cmu_jax.task_vector, 'edit'])
+def test_shapes_that_differ_do_not_broadcast(first, second, leaf, traced, call):
+  if call == 'edit':
+    call = lambda params, tau: cmu_jax.edit(params, tau, 0.5)
+  call = jax.jit(call) if traced else call
+  with pytest.raises(errors.UserError, match=leaf):
+    call(first, second)
+  call(first, first)
+
+
+def test_an_edit_takes_a_single_alpha():
+  params = tree_of(a=(4,))
+  with pytest.raises(errors.UserError, match=r'alpha has shape \(4,\)'):
+    cmu_jax.edit(params, params, jnp.ones(4))
+  grid = jax.vmap(lambda alpha: cmu_jax.edit(params, params, alpha))
+  assert grid(jnp.ones(3))['a'].shape == (3, 4)
+
+
+def test_names_that_freeze_nothing():
+  with pytest.raises(errors.UserError, match="did you mean 'head'"):
+    cmu_jax.edit_predicate(
+      Variables({'body': {}, 'head': jnp.ones(2)}, {}), ('heda',)
+    )
+  with pytest.raises(errors.UserError, match="distribution 'gaussian'"):
+    cmu_jax.random_like(KEY, tree_of(a=(2,)), 'gaussian')
+
+
+LABELS = {
+  'label -2 of sample 0': LABEL - 2,
+  'count from 1 to 3: subtract 1': LABEL + 1,
+  'go up to 12, but 3 classes': LABEL + 10,
+}
+IMAGES = {
+  'pixels from .* 255 is needed: give': IMAGE / np.float32(255),
+  'from -1 to 0.9.*; give raw': IMAGE / np.float32(127.5) - 1,
+  'from .* to 2.49e.04; give raw': IMAGE.astype(np.float32) * 100,
+  'NaN or infinite pixels': np.where(IMAGE > 9, np.nan, IMAGE).astype('f4'),
+}
+
+
+@pytest.mark.parametrize('said', [*LABELS, *IMAGES])
+@pytest.mark.parametrize('stacked', [False, True])
+def test_fit_refuses_data_that_it_would_misread(said, stacked):
+  data = (
+    batch(label=LABELS[said]) if said in LABELS else batch(image=IMAGES[said])
+  )
+  key, variables, strategy = KEY, START, None
+  if stacked:
+    key, strategy = jax.random.split(KEY, 2), 'map'
+    variables, data = jax.tree.map(
+      lambda x: jnp.stack([x, x]), (variables, data)
+    )
+  with pytest.raises(errors.UserError, match=said):
+    cmu_jax.fit(key, NETWORK, variables, data, TRAINING, strategy=strategy)
+
+
+def test_fit_takes_bytes_and_floats_of_bytes():
+  """Adversarial images are floats; a loss may read labels as positions."""
+  for image in (IMAGE, IMAGE + np.float32(0.25)):
+    cmu_jax.fit(KEY, NETWORK, START, batch(image), TRAINING)
+  positions = batch(label=np.arange(COUNT, dtype=np.int32))
+  loss = lambda logits, label: jnp.mean(logits, axis=-1) * label
+  cmu_jax.fit(KEY, NETWORK, START, positions, TRAINING, loss=loss)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'said'),
+  [
+    ({'label': jnp.asarray(LABEL - 1)[None]}, 'label -1 of sample 0'),
+    ({'label': jnp.asarray(LABEL + 1)[None]}, 'subtract 1'),
+    ({'positions': jnp.arange(1, COUNT + 1)[None]}, 'from 0 to 11'),
+    ({'positions': jnp.arange(COUNT)[None] - 1}, 'from 0 to 11'),
+  ],
+)
+def test_a_proxy_that_does_not_fit(changes, said):
+  with pytest.raises(errors.UserError, match=said):
+    cmu_jax.direction(KEY, NETWORK, START, proxy(**changes), TRAINING)
+
+
+def test_a_target_that_is_no_class():
+  tau = jax.tree.map(jnp.zeros_like, START.params)
+  for target in (-1, CLASSES):
+    rule = alpha_search.Selection(kind='poison', target=target)
+    with pytest.raises(errors.UserError, match='classes 0 to 2'):
+      cmu_jax.select_alpha(NETWORK, START, tau, proxy(), selection=rule)
+  wide = jax.tree.map(lambda leaf: jnp.ones((2, *leaf.shape)), tau)
+  rule = alpha_search.Selection(kind='poison')
+  with pytest.raises(errors.UserError, match='parameters and tau differ'):
+    cmu_jax.select_alpha(NETWORK, START, wide, proxy(), selection=rule)
+
+
+def samples(**changes):
+  every = jnp.ones(COUNT, bool)
+  return Samples(batch(**changes), every, every)
+
+
+@pytest.mark.parametrize(
+  ('data', 'said'),
+  [
+    (MethodInputs(samples()), 'needs forget'),
+    (MethodInputs(samples(), samples(label=LABEL - 1)), 'labels of forget'),
+    (MethodInputs(samples(image=IMAGES[next(iter(IMAGES))]), samples()), 'ret'),
+  ],
+)
+def test_a_method_names_the_part_of_its_data(data, said):
+  method = cmu_jax.amun(NETWORK, TRAINING)
+  with pytest.raises(errors.UserError, match=said):
+    method(KEY, START, data)
+
+
+def test_padded_rows_are_not_read():
+  label = np.where(np.arange(COUNT) < 9, LABEL, -1)
+  padded = samples(label=label)._replace(valid=jnp.arange(COUNT) < 9)
+  array_checks.check_inputs(('retain',), MethodInputs(padded))
+
+
+def test_checks_cost_nothing_inside_a_trace():
+  """Traced values pass, and leave no operation in the program."""
+
+  def checked(image, label, params):
+    array_checks.check_pixels('images', image)
+    array_checks.check_labels('labels', label, CLASSES)
+    return cmu_jax.edit(params, params, 0.5)
+
+  args = jnp.ones((2, 4, 4, 1)), jnp.full(2, -1), tree_of(a=(3,))
+  plain = jax.make_jaxpr(lambda image, label, p: jax.tree.map(
+    lambda x: (x - 0.5 * x).astype(x.dtype), p
+  ))(*args)  # fmt: skip
+  assert str(jax.make_jaxpr(checked)(*args)) == str(plain)
