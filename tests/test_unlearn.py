@@ -15,6 +15,7 @@ from cmu_jax.commands.unlearn import (
   METHODS,
   UnlearnRequest,
   job,
+  page,
 )
 from cmu_jax.commands.unlearn import unlearn as call
 from cmu_jax.core import errors
@@ -68,7 +69,8 @@ def test_weights_numbers_and_a_page_come_out(case, tmp_path):
   assert 0 <= after['membership']['low'] <= after['membership']['auc'] <= 1
   page = (tmp_path / 'report.html').read_text()
   assert (
-    '60 pictures unlearned' in page and 'http' not in page.split('<body')[1]
+    '60 pictures: accuracy on them' in page
+    and 'http' not in page.split('<body')[1]
   )
   assert (tmp_path / 'figures' / 'before_and_after.png').stat().st_size > 5000
 
@@ -146,6 +148,92 @@ def test_evidence_is_that_of_the_logits():
   # Scores 2, -1, -3 against -2, 1, 3: three of nine pairs are in order.
   assert found['membership']['auc'] == pytest.approx(3 / 9)
   assert found['class_accuracy'] == [0.5, 1.0]
+
+
+def answers(count, right, margin=3.0):
+  """Logits of two classes: `right` of `count` predictions are right."""
+  label = np.zeros(count, int)
+  sign = np.where(np.arange(count) < right, 1, -1)
+  return np.stack([sign * margin, np.zeros(count)], 1).astype('f4'), label
+
+
+def unlearned(forget, test, before=None):
+  """Results of an unlearning that ends with these answers."""
+  sets = {'forget': forget, 'retain': None, 'test': test}
+  old = {**sets, 'forget': before or forget}
+  return {
+    'pictures': {'forget': len(forget[1]), 'retain': None, 'test': None},
+    'class_names': ['a', 'b'],
+    'method': 'amun',
+    'facts': {},
+    'notes': [],
+    'measured': {
+      'before': job.measure_sets(old, 2),
+      'after': job.measure_sets(sets, 2),
+    },
+  }
+
+
+@pytest.mark.parametrize(
+  ('forget', 'test', 'verdict', 'said'),
+  [
+    # The confidence says nothing that the accuracy does not give away.
+    (answers(800, 752), answers(800, 690), 'leaks', 'still be told from'),
+    (answers(400, 90), answers(700, 640), 'reversed', 'treated worse'),
+    (answers(40, 36), answers(60, 53), 'cannot conclude', 'too few pictures'),
+  ],
+)
+def test_accuracy_that_differs_is_in_the_verdict(forget, test, verdict, said):
+  results = unlearned(forget, test)
+  assert page.overall_verdict(results) == verdict
+  headline = page.headline(results)
+  assert said in headline and headline.count('→') == 0
+  assert f'{np.mean(forget[0].argmax(1) == 0):.1%}' in headline
+  sentences = ' '.join(page.outcome(results))
+  assert 'by right predictions' in sentences
+  if verdict == 'leaks':
+    assert 'no leak' not in sentences
+
+
+def by_margin(**counts):
+  """Logits of two classes with these margins of the right one."""
+  margins = {
+    'sure': 5.0,
+    'even': 1.0,
+    'unsure': 0.5,
+    'wrong': -1.0,
+    'off': -3.0,
+  }
+  margin = np.repeat([margins[name] for name in counts], list(counts.values()))
+  label = np.zeros(margin.size, int)
+  return np.stack([margin, np.zeros(margin.size)], 1).astype('f4'), label
+
+
+def test_a_confidence_at_chance_does_not_hide_the_accuracy():
+  """94 % of forgotten and 88 % of unseen pictures are right: a leak."""
+  forget = by_margin(even=5640, off=360)
+  test = by_margin(sure=1310, unsure=1154, wrong=336)
+  results = unlearned(forget, test)
+  membership = results['measured']['after']['membership']
+  assert membership['verdict'] == 'no leak found'
+  assert membership['correctness']['verdict'] == 'leaks'
+  assert page.overall_verdict(results) == 'leaks'
+  headline = page.headline(results)
+  assert '94.0% (unseen ones 88.0%); they can still be told' in headline
+
+
+@pytest.mark.parametrize(
+  ('old', 'new', 'said'),
+  [
+    (answers(50, 45), answers(50, 20), 'accuracy on them 90.0% → 40.0%'),
+    (answers(50, 45, 4.0), answers(50, 45, 1.0), 'stays 90.0%, confidence 0.8'),
+    (answers(50, 45), answers(50, 45), 'nothing changed on them, accuracy 90'),
+  ],
+)
+def test_the_headline_says_what_changed(old, new, said):
+  results = unlearned(new, answers(90, 80), old)
+  headline = page.headline(results)
+  assert headline.startswith('50 pictures: ') and said in headline
 
 
 def test_every_method_that_is_offered_is_there():

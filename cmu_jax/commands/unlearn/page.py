@@ -16,13 +16,56 @@ _SET_NAMES = {
 }
 
 
-def headline(results: dict[str, Any]) -> str:
-  """The outcome as one line."""
-  original, edited = frame.measurements(results, 'accuracy')
-  return (
-    f'{results["pictures"]["forget"]} pictures unlearned: accuracy on them '
-    f'{original["forget"]:.1%} → {edited["forget"]:.1%}'
+_VERDICTS = {
+  'leaks': 'they can still be told from unseen ones',
+  'reversed': 'they are treated worse than unseen ones, which gives them away',
+  'no leak found': 'no attack here tells them from unseen ones',
+  'cannot conclude': 'too few pictures to say if they are forgotten',
+}
+
+
+def overall_verdict(results: dict[str, Any]) -> str | None:
+  """The verdict of both attacks after unlearning; None without test pictures.
+
+  Correctness is a weak attack: it can show a leak, but no absence.
+  """
+  _, membership = frame.measurements(results, 'membership')
+  if membership is None:
+    return None
+  verdicts = [membership['verdict']]
+  # Results of earlier versions have no attack by correctness.
+  if 'correctness' in membership:
+    verdicts.append(membership['correctness']['verdict'])
+  for name in ('leaks', 'reversed'):
+    if name in verdicts:
+      return name
+  return verdicts[0]
+
+
+def _change_text(results: dict[str, Any]) -> str:
+  """The change of the network on the pictures to forget."""
+  (old, new), (old_sure, new_sure) = (
+    [values['forget'] for values in frame.measurements(results, name)]
+    for name in ('accuracy', 'confidence')
   )
+  if f'{old:.1%}' != f'{new:.1%}':
+    return f'accuracy on them {old:.1%} → {new:.1%}'
+  if f'{old_sure:.3f}' != f'{new_sure:.3f}':
+    return (
+      f'accuracy on them stays {new:.1%}, confidence {old_sure:.3f} → '
+      f'{new_sure:.3f}'
+    )
+  return f'nothing changed on them, accuracy {new:.1%}'
+
+
+def headline(results: dict[str, Any]) -> str:
+  """The outcome as one line: the change, and its success if measured."""
+  change = f'{results["pictures"]["forget"]} pictures: {_change_text(results)}'
+  verdict = overall_verdict(results)
+  if verdict is None:
+    return change
+  _, accuracy = frame.measurements(results, 'accuracy')
+  return f'{change} (unseen ones {accuracy["test"]:.1%}); {_VERDICTS[verdict]}'
 
 
 def outcome(results: dict[str, Any]) -> list[str]:
@@ -44,7 +87,29 @@ def outcome(results: dict[str, Any]) -> list[str]:
       f'{original["auc"]:.3f} → {edited["auc"]:.3f} (0.5 is chance). '
       f'{edited["says"]}'
     )
+    sentences += _correctness_sentences(results)
   return sentences + frame.harm_sentences(results)
+
+
+def _correctness_sentences(results: dict[str, Any]) -> list[str]:
+  """The attack that takes a right prediction for a sign of membership."""
+  _, edited = frame.measurements(results, 'membership')
+  attack = edited.get('correctness')
+  if attack is None:
+    return []
+  _, accuracy = frame.measurements(results, 'accuracy')
+  meanings = {
+    'leaks': 'the network still knows them better than unseen pictures',
+    'reversed': 'the network knows them less than unseen pictures, which gives '
+    'them away',
+  }
+  meaning = meanings.get(attack['verdict'], 'this decides nothing')
+  return [
+    f'A membership attack by right predictions: {accuracy["forget"]:.1%} on '
+    f'the forgotten pictures, {accuracy["test"]:.1%} on test pictures, AUC '
+    f'{attack["auc"]:.3f}, interval {attack["low"]:.3f} to '
+    f'{attack["high"]:.3f}: {meaning}.'
+  ]
 
 
 def _search_sentences(facts: dict[str, Any]) -> list[str]:
@@ -73,9 +138,10 @@ def limitations(results: dict[str, Any]) -> list[str]:
   return [
     'A network that never saw these pictures would still classify many of '
     'them correctly: the aim is the accuracy on unseen pictures, not zero.',
-    'The attack uses no reference networks and is weak: a stronger attack may '
-    'find a leak that it misses. It also assumes that forgotten and test '
-    'pictures are of the same kind; if they differ, it detects the difference.',
+    'Both attacks use no reference networks and are weak: a stronger attack '
+    'may find a leak that they miss. They also assume that forgotten and test '
+    'pictures are of the same kind; if these differ, they detect the '
+    'difference. Their intervals hold together at 95 %.',
     *results['notes'],
   ]
 
@@ -121,10 +187,11 @@ def draw_bars(results: dict[str, Any]) -> figure.Figure:
 
 def _build(results: dict[str, Any], image: str) -> frame.Page:
   """The page of an unlearning; `image` is the figure as HTML."""
+  harmed, verdict = frame.harmed_classes(results), overall_verdict(results)
   return frame.Page(
     title=f'Unlearning of {results["settings"]["weights"]}',
     heading=headline(results),
-    tone='bad' if frame.harmed_classes(results) else 'flat',
+    tone='bad' if harmed or verdict in ('leaks', 'reversed') else 'flat',
     sentences=outcome(results),
     sections={
       **frame.harm_section(results),
