@@ -117,6 +117,57 @@ def test_offline_needs_no_reference_with_the_point(tmp_path):
   assert names[:3] == ['RMIA', 'RMIA, ratio alone', 'LiRA']
 
 
+def unlike(arrays, kind):
+  """References that were trained otherwise than the network."""
+  change = dict(arrays)
+  if kind == 'weaker':
+    change['reference_logits'] = arrays['reference_logits'] - 4 * np.eye(4)[
+      arrays['labels']
+    ].astype(np.float32)
+  if kind == 'surer':
+    change['reference_logits'] = arrays['reference_logits'] + 4 * np.eye(4)[
+      arrays['labels']
+    ].astype(np.float32)
+  if kind == 'smaller':
+    few = np.arange(len(arrays['member'])) % 9 == 0
+    change['inside'] = arrays['inside'] & few
+  return change
+
+
+@pytest.mark.parametrize(
+  ('kind', 'said'),
+  [
+    ('alike', 'believe RMIA and LiRA first'),
+    ('weaker', 'Warning: the references are unlike the network: accuracy on'),
+    ('surer', 'Believe the attacks without references'),
+    ('smaller', 'training points against at least 1'),
+  ],
+)
+def test_references_are_compared_with_the_network(tmp_path, kind, said):
+  arrays = unlike(pool(), kind)
+  found = run(save(tmp_path, **arrays), tmp_path, replicates=50)
+  assert found['references']['alike'] == (kind == 'alike')
+  assert said in page.outcome(found)[0]
+  assert said in (tmp_path / 'out/report.html').read_text()
+  quiet = {
+    **found,
+    'rows': [{**r, 'verdict': 'no leak found'} for r in found['rows']],
+  }
+  expected = 'No leak found' if kind == 'alike' else 'unlike the network'
+  assert expected in page.headline(quiet)
+
+
+def test_scores_below_chance_are_a_warning(tmp_path):
+  """Not a leak: members that score lower point to a fault of the audit."""
+  generator = np.random.default_rng(2)
+  mine, rest = generator.normal(-0.4, 1, 500), generator.normal(0, 1, 700)
+  path = save(tmp_path, member_scores=mine, other_scores=rest)
+  found = run(path, tmp_path, replicates=100)
+  assert found['rows'][0]['verdict'] == 'reversed'
+  assert 'distrust this audit' in page.headline(found)
+  assert 'told from' not in page.headline(found)
+
+
 def wrong(name, change):
   def spoil(arrays):
     return {**arrays, name: change(arrays[name])}

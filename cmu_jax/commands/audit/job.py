@@ -9,7 +9,12 @@ import numpy as np
 
 from cmu_jax import audits
 from cmu_jax.commands import frame
-from cmu_jax.commands.audit import npz_points, page, reference_networks
+from cmu_jax.commands.audit import (
+  likeness,
+  npz_points,
+  page,
+  reference_networks,
+)
 from cmu_jax.commands.audit.npz_points import AttackScores, AuditPoints
 from cmu_jax.commands.requests import AuditRequest
 from cmu_jax.core import provenance, rng
@@ -26,12 +31,15 @@ def run(request: AuditRequest) -> Info:
   if request.weights:
     return _audit_network(request)
   assert request.scores is not None
-  scores = run_attacks(request, npz_points.read_points(request.scores))
+  points = npz_points.read_points(request.scores)
+  scores = run_attacks(request, points)
   digest = provenance.digest(
     *(side for attack in scores for side in (attack.members, attack.others))
   )
   return frame.run_job(
-    request, {'scores_sha256': digest}, lambda *_: _summarize(request, scores)
+    request,
+    {'scores_sha256': digest},
+    lambda *_: _summarize(request, points, scores),
   )
 
 
@@ -41,16 +49,16 @@ def _audit_network(request: AuditRequest) -> Info:
 
   def compute(_: Info, out: pathlib.Path) -> tuple[Info, frame.Report]:
     points = reference_networks.train_references(request, case, out)
-    return _summarize(request, run_attacks(request, points))
+    return _summarize(request, points, run_attacks(request, points))
 
   settings = reference_networks.case_settings(case)
   return frame.run_job(request, settings, compute)
 
 
 def _summarize(
-  request: AuditRequest, scores: list[AttackScores]
+  request: AuditRequest, points: AuditPoints, scores: list[AttackScores]
 ) -> tuple[Info, frame.Report]:
-  """The rows of all attacks, and their report."""
+  """The rows of all attacks, the likeness of references, and the report."""
   key = rng.fold_in(request.seed, 'audit')
   # A key for each attack: its interval does not depend on the other attacks.
   rows = [
@@ -61,7 +69,7 @@ def _summarize(
   report = page.REPORT._replace(
     draw=functools.partial(page.draw_curves, scores=scores)
   )
-  return {'rows': rows}, report
+  return {'references': likeness.compare(points), 'rows': rows}, report
 
 
 def _row(

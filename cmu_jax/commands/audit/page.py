@@ -7,6 +7,7 @@ from matplotlib import figure
 
 from cmu_jax import audits
 from cmu_jax.commands import frame
+from cmu_jax.commands.audit import likeness
 from cmu_jax.commands.audit.npz_points import AttackScores
 from cmu_jax.report import page, style
 
@@ -36,6 +37,9 @@ def overall_verdict(results: dict[str, Any]) -> str:
   for name in ('leaks', 'reversed'):
     if name in verdicts:
       return name
+  # References unlike the network blind the attacks that rely on them.
+  if (results.get('references') or {'alike': True})['alike'] is False:
+    return 'cannot conclude'
   # An attack without a conclusion may be the one that matters.
   return 'no leak found' if verdicts == {'no leak found'} else 'cannot conclude'
 
@@ -44,6 +48,8 @@ def headline(results: dict[str, Any]) -> str:
   """The outcome as one line."""
   verdict, rows = overall_verdict(results), results['rows']
   failures = sum(row['verdict'] == 'no leak found' for row in rows)
+  if verdict == 'cannot conclude' and failures == len(rows):
+    return f'{_HEADINGS[verdict]}: the references are unlike the network'
   if verdict == 'cannot conclude' and failures:
     return (
       f'{_HEADINGS[verdict]}: {failures} of {len(rows)} attacks find no leak, '
@@ -56,8 +62,8 @@ def headline(results: dict[str, Any]) -> str:
 
 
 def outcome(results: dict[str, Any]) -> list[str]:
-  """The conclusion of each attack."""
-  return [
+  """The attack to believe, and the conclusion of each."""
+  return likeness.describe(results) + [
     f'{row["attack"]}: {row["says"]}'
     + (f' ({row["note"]}.)' if row['note'] else '')
     for row in results['rows']

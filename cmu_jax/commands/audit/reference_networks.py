@@ -117,13 +117,20 @@ def reference_training(
 
 
 def reference_signals(request: AuditRequest) -> dict[str, signals.Signal]:
-  """The signals of RMIA and LiRA, which are all that references leave."""
+  """The signals of RMIA and LiRA, and hits: all that references leave."""
   order = request.taylor_order
 
   def taylor(logits: jax.Array, label: jax.Array) -> jax.Array:
     return audits.taylor_softmax(logits, label, order=order)
 
-  return {'taylor_softmax': taylor, 'logit_confidence': audits.logit_confidence}
+  def hit(logits: jax.Array, label: jax.Array) -> jax.Array:
+    return jnp.argmax(logits, axis=-1) == label
+
+  return {
+    'taylor_softmax': taylor,
+    'logit_confidence': audits.logit_confidence,
+    'hit': hit,
+  }
 
 
 def _duration_text(seconds: float) -> str:
