@@ -125,6 +125,7 @@ def _conclude(evidence: _Evidence) -> tuple[str, str]:
   """
   interval, (low, high) = _describe_interval(evidence), evidence.interval
   tolerated = evidence.rule.tolerated_auc
+  # Objections to any conclusion come before the conclusions.
   if evidence.references is not None and evidence.references < MIN_REFERENCES:
     return (
       'cannot conclude',
@@ -143,6 +144,7 @@ def _conclude(evidence: _Evidence) -> tuple[str, str]:
       f'The attack tells the points apart ({interval}): something of them is '
       'left in the network.',
     )
+  # Below chance, the reversed score tells members.
   if high < 0.5:
     return (
       'reversed',
@@ -157,6 +159,7 @@ def _conclude(evidence: _Evidence) -> tuple[str, str]:
       f'Cannot conclude: an AUC beyond {tolerated:.2f} or below '
       f'{1 - tolerated:.2f} is possible ({interval}); audit more points.',
     )
+  # Ties alone draw the AUC to 1/2, whatever leaks.
   if evidence.tied > _MAX_TIED_SHARE:
     return (
       'cannot conclude',
@@ -189,6 +192,7 @@ def _degrees_of_freedom(
   counts = [
     np.union1d(cluster.positive, cluster.negative).size for cluster in clusters
   ]
+  # The coarsest clusters limit the knowledge of the spread.
   return min(counts or [positives, negatives]) - 1
 
 
@@ -213,6 +217,7 @@ def _is_chance(
   standard error is 0 even if chance explains the separation.
   """
   p_value = float(stats.mannwhitneyu(positive, negative).pvalue)
+  # This test takes scores of a cluster for independent ones.
   bounds = [_smallest_p_value(cluster) for cluster in clusters]
   return max([p_value, *bounds]) >= significance
 
@@ -278,10 +283,12 @@ def evaluate(
     for tpr, rate in zip(tprs, roc_curves.FALSE_POSITIVE_RATES, strict=True)
   )
   sizes = positive.size, negative.size
+  # Tails of a few resampled clusters are too short, their spread is not.
   error = float(np.std(resampled.auc, ddof=1))
   degrees = _degrees_of_freedom(*sizes, clusters)
   interval = _decision_interval(auroc.value, error, degrees, rule.significance)
   separated = interval[0] > 0.5 or interval[1] < 0.5
+  # One place for all facts: the order of the reasons is visible there.
   verdict, sentence = _conclude(
     _Evidence(
       auroc.value,
@@ -324,6 +331,7 @@ def _check_rule(rule: DecisionRule) -> None:
     rule.attacks >= 1, f'{rule.attacks} attacks; give the number of those tried'
   )
   errors.check(
+    # No interval lies within an AUC of 1/2 alone.
     0.5 < rule.tolerated_auc <= 1,
     f'the tolerated AUC is {rule.tolerated_auc}; it lies above .5 and up to 1',
   )

@@ -99,6 +99,7 @@ def _probability(
 def _wilson_interval(rate: float, count: int) -> tuple[float, float]:
   """Wilson's score interval of a share, 95 %."""
   z = float(stats.norm.ppf(0.975))
+  # Wald's interval has no width where all guesses are right.
   centre = (rate + z**2 / (2 * count)) / (1 + z**2 / count)
   half = z / (1 + z**2 / count)
   half *= math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2))
@@ -166,7 +167,7 @@ def recover_labels(
     UserError: as `draw_other_labels`, or no image.
   """
   errors.check(wrong.size, 'an audit of wrong labels has no image')
-  other = draw_other_labels(
+  alternative = draw_other_labels(
     rng.fold_in(key, 'other'), wrong, truth, logits.shape[-1]
   )
 
@@ -175,9 +176,10 @@ def recover_labels(
     if references is None:
       return probability
     mean = _expected_probability(_probability(references, label), a)
+    # Common confusions are likely for every network, and cancel.
     return np.maximum(probability, _MIN_PROBABILITY) / mean
 
-  wrong_ratio, other_ratio = ratio(wrong), ratio(other)
+  wrong_ratio, other_ratio = ratio(wrong), ratio(alternative)
   # A tie is a coin toss.
   hits = (wrong_ratio > other_ratio) + 0.5 * (wrong_ratio == other_ratio)
   rate = float(np.mean(hits))

@@ -99,10 +99,10 @@ def fit_gaussians(
   mean = masked_mean(statistic, mask, axis=0)
   # Two passes: sums of squares would cancel for large confidences.
   deviation = np.where(mask, statistic - np.nan_to_num(mean), 0) ** 2
-  own = np.where(
+  variances = np.where(
     count > 1, deviation.sum(axis=0) / np.maximum(count - 1, 1), np.nan
   )
-  return Gaussians(mean[0], standard_deviations(own, variance, floor))
+  return Gaussians(mean[0], standard_deviations(variances, variance, floor))
 
 
 def log_likelihood_ratio(
@@ -159,6 +159,7 @@ def lira(
       f'{int(lacking.sum())} points have too few references {name} them; '
       'train more',
     )
+  # Without models of the point, only its tail can be judged.
   if not online:
     return stats.norm.cdf(target, without.mean, without.std)
   return log_likelihood_ratio(target, sides['with'], without)

@@ -104,6 +104,7 @@ def _last_at_most(
   shape: tuple[int, int],
 ) -> Int[np.ndarray, 'b']:
   """Bisects for the last u at which a rising value is at most `limit`."""
+  # All resamples together: a loop over them would be slow.
   count, largest = shape
   low, high = np.zeros(count, np.int64), np.full(count, largest + 1)
   while (high - low > 1).any():
@@ -163,6 +164,7 @@ def join_statistics(blocks: list[RocStatistics]) -> RocStatistics:
 def count_draws(draws: Int[np.ndarray, 'b n']) -> Int[np.ndarray, 'b n']:
   """The multiplicity of each of n items among n draws, in each row."""
   size = draws.shape[1]
+  # Counting takes a pass; comparing with every item takes n.
   rows = [np.bincount(row, minlength=size) for row in draws]
   return np.array(rows, np.int32)
 
@@ -224,7 +226,7 @@ def bootstrap_clusters(
       clusters.
   """
   scores = sort_scores(positive, negative)
-  ways = []
+  groupings = []
   for i, cluster in enumerate(clusters):
     sizes = cluster.positive.size, cluster.negative.size
     errors.check(
@@ -232,6 +234,7 @@ def bootstrap_clusters(
       f'{sizes[0]} and {sizes[1]} cluster numbers for {positive.size} and '
       f'{negative.size} scores; give one a score',
     )
+    # Members and non-members of a network share its luck.
     names, number = np.unique(
       np.concatenate([cluster.positive, cluster.negative]), return_inverse=True
     )
@@ -239,7 +242,7 @@ def bootstrap_clusters(
       rng.fold_in(key, 'way', i), (replicates, names.size), 0, names.size
     )
     members, others = np.split(number, [positive.size])
-    ways.append(
+    groupings.append(
       (
         count_draws(np.asarray(draws)),
         members[scores.positive],
@@ -250,13 +253,14 @@ def bootstrap_clusters(
   def block(rows: slice) -> RocStatistics:
     members, others = (
       functools.reduce(
-        np.multiply, [np.take(way[0][rows], way[side], axis=1) for way in ways]
+        np.multiply,
+        [np.take(g[0][rows], g[side], axis=1) for g in groupings],
       )
       for side in (1, 2)
     )
     # A product of two draws may leave no score of a kind.
-    both = (members.sum(axis=1) > 0) & (others.sum(axis=1) > 0)
-    return resample_statistics(scores, members[both], others[both])
+    complete = (members.sum(axis=1) > 0) & (others.sum(axis=1) > 0)
+    return resample_statistics(scores, members[complete], others[complete])
 
   step = max(_WEIGHTS_AT_ONCE // (positive.size + negative.size), 1)
   statistics = join_statistics(

@@ -55,12 +55,14 @@ def _check_references(
     np.isfinite(references).all(),
     'the references have values that are not finite; correct their source',
   )
+  # In float32, ratios of probabilities near 1 would be tied.
   return np.asarray(references, np.float64)
 
 
 def _outside_mask(
   inside: ModelsByPointsMask, outside: ModelsByPointsMask | None
 ) -> Bool[np.ndarray, 'k n']:
+  # Without a third kind of model, every other model is outside.
   if outside is None:
     return ~inside
   errors.check(
@@ -101,8 +103,8 @@ def online_probability(
     'reference at all; train more',
   )
   # Without prior knowledge, members and non-members are equally likely.
-  both = (within + without) / 2
-  return np.where(np.isnan(both), np.fmax(within, without), both)
+  mean = (within + without) / 2
+  return np.where(np.isnan(mean), np.fmax(within, without), mean)
 
 
 def offline_probability(
@@ -208,6 +210,7 @@ def rmia(
     if a is None
     else offline_probability(references, inside, a, outside)
   )
+  # An underflown probability must not divide by zero.
   ratio = np.maximum(target, _MIN_PROBABILITY) / np.maximum(
     mean, _MIN_PROBABILITY
   )

@@ -74,12 +74,12 @@ def dense_ranks(positive: Scores, negative: Scores) -> DenseRanks:
   Raises:
     UserError: a side is empty or has NaN.
   """
-  both = [
+  scores = [
     _check_scores('member', positive),
     _check_scores('non-member', negative),
   ]
   # Negated, so that the highest score has rank 0.
-  values, rank = np.unique(-np.concatenate(both), return_inverse=True)
+  values, rank = np.unique(-np.concatenate(scores), return_inverse=True)
   return DenseRanks(rank[: positive.size], rank[positive.size :], values.size)
 
 
@@ -155,6 +155,7 @@ def hanley_mcneil_error(area: float, positives: int, negatives: int) -> float:
     + (positives - 1) * (q1 - area**2)
     + (negatives - 1) * (q2 - area**2)
   ) / (positives * negatives)
+  # Rounding may leave less than 0 for a perfect separation.
   return math.sqrt(max(variance, 0.0))
 
 
@@ -183,6 +184,7 @@ def detectable_auc(
   Returns:
     The AUC, or None if the test would miss even a perfect separation.
   """
+  # A single point or cluster has no spread to test with.
   if degrees < 1:
     return None
   # The test rejects above this distance from 1/2.

@@ -188,9 +188,9 @@ def _auc_by_model(
   """AUC of each model with points of both kinds, else of pairs of models."""
   forgetting = np.flatnonzero(members.any(axis=1))
   unaware = np.flatnonzero(others.any(axis=1))
-  both = np.intersect1d(forgetting, unaware)
+  mixed = np.intersect1d(forgetting, unaware)
   # Class forgetting has models of either kind, but none with both.
-  pairs = [(model, model) for model in both] or list(
+  pairs = [(model, model) for model in mixed] or list(
     zip(forgetting, unaware, strict=False)
   )
   return np.array(
@@ -220,7 +220,7 @@ def ulira_of_class(
   Raises:
     UserError: fewer than three models of a kind.
   """
-  both = np.concatenate([unlearned, retrained])
-  is_unlearned = np.arange(len(both)) < len(unlearned)
-  mask = np.broadcast_to(is_unlearned[:, None], both.shape)
-  return ulira(both, mask, ~mask, variance=variance, floor=floor)
+  models = np.concatenate([unlearned, retrained])
+  is_unlearned = np.arange(len(models)) < len(unlearned)
+  mask = np.broadcast_to(is_unlearned[:, None], models.shape)
+  return ulira(models, mask, ~mask, variance=variance, floor=floor)

@@ -66,6 +66,7 @@ def restore_weights(
 ) -> PyTree:
   """The weights of all groups, stacked, in the structure of a model."""
   arrays = join_part(groups, _WEIGHTS)
+  # By name: a file need not have the order of the tree.
   values = [arrays[key] for key in checkpoint.leaves_by_key(template)]
   return jax.tree.unflatten(jax.tree.structure(template), values)
 
@@ -226,6 +227,7 @@ def _unlearn_models(
   """Makes each model of the group forget, sequentially."""
   models = []
   assert job.unlearn is not None and job.forget is not None
+  # Methods of unlearning are no stacked programs.
   title = f'{job.plan.title}: unlearning'
   with progress.bar(title, len(numbers), 'models') as advance, progress.mute():
     for position, number in enumerate(numbers):
@@ -253,6 +255,7 @@ def train_group(job: ShadowJob, numbers: range, name: str) -> store.NamedArrays:
   """
   count = len(numbers)
   stacked = _train_models(job, numbers, name)
+  # Padding repeats the last model; only `count` are new.
   arrays = name_statistics(_measure_signals(job, stacked), 'trained', count)
   return arrays | (name_weights(stacked, count) if job.weights else {})
 

@@ -38,6 +38,7 @@ def _shard(run: Callable, split: int, devices: Devices) -> Callable:
     return run
 
   def call(*args: Any) -> Any:
+    # Data are copied to each device; models are divided.
     models, copy = PartitionSpec(_AXIS), PartitionSpec()
     specs = (models,) * split + (copy,) * (len(args) - split)
     return jax.shard_map(
@@ -148,6 +149,7 @@ def statistics_program(
       )
       return {name: fn(logits, batch.label[index]) for name, fn in signals}
 
+    # In blocks: the answers to all images may exceed the memory.
     values = jax.lax.map(block, rows.reshape(blocks, size))
     return jax.tree.map(lambda x: x.reshape(-1)[:count], values)
 

@@ -100,6 +100,7 @@ def run_attacks(
 ) -> list[AttackScores]:
   """Runs every attack that the points allow, the strongest in general first."""
   if points.scores is not None:
+    # The user's own attack stands alone: no network is at hand.
     return [AttackScores('given scores', *points.scores, None)]
   rows = _reference_attacks(request, points)
   rows += [
@@ -187,5 +188,6 @@ def _reference_signals(
 
 def _has_variance(inside: np.ndarray, online: bool) -> bool:
   """True if every point has the two models a side that a variance takes."""
+  # Offline, models with the point are not asked.
   least_inside = inside.sum(0).min() if online else 2
   return bool(min((~inside).sum(0).min(), least_inside) >= 2)

@@ -62,14 +62,15 @@ def _reference_hits(points: AuditPoints) -> np.ndarray:
 
 def _pair(network: np.ndarray, references: np.ndarray) -> Info | None:
   """The accuracies of both, and the largest difference of alike networks."""
+  # Offline, no reference was trained on an audited point.
   if not network.size or not references.size:
     return None
-  accuracy, other = float(np.mean(network)), float(np.mean(references))
+  accuracy, reference = float(np.mean(network)), float(np.mean(references))
   # By the references: a network without errors would have no standard error.
-  error = math.sqrt(other * (1 - other) / network.size)
+  error = math.sqrt(reference * (1 - reference) / network.size)
   return {
     'network': accuracy,
-    'references': other,
+    'references': reference,
     'allowed': _MAX_DIFFERENCE + _STANDARD_ERRORS * error,
   }
 
@@ -86,6 +87,7 @@ def _differences(facts: Info) -> list[str]:
         f'accuracy on {text} {pair["references"]:.1%} against '
         f'{pair["network"]:.1%}'
       )
+  # The members given may be a part of the training set.
   size = facts['size']
   if size['references'] < _MIN_SIZE * size['members']:
     texts.append(

@@ -83,6 +83,7 @@ def read_points(path: str) -> AuditPoints:
     members, others = (_check_scores(path, n, arrays[n]) for n in _SCORES)
     return AuditPoints((members, others))
   _check_present(path, arrays, _TARGET)
+  # Logits without membership, or the reverse, are half an attack.
   if any(name in arrays for name in _REFERENCES):
     _check_present(path, arrays, _REFERENCES)
   return _check_points(path, arrays)
@@ -152,6 +153,7 @@ def _check_points(path: str, arrays: dict[str, np.ndarray]) -> AuditPoints:
     f'labels in {path} are {labels.size}, but logits have {count} points',
   )
   _check_mask(path, 'member', arrays['member'], (count,))
+  # With one kind alone there is no ROC curve.
   members = int(arrays['member'].sum())
   errors.check(
     0 < members < count,
@@ -169,6 +171,7 @@ def _check_points(path: str, arrays: dict[str, np.ndarray]) -> AuditPoints:
     _check_mask(path, 'inside', arrays['inside'], (*models, count))
     shape = (*models, count, classes)
     _check_logits(path, 'reference_logits', arrays['reference_logits'], shape)
+  # Absent, the population is all non-members.
   if 'population' in arrays:
     _check_mask(path, 'population', arrays['population'], (count,))
     errors.check(

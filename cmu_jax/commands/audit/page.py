@@ -63,6 +63,7 @@ def headline(results: dict[str, Any]) -> str:
 
 def outcome(results: dict[str, Any]) -> list[str]:
   """The attack to believe, and the conclusion of each."""
+  # The advice precedes five sentences that may disagree.
   return likeness.describe(results) + [
     f'{row["attack"]}: {row["says"]}'
     + (f' ({row["note"]}.)' if row['note'] else '')
@@ -110,6 +111,7 @@ def draw_curves(
     # Half a non-member stands for a rate of 0, which has no logarithm.
     smallest = 0.5 / max(attack.others.size for attack in scores)
     for attack, color in zip(scores, style.COLOURS, strict=False):
+      # Every threshold, because low rates are the dangerous ones.
       curve = audits.roc(attack.members, attack.others)
       ax.plot(
         np.maximum(curve.fpr, smallest),
@@ -165,6 +167,7 @@ def _table(results: dict[str, Any]) -> str:
       f'<tr><td>{page.escape(row["attack"])}</td>{frame.number_cells(cells)}'
       '</tr>'
     )
+  # All attacks see the same points.
   counts = results['rows'][0]
   note = (
     f'{counts["positives"]} members, {counts["negatives"]} others; in brackets '

@@ -49,17 +49,18 @@ def read_case(request: AuditRequest) -> AuditCase:
   network = frame.load_network(request, request.members)
   image = jnp.asarray(network.pictures.image)
   roots = (request.members, request.nonmembers, request.data)
-  parts = [
+  batches = [
     shipped.read_labelled(root, image, network.class_names)
     for root in roots
     if root is not None
   ]
   pool = Batch(
-    jnp.concatenate([part.image for part in parts]),
-    jnp.concatenate([part.label for part in parts]),
+    jnp.concatenate([batch.image for batch in batches]),
+    jnp.concatenate([batch.label for batch in batches]),
   )
   # Members, non-members and further pictures by position.
-  source = np.repeat(np.arange(len(parts)), [p.label.shape[0] for p in parts])
+  sizes = [batch.label.shape[0] for batch in batches]
+  source = np.repeat(np.arange(len(batches)), sizes)
   _check_disjoint(request, np.asarray(pool.image), source)
   # Nothing can be told from a network that does not know its pictures.
   readings.check_labelled(network, parts[0], f'--members={request.members}')
@@ -73,10 +74,10 @@ def _check_disjoint(
   flat = image.reshape(len(image), -1)
   # Duplicates count too: a copy of a member is a member.
   _, group = np.unique(flat, axis=0, return_inverse=True)
-  both = np.intersect1d(group[source == 0], group[source == 1])
+  shared = np.intersect1d(group[source == 0], group[source == 1])
   errors.check(
-    not both.size,
-    f'{both.size} pictures are in --members={request.members} and in '
+    not shared.size,
+    f'{shared.size} pictures are in --members={request.members} and in '
     f'--nonmembers={request.nonmembers}; remove them from one of the two',
   )
 

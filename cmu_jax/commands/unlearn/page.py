@@ -16,6 +16,7 @@ _SET_NAMES = {
 }
 
 
+# Continuations of the headline, whose 'they' are the pictures to forget.
 _VERDICTS = {
   'leaks': 'they can still be told from unseen ones',
   'reversed': 'they are treated worse than unseen ones, which gives them away',
@@ -36,6 +37,7 @@ def overall_verdict(results: dict[str, Any]) -> str | None:
   # Results of earlier versions have no attack by correctness.
   if 'correctness' in membership:
     verdicts.append(membership['correctness']['verdict'])
+  # An attack that succeeds outweighs an attack that fails.
   for name in ('leaks', 'reversed'):
     if name in verdicts:
       return name
@@ -48,6 +50,7 @@ def _change_text(results: dict[str, Any]) -> str:
     [values['forget'] for values in frame.measurements(results, name)]
     for name in ('accuracy', 'confidence')
   )
+  # As printed: an arrow between equal numbers would mislead.
   if f'{old:.1%}' != f'{new:.1%}':
     return f'accuracy on them {old:.1%} → {new:.1%}'
   if f'{old_sure:.3f}' != f'{new_sure:.3f}':
@@ -62,6 +65,7 @@ def headline(results: dict[str, Any]) -> str:
   """The outcome as one line: the change, and its success if measured."""
   change = f'{results["pictures"]["forget"]} pictures: {_change_text(results)}'
   verdict = overall_verdict(results)
+  # Without unseen pictures a success cannot be claimed.
   if verdict is None:
     return change
   _, accuracy = frame.measurements(results, 'accuracy')
@@ -114,6 +118,7 @@ def _correctness_sentences(results: dict[str, Any]) -> list[str]:
 
 def _search_sentences(facts: dict[str, Any]) -> list[str]:
   """Success of the search for adversarial images, if there was a search."""
+  # Other methods have no search.
   if 'adversarial_share' not in facts:
     return []
   return [
@@ -142,6 +147,7 @@ def limitations(results: dict[str, Any]) -> list[str]:
     'may find a leak that they miss. They also assume that forgotten and test '
     'pictures are of the same kind; if these differ, they detect the '
     'difference. Their intervals hold together at 95 %.',
+    # Notes of the loader qualify every number above.
     *results['notes'],
   ]
 
@@ -162,6 +168,7 @@ _SET_LABELS = {'forget': 'to forget', 'retain': 'to keep', 'test': 'test'}
 
 def draw_bars(results: dict[str, Any]) -> figure.Figure:
   """Draws accuracy and confidence of each set, before and after."""
+  # Absent sets have no bar.
   sets = [name for name, size in results['pictures'].items() if size]
   position = np.arange(len(sets))
   with style.context():
@@ -179,6 +186,7 @@ def draw_bars(results: dict[str, Any]) -> figure.Figure:
         bars = ax.bar(position + shift, heights, 0.38, color=color, label=label)
         ax.bar_label(bars, fmt='%.2f', padding=2)
       ax.set_xticks(position, [_SET_LABELS[subset] for subset in sets])
+      # Room for the number above a bar of 1.
       ax.set(ylim=(0, 1.12), title=name)
     axes[0].set(ylabel='share')
     axes[1].legend(loc='lower left', bbox_to_anchor=(0.62, 1.0), ncols=2)
@@ -187,6 +195,7 @@ def draw_bars(results: dict[str, Any]) -> figure.Figure:
 
 def _build(results: dict[str, Any], image: str) -> frame.Page:
   """The page of an unlearning; `image` is the figure as HTML."""
+  # Success stays grey: a stronger attack may find a leak.
   harmed, verdict = frame.harmed_classes(results), overall_verdict(results)
   return frame.Page(
     title=f'Unlearning of {results["settings"]["weights"]}',
