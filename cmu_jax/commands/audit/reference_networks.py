@@ -63,7 +63,7 @@ def read_case(request: AuditRequest) -> AuditCase:
   source = np.repeat(np.arange(len(batches)), sizes)
   _check_disjoint(request, np.asarray(pool.image), source)
   # Nothing can be told from a network that does not know its pictures.
-  readings.check_labelled(network, parts[0], f'--members={request.members}')
+  readings.check_labelled(network, batches[0], f'--members={request.members}')
   return AuditCase(network, pool, source == 0, source == 2)
 
 
