@@ -181,9 +181,8 @@ def measure(config, world, score, seed):
   began = time.monotonic()
   scene = scenes.draw_scene(config, world, seed)
   corrupted, oracle = _train_networks(config, world, scene)
-  repairs, _ = backdoor.repairs(
-    config, world, scene, corrupted, lambda name: None
-  )
+  case = scenes.Case(config, world, scene, corrupted, seed)
+  repairs, _ = backdoor.repair(case)
   networks = {
     'corrupted': (corrupted, {}),
     'cuts': _apply_published(config, world, scene, corrupted),

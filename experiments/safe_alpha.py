@@ -62,7 +62,9 @@ def measure(config, world: scenes.World, seed: int) -> dict:
   _, info = method(
     rng.fold_in(scene.key, 'unlearn'), mix, MethodInputs(proxy=scene.proxy)
   )
-  safe, _ = stages.safe_alpha(config, world, scene, mix, None, seed)
+  safe, _ = stages.choose_safe_alpha(
+    scenes.Case(config, world, scene, mix, seed)
+  )
   accuracy_at = lambda a: accuracy(
     stages.edit_weights(mix, info['tau'], float(a))
   )

@@ -175,8 +175,8 @@ def start(world, place):
 
 def test_a_pool_too_small_to_split_leaves_the_model_as_it_is():
   config, world, place = small(**{'select.folds': '8'})
-  found, fitted = stages.safe_alpha(
-    config, world, place, start(world, place), None, 0
+  found, fitted = stages.choose_safe_alpha(
+    scene.Case(config, world, place, start(world, place), 0)
   )
   assert fitted is None and not found.choice.selected
   size = place.proxy.image.shape[0]
@@ -187,13 +187,12 @@ def test_a_pool_too_small_to_split_leaves_the_model_as_it_is():
 def test_the_rule_safe_is_what_the_row_cuts_takes(tmp_path):
   fields = {'select.rule': 'safe', 'finetune.steps': '2'}
   config, world, place = small(**fields)
-  found, info, fits = stages.repairs(
-    config,
-    world,
-    place,
-    start(world, place),
-    stages.locate_checkpoints(config, tmp_path),
-    0,
+  where = stages.locate_checkpoints(config, tmp_path)
+  found, info, fits = stages.repair(
+    scene.Case(
+      *(config, world, place, start(world, place), 0),
+      lambda stage: stages.make_checkpoint(where, stage, 0),
+    )
   )
   assert found['cuts'].facts == found['cuts_safe'].facts
   assert info['alpha'] == found['cuts_safe'].facts['alpha']

@@ -215,9 +215,7 @@ def digits():
 @functools.cache
 def repaired():
   settings, world, place, poisoned = digits()
-  found, _ = backdoor.repairs(
-    settings, world, place, poisoned, lambda name: None
-  )
+  found, _ = backdoor.repair(scene.Case(settings, world, place, poisoned, 0))
   score = evaluate.scorer(settings, world)
   values = {
     name: score(network).values for name, (network, *_) in found.items()

@@ -4,6 +4,7 @@ Everything is drawn here, once and before any training; afterwards no stage
 touches the dataset again. The proxy is held out before the corruption.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
-from cmu_jax.core import errors, rng
+from cmu_jax.core import errors, rng, store
 from cmu_jax.core.types import (
   Batch,
   Corruption,
@@ -22,6 +23,7 @@ from cmu_jax.core.types import (
   PRNGKey,
   Proxy,
   Trigger,
+  Variables,
 )
 from cmu_jax.data import corruption, proxy_sets, splits
 from cmu_jax.data.corruption import record
@@ -72,11 +74,31 @@ class Scene(NamedTuple):
   truth: Int[Array, 'n']
 
 
+class Case(NamedTuple):
+  """A corrupted network, and all that its repairs need.
+
+  Attributes:
+    config: every setting.
+    world: shared by all seeds.
+    data: of the seed.
+    corrupted: the network, theta_mix.
+    seed: number of the seed, for titles.
+    checkpoint: stage -> its checkpoint, or None for none.
+  """
+
+  config: ConfigDict
+  world: World
+  data: Scene
+  corrupted: Variables
+  seed: int
+  checkpoint: Callable[[str], store.Checkpoint | None] = lambda stage: None
+
+
 def load_world(config: ConfigDict) -> World:
   """Loads the data and binds the network.
 
   Raises:
-    UserError: bad data or settings, in one line.
+    UserError: bad data or settings.
   """
   # Bad settings should fail before the data is read.
   settings.check(config)

@@ -22,10 +22,11 @@ from cmu_jax.methods.cuts import (
   algorithm,
   alpha_evidence,
   alpha_search,
+  safe_alpha,
   task_simplex,
 )
-from cmu_jax.methods.cuts import safe_alpha as safe_alpha_lib
 from cmu_jax.studies.cuts import backdoor, scene
+from cmu_jax.studies.cuts.scene import Case
 from cmu_jax.studies.engine import recipes
 from cmu_jax.studies.engine.store import Clock, TimeIsUp
 from cmu_jax.training import train
@@ -171,23 +172,15 @@ def train_all(
   ]
 
 
-def repairs(
-  config: ConfigDict,
-  world: scene.World,
-  data: scene.Scene,
-  corrupted: Variables,
-  checkpoints: Checkpoints,
-  seed: int,
-) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:
-  """CUTS, its controls and baselines for one seed.
+def repair(case: Case) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:
+  """Repairs a network by CUTS, its controls and baselines.
 
   Returns:
     The repairs by method name, CUTS's info, and the fits by stage name.
   """
-  key = rng.fold_in(data.key, 'unlearn')
-  repaired, info, fits = _by_cuts(
-    key, config, world, data, corrupted, checkpoints, seed
-  )
+  config, corrupted = case.config, case.corrupted
+  key = rng.fold_in(case.data.key, 'unlearn')
+  repaired, info, fits = _repair_by_cuts(key, case)
   for name, kind in (
     ('random_vector', 'normal'),
     ('random_vector_uniform', 'uniform'),
@@ -202,29 +195,20 @@ def repairs(
       {'alpha': info['alpha']},
     )
   if config.task == 'poison':
-    baselines, tuned = backdoor.repairs(
-      config,
-      world,
-      data,
-      corrupted,
-      lambda name: make_checkpoint(checkpoints, name, seed),
-    )
-    repaired |= {
-      name: Repair(*baseline) for name, baseline in baselines.items()
-    }
+    baselines, tuned = backdoor.repair(case)
+    repaired |= {name: Repair(*result) for name, result in baselines.items()}
     fits |= tuned
   # This baseline knows more than CUTS: the true labels of the proxy.
+  proxy = case.data.clean_proxy
   clean = train.fit(
     rng.fold_in(key, 'finetune'),
-    Network(world.model, world.inputs),
+    Network(case.world.model, case.world.inputs),
     corrupted,
-    data.clean_proxy,
-    recipes.fit_options(
-      config.finetune, data.clean_proxy.label.shape[0], 'finetune'
-    ),
+    proxy,
+    recipes.fit_options(config.finetune, proxy.label.shape[0], 'finetune'),
     train.Session(
-      f'fine-tuning on clean proxy labels, seed {seed}',
-      make_checkpoint(checkpoints, 'finetune', seed),
+      f'fine-tuning on clean proxy labels, seed {case.seed}',
+      case.checkpoint('finetune'),
     ),
   )
   repaired['finetune_clean_proxy'] = Repair(
@@ -233,39 +217,32 @@ def repairs(
   return repaired, info, {**fits, 'finetune': clean}
 
 
-def _by_cuts(
-  key: PRNGKey,
-  config: ConfigDict,
-  world: scene.World,
-  data: scene.Scene,
-  corrupted: Variables,
-  checkpoints: Checkpoints,
-  seed: int,
+def _repair_by_cuts(
+  key: PRNGKey, case: Case
 ) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:
-  """CUTS with the published and with the safe alpha, and as a simplex."""
+  """Repairs with the published and with the safe alpha, and as a simplex."""
+  config, corrupted, proxy = case.config, case.corrupted, case.data.proxy
   method = algorithm.cuts(
-    Network(world.model, world.inputs),
+    Network(case.world.model, case.world.inputs),
     selection=selection(config),
-    checkpoint=make_checkpoint(checkpoints, 'cuts_proxy', seed),
+    checkpoint=case.checkpoint('cuts_proxy'),
     training=recipes.fit_options(
-      config.proxy_train, data.proxy.label.shape[1], 'proxy_train'
+      config.proxy_train, proxy.label.shape[1], 'proxy_train'
     ),
   )
   # The loop below edits the weights, because there may be two rules.
-  _, info = method(key, corrupted, MethodInputs(proxy=data.proxy))
+  _, info = method(key, corrupted, MethodInputs(proxy=proxy))
   fits = {'cuts_proxy': info['fit']}
   rules = {'cuts': {'alpha': info['alpha'], 'selected': info['selected']}}
   if config.select.folds:
-    chosen, folded = safe_alpha(
-      config, world, data, corrupted, checkpoints, seed
-    )
-    info['safe'] = chosen.record
-    rules['cuts_safe'] = alpha_evidence.facts(chosen)
+    choice, vectors = choose_safe_alpha(case)
+    info['safe'] = choice.record
+    rules['cuts_safe'] = alpha_evidence.facts(choice)
     if config.select.rule == 'safe':
       # Controls and curves read `info`, so they follow the same rule.
-      info |= chosen.choice._asdict()
+      info |= choice.choice._asdict()
       rules['cuts'] = rules['cuts_safe']
-    fits |= {'cuts_folds': folded.fit} if folded else {}
+    fits |= {'cuts_folds': vectors.fit} if vectors else {}
   repaired = {
     name: Repair(
       edit_weights(corrupted, info['tau'], facts['alpha']),
@@ -274,40 +251,28 @@ def _by_cuts(
     )
     for name, facts in rules.items()
   }
-  if data.proxy.label.shape[0] > 1:  # One vector spans nothing else than CUTS.
+  if proxy.label.shape[0] > 1:  # One vector spans nothing else than CUTS.
     tuned = info['fit'].variables
     members = task_simplex.members(corrupted, tuned, info['alpha'])
     repaired['cuts_simplex'] = repaired['cuts']._replace(members=members)
   return repaired, info, fits
 
 
-def safe_alpha(
-  config: ConfigDict,
-  world: scene.World,
-  data: scene.Scene,
-  corrupted: Variables,
-  checkpoints: Checkpoints | None,
-  seed: int,
-) -> tuple[alpha_evidence.SafeChoice, safe_alpha_lib.FoldVectors | None]:
-  """Chooses the safe alpha of one seed; returns its fold vectors too.
+def choose_safe_alpha(
+  case: Case,
+) -> tuple[alpha_evidence.SafeChoice, safe_alpha.FoldVectors | None]:
+  """Chooses the safe alpha of a network; returns its fold vectors too.
 
   A pool that is too small to be split is no evidence: the rule abstains.
-
-  Args:
-    config: every setting.
-    world: shared by all seeds.
-    data: of this seed.
-    corrupted: theta_mix.
-    checkpoints: of the run; None saves no checkpoint.
-    seed: of the checkpoint.
   """
-  return safe_alpha_lib.choose_from_proxy(
-    rng.fold_in(data.key, 'safe'),
-    Network(world.model, world.inputs),
-    corrupted,
-    data.proxy,
+  config = case.config
+  return safe_alpha.choose_from_proxy(
+    rng.fold_in(case.data.key, 'safe'),
+    Network(case.world.model, case.world.inputs),
+    case.corrupted,
+    case.data.proxy,
     selection=selection(config),
-    rule=safe_alpha_lib.SafeRule(
+    rule=safe_alpha.SafeRule(
       config.corruption.kind == 'symmetric',
       config.select.folds,
       config.select.confidence,
@@ -316,9 +281,7 @@ def safe_alpha(
     tuning=lambda size: recipes.fit_options(
       config.proxy_train, size, 'proxy_train'
     ),
-    checkpoint=make_checkpoint(checkpoints, 'cuts_folds', seed)
-    if checkpoints
-    else None,
+    checkpoint=case.checkpoint('cuts_folds'),
   )
 
 

@@ -157,9 +157,12 @@ def _repair(context: Context[World], item: Repairs) -> Info:
   config, world = context.config, context.world
   data, shared = world.scenes[item.seed], world.shared
   corrupted = _fit(context, 'corrupted', item.seed).variables
-  repairs, info, fits = stages.repairs(
-    config, shared, data, corrupted, _checkpoints(context), item.seed
+  checkpoints = _checkpoints(context)
+  case = scene.Case(
+    *(config, shared, data, corrupted, item.seed),
+    lambda stage: stages.make_checkpoint(checkpoints, stage, item.seed),
   )
+  repairs, info, fits = stages.repair(case)
   oracle = _fit(context, 'oracle', item.seed).variables
   networks = {
     'corrupted': stages.Repair(corrupted, 'nothing: the model as shipped', {}),
