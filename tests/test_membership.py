@@ -102,7 +102,7 @@ def test_the_time_is_up(done, tmp_path, capfd):
   found = json.loads((folder / 'results.json').read_text())
   assert not found['finished']
   assert list(found['methods']) == ['none']
-  assert report.verdict(found).label.startswith('Cannot conclude')
+  assert report.describe(found).label.startswith('Cannot conclude')
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def shown(none, retrain, amun, level='leaks'):
   ]
   return {
     'rows': rows,
-    'sanity': measure.sanity(rows),
+    'sanity': measure.check_sanity(rows),
     'methods': dict.fromkeys(areas, ''),
     'finished': True,
     'config': {'evaluate': {'confidence': 0.99, 'clusters': []}},
@@ -161,7 +161,7 @@ FOUND, CHANCE = (0.6, 0.7, 0.8), (0.45, 0.5, 0.55)
 def test_a_verdict_rests_on_attacks_that_work(
   none, retrain, level, label, tone
 ):
-  said = report.verdict(shown(none, retrain, FOUND, level))
+  said = report.describe(shown(none, retrain, FOUND, level))
   assert label in said.label
   assert said.tone == tone
 
@@ -169,7 +169,7 @@ def test_a_verdict_rests_on_attacks_that_work(
 def test_limits_in_plain_words():
   found = shown(FOUND, CHANCE, FOUND)
   found['config'] |= {'attack': 'ulira'}
-  text = ' '.join(report.limits(found))
+  text = ' '.join(report.describe_limits(found))
   assert 'cannot show that nothing is left' in text
   assert 'each score taken for independent' in text
   assert 'so that they can be compared' in text
@@ -177,7 +177,7 @@ def test_limits_in_plain_words():
   found['config']['evaluate']['clusters'] = ['networks', 'points']
   for row in found['rows']:
     row |= {'detectable': 0.53, 'attack': 'U-LiRA'}
-  text = ' '.join(report.limits(found))
+  text = ' '.join(report.describe_limits(found))
   assert 'an AUC of 53.0' in text
   assert 'whole networks and points drawn' in text
   assert 'so that they can be compared' not in text
@@ -185,8 +185,8 @@ def test_limits_in_plain_words():
 
 def test_names_of_attacks():
   row = {'attack': 'LiRA', 'adaptive': True}
-  assert tables.attack(row) == 'LiRA, adaptive'
-  assert tables.attack({**row, 'attack': 'U-LiRA'}) == 'U-LiRA'
+  assert tables.name_attack(row) == 'LiRA, adaptive'
+  assert tables.name_attack({**row, 'attack': 'U-LiRA'}) == 'U-LiRA'
 
 
 @pytest.mark.parametrize(

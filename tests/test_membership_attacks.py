@@ -32,7 +32,7 @@ def test_relative_attacks_are_those_of_the_library_network_by_network():
   targets, references, inside = world(1.0)
   found = {
     one.attack: one
-    for one in attacks.relative(
+    for one in attacks.score(
       targets,
       attacks.ReferenceModels(references, inside),
       attacks.Options('softmax', 2.0),
@@ -63,7 +63,7 @@ def test_attacks_find_a_leak_and_claim_nothing_without_one(a):
       attacks.ReferenceModels(references, inside),
       attacks.Options('softmax', 1.0, a),
     )
-    for one in attacks.relative(targets, known, options):
+    for one in attacks.score(targets, known, options):
       area = audits.auc(
         np.concatenate(one.positive), np.concatenate(one.negative)
       )
@@ -100,7 +100,7 @@ def pooled(scored):
 def test_networks_are_audited_beside_the_others_of_them():
   targets, known, _ = world_of_its_own(1.0, 1.0, 3)
   options = attacks.Options('softmax', 2.0)
-  found = attacks.among(targets, known, options)
+  found = attacks.score(targets, known, options, hold_out=True)
   assert {one.references for one in found} == {10}
   rest = np.r_[0:4, 6:12]
   own = audits.rmia(
@@ -125,7 +125,10 @@ def test_side_by_side_attacks_are_fair_and_find_what_is_left(adaptive):
       known = own if adaptive else plain
       options = attacks.Options('softmax', 1.0)
       areas.append(
-        [pooled(one) for one in attacks.among(targets, known, options)]
+        [
+          pooled(one)
+          for one in attacks.score(targets, known, options, hold_out=True)
+        ]
       )
     area = np.mean(areas, axis=0)
     assert len(area) == (2 if adaptive else 3)
@@ -136,8 +139,8 @@ def test_side_by_side_attacks_are_fair_and_find_what_is_left(adaptive):
 def test_scores_are_of_a_network_and_a_point():
   targets, known, _ = world_of_its_own(1.0, 1.0, 1)
   options = attacks.Options('softmax', 2.0)
-  one = attacks.among(targets, known, options)[1]
-  found = measure.clusters(one)
+  one = attacks.score(targets, known, options, hold_out=True)[1]
+  found = measure.group_scores(one)
   sizes = [len(scores) for scores in one.positive]
   np.testing.assert_array_equal(
     found['networks'].positive, np.repeat(np.arange(12), sizes)
@@ -146,7 +149,7 @@ def test_scores_are_of_a_network_and_a_point():
     found['points'].negative[: len(one.negative[0])],
     np.flatnonzero(targets.negative[0]),
   )
-  u = attacks.per_example(
+  u = attacks.score_by_ulira(
     targets.statistics['logit_confidence'], targets.positive, targets.negative
   )
   assert [len(x) for x in u.positive] == u.members.sum(axis=1).tolist()
@@ -159,5 +162,5 @@ def test_two_references_allow_no_lira():
     attacks.ReferenceModels(references, inside),
     attacks.Options('softmax', 2.0),
   )
-  found = attacks.relative(targets, known, options)
+  found = attacks.score(targets, known, options)
   assert [one.attack for one in found] == ['RMIA', 'RMIA, ratio alone']

@@ -63,7 +63,7 @@ def _roc_points(
   ]
 
 
-def clusters(scores: AttackScores) -> dict[str, audits.Clusters]:
+def group_scores(scores: AttackScores) -> dict[str, audits.Clusters]:
   """Groups scores by network and by point, because these share errors."""
   sides = [np.nonzero(marks) for marks in (scores.members, scores.others)]
   return {
@@ -72,7 +72,7 @@ def clusters(scores: AttackScores) -> dict[str, audits.Clusters]:
   }
 
 
-def row(config: ConfigDict, audit: Audit, attacks: int = 1) -> Info:
+def compute_row(config: ConfigDict, audit: Audit, attacks: int = 1) -> Info:
   """Computes the numbers of one attack on one method.
 
   The AUC of forgotten points also has the intervals of every other way to draw
@@ -88,7 +88,8 @@ def row(config: ConfigDict, audit: Audit, attacks: int = 1) -> Info:
   positive = np.concatenate(scores.positive)
   negative = np.concatenate(scores.negative)
   name = f'{audit.method} {audit.points} {scores.attack} {audit.adaptive}'
-  by_way = clusters(scores)
+  # Scores of a network share its training, those of a point its references.
+  by_way = group_scores(scores)
 
   @functools.cache
   def evaluate(ways: tuple[str, ...]) -> audits.Audit:
@@ -104,12 +105,9 @@ def row(config: ConfigDict, audit: Audit, attacks: int = 1) -> Info:
 
   result = evaluate(tuple(options.clusters))
   ways = ((), ('networks',), ('points',), settings.CLUSTERS)
-  numbers = {
-    key: value._asdict()
-    if isinstance(value, audits.BootstrapEstimate)
-    else value
-    for key, value in result._asdict().items()
-  }
+  # JSON has no named tuples.
+  to_json = lambda x: x._asdict() if hasattr(x, '_asdict') else x
+  numbers = {key: to_json(x) for key, x in result._asdict().items()}
   return {
     'method': audit.method,
     'points': audit.points,
@@ -126,20 +124,16 @@ def row(config: ConfigDict, audit: Audit, attacks: int = 1) -> Info:
   }
 
 
-def sanity(rows: list[Info]) -> dict[str, Any]:
+def check_sanity(rows: list[Info]) -> dict[str, Any]:
   """Checks, by attack, that it works at all.
 
-  Args:
-    rows: of the results.
-
-  Returns:
-    Whether the interval of networks that never saw the points contains .5, and
-    whether the interval of networks without unlearning lies above it.
+  The interval of networks that never saw the points has to contain .5, and that
+  of networks without unlearning has to lie above it.
   """
   by_attack: dict[str, dict[str, Info]] = {}
   for item in rows:
     if item['points'] == 'forget':
-      methods = by_attack.setdefault(tables.attack(item), {})
+      methods = by_attack.setdefault(tables.name_attack(item), {})
       methods.setdefault(item['method'], item)
   checks = {}
   for name, methods in by_attack.items():

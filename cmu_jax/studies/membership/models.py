@@ -79,7 +79,7 @@ def _make_job(
     models.inside,
     method,
     forget=models.forget,
-    unlearn=unlearning(context, method),
+    unlearn=bind_method(context, method),
   )
 
 
@@ -128,8 +128,8 @@ def read_statistics(
   return shadows.statistics if shadows.unlearned is None else shadows.unlearned
 
 
-def unlearning(context: Context[World], method: str) -> shadow.Unlearn:
-  """A method in the form that shadow models unlearn with."""
+def bind_method(context: Context[World], method: str) -> shadow.Unlearn:
+  """Binds a method in the form that shadow models unlearn with."""
   config, world = context.config, context.world
   size = world.pool.label.shape[0]
   count = forget_count(config, size)

@@ -1,8 +1,7 @@
 """The report of an audit: finding, tables, figures, limits."""
 
-import os
+import functools
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from matplotlib import figure
@@ -20,31 +19,30 @@ CAPTIONS = {
 }
 
 
-def roc(found: Results, label: str) -> figure.Figure | None:
-  """The ROC curves of the forgotten points, of the last attack on a method.
+def draw_roc(results: Results, label: str) -> figure.Figure | None:
+  """Draws the ROC curves of forgotten points, of the last attack on a method.
 
   None without any.
   """
-  last: dict[str, Any] = {}
-  known = {row['attack'] for row in found['rows']}
-  # RMIA is steps of its ratio; where there is U-LiRA it is what was asked for.
-  drawn = known & {'U-LiRA'} or known - {'RMIA'}
-  for row in found['rows']:
-    finer = row['points'] == 'forget' and row['attack'] in drawn
-    # Results that were kept for their numbers are without curves.
-    if finer and row.get('curve'):
-      last[f'{row["method"]}, {tables.attack(row)}'] = row
-  if not last:
+  names = {row['attack'] for row in results['rows']}
+  # RMIA is steps of its ratio; U-LiRA is drawn alone where it was asked for.
+  names = names & {'U-LiRA'} or names - {'RMIA'}
+  rows = {
+    f'{row["method"]}, {tables.name_attack(row)}': row
+    for row in results['rows']
+    # Results whose numbers alone are published have no curves.
+    if row['points'] == 'forget' and row['attack'] in names and row.get('curve')
+  }
+  if not rows:
     return None
-  made = style.canvas(label, (7.6, 5.4), found['smoke'])
-  ax = made.subplots()
-  for (name, row), colour in zip(last.items(), style.COLOURS, strict=False):
-    curve = np.array(row['curve'])
-    ax.plot(
-      curve[:, 0], np.maximum(curve[:, 1], 1e-4), color=colour, label=name
-    )
-  line = np.geomspace(1e-3, 1, 50)
-  ax.plot(line, line, color=style.MUTED, ls=(0, (4, 3)), lw=1)
+  canvas = style.canvas(label, (7.6, 5.4), results['smoke'])
+  ax = canvas.subplots()
+  for (name, row), colour in zip(rows.items(), style.COLOURS, strict=False):
+    fpr, tpr = np.array(row['curve']).T
+    # A logarithmic axis has no 0.
+    ax.plot(fpr, np.maximum(tpr, 1e-4), color=colour, label=name)
+  chance = np.geomspace(1e-3, 1, 50)
+  ax.plot(chance, chance, color=style.MUTED, ls=(0, (4, 3)), lw=1)
   style.set_log_axes(ax, 'x', 'y')
   ax.set(
     xlim=(1e-3, 1),
@@ -53,18 +51,13 @@ def roc(found: Results, label: str) -> figure.Figure | None:
     ylabel='true positive rate',
   )
   ax.legend(loc='lower right', fontsize=8)
-  return made
+  return canvas
 
 
-def draw(found: Results, label: str) -> Iterator[ReportFigure]:
-  """The figures, one by one.
-
-  Args:
-    found: checked contents of results.json.
-    label: the finding in one line.
-  """
+def draw_figures(results: Results, label: str) -> Iterator[ReportFigure]:
+  """Draws the only figure, under the finding."""
   with style.context():
-    yield ReportFigure('roc', roc(found, label))
+    yield ReportFigure('roc', draw_roc(results, label))
 
 
 _GLOSSARY = {
@@ -113,17 +106,13 @@ def _judge_method(results: Results, method: str) -> tuple[bool, str]:
   auc = worst['auroc']
   return leaks > 0, (
     f'{method}: {leaks} of {len(rows)} attacks find what it forgot. The '
-    f'strongest is {tables.attack(worst)}, AUC {auc["value"]:.3f} '
+    f'strongest is {tables.name_attack(worst)}, AUC {auc["value"]:.3f} '
     f'[{auc["low"]:.3f}, {auc["high"]:.3f}]: {worst["verdict"]}.'
   )
 
 
-def verdict(results: Results) -> Verdict:
-  """States whether forgotten points can be told from unseen points.
-
-  Args:
-    results: contents of results.json.
-  """
+def describe(results: Results) -> Verdict:
+  """States whether forgotten points can be told from unseen points."""
   works, sentences = _check_attacks(results)
   leaks = []
   for method in results['methods']:
@@ -134,7 +123,8 @@ def verdict(results: Results) -> Verdict:
   sentences.append(
     'An attack that fails shows that this attack fails, with so many '
     'references, on average over these points. Networks share a pool, and '
-    f'points their references: intervals have {tables.drawn(results)}.'
+    'points their references: intervals have '
+    f'{tables.describe_clusters(results)}.'
   )
   if not results['finished']:
     sentences.append(UNFINISHED)
@@ -151,12 +141,8 @@ def verdict(results: Results) -> Verdict:
   return Verdict(label, 'good', tuple(sentences))
 
 
-def limits(results: Results) -> list[str]:
-  """Lists the limits of an audit, in sentences.
-
-  Args:
-    results: contents of results.json.
-  """
+def describe_limits(results: Results) -> list[str]:
+  """Lists the limits of an audit, in sentences."""
   config = results['config']
   level = config['evaluate']['confidence']
   rows = [row for row in results['rows'] if row['points'] == 'forget']
@@ -175,8 +161,9 @@ def limits(results: Results) -> list[str]:
     'nothing above it; see the first sentences of this page.',
     'It is about these networks, images and settings. Nothing was tuned for '
     'the methods here, and another recipe may leave more or less behind.',
-    f'Intervals in tables have {tables.drawn(results)}, at {level:.0%} each: '
-    f'about {1 - level:.0%} of such intervals miss, and this page has several.',
+    f'Intervals in tables have {tables.describe_clusters(results)}, at '
+    f'{level:.0%} each: about {1 - level:.0%} of such intervals miss, and this '
+    'page has several.',
     *_shared_confidence(rows),
   ]
   if least:
@@ -219,21 +206,20 @@ def _sections(results: Results) -> dict[str, str]:
   )
   return {
     'What was audited': page.paragraphs([sentence]),
-    'What this can and cannot show': page.paragraphs(limits(results)),
+    'What this can and cannot show': page.paragraphs(describe_limits(results)),
   }
 
 
-def _read(folder: os.PathLike | str) -> Results:
-  needed = {'pool_size': int, 'methods': dict, 'sanity': dict}
-  columns = ('method', 'points', 'attack', 'adaptive', 'auroc')
-  return frame.read_results(folder, 'membership', needed, {'rows': columns})
-
-
 REPORT = frame.Report(
-  read=_read,
-  verdict=verdict,
-  tables=tables.contents,
-  figures=draw,
+  read=functools.partial(
+    frame.read_results,
+    tasks='membership',
+    required={'pool_size': int, 'methods': dict, 'sanity': dict},
+    sections={'rows': ('method', 'points', 'attack', 'adaptive', 'auroc')},
+  ),
+  verdict=describe,
+  tables=tables.build_tables,
+  figures=draw_figures,
   captions=CAPTIONS,
   sections=_sections,
   glossary=_GLOSSARY,

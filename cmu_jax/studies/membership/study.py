@@ -8,8 +8,6 @@ import collections
 import functools
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import progress
 from cmu_jax.core.types import Info
@@ -44,11 +42,6 @@ class AuditedMethod(NamedTuple):
   method: str
 
 
-def list_methods(config: ConfigDict) -> tuple[str, ...]:
-  """Lists the controls and the audited methods."""
-  return ('none', 'retrain', *config.methods)
-
-
 # Drawn once for all methods: each network is a permutation of the pool.
 def _reference_models(context: Context[World]) -> Models:
   draw = functools.partial(
@@ -65,40 +58,38 @@ def _audited_models(context: Context[World]) -> Models:
 def _networks(context: Context[World], method: str) -> list[tuple[Models, str]]:
   """Lists the networks that the attacks on a method read."""
   config = context.config
-  known = _reference_models(context)
+  models = _reference_models(context)
   if config.attack == 'ulira':
     # The references are the audited networks, each held out in turn.
     states = dict.fromkeys(('none', method))
-    return [(known, state) for state in states]
+    return [(models, state) for state in states]
   audited = _audited_models(context)
-  networks = [(known, 'none'), (audited, method)]
+  networks = [(models, 'none'), (audited, method)]
   if config.adaptive and method in config.methods:
-    networks.append((known, method))
+    networks.append((models, method))
   return networks
 
 
 def _attack_with_references(
   context: Context[World], method: str
 ) -> list[Audit]:
-  """RMIA and LiRA on the networks of all seeds, beside the references."""
+  """Attacks the networks of all seeds, which are compared with references."""
   config, options = context.config, context.config.rmia
-  known = _reference_models(context)
-  audited = _audited_models(context)
+  models, audited = _reference_models(context), _audited_models(context)
   statistics = read_statistics(context, audited, method)
-  kinds = [(read_statistics(context, known, 'none'), None, False)]
+  kinds: list[tuple[str, float | None]] = [('none', None)]
   if config.adaptive and method in config.methods:
     # The attacker knows the method, so the references forget by it, too.
-    own = read_statistics(context, known, method)
-    kinds.append((own, options.offline_a, True))
+    kinds.append((method, options.offline_a))
   groups, result = audited.groups, []
-  for reference_statistics, a, adaptive in kinds:
+  for state, a in kinds:
+    references = read_statistics(context, models, state)
     for points in ('forget', 'retain'):
-      targets = Targets(statistics, groups[points], groups['unseen'])
       result += [
-        Audit(method, points, adaptive, statistics, groups, scores)
-        for scores in attacks.relative(
-          targets,
-          ReferenceModels(reference_statistics, known.inside),
+        Audit(method, points, state != 'none', statistics, groups, scores)
+        for scores in attacks.score(
+          Targets(statistics, groups[points], groups['unseen']),
+          ReferenceModels(references, models.inside),
           Options(options.signal, options.gamma, a),
         )
       ]
@@ -106,40 +97,31 @@ def _attack_with_references(
 
 
 def _attack_held_out(context: Context[World], method: str) -> list[Audit]:
-  """U-LiRA, and the other attacks on the same networks and points.
+  """Attacks with U-LiRA, and by the other attacks on the same networks.
 
   The references of a network are the others of the K: as they were trained,
   and adaptive, once the method is done with them. The adaptive attacks compare
   networks that forgot the point with networks that never saw it, as U-LiRA
   does.
   """
-  config = context.config
-  models = _reference_models(context)
-  groups, options = (
-    models.groups,
-    Options(config.rmia.signal, config.rmia.gamma),
-  )
-  plain = read_statistics(context, models, 'none')
+  config, models = context.config, _reference_models(context)
+  options = Options(config.rmia.signal, config.rmia.gamma)
   statistics = read_statistics(context, models, method)
-  targets = Targets(statistics, groups['forget'], groups['unseen'])
-  confidence = statistics['logit_confidence']
-  kinds = [
-    (
-      True,
-      [attacks.per_example(confidence, groups['forget'], groups['unseen'])],
-    ),
-    (
-      False,
-      attacks.among(targets, ReferenceModels(plain, models.inside), options),
-    ),
-  ]
+  groups = models.groups
+  sides = groups['forget'], groups['unseen']
+  targets = Targets(statistics, *sides)
+  ulira = attacks.score_by_ulira(statistics['logit_confidence'], *sides)
+  plain = read_statistics(context, models, 'none')
+  score = lambda *references: attacks.score(
+    targets, ReferenceModels(*references), options, hold_out=True
+  )
+  kinds = [(True, [ulira]), (False, score(plain, models.inside))]
   if config.adaptive:
-    known = ReferenceModels(statistics, groups['forget'], groups['unseen'])
-    kinds.append((True, attacks.among(targets, known, options)))
+    kinds.append((True, score(statistics, *sides)))
   return [
     Audit(method, 'forget', adaptive, statistics, groups, scores)
-    for adaptive, several in kinds
-    for scores in several
+    for adaptive, results in kinds
+    for scores in results
   ]
 
 
@@ -147,7 +129,7 @@ _ATTACKS = {'rmia': _attack_with_references, 'ulira': _attack_held_out}
 
 
 def audit_method(context: Context[World], method: str) -> Info:
-  """Attacks the networks of a method; returns its rows."""
+  """Attacks the networks of a method, for its rows."""
   config = context.config
   attempts = _ATTACKS[config.attack](context, method)
   # Any success is a finding, so that all attacks share the error probability.
@@ -155,12 +137,14 @@ def audit_method(context: Context[World], method: str) -> Info:
   rows = []
   with progress.bar('intervals', len(attempts), 'attacks') as advance:
     for attempt in attempts:
-      rows.append(measure.row(config, attempt, counts[attempt.points]))
+      rows.append(
+        measure.compute_row(config, attempt, counts[attempt.points])
+      )
       advance(1, f'{method}, {attempt.scores.attack}')
   return {'rows': rows}
 
 
-def address(context: Context[World], method: str) -> str:
+def cell_address(context: Context[World], method: str) -> str:
   """Computes the address of a cell."""
   return config_lib.fingerprint(
     {
@@ -175,12 +159,12 @@ def address(context: Context[World], method: str) -> str:
 def plan(context: Context[World]) -> Plan:
   """Goes from method to method, so that a stopped run has whole methods."""
   results: list[tuple[AuditedMethod, Info]] = []
-  for method in list_methods(context.config):
+  for method in ('none', 'retrain', *context.config.methods):
     networks = _networks(context, method)
     jobs = [make_job(context, models, state) for models, state in networks]
     yield references.shadow_phase(f'networks, {method}', jobs)
     compute = functools.partial(audit_method, context, method)
-    cell = Cell(AuditedMethod(method), address(context, method), compute)
+    cell = Cell(AuditedMethod(method), cell_address(context, method), compute)
     results += yield Phase(f'attacks, {method}', [cell], spread=False)
   rows = [row for _, record in results for row in record['rows']]
   return {
@@ -190,7 +174,7 @@ def plan(context: Context[World]) -> Plan:
       or catalogue.ENTRIES[item.method].says
       for item, _ in results
     },
-    'sanity': measure.sanity(rows),
+    'sanity': measure.check_sanity(rows),
     'rows': rows,
   }
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 from cmu_jax.report import stats, text_tables
+from cmu_jax.report.frame import Results
 from cmu_jax.report.text_tables import TextTable
 
-Results = dict[str, Any]
 Row = dict[str, Any]
 
 _NUMBERS = {
@@ -21,55 +21,57 @@ _ACCURACIES = {
 }
 
 
-def attack(row: Row) -> str:
-  """An attack's name; RMIA and LiRA say if their references were unlearned."""
-  known = row['adaptive'] and row['attack'] != 'U-LiRA'
-  return f'{row["attack"]}, adaptive' if known else row['attack']
+def name_attack(row: Row) -> str:
+  """Names an attack; 'adaptive' where its references were unlearned too."""
+  # U-LiRA always compares with networks that forgot.
+  adaptive = row['adaptive'] and row['attack'] != 'U-LiRA'
+  return f'{row["attack"]}, adaptive' if adaptive else row['attack']
 
 
-def drawn(found: Results) -> str:
-  """What the bootstrap draws as a whole, in words."""
-  ways = found['config']['evaluate'].get('clusters') or ()
+def describe_clusters(results: Results) -> str:
+  """Describes what the bootstrap draws as a whole."""
+  ways = results['config']['evaluate'].get('clusters') or ()
   if not ways:
     return 'each score taken for independent of the others'
   return f'whole {" and ".join(ways)} drawn'
 
 
-def _estimate(value: dict[str, float] | None) -> str:
+def _estimate_text(value: dict[str, float] | None) -> str:
   if value is None:
     return 'too few points'
   low, high = 100 * value['low'], 100 * value['high']
   return f'{100 * value["value"]:.2f} [{low:.2f}, {high:.2f}]'
 
 
-def _mean(values: list[float]) -> str:
-  found = stats.spread(values)
-  if found is None:
+def _mean_text(values: list[float]) -> str:
+  spread = stats.spread([100 * value for value in values])
+  if spread is None:
     return text_tables.DASH
-  if len(values) < 2:
-    return f'{100 * found.mean:.2f}'
-  return f'{100 * found.mean:.2f} ± {100 * (found.std or 0):.2f}'
+  std = '' if spread.std is None else f' ± {spread.std:.2f}'
+  return f'{spread.mean:.2f}{std}'
 
 
-def _attacks(found: Results, points: str) -> TextTable:
-  rows = [row for row in found['rows'] if row['points'] == points]
-  confidence = found['config']['evaluate']['confidence']
-  seen = {
+def attack_table(results: Results, points: str) -> TextTable:
+  """Builds the table of all attacks on forgotten or on retained points."""
+  rows = [row for row in results['rows'] if row['points'] == points]
+  confidence = results['config']['evaluate']['confidence']
+  comparison = {
     'forget': 'D_F against points that the network never saw: 50 is perfect',
     'retain': 'D_R against points that the network never saw: members',
   }[points]
   counts = rows[0] if rows else {'positives': 0, 'negatives': 0}
   note = (
-    f'In points. {seen}. {counts["positives"]} and {counts["negatives"]} '
+    f'In points. {comparison}. {counts["positives"]} and {counts["negatives"]} '
     f'scores, pooled; in brackets {confidence:.0%} intervals, '
-    f'{drawn(found)}. By network: mean and standard deviation of the AUC.'
+    f'{describe_clusters(results)}. By network: mean and standard deviation of '
+    'the AUC.'
   )
   texts = [
     (
       row['method'],
-      attack(row),
-      *(_estimate(row[name]) for name in _NUMBERS),
-      _mean(row['by_network']),
+      name_attack(row),
+      *(_estimate_text(row[name]) for name in _NUMBERS),
+      _mean_text(row['by_network']),
     )
     for row in rows
   ]
@@ -78,23 +80,25 @@ def _attacks(found: Results, points: str) -> TextTable:
   return TextTable(title, (note,), head, tuple(texts))
 
 
-def _intervals(found: Results) -> TextTable | None:
-  """The AUC of forgotten points with an interval for each way to draw."""
-  rows = [row for row in found['rows'] if row.get('intervals')]
+def interval_table(results: Results) -> TextTable | None:
+  """Builds the table of intervals of the AUC, one for each way to draw."""
+  rows = [row for row in results['rows'] if row.get('intervals')]
   if not rows:
     return None
   ways = tuple(rows[0]['intervals'])
+  confidence = results['config']['evaluate']['confidence']
   note = (
-    f'AUC of D_F, {found["config"]["evaluate"]["confidence"]:.0%} intervals by '
-    'what the bootstrap draws. Scores of a network share its training, scores '
+    f'AUC of D_F, {confidence:.0%} intervals by what the bootstrap draws. '
+    'Scores of a network share its training, scores '
     'of a point its references: drawn one by one they make intervals too '
-    f'narrow. The tables above and the verdict have {drawn(found)}; few '
-    'networks make an interval over networks alone somewhat narrow.'
+    'narrow. The tables above and the verdict have '
+    f'{describe_clusters(results)}; few networks make an interval over '
+    'networks alone somewhat narrow.'
   )
   texts = [
     (
       row['method'],
-      attack(row),
+      name_attack(row),
       f'{100 * row["auroc"]["value"]:.2f}',
       *(f'[{100 * low:.2f}, {100 * high:.2f}]' for low, high in sides),
     )
@@ -105,11 +109,12 @@ def _intervals(found: Results) -> TextTable | None:
   return TextTable('What the intervals rest on', (note,), head, tuple(texts))
 
 
-def _accuracy(found: Results) -> TextTable:
-  rows = {row['method']: row for row in found['rows']}
+def accuracy_table(results: Results) -> TextTable:
+  """Builds the table of accuracies by method."""
+  rows = {row['method']: row for row in results['rows']}
   texts = [
-    (method, *(_mean(row[name]) for name in _ACCURACIES), says)
-    for method, says in found['methods'].items()
+    (method, *(_mean_text(row[name]) for name in _ACCURACIES), says)
+    for method, says in results['methods'].items()
     if (row := rows.get(method)) is not None
   ]
   note = (
@@ -120,11 +125,11 @@ def _accuracy(found: Results) -> TextTable:
   return TextTable('Accuracy', (note,), head, tuple(texts), prose_columns=1)
 
 
-def contents(found: Results) -> dict[str, TextTable]:
-  """All tables: name of the file, without its ending -> its table."""
-  made = {'forgotten': _attacks(found, 'forget')}
-  if any(row['points'] == 'retain' for row in found['rows']):
-    made['retained'] = _attacks(found, 'retain')
-  made['accuracy'] = _accuracy(found)
-  wide = _intervals(found)
-  return made if wide is None else {**made, 'intervals': wide}
+def build_tables(results: Results) -> dict[str, TextTable]:
+  """Builds all tables: name of the file, without its ending -> its table."""
+  tables = {'forgotten': attack_table(results, 'forget')}
+  if any(row['points'] == 'retain' for row in results['rows']):
+    tables['retained'] = attack_table(results, 'retain')
+  tables['accuracy'] = accuracy_table(results)
+  intervals = interval_table(results)
+  return tables if intervals is None else {**tables, 'intervals': intervals}
