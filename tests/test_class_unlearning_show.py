@@ -135,4 +135,4 @@ def test_figures_of_an_unfinished_run():
 def test_files_that_cannot_be_shown(tmp_path, change, said):
   files.write_json(tmp_path / 'results.json', RESULTS | change)
   with pytest.raises(errors.UserError, match=said):
-    report.read(tmp_path)
+    report.REPORT.read(tmp_path)

@@ -161,7 +161,7 @@ def test_seeds_of_unequal_sets_are_trained_apart(sizes, together, monkeypatch):
   calls = []
 
   def fit(*args, strategy='map', **options):
-    calls.append((strategy, options['training'].steps))
+    calls.append((strategy, args[4].steps))
     return train.Fit(args[2], [None] * 2, 0.0)
 
   monkeypatch.setattr(vectorize, 'default_strategy', lambda: 'vmap')

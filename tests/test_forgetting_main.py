@@ -142,7 +142,7 @@ def test_results_that_cannot_be_shown(done, tmp_path):
   for value, said in broken:
     (tmp_path / 'results.json').write_text(json.dumps(value))
     with pytest.raises(errors.UserError, match=said):
-      report.read(tmp_path)
+      report.REPORT.read(tmp_path)
 
 
 def test_requests_have_a_table_and_a_figure(done, tmp_path):

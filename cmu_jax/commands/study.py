@@ -96,14 +96,12 @@ def _write_results(
   config: Any, folder: pathlib.Path, results: Any, show: Callable[..., Any]
 ) -> Any:
   """Writes results.json and the report; returns the path of the report."""
-  path = folder / RESULTS_FILE
-  if not _claims_folder(config):
-    files.write_json(path, results)
-    return show(folder)
-  # A sweep passes over a finished run: its report has to be there, too.
-  files.write_json(path, {**results, 'finished': False})
+  # A sweep passes over a finished run, so its report comes before its end.
+  pending = {'finished': False} if _claims_folder(config) else {}
+  files.write_json(folder / RESULTS_FILE, {**results, **pending})
   report = show(folder)
-  files.write_json(path, results)
+  if pending:
+    files.write_json(folder / RESULTS_FILE, results)
   return report
 
 

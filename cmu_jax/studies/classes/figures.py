@@ -147,12 +147,7 @@ def draw_noise(results: Results) -> figure.Figure | None:
 
 
 def draw_figures(results: Results, label: str) -> Iterator[ReportFigure]:
-  """Draws the figures lazily.
-
-  Args:
-    results: checked contents of results.json, also of an unfinished run.
-    label: the verdict.
-  """
+  """Draws the figures lazily."""
   # Lazily, so that a single figure is in memory at a time.
   with style.context():
     yield ReportFigure('nearness', draw_distances(results, label))

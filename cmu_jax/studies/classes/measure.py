@@ -110,11 +110,7 @@ def measure_reference(
 ) -> Reference:
   """Measures the retrained networks, which others are compared with.
 
-  Args:
-    context: of the run.
-    logits: of each retrained network on the pool.
-    forget_class: the class.
-    validation: whether V is the unseen images, else T.
+  The unseen images are V for choices (`validation`), else T.
   """
   groups = split_pool(context.world, forget_class, validation)
   # All networks vote, so that each is compared on the same classes.
@@ -140,12 +136,8 @@ def _compare(
 ) -> Info:
   """Computes the distances to retrained networks.
 
-  Args:
-    reference: the retrained networks.
-    accuracy: of MIA-NN on the network.
-    answer: its mean probabilities.
-    position: of the network among the retrained ones, which is then compared
-      with the others; None for a network of another kind.
+  `position` is that of a retrained network, which is compared with the others;
+  None is a network of another kind.
   """
   mia_nn = audits.accuracy_gap(accuracy, reference.accuracy)
   variation = audits.total_variation_gap(answer, reference.answer)
@@ -192,11 +184,7 @@ def measure(
 ) -> Info:
   """Computes the numbers of a row.
 
-  Args:
-    context: of the run.
-    logits: of the network on the pool.
-    reference: the networks retrained without the class.
-    position: of the network among them; None for a network of another kind.
+  `position` is that of a retrained network among those of `reference`.
 
   Returns:
     retain_accuracy (ACC_r) and forget_accuracy (ACC_f) on unseen images, and
@@ -246,10 +234,7 @@ def statistics(
   They are the logit-scaled confidence in the class itself, and in its nearest
   class. The first one says nothing else where a method forbids the class.
 
-  Args:
-    context: of the run.
-    logits: on the pool, of one network or of several.
-    reference: the class and its nearest class.
+  The logits on the pool may be of one network or of several.
 
   Returns:
     'own' and 'nearest', clipped to +-60.

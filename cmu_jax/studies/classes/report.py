@@ -1,6 +1,6 @@
 """The report of the study of forgotten classes, from its results.json."""
 
-import os
+import functools
 
 from cmu_jax.report import frame, page
 from cmu_jax.report.frame import Results
@@ -14,7 +14,6 @@ _REQUIRED = {
   'methods': dict,
 }
 _ROW = ('method', 'information', 'seed', 'forget_class', 'diverged')
-_ULIRA = ('method', 'forget_class', 'statistic', 'ulira_auc')
 _GLOSSARY = {
   'none': 'Doing nothing: the network as it was trained on all classes.',
   'retrain': (
@@ -60,16 +59,6 @@ _GLOSSARY = {
 }
 
 
-def read(workdir: os.PathLike | str) -> Results:
-  """Reads and checks the results.json of a work folder.
-
-  Raises:
-    UserError: it is absent, broken or of another study.
-  """
-  parts = {**dict.fromkeys(('rows', 'noise', 'tuning'), _ROW), 'ulira': _ULIRA}
-  return frame.read_results(workdir, 'class_unlearning', _REQUIRED, parts)
-
-
 def _sections(results: Results) -> dict[str, str]:
   config, names = results['config'], results['class_names']
   join = lambda field: ', '.join(str(names[c]) for c in config[field])
@@ -88,7 +77,13 @@ def _sections(results: Results) -> dict[str, str]:
 
 
 REPORT = frame.Report(
-  read=read,
+  read=functools.partial(
+    frame.read_results,
+    tasks='class_unlearning',
+    required=_REQUIRED,
+    sections=dict.fromkeys(('rows', 'noise', 'tuning'), _ROW)
+    | {'ulira': ('method', 'forget_class', 'statistic', 'ulira_auc')},
+  ),
   verdict=verdict.describe,
   tables=tables.build_tables,
   figures=figures.draw_figures,

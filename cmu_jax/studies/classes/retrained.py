@@ -116,10 +116,7 @@ def get_reference(
 ) -> Reference:
   """Returns the measured networks without a class, from memory if recent.
 
-  Args:
-    context: of the run.
-    forget_class: the class.
-    validation: whether V is the unseen images, else T.
+  The unseen images are V for choices (`validation`), else T.
   """
 
   def compute() -> Reference:
@@ -153,9 +150,7 @@ def list_rows(
 def compute_gap(rows: Sequence[Row], retrained: Sequence[Row]) -> Gap | None:
   """Computes the gap of runs on a class to networks retrained without it.
 
-  Args:
-    rows: of a method; TV is a distance to retraining already.
-    retrained: of the retrained networks.
+  The TV of a row is a distance to retraining already.
   """
   # The ideal distance is zero, although retrained networks differ too.
   ideal = [{**row, 'tv': 0.0} for row in retrained]

@@ -17,12 +17,7 @@ def entries(
   betas: tuple[float, ...] = trw.BETAS,
   dimensions: tuple[int, ...] = trw.DIMENSIONS,
 ) -> dict[str, Entry]:
-  """Builds the entries of all methods.
-
-  Args:
-    betas: the grid of TRW.
-    dimensions: likewise.
-  """
+  """Builds the entries of all methods."""
   # A single noise here: noisy similarities have a phase of their own.
   tilted = {'betas': betas, 'dimensions': dimensions, 'noises': (0.0,)}
   options: dict[str, dict[str, Any]] = {
@@ -53,11 +48,7 @@ def make_methods(
 ) -> dict[str, Method]:
   """Builds the methods of a run by name.
 
-  Args:
-    config: of the run.
-    network: the model and its input step.
-    sizes: of D_R and D_F for an average class, so that epochs are equal for all
-      classes.
+  Sizes are those of an average class, so that epochs are equal for all classes.
   """
   table = entries(tuple(config.betas), tuple(config.dimensions))
   methods = {

@@ -161,11 +161,7 @@ def collect_statistics(
 ) -> ShadowStatistics | None:
   """Collects the statistics of a class.
 
-  Args:
-    context: of the run.
-    forget_class: the class.
-    rows: method -> its rows on the shadow models. Methods with a diverged
-      network are left out.
+  Methods with a diverged network are left out.
 
   Returns:
     None if shadow models or rows are absent.
@@ -228,10 +224,7 @@ def collect_own_statistics(
 ) -> ShadowStatistics:
   """Collects the statistics of the networks that the run reports on.
 
-  Args:
-    context: of the run.
-    forget_class: the class.
-    rows: trials and their rows; a diverged network has no statistics.
+  A diverged network has no statistics.
   """
   reference = retrained.get_reference(context, forget_class, False)
   by_method: dict[str, list[Info]] = {}

@@ -84,12 +84,7 @@ def solve_trial(
 ) -> list[Info]:
   """Computes the rows of a trial, one for each point of the grid.
 
-  Args:
-    context: of the run.
-    trial: the method, its network and its class.
-    points: of the grid.
-    reference: networks without the class.
-    with_statistics: whether rows keep the statistics of U-LiRA.
+  `with_statistics` adds the statistics of U-LiRA to the rows.
   """
 
   def measure_network(network: Variables) -> Info:

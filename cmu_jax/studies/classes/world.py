@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors, provenance, rng
-from cmu_jax.core.types import Batch, Dataset, MethodInputs, Network
+from cmu_jax.core.types import Batch, Dataset, MethodInputs
 from cmu_jax.data import splits
 from cmu_jax.studies.classes import roster
 from cmu_jax.studies.engine import binding, pool
@@ -47,10 +47,6 @@ def _check_classes(
 def load(config: ConfigDict, folder: pathlib.Path) -> World:
   """Loads the data, and binds network and methods to it.
 
-  Args:
-    config: checked settings.
-    folder: unused, because nothing is cached.
-
   Returns:
     The world, whose pool is D, then T, then V.
 
@@ -68,8 +64,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> World:
   _check_classes(config, source, validation)
   # From here on V is no training data, for any method.
   dataset = source._replace(train=train)
-  inputs = binding.pixels(config.input, dataset, None)
-  network = Network(binding.network(config.model, dataset, inputs), inputs)
+  network = binding.make_network(config, dataset)
   # Epochs are of an average class, equal for all classes.
   size = train.label.shape[0]
   share = size // source.num_classes

@@ -88,14 +88,16 @@ def bind_world(
   if manipulation == 'poison':
     target = config.poison.target
     binding.check_class('poison.target', target, dataset)
-    trigger = binding.trigger(config.poison, config.input, dataset.train.image)
+    trigger = binding.make_trigger(
+      config.poison, config.input, dataset.train.image
+    )
   else:
     first, second = class_maps.parse_class_pair(
       config.interclass.pair, dataset.class_names, 'interclass.pair'
     )
     pair = (first, second)
-  step = binding.pixels(config.input, dataset, trigger)
-  model = binding.network(config.model, dataset, step)
+  step = binding.make_inputs(config.input, dataset, trigger)
+  model = binding.make_model(config.model, dataset, step)
   checks.check_label_audit(config, dataset.num_classes)
   audit = bool(config.audit)
   return World(manipulation, dataset, model, step, trigger, pair, target, audit)

@@ -171,12 +171,7 @@ def make_audit(
 ) -> Callable[[Variables], Info]:
   """Creates the audit of a seed.
 
-  Args:
-    config: `audit`, and the batch size of evaluations.
-    world: of the run.
-    data: of the seed.
-    oracles: of each seed; no oracle saw a wrong label.
-    position: of the seed; its own oracle is no reference.
+  The oracle of the seed at `position` is no reference.
 
   Returns:
     network -> label_recovery_rate, how often the audit tells a label that was

@@ -106,10 +106,6 @@ def read(workdir: os.PathLike | str) -> Results:
 def read_arrays(workdir: pathlib.Path, classes: int) -> Arrays:
   """Reads the arrays of arrays.npz; none where the run wrote no such file.
 
-  Args:
-    workdir: work folder of a run.
-    classes: number of classes, which the confusion matrices must have.
-
   Raises:
     UserError: the file is not an npz archive of plain arrays, or the arrays
       do not fit together.

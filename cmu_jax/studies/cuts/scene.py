@@ -108,16 +108,16 @@ def load_world(config: ConfigDict) -> World:
   trigger = None
   if config.task == 'poison':
     image = dataset.train.image
-    trigger = binding.trigger(config.corruption, config.input, image)
-  pixels = binding.pixels(config.input, dataset, trigger)
+    trigger = binding.make_trigger(config.corruption, config.input, image)
+  pixels = binding.make_inputs(config.input, dataset, trigger)
   arguments = corruption.find_kind(config.corruption.kind).arguments(
     config.corruption,
     DatasetFacts(loaded.shipped, dataset.class_names, trigger),
   )
-  if clip_start.asked(config):
-    model = clip_start.network(config, loaded)
+  if clip_start.is_clip(config):
+    model = clip_start.make_model(config, loaded)
   else:
-    model = binding.network(config.model, dataset, pixels)
+    model = binding.make_model(config.model, dataset, pixels)
   return World(dataset, model, pixels, trigger, loaded.position, arguments)
 
 

@@ -1,1 +1,1 @@
-"""What all studies share."""
+"""The parts that all studies share."""

@@ -10,7 +10,14 @@ from ml_collections import ConfigDict
 
 from cmu_jax import networks
 from cmu_jax.core import errors, rng
-from cmu_jax.core.types import Batch, Dataset, InputStep, Model, Trigger
+from cmu_jax.core.types import (
+  Batch,
+  Dataset,
+  InputStep,
+  Model,
+  Network,
+  Trigger,
+)
 from cmu_jax.data import input_step, sources, splits
 from cmu_jax.data.corruption import triggers
 
@@ -33,36 +40,36 @@ class Loaded(NamedTuple):
   shipped: np.ndarray
 
 
-def _limited(
+def _select_images(
   field: str, batch: Batch, limit: int, names: tuple[str, ...]
 ) -> np.ndarray:
-  """Where `limit` images are, the same share of every class; 0 keeps all."""
+  """Selects `limit` images, the same share of every class; 0 selects all."""
   count = batch.label.shape[0]
   if not limit or limit >= count:
     return np.arange(count)
   sizes = np.bincount(np.asarray(batch.label), minlength=len(names))
-  fewest = int(sizes.argmin())
-  least = math.ceil(count / sizes[fewest])
+  rarest = int(sizes.argmin())
+  least = math.ceil(count / sizes[rarest])
   errors.check(
     limit >= least,
-    f"config.{field} {limit} leaves no image of class '{names[fewest]}'; use "
+    f"config.{field} {limit} leaves no image of class '{names[rarest]}'; use "
     f'{least} or more, or 0 for all',
   )
   key = rng.fold_in(0, field)
   return splits.stratified_split(key, batch.label, limit / count, len(names))[0]
 
 
-def _part(batch: Batch, index: np.ndarray) -> Batch:
-  """The images at ascending `index`, without a copy where that is all."""
-  whole = index.size == batch.label.shape[0]
-  return batch if whole else splits.take(batch, index)
+def _take(batch: Batch, index: np.ndarray) -> Batch:
+  # All images need no copy, which would double the memory.
+  is_all = index.size == batch.label.shape[0]
+  return batch if is_all else splits.take(batch, index)
 
 
 def load(config: ConfigDict) -> Loaded:
-  """The dataset that a config names.
+  """Loads the dataset of a config.
 
   Raises:
-    UserError: bad data or settings, in one line.
+    UserError: bad data or settings.
   """
   dataset = sources.load(
     config.dataset,
@@ -72,10 +79,12 @@ def load(config: ConfigDict) -> Loaded:
   )
   names = dataset.class_names
   shipped = np.asarray(dataset.train.label)
-  position = _limited('train_limit', dataset.train, config.train_limit, names)
-  tested = _limited('test_limit', dataset.test, config.test_limit, names)
+  position, test = (
+    _select_images(f'{split}_limit', batch, config[f'{split}_limit'], names)
+    for split, batch in (('train', dataset.train), ('test', dataset.test))
+  )
   dataset = dataset._replace(
-    train=_part(dataset.train, position), test=_part(dataset.test, tested)
+    train=_take(dataset.train, position), test=_take(dataset.test, test)
   )
   return Loaded(dataset, position, shipped)
 
@@ -89,10 +98,10 @@ def check_class(field: str, number: int, dataset: Dataset) -> None:
   )
 
 
-def trigger(
+def make_trigger(
   settings: ConfigDict, pixels: ConfigDict, image: jax.Array
 ) -> Trigger:
-  """The trigger that settings describe, made for these training images.
+  """Makes the trigger of some settings for these training images.
 
   Args:
     settings: `trigger` and its options, as in config.corruption.
@@ -110,10 +119,10 @@ def trigger(
   return triggers.make(kind, height, width, **options)
 
 
-def pixels(
-  settings: ConfigDict, dataset: Dataset, painted: Trigger | None
+def make_inputs(
+  settings: ConfigDict, dataset: Dataset, trigger: Trigger | None = None
 ) -> InputStep:
-  """The input step of config.input for the images of a dataset."""
+  """Makes the input step of config.input, which paints the trigger."""
   side = settings.resize or min(dataset.train.image.shape[1:3])
   errors.check(
     settings.pad < side,
@@ -123,41 +132,49 @@ def pixels(
   return input_step.make(
     tuple(settings.mean),
     tuple(settings.std),
-    trigger=painted,
+    trigger=trigger,
     pad=settings.pad,
     flip=settings.flip,
     resize=(settings.resize, settings.resize) if settings.resize else None,
   )
 
 
-def _check_size(model: Model, seen: tuple[int, ...]) -> None:
+def _check_size(model: Model, shape: tuple[int, ...]) -> None:
   """Refuses a network that cannot be trained in the memory of this machine.
 
-  Asked for too much, XLA may wait for ever and Linux may end the process.
+  XLA may wait for ever for memory, and Linux may end the process.
   """
-  image = jax.ShapeDtypeStruct((1, *seen), np.float32)
+  image = jax.ShapeDtypeStruct((1, *shape), np.float32)
   shapes = jax.eval_shape(model.init, rng.fold_in(0), image)
-  needed = _COPIES * sum(
+  least = _COPIES * sum(
     math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes)
   )
-  room = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   errors.check(
-    jax.default_backend() != 'cpu' or needed <= room,
-    f'the network of config.model takes at least {needed / 2**30:,.0f} GiB in '
-    f'training, this machine has {room / 2**30:,.0f}: lower config.model.width',
+    jax.default_backend() != 'cpu' or least <= memory,
+    f'the network of config.model takes at least {least / 2**30:,.0f} GiB in '
+    f'training, this machine has {memory / 2**30:,.0f}: lower '
+    'config.model.width',
   )
 
 
-def network(settings: ConfigDict, dataset: Dataset, step: InputStep) -> Model:
-  """The network of config.model for what the input step makes of images.
+def make_model(
+  settings: ConfigDict, dataset: Dataset, inputs: InputStep
+) -> Model:
+  """Makes the network of config.model for the output of an input step.
 
   Raises:
     UserError: settings that no network has, or one that memory cannot hold.
   """
-  seen = step.eval(dataset.train.image[:1], None).shape[1:]
+  shape = inputs.eval(dataset.train.image[:1], None).shape[1:]
   options = dict(settings)
-  made = networks.make(
-    options.pop('name'), dataset.num_classes, seen, **options
-  )
-  _check_size(made, seen)
-  return made
+  name, classes = options.pop('name'), dataset.num_classes
+  model = networks.make(name, classes, shape, **options)
+  _check_size(model, shape)
+  return model
+
+
+def make_network(config: ConfigDict, dataset: Dataset) -> Network:
+  """Makes the network of a config and its input step, without a trigger."""
+  inputs = make_inputs(config.input, dataset)
+  return Network(make_model(config.model, dataset, inputs), inputs)

@@ -27,10 +27,7 @@ Layers = tuple[Layer, ...]
 def find_layers(config: ConfigDict, model: Model, image: jax.Array) -> Layers:
   """Finds the layers to bound: convolutions and dense layers, or none.
 
-  Args:
-    config: `clip`; its bound is 0 for none.
-    model: the network.
-    image: a network input, [1, h, w, c].
+  A bound of 0 is none.
 
   Raises:
     UserError: the network has BatchNorm, which would undo the bound.

@@ -57,7 +57,7 @@ def _epoch_size(name: str, sizes: Sizes) -> int:
   if base in ('amun', 'amun_ffgsm'):
     # Adversarial images are as many as those of D_F.
     sets = entry.options.get('sets', ('retain', 'forget', 'adversarial'))
-    return retain + sizes.forget * sum(part != 'retain' for part in sets)
+    return retain + sizes.forget * sum(name != 'retain' for name in sets)
   if base in _UNIONS:
     return retain + sizes.forget
   # An epoch is a pass over D_R, with batches of D_F beside it.
@@ -118,13 +118,7 @@ def make(
 ) -> Method:
   """Makes a method with its grid: one point a learning rate.
 
-  Args:
-    config: trainings and `learning_rates`.
-    network: the model and its input step.
-    sizes: of D_R and D_F.
-    name: a key of the entries.
-    entries: of the task.
-    bounded: layers whose norms config.train bounds.
+  `bounded` are the layers whose norms config.train bounds.
   """
   offered = entries[name]
   if not offered.part:
@@ -150,8 +144,8 @@ def make(
 def describe_inputs(name: str, method: Method) -> str:
   """Describes the inputs of a method, such as 'weights + D_F'."""
   words = study_names.SYMBOLS[study_names.SUBSETS]
-  parts = [text for part, text in words.items() if part in method.needs]
-  return ' + '.join([*(['weights'] if name != 'retrain' else []), *parts])
+  inputs = [text for name, text in words.items() if name in method.needs]
+  return ' + '.join([*(['weights'] if name != 'retrain' else []), *inputs])
 
 
 def describe(name: str, entries: dict[str, Entry] = ENTRIES) -> str:

@@ -37,8 +37,8 @@ def check_ranges(config: Any, intervals: Mapping[str, str]) -> None:
     # The brackets of an interval tell whether its ends belong to it.
     bounds = [f'{"at least" if interval[0] == "[" else "above"} {low:.12g}']
     if math.isfinite(high):
-      last = 'at most' if interval[-1] == ']' else 'below'
-      bounds.append(f'{last} {high:.12g}')
+      limit = 'at most' if interval[-1] == ']' else 'below'
+      bounds.append(f'{limit} {high:.12g}')
     for number in (value,) if isinstance(value, int | float) else value:
       errors.check(
         low < number < high
@@ -49,13 +49,7 @@ def check_ranges(config: Any, intervals: Mapping[str, str]) -> None:
 
 
 def check_names(field: str, names: Any, known: Iterable[str]) -> None:
-  """Refuses names that are unknown, come twice, or none.
-
-  Args:
-    field: of the config, without 'config.'.
-    names: one name, or several.
-    known: every name there is.
-  """
+  """Refuses names that are unknown, come twice, or none."""
   values = (names,) if isinstance(names, str) else tuple(names)
   errors.check(
     values and len(set(values)) == len(values),
@@ -95,9 +89,7 @@ def check_tuning(config: ConfigDict, tuning: str, reported: str) -> None:
 def check_network(config: ConfigDict, *trainings: str) -> None:
   """Refuses an input step, a network or trainings that cannot be.
 
-  Args:
-    config: every setting; one without `input` has an input step of its own.
-    *trainings: fields of it that hold a training.
+  A config without `input` has an input step of its own.
   """
   if 'input' in config:
     mean, std = tuple(config.input.mean), tuple(config.input.std)

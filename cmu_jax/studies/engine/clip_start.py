@@ -4,6 +4,7 @@
 trains a small CLIP on the training images that the run itself leaves out.
 """
 
+import functools
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cmu_jax.core import errors, rng
-from cmu_jax.core.types import Batch, Model, PRNGKey, Variables
+from cmu_jax.core.types import Batch, InputStep, Model, PRNGKey, Variables
 from cmu_jax.data import input_step, sources, splits
 from cmu_jax.networks import clip
 from cmu_jax.networks.clip import heads, prompts, zero_shot
@@ -24,35 +25,25 @@ _SENTENCES = prompts.CIFAR[:1]
 
 
 class Start(NamedTuple):
-  """Where every seed starts.
-
-  Attributes:
-    model: image tower and frozen head.
-    variables: its weights.
-  """
+  """The first network of every seed: image tower, frozen head, weights."""
 
   model: Model
   variables: Variables
 
 
 def settings(name: str, width: int = 768) -> dict[str, Any]:
-  """The fields of config.model of a CLIP.
-
-  Args:
-    name: of the CLIP, one of NAMES.
-    width: of its image tower, checked against the weights.
-  """
+  """Returns the fields of config.model of a CLIP, one of NAMES."""
   return dict(
     name=name,
-    width=width,  # of the image tower
+    width=width,  # of the image tower, checked against the weights
     weights='',  # model.safetensors, flax_model.msgpack or an .npz
-    weights_sha256='',  # of their content; found out where it is empty
+    weights_sha256='',  # of their content; computed where it is empty
     dtype='float32',  # float32, bfloat16
   )
 
 
 def pretrain() -> dict[str, Any]:
-  """The fields of config.pretrain, of a small CLIP in place of weights."""
+  """Returns the fields of config.pretrain: a small CLIP in place of weights."""
   return dict(
     steps=300,
     learning_rate=2e-3,
@@ -63,16 +54,18 @@ def pretrain() -> dict[str, Any]:
   )
 
 
-def asked(config: Any) -> bool:
-  """Whether a config is of a CLIP."""
+def is_clip(config: Any) -> bool:
+  """Returns whether a config is of a CLIP."""
   return config.model.name in NAMES
 
 
-def begun(start: Start) -> Model:
-  """The network, whose first weights are those it was given.
+def make_model(config: ConfigDict, loaded: Loaded) -> Model:
+  """Makes the network of a config of a CLIP, which starts as `load_start`.
 
-  They come by a callback: as constants they would be part of every program.
+  The first weights come by a callback: as constants they would be part of every
+  program.
   """
+  start = load_start(config, loaded)
   shapes = jax.eval_shape(lambda: start.variables)
   host = jax.tree.map(np.asarray, start.variables)
 
@@ -83,85 +76,101 @@ def begun(start: Start) -> Model:
   return start.model._replace(init=init)
 
 
-def network(config: ConfigDict, found: Loaded) -> Model:
-  """The network of a config of a CLIP, see `start`."""
-  return begun(start(config, found))
-
-
-def start(config: ConfigDict, found: Loaded) -> Start:
-  """Weights and head for the data set of a config.
-
-  Args:
-    config: `model` from `settings`, `pretrain` for a small CLIP.
-    found: the data as the run sees them.
+def load_start(config: ConfigDict, loaded: Loaded) -> Start:
+  """Loads weights, and makes the head for the data set of a config.
 
   Raises:
     UserError: no weights, weights that do not fit, or a small CLIP that did
       not learn.
   """
-  options, dataset = config.model, found.dataset
+  options, dataset = config.model, loaded.dataset
   if options.weights:
-    one = clip.load(options.weights, options.name)
+    weights = clip.load(options.weights, options.name)
     sentences = prompts.for_dataset(config.dataset)
   else:
-    one, sentences = _small(config, found), _SENTENCES
+    weights, sentences = _train_small_clip(config, loaded), _SENTENCES
+  check_width(weights, options.width)
+  head = heads.make(weights, dataset.class_names, sentences)
+  model = zero_shot.model(weights.sizes, dataset.num_classes, options.dtype)
+  return Start(model, zero_shot.variables(weights.variables, head.kernel))
+
+
+def check_width(weights: clip.LoadedClip, width: int) -> None:
+  """Refuses weights of another width than config.model has."""
+  actual = weights.sizes.vision.width
   errors.check(
-    one.sizes.vision.width == options.width,
-    f'config.model.width is {options.width}, the weights are of a CLIP of '
-    f'width {one.sizes.vision.width}; set it to that',
+    actual == width,
+    f'config.model.width is {width}, the weights are of a CLIP of width '
+    f'{actual}; set it to that',
   )
-  head = heads.make(one, dataset.class_names, sentences)
-  model = zero_shot.model(one.sizes, dataset.num_classes, options.dtype)
-  return Start(model, zero_shot.variables(one.variables, head.kernel))
 
 
-def _small(config: ConfigDict, found: Loaded) -> clip.LoadedClip:
-  """A small CLIP trained on what the run leaves out, if that is enough."""
-  asked_for = config.get('pretrain')
+def find_pretraining(config: ConfigDict) -> Any:
+  """Returns the settings of a small CLIP.
+
+  Raises:
+    UserError: the config has none, hence needs weights.
+  """
+  options = config.get('pretrain')
   errors.check(
-    asked_for is not None,
+    options is not None,
     'which weights? give --config.model.weights=model.safetensors, a CLIP of '
     'yours, or try :smoke, which trains a small one',
   )
-  whole = sources.load(config.dataset, data_dir=config.data_dir)
-  rest = np.setdiff1d(np.arange(len(whole.train.label)), found.position)
+  return options
+
+
+def _train_small_clip(config: ConfigDict, loaded: Loaded) -> clip.LoadedClip:
+  """Trains a small CLIP on the images that the run leaves out.
+
+  Raises:
+    UserError: there are too few such images, or it did not learn.
+  """
+  pretraining = find_pretraining(config)
+  source = sources.load(config.dataset, data_dir=config.data_dir)
+  spare = np.setdiff1d(np.arange(len(source.train.label)), loaded.position)
   errors.check(
-    rest.size >= 2 * whole.num_classes,
-    f'config.train_limit {config.train_limit} leaves {rest.size} images to '
+    spare.size >= 2 * source.num_classes,
+    f'config.train_limit {config.train_limit} leaves {spare.size} images to '
     'train a small CLIP on; lower it',
   )
-  rest = np.random.default_rng(0).permutation(rest)[: asked_for.images]
-  side, options = whole.train.image.shape[1], config.model
-  of = small_clip.small_sizes(
-    side, asked_for.patch, options.width, asked_for.depth
+  spare = np.random.default_rng(0).permutation(spare)[: pretraining.images]
+  captioned = lambda index: small_clip.CaptionedImages(
+    _convert_to_rgb(splits.take(source.train, index)),
+    source.class_names,
+    _SENTENCES,
   )
-  captioned = lambda batch: small_clip.CaptionedImages(
-    _rgb(batch), whole.class_names, _SENTENCES
-  )
-  one = small_clip.train_small_clip(
+  trained = small_clip.train_small_clip(
     rng.fold_in(0, 'small_clip'),
-    of,
-    captioned(splits.take(whole.train, np.sort(rest))),
-    _step(2),
-    steps=asked_for.steps,
-    learning_rate=asked_for.learning_rate,
+    small_clip.small_sizes(
+      source.train.image.shape[1],
+      pretraining.patch,
+      config.model.width,
+      pretraining.depth,
+    ),
+    captioned(np.sort(spare)),
+    make_inputs(2),
+    steps=pretraining.steps,
+    learning_rate=pretraining.learning_rate,
   )
   # The test images that the run measures on are not needed for this.
-  unseen = captioned(splits.take(whole.train, found.position))
-  reached = small_clip.check_accuracy(
-    one, unseen, _step(0), asked_for.times_chance
+  accuracy = small_clip.check_accuracy(
+    trained, captioned(loaded.position), make_inputs(), pretraining.times_chance
   )
-  print(f'small CLIP: zero-shot accuracy {reached:.1%} on unseen images')
-  return one
+  print(f'small CLIP: zero-shot accuracy {accuracy:.1%} on unseen images')
+  return trained
 
 
-def _step(pad: int) -> Any:
+@functools.cache
+def make_inputs(pad: int = 0) -> InputStep:
+  """Makes the input step of a CLIP, with a random crop from `pad` zeros."""
+  # One object per padding, so that seeds share their compiled programs.
   return input_step.make(zero_shot.MEAN, zero_shot.STD, pad=pad)
 
 
-def _rgb(batch: Batch) -> Batch:
-  """Grey images in three channels, as a CLIP sees them."""
+def _convert_to_rgb(batch: Batch) -> Batch:
   image = batch.image
+  # Grey images: a CLIP has three channels.
   if image.shape[-1] == 1:
     image = jnp.repeat(image, 3, axis=-1)
   return batch._replace(image=image)

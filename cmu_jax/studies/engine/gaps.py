@@ -88,11 +88,6 @@ def compute_gap(
 ) -> Gap | None:
   """Computes the gap of a method's runs to those of Retrain.
 
-  Args:
-    rows: of the method.
-    retrained: of Retrain.
-    attack: a key of `ATTACKS`.
-
   Returns:
     None where all runs of either diverged, or lack the attack.
   """
@@ -103,11 +98,6 @@ def compare_columns(
   rows: Sequence[Row], retrained: Sequence[Row], columns: Sequence[str]
 ) -> Gap | None:
   """Computes the mean gap of these columns, each a rate.
-
-  Args:
-    rows: of the method.
-    retrained: of Retrain.
-    columns: names.
 
   Returns:
     None where all runs of either diverged, or lack a column.

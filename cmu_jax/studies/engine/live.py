@@ -20,8 +20,8 @@ _INTERVAL = 5.0
 
 
 def _format_duration(seconds: float) -> str:
-  minutes, rest = divmod(round(seconds), 60)
-  return f'{minutes} min {rest:02} s' if minutes else f'{rest} s'
+  minutes, seconds = divmod(round(seconds), 60)
+  return f'{minutes} min {seconds:02} s' if minutes else f'{seconds} s'
 
 
 class Display:
@@ -44,10 +44,7 @@ class Display:
   def phase(self, title: str, total: int, live: bool) -> Iterator[None]:
     """Counts the cells of a phase.
 
-    Args:
-      title: of the phase.
-      total: how many cells are to be computed.
-      live: whether the table is shown; not while trainings show bars.
+    The table is not `live` while trainings show their bars.
     """
     self._title, self._total, self._count = title, total, 0
     self._began = self._printed = time.monotonic()
@@ -96,9 +93,9 @@ class Display:
 
   def _line(self) -> str:
     seconds = time.monotonic() - self._began
-    left = seconds / max(self._count, 1) * (self._total - self._count)
+    remaining = seconds / max(self._count, 1) * (self._total - self._count)
     count = f'{self._title}: {self._count}/{self._total} cells'
-    return f'{count}, about {_format_duration(left)} left'
+    return f'{count}, about {_format_duration(remaining)} left'
 
   def _table(self) -> rich_table.Table:
     """Means so far: rows of the notes down, their columns across."""

@@ -112,12 +112,7 @@ def select_inputs(
 
 
 def network_address(context: Context[World], name: str) -> str:
-  """Computes the address of a network.
-
-  Args:
-    context: of the run.
-    name: of the network among all networks with the same settings.
-  """
+  """Computes the address of a network."""
   config, world = context.config, context.world
   # Without a bound, the settings of clipping change no number.
   fields = (*_NETWORK_FIELDS, 'clip') if world.bounded else _NETWORK_FIELDS
@@ -204,10 +199,7 @@ def attack_confidence(
 ) -> float:
   """Computes MIS: the share of the forget set that an attack takes for unseen.
 
-  Args:
-    context: of the run.
-    probability: of the label of every point of the pool.
-    groups: the attack is fitted on members (retained) and unseen points.
+  The attack is fitted on retained and unseen points.
   """
   forget, retain, unseen = (probability[group] for group in groups)
   limit = context.config.evaluate.mis_points or None

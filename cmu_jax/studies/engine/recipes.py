@@ -14,7 +14,7 @@ from cmu_jax.training import optimizers, train
 
 
 def training(**changes: Any) -> ConfigDict:
-  """The settings of one training, of a network or of a proxy fine-tuning."""
+  """Returns the settings of a training, of a network or of a proxy."""
   settings = ConfigDict(
     dict(
       epochs=0,  # passes over the data; 0 where `steps` says it
@@ -37,7 +37,7 @@ def training(**changes: Any) -> ConfigDict:
 
 
 def source() -> dict[str, Any]:
-  """The settings that every run has of where its images come from."""
+  """Returns the settings of the images that every run has."""
   return dict(
     dataset='digits',  # digits, a TFDS name, folder:PATH, npz:PATH
     data_dir=config_dict.placeholder(str),  # where TFDS data lie
@@ -51,7 +51,7 @@ def source() -> dict[str, Any]:
 def pixels(
   mean: tuple[float, ...] = (0.5,), std: tuple[float, ...] = (0.5,)
 ) -> dict[str, Any]:
-  """The settings of the input step, see `input_step.make`."""
+  """Returns the settings of the input step, see `input_step.make`."""
   return dict(
     mean=mean,  # of pixels in [0, 1], by channel
     std=std,
@@ -106,7 +106,7 @@ def shrink(
 
 
 def total_steps(settings: ConfigDict, samples: int, where: str) -> int:
-  """Optimiser steps of a training on `samples` images."""
+  """Counts the optimiser steps of a training on `samples` images."""
   errors.check(
     min(settings.epochs, settings.steps)
     == 0
@@ -119,7 +119,7 @@ def total_steps(settings: ConfigDict, samples: int, where: str) -> int:
 
 
 def _check_schedule(settings: ConfigDict, where: str) -> None:
-  """Rates and units that cannot be."""
+  """Refuses rates and units that cannot be."""
   peak, minimum = settings.learning_rate, settings.minimum
   errors.check(
     peak > 0, f'config.{where}.learning_rate is {peak}; it must be above 0'
@@ -155,15 +155,17 @@ def _check_schedule(settings: ConfigDict, where: str) -> None:
     )
 
 
-def schedule(settings: ConfigDict, samples: int, where: str) -> optax.Schedule:
-  """The learning rate that a training's settings describe."""
+def make_schedule(
+  settings: ConfigDict, samples: int, where: str
+) -> optax.Schedule:
+  """Makes the learning rate of a training."""
   steps = total_steps(settings, samples, where)
   peak = settings.learning_rate
   _check_schedule(settings, where)
   per_epoch = train.steps_per_epoch(samples, settings.batch_size)
   unit = per_epoch if settings.epochs else 1
   units = settings.epochs or steps
-  known = {
+  schedules = {
     'constant': lambda: optimizers.constant_schedule(peak),
     'cosine': lambda: optimizers.cosine_schedule(
       peak, units, settings.minimum, unit
@@ -176,17 +178,16 @@ def schedule(settings: ConfigDict, samples: int, where: str) -> optax.Schedule:
     ),
     'procedure_a': lambda: optimizers.procedure_a_schedule(peak, steps),
   }
-  if settings.schedule not in known:
+  if settings.schedule not in schedules:
     raise errors.unknown_name(
-      f'config.{where}.schedule', settings.schedule, known
+      f'config.{where}.schedule', settings.schedule, schedules
     )
-  return known[settings.schedule]()
+  # Only the schedule that is used has to make sense.
+  return schedules[settings.schedule]()
 
 
 def fit_options(settings: ConfigDict, samples: int, where: str) -> Training:
-  """The optimizer, steps and batch size of a training's settings.
-
-  Equal settings give the same optimiser object, hence one compilation.
+  """Makes the optimizer of a training, and fits its steps to its images.
 
   Raises:
     UserError: names the field `config.<where>.<...>` that cannot be.
@@ -194,6 +195,7 @@ def fit_options(settings: ConfigDict, samples: int, where: str) -> Training:
   return _fit_options(ml_collections.FrozenConfigDict(settings), samples, where)
 
 
+# Equal settings give the same optimiser object, hence one compilation.
 @functools.lru_cache(maxsize=64)
 def _fit_options(
   settings: ml_collections.FrozenConfigDict, samples: int, where: str
@@ -207,17 +209,17 @@ def _fit_options(
     f'config.{where}.weight_decay is {settings.weight_decay}; it must be at '
     'least 0',
   )
-  known: dict[str, Callable[..., optax.GradientTransformation]] = {
+  constructors: dict[str, Callable[..., optax.GradientTransformation]] = {
     'adamw': optimizers.adamw,
     'sgd': optimizers.sgd,
   }
-  if settings.optimizer not in known:
+  if settings.optimizer not in constructors:
     raise errors.unknown_name(
-      f'config.{where}.optimizer', settings.optimizer, known
+      f'config.{where}.optimizer', settings.optimizer, constructors
     )
-  rate = schedule(settings, samples, where)
+  rate = make_schedule(settings, samples, where)
   return Training(
-    optimizer=known[settings.optimizer](rate, settings.weight_decay),
+    optimizer=constructors[settings.optimizer](rate, settings.weight_decay),
     steps=total_steps(settings, samples, where),
     batch_size=settings.batch_size,
   )

@@ -43,9 +43,7 @@ def _group_cell(job: shadow.ShadowJob, numbers: range) -> Cell:
 def shadow_phase(title: str, jobs: list[shadow.ShadowJob]) -> Phase:
   """Builds the phase that trains shadow models.
 
-  Args:
-    title: of the phase.
-    jobs: each trains with all local devices, hence one group at a time.
+  Each job trains with all local devices, hence one group at a time.
   """
   cells = [cell for job in jobs for cell in list_groups(job)]
   return Phase(title, cells, spread=False)

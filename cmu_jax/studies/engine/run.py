@@ -114,8 +114,7 @@ class _Runner:
   def run(self, barrier: str) -> tuple[list[tuple[Any, Info]], int]:
     """Returns the records in the order of the cells, and how many are absent.
 
-    Args:
-      barrier: a name that no other phase of the run has.
+    `barrier` is a name that no other phase of the run has.
     """
     cells = self._phase.cells
     # All processes share out one list, which is fixed between two barriers:

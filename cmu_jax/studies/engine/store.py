@@ -31,7 +31,7 @@ class TimeIsUp(Exception):
 
 
 class Clock:
-  """How much time is left, and how long cells have taken so far.
+  """The time that is left, and the durations of cells so far.
 
   Attributes:
     deadline: in seconds of the monotonic clock; None for no limit.
@@ -84,7 +84,7 @@ class Store:
   def has_arrays(self, kind: str, address: str) -> bool:
     """Returns whether a network, or other arrays, have their file."""
     if kind == NETWORKS:
-      kind, address = 'originals', _finished(address)
+      kind, address = 'originals', _name_network(address)
     return self._path(kind, address).exists()
 
   def read_or_train(
@@ -104,12 +104,11 @@ class Store:
     """
     # Two devices of a process never train the same network.
     with self._locks[address]:
-      whole = store.npz_checkpoint(self.folder, _finished(address), 0.0)
-      found = whole.restore(template)
-      if found is not None:
-        return found[0]
+      file = store.npz_checkpoint(self.folder, _name_network(address), 0.0)
+      if (restored := file.restore(template)) is not None:
+        return restored[0]
       result = train(self._checkpoint(address))
-      whole.save(result, 0)
+      file.save(result, 0)
       # The state of the optimizer is as large as the network.
       store.remove_checkpoint(self.folder, address)
       return result
@@ -120,9 +119,8 @@ class Store:
     """Reads a pytree of arrays, or computes and writes it."""
     with self._locks[address]:
       file = store.npz_checkpoint(self.folder, address, 0.0, kind)
-      found = file.restore(template)
-      if found is not None:
-        return found[0]
+      if (restored := file.restore(template)) is not None:
+        return restored[0]
       result = compute()
       file.save(result, 1)
       return result
@@ -152,5 +150,5 @@ class Store:
     return self.folder / kind / f'{address[:24]}.npz'
 
 
-def _finished(address: str) -> str:
+def _name_network(address: str) -> str:
   return f'whole{address}'

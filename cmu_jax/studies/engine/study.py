@@ -25,7 +25,7 @@ class Cell(NamedTuple):
   """A unit of work with an address.
 
   Attributes:
-    item: what the cell is, in the terms of its study.
+    item: the cell in the terms of its study.
     address: fingerprint of everything that its numbers depend on.
     compute: () -> the record, which the engine writes; for another kind,
       `compute` writes its arrays through the store itself.
@@ -59,7 +59,7 @@ and returns what results.json holds besides its header."""
 
 
 class Note(NamedTuple):
-  """What the live table shows of a finished cell.
+  """A finished cell in the live table.
 
   Attributes:
     row: column name -> text; cells of equal rows are averaged.
@@ -98,7 +98,7 @@ class Recent:
 
 @dataclasses.dataclass(frozen=True)
 class Context(Generic[World]):
-  """What the functions of a study receive.
+  """The arguments of the functions of a study.
 
   Attributes:
     config: every setting.
@@ -117,7 +117,7 @@ class Context(Generic[World]):
 
 @dataclasses.dataclass(frozen=True)
 class Study(Generic[World]):
-  """One kind of study.
+  """A kind of study.
 
   Attributes:
     task: `config.task`, and the task in results.json.

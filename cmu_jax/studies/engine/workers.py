@@ -74,16 +74,16 @@ def spread(
     Whatever `work` raises, after the other devices have ended their share.
   """
   local = jax.local_devices() if devices else jax.local_devices()[:1]
-  first = jax.process_index() * len(local)
+  start = jax.process_index() * len(local)
   total = jax.process_count() * len(local)
   if len(local) == 1:
-    for item in share(items, first, total):
+    for item in share(items, start, total):
       work(item)
     return
 
   def run(position: int) -> None:
     with jax.default_device(local[position]), progress.mute():
-      for item in share(items, first + position, total):
+      for item in share(items, start + position, total):
         work(item)
 
   with concurrent.futures.ThreadPoolExecutor(len(local)) as pool:

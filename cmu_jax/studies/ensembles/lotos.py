@@ -35,15 +35,7 @@ def weights(k: int) -> Float[Array, 'k']:
 def vectors(
   key: PRNGKey, members: Members, variables: Variables, k: int, rounds: int
 ) -> Vectors:
-  """Top right singular vectors of every layer of every member, from scratch.
-
-  Args:
-    key: of the random starts.
-    members: N networks.
-    variables: of all of them.
-    k: how many.
-    rounds: of PowerQR.
-  """
+  """Top right singular vectors of every layer of every member, from scratch."""
   starts = tuple(
     jax.random.normal(
       rng.fold_in(key, i), (members.size, k, *shape), jnp.float32
@@ -100,12 +92,7 @@ def foreign_lengths(
 
 
 def similarity(sizes: Float[Array, 'l m m k'], mal: float) -> Float[Array, 'l']:
-  """S_k of each layer, added over all pairs of members.
-
-  Args:
-    sizes: see `foreign_lengths`.
-    mal: the maximum allowed length of a foreign vector's image.
-  """
+  """S_k of each layer, added over all pairs of members."""
   excess = jnp.maximum(sizes - mal, 0) @ weights(sizes.shape[-1])
   foreign = 1 - jnp.eye(sizes.shape[1])
   return jnp.sum(excess * foreign[None], axis=(1, 2))

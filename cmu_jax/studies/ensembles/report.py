@@ -1,6 +1,6 @@
 """The report of an ensemble study: finding, tables, figures, glossary."""
 
-import os
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -66,12 +66,7 @@ def penalty(results: Results) -> figure.Figure | None:
 
 
 def draw(results: Results, label: str) -> Iterator[ReportFigure]:
-  """The figures, one by one.
-
-  Args:
-    results: checked contents of results.json.
-    label: the finding in one line.
-  """
+  """The figures, one by one."""
   if not results['rows']:
     return
   with style.context():
@@ -142,13 +137,16 @@ def _verdict(results: Results) -> Verdict:
   return Verdict(headline, 'flat', tuple(sentences))
 
 
-def _read(folder: os.PathLike | str) -> Results:
-  parts = {'rows': ('method', 'seed', 'threat'), 'curves': ('method', 'seed')}
-  return frame.read_results(folder, 'ensemble', {}, parts)
-
-
 REPORT = frame.Report(
-  read=_read,
+  read=functools.partial(
+    frame.read_results,
+    tasks='ensemble',
+    required={},
+    sections={
+      'rows': ('method', 'seed', 'threat'),
+      'curves': ('method', 'seed'),
+    },
+  ),
   verdict=_verdict,
   tables=tables.contents,
   figures=draw,

@@ -66,14 +66,7 @@ class TrainedEnsemble(NamedTuple):
 def address(
   config: ConfigDict, data: str, ensemble: Ensemble, measured: bool
 ) -> str:
-  """Computes the address of a training, or of the measurements on it.
-
-  Args:
-    config: every setting.
-    data: digest of the data.
-    ensemble: method and seed.
-    measured: whether attacks and measurements belong to the address.
-  """
+  """Computes the address of a training, or of the measurements on it."""
   fields = (*_NETWORK_FIELDS, *_METHOD_FIELDS[ensemble.method])
   if measured:
     fields += _MEASUREMENT_FIELDS

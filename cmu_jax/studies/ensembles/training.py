@@ -172,12 +172,7 @@ def fit(
 
 
 def idle_epochs(history: Float[np.ndarray, 't 4'], per_epoch: int) -> list[int]:
-  """Lists full epochs in which the penalty was 0 at every step.
-
-  Args:
-    history: of a training.
-    per_epoch: steps of an epoch.
-  """
+  """Lists full epochs in which the penalty was 0 at every step."""
   epochs = len(history) // per_epoch
   penalty = np.asarray(history)[: epochs * per_epoch, PENALTY]
   idle = (penalty == 0).reshape(epochs, per_epoch).all(axis=1)

@@ -127,12 +127,7 @@ class Threat(NamedTuple):
 
 
 def correct(inputs: InputStep, size: int) -> Threat:
-  """Images in [0, 1] before normalisation: the threat that papers describe.
-
-  Args:
-    inputs: raw pixels to network input.
-    size: images in memory at once.
-  """
+  """Images in [0, 1] before normalisation: the threat that papers describe."""
 
   def craft(key, attack, model, variables, batch):
     adversarial = attacks.attack_split(
@@ -168,10 +163,6 @@ def paper_compat_clamp(inputs: InputStep, size: int) -> Threat:
   the mean becomes the mean; a pixel more than a standard deviation above it
   becomes that value, whatever the radius. The robust accuracy is then mostly
   the accuracy on images of cut contrast.
-
-  Args:
-    inputs: raw pixels to network input.
-    size: images in memory at once.
   """
 
   def craft(key, attack, model, variables, batch):

@@ -99,16 +99,14 @@ def load(config: ConfigDict, folder: pathlib.Path | None = None) -> World:
   """
   del folder
   dataset = binding.load(config).dataset
-  inputs = binding.pixels(config.input, dataset, None)
-  model = binding.network(config.model, dataset, inputs)
-  blank = inputs.eval(dataset.train.image[:1], None)
+  network = binding.make_network(config, dataset)
+  image = network.inputs.eval(dataset.train.image[:1], None)
   layers = tuple(
     layer
-    for layer in spectral.find_model_layers(model, blank)
+    for layer in spectral.find_model_layers(network.model, image)
     if layer.kind in ('conv', 'dense')
   )
   images = dataset.train.label.shape[0]
-  network = Network(model, inputs)
   by_method, steps = _recipes(config, network, layers, images)
   radius = config.attack.radius
   return World(

@@ -47,13 +47,7 @@ def _training_address(context: Context[World], method: str) -> str:
 def make_job(
   context: Context[World], models: Models, method: str
 ) -> shadow.ShadowJob:
-  """Prepares the networks as they are once a method is done with them.
-
-  Args:
-    context: of the study.
-    models: networks, their training points and points to forget.
-    method: 'none', 'retrain', or a method that unlearns.
-  """
+  """Prepares the networks as they are once a method is done with them."""
   return context.recent(
     'job',
     (models.name, method),

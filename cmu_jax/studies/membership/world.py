@@ -4,7 +4,6 @@ import pathlib
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 from ml_collections import ConfigDict
@@ -13,7 +12,7 @@ from cmu_jax.audits import shadow
 from cmu_jax.core import errors, provenance, rng
 from cmu_jax.core.types import Batch, Network, PRNGKey
 from cmu_jax.data import splits
-from cmu_jax.studies.engine import binding
+from cmu_jax.studies.engine import binding, pool
 
 Marks = Bool[np.ndarray, 'k n']
 
@@ -64,22 +63,18 @@ def load(config: ConfigDict, folder: pathlib.Path | None = None) -> World:
   """
   del folder
   dataset = binding.load(config).dataset
-  inputs = binding.pixels(config.input, dataset, None)
-  model = binding.network(config.model, dataset, inputs)
-  images = Batch(
-    jnp.concatenate([dataset.train.image, dataset.test.image]),
-    jnp.concatenate([dataset.train.label, dataset.test.label]),
-  )
+  network = binding.make_network(config, dataset)
+  images = pool.join_batches(dataset.train, dataset.test)
   size = images.label.shape[0] // 2 * 2
-  pool = splits.take(images, np.arange(size))
+  images = splits.take(images, np.arange(size))
   count = forget_count(config, size)
   errors.check(
     0 < count < size // 2,
     f'config.fraction is {config.fraction}: of {size // 2} training images '
     f'that forgets {count}; leave one to forget and one to retain',
   )
-  digest = provenance.digest(pool.image, pool.label)
-  return World(pool, digest, Network(model, inputs))
+  digest = provenance.digest(images.image, images.label)
+  return World(images, digest, network)
 
 
 def forget_count(config: ConfigDict, size: int) -> int:

@@ -1,6 +1,6 @@
 """The report of the negation study: a table, a figure, the finding."""
 
-import os
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -137,13 +137,13 @@ def describe(results: Results) -> Verdict:
   return Verdict(_label(results), 'flat', tuple(sentences))
 
 
-def _read(workdir: os.PathLike | str) -> Results:
-  parts = {'rows': ('method', 'forget_set'), 'curves': ('method', 'forget_set')}
-  return frame.read_results(workdir, 'negation', {'control': str}, parts)
-
-
 REPORT = frame.Report(
-  read=_read,
+  read=functools.partial(
+    frame.read_results,
+    tasks='negation',
+    required={'control': str},
+    sections=dict.fromkeys(('rows', 'curves'), ('method', 'forget_set')),
+  ),
   verdict=describe,
   tables=_tables,
   figures=_figures,

@@ -16,6 +16,7 @@ from cmu_jax.core import config as config_lib
 from cmu_jax.core import provenance, rng
 from cmu_jax.core.types import Batch, Info, Network, Variables
 from cmu_jax.methods import task_vectors
+from cmu_jax.studies.engine import clip_start
 from cmu_jax.studies.engine.store import NETWORKS
 from cmu_jax.studies.engine.study import Cell, Context, Note, Phase, Plan, Study
 from cmu_jax.studies.negation import report, settings
@@ -125,7 +126,10 @@ def fine_tune(context: Context[World], tuning: Tuning) -> Variables:
     lambda checkpoint: (
       train.fit(
         rng.fold_in(tuning.seed, 'tune', task.data.name),
-        Network(task.model, worlds.augmented_inputs(config, tuning.seed)),
+        Network(
+          task.model,
+          clip_start.make_inputs(settings.padding(config, tuning.seed)),
+        ),
         task.start,
         batch,
         training,

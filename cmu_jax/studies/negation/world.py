@@ -18,12 +18,11 @@ from ml_collections import ConfigDict
 
 from cmu_jax.core import errors, provenance, rng
 from cmu_jax.core.types import Batch, InputStep, Model, Training, Variables
-from cmu_jax.data import input_step
 from cmu_jax.data.sources import tfds
 from cmu_jax.data.sources.common import SourceOptions, every_fifth
 from cmu_jax.networks import clip
 from cmu_jax.networks.clip import heads, prompts, zero_shot
-from cmu_jax.studies.engine import recipes
+from cmu_jax.studies.engine import clip_start, recipes
 from cmu_jax.studies.negation import settings
 from cmu_jax.training import small_clip
 
@@ -102,47 +101,24 @@ def load(config: ConfigDict, folder: pathlib.Path) -> World:
     data = [load_set(config, name, loaded.sizes) for name in names]
   else:
     loaded, data = _train_small_clip(config, names)
-  width = loaded.sizes.vision.width
-  errors.check(
-    width == config.model.width,
-    f'config.model.width is {config.model.width}, the weights are of a CLIP of '
-    f'width {width}; set it to that',
-  )
+  clip_start.check_width(loaded, config.model.width)
   tasks = [_bind_task(config, loaded, part, folder / 'heads') for part in data]
   control = tasks[0]
   leaves = jax.tree.leaves(control.start.params)
   digest = provenance.digest(*leaves, *control.data.validation[:2])
-  return World(_input_step(0), control, tuple(tasks[1:]), digest)
+  return World(clip_start.make_inputs(), control, tuple(tasks[1:]), digest)
 
 
 def make_training(
   config: ConfigDict, position: int, seed: int, size: int
 ) -> Training:
-  """Creates the training of one fine-tuning.
-
-  Args:
-    config: every setting.
-    position: of the data set among those to forget.
-    seed: of the fine-tuning.
-    size: number of training images.
-  """
+  """Creates the training of one fine-tuning."""
   part = settings.training(config, position, seed)
   training = recipes.fit_options(part, size, 'train')
   if not config.clip_norm:
     return training
   clipping = optax.clip_by_global_norm(config.clip_norm)
   return training._replace(optimizer=optax.chain(clipping, training.optimizer))
-
-
-def augmented_inputs(config: ConfigDict, seed: int) -> InputStep:
-  """Creates the input step of a fine-tuning."""
-  return _input_step(settings.padding(config, seed))
-
-
-@functools.cache
-def _input_step(pad: int) -> InputStep:
-  # One object per padding, so that seeds share their compiled programs.
-  return input_step.make(zero_shot.MEAN, zero_shot.STD, pad=pad)
 
 
 def _bind_task(
@@ -167,12 +143,7 @@ def _train_small_clip(
   Raises:
     UserError: the config has no settings of it, or it did not learn every set.
   """
-  options = config.get('pretrain')
-  errors.check(
-    options is not None,
-    'which weights? give --config.model.weights=model.safetensors, a CLIP of '
-    'yours, or try :smoke, which trains a small one',
-  )
+  options = clip_start.find_pretraining(config)
   width, depth = config.model.width, options.depth
   sizes = small_clip.small_sizes(32, options.patch, width, depth)
   counts = (options.images, *[options.images // 4] * len(config.forget))
@@ -184,7 +155,7 @@ def _train_small_clip(
     rng.fold_in(0, 'small_clip'),
     sizes,
     _join_spare_images(data),
-    _input_step(2),
+    clip_start.make_inputs(2),
     steps=options.steps,
     learning_rate=options.learning_rate,
   )
@@ -193,7 +164,7 @@ def _train_small_clip(
       part.validation, part.class_names, part.sentences
     )
     accuracy = small_clip.check_accuracy(
-      loaded, unseen, _input_step(0), options.times_chance
+      loaded, unseen, clip_start.make_inputs(), options.times_chance
     )
     print(f'small CLIP: {accuracy:.1%} on unseen images of {part.name}')
   return loaded, data
@@ -218,11 +189,7 @@ def load_set(
 ) -> DataSet:
   """Reads the parts of a data set.
 
-  Args:
-    config: see `settings.base`; `dataset` is the control set.
-    name: of TFDS.
-    sizes: of the CLIP.
-    spare: how many further training images to read.
+  `spare` is the number of further training images to read.
 
   Raises:
     UserError: the set is absent, broken or too small.

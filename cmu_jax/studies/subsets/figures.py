@@ -113,12 +113,7 @@ def draw_requests(results: Results) -> figure.Figure | None:
 
 
 def draw_figures(results: Results, label: str) -> Iterator[ReportFigure]:
-  """Draws the figures lazily.
-
-  Args:
-    results: checked contents of results.json, also of an unfinished run.
-    label: the verdict.
-  """
+  """Draws the figures lazily."""
   # Lazily, so that a single figure is in memory at a time.
   with style.context():
     yield ReportFigure('gaps', draw_gaps(results, label))

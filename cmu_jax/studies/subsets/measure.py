@@ -44,10 +44,7 @@ def split_pool(
 ) -> Groups:
   """Splits the pool into D_F, D_R and D_T.
 
-  Args:
-    world: of the run.
-    forget: positions of D_F.
-    earlier: positions of earlier requests, which are in no group.
+  Images of earlier requests are in no group.
   """
   # The pool has D first, see `pool.World`.
   positions = np.arange(world.pool.label.shape[0])
@@ -104,12 +101,7 @@ def measure(
 ) -> Info:
   """Computes the numbers of a row.
 
-  Args:
-    context: of the run.
-    logits: of the network on the pool.
-    forget: positions of D_F.
-    references: for RMIA; its numbers are None without them.
-    earlier: positions of earlier requests, which are not retained.
+  Images of earlier requests are not retained.
 
   Returns:
     forget_accuracy (UA), retain_accuracy (RA), test_accuracy (TA); ft_auc,

@@ -1,6 +1,6 @@
 """The verdict on a run: the methods nearest to retraining, in words."""
 
-import os
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -175,16 +175,6 @@ _GLOSSARY = {
 }
 
 
-def read(workdir: os.PathLike | str) -> Results:
-  """Reads and checks the results.json of a work folder.
-
-  Raises:
-    UserError: it is absent, broken or of another study.
-  """
-  parts = dict.fromkeys(('rows', 'requests', 'tuning'), _ROW)
-  return frame.read_results(workdir, 'forgetting', _REQUIRED, parts)
-
-
 def _sections(results: Results) -> dict[str, str]:
   config = results['config']
   text = (
@@ -197,7 +187,12 @@ def _sections(results: Results) -> dict[str, str]:
 
 
 REPORT = frame.Report(
-  read=read,
+  read=functools.partial(
+    frame.read_results,
+    tasks='forgetting',
+    required=_REQUIRED,
+    sections=dict.fromkeys(('rows', 'requests', 'tuning'), _ROW),
+  ),
   verdict=describe,
   tables=tables.build_tables,
   figures=figures.draw_figures,

@@ -28,13 +28,7 @@ KINDS: dict[str, tuple[str, bool]] = {
 
 
 def draw_requests(config: Any, seed: int, size: int) -> Int[np.ndarray, 'r m']:
-  """Draws disjoint requests of `request_share` |D| images each.
-
-  Args:
-    config: `requests` and `request_share`.
-    seed: of the forget sets.
-    size: |D|.
-  """
+  """Draws disjoint requests of `request_share` |D| images each."""
   count, length = config.requests, max(1, round(config.request_share * size))
   key = rng.fold_in(seed, 'requests')
   order = np.asarray(jax.random.permutation(key, size))
@@ -91,10 +85,7 @@ def list_cells(
 ) -> list[Cell]:
   """Lists the cells of all requests.
 
-  Args:
-    context: of the run.
-    chosen: method -> its hyperparameters for a single request. A method without
-      them has no cells yet.
+  A method without chosen hyperparameters has no cells yet.
   """
   config = context.config
   if not config.requests:

@@ -119,12 +119,7 @@ def _describe_runs(results: Results) -> str:
 
 
 def main_table(results: Results, group: str) -> TextTable:
-  """Builds AMUN's Table 1 (with D_R) or 2 (without).
-
-  Args:
-    results: checked contents of results.json.
-    group: a key of `group_methods`.
-  """
+  """Builds AMUN's Table 1 (with D_R) or 2 (without)."""
   # Without references, the columns of RMIA are empty.
   columns = _filled_columns(results, _MAIN)
   rows = [

@@ -13,7 +13,6 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from cmu_jax.core import errors, provenance, rng
-from cmu_jax.core.types import Network
 from cmu_jax.data import corruption
 from cmu_jax.studies.engine import binding, bounds, catalogue, pool
 from cmu_jax.studies.engine.pool import World
@@ -39,11 +38,8 @@ def draw_forget_set(
 ) -> Int[np.ndarray, 'm']:
   """Draws D_F: positions in D, ascending.
 
-  Args:
-    config: `fraction`, and `published_indices` for NumPy's legacy generator,
-      which drew the released index sets of AMUN (seeds 1, 10, 100).
-    seed: of the forget set.
-    size: |D|.
+  NumPy's legacy generator (`published_indices`) drew the released index sets of
+  AMUN (seeds 1, 10, 100).
   """
   count = forget_count(config, size)
   if config.published_indices:
@@ -56,23 +52,17 @@ def draw_forget_set(
 def load(config: ConfigDict, folder: pathlib.Path) -> World:
   """Loads the data, and binds network and methods to it.
 
-  Args:
-    config: checked settings.
-    folder: unused, because nothing is cached.
-
   Raises:
     UserError: bad data or settings.
   """
   del folder
   dataset = binding.load(config).dataset
-  inputs = binding.pixels(config.input, dataset, None)
-  model = binding.network(config.model, dataset, inputs)
-  network = Network(model, inputs)
+  network = binding.make_network(config, dataset)
   size = dataset.train.label.shape[0]
   count = forget_count(config, size)
   sizes = catalogue.Sizes(size - count, count)
-  image = inputs.eval(dataset.train.image[:1], None)
-  bounded = bounds.find_layers(config, model, image)
+  image = network.inputs.eval(dataset.train.image[:1], None)
+  bounded = bounds.find_layers(config, network.model, image)
   # Retrain is there even if config.methods leaves it out.
   methods = {
     name: catalogue.make(config, network, sizes, name, bounded=bounded)
