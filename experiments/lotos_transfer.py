@@ -37,7 +37,7 @@ def compare_methods(results: dict) -> list[dict]:
   differences = []
   for before, after in PAIRS:
     for metric in METRICS:
-      change = tables.change(results, 'correct', metric, before, after)
+      change = tables.compare(results, 'correct', metric, before, after)
       if change is not None:
         pair = {'metric': metric, 'before': before, 'after': after}
         differences.append({**pair, **change._asdict()})

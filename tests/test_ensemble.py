@@ -199,7 +199,7 @@ def test_members_are_compared_by_their_convolutions():
   made = jax.eval_shape(
     model.init, ensemble_case.KEY, jnp.zeros((1, *ensemble_case.SHAPE))
   )
-  found = members.convolutions(model, made, ensemble_case.SHAPE)
+  found = members.find_convolutions(model, made, ensemble_case.SHAPE)
   assert [layer.path for layer in found] == [
     f'body/convs_{i}' for i in range(3)
   ]

@@ -70,12 +70,12 @@ def test_the_page_says_what_the_penalty_did(tmp_path):
 def test_a_difference_that_may_be_none_is_called_so():
   rows = [_row('clipped', s, t_rate=0.5) for s in (0, 1)]
   rows += [_row('lotos', 0, t_rate=0.2), _row('lotos', 1, t_rate=0.7)]
-  found = tables.change(
+  found = tables.compare(
     _results(rows=rows), 'correct', 't_rate', 'clipped', 'lotos'
   )
   assert found.mean == pytest.approx(-0.05)
   assert found.low < 0 < found.high and found.seeds == 2
-  alone = tables.change(
+  alone = tables.compare(
     _results(rows=rows[::2]), 'correct', 't_rate', 'clipped', 'lotos'
   )
   assert alone.low is None and tables.format_change(alone) == '−0.300'

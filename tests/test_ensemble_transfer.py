@@ -104,7 +104,10 @@ def test_transfer_rates_at_their_limits():
     label, np.stack([label, label]), np.stack([[label, fooled]] * 2)
   )
   assert found['t_rate'] == 0
-  assert transfer.finite({'a': math.nan, 'b': 1.0}) == {'a': None, 'b': 1.0}
+  assert transfer.replace_nan({'a': math.nan, 'b': 1.0}) == {
+    'a': None,
+    'b': 1.0,
+  }
 
 
 @pytest.mark.parametrize('name', transfer.THREATS)
@@ -112,7 +115,7 @@ def test_threat_models(name):
   """Both stay where they say; the clamp changes images without any attack."""
   found, variables = ensemble_case.networks()
   batch = ensemble_case.batch(10)
-  one = transfer.threat(name, ensemble_case.PIXELS, 8)
+  one = transfer.make_threat(name, ensemble_case.PIXELS, 8)
   attack = attacks.pgd(0.05, steps=2)
   model, own = found.one(variables, 0)
   made = one.craft(ensemble_case.KEY, attack, model, own, batch)
@@ -130,7 +133,7 @@ def test_threat_models(name):
     np.testing.assert_allclose(one.start(batch).image, jnp.clip(seen, 0, 1))
   assert one.predict(model, own, made).shape == (10,)
   with pytest.raises(errors.UserError, match='paper_compat_clamp'):
-    transfer.threat('paper_compat', ensemble_case.PIXELS, 8)
+    transfer.make_threat('paper_compat', ensemble_case.PIXELS, 8)
 
 
 def test_rates_under_an_attack_without_effect():
@@ -145,7 +148,7 @@ def test_rates_under_an_attack_without_effect():
     transfer.Targets(networks, (found.model, variables), networks[0]),
     batch,
     attacks.pgd(1e-6, steps=1),
-    transfer.threat('correct', ensemble_case.PIXELS, 8),
+    transfer.make_threat('correct', ensemble_case.PIXELS, 8),
     clean,
   )
   assert math.isnan(rates['t_rate'])

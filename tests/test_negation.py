@@ -106,19 +106,21 @@ def test_settings_that_cannot_be_are_one_line(name):
 
 def test_each_seed_fine_tunes_in_its_own_way():
   made = settings.base('x')
-  found = [settings.training(made, 3, seed) for seed in range(7)]
+  found = [settings.tuning_recipe(made, 3, seed) for seed in range(7)]
   # The fourth set is trained on for 11 passes.
   assert [one.epochs for one in found[:3]] == [11, 16, 6]
   assert [one.learning_rate for one in found[:3]] == [1e-5, 5e-6, 2e-5]
   assert [one.weight_decay for one in found[:3]] == [0.1, 0.1, 0.0]
-  assert [settings.padding(made, seed) for seed in range(3)] == [0, 2, 2]
+  assert [settings.crop_padding(made, seed) for seed in range(3)] == [0, 2, 2]
   assert config.to_json(found[6]) == config.to_json(found[0])
   made.ways = ()
-  assert settings.training(made, 3, 1) == settings.training(made, 3, 0)
-  assert settings.padding(made, 1) == 0
+  assert settings.tuning_recipe(made, 3, 1) == settings.tuning_recipe(
+    made, 3, 0
+  )
+  assert settings.crop_padding(made, 1) == 0
   made.epochs, made.train.epochs, made.train.steps = (), 0, 7
   made.ways = ((1.0, 0.01, 0.0, 0),)
-  assert settings.training(made, 0, 0).steps == 1
+  assert settings.tuning_recipe(made, 0, 0).steps == 1
 
 
 def test_the_published_sets_and_the_cells_of_a_run():

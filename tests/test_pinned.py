@@ -147,7 +147,7 @@ def _ensembles(folder):
   data = provenance.dataset_digest(binding.load(settings).dataset)
   ensemble = ensembles.Ensemble('lotos', 0)
   return [
-    ensembles.address(settings, data, ensemble, measured)
+    ensembles.cell_address(settings, data, ensemble, measured)
     for measured in (False, True)
   ]
 

@@ -121,11 +121,9 @@ def _shadow_cell(
       'cell': trials.trial_address(context, trial, (hyper,)),
     }
   )
-
-  def compute() -> Info:
-    return pool.trial_record(trial, _solve_trial(context, trial, hyper))
-
-  return Cell(trial, address, compute)
+  return pool.trial_cell(
+    trial, address, lambda: _solve_trial(context, trial, hyper)
+  )
 
 
 def _solve_trial(

@@ -4,7 +4,6 @@ Hyperparameters are chosen on classes of their own and on validation images.
 Every number is compared with networks that were retrained without the class.
 """
 
-import functools
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from cmu_jax.studies.classes import (
 from cmu_jax.studies.classes import world as worlds
 from cmu_jax.studies.classes.shadows import ShadowStatistics
 from cmu_jax.studies.classes.trials import RETRAIN, ClassTrial
-from cmu_jax.studies.engine import catalogue, grids, pool, references
+from cmu_jax.studies.engine import grids, pool, references
 from cmu_jax.studies.engine.grids import Points
 from cmu_jax.studies.engine.pool import World
 from cmu_jax.studies.engine.study import Cell, Context, Note, Phase, Plan, Study
@@ -42,14 +41,15 @@ def _trial_cell(
 ) -> Cell:
   """Builds the cell of a trial; `validation` selects the unseen images."""
 
-  def compute() -> Info:
+  def solve() -> list[Info]:
     reference = retrained.get_reference(context, trial.forget_class, validation)
-    rows = trials.solve_trial(
+    return trials.solve_trial(
       context, trial, points, reference, with_statistics
     )
-    return pool.trial_record(trial, rows)
 
-  return Cell(trial, trials.trial_address(context, trial, points), compute)
+  return pool.trial_cell(
+    trial, trials.trial_address(context, trial, points), solve
+  )
 
 
 def _list_rows(records: Sequence[tuple[Any, Info]]) -> Rows:
@@ -224,10 +224,24 @@ def plan(context: Context[World]) -> Plan:
       context, number, class_rows
     )
     ulira += shadows.list_rows(number, values)
-  format_rows = functools.partial(_format_rows, context.world)
+  # Retraining has no hyperparameters, and is in every run.
+  all_hypers = {RETRAIN: {}, **hypers}
+  names = (grids.NONE, RETRAIN, *config.methods)
+
+  def format_rows(rows: Rows) -> list[Info]:
+    # The statistics of U-LiRA are long, and summed up in `ulira`.
+    short = [
+      (trial, {k: v for k, v in row.items() if k != 'statistics'})
+      for trial, row in rows
+    ]
+    return pool.format_rows(context.world, short)
+
   return {
     **_describe_data(context),
-    'methods': _describe_methods(config, hypers),
+    'methods': pool.describe_methods(
+      {name: all_hypers[name] for name in names if name in all_hypers},
+      roster.entries(),
+    ),
     'rows': format_rows(rows),
     'noise': format_rows(noise),
     'tuning': format_rows(tuning),
@@ -246,32 +260,6 @@ def _describe_data(context: Context[World]) -> Info:
       str(c): int((label == c).sum()) for c in context.config.forget_classes
     },
   }
-
-
-def _describe_methods(config: Any, hypers: Hypers) -> Info:
-  # Retraining has no hyperparameters, and is in every run.
-  entries, all_hypers = roster.entries(), {RETRAIN: {}, **hypers}
-  return {
-    name: {
-      'says': catalogue.describe(name, entries),
-      'hyper': all_hypers[name],
-    }
-    for name in (grids.NONE, RETRAIN, *config.methods)
-    if name in all_hypers
-  }
-
-
-def _format_rows(world: World, rows: Rows) -> list[Info]:
-  """Puts the trial in front of each row; drops the long statistics."""
-  return [
-    {
-      'method': trial.method,
-      'information': pool.describe_information(world, trial.method),
-      'seed': trial.seed,
-      **{name: x for name, x in row.items() if name != 'statistics'},
-    }
-    for trial, row in rows
-  ]
 
 
 def note(item: Any, record: Info) -> Note | None:

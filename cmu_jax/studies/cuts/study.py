@@ -5,7 +5,6 @@ networks of a seed have cells of their own, because an accelerator trains the
 networks of all seeds in one program.
 """
 
-import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -24,8 +23,8 @@ from cmu_jax.studies.cuts import (
   telemetry,
 )
 from cmu_jax.studies.cuts.scene import Scene
-from cmu_jax.studies.engine import checks, workers
-from cmu_jax.studies.engine.study import Cell, Context, Note, Phase, Plan, Study
+from cmu_jax.studies.engine import checks, study, workers
+from cmu_jax.studies.engine.study import Context, Note, Phase, Plan, Study
 from cmu_jax.training import metrics, train
 
 # Raised when the numbers of a cell change.
@@ -318,30 +317,14 @@ def plan(context: Context[World]) -> Plan:
     corruptions = {str(s): data.record for s, data in world.scenes.items()}
     files.write_json(context.store.folder / 'corruption.json', corruptions)
   programs = [p for stage in _TRAININGS for p in _programs(context, stage)]
-  trained = yield Phase(
-    'trainings',
-    [
-      Cell(
-        program,
-        _address(context, program),
-        functools.partial(_train_networks, context, program),
-      )
-      for program in programs
-    ],
-  )
+  cells = study.make_cells(context, programs, _address, _train_networks)
+  trained = yield Phase('trainings', cells)
   series = [entry for _, record in trained for entry in record['series']]
   # A run that stops during the repairs has its training curves already.
   _write_telemetry(context, series)
   repairs = [Repairs(seed) for seed in config.seeds]
-  repaired = yield Phase(
-    'repairs',
-    [
-      Cell(
-        item, _address(context, item), functools.partial(_repair, context, item)
-      )
-      for item in repairs
-    ],
-  )
+  cells = study.make_cells(context, repairs, _address, _repair)
+  repaired = yield Phase('repairs', cells)
   records = [record for _, record in repaired]
   rows = [row for record in records for row in record['rows']]
   series += [entry for record in records for entry in record['series']]

@@ -5,7 +5,7 @@ fine-tune for the same epochs and have the same grid of learning rates.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -148,6 +148,6 @@ def describe_inputs(name: str, method: Method) -> str:
   return ' + '.join([*(['weights'] if name != 'retrain' else []), *inputs])
 
 
-def describe(name: str, entries: dict[str, Entry] = ENTRIES) -> str:
+def describe(name: str, entries: Mapping[str, Entry] = ENTRIES) -> str:
   """Describes a method in a few words."""
   return 'nothing' if name == 'none' else entries[name].says

@@ -5,7 +5,7 @@ that no network is trained on. A network is measured by its logits on the pool.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from cmu_jax.core.types import (
   Network,
   Variables,
 )
-from cmu_jax.studies.engine import bounds, catalogue
+from cmu_jax.studies.engine import bounds, catalogue, study
 from cmu_jax.studies.engine.store import NETWORKS
 from cmu_jax.studies.engine.study import Cell, Context, Phase
 from cmu_jax.training import descent, metrics, train
@@ -160,15 +160,13 @@ def get_original(context: Context[World], seed: int) -> Variables:
 
 def originals_phase(context: Context[World]) -> Phase:
   """Builds the phase that trains the original networks of all seeds."""
-  cells = [
-    Cell(
-      seed,
-      network_address(context, f'original {seed}'),
-      functools.partial(train_original, context, seed),
-      NETWORKS,
-    )
-    for seed in context.config.seeds
-  ]
+  cells = study.make_cells(
+    context,
+    context.config.seeds,
+    lambda context, seed: network_address(context, f'original {seed}'),
+    train_original,
+    NETWORKS,
+  )
   return Phase('originals', cells)
 
 
@@ -216,6 +214,35 @@ def describe_information(world: World, name: str) -> str:
   return catalogue.describe_inputs(name, world.methods[name])
 
 
-def trial_record(trial: Any, rows: list[Info]) -> Info:
-  """Builds the record of a cell from the rows of its method."""
-  return {'cell': trial._asdict(), 'rows': rows}
+def trial_cell(
+  trial: Any, address: str, solve: Callable[[], list[Info]]
+) -> Cell:
+  """Builds the cell of a trial, whose record has the rows of its method."""
+  record = lambda: {'cell': trial._asdict(), 'rows': solve()}
+  return Cell(trial, address, record)
+
+
+def describe_methods(
+  hypers: Mapping[str, Info], entries: Mapping[str, catalogue.Entry]
+) -> Info:
+  """Describes methods, and lists their hyperparameters."""
+  return {
+    name: {'says': catalogue.describe(name, entries), 'hyper': hyper}
+    for name, hyper in hypers.items()
+  }
+
+
+def format_rows(world: World, rows: Iterable[tuple[Any, Info]]) -> list[Info]:
+  """Puts method, inputs and trial in front of each row."""
+  return [
+    {
+      'method': trial.method,
+      # A request has the inputs of its method.
+      'information': describe_information(
+        world, trial.method.removesuffix('_adaptive')
+      ),
+      **{k: v for k, v in trial._asdict().items() if k != 'method'},
+      **row,
+    }
+    for trial, row in rows
+  ]

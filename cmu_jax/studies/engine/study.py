@@ -6,9 +6,10 @@ cells on all devices and processes, and hands the records back to the plan.
 """
 
 import dataclasses
+import functools
 import pathlib
 import threading
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Iterable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ml_collections import ConfigDict
@@ -36,6 +37,25 @@ class Cell(NamedTuple):
   address: str
   compute: Callable[[], Any]
   kind: str = RECORDS
+
+
+def make_cells(
+  context: 'Context',
+  items: Iterable[Any],
+  address: Callable[['Context', Any], str],
+  compute: Callable[['Context', Any], Any],
+  kind: str = RECORDS,
+) -> list[Cell]:
+  """Makes a cell for each item; the functions take (context, item)."""
+  return [
+    Cell(
+      item,
+      address(context, item),
+      functools.partial(compute, context, item),
+      kind,
+    )
+    for item in items
+  ]
 
 
 class Phase(NamedTuple):

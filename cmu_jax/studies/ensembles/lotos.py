@@ -27,7 +27,7 @@ _TINY = 1e-12
 
 
 def weights(k: int) -> Float[Array, 'k']:
-  """w_i, in proportion to 1 - 0.01 i as released, of sum 1."""
+  """Computes w_i, in proportion to 1 - 0.01 i as released, of sum 1."""
   raw = 1 - 0.01 * jnp.arange(k)
   return raw / raw.sum()
 
@@ -35,7 +35,8 @@ def weights(k: int) -> Float[Array, 'k']:
 def vectors(
   key: PRNGKey, members: Members, variables: Variables, k: int, rounds: int
 ) -> Vectors:
-  """Top right singular vectors of every layer of every member, from scratch."""
+  """Finds the top right singular vectors of every layer of every member."""
+  # Random starts have a part along every singular vector.
   starts = tuple(
     jax.random.normal(
       rng.fold_in(key, i), (members.size, k, *shape), jnp.float32
@@ -53,12 +54,12 @@ def advance(
 ) -> Vectors:
   """Continues PowerQR from the singular vectors of the step before."""
 
-  def advance_member(member, own, *starts):
+  def advance_member(member, variables, *starts):
     return tuple(
       spectral.power_qr(
         # A start is there, so that no key is used.
         rng.fold_in(0),
-        spectral.bind_layer(layer, own),
+        spectral.bind_layer(layer, variables),
         layer.shape,
         k=start.shape[0],
         iterations=rounds,
@@ -67,6 +68,7 @@ def advance(
       for layer, start in zip(member.layers, starts, strict=True)
     )
 
+  # The penalty holds the vectors fixed, as published.
   return jax.lax.stop_gradient(
     members.map(advance_member, variables, *start_vectors)
   )
@@ -75,13 +77,14 @@ def advance(
 def foreign_lengths(
   members: Members, variables: Variables, singular: Vectors
 ) -> Float[Array, 'l m m k']:
-  """A[l, i, j] = ||f_i(v_j)|| of layer l: weights of i, vectors of j."""
+  """Computes A[l, i, j] = ||f_i(v_j)|| of layer l."""
   flat = [jax.lax.stop_gradient(v).reshape(-1, *v.shape[2:]) for v in singular]
 
-  def member_lengths(member, own):
+  def member_lengths(member, variables):
     lengths = []
     for layer, v in zip(member.layers, flat, strict=True):
-      image = spectral.bind_layer(layer, own)(v).reshape(v.shape[0], -1)
+      # All vectors of all members go through the layer as one batch.
+      image = spectral.bind_layer(layer, variables)(v).reshape(v.shape[0], -1)
       size = jnp.sum(jnp.square(v.reshape(v.shape[0], -1)), -1)
       lengths.append(jnp.sqrt(jnp.sum(jnp.square(image), -1) / size + _TINY))
     return jnp.stack(lengths)
@@ -92,8 +95,9 @@ def foreign_lengths(
 
 
 def similarity(sizes: Float[Array, 'l m m k'], mal: float) -> Float[Array, 'l']:
-  """S_k of each layer, added over all pairs of members."""
+  """Computes S_k of each layer, added over all pairs of members."""
   excess = jnp.maximum(sizes - mal, 0) @ weights(sizes.shape[-1])
+  # A member is not compared with itself.
   foreign = 1 - jnp.eye(sizes.shape[1])
   return jnp.sum(excess * foreign[None], axis=(1, 2))
 
@@ -124,7 +128,7 @@ def lotos(
   rounds: int = 100,
   normaliser: str = 'paper',
 ) -> Regulariser:
-  """The penalty of LOTOS.
+  """Creates the penalty of LOTOS.
 
   Args:
     members: N networks, compared by their layers.

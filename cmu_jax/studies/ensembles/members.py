@@ -1,5 +1,6 @@
 """N networks of one kind as one program, and the terms that tie them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ def no_regulariser() -> Regulariser:
 
 
 class Member(NamedTuple):
-  """A network and those of its layers that members are compared by."""
+  """A network, and the layers that members are compared by."""
 
   model: Model
   layers: tuple[Layer, ...]
@@ -75,29 +76,26 @@ class Members(NamedTuple):
   ]
 
 
-def convolutions(
+def find_convolutions(
   model: Model, variables: Variables, image_shape: tuple[int, ...]
 ) -> tuple[Layer, ...]:
-  """The convolutions of a network, which LOTOS compares members by."""
-  found = spectral.find_layers(model.apply, variables, image_shape)
-  return tuple(layer for layer in found if layer.kind == 'conv')
+  """Finds the convolutions, which LOTOS compares members by."""
+  layers = spectral.find_layers(model.apply, variables, image_shape)
+  return tuple(layer for layer in layers if layer.kind == 'conv')
 
 
-def _mean_log_probability(logits: Float[Array, 'm b k']) -> Float[Array, 'b k']:
-  """Averages the members' probabilities, in logarithms."""
-  # The logarithm of a mean would be -inf where all probabilities round to 0.
-  logs = jax.nn.log_softmax(logits, axis=-1)
-  return jax.nn.logsumexp(logs, axis=0) - jnp.log(logs.shape[0])
-
-
-def _as_network(model: Model, map_members: Callable[..., Any]) -> Model:
-  """The ensemble as a network, for predictions alone."""
+def _make_mean(model: Model, map_members: Callable[..., Any]) -> Model:
+  """Makes the network of the members' mean probabilities."""
 
   def apply(variables, image):
-    return _mean_log_probability(
-      map_members(lambda member, own: member.model.apply(own, image), variables)
+    logits = map_members(
+      lambda member, single: member.model.apply(single, image), variables
     )
+    # The logarithm of a mean would be -inf where all probabilities round to 0.
+    logs = jax.nn.log_softmax(logits, axis=-1)
+    return jax.nn.logsumexp(logs, axis=0) - jnp.log(logs.shape[0])
 
+  # An ensemble has no features, hence no stem and no trunk.
   return model._replace(apply=apply, stem=None, trunk=None)
 
 
@@ -107,7 +105,7 @@ def stack_members(
   layers: tuple[Layer, ...],
   strategy: vectorize.Strategy | None = None,
 ) -> Members:
-  """N networks of one kind, stacked.
+  """Stacks N networks of one kind.
 
   Args:
     model: the kind.
@@ -118,16 +116,18 @@ def stack_members(
   member = Member(model, layers)
 
   def init(key: PRNGKey, image: Float[Array, 'n h w c']) -> Variables:
+    # A map compiles the initialisation once for all members.
     keys = jax.random.split(key, count)
     return jax.lax.map(lambda k: model.init(k, image), keys)
 
   def map_members(function, variables, *arguments):
-    apply = lambda own, *values: function(member, own, *values)
+    apply = functools.partial(function, member)
     return vectorize.map_members(apply, strategy)(variables, *arguments)
 
   def update(variables, image):
+    # All members see the same batch.
     return map_members(
-      lambda member, own: member.model.update(own, image), variables
+      lambda member, single: member.model.update(single, image), variables
     )
 
   def optimizer(inner):
@@ -149,7 +149,7 @@ def stack_members(
     init,
     map_members,
     update,
-    _as_network(model, map_members),
+    _make_mean(model, map_members),
     lambda variables, i: (model, tree.index(variables, i)),
     optimizer,
   )

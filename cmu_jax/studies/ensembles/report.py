@@ -24,39 +24,40 @@ CAPTIONS = {
 }
 
 
-def transfer(results: Results, label: str) -> figure.Figure:
-  """Rates by method, a panel each, for the first threat model."""
-  threat, names = tables.threats(results)[0], tables.methods(results)
+def draw_transfer(results: Results, label: str) -> figure.Figure:
+  """Draws rates by method, a panel each, for the first threat model."""
+  threat, names = tables.list_threats(results)[0], tables.list_methods(results)
   canvas = style.canvas(label, (9.6, 3.6), results['smoke'])
   for ax, key in zip(canvas.subplots(1, 3), _PANELS, strict=True):
-    for at, method in enumerate(names):
-      rates = list(tables.values(results, threat, method, key).values())
+    for x, method in enumerate(names):
+      rates = list(tables.by_seed(results, threat, method, key).values())
+      # A rate over no image is null.
       if not rates:
         continue
-      colour = style.COLOURS[at]
-      ax.plot([at] * len(rates), rates, 'o', color=colour, alpha=0.7)
-      mean = float(np.mean(rates))
-      ax.plot([at - 0.3, at + 0.3], [mean, mean], color=colour, lw=2.4)
+      colour, mean = style.COLOURS[x], float(np.mean(rates))
+      ax.plot([x] * len(rates), rates, 'o', color=colour, alpha=0.7)
+      ax.plot([x - 0.3, x + 0.3], [mean, mean], color=colour, lw=2.4)
     ax.set_xticks(range(len(names)), [tables.NAMES[m] for m in names])
     ax.set_xlim(-0.6, len(names) - 0.4)
+    # The margin keeps dots at 0 and 1 visible.
     ax.set_ylim(-0.02, 1.02)
     ax.set_title(tables.METRICS[key][0])
   return canvas
 
 
-def penalty(results: Results) -> figure.Figure | None:
-  """The penalty and cross-entropy of LOTOS by epoch; None without it."""
+def draw_penalty(results: Results) -> figure.Figure | None:
+  """Draws penalty and cross-entropy of LOTOS by epoch; None without it."""
   curves = [c for c in results['curves'] if c['method'] == 'lotos']
   if not curves:
     return None
+  # A penalty of 0 has no gradient: members are trained as if it was absent.
   idle = sum(value == 0 for c in curves for value in c['penalty'])
   title = 'The penalty acts in every epoch'
   if idle:
     title = f'The penalty is idle in {idle} epochs'
   canvas = style.canvas(title, (9.6, 3.2), results['smoke'])
-  for ax, key in zip(
-    canvas.subplots(1, 2), ('penalty', 'cross_entropy'), strict=True
-  ):
+  panels = canvas.subplots(1, 2)
+  for ax, key in zip(panels, ('penalty', 'cross_entropy'), strict=True):
     x = [list(range(1, len(c[key]) + 1)) for c in curves]
     y = [c[key] for c in curves]
     style.plot_across_seeds(ax, x, y, 'mean', style.CUTS)
@@ -65,13 +66,13 @@ def penalty(results: Results) -> figure.Figure | None:
   return canvas
 
 
-def draw(results: Results, label: str) -> Iterator[ReportFigure]:
-  """The figures, one by one."""
-  if not results['rows']:
-    return
-  with style.context():
-    yield ReportFigure('transfer', transfer(results, label))
-    yield ReportFigure('penalty', penalty(results))
+def draw_figures(results: Results, label: str) -> Iterator[ReportFigure]:
+  """Draws the figures one by one; none before the first row."""
+  # Lazily, so that a single figure is in memory at a time.
+  if results['rows']:
+    with style.context():
+      yield ReportFigure('transfer', draw_transfer(results, label))
+      yield ReportFigure('penalty', draw_penalty(results))
 
 
 _GLOSSARY = {
@@ -99,10 +100,11 @@ _GLOSSARY = {
 
 def _headline(results: Results) -> str:
   """Compares the transfer rate with and without the penalty."""
-  threat = tables.threats(results)[0] if results['rows'] else ''
-  change = tables.change(results, threat, 't_rate', 'clipped', 'lotos')
+  threat = tables.list_threats(results)[0] if results['rows'] else ''
+  change = tables.compare(results, threat, 't_rate', 'clipped', 'lotos')
   if change is None:
     return 'Transfer of adversarial images between members'
+  # With one seed there is no interval, hence no clear change.
   word = 'lower' if change.mean < 0 else 'higher'
   low, high = change.low, change.high
   clear = low is not None and high is not None and (low > 0 or high < 0)
@@ -122,12 +124,12 @@ def _verdict(results: Results) -> Verdict:
     'Less transfer is not more robustness: compare the joint failure and the '
     'black-box accuracy, which are over the same images for all ensembles.'
   ]
-  threat = tables.threats(results)[0]
+  threat = tables.list_threats(results)[0]
   for before, after in (('clipped', 'lotos'), ('plain', 'lotos')):
     parts = [
       f'{tables.METRICS[key][0]} {tables.format_change(change)}'
       for key in ('test_accuracy', 'joint_failure_rate', 'black_box_accuracy')
-      if (change := tables.change(results, threat, key, before, after))
+      if (change := tables.compare(results, threat, key, before, after))
     ]
     if parts:
       name = tables.NAMES[before]
@@ -148,8 +150,8 @@ REPORT = frame.Report(
     },
   ),
   verdict=_verdict,
-  tables=tables.contents,
-  figures=draw,
+  tables=tables.build_tables,
+  figures=draw_figures,
   captions=CAPTIONS,
   sections=lambda results: {},
   glossary=_GLOSSARY,

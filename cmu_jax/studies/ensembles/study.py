@@ -18,8 +18,9 @@ from cmu_jax.core import config as config_lib
 from cmu_jax.core import rng
 from cmu_jax.core.types import Info, Model, Network, Variables
 from cmu_jax.robustness import lipschitz
+from cmu_jax.studies.engine import study
 from cmu_jax.studies.engine.store import NETWORKS
-from cmu_jax.studies.engine.study import Cell, Context, Note, Phase, Plan, Study
+from cmu_jax.studies.engine.study import Context, Note, Phase, Plan, Study
 from cmu_jax.studies.ensembles import report, settings, training, transfer
 from cmu_jax.studies.ensembles import world as worlds
 from cmu_jax.studies.ensembles.world import World
@@ -63,7 +64,7 @@ class TrainedEnsemble(NamedTuple):
   history: jax.Array
 
 
-def address(
+def cell_address(
   config: ConfigDict, data: str, ensemble: Ensemble, measured: bool
 ) -> str:
   """Computes the address of a training, or of the measurements on it."""
@@ -83,7 +84,7 @@ def address(
 def _address(
   context: Context[World], ensemble: Ensemble, measured: bool
 ) -> str:
-  return address(context.config, context.world.digest, ensemble, measured)
+  return cell_address(context.config, context.world.digest, ensemble, measured)
 
 
 def train(context: Context[World], ensemble: Ensemble) -> TrainedEnsemble:
@@ -113,7 +114,7 @@ def train(context: Context[World], ensemble: Ensemble) -> TrainedEnsemble:
 
 
 def _surrogate(context: Context[World], seed: int) -> tuple[Model, Variables]:
-  """The network that attacks in the black-box setting."""
+  """Returns the network that attacks in the black-box setting."""
   trained = train(context, Ensemble('surrogate', seed))
   members = context.world.recipes['surrogate'].members
   return members.one(trained.variables, 0)
@@ -159,30 +160,31 @@ def _measure_threats(
   inputs, label = world.network.inputs, np.asarray(test.label)
   size = config.evaluate.batch_size
 
-  def predict(model: Model, own: Variables) -> np.ndarray:
-    return metrics.predict(Network(model, inputs), own, test, size)
+  def predict(model: Model, variables: Variables) -> np.ndarray:
+    return metrics.predict(Network(model, inputs), variables, test, size)
 
+  # Ensembles of a seed are neighbours, and share their surrogate.
   surrogate = context.recent(
     'surrogate', ensemble.seed, lambda: _surrogate(context, ensemble.seed)
   )
   networks = [members.one(variables, i) for i in range(members.size)]
-  whole = (members.model, variables)
+  ensemble_network = (members.model, variables)
   clean = np.stack([predict(*network) for network in networks])
   shared = {
-    'test_accuracy': float(np.mean(predict(*whole) == label)),
+    'test_accuracy': float(np.mean(predict(*ensemble_network) == label)),
     'member_accuracy': float(np.mean(clean == label[None])),
   }
   rows = []
   for name in config.threats:
     rates = transfer.measure_transfer(
       rng.fold_in(ensemble.seed, 'attack', name),
-      transfer.Targets(networks, whole, surrogate),
+      transfer.Targets(networks, ensemble_network, surrogate),
       test,
       world.attack,
-      transfer.threat(name, inputs, size),
+      transfer.make_threat(name, inputs, size),
       predict,
     )
-    rows.append({'threat': name, **shared, **transfer.finite(rates)})
+    rows.append({'threat': name, **shared, **transfer.replace_nan(rates)})
   return rows
 
 
@@ -193,10 +195,11 @@ def _lipschitz_bound(
   if not context.config.evaluate.lipschitz:
     return None
   world = context.world
-  model, own = world.recipes[method].members.one(variables, 0)
+  # A single member, because a bound takes long.
+  model, variables = world.recipes[method].members.one(variables, 0)
   image = world.dataset.train.image[:1]
   shape = world.network.inputs.eval(image, None).shape[1:]
-  apply = functools.partial(model.apply, own)
+  apply = functools.partial(model.apply, variables)
   return lipschitz.bound(rng.fold_in(0), apply, shape).value
 
 
@@ -236,29 +239,13 @@ def plan(context: Context[World]) -> Plan:
   config, dataset = context.config, context.world.dataset
   surrogates = [Ensemble('surrogate', seed) for seed in config.seeds]
   ensembles = [Ensemble(m, s) for s in config.seeds for m in config.methods]
-  yield Phase(
-    'surrogates',
-    [
-      Cell(
-        surrogate,
-        _address(context, surrogate, False),
-        functools.partial(train, context, surrogate),
-        NETWORKS,
-      )
-      for surrogate in surrogates
-    ],
-  )
-  results = yield Phase(
-    'ensembles',
-    [
-      Cell(
-        ensemble,
-        _address(context, ensemble, True),
-        functools.partial(measure, context, ensemble),
-      )
-      for ensemble in ensembles
-    ],
-  )
+  # Every ensemble is attacked by the surrogate of its seed.
+  address = functools.partial(_address, measured=False)
+  cells = study.make_cells(context, surrogates, address, train, NETWORKS)
+  yield Phase('surrogates', cells)
+  address = functools.partial(_address, measured=True)
+  cells = study.make_cells(context, ensembles, address, measure)
+  results = yield Phase('ensembles', cells)
   return {
     'class_names': list(dataset.class_names),
     'train_size': int(dataset.train.label.shape[0]),

@@ -38,10 +38,10 @@ THREATS = {
 }
 
 
-def values(
+def by_seed(
   results: Results, threat: str, method: str, key: str
 ) -> dict[int, float]:
-  """A quantity by seed, leaving out null ones."""
+  """Selects a quantity by seed, leaving out null values."""
   return {
     row['seed']: float(row[key])
     for row in results['rows']
@@ -50,20 +50,20 @@ def values(
   }
 
 
-def methods(results: Results) -> list[str]:
-  """Methods that have rows, in the order of `NAMES`."""
+def list_methods(results: Results) -> list[str]:
+  """Lists the methods with rows, in the order of `NAMES`."""
   present = {row['method'] for row in results['rows']}
   return [name for name in NAMES if name in present]
 
 
-def threats(results: Results) -> list[str]:
-  """Threat models that have rows."""
+def list_threats(results: Results) -> list[str]:
+  """Lists the threat models with rows."""
   present = {row['threat'] for row in results['rows']}
   return [name for name in THREATS if name in present]
 
 
-def _cell(by_seed: dict[int, float], digits: int) -> str:
-  spread = stats.spread(list(by_seed.values()))
+def _format_spread(values: dict[int, float], digits: int) -> str:
+  spread = stats.spread(list(values.values()))
   if spread is None:
     return text_tables.DASH
   text = f'{spread.mean:.{digits}f}'
@@ -77,16 +77,16 @@ def _by_method(
     (
       NAMES[method],
       *(
-        _cell(values(results, threat, method, key), digits)
+        _format_spread(by_seed(results, threat, method, key), digits)
         for key, (_, digits) in columns.items()
       ),
     )
-    for method in methods(results)
+    for method in list_methods(results)
   )
 
 
-def rates(results: Results, threat: str) -> TextTable:
-  """The effect of the attacks of a threat model on every ensemble."""
+def rate_table(results: Results, threat: str) -> TextTable:
+  """Builds the table of rates under a threat model, by ensemble."""
   head = ('ensemble', *(name for name, _ in METRICS.values()))
   note = (
     'Mean ± standard deviation over seeds. Robust accuracies are among images '
@@ -97,10 +97,11 @@ def rates(results: Results, threat: str) -> TextTable:
   return TextTable(title, (note,), head, _by_method(results, threat, METRICS))
 
 
-def networks(results: Results) -> TextTable:
-  """Norms, bounds and training time of the networks."""
+def network_table(results: Results) -> TextTable:
+  """Builds the table of norms, bounds and training times."""
   head = ('ensemble', *(name for name, _ in NETWORKS.values()))
-  threat = threats(results)[0]
+  # Networks are the same under every threat model.
+  threat = list_threats(results)[0]
   note = (
     'Norms are of linear layers, of network input; idle epochs are those in '
     'which the penalty of LOTOS was 0 throughout.'
@@ -110,27 +111,21 @@ def networks(results: Results) -> TextTable:
 
 
 class Change(NamedTuple):
-  """A paired difference over seeds.
-
-  Attributes:
-    mean: over the seeds that have both.
-    low: end of the 95 % t-interval; None below two seeds.
-    high: likewise.
-    seeds: how many.
-  """
+  """A paired difference over the seeds that have both methods."""
 
   mean: float
+  # The 95 % t-interval; None below two seeds.
   low: float | None
   high: float | None
   seeds: int
 
 
-def change(
+def compare(
   results: Results, threat: str, key: str, before: str, after: str
 ) -> Change | None:
   """Compares a quantity between two methods, seed by seed."""
-  baseline = values(results, threat, before, key)
-  changed = values(results, threat, after, key)
+  baseline = by_seed(results, threat, before, key)
+  changed = by_seed(results, threat, after, key)
   shared = sorted(baseline.keys() & changed.keys())
   if not shared:
     return None
@@ -143,7 +138,7 @@ def change(
 
 
 def format_change(change: Change | None) -> str:
-  """'−0.120 [−0.200, −0.040]'."""
+  """Formats a change as '−0.120 [−0.200, −0.040]'."""
   if change is None:
     return text_tables.DASH
   text = f'{change.mean:+.3f}'
@@ -152,9 +147,9 @@ def format_change(change: Change | None) -> str:
   return text.replace('-', '−')
 
 
-def changes(results: Results, threat: str) -> TextTable:
-  """The effect of clipping, and of the penalty on top of it."""
-  present = methods(results)
+def change_table(results: Results, threat: str) -> TextTable:
+  """Builds the table of differences between methods, over seeds."""
+  present = list_methods(results)
   pairs = [
     (a, b)
     for a, b in (('plain', 'clipped'), ('clipped', 'lotos'), ('plain', 'trs'))
@@ -170,24 +165,24 @@ def changes(results: Results, threat: str) -> TextTable:
   rows = tuple(
     (
       f'{NAMES[b]} − {NAMES[a]}',
-      *(format_change(change(results, threat, key, a, b)) for key in keys),
+      *(format_change(compare(results, threat, key, a, b)) for key in keys),
     )
     for a, b in pairs
   )
   return TextTable(
     f'Differences, seed by seed: {THREATS[threat]}',
+    # Pairs by seed: ensembles of a seed start from the same weights.
     ("Mean and 95 % interval of Student's t over seeds.",),
     ('difference', *(METRICS[key][0] for key in keys)),
     rows,
   )
 
 
-def contents(results: Results) -> dict[str, TextTable]:
-  """All tables: name of the file, without its ending -> its table."""
-  if not results['rows']:
-    return {}
-  grids = {}
-  for threat in threats(results):
-    grids[f'rates_{threat}'] = rates(results, threat)
-    grids[f'differences_{threat}'] = changes(results, threat)
-  return {**grids, 'networks': networks(results)}
+def build_tables(results: Results) -> dict[str, TextTable]:
+  """Builds all tables: name of the file, without its ending -> its table."""
+  tables = {}
+  for threat in list_threats(results):
+    tables[f'rates_{threat}'] = rate_table(results, threat)
+    tables[f'differences_{threat}'] = change_table(results, threat)
+  # Before the first row there is nothing to show.
+  return {**tables, 'networks': network_table(results)} if tables else {}

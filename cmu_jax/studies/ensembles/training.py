@@ -42,19 +42,20 @@ def _order(key: PRNGKey, epoch: Any, size: int) -> Int[Array, 'n']:
   return jax.random.permutation(jax.random.fold_in(key, epoch), size)
 
 
-def objective(
+def compute_loss(
   recipe: Recipe,
   variables: Variables,
   carried: Any,
   image: Float[Array, 'b h w c'],
   label: Int[Array, 'b'],
 ) -> tuple[Float[Array, ''], tuple[Any, Float[Array, '4']]]:
-  """The joint loss, with new statistics and the row of the history."""
+  """Computes the joint loss, new statistics and the row of the history."""
   logits, stats = recipe.members.update(variables, image)
   losses = jax.vmap(lambda x: jnp.mean(metrics.cross_entropy(x, label)))(logits)
   extra = recipe.regulariser.value(variables, carried, image, label)
-  total = recipe.regulariser.total
-  loss = (jnp.sum(losses) if total else jnp.mean(losses)) + extra
+  # The released code of LOTOS adds cross-entropies up.
+  reduce = jnp.sum if recipe.regulariser.total else jnp.mean
+  loss = reduce(losses) + extra
   right = jnp.mean(jnp.argmax(logits, -1) == label[None])
   row = jnp.stack([loss, jnp.mean(losses), extra, right]).astype(jnp.float32)
   return loss, (stats, row)
@@ -69,13 +70,14 @@ def _step(
   label: Int[Array, 'b'],
 ) -> TrainState:
   inner, carried = state.opt_state
+  # All members see the same augmentation.
   augmented = recipe.inputs.train(jax.random.fold_in(key, step), image, None)
   carried = recipe.regulariser.before(state.variables, carried)
   stats = state.variables.batch_stats
 
   def loss(params):
     current = Variables(params, stats)
-    return objective(recipe, current, carried, augmented, label)
+    return compute_loss(recipe, current, carried, augmented, label)
 
   params = state.variables.params
   gradient, (stats, row) = jax.grad(loss, has_aux=True)(params)
@@ -88,7 +90,7 @@ def _step(
 
 @functools.lru_cache(maxsize=16)
 def _compile_steps(recipe: Recipe) -> Callable:
-  """Steps [start, stop) as one program, cached by the recipe's functions.
+  """Compiles steps [start, stop) as one program.
 
   An epoch is as many full batches as there are; the rest is left out, and
   another rest the next time.
@@ -97,18 +99,19 @@ def _compile_steps(recipe: Recipe) -> Callable:
   def run(key, state, batch, start, stop):
     size, count = batch.label.shape[0], recipe.batch_size
     per_epoch = size // count
+    # Keys by purpose: another augmentation leaves the order alone.
     keys = [rng.fold_in(key, name) for name in ('order', 'augment')]
 
     def body(step, carry):
       state, order = carry
+      # Drawn anew after a restart too, from the number of the epoch.
       order = jax.lax.cond(
         (step == start) | (step % per_epoch == 0),
         lambda _: _order(keys[0], step // per_epoch, size),
-        lambda old: old,
+        lambda order: order,
         order,
       )
-      first = step % per_epoch * count
-      rows = jax.lax.dynamic_slice(order, (first,), (count,))
+      rows = jax.lax.dynamic_slice(order, (step % per_epoch * count,), (count,))
       image, label = batch.image[rows], batch.label[rows]
       return _step(recipe, keys[1], state, step, image, label), order
 

@@ -38,7 +38,7 @@ Classes = Int[np.ndarray, 'n']
 
 
 def _share(hit: Bool[np.ndarray, 'n'], among: Bool[np.ndarray, 'n']) -> float:
-  """P(hit | among); NaN where there is nothing."""
+  """Computes P(hit | among); NaN over no images."""
   return float(hit[among].mean()) if among.any() else math.nan
 
 
@@ -49,7 +49,7 @@ def transfer_rate(
   source_attacked: Classes,
   target_attacked: Classes,
 ) -> float:
-  """T_rate from F to G; NaN where no image meets the conditions.
+  """Computes T_rate from F to G; NaN where no image meets the conditions.
 
   Args:
     label: true classes.
@@ -65,12 +65,12 @@ def transfer_rate(
 def joint_failure(
   label: Classes, source_attacked: Classes, target_attacked: Classes
 ) -> float:
-  """The share of all images on which both are wrong after the attack."""
+  """Computes the share of images on which both fail after the attack."""
   return float(np.mean((source_attacked != label) & (target_attacked != label)))
 
 
 def robust_accuracy(label: Classes, clean: Classes, attacked: Classes) -> float:
-  """P(right after the attack | right before); NaN if never right before."""
+  """Computes P(right after the attack | right before)."""
   return _share(attacked == label, clean == label)
 
 
@@ -79,7 +79,7 @@ def over_pairs(
   clean: Int[np.ndarray, 'm n'],
   attacked: Int[np.ndarray, 'm m n'],
 ) -> dict[str, float]:
-  """Means over all ordered pairs of members, and over members.
+  """Averages rates over ordered pairs of members, and over members.
 
   Args:
     label: true classes.
@@ -96,6 +96,7 @@ def over_pairs(
     transfer_rate(label, clean[i], clean[j], attacked[i, i], attacked[i, j])
     for i, j in pairs
   ]
+  # A pair without an image that meets the conditions has no rate.
   defined = [rate for rate in rates if not math.isnan(rate)]
   failures = [
     joint_failure(label, attacked[i, i], attacked[i, j]) for i, j in pairs
@@ -126,13 +127,14 @@ class Threat(NamedTuple):
   start: Callable[[Batch], Batch]
 
 
-def correct(inputs: InputStep, size: int) -> Threat:
-  """Images in [0, 1] before normalisation: the threat that papers describe."""
+def make_correct(inputs: InputStep, size: int) -> Threat:
+  """Creates the threat that papers describe: images in [0, 1]."""
 
   def craft(key, attack, model, variables, batch):
     adversarial = attacks.attack_split(
       key, attack, Network(model, inputs), variables, batch, size
     )
+    # Not rounded to bytes: the attack is on the network, not on a file.
     return batch._replace(image=255 * adversarial.image)
 
   def predict(model, variables, batch):
@@ -141,14 +143,14 @@ def correct(inputs: InputStep, size: int) -> Threat:
   return Threat('correct', craft, predict, lambda batch: batch)
 
 
-# Network input as it is.
+# Attacked images are network input already.
 _AS_IS = InputStep(
   lambda key, image, stamp=None: image, lambda image, stamp=None: image
 )
 
 
 @functools.lru_cache(maxsize=32)
-def _in_network_space(attack: Any, network: Network) -> Callable:
+def _compile_attack(attack: Any, network: Network) -> Callable:
   def run(key, variables, image, label):
     logits = functools.partial(network.model.apply, variables)
     return attack(key, logits, network.inputs.eval(image, None), label).image
@@ -156,8 +158,8 @@ def _in_network_space(attack: Any, network: Network) -> Callable:
   return jit.compile_loop(run)
 
 
-def paper_compat_clamp(inputs: InputStep, size: int) -> Threat:
-  """Attacks as the released code of LOTOS does; for comparison only.
+def make_paper_compat_clamp(inputs: InputStep, size: int) -> Threat:
+  """Creates the threat of the released code of LOTOS, for comparison only.
 
   The attack runs on normalised images but clips them to [0, 1]. A pixel below
   the mean becomes the mean; a pixel more than a standard deviation above it
@@ -166,19 +168,18 @@ def paper_compat_clamp(inputs: InputStep, size: int) -> Threat:
   """
 
   def craft(key, attack, model, variables, batch):
-    run, total = (
-      _in_network_space(attack, Network(model, inputs)),
-      len(batch.label),
-    )
+    run = _compile_attack(attack, Network(model, inputs))
+    total = len(batch.label)
     block, images = min(size, total), []
     with progress.bar('attack, clamped', total, 'images') as advance:
-      for first in range(0, total, block):
-        rows = jnp.minimum(first + jnp.arange(block), total - 1)
-        block_key = jax.random.fold_in(key, first)
+      for start in range(0, total, block):
+        # The last block repeats the last image: one shape, one compilation.
+        rows = jnp.minimum(start + jnp.arange(block), total - 1)
+        block_key = jax.random.fold_in(key, start)
         images.append(
           run(block_key, variables, batch.image[rows], batch.label[rows])
         )
-        advance(min(block, total - first))
+        advance(min(block, total - start))
     return batch._replace(image=jnp.concatenate(images)[:total])
 
   def predict(model, variables, batch):
@@ -190,11 +191,14 @@ def paper_compat_clamp(inputs: InputStep, size: int) -> Threat:
   return Threat('paper_compat_clamp', craft, predict, start)
 
 
-THREATS = {'correct': correct, 'paper_compat_clamp': paper_compat_clamp}
+THREATS = {
+  'correct': make_correct,
+  'paper_compat_clamp': make_paper_compat_clamp,
+}
 
 
-def threat(name: str, inputs: InputStep, size: int) -> Threat:
-  """A threat model by name.
+def make_threat(name: str, inputs: InputStep, size: int) -> Threat:
+  """Creates a threat model by name.
 
   Raises:
     UserError: an unknown name.
@@ -205,16 +209,12 @@ def threat(name: str, inputs: InputStep, size: int) -> Threat:
 
 
 class Targets(NamedTuple):
-  """The networks of one measurement, each with its variables.
-
-  Attributes:
-    members: of the ensemble.
-    ensemble: their mean as one network.
-    surrogate: trained separately; the black-box attacker has it.
-  """
+  """The networks of one measurement, each with its variables."""
 
   members: list[tuple[Model, Variables]]
+  # The mean of the members as one network.
   ensemble: tuple[Model, Variables]
+  # Trained separately: a black-box attacker has it in place of the ensemble.
   surrogate: tuple[Model, Variables]
 
 
@@ -246,6 +246,7 @@ def measure_transfer(
   clean = np.stack([predict_clean(*network) for network in targets.members])
   attacked = []
   for model, variables in targets.members:
+    # One key for all members: their attacks start from the same noise.
     images = threat_model.craft(key, attack, model, variables, batch)
     attacked.append(
       [threat_model.predict(*network, images) for network in targets.members]
@@ -259,10 +260,11 @@ def measure_transfer(
     images = threat_model.craft(key, attack, model, variables, batch)
     predicted = threat_model.predict(*ensemble, images)
     rates[name] = robust_accuracy(label, ensemble_clean, predicted)
+  # The clamp alone may cost accuracy, without any attack.
   untouched = threat_model.predict(*ensemble, threat_model.start(batch))
   return {**rates, 'untouched_accuracy': float(np.mean(untouched == label))}
 
 
-def finite(values: dict[str, float]) -> dict[str, float | None]:
-  """NaN, which JSON has not, as None."""
+def replace_nan(values: dict[str, float]) -> dict[str, float | None]:
+  """Replaces NaN, which JSON lacks, by None."""
   return {k: None if math.isnan(v) else float(v) for k, v in values.items()}

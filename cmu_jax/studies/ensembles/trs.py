@@ -21,6 +21,7 @@ from cmu_jax.core.types import Variables
 from cmu_jax.studies.ensembles.members import Members, Regulariser
 from cmu_jax.training import metrics
 
+# Inside the root: the derivative at 0 would be infinite.
 _TINY = 1e-12
 
 
@@ -30,14 +31,15 @@ def slopes(
   image: Float[Array, 'm b h w c'],
   label: Int[Array, 'b'],
 ) -> Float[Array, 'm b d']:
-  """The gradient of every member's loss in its own copy of the images."""
+  """Computes the gradient of every member's loss in its own images."""
 
-  def member_slope(member, own, own_image):
+  def member_slope(member, variables, image):
     def loss(x):
-      logits, _ = member.model.update(own, x)
+      # BatchNorm as in training; its new statistics are of no use here.
+      logits, _ = member.model.update(variables, x)
       return jnp.sum(metrics.cross_entropy(logits, label))
 
-    return jax.grad(loss)(own_image).reshape(label.shape[0], -1)
+    return jax.grad(loss)(image).reshape(label.shape[0], -1)
 
   return members.map(member_slope, variables, image)
 
@@ -47,11 +49,11 @@ def _length(x: Float[Array, '*n d']) -> Float[Array, '*n']:
 
 
 def likeness(slope: Float[Array, 'm b d']) -> Float[Array, '']:
-  """Mean |cosine| between the gradients of all pairs of members."""
+  """Computes the mean |cosine| between gradients of pairs of members."""
   unit = slope / _length(slope)[..., None]
   cosine = jnp.abs(jnp.einsum('ibd,jbd->ijb', unit, unit))
-  first, second = np.triu_indices(slope.shape[0], 1)
-  return jnp.mean(cosine[first, second])
+  # The upper triangle has each pair once.
+  return jnp.mean(cosine[np.triu_indices(slope.shape[0], 1)])
 
 
 def worst(
@@ -63,14 +65,16 @@ def worst(
   steps: int,
 ) -> Float[Array, 'm b h w c']:
   """Finds images of large loss in a ball; no gradient flows back."""
+  # [member, image, row, column, channel]
   ball = radius[None, None, None, None, :]
   fixed = jax.lax.stop_gradient(variables)
   centre = jnp.broadcast_to(image, (members.size, *image.shape))
 
   def move(_, x):
     uphill = slopes(members, fixed, x, label).reshape(x.shape)
-    moved = x + 2 * ball / steps * jnp.sign(uphill)
-    return jnp.clip(moved, centre - ball, centre + ball)
+    # Twice the radius in all, so that any point of the ball is in reach.
+    image = x + 2 * ball / steps * jnp.sign(uphill)
+    return jnp.clip(image, centre - ball, centre + ball)
 
   return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, move, centre))
 
@@ -84,7 +88,7 @@ def trs(
   radius: float = 8 / 255,
   steps: int = 6,
 ) -> Regulariser:
-  """The TRS term.
+  """Creates the TRS term.
 
   Args:
     members: N networks.

@@ -43,7 +43,7 @@ class World(NamedTuple):
 
 
 def _regularisers(config: Any, group: Members) -> dict[str, Regulariser]:
-  """The term that each method adds to the loss."""
+  """Creates the term that each method adds to the loss."""
   independent = members.no_regulariser()
   penalty = lotos.lotos(
     group,
@@ -84,6 +84,7 @@ def _recipes(
   }
   terms = _regularisers(config, group)
   for method in config.methods:
+    # `lotos_unclipped` is the penalty alone.
     optimizer = clipped if method in ('clipped', 'lotos') else plain
     by_method[method] = Recipe(
       group, terms[method], optimizer, network.inputs, size
@@ -108,6 +109,7 @@ def load(config: ConfigDict, folder: pathlib.Path | None = None) -> World:
   )
   images = dataset.train.label.shape[0]
   by_method, steps = _recipes(config, network, layers, images)
+  # The settings give the step as a share of the radius.
   radius = config.attack.radius
   return World(
     dataset,
@@ -133,12 +135,13 @@ def initial_variables(world: World, method: str, seed: int) -> Variables:
 
 @functools.lru_cache(maxsize=8)
 def _compile_norms(group: Members, layers: tuple[Layer, ...]) -> Any:
-  def member_norms(member, own):
+  def member_norms(member, variables):
+    # Layers are those of the kind, the same for all members.
     del member
     return [
       spectral.power_qr(
         rng.fold_in(0, layer.path),
-        spectral.bind_layer(layer, own),
+        spectral.bind_layer(layer, variables),
         layer.shape,
         iterations=200,
       ).sigma[0]

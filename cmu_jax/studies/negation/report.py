@@ -42,6 +42,7 @@ def average_seeds(
   results: Results,
 ) -> list[tuple[str, str, dict[str, float]]]:
   """Computes forget set, method and the mean of every number over seeds."""
+  # Merges have a single row, which is its own mean.
   groups: dict[tuple[str, str], list] = {}
   for row in results['rows']:
     groups.setdefault((row['forget_set'], row['method']), []).append(row)
@@ -59,6 +60,7 @@ def summary_rows(results: Results) -> list[tuple[str, ...]]:
     rows.append((name, NAMES[method], *numbers))
   for method in dict.fromkeys(method for _, method, _ in means):
     sets = [values for _, other, values in means if other == method]
+    # The mean of one set would repeat its row.
     if len(sets) > 1:
       numbers = (f'{np.mean([v[k] for v in sets]):.3f}' for k in _COLUMNS)
       rows.append((f'mean of {len(sets)}', NAMES[method], *numbers))
@@ -113,6 +115,7 @@ def _label(results: Results) -> str:
     )
     for method in dict.fromkeys(method for _, method, _ in means)
   }
+  # The lower the better: these sets are to be forgotten.
   best = min(accuracy, key=lambda method: accuracy[method])
   before = np.mean([v['forget_accuracy_before'] for _, _, v in means])
   rows = [v for _, m, v in means if m == best]

@@ -110,19 +110,21 @@ def check(config: Any) -> None:
     f'config.epochs has {len(config.epochs)} numbers for '
     f'{len(config.forget)} data sets; give one each, or () for train.epochs',
   )
+  # Ways come from the command line too, as nested tuples.
   for way in config.ways:
     errors.check(
       len(way) == 4 and min(way[:2]) > 0 and min(way[2:]) >= 0,
       f'config.ways has {way}: give the factors of learning rate and length '
       '(above 0), weight decay and pixels of padding',
     )
+  # Bad settings of the last fine-tuning should not wait for the first ones.
   for position in range(len(config.forget)):
     for seed in range(max(1, len(config.ways))):
-      options = training(config, position, seed)
+      options = tuning_recipe(config, position, seed)
       recipes.fit_options(options, 10**4, 'train')
 
 
-def training(config: Any, position: int, seed: int) -> ConfigDict:
+def tuning_recipe(config: Any, position: int, seed: int) -> ConfigDict:
   """Returns the training of a seed on the data set at a position."""
   settings = ConfigDict(config.train)
   if config.epochs:
@@ -138,12 +140,13 @@ def training(config: Any, position: int, seed: int) -> ConfigDict:
   return settings
 
 
-def padding(config: Any, seed: int) -> int:
+def crop_padding(config: Any, seed: int) -> int:
   """Returns the pixels of zeros around an image before a random crop."""
   return int(config.ways[seed % len(config.ways)][3]) if config.ways else 0
 
 
 def _scale_length(count: int, factor: float) -> int:
+  # 0 says that the length is given in the other unit.
   return max(1, round(factor * count)) if count else 0
 
 

@@ -16,9 +16,9 @@ from cmu_jax.core import config as config_lib
 from cmu_jax.core import provenance, rng
 from cmu_jax.core.types import Batch, Info, Network, Variables
 from cmu_jax.methods import task_vectors
-from cmu_jax.studies.engine import clip_start
+from cmu_jax.studies.engine import clip_start, study
 from cmu_jax.studies.engine.store import NETWORKS
-from cmu_jax.studies.engine.study import Cell, Context, Note, Phase, Plan, Study
+from cmu_jax.studies.engine.study import Context, Note, Phase, Plan, Study
 from cmu_jax.studies.negation import report, settings
 from cmu_jax.studies.negation import world as worlds
 from cmu_jax.studies.negation.world import Task, World
@@ -67,19 +67,22 @@ def list_vectors(config: Any, position: int) -> list[Vector]:
 def _tuning_facts(
   context: Context[World], position: int, seeds: Sequence[int]
 ) -> Info:
-  """What fine-tunings depend on, besides their random keys."""
+  """Collects the facts that fine-tunings depend on, except random keys."""
   config: Any = context.config
   task = context.world.tasks[position]
   train_set: Any = task.data.train
   return {
     'version': _VERSION,
     'start': context.world.digest,
+    # Only what the training sees: other sets may change.
     'data': provenance.digest(*train_set[:2]),
     'head': provenance.digest(*jax.tree.leaves(task.start.batch_stats)),
     'train': [
       [
-        config_lib.to_json(settings.training(config, position, s), 'train'),
-        settings.padding(config, s),
+        config_lib.to_json(
+          settings.tuning_recipe(config, position, s), 'train'
+        ),
+        settings.crop_padding(config, s),
       ]
       for s in seeds
     ],
@@ -128,7 +131,7 @@ def fine_tune(context: Context[World], tuning: Tuning) -> Variables:
         rng.fold_in(tuning.seed, 'tune', task.data.name),
         Network(
           task.model,
-          clip_start.make_inputs(settings.padding(config, tuning.seed)),
+          clip_start.make_inputs(settings.crop_padding(config, tuning.seed)),
         ),
         task.start,
         batch,
@@ -149,6 +152,7 @@ def _task_vector(context: Context[World], vector: Vector) -> PyTree:
 
   if vector.seed is not None:
     return subtract(vector.seed)
+  # Merges read vectors when they need them: all at once would fill the memory.
   seeds = tuple(context.config.seeds)
   merge = _MERGES[vector.method]
   return merge(lambda i: subtract(seeds[i]), len(seeds))
@@ -191,6 +195,7 @@ def measure(context: Context[World], vector: Vector) -> Info:
     np.linspace(0, 1, config.lambdas),
     config.floor,
   )
+  # Chosen on validation images; tests alone are reported.
   edited = edit(sweep.strength)
   names = {
     'forget_set': task.data.name,
@@ -201,6 +206,7 @@ def measure(context: Context[World], vector: Vector) -> Info:
     **names,
     'strength': sweep.strength,
     'feasible': sweep.feasible,
+    # theta + tau is the fine-tuned network.
     'tuned_accuracy': accuracy(task, edit(-1.0), 'test'),
     'forget_accuracy_before': accuracy(task, start, 'test'),
     'forget_accuracy': accuracy(task, edited, 'test'),
@@ -219,30 +225,22 @@ def measure(context: Context[World], vector: Vector) -> Info:
   return {'row': row, 'curve': curve}
 
 
-def _tuning_cell(context: Context[World], tuning: Tuning) -> Cell:
-  return Cell(
-    tuning,
-    tuning_address(context, tuning),
-    lambda: fine_tune(context, tuning),
-    NETWORKS,
-  )
-
-
-def _vector_cell(context: Context[World], vector: Vector) -> Cell:
-  address = vector_address(context, vector)
-  return Cell(vector, address, lambda: measure(context, vector))
-
-
 def plan(context: Context[World]) -> Plan:
   """Goes from set to set, so that a run that is stopped has whole sets."""
   config, world = context.config, context.world
   records: list[Info] = []
   for position in range(len(config.forget)):
     tunings = [Tuning(position, seed) for seed in config.seeds]
-    yield Phase('fine-tuning', [_tuning_cell(context, t) for t in tunings])
+    yield Phase(
+      'fine-tuning',
+      study.make_cells(context, tunings, tuning_address, fine_tune, NETWORKS),
+    )
+    # Every vector, merges above all, needs the networks of its set.
     vectors = list_vectors(config, position)
-    found = yield Phase('vectors', [_vector_cell(context, v) for v in vectors])
-    records += [record for _, record in found]
+    results = yield Phase(
+      'vectors', study.make_cells(context, vectors, vector_address, measure)
+    )
+    records += [record for _, record in results]
   return {
     'control': world.control.data.name,
     'sizes': {

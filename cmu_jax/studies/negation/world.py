@@ -1,4 +1,4 @@
-"""What all cells of the negation study share: a CLIP and its data sets.
+"""The CLIP and the data sets that all cells of the negation study share.
 
 The validation part is a random share of the training split (seed 0). No choice
 looks at the test split.
@@ -70,7 +70,7 @@ class Task(NamedTuple):
 
 
 class World(NamedTuple):
-  """What all cells share.
+  """A CLIP and its tasks, which all cells share.
 
   Attributes:
     inputs: raw pixels to network input.
@@ -102,7 +102,10 @@ def load(config: ConfigDict, folder: pathlib.Path) -> World:
   else:
     loaded, data = _train_small_clip(config, names)
   clip_start.check_width(loaded, config.model.width)
-  tasks = [_bind_task(config, loaded, part, folder / 'heads') for part in data]
+  tasks = [
+    _bind_task(config, loaded, subset, folder / 'heads') for subset in data
+  ]
+  # `names` has the control set in front.
   control = tasks[0]
   leaves = jax.tree.leaves(control.start.params)
   digest = provenance.digest(*leaves, *control.data.validation[:2])
@@ -113,8 +116,8 @@ def make_training(
   config: ConfigDict, position: int, seed: int, size: int
 ) -> Training:
   """Creates the training of one fine-tuning."""
-  part = settings.training(config, position, seed)
-  training = recipes.fit_options(part, size, 'train')
+  recipe = settings.tuning_recipe(config, position, seed)
+  training = recipes.fit_options(recipe, size, 'train')
   if not config.clip_norm:
     return training
   clipping = optax.clip_by_global_norm(config.clip_norm)
@@ -127,6 +130,7 @@ def _bind_task(
   data: DataSet,
   folder: pathlib.Path,
 ) -> Task:
+  # The head is frozen: it belongs to the set, not to the fine-tuning.
   head = heads.read_or_make(folder, loaded, data.class_names, data.sentences)
   model = zero_shot.model(
     loaded.sizes, len(data.class_names), config.model.dtype
@@ -146,6 +150,7 @@ def _train_small_clip(
   options = clip_start.find_pretraining(config)
   width, depth = config.model.width, options.depth
   sizes = small_clip.small_sizes(32, options.patch, width, depth)
+  # The control set has many classes, hence most of the images.
   counts = (options.images, *[options.images // 4] * len(config.forget))
   data = [
     load_set(config, name, sizes, count)
@@ -159,27 +164,28 @@ def _train_small_clip(
     steps=options.steps,
     learning_rate=options.learning_rate,
   )
-  for part in data:
+  for subset in data:
     unseen = small_clip.CaptionedImages(
-      part.validation, part.class_names, part.sentences
+      subset.validation, subset.class_names, subset.sentences
     )
     accuracy = small_clip.check_accuracy(
       loaded, unseen, clip_start.make_inputs(), options.times_chance
     )
-    print(f'small CLIP: {accuracy:.1%} on unseen images of {part.name}')
+    print(f'small CLIP: {accuracy:.1%} on unseen images of {subset.name}')
   return loaded, data
 
 
 def _join_spare_images(data: list[DataSet]) -> small_clip.CaptionedImages:
   """Concatenates the spare images of all sets, and their classes."""
-  spare: list[Any] = [part.spare for part in data]
-  offsets = np.cumsum([0, *(len(part.class_names) for part in data)])
+  spare: list[Any] = [subset.spare for subset in data]
+  # One classification task for all sets: their classes are numbered on.
+  offsets = np.cumsum([0, *(len(subset.class_names) for subset in data)])
   label = [
     batch.label + int(offset)
     for batch, offset in zip(spare, offsets[:-1], strict=True)
   ]
   image = jnp.concatenate([batch.image for batch in spare])
-  names = tuple(name for part in data for name in part.class_names)
+  names = tuple(name for subset in data for name in subset.class_names)
   batch = Batch(image, jnp.concatenate(label))
   return small_clip.CaptionedImages(batch, names, data[0].sentences)
 
@@ -203,7 +209,7 @@ def load_set(
   limit = 0 if control else config.train_limit or len(train)
   sections = np.cumsum([validation, min(limit, len(train) - validation), spare])
   parts = np.split(train, sections)
-  tested = config.control_limit if control else config.test_limit
+  most = config.control_limit if control else config.test_limit
   errors.check(
     validation >= 1 and (control or parts[1].size),
     f"'{name}' has {len(train)} training images: too few to hold out "
@@ -212,6 +218,7 @@ def load_set(
   reader = _picture_reader(source, sizes)
 
   def read(split: str, rows: Int[np.ndarray, '_']) -> Batch:
+    # Sorted, because files are read from front to back.
     images = tfds.read_images(source, split, np.sort(rows), reader)
     return Batch(*map(jnp.asarray, images))
 
@@ -225,7 +232,7 @@ def load_set(
     name,
     None if control else read('train', parts[1]),
     read('train', parts[0]),
-    read(split, test[: tested or len(test)]),
+    read(split, test[: most or len(test)]),
     source.class_names,
     sentences,
     read('train', parts[2]) if spare else None,
@@ -252,7 +259,7 @@ def _shuffled_positions(
 
 
 def _picture_reader(source: tfds.TfdsSet, sizes: clip.Sizes) -> Any:
-  """Chooses between pictures as they are, if small squares, and CLIP's crop."""
+  """Chooses the reader: small squares stay as they are, others are cropped."""
   height, width = source.keys.shape[:2]
   small = height == width and height is not None and height <= _SMALL
   if small and sizes.image_size > _SMALL:

@@ -114,8 +114,7 @@ def _request_cell(
     'requests': config.requests,
     'share': config.request_share,
   }
-
-  def compute() -> Info:
-    return pool.trial_record(trial, solve_requests(context, trial, hyper))
-
-  return Cell(trial, trials.trial_address(context, trial, facts), compute)
+  address = trials.trial_address(context, trial, facts)
+  return pool.trial_cell(
+    trial, address, lambda: solve_requests(context, trial, hyper)
+  )

@@ -4,7 +4,6 @@ Hyperparameters are chosen on forget sets of their own, of the first network,
 and reported on the other forget sets.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -143,13 +142,16 @@ def plan(context: Context[World]) -> Plan:
   rows = retrained | _collect((yield Phase('methods', cells)))
   cells = requests.list_cells(context, hypers)
   sequences = _collect((yield Phase('requests', cells)))
-  format_rows = functools.partial(_format_rows, context.world)
+
+  def format_rows(records: Rows) -> list[Info]:
+    pairs = (
+      (t, row) for t, trial_rows in records.items() for row in trial_rows
+    )
+    return pool.format_rows(context.world, pairs)
+
   return {
     **_describe_data(context),
-    'methods': {
-      name: {'says': catalogue.describe(name), 'hyper': hyper}
-      for name, hyper in hypers.items()
-    },
+    'methods': pool.describe_methods(hypers, catalogue.ENTRIES),
     'rows': format_rows({t: rows[t] for t in reported if t in rows}),
     'requests': format_rows(sequences),
     'tuning': format_rows(tuning),
@@ -165,24 +167,6 @@ def _describe_data(context: Context[World]) -> Info:
     'test_size': int(dataset.test.label.shape[0]),
     'forget_size': worlds.forget_count(context.config, size),
   }
-
-
-def _format_rows(world: World, rows: Rows) -> list[Info]:
-  """Puts the trial in front of each of its rows."""
-  return [
-    {
-      'method': trial.method,
-      'information': pool.describe_information(
-        world, trial.method.removesuffix('_adaptive')
-      ),
-      'seed': trial.seed,
-      'forget_seed': trial.forget_seed,
-      'run': trial.run,
-      **row,
-    }
-    for trial, trial_rows in rows.items()
-    for row in trial_rows
-  ]
 
 
 def note(item: Any, record: Info) -> Note:

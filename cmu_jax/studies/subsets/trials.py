@@ -163,8 +163,7 @@ def trial_cell(
   context: Context[World], trial: SubsetTrial, points: Points
 ) -> Cell:
   """Builds the cell of a trial."""
-
-  def compute() -> Info:
-    return pool.trial_record(trial, solve_trial(context, trial, points))
-
-  return Cell(trial, trial_address(context, trial, points), compute)
+  address = trial_address(context, trial, points)
+  return pool.trial_cell(
+    trial, address, lambda: solve_trial(context, trial, points)
+  )
