@@ -213,7 +213,7 @@ def test_requests_one_after_another(context, monkeypatch):
     ({'attack': 'rmia'}, 'needs references'),
     ({'attack': 'all'}, 'unknown config.attack'),
     ({'references': '3'}, 'an even number'),
-    ({'runs': '0'}, 'use 1 or more'),
+    ({'runs': '0'}, 'at least 1'),
     ({'requests': '3', 'request_share': '0.4'}, 'something to retain'),
     ({'requests': '3', 'methods': 'ft,'}, 'needs the method amun'),
     ({'tuning_seeds': '0,7'}, r'share \[0\]'),
