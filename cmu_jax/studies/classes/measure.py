@@ -23,38 +23,23 @@ STATISTICS = ('own', 'nearest')
 
 
 class ClassGroups(NamedTuple):
-  """Groups of the pool, for a class.
+  """Groups of the pool, for a class."""
 
-  Attributes:
-    forget: D_F, in the training set.
-    retain: D_R, in the training set.
-    unseen: unseen images of the class.
-    others: unseen images of the retained classes.
-  """
-
-  forget: Bool[np.ndarray, 'n']
-  retain: Bool[np.ndarray, 'n']
-  unseen: Bool[np.ndarray, 'n']
-  others: Bool[np.ndarray, 'n']
+  forget: Bool[np.ndarray, 'n']  # D_F, in the training set
+  retain: Bool[np.ndarray, 'n']  # D_R, in the training set
+  unseen: Bool[np.ndarray, 'n']  # unseen images of the class
+  others: Bool[np.ndarray, 'n']  # unseen images of the retained classes
 
 
 class Reference(NamedTuple):
-  """Networks that were retrained without a class, as measured.
-
-  Attributes:
-    forget_class: the class.
-    nearest: the class that they predict most often for its images.
-    groups: of the pool.
-    near: unseen images of the nearest class.
-    accuracy: of MIA-NN, by network.
-    answer: mean probabilities on unseen images of the class, by network.
-  """
+  """Networks that were retrained without a class, as measured."""
 
   forget_class: int
-  nearest: int
+  nearest: int  # the class that they predict most often for its images
   groups: ClassGroups
-  near: Bool[np.ndarray, 'n']
-  accuracy: Float[np.ndarray, 'r']
+  near: Bool[np.ndarray, 'n']  # unseen images of the nearest class
+  accuracy: Float[np.ndarray, 'r']  # of MIA-NN, by network
+  # Mean probabilities on unseen images of the class, by network.
   answer: Float[np.ndarray, 'r k']
 
 

@@ -34,17 +34,11 @@ _GAP_COLUMNS = ('retain_accuracy', 'forget_accuracy', 'tv')
 
 
 class Outputs(NamedTuple):
-  """The networks retrained without a class.
+  """The networks retrained without a class."""
 
-  Attributes:
-    logits: of each network on the pool.
-    seconds: of each training.
-    evaluations: gradients of single images, likewise.
-  """
-
-  logits: Float[np.ndarray, 'r n k']
+  logits: Float[np.ndarray, 'r n k']  # of each network on the pool
   seconds: Float[np.ndarray, 'r']
-  evaluations: Float[np.ndarray, 'r']
+  evaluations: Float[np.ndarray, 'r']  # gradients of single images, likewise
 
 
 def _retrain(

@@ -28,15 +28,11 @@ Statistics = dict[str, Float[np.ndarray, 'k m']]
 
 
 class ShadowStatistics(NamedTuple):
-  """Statistics that U-LiRA of a class compares.
+  """Statistics that U-LiRA of a class compares."""
 
-  Attributes:
-    unlearned: method -> values of K networks that it made to forget the class.
-    retrained: values of K networks that were trained without it.
-  """
-
+  # Method -> values of K networks that it made to forget the class.
   unlearned: dict[str, Statistics]
-  retrained: Statistics
+  retrained: Statistics  # values of K networks that were trained without it
 
 
 def _make_job(

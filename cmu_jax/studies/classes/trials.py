@@ -21,17 +21,11 @@ RETRAIN = 'retrain'
 
 # Its fields make random keys and addresses: their order is fixed.
 class ClassTrial(NamedTuple):
-  """A method on an original network and a class to forget.
+  """A method on an original network and a class to forget."""
 
-  Attributes:
-    seed: of the original network; for 'retrain', number of the retraining.
-    forget_class: the class.
-    method: a name of the roster, or 'none'.
-  """
-
-  seed: int
+  seed: int  # of the original network; for 'retrain', number of the retraining
   forget_class: int
-  method: str
+  method: str  # a name of the roster, or 'none'
 
 
 def count_retrained(context: Context[World], forget_class: int) -> int:

@@ -25,15 +25,10 @@ LIMITS = (
 
 
 class Distance(NamedTuple):
-  """Distance of a method to retraining by an audit, in points.
+  """Distance of a method to retraining by an audit, in points."""
 
-  Attributes:
-    gap: mean over classes.
-    excess: gap minus noise floor, paired over classes.
-  """
-
-  gap: float
-  excess: stats.Interval | None
+  gap: float  # mean over classes
+  excess: stats.Interval | None  # gap minus noise floor, paired over classes
 
 
 def measure_distance(

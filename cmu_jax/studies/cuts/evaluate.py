@@ -25,15 +25,10 @@ TESTED = ('test_accuracy', 'target_class_accuracy', 'attack_success_rate')
 
 
 class Score(NamedTuple):
-  """Score of a network on the test split.
+  """Score of a network on the test split."""
 
-  Attributes:
-    counts: confusion matrix on clean images, [k, k].
-    values: accuracies and rates by name, None where inapplicable.
-  """
-
-  counts: np.ndarray
-  values: Info
+  counts: np.ndarray  # confusion matrix on clean images, [k, k]
+  values: Info  # accuracies and rates by name, None where inapplicable
 
 
 def scorer(config: ConfigDict, world: scene.World) -> Callable[..., Score]:

@@ -33,64 +33,38 @@ from cmu_jax.studies.engine import binding, clip_start
 
 
 class World(NamedTuple):
-  """Values that all seeds share.
+  """Values that all seeds share."""
 
-  Attributes:
-    dataset: train and test split, shrunk if the config says so.
-    model: the network.
-    inputs: raw pixels to network input, trigger included.
-    trigger: the backdoor, or None.
-    position: of each training image in the source, before any split.
-    arguments: of the corruption, beyond its rate.
-  """
-
-  dataset: Dataset
+  dataset: Dataset  # train and test split, shrunk if the config says so
   model: Model
-  inputs: InputStep
+  inputs: InputStep  # raw pixels to network input, trigger included
   trigger: Trigger | None
-  position: np.ndarray
-  arguments: Info
+  position: np.ndarray  # of each training image in the source, before any split
+  arguments: Info  # of the corruption, beyond its rate
 
 
 class Scene(NamedTuple):
-  """Data of one seed.
-
-  Attributes:
-    key: of this seed.
-    train: what the model is trained on: corrupted labels, stamps.
-    clean: its uncorrupted part, for the oracle.
-    proxy: what CUTS sees.
-    clean_proxy: the same images with true labels, for fine-tuning.
-    record: a small manifest that reproduces the corruption.
-    truth: labels of `train` before the corruption, for metrics only.
-  """
+  """Data of one seed."""
 
   key: PRNGKey
-  train: Batch
-  clean: Batch
+  train: Batch  # what the model is trained on: corrupted labels, stamps
+  clean: Batch  # its uncorrupted part, for the oracle
   proxy: Proxy
-  clean_proxy: Batch
-  record: Info
+  clean_proxy: Batch  # the same images with true labels, for fine-tuning
+  record: Info  # a small manifest that reproduces the corruption
+  # Labels of `train` before the corruption, for metrics only.
   truth: Int[Array, 'n']
 
 
 class Case(NamedTuple):
-  """A corrupted network, and all that its repairs need.
-
-  Attributes:
-    config: every setting.
-    world: shared by all seeds.
-    data: of the seed.
-    corrupted: the network, theta_mix.
-    seed: number of the seed, for titles.
-    checkpoint: stage -> its checkpoint, or None for none.
-  """
+  """A corrupted network, and all that its repairs need."""
 
   config: ConfigDict
   world: World
   data: Scene
-  corrupted: Variables
-  seed: int
+  corrupted: Variables  # the network, theta_mix
+  seed: int  # number of the seed, for titles
+  # Stage -> its checkpoint, or None for none.
   checkpoint: Callable[[str], store.Checkpoint | None] = lambda stage: None
 
 

@@ -36,36 +36,23 @@ _edit = jax.jit(tree.edit)
 
 
 class Repair(NamedTuple):
-  """Result of a method for one seed.
-
-  Attributes:
-    variables: the network.
-    information: what the method could see, in words.
-    facts: what goes into the row besides accuracies: alpha, selected.
-    members: networks along a leading axis whose probabilities are averaged, if
-      that is the answer; `variables` is then the network in their middle.
-  """
+  """Result of a method for one seed."""
 
   variables: Variables
-  information: str
-  facts: Info
+  information: str  # what the method could see, in words
+  facts: Info  # what goes into the row besides accuracies: alpha, selected
+  # Networks along a leading axis whose probabilities are averaged, if that is
+  # the answer; `variables` is then the network in their middle.
   members: Variables | None = None
 
 
 class Checkpoints(NamedTuple):
-  """Location and schedule of the checkpoints of a stage.
-
-  Attributes:
-    folder: the run's checkpoints.
-    fingerprint: of the run's config.
-    seconds: between two checkpoints of one training.
-    clock: ends a training that saves itself after the deadline.
-  """
+  """Location and schedule of the checkpoints of a stage."""
 
   folder: pathlib.Path
   fingerprint: str
-  seconds: float
-  clock: Clock = Clock()
+  seconds: float  # between two checkpoints of one training
+  clock: Clock = Clock()  # ends a training that saves itself after the deadline
 
 
 def locate_checkpoints(

@@ -33,16 +33,10 @@ _TRAININGS = ('corrupted', 'oracle')
 
 
 class World(NamedTuple):
-  """Values that all cells share.
+  """Values that all cells share."""
 
-  Attributes:
-    shared: dataset, network, input step and trigger.
-    scenes: seed -> its data: corrupted training set, proxy.
-    digest: of the dataset.
-  """
-
-  shared: scene.World
-  scenes: dict[int, Scene]
+  shared: scene.World  # dataset, network, input step and trigger
+  scenes: dict[int, Scene]  # seed -> its data: corrupted training set, proxy
   digest: str
 
 

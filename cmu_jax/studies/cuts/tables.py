@@ -17,25 +17,15 @@ from cmu_jax.studies.cuts import seed_stats
 
 
 class Row(NamedTuple):
-  """Results of a method over all seeds.
-
-  Attributes:
-    method: its key in results.json.
-    label: its name for people.
-    note: a warning such as 'diagnostic: uses test labels', or ''.
-    information: what the method could see.
-    seeds: number of seeds.
-    alpha: the alpha it used, a range over seeds, or ''.
-    metrics: spread of every metric that was measured for it.
-  """
+  """Results of a method over all seeds."""
 
   method: str
   label: str
-  note: str
-  information: str
+  note: str  # a warning such as 'diagnostic: uses test labels', or ''
+  information: str  # what the method could see
   seeds: int
-  alpha: str
-  metrics: dict[str, Spread]
+  alpha: str  # the alpha it used, a range over seeds, or ''
+  metrics: dict[str, Spread]  # spread of every metric that was measured for it
 
 
 def _metric_keys(results: Results) -> list[str]:

@@ -20,20 +20,16 @@ _ORACLE = 'the oracle, which was trained without the corrupted samples'
 
 
 class Verdict(NamedTuple):
-  """Outcome of a run.
+  """Outcome of a run."""
 
-  Attributes:
-    label: 'repaired', 'partly repaired', 'no clear change', 'made worse' or
-      'left as it was'.
-    sentences: why, the most important first, ending with `sure`.
-    harmed: every class that fell by more than five points, worst first.
-    sure: how far the numbers can be trusted.
-  """
-
+  # 'repaired', 'partly repaired', 'no clear change', 'made worse' or 'left as
+  # it was'.
   label: str
+  # Why, the most important first, ending with `sure`.
   sentences: tuple[str, ...]
+  # Every class that fell by more than five points, worst first.
   harmed: tuple[page.Harm, ...]
-  sure: tuple[str, ...]
+  sure: tuple[str, ...]  # how far the numbers can be trusted
 
 
 def find_harmed_classes(results: Results) -> tuple[page.Harm, ...]:

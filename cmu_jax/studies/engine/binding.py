@@ -27,17 +27,11 @@ _COPIES = 4
 
 
 class Loaded(NamedTuple):
-  """A dataset, shrunk if the config says so.
-
-  Attributes:
-    dataset: train and test split.
-    position: of each training image in the source.
-    shipped: training labels of the whole source.
-  """
+  """A dataset, shrunk if the config says so."""
 
   dataset: Dataset
-  position: np.ndarray
-  shipped: np.ndarray
+  position: np.ndarray  # of each training image in the source
+  shipped: np.ndarray  # training labels of the whole source
 
 
 def _select_images(

@@ -23,20 +23,14 @@ class Sizes(NamedTuple):
 
 
 class Entry(NamedTuple):
-  """A method that a study offers.
+  """A method that a study offers."""
 
-  Attributes:
-    make: (network, training) -> Method; (network) without a training.
-    epoch: Sizes -> the number of images in an epoch.
-    part: the settings of its training; '' for a method that does not train.
-    says: a description, in the words of the study.
-    transferred: whether it is prepared on the network of another seed.
-  """
-
+  # (network, training) -> Method; (network) without a training.
   make: Callable[..., Method]
-  epoch: Callable[[Sizes], int]
-  part: str
-  says: str
+  epoch: Callable[[Sizes], int]  # Sizes -> the number of images in an epoch
+  part: str  # the settings of its training; '' for a method that does not train
+  says: str  # a description, in the words of the study
+  # Whether it is prepared on the network of another seed.
   transferred: bool = False
 
 

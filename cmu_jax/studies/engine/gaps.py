@@ -31,19 +31,12 @@ _ACCURACIES = ('forget_accuracy', 'retain_accuracy', 'test_accuracy')
 
 
 class Gap(NamedTuple):
-  """The gap of a method to retraining, in points; smaller is nearer.
+  """The gap of a method to retraining, in points; smaller is nearer."""
 
-  Attributes:
-    of_means: of the means over runs.
-    of_runs: mean of the gaps of single runs.
-    std: sample standard deviation of these; None for one run.
-    parts: mean |difference| of UA, RA, TA and MIA over runs.
-  """
-
-  of_means: float
-  of_runs: float
-  std: float | None
-  parts: tuple[float, ...]
+  of_means: float  # of the means over runs
+  of_runs: float  # mean of the gaps of single runs
+  std: float | None  # sample standard deviation of these; None for one run
+  parts: tuple[float, ...]  # mean |difference| of UA, RA, TA and MIA over runs
 
 
 def gap_columns(attack: str) -> tuple[str, ...]:

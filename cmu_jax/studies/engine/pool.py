@@ -45,23 +45,16 @@ _ORIGINALS = 2
 
 
 class World(NamedTuple):
-  """Data, network and methods that all cells share.
-
-  Attributes:
-    dataset: training and test images.
-    pool: training images, then test images and other images.
-    network: the model and its input step.
-    methods: by name; the same objects for all cells, which therefore share
-      their compiled programs.
-    digest: of the data.
-    bounded: the layers whose norms trainings bound; empty for no bound.
-  """
+  """Data, network and methods that all cells share."""
 
   dataset: Dataset
-  pool: Batch
+  pool: Batch  # training images, then test images and other images
   network: Network
+  # By name; the same objects for all cells, which therefore share their
+  # compiled programs.
   methods: dict[str, Method]
   digest: str
+  # The layers whose norms trainings bound; empty for no bound.
   bounded: bounds.Layers = ()
 
 

@@ -15,15 +15,10 @@ _KIND = 'shadow'
 
 
 class ShadowGroup(NamedTuple):
-  """Shadow models that are trained together.
+  """Shadow models that are trained together."""
 
-  Attributes:
-    title: of the models.
-    start: number of the first model of the group.
-  """
-
-  title: str
-  start: int
+  title: str  # of the models
+  start: int  # number of the first model of the group
 
 
 def list_groups(job: shadow.ShadowJob) -> list[Cell]:

@@ -16,19 +16,16 @@ from cmu_jax.robustness.spectral import Layer
 
 
 class Regulariser(NamedTuple):
-  """A term of a joint loss.
+  """A term of a joint loss."""
 
-  Attributes:
-    start: (key, variables) -> the state that steps carry.
-    before: (variables, state) -> state, at the beginning of a step; no gradient
-      flows through it.
-    value: (variables, state, image, label) -> the term, of network input.
-    total: True where cross-entropies are added over members, not averaged.
-  """
-
+  # (key, variables) -> the state that steps carry.
   start: Callable[[PRNGKey, Variables], Any]
+  # (variables, state) -> state, at the beginning of a step; no gradient flows
+  # through it.
   before: Callable[[Variables, Any], Any]
+  # (variables, state, image, label) -> the term, of network input.
   value: Callable[[Variables, Any, jax.Array, jax.Array], jax.Array]
+  # True where cross-entropies are added over members, not averaged.
   total: bool = False
 
 
@@ -49,28 +46,21 @@ class Member(NamedTuple):
 
 
 class Members(NamedTuple):
-  """N networks, whose variables are stacked along a leading axis.
-
-  Attributes:
-    size: N.
-    shapes: of the input of each layer that all are compared by.
-    init: (key, image[:1]) -> variables.
-    map: (fn(member, variables of it, *arguments of it), variables, *arguments)
-      -> results stacked along a leading axis; arguments have that axis too.
-    update: (variables, image) -> (logits [N, b, k], batch_stats), training.
-    model: the ensemble as one network: the log of mean probabilities.
-    one: (variables, i) -> (model, variables) of a member.
-    optimizer: a transformation of one network -> of all; its update takes
-      batch_stats.
-  """
+  """N networks, whose variables are stacked along a leading axis."""
 
   size: int
+  # Of the input of each layer that all are compared by.
   shapes: tuple[tuple[int, ...], ...]
-  init: Callable[..., Variables]
+  init: Callable[..., Variables]  # (key, image[:1]) -> variables
+  # (fn(member, variables of it, *arguments of it), variables, *arguments) ->
+  # results stacked along a leading axis; arguments have that axis too.
   map: Callable[..., Any]
+  # (variables, image) -> (logits [N, b, k], batch_stats), training.
   update: Callable[..., tuple[jax.Array, Any]]
-  model: Model
+  model: Model  # the ensemble as one network: the log of mean probabilities
+  # (variables, i) -> (model, variables) of a member.
   one: Callable[[Variables, int], tuple[Model, Variables]]
+  # A transformation of one network -> of all; its update takes batch_stats.
   optimizer: Callable[
     [optax.GradientTransformation], optax.GradientTransformationExtraArgs
   ]

@@ -21,21 +21,14 @@ LOSS, CROSS_ENTROPY, PENALTY, ACCURACY = range(4)
 
 
 class Recipe(NamedTuple):
-  """The static part of a training; one compilation depends on it.
-
-  Attributes:
-    members: N networks.
-    regulariser: the term that the loss adds to cross-entropy.
-    optimizer: of one network; may take batch_stats, as spectral clipping does.
-    inputs: raw pixels to network input.
-    batch_size: images a step, the same for all members.
-  """
+  """The static part of a training; one compilation depends on it."""
 
   members: Members
-  regulariser: Regulariser
+  regulariser: Regulariser  # the term that the loss adds to cross-entropy
+  # Of one network; may take batch_stats, as spectral clipping does.
   optimizer: optax.GradientTransformation
   inputs: InputStep
-  batch_size: int
+  batch_size: int  # images a step, the same for all members
 
 
 def _order(key: PRNGKey, epoch: Any, size: int) -> Int[Array, 'n']:

@@ -112,18 +112,14 @@ def over_pairs(
 
 
 class Threat(NamedTuple):
-  """A threat model: how attacks are crafted, and how images are predicted.
-
-  Attributes:
-    name: for tables.
-    craft: (key, attack, model, variables, batch) -> a batch of attacked images.
-    predict: (model, variables, batch of attacked images) -> classes [n].
-    start: batch -> the images that an attack of radius 0 would make.
-  """
+  """A threat model: how attacks are crafted, and how images are predicted."""
 
   name: str
+  # (key, attack, model, variables, batch) -> a batch of attacked images.
   craft: Callable[..., Batch]
+  # (model, variables, batch of attacked images) -> classes [n].
   predict: Callable[..., Any]
+  # Batch -> the images that an attack of radius 0 would make.
   start: Callable[[Batch], Batch]
 
 

@@ -19,27 +19,17 @@ from cmu_jax.studies.ensembles.training import Recipe
 
 
 class World(NamedTuple):
-  """Data, network and trainings that all cells share.
-
-  Attributes:
-    dataset: train and test split.
-    digest: of the data.
-    network: a single member.
-    layers: its convolutions and dense layers.
-    recipes: the training of each method; 'surrogate' trains a single network.
-    steps: of a training.
-    steps_per_epoch: full batches of an epoch.
-    attack: the attack of every measurement.
-  """
+  """Data, network and trainings that all cells share."""
 
   dataset: Dataset
   digest: str
   network: Network
-  layers: tuple[Layer, ...]
+  layers: tuple[Layer, ...]  # its convolutions and dense layers
+  # The training of each method; 'surrogate' trains a single network.
   recipes: dict[str, Recipe]
-  steps: int
-  steps_per_epoch: int
-  attack: Attack
+  steps: int  # of a training
+  steps_per_epoch: int  # full batches of an epoch
+  attack: Attack  # the attack of every measurement
 
 
 def _regularisers(config: Any, group: Members) -> dict[str, Regulariser]:

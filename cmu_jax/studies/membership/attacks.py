@@ -16,25 +16,18 @@ Marks = Bool[np.ndarray, 'k n']
 
 
 class AttackScores(NamedTuple):
-  """The scores of an attack.
-
-  Attributes:
-    attack: its name.
-    positive: of points that are members, or were; one array a network.
-    negative: of points that no audited network saw; likewise.
-    areas: AUC of each network.
-    members: marks `positive`, networks by points, in the order of rows.
-    others: marks `negative`, likewise.
-    references: number of networks that the scores of a network rest on.
-  """
+  """The scores of an attack."""
 
   attack: str
+  # Of points that are members, or were; one array a network.
   positive: list[Float[np.ndarray, '_']]
+  # Of points that no audited network saw; likewise.
   negative: list[Float[np.ndarray, '_']]
-  areas: list[float]
+  areas: list[float]  # AUC of each network
+  # Marks `positive`, networks by points, in the order of rows.
   members: Bool[np.ndarray, 's n']
-  others: Bool[np.ndarray, 's n']
-  references: int
+  others: Bool[np.ndarray, 's n']  # marks `negative`, likewise
+  references: int  # number of networks that the scores of a network rest on
 
 
 class Targets(NamedTuple):
@@ -47,16 +40,11 @@ class Targets(NamedTuple):
 
 
 class ReferenceModels(NamedTuple):
-  """Reference networks.
+  """Reference networks."""
 
-  Attributes:
-    statistics: of each point.
-    inside: marks the training points of each.
-    outside: marks the points that each never saw; None for all others.
-  """
-
-  statistics: Statistics
-  inside: Bool[np.ndarray, 'k n']
+  statistics: Statistics  # of each point
+  inside: Bool[np.ndarray, 'k n']  # marks the training points of each
+  # Marks the points that each never saw; None for all others.
   outside: Bool[np.ndarray, 'k n'] | None = None
 
 

@@ -18,21 +18,13 @@ _CURVE_POINTS = 100
 
 
 class Audit(NamedTuple):
-  """An attack on a method, with its scores.
+  """An attack on a method, with its scores."""
 
-  Attributes:
-    method: 'none', 'retrain', or the method that unlearned.
-    points: 'forget' (D_F against unseen points) or 'retain' (D_R).
-    adaptive: whether the references were unlearned with the method too.
-    statistics: of the audited networks.
-    groups: D_F, D_R and unseen points of each network.
-    scores: of the attack.
-  """
-
-  method: str
-  points: str
-  adaptive: bool
-  statistics: Statistics
+  method: str  # 'none', 'retrain', or the method that unlearned
+  points: str  # 'forget' (D_F against unseen points) or 'retain' (D_R)
+  adaptive: bool  # whether the references were unlearned with the method too
+  statistics: Statistics  # of the audited networks
+  # D_F, D_R and unseen points of each network.
   groups: dict[str, Bool[np.ndarray, 's n']]
   scores: AttackScores
 

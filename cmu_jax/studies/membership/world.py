@@ -18,32 +18,21 @@ Marks = Bool[np.ndarray, 'k n']
 
 
 class World(NamedTuple):
-  """Data and network that all audited and reference networks share.
+  """Data and network that all audited and reference networks share."""
 
-  Attributes:
-    pool: training and test split as one, an even number of images. Each
-      network is trained on a random half.
-    digest: of the pool.
-    network: the model and its input step.
-  """
-
+  # Training and test split as one, an even number of images. Each network is
+  # trained on a random half.
   pool: Batch
   digest: str
   network: Network
 
 
 class Models(NamedTuple):
-  """Networks with the points that each is trained on and is to forget.
+  """Networks with the points that each is trained on and is to forget."""
 
-  Attributes:
-    name: the same name and points are the same networks.
-    inside: training points of each network.
-    forget: the part of them that it is to forget.
-  """
-
-  name: str
-  inside: Marks
-  forget: Marks
+  name: str  # the same name and points are the same networks
+  inside: Marks  # training points of each network
+  forget: Marks  # the part of them that it is to forget
 
   @property
   def groups(self) -> dict[str, Marks]:

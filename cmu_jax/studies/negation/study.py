@@ -33,17 +33,11 @@ _MERGES = {
 
 
 class Vector(NamedTuple):
-  """A way to a task vector.
+  """A way to a task vector."""
 
-  Attributes:
-    position: of the data set among those to forget.
-    method: one of `settings.METHODS`.
-    seed: of the fine-tuning; None for a merge.
-  """
-
-  position: int
-  method: str
-  seed: int | None
+  position: int  # of the data set among those to forget
+  method: str  # one of `settings.METHODS`
+  seed: int | None  # of the fine-tuning; None for a merge
 
 
 class Tuning(NamedTuple):

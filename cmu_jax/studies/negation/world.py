@@ -34,55 +34,33 @@ _SMALL = 64
 
 
 class DataSet(NamedTuple):
-  """A data set as the study uses it.
-
-  Attributes:
-    name: of TFDS.
-    train: for fine-tuning; None for the control set.
-    validation: for the choice of the strength.
-    test: for the reported accuracies.
-    class_names: in label order.
-    sentences: the prompts of the zero-shot head.
-    spare: further training images, for a small CLIP; None without one.
-  """
+  """A data set as the study uses it."""
 
   name: str
-  train: Batch | None
-  validation: Batch
-  test: Batch
-  class_names: tuple[str, ...]
-  sentences: tuple[str, ...]
+  train: Batch | None  # for fine-tuning; None for the control set
+  validation: Batch  # for the choice of the strength
+  test: Batch  # for the reported accuracies
+  class_names: tuple[str, ...]  # in label order
+  sentences: tuple[str, ...]  # the prompts of the zero-shot head
+  # Further training images, for a small CLIP; None without one.
   spare: Batch | None = None
 
 
 class Task(NamedTuple):
-  """A data set as a classification task of the CLIP.
-
-  Attributes:
-    data: its images.
-    model: image tower and frozen head.
-    start: the weights of the CLIP, head included.
-  """
+  """A data set as a classification task of the CLIP."""
 
   data: DataSet
-  model: Model
-  start: Variables
+  model: Model  # image tower and frozen head
+  start: Variables  # the weights of the CLIP, head included
 
 
 class World(NamedTuple):
-  """A CLIP and its tasks, which all cells share.
-
-  Attributes:
-    inputs: raw pixels to network input.
-    control: the task that must be retained.
-    tasks: the tasks to forget, in order.
-    digest: of the CLIP and of the control set.
-  """
+  """A CLIP and its tasks, which all cells share."""
 
   inputs: InputStep
-  control: Task
-  tasks: tuple[Task, ...]
-  digest: str
+  control: Task  # the task that must be retained
+  tasks: tuple[Task, ...]  # the tasks to forget, in order
+  digest: str  # of the CLIP and of the control set
 
 
 def load(config: ConfigDict, folder: pathlib.Path) -> World:

@@ -26,15 +26,11 @@ _RMIA = (
 
 
 class References(NamedTuple):
-  """The reference networks of RMIA.
+  """The reference networks of RMIA."""
 
-  Attributes:
-    probability: of the label of each point of the pool under each network.
-    inside: which network was trained on which point.
-  """
-
+  # Of the label of each point of the pool under each network.
   probability: Float[np.ndarray, 'k n']
-  inside: Bool[np.ndarray, 'k n']
+  inside: Bool[np.ndarray, 'k n']  # which network was trained on which point
 
 
 def split_pool(

@@ -15,18 +15,12 @@ _MOST_TIED = 0.9
 
 
 class Nearest(NamedTuple):
-  """The method of a group with the least gap to retraining.
-
-  Attributes:
-    method: its name.
-    gap: mean of its gaps over runs.
-    idle: that of doing nothing.
-    gain: idle minus gap, paired over runs; None below two runs.
-  """
+  """The method of a group with the least gap to retraining."""
 
   method: str
-  gap: float
-  idle: float
+  gap: float  # mean of its gaps over runs
+  idle: float  # that of doing nothing
+  # Idle minus gap, paired over runs; None below two runs.
   gain: stats.Interval | None
 
 

@@ -30,19 +30,12 @@ _FIELDS = (
 
 # Its fields make random keys and addresses: their order is fixed.
 class SubsetTrial(NamedTuple):
-  """A method on an original network and a forget set.
+  """A method on an original network and a forget set."""
 
-  Attributes:
-    seed: of the original network.
-    forget_seed: of the forget set.
-    method: a name of the catalogue, or 'none'.
-    run: number of the repetition.
-  """
-
-  seed: int
-  forget_seed: int
-  method: str
-  run: int
+  seed: int  # of the original network
+  forget_seed: int  # of the forget set
+  method: str  # a name of the catalogue, or 'none'
+  run: int  # number of the repetition
 
 
 def donor_seed(context: Context[World], trial: SubsetTrial) -> int | None:
