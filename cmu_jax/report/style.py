@@ -3,6 +3,7 @@
 import contextlib
 import io
 import textwrap
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -120,6 +121,28 @@ def png(sheet: figure.Figure) -> bytes:
       file, format='png', dpi=_PIXELS_PER_INCH, metadata={'Software': None}
     )
   return file.getvalue()
+
+
+def plot_dots(ax: axes.Axes, rows: Mapping[str, list[float]]) -> None:
+  """Plots a row for each name, the first on top: dots, and a bar at the mean.
+
+  Args:
+    ax: axes to draw on.
+    rows: name -> its values; a row without values stays empty.
+  """
+  for y, values in enumerate(rows.values()):
+    if values:
+      ax.plot(values, [y] * len(values), 'o', color=COLOURS[0], alpha=0.5)
+      mean = float(np.mean(values))
+      ax.plot([mean, mean], [y - 0.3, y + 0.3], color=INK, lw=2)
+  label_rows(ax, list(rows))
+
+
+def label_rows(ax: axes.Axes, names: list[str]) -> None:
+  """Writes names at the rows of a figure, the first on top."""
+  ax.set_yticks(range(len(names)), names)
+  ax.set_ylim(len(names) - 0.4, -0.6)
+  ax.grid(axis='y', visible=False)
 
 
 def plot_across_seeds(

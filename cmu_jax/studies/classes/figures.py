@@ -40,26 +40,19 @@ _ANSWERING = (
 )
 
 
-def _label_methods(ax: axes.Axes, names: list[str]) -> None:
-  ax.set_yticks(range(len(names)), names)
-  ax.set_ylim(len(names) - 0.4, -0.6)
-  ax.grid(axis='y', visible=False)
-
-
 def _draw_distances(ax: axes.Axes, results: Results, audit: str) -> None:
   floors = tables.mean_by_class(tables.rows_of(results, 'retrain'), audit)
   spread = [100 * x for x in floors.values()]
   # No method can be expected left of the band.
   if spread:
     ax.axvspan(min(spread), max(spread), color=style.FAINT, label='retrained')
-  for i, method in enumerate(results['methods']):
-    means = tables.mean_by_class(tables.rows_of(results, method), audit)
-    points = [100 * x for x in means.values()]
-    if points:
-      height = np.full(len(points), i)
-      ax.plot(points, height, 'o', color=style.COLOURS[0], alpha=0.5)
-      mean = float(np.mean(points))
-      ax.plot([mean, mean], [i - 0.32, i + 0.32], color=style.INK, lw=2)
+  means = {
+    method: tables.mean_by_class(tables.rows_of(results, method), audit)
+    for method in results['methods']
+  }
+  style.plot_dots(
+    ax, {m: [100 * x for x in v.values()] for m, v in means.items()}
+  )
   ax.set_xlabel(_AXES[audit])
   # From zero, so that lengths compare.
   ax.set_xlim(left=0)
@@ -75,8 +68,6 @@ def draw_distances(results: Results, label: str) -> figure.Figure | None:
   panels = canvas.subplots(1, 2, sharey=True)
   for ax, audit in zip(panels, verdict.AUDITS, strict=True):
     _draw_distances(ax, results, audit)
-  # The panels share their rows: names are on the left alone.
-  _label_methods(panels[0], methods)
   panels[1].legend(loc='lower right')
   return canvas
 

@@ -72,20 +72,12 @@ def list_cells(context: Context[World], forget_class: int) -> list[Cell]:
   cells = []
   for number in range(trials.count_retrained(context, forget_class)):
     trial = ClassTrial(number, forget_class, RETRAIN)
-    compute = functools.partial(_read_or_retrain, context, trial)
     address = trials.retrained_address(context, trial)
+    retrain = functools.partial(_retrain, context, trial)
+    read = context.store.read_or_compute_named
+    compute = functools.partial(read, _KIND, address, retrain)
     cells.append(Cell(trial, address, compute, _KIND))
   return cells
-
-
-def _read_or_retrain(
-  context: Context[World], trial: ClassTrial
-) -> dict[str, np.ndarray]:
-  return context.store.read_or_compute_named(
-    _KIND,
-    trials.retrained_address(context, trial),
-    functools.partial(_retrain, context, trial),
-  )
 
 
 def is_trained(context: Context[World], forget_class: int) -> bool:

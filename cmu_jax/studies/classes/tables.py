@@ -24,6 +24,7 @@ _MORE = {
   'loss_auc': 'loss AUC',
   'entropy_auc': 'entropy AUC',
 }
+_TRW = {'retain_accuracy': 'ACC_r', 'mia_nn_gap': 'MIA-NN gap', 'tv': 'TV'}
 _COLUMNS = (
   'ACC_r and ACC_f are accuracies on unseen images of the retained classes and '
   'of the forgotten one, in percent. MIS is the share of forgotten images that '
@@ -107,15 +108,6 @@ def _floor_text(results: Results, method: str, column: str) -> str:
   return text_tables.DASH if value is None else f'{value:.1f}'
 
 
-def _ulira_rows(results: Results, method: str, statistic: str) -> list[Row]:
-  """Selects the rows of U-LiRA, one a class."""
-  return [
-    row
-    for row in results['ulira']
-    if (row['method'], row['statistic']) == (method, statistic)
-  ]
-
-
 def _describe_runs(results: Results) -> str:
   """Describes the networks behind each mean."""
   config = results['config']
@@ -149,6 +141,10 @@ def main_table(results: Results) -> TextTable:
   """Builds the thesis's Table 5.1, with noise floors."""
   head = ['method', *_MAIN.values(), 'U-LiRA', 'U-LiRA, nearest']
   head += ['MIA-NN gap', 'x floor', 'TV', 'x floor', 'seconds', 'sees']
+  # (method, statistic) -> its rows, one a class.
+  ulira: dict[tuple[str, str], list[Row]] = {}
+  for row in results['ulira']:
+    ulira.setdefault((row['method'], row['statistic']), []).append(row)
   lines = []
   for method in results['methods']:
     rows = rows_of(results, method)
@@ -158,7 +154,7 @@ def main_table(results: Results) -> TextTable:
         method,
         *(gaps.points_text(rows, name) for name in _MAIN),
         *(
-          gaps.points_text(_ulira_rows(results, method, s), 'ulira_auc')
+          gaps.points_text(ulira.get((method, s), []), 'ulira_auc')
           for s in _STATISTICS
         ),
         gaps.points_text(rows, 'mia_nn_gap'),
@@ -176,20 +172,13 @@ def main_table(results: Results) -> TextTable:
 
 def audit_table(results: Results) -> TextTable:
   """Builds the table of the other measurements."""
-  lines = [
-    (
-      method,
-      *(gaps.points_text(rows_of(results, method), name) for name in _MORE),
-    )
-    for method in results['methods']
-  ]
   note = (
     'In points. Loss and entropy AUC tell forgotten images that were trained '
     'on from unseen ones of the same class; 50 is chance, and near is what '
     'retraining has.'
   )
-  head = ('method', *_MORE.values())
-  return TextTable('More of the same networks', (note,), head, tuple(lines))
+  rows = {(m,): rows_of(results, m) for m in results['methods']}
+  return gaps.points_table('More of the same networks', (note,), _MORE, rows)
 
 
 def class_table(results: Results) -> TextTable:
@@ -218,24 +207,17 @@ def class_table(results: Results) -> TextTable:
 
 def noise_table(results: Results) -> TextTable:
   """Builds the table of TRW with noise in its similarities."""
-  lines = [
-    (
-      f'{beta:g}',
-      f'{level:g}',
-      *(
-        gaps.points_text(rows, name)
-        for name in ('retain_accuracy', 'mia_nn_gap', 'tv')
-      ),
-    )
-    for (beta, level), rows in group_noise(results).items()
-  ]
   note = (
     'A Gaussian is drawn once for each class and added to its cosine with the '
     'forgotten one, which lies between -1 and 1. The other hyperparameters '
     'stay as they were chosen, and beta too, or it is that of the paper.'
   )
-  head = ('beta', 'standard deviation', 'ACC_r', 'MIA-NN gap', 'TV')
-  return TextTable('TRW with noisy similarities', (note,), head, tuple(lines))
+  rows = {
+    (f'{beta:g}', f'{level:g}'): group
+    for (beta, level), group in group_noise(results).items()
+  }
+  title, keys = 'TRW with noisy similarities', ('beta', 'standard deviation')
+  return gaps.points_table(title, (note,), _TRW, rows, keys)
 
 
 def tilt_table(results: Results) -> TextTable | None:
@@ -245,24 +227,21 @@ def tilt_table(results: Results) -> TextTable | None:
     if row['method'] == 'trw' and not row['diverged']:
       by_rate = tried.setdefault(row['hyper']['beta'], {})
       by_rate.setdefault(row['hyper']['learning_rate'], []).append(row)
-  lines = []
-  for beta, by_rate in sorted(tried.items()):
-    rows = min(
+  # A single beta is no comparison.
+  if len(tried) < 2:
+    return None
+  rows = {
+    (f'{beta:g}',): min(
       by_rate.values(), key=lambda group: mean_points(group, 'tv') or 0
     )
-    columns = ('retain_accuracy', 'mia_nn_gap', 'tv')
-    lines.append(
-      (f'{beta:g}', *(gaps.points_text(rows, name) for name in columns))
-    )
-  # A single beta is no comparison.
-  if len(lines) < 2:
-    return None
+    for beta, by_rate in sorted(tried.items())
+  }
   note = (
     'On validation images of the classes that hyperparameters are chosen on, '
     'at the learning rate with the least TV.'
   )
-  head = ('beta', 'ACC_r', 'MIA-NN gap', 'TV')
-  return TextTable('Strength of the tilt', (note,), head, tuple(lines))
+  title = 'Strength of the tilt'
+  return gaps.points_table(title, (note,), _TRW, rows, ('beta',))
 
 
 def choice_table(results: Results) -> TextTable:

@@ -10,13 +10,14 @@ References:
   AMUN, arXiv 2503.00917, section 5.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from cmu_jax.report import stats, text_tables
+from cmu_jax.report.text_tables import TextTable
 
 Row = dict[str, Any]
 
@@ -65,6 +66,29 @@ def points_text(rows: Sequence[Row], column: str) -> str:
     return text_tables.DASH
   std = '' if spread.std is None else f' ± {spread.std:.2f}'
   return f'{spread.mean:.2f}{std}'
+
+
+def points_table(
+  title: str,
+  notes: Sequence[str],
+  columns: Mapping[str, str],
+  rows: Mapping[tuple[str, ...], Sequence[Row]],
+  keys: tuple[str, ...] = ('method',),
+) -> TextTable:
+  """Builds a table of means and spreads in points.
+
+  Args:
+    title: of the table.
+    notes: sentences about its numbers.
+    columns: column of a row -> its heading.
+    rows: texts of the first cells -> the runs behind a line.
+    keys: headings of the first cells.
+  """
+  lines = tuple(
+    (*key, *(points_text(runs, column) for column in columns))
+    for key, runs in rows.items()
+  )
+  return TextTable(title, tuple(notes), (*keys, *columns.values()), lines)
 
 
 def interval_text(interval: stats.Interval) -> str:

@@ -37,13 +37,6 @@ def _subplot(
   return canvas, canvas.subplots()
 
 
-def _label_methods(ax: axes.Axes, methods: list[str]) -> None:
-  ax.set_yticks(range(len(methods)), methods)
-  # The first method of the table is the top row of the figure.
-  ax.invert_yaxis()
-  ax.grid(axis='y', visible=False)
-
-
 def draw_gaps(results: Results, label: str) -> figure.Figure | None:
   """Draws the stacked parts of each gap; None without a gap."""
   values = {m: tables.compute_gap(results, m) for m in results['methods']}
@@ -60,7 +53,7 @@ def draw_gaps(results: Results, label: str) -> figure.Figure | None:
       range(len(parts)), widths[:, i], left=offsets, color=colour, label=name
     )
     offsets += widths[:, i]
-  _label_methods(ax, list(parts))
+  style.label_rows(ax, list(parts))
   ax.set_xlabel('gap to retraining [points]')
   ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=4)
   return canvas
@@ -82,12 +75,7 @@ def draw_attacks(results: Results) -> figure.Figure | None:
   canvas, ax = _subplot(title, len(values), results['smoke'])
   # A band, because retraining itself differs from run to run.
   ax.axvspan(min(retrained), max(retrained), color=style.FAINT, label='retrain')
-  for i, points in enumerate(values.values()):
-    height = np.full(len(points), i)
-    ax.plot(points, height, 'o', color=style.COLOURS[0], alpha=0.5)
-    mean = float(np.mean(points))
-    ax.plot([mean, mean], [i - 0.3, i + 0.3], color=style.INK, lw=2)
-  _label_methods(ax, list(values))
+  style.plot_dots(ax, values)
   ax.set_xlabel(f'{tables.ATTACKS[name]} [points]')
   ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14))
   return canvas

@@ -24,10 +24,6 @@ Hypers = dict[str, dict[str, float]]
 Rows = dict[SubsetTrial, list[Info]]
 
 
-def _list_methods(config: Any) -> list[str]:
-  return list(dict.fromkeys((grids.NONE, RETRAIN, *config.methods)))
-
-
 def _tuning_pairs(config: Any) -> list[tuple[int, int]]:
   # On a single network, because grids take most of the time.
   return [(config.seeds[0], seed) for seed in config.tuning_seeds]
@@ -108,13 +104,12 @@ def _choose(
   }
   count = len(config.tuning_seeds)
   # Without every retrained network a choice could still change.
-  choosable = points if len(ideal) == count else _without_grids(points)
+  is_final = len(ideal) == count
+  choosable = {
+    name: grid for name, grid in points.items() if is_final or len(grid) == 1
+  }
   choose = lambda by_point: gaps.choose_point(by_point, ideal, config.attack)
   return grids.choose_points(choosable, rows, count, choose)
-
-
-def _without_grids(points: Mapping[str, Points]) -> dict[str, Points]:
-  return {name: grid for name, grid in points.items() if len(grid) == 1}
 
 
 def plan(context: Context[World]) -> Plan:
@@ -122,7 +117,7 @@ def plan(context: Context[World]) -> Plan:
   config = context.config
   points = {
     method: grids.list_points(context.world.methods, method)
-    for method in _list_methods(config)
+    for method in dict.fromkeys((grids.NONE, RETRAIN, *config.methods))
   }
   # Every row compares with the references, so they come before all else.
   if config.references:

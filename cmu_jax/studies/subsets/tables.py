@@ -150,22 +150,17 @@ def main_table(results: Results, group: str) -> TextTable:
 
 def audit_table(results: Results) -> TextTable:
   """Builds the table of all attacks by method, in points."""
-  columns = _filled_columns(results, _AUDIT)
-  rows = [
-    (
-      method,
-      *(gaps.points_text(rows_of(results, method), name) for name in columns),
-    )
-    for method in results['methods']
-  ]
   note = (
     'Of the logit-scaled confidence where nothing is said. RMIA with the test '
     'images as population; its AUC is that of its ratio unless most scores are '
     'tied.'
   )
-  head = ('method', *(_AUDIT[name] for name in columns))
-  notes = (_describe_runs(results), note)
-  return TextTable('Attacks on membership', notes, head, tuple(rows))
+  return gaps.points_table(
+    'Attacks on membership',
+    (_describe_runs(results), note),
+    {name: _AUDIT[name] for name in _filled_columns(results, _AUDIT)},
+    {(method,): rows_of(results, method) for method in results['methods']},
+  )
 
 
 def requests_of(results: Results, method: str) -> dict[int, list[float]]:
