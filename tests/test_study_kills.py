@@ -1,6 +1,7 @@
 """Every study, stopped in a training and between cells, ends as one run."""
 
 import data_fakes
+import PIL.Image
 import pytest
 import small_run
 import tensorflow_datasets as tfds
@@ -33,10 +34,14 @@ def data_dir(tmp_path_factory):
   features = data_fakes.tensor_features(shape=shape)
   features['image'] = tfds.features.Image(shape=shape)
   for seed, name in enumerate(('cifar10', 'mnist')):
-    splits = {
-      split: data_fakes.rows(count, seed=2 * seed + count, shape=shape)
-      for split, count in (('train', 120), ('test', 20))
-    }
+    splits = {}
+    for split, count in (('train', 120), ('test', 20)):
+      splits[split] = data_fakes.rows(count, seed=seed + count, shape=shape)
+      for row in splits[split]:
+        # Without TensorFlow, TFDS takes files of images alone.
+        path = root / f'{name}_{split}_{row["id"]}.png'
+        PIL.Image.fromarray(row['image']).save(path)
+        row['image'] = str(path)
     data_fakes.write_set(root, features, splits, name=name)
   return root
 

@@ -155,10 +155,8 @@ def collect_statistics(
 ) -> ShadowStatistics | None:
   """Collects the statistics of a class.
 
-  Methods with a diverged network are left out.
-
-  Returns:
-    None if shadow models or rows are absent.
+  Methods with a diverged network are left out. The result is None if shadow
+  models or rows are absent.
   """
   jobs = original_job(context), retrained_job(context, forget_class)
   complete = all(len(r) == context.config.shadows for r in rows.values())

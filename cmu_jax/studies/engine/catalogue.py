@@ -123,8 +123,10 @@ def make(
     if offered.part == 'train'
     else recipes.fit_options(config[offered.part], images, offered.part)
   )
+  # Sets of a small run may be smaller than a batch.
   batch_size = min(training.batch_size, images)
   method = offered.make(network, training._replace(batch_size=batch_size))
+  # Retraining takes the rate of config.train.
   if name == 'retrain':
     return method
   grid = tuple(

@@ -106,11 +106,7 @@ def check_width(weights: clip.LoadedClip, width: int) -> None:
 
 
 def find_pretraining(config: ConfigDict) -> Any:
-  """Returns the settings of a small CLIP.
-
-  Raises:
-    UserError: the config has none, hence needs weights.
-  """
+  """Returns the settings of a small CLIP; refuses a config without them."""
   options = config.get('pretrain')
   errors.check(
     options is not None,

@@ -72,7 +72,7 @@ def points_table(
   title: str,
   notes: Sequence[str],
   columns: Mapping[str, str],
-  rows: Mapping[tuple[str, ...], Sequence[Row]],
+  rows: Mapping[Any, Sequence[Row]],
   keys: tuple[str, ...] = ('method',),
 ) -> TextTable:
   """Builds a table of means and spreads in points.
@@ -81,7 +81,7 @@ def points_table(
     title: of the table.
     notes: sentences about its numbers.
     columns: column of a row -> its heading.
-    rows: texts of the first cells -> the runs behind a line.
+    rows: texts of the first cells, a tuple -> the runs behind a line.
     keys: headings of the first cells.
   """
   lines = tuple(
@@ -103,11 +103,7 @@ def interval_text(interval: stats.Interval) -> str:
 def compute_gap(
   rows: Sequence[Row], retrained: Sequence[Row], attack: str
 ) -> Gap | None:
-  """Computes the gap of a method's runs to those of Retrain.
-
-  Returns:
-    None where all runs of either diverged, or lack the attack.
-  """
+  """Computes the gap of a method to Retrain; None without comparable runs."""
   return compare_columns(rows, retrained, gap_columns(attack))
 
 
@@ -116,8 +112,7 @@ def compare_columns(
 ) -> Gap | None:
   """Computes the mean gap of these columns, each a rate.
 
-  Returns:
-    None where all runs of either diverged, or lack a column.
+  The gap is None where all runs of either diverged, or lack a column.
   """
   values = column_values(rows, columns)
   ideal = column_values(retrained, columns)

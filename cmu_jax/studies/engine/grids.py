@@ -93,6 +93,7 @@ def choose_points(
   """
   chosen = {}
   for method, points in grids.items():
+    # A single point is no choice, and was tried on no tuning set.
     if len(points) == 1:
       chosen[method] = points[0]
     elif len(rows.get(method, ())) == count:

@@ -66,6 +66,7 @@ class Display:
 
   def add(self, note: Note) -> None:
     """Adds a cell to the table."""
+    # Each device of a process has a thread that adds cells.
     with self._lock:
       self._names |= dict.fromkeys(note.row)
       if note.value is not None:

@@ -159,6 +159,7 @@ def make_schedule(
   settings: ConfigDict, samples: int, where: str
 ) -> optax.Schedule:
   """Makes the learning rate of a training."""
+  # A schedule counts in the unit of the length: epochs or steps.
   steps = total_steps(settings, samples, where)
   peak = settings.learning_rate
   _check_schedule(settings, where)

@@ -36,11 +36,9 @@ def _group_cell(job: shadow.ShadowJob, numbers: range) -> Cell:
 
 
 def shadow_phase(title: str, jobs: list[shadow.ShadowJob]) -> Phase:
-  """Builds the phase that trains shadow models.
-
-  Each job trains with all local devices, hence one group at a time.
-  """
+  """Builds the phase that trains shadow models."""
   cells = [cell for job in jobs for cell in list_groups(job)]
+  # Each job trains with all local devices, hence one group at a time.
   return Phase(title, cells, spread=False)
 
 

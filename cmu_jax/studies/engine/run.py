@@ -68,11 +68,7 @@ def make_context(
 
 
 def follow_plan(study: Study, context: Context) -> tuple[Info, bool]:
-  """Computes the phases of a plan.
-
-  Returns:
-    The results of the plan, and whether every cell is done.
-  """
+  """Computes a plan: its results, and whether every cell is done."""
   plan, display = study.plan(context), Display(study.measured)
   records, absent, number = None, 0, 0
   while True:
@@ -151,12 +147,14 @@ class _Runner:
   def _compute(self, cell: Cell) -> None:
     clock = self._context.clock
     kind = f'{self._phase.title} {getattr(cell.item, "method", "")}'
+    # A cell that would end late is left to the next run.
     if not clock.allows(kind):
       return
     began = time.monotonic()
     try:
       record = cell.compute()
     except TimeIsUp:
+      # The training is in its checkpoint.
       return
     if cell.kind == RECORDS:
       self._context.store.write_record(cell.address, record)

@@ -102,6 +102,7 @@ def _judge_method(results: Results, method: str) -> tuple[bool, str]:
     if row['method'] == method and row['points'] == 'forget'
   ]
   leaks = sum(row['verdict'] in _TELLING for row in rows)
+  # The strongest attack decides: one that finds the points is enough.
   worst = max(rows, key=lambda row: row['auroc']['value'])
   auc = worst['auroc']
   return leaks > 0, (

@@ -54,6 +54,7 @@ def load(config: ConfigDict, folder: pathlib.Path | None = None) -> World:
   dataset = binding.load(config).dataset
   network = binding.make_network(config, dataset)
   images = pool.join_batches(dataset.train, dataset.test)
+  # Every two networks share out the pool, which therefore is even.
   size = images.label.shape[0] // 2 * 2
   images = splits.take(images, np.arange(size))
   count = forget_count(config, size)
