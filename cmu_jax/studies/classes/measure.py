@@ -51,10 +51,7 @@ def split_pool(
   train = worlds.training_images(world)
   unseen = worlds.unseen_images(world, validation)
   return ClassGroups(
-    train & in_class,
-    train & ~in_class,
-    unseen & in_class,
-    unseen & ~in_class,
+    train & in_class, train & ~in_class, unseen & in_class, unseen & ~in_class
   )
 
 
@@ -239,9 +236,7 @@ def statistics(
 
 
 def rounded_statistics(
-  context: Context[World],
-  logits: Num[np.ndarray, 'n k'],
-  reference: Reference,
+  context: Context[World], logits: Num[np.ndarray, 'n k'], reference: Reference
 ) -> Info:
   """Computes the statistics of a network, rounded for its record."""
   values = statistics(context, logits, reference)

@@ -116,9 +116,7 @@ def get_reference(
 
 
 def list_rows(
-  context: Context[World],
-  outputs: Outputs,
-  reference: Reference,
+  context: Context[World], outputs: Outputs, reference: Reference
 ) -> Iterator[tuple[ClassTrial, Info]]:
   """Measures each retrained network, compared with the other ones."""
   for number, logits in enumerate(outputs.logits):

@@ -149,9 +149,7 @@ def _job_rows(
 
 
 def collect_statistics(
-  context: Context[World],
-  forget_class: int,
-  rows: Mapping[str, list[Info]],
+  context: Context[World], forget_class: int, rows: Mapping[str, list[Info]]
 ) -> ShadowStatistics | None:
   """Collects the statistics of a class.
 

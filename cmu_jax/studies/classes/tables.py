@@ -11,11 +11,7 @@ from cmu_jax.studies.engine import gaps
 from cmu_jax.studies.engine.gaps import Row
 
 # Column of a row -> its heading; values in points.
-_MAIN = {
-  'retain_accuracy': 'ACC_r',
-  'forget_accuracy': 'ACC_f',
-  'mis': 'MIS',
-}
+_MAIN = {'retain_accuracy': 'ACC_r', 'forget_accuracy': 'ACC_f', 'mis': 'MIS'}
 _MORE = {
   'train_retain_accuracy': 'ACC_r, trained on',
   'train_forget_accuracy': 'ACC_f, trained on',

@@ -73,9 +73,7 @@ def _confusion(
 
 
 def _confusion_title(
-  results: Results,
-  old: Float[np.ndarray, 'k k'],
-  new: Float[np.ndarray, 'k k'],
+  results: Results, old: Float[np.ndarray, 'k k'], new: Float[np.ndarray, 'k k']
 ) -> str:
   # A class without test images has no accuracy to average.
   means = [np.nanmean(np.diagonal(rates)) for rates in (old, new)]

@@ -23,11 +23,7 @@ from cmu_jax.studies.cuts import (
 from cmu_jax.studies.cuts.seed_stats import Arrays
 
 # Verdicts that are missing here are neither good nor bad news.
-_TONES = {
-  'repaired': 'good',
-  'partly repaired': 'good',
-  'made worse': 'bad',
-}
+_TONES = {'repaired': 'good', 'partly repaired': 'good', 'made worse': 'bad'}
 _RULES = {
   'label_noise': (
     'The verdict is "repaired" when on average at least 90 % of the gap to the '

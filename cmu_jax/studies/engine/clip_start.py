@@ -5,6 +5,7 @@ trains a small CLIP on the training images that the run itself leaves out.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -88,7 +89,7 @@ def load_start(config: ConfigDict, loaded: Loaded) -> Start:
     weights = clip.load(options.weights, options.name)
     sentences = prompts.for_dataset(config.dataset)
   else:
-    weights, sentences = _train_small_clip(config, loaded), _SENTENCES
+    weights, sentences = _train_on_spare(config, loaded), _SENTENCES
   check_width(weights, options.width)
   head = heads.make(weights, dataset.class_names, sentences)
   model = zero_shot.model(weights.sizes, dataset.num_classes, options.dtype)
@@ -116,7 +117,7 @@ def find_pretraining(config: ConfigDict) -> Any:
   return options
 
 
-def _train_small_clip(config: ConfigDict, loaded: Loaded) -> clip.LoadedClip:
+def _train_on_spare(config: ConfigDict, loaded: Loaded) -> clip.LoadedClip:
   """Trains a small CLIP on the images that the run leaves out.
 
   Raises:
@@ -136,24 +137,44 @@ def _train_small_clip(config: ConfigDict, loaded: Loaded) -> clip.LoadedClip:
     source.class_names,
     _SENTENCES,
   )
+  # The test images that the run measures on are not needed for this.
+  side, unseen = source.train.image.shape[1], captioned(loaded.position)
+  images = captioned(np.sort(spare))
+  return train_small_clip(config, side, images, {config.dataset: unseen})
+
+
+def train_small_clip(
+  config: ConfigDict,
+  side: int,
+  images: small_clip.CaptionedImages,
+  unseen: Mapping[str, small_clip.CaptionedImages],
+) -> clip.LoadedClip:
+  """Trains a small CLIP by config.pretrain, in place of weights.
+
+  Args:
+    config: `pretrain` and the width of the model.
+    side: of the square images that it sees, in pixels.
+    images: to train on.
+    unseen: data set -> images of it, all of which it has to know.
+
+  Raises:
+    UserError: it did not learn a data set.
+  """
+  options = find_pretraining(config)
+  width, depth = config.model.width, options.depth
   trained = small_clip.train_small_clip(
     rng.fold_in(0, 'small_clip'),
-    small_clip.small_sizes(
-      source.train.image.shape[1],
-      pretraining.patch,
-      config.model.width,
-      pretraining.depth,
-    ),
-    captioned(np.sort(spare)),
+    small_clip.small_sizes(side, options.patch, width, depth),
+    images,
     make_inputs(2),
-    steps=pretraining.steps,
-    learning_rate=pretraining.learning_rate,
+    steps=options.steps,
+    learning_rate=options.learning_rate,
   )
-  # The test images that the run measures on are not needed for this.
-  accuracy = small_clip.check_accuracy(
-    trained, captioned(loaded.position), make_inputs(), pretraining.times_chance
-  )
-  print(f'small CLIP: zero-shot accuracy {accuracy:.1%} on unseen images')
+  for name, data in unseen.items():
+    accuracy = small_clip.check_accuracy(
+      trained, data, make_inputs(), options.times_chance
+    )
+    print(f'small CLIP: {accuracy:.1%} on unseen images of {name}')
   return trained
 
 

@@ -126,10 +126,7 @@ class Store:
       return result
 
   def read_or_compute_named(
-    self,
-    kind: str,
-    address: str,
-    compute: Callable[[], dict[str, np.ndarray]],
+    self, kind: str, address: str, compute: Callable[[], dict[str, np.ndarray]]
   ) -> dict[str, np.ndarray]:
     """Reads arrays by name without a template, or computes and writes them."""
     with self._locks[address]:

@@ -17,12 +17,7 @@ from cmu_jax.core.types import MethodInputs, PRNGKey, Variables
 from cmu_jax.studies.engine import catalogue, recipes, references
 from cmu_jax.studies.engine.study import Context
 from cmu_jax.studies.membership.attacks import Statistics
-from cmu_jax.studies.membership.world import (
-  Marks,
-  Models,
-  World,
-  forget_count,
-)
+from cmu_jax.studies.membership.world import Marks, Models, World, forget_count
 from cmu_jax.training import descent
 
 _TRAINING_FIELDS = ('model', 'input', 'train')

@@ -15,11 +15,7 @@ from cmu_jax.studies.engine import catalogue, references
 from cmu_jax.studies.engine.study import Cell, Context, Note, Phase, Plan, Study
 from cmu_jax.studies.membership import attacks, measure, report, settings
 from cmu_jax.studies.membership import world as worlds
-from cmu_jax.studies.membership.attacks import (
-  Options,
-  ReferenceModels,
-  Targets,
-)
+from cmu_jax.studies.membership.attacks import Options, ReferenceModels, Targets
 from cmu_jax.studies.membership.measure import Audit
 from cmu_jax.studies.membership.models import make_job, read_statistics
 from cmu_jax.studies.membership.world import Models, World

@@ -38,9 +38,7 @@ _CAPTIONS = {
 }
 
 
-def average_seeds(
-  results: Results,
-) -> list[tuple[str, str, dict[str, float]]]:
+def average_seeds(results: Results) -> list[tuple[str, str, dict[str, float]]]:
   """Computes forget set, method and the mean of every number over seeds."""
   # Merges have a single row, which is its own mean.
   groups: dict[tuple[str, str], list] = {}

@@ -26,10 +26,7 @@ from cmu_jax.training import metrics, train
 
 # Raised when the numbers of a cell change.
 _VERSION = 2
-_MERGES = {
-  'uniform': task_vectors.uniform,
-  'negmerge': task_vectors.negmerge,
-}
+_MERGES = {'uniform': task_vectors.uniform, 'negmerge': task_vectors.negmerge}
 
 
 class Vector(NamedTuple):

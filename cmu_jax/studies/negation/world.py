@@ -16,7 +16,7 @@ import PIL.Image
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from cmu_jax.core import errors, provenance, rng
+from cmu_jax.core import errors, provenance
 from cmu_jax.core.types import Batch, InputStep, Model, Training, Variables
 from cmu_jax.data.sources import tfds
 from cmu_jax.data.sources.common import SourceOptions, every_fifth
@@ -134,22 +134,17 @@ def _train_small_clip(
     load_set(config, name, sizes, count)
     for name, count in zip(names, counts, strict=True)
   ]
-  loaded = small_clip.train_small_clip(
-    rng.fold_in(0, 'small_clip'),
-    sizes,
+  loaded = clip_start.train_small_clip(
+    config,
+    sizes.image_size,
     _join_spare_images(data),
-    clip_start.make_inputs(2),
-    steps=options.steps,
-    learning_rate=options.learning_rate,
+    {
+      subset.name: small_clip.CaptionedImages(
+        subset.validation, subset.class_names, subset.sentences
+      )
+      for subset in data
+    },
   )
-  for subset in data:
-    unseen = small_clip.CaptionedImages(
-      subset.validation, subset.class_names, subset.sentences
-    )
-    accuracy = small_clip.check_accuracy(
-      loaded, unseen, clip_start.make_inputs(), options.times_chance
-    )
-    print(f'small CLIP: {accuracy:.1%} on unseen images of {subset.name}')
   return loaded, data
 
 

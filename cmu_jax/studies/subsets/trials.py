@@ -118,9 +118,7 @@ def get_references(context: Context[World]) -> References | None:
 
 
 def measure_network(
-  context: Context[World],
-  variables: Variables,
-  forget: Int[np.ndarray, 'm'],
+  context: Context[World], variables: Variables, forget: Int[np.ndarray, 'm']
 ) -> Info:
   """Measures a network after a trial."""
   logits = pool.compute_logits(context, variables)
