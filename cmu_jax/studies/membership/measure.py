@@ -98,7 +98,8 @@ def compute_row(config: ConfigDict, audit: Audit, attacks: int = 1) -> Info:
   result = evaluate(tuple(options.clusters))
   ways = ((), ('networks',), ('points',), settings.CLUSTERS)
   # JSON has no named tuples.
-  to_json = lambda x: x._asdict() if hasattr(x, '_asdict') else x
+  estimate = audits.BootstrapEstimate
+  to_json = lambda x: x._asdict() if isinstance(x, estimate) else x
   numbers = {key: to_json(x) for key, x in result._asdict().items()}
   return {
     'method': audit.method,

@@ -133,9 +133,7 @@ def audit_method(context: Context[World], method: str) -> Info:
   rows = []
   with progress.bar('intervals', len(attempts), 'attacks') as advance:
     for attempt in attempts:
-      rows.append(
-        measure.compute_row(config, attempt, counts[attempt.points])
-      )
+      rows.append(measure.compute_row(config, attempt, counts[attempt.points]))
       advance(1, f'{method}, {attempt.scores.attack}')
   return {'rows': rows}
 
