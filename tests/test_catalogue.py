@@ -3,7 +3,7 @@
 import pytest
 
 from cmu_jax.methods import catalogue, detection, factories, study_names
-from cmu_jax.studies.classes import roster as classes
+from cmu_jax.studies.classes import settings as classes
 from cmu_jax.studies.corrective import roster as corrective
 from cmu_jax.studies.engine import catalogue as subsets
 

@@ -11,7 +11,6 @@ from cmu_jax.core import errors
 from cmu_jax.studies.classes import (
   measure,
   retrained,
-  roster,
   settings,
   shadows,
   world,
@@ -261,10 +260,10 @@ def test_a_gap_is_to_networks_without_the_same_class():
 
 
 def test_every_method_has_what_it_is_tried_with():
-  known = roster.entries()
+  known = settings.entries()
   small = case.config()
   assert set(small.methods) <= set(known)
-  for name in roster.KNOWN:
+  for name in settings.METHODS:
     assert known[name].says
 
 

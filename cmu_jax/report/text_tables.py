@@ -7,7 +7,7 @@ import rich.box
 import rich.markup
 import rich.table
 
-from cmu_jax.report import page
+from cmu_jax.report import page, stats
 
 # Shown for a number that does not apply.
 DASH = '–'
@@ -29,6 +29,14 @@ class TextTable(NamedTuple):
   columns: tuple[str, ...]
   rows: tuple[tuple[str, ...], ...]
   prose_columns: int = 0
+
+
+def spread_text(spread: stats.Spread | None, digits: int = 2) -> str:
+  """Formats mean and sample standard deviation; a dash for None."""
+  if spread is None:
+    return DASH
+  std = '' if spread.std is None else f' ± {spread.std:.{digits}f}'
+  return f'{spread.mean:.{digits}f}{std}'
 
 
 def time_text(seconds: float | None, minutes: bool) -> str:

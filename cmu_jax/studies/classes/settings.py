@@ -1,12 +1,68 @@
-"""Settings of the study of forgotten classes: the base and its checks."""
+"""Methods and settings of the study of forgotten classes."""
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from cmu_jax import audits
 from cmu_jax.audits import ulira_scores
 from cmu_jax.core import errors
-from cmu_jax.studies.classes import roster
-from cmu_jax.studies.engine import checks, recipes
+from cmu_jax.core.types import Method, Network
+from cmu_jax.methods import study_names, trw
+from cmu_jax.studies.engine import catalogue, checks, recipes
+from cmu_jax.studies.engine.catalogue import Entry, Sizes
+
+# Methods without a training.
+_CLOSED_FORM = ('svd_projection', 'logit_mask')
+
+
+def entries(
+  betas: tuple[float, ...] = trw.BETAS,
+  dimensions: tuple[int, ...] = trw.DIMENSIONS,
+) -> dict[str, Entry]:
+  """Builds the entries of all methods."""
+  # A single noise here: noisy similarities have a phase of their own.
+  tilted = {'betas': betas, 'dimensions': dimensions, 'noises': (0.0,)}
+  options: dict[str, dict[str, Any]] = {
+    'scrub_original': {'alphas': (0.5, 0.001)},
+    'rwft': {**tilted, 'betas': (0.0,), 'dimensions': dimensions[:1]},
+    'trw': tilted,
+    'trw_sample': tilted,
+  }
+  parts = {'retrain': 'train', **dict.fromkeys(_CLOSED_FORM, '')}
+  return {
+    alias: catalogue.entry(
+      study_names.CLASSES,
+      name,
+      parts.get(name, 'unlearn'),
+      **options.get(name, {}),
+    )
+    for name, alias in study_names.NAMES[study_names.CLASSES].items()
+    if name != 'none'
+  }
+
+
+METHODS = tuple(name for name in entries() if name != 'retrain')
+
+
+def make_methods(
+  config: ConfigDict, network: Network, sizes: Sizes
+) -> dict[str, Method]:
+  """Builds the methods of a run by name.
+
+  Sizes are those of an average class, so that epochs are equal for all classes.
+  """
+  table = entries(tuple(config.betas), tuple(config.dimensions))
+  methods = {
+    name: catalogue.make(config, network, sizes, name, table)
+    for name in dict.fromkeys(('retrain', *config.methods))
+  }
+  if {'trw', 'rwft'} <= set(methods):
+    # beta is traced: one compilation serves both.
+    grid = methods['rwft'].grid
+    methods['rwft'] = methods['trw']._replace(grid=grid)
+  return methods
+
 
 # Fields of the config that hold a training.
 _TRAININGS = ('train', 'unlearn')
@@ -42,7 +98,7 @@ def base(name: str) -> ConfigDict:
       retrained=3,  # networks without the class, each: 6 for a control
       validation=0.15,  # of each class, held out: choices are made on it
       proxy_fraction=0.0,  # no method here takes a proxy
-      methods=roster.DEFAULT,
+      methods=METHODS,
       learning_rates=_RATES,  # the grid of every method that fine-tunes
       betas=(10.0, 0.3, 1.0, 3.0, 30.0),  # of TRW; the first is the paper's
       dimensions=(8,),  # of TRW: principal axes of the last layer
@@ -69,7 +125,7 @@ def check(config: ConfigDict) -> None:
   """
   checks.check_seeds(config)
   checks.check_tuning(config, 'tuning_classes', 'forget_classes')
-  checks.check_names('methods', config.methods, roster.KNOWN)
+  checks.check_names('methods', config.methods, METHODS)
   checks.check_ranges(config, _RANGES)
   for field in ('learning_rates', 'betas', 'dimensions'):
     errors.check(config[field], f'config.{field} is (); give one or more')

@@ -14,7 +14,6 @@ from cmu_jax.studies.classes import (
   measure,
   report,
   retrained,
-  roster,
   settings,
   shadows,
   trials,
@@ -240,7 +239,7 @@ def plan(context: Context[World]) -> Plan:
     **_describe_data(context),
     'methods': pool.describe_methods(
       {name: all_hypers[name] for name in names if name in all_hypers},
-      roster.entries(),
+      settings.entries(),
     ),
     'rows': format_rows(rows),
     'noise': format_rows(noise),

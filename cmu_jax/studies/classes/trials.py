@@ -4,12 +4,11 @@ from typing import Any, NamedTuple
 
 from cmu_jax import audits
 from cmu_jax.core import config as config_lib
-from cmu_jax.core import rng
 from cmu_jax.core.types import Info, Variables
-from cmu_jax.studies.classes import measure, roster
+from cmu_jax.studies.classes import measure, settings
 from cmu_jax.studies.classes import world as worlds
 from cmu_jax.studies.classes.measure import Reference
-from cmu_jax.studies.engine import grids, pool
+from cmu_jax.studies.engine import pool
 from cmu_jax.studies.engine.grids import Points
 from cmu_jax.studies.engine.pool import World
 from cmu_jax.studies.engine.study import Context
@@ -25,7 +24,7 @@ class ClassTrial(NamedTuple):
 
   seed: int  # of the original network; for 'retrain', number of the retraining
   forget_class: int
-  method: str  # a name of the roster, or 'none'
+  method: str  # a name of the settings, or 'none'
 
 
 def count_retrained(context: Context[World], forget_class: int) -> int:
@@ -53,7 +52,7 @@ def trial_address(
 ) -> str:
   """Computes the address of a trial at these hyperparameters."""
   config: Any = context.config
-  entry = roster.entries().get(trial.method)
+  entry = settings.entries().get(trial.method)
   # The numbers compare with all networks without the class.
   count = count_retrained(context, trial.forget_class)
   compared = ClassTrial(count, trial.forget_class, RETRAIN)
@@ -90,11 +89,10 @@ def solve_trial(
     values = measure.rounded_statistics(context, logits, reference)
     return {**row, 'statistics': values}
 
-  variables = pool.get_original(context, trial.seed)
-  # Doing nothing is measured like every method, at no cost.
-  if trial.method == grids.NONE:
-    return [grids.idle_row(variables, measure_network)]
-  method = context.world.methods[trial.method]
-  data = worlds.select_class(context.world, trial.forget_class, method.needs)
-  key = rng.fold_in(0, *map(str, trial))
-  return grids.solve_grid(key, method, variables, data, points, measure_network)
+  return pool.solve_trial(
+    context,
+    trial,
+    lambda needs: worlds.select_class(context.world, trial.forget_class, needs),
+    points,
+    measure_network,
+  )

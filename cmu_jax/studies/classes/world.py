@@ -16,7 +16,7 @@ from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors, provenance, rng
 from cmu_jax.core.types import Batch, Dataset, MethodInputs
 from cmu_jax.data import splits
-from cmu_jax.studies.classes import roster
+from cmu_jax.studies.classes import settings
 from cmu_jax.studies.engine import binding, pool
 from cmu_jax.studies.engine.catalogue import Sizes
 from cmu_jax.studies.engine.pool import World
@@ -68,7 +68,7 @@ def load(config: ConfigDict, folder: pathlib.Path) -> World:
   # Epochs are of an average class, equal for all classes.
   size = train.label.shape[0]
   share = size // source.num_classes
-  methods = roster.make_methods(config, network, Sizes(size - share, share))
+  methods = settings.make_methods(config, network, Sizes(size - share, share))
   # Of the source, because V depends on the share alone.
   digest = config_lib.fingerprint(
     {'data': provenance.dataset_digest(source), 'validation': config.validation}

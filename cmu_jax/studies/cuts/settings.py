@@ -41,31 +41,6 @@ _RANGES = {
 }
 
 
-def _corruption() -> ConfigDict:
-  """The settings of a corruption; each kind reads its own."""
-  return ConfigDict(
-    dict(
-      kind='symmetric',  # symmetric, asymmetric, transition, interclass,
-      # constant, human; of task poison: poison, clean_label
-      class_map='',  # asymmetric: mnist, cifar10, cifar100, or 'cat:dog,5:3';
-      # interclass: likewise, or one pair '3:5'
-      target=0,  # poison, constant: the class that labels become
-      trigger='badnet',  # poison: badnet, corner, blended, sinusoidal
-      matrix_file='',  # transition: an .npz file
-      matrix_key='transition',  # the array in it
-      matrix='transition',  # what that is: transition, confusion (counts)
-      labels_file='',  # human: an .npz file, in the order of the source
-      labels_key='worse_label',  # the array in it; it decides the rate
-      trigger_percent=0.03,  # badnet: share of the pixels
-      trigger_margin=(10, 6),  # badnet: rows, columns from the corner
-      trigger_size=3,  # corner: side of the patch
-      trigger_alpha=0.2,  # blended: weight of a random pattern
-      trigger_amplitude=20.0,  # sinusoidal: in pixel values, 0 to 255
-      trigger_frequency=6.0,  # sinusoidal: periods in a row
-    )
-  )
-
-
 def base(name: str) -> ConfigDict:
   """Every setting of an experiment, with the defaults of the paper."""
   return ConfigDict(
@@ -79,7 +54,26 @@ def base(name: str) -> ConfigDict:
       noise_rate=0.4,  # eta, the corrupted share
       proxy_fraction=0.02,  # held out of each class before the corruption
       proxy_draws=2,  # S, re-corrupted copies of the proxy
-      corruption=_corruption(),
+      # Each kind reads its own fields.
+      corruption=dict(
+        kind='symmetric',  # symmetric, asymmetric, transition, interclass,
+        # constant, human; of task poison: poison, clean_label
+        class_map='',  # asymmetric: mnist, cifar10, cifar100, or 'cat:dog,5:3';
+        # interclass: likewise, or one pair '3:5'
+        target=0,  # poison, constant: the class that labels become
+        trigger='badnet',  # poison: badnet, corner, blended, sinusoidal
+        matrix_file='',  # transition: an .npz file
+        matrix_key='transition',  # the array in it
+        matrix='transition',  # what that is: transition, confusion (counts)
+        labels_file='',  # human: an .npz file, in the order of the source
+        labels_key='worse_label',  # the array in it; it decides the rate
+        trigger_percent=0.03,  # badnet: share of the pixels
+        trigger_margin=(10, 6),  # badnet: rows, columns from the corner
+        trigger_size=3,  # corner: side of the patch
+        trigger_alpha=0.2,  # blended: weight of a random pattern
+        trigger_amplitude=20.0,  # sinusoidal: in pixel values, 0 to 255
+        trigger_frequency=6.0,  # sinusoidal: periods in a row
+      ),
       model=dict(name='fc', width=512, dtype='float32'),
       input=recipes.pixels(),
       train=recipes.training(),  # the corrupted network and the oracle

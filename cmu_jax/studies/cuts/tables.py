@@ -80,13 +80,9 @@ def summary(results: Results) -> list[Row]:
 
 def format_cell(key: str, value: Spread | None) -> str:
   """Formats a spread as '0.812 ± 0.004', or as a dash."""
-  if value is None:
-    return DASH
   # A percentage with one decimal is as fine as a rate with three.
   digits = 1 if key.endswith('_percent') else 3
-  if value.std is None:
-    return f'{value.mean:.{digits}f}'
-  return f'{value.mean:.{digits}f} ± {value.std:.{digits}f}'
+  return text_tables.spread_text(value, digits)
 
 
 def caption(results: Results) -> str:

@@ -60,12 +60,8 @@ def column_values(
 def points_text(rows: Sequence[Row], column: str) -> str:
   """Formats mean and spread of a column in points: '95.45 ± 0.19'."""
   values = [100 * row[column] for row in rows if row.get(column) is not None]
-  spread = stats.spread(values)
-  # Every run diverged, or no run is done.
-  if spread is None:
-    return text_tables.DASH
-  std = '' if spread.std is None else f' ± {spread.std:.2f}'
-  return f'{spread.mean:.2f}{std}'
+  # A dash: every run diverged, or no run is done.
+  return text_tables.spread_text(stats.spread(values))
 
 
 def points_table(

@@ -24,7 +24,7 @@ from cmu_jax.core.types import (
   Network,
   Variables,
 )
-from cmu_jax.studies.engine import bounds, catalogue, study
+from cmu_jax.studies.engine import bounds, catalogue, grids, study
 from cmu_jax.studies.engine.store import NETWORKS
 from cmu_jax.studies.engine.study import Cell, Context, Phase
 from cmu_jax.training import descent, metrics, train
@@ -205,6 +205,36 @@ def describe_information(world: World, name: str) -> str:
   if name not in world.methods:
     return 'nothing: the model as shipped'
   return catalogue.describe_inputs(name, world.methods[name])
+
+
+def solve_trial(
+  context: Context[World],
+  trial: Any,
+  select: Callable[[tuple[str, ...]], MethodInputs],
+  points: grids.Points,
+  measure: Callable[[Variables], Info],
+  donor: int | None = None,
+) -> list[Info]:
+  """Computes the rows of a trial, one for each point of the grid.
+
+  Args:
+    context: of the run.
+    trial: its `seed` and `method`; all of it makes the random key.
+    select: inputs that a method declares -> the inputs.
+    points: of the grid.
+    measure: network -> its numbers.
+    donor: seed of another original on which the method is prepared.
+  """
+  variables = get_original(context, trial.seed)
+  # Doing nothing is measured like every method, at no cost.
+  if trial.method == grids.NONE:
+    return [grids.idle_row(variables, measure)]
+  # Methods are objects of the world, so that trials share their programs.
+  method = context.world.methods[trial.method]
+  data = select(method.needs)
+  source = None if donor is None else get_original(context, donor)
+  key = rng.fold_in(0, *map(str, trial))
+  return grids.solve_grid(key, method, variables, data, points, measure, source)
 
 
 def trial_cell(

@@ -1,7 +1,5 @@
 """The settings of an ensemble study: one base, and their checks."""
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from cmu_jax.core import errors
@@ -31,39 +29,6 @@ _RANGES = {
 }
 
 
-def _trainings() -> dict[str, Any]:
-  """The released recipe, and the settings of each kind of ensemble."""
-  return dict(
-    train=recipes.training(
-      batch_size=128,
-      optimizer='sgd',
-      weight_decay=5e-4,
-      learning_rate=0.1,
-      schedule='multistep',
-      milestones=(40, 80, 120, 160),
-      factor=0.1,
-      epochs=121,
-    ),
-    clip=dict(
-      bound=1.0,  # c, on the norm of every convolution and dense layer
-      every=100,  # steps between clips
-    ),
-    lotos=dict(
-      strength=2.0,  # lambda
-      mal=0.8,  # maximum allowed length; must lie below clip.bound
-      vectors=1,  # k
-      rounds=100,  # of PowerQR before the first step
-      normaliser='paper',  # paper, code_compat_norm (then strength 0.05)
-    ),
-    trs=dict(
-      cosine=40.0,  # lambda_a
-      smooth=2.5,  # lambda_b
-      radius=8 / 255,  # of pixels in [0, 1]
-      steps=6,
-    ),
-  )
-
-
 def base(name: str) -> ConfigDict:
   """Every setting of a run, with the defaults of the papers.
 
@@ -84,7 +49,33 @@ def base(name: str) -> ConfigDict:
       members=3,  # N
       model=dict(name='resnet18', width=64, dtype='float32'),
       input=recipes.pixels(),
-      **_trainings(),
+      train=recipes.training(
+        batch_size=128,
+        optimizer='sgd',
+        weight_decay=5e-4,
+        learning_rate=0.1,
+        schedule='multistep',
+        milestones=(40, 80, 120, 160),
+        factor=0.1,
+        epochs=121,
+      ),
+      clip=dict(
+        bound=1.0,  # c, on the norm of every convolution and dense layer
+        every=100,  # steps between clips
+      ),
+      lotos=dict(
+        strength=2.0,  # lambda
+        mal=0.8,  # maximum allowed length; must lie below clip.bound
+        vectors=1,  # k
+        rounds=100,  # of PowerQR before the first step
+        normaliser='paper',  # paper, code_compat_norm (then strength 0.05)
+      ),
+      trs=dict(
+        cosine=40.0,  # lambda_a
+        smooth=2.5,  # lambda_b
+        radius=8 / 255,  # of pixels in [0, 1]
+        steps=6,
+      ),
       attack=dict(
         radius=0.04,  # linf, of pixels in [0, 1]; PGD with a random start
         steps=50,

@@ -62,26 +62,16 @@ def list_threats(results: Results) -> list[str]:
   return [name for name in THREATS if name in present]
 
 
-def _format_spread(values: dict[int, float], digits: int) -> str:
-  spread = stats.spread(list(values.values()))
-  if spread is None:
-    return text_tables.DASH
-  text = f'{spread.mean:.{digits}f}'
-  return text if spread.std is None else f'{text} ± {spread.std:.{digits}f}'
-
-
 def _by_method(
   results: Results, threat: str, columns: dict[str, tuple[str, int]]
 ) -> tuple[tuple[str, ...], ...]:
+  def format_cell(method: str, key: str, digits: int) -> str:
+    values = by_seed(results, threat, method, key).values()
+    return text_tables.spread_text(stats.spread(list(values)), digits)
+
   return tuple(
-    (
-      NAMES[method],
-      *(
-        _format_spread(by_seed(results, threat, method, key), digits)
-        for key, (_, digits) in columns.items()
-      ),
-    )
-    for method in list_methods(results)
+    (NAMES[m], *(format_cell(m, key, n) for key, (_, n) in columns.items()))
+    for m in list_methods(results)
   )
 
 

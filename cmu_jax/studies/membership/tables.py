@@ -44,11 +44,7 @@ def _estimate_text(value: dict[str, float] | None) -> str:
 
 
 def _mean_text(values: list[float]) -> str:
-  spread = stats.spread([100 * value for value in values])
-  if spread is None:
-    return text_tables.DASH
-  std = '' if spread.std is None else f' ± {spread.std:.2f}'
-  return f'{spread.mean:.2f}{std}'
+  return text_tables.spread_text(stats.spread([100 * x for x in values]))
 
 
 def attack_table(results: Results, points: str) -> TextTable:

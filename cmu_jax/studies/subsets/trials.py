@@ -10,7 +10,7 @@ from cmu_jax.audits import shadow
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import rng
 from cmu_jax.core.types import Info, Variables
-from cmu_jax.studies.engine import bounds, catalogue, grids, pool, references
+from cmu_jax.studies.engine import bounds, catalogue, pool, references
 from cmu_jax.studies.engine.grids import Points
 from cmu_jax.studies.engine.pool import World
 from cmu_jax.studies.engine.study import Cell, Context
@@ -131,22 +131,15 @@ def solve_trial(
   context: Context[World], trial: SubsetTrial, points: Points
 ) -> list[Info]:
   """Computes the rows of a trial, one for each point of the grid."""
+  train = context.world.dataset.train
   forget = forget_set(context, trial.forget_seed)
-  variables = pool.get_original(context, trial.seed)
-
-  def measure_trial(network: Variables) -> Info:
-    return measure_network(context, network, forget)
-
-  if trial.method == grids.NONE:
-    return [grids.idle_row(variables, measure_trial)]
-  # Methods are objects of the world, so that trials share their programs.
-  method = context.world.methods[trial.method]
-  data = pool.select_inputs(context.world.dataset.train, forget, method.needs)
-  donor = donor_seed(context, trial)
-  source = None if donor is None else pool.get_original(context, donor)
-  key = rng.fold_in(0, *map(str, trial))
-  return grids.solve_grid(
-    key, method, variables, data, points, measure_trial, source
+  return pool.solve_trial(
+    context,
+    trial,
+    lambda needs: pool.select_inputs(train, forget, needs),
+    points,
+    lambda network: measure_network(context, network, forget),
+    donor_seed(context, trial),
   )
 
 
