@@ -257,7 +257,7 @@ def fit_vectors(config, world: scenes.World, scene: scenes.Scene, mix):
 def measure(config, world: scenes.World, seed: int) -> dict:
   """Measures the accuracies of a cell, and records the search."""
   scene = scenes.draw_scene(config, world, seed)
-  test_score = evaluate.scorer(config, world)
+  test_score = evaluate.make_scorer(config, world)
   accuracy = lambda variables: test_score(variables).values['test_accuracy']
   mix = cell_runs.train_network(config, world, scene, scene.train)
   tau, folds, fold_tau = fit_vectors(config, world, scene, mix)
@@ -273,7 +273,7 @@ def measure(config, world: scenes.World, seed: int) -> dict:
     mix,
     tau,
     scene.proxy,
-    selection=stages.selection(config),
+    selection=stages.make_selection(config),
   )
 
   def accuracy_at(alphas: Any) -> float:

@@ -267,7 +267,7 @@ def run_cells(network, config, flags, began):
         print(f'left for another run: {flags.data} {network} seed {seed}')
         continue
       world = world or scenes.load_world(config)
-      score = score or evaluate.scorer(config, world)
+      score = score or evaluate.make_scorer(config, world)
       files.write_json(path, measure(config, world, score, seed))
       longest = max(longest, time.monotonic() - start)
     cells.append(files.read_json(path))

@@ -48,7 +48,7 @@ def load_config(flags: argparse.Namespace, kind: str, rate: float, seed: int):
 def measure(config, world: scenes.World, seed: int) -> dict:
   """Measures the accuracies of a cell, and records the safe rule."""
   scene = scenes.draw_scene(config, world, seed)
-  score = evaluate.scorer(config, world)
+  score = evaluate.make_scorer(config, world)
   accuracy = lambda variables: score(variables).values['test_accuracy']
   mix = cell_runs.train_network(config, world, scene, scene.train)
   options = recipes.fit_options(
@@ -57,7 +57,7 @@ def measure(config, world: scenes.World, seed: int) -> dict:
   method = algorithm.cuts(
     Network(world.model, world.inputs),
     options,
-    selection=stages.selection(config),
+    selection=stages.make_selection(config),
   )
   _, info = method(
     rng.fold_in(scene.key, 'unlearn'), mix, MethodInputs(proxy=scene.proxy)

@@ -32,9 +32,9 @@ def _sum(matrices, mal, k=1):
 
   @jax.jit
   def run(variables):
-    held = lotos.vectors(ensemble_case.KEY, found, variables, k, 300)
-    sizes = lotos.foreign_lengths(found, variables, held)
-    return lotos.similarity(sizes, mal).sum(), sizes
+    held = lotos.find_vectors(ensemble_case.KEY, found, variables, k, 300)
+    sizes = lotos.measure_lengths(found, variables, held)
+    return lotos.measure_similarity(sizes, mal).sum(), sizes
 
   return run(variables)
 
@@ -75,11 +75,11 @@ def test_no_gradient_below_mal_nor_through_the_vectors():
   draw = np.random.default_rng(0)
   matrices = [draw.normal(size=(4, 4)).astype(np.float32) for _ in range(3)]
   found, variables = _linear(matrices)
-  held = lotos.vectors(ensemble_case.KEY, found, variables, 1, 100)
+  held = lotos.find_vectors(ensemble_case.KEY, found, variables, 1, 100)
 
   def total(params, vectors, mal):
-    sizes = lotos.foreign_lengths(found, Variables(params, {}), vectors)
-    return lotos.similarity(sizes, mal).sum()
+    sizes = lotos.measure_lengths(found, Variables(params, {}), vectors)
+    return lotos.measure_similarity(sizes, mal).sum()
 
   slope = jax.jit(jax.grad(total, (0, 1)), static_argnums=2)
   high, _ = slope(variables.params, held, 99.0)
@@ -91,23 +91,23 @@ def test_no_gradient_below_mal_nor_through_the_vectors():
 
 def test_the_diagonal_does_not_count_and_weights_are_a_mean():
   sizes = jnp.zeros((1, 3, 3, 2)).at[0].set(jnp.eye(3)[:, :, None])
-  assert lotos.similarity(sizes, 0.0)[0] == 0
+  assert lotos.measure_similarity(sizes, 0.0)[0] == 0
   np.testing.assert_allclose(
-    lotos.similarity(1 - sizes, 0.25), [6 * 0.75], rtol=1e-6
+    lotos.measure_similarity(1 - sizes, 0.25), [6 * 0.75], rtol=1e-6
   )
-  weights = np.asarray(lotos.weights(4))
+  weights = np.asarray(lotos.make_weights(4))
   np.testing.assert_allclose(weights / weights[0], [1, 0.99, 0.98, 0.97])
   assert weights.sum() == pytest.approx(1)
 
 
 def test_normalisers():
   """0.05 as released is 6 over M N (N - 1) with summed cross-entropies."""
-  assert lotos.scale(6.0, 20, 3, 'paper') == pytest.approx(0.05)
-  assert lotos.scale(0.05, 20, 3, 'code_compat_norm') == 0.05
+  assert lotos.make_factor(6.0, 20, 3, 'paper') == pytest.approx(0.05)
+  assert lotos.make_factor(0.05, 20, 3, 'code_compat_norm') == 0.05
   with pytest.raises(errors.UserError, match='normaliser of LOTOS'):
-    lotos.scale(1.0, 1, 2, 'papers')
+    lotos.make_factor(1.0, 1, 2, 'papers')
   with pytest.raises(errors.UserError, match='2 or more'):
-    lotos.scale(1.0, 1, 1, 'paper')
+    lotos.make_factor(1.0, 1, 1, 'paper')
 
 
 def test_the_penalty_acts_from_the_first_step_on():

@@ -46,15 +46,19 @@ def test_trs_of_linear_members_in_closed_form():
   image = jnp.asarray(draw.normal(size=(4, 1, 1, 5)), jnp.float32)
   label = jnp.asarray([0, 1, 2, 0])
   both = jnp.broadcast_to(image, (2, *image.shape))
-  slope = jax.jit(lambda x: trs.slopes(found, variables, x, label))(both)
+  slope = jax.jit(lambda x: trs.compute_slopes(found, variables, x, label))(
+    both
+  )
   for i in range(2):
     p = jax.nn.softmax(image.reshape(4, 5) @ weights[i].T)
     expected = (p - jax.nn.one_hot(label, 3)) @ weights[i]
     np.testing.assert_allclose(slope[i], expected, rtol=1e-4, atol=1e-6)
-  assert trs.likeness(jnp.stack([slope[0], -2 * slope[0]])) == pytest.approx(
-    1, rel=1e-4
+  assert trs.measure_likeness(
+    jnp.stack([slope[0], -2 * slope[0]])
+  ) == pytest.approx(1, rel=1e-4)
+  far = trs.find_worst_images(
+    found, variables, image, label, jnp.full(5, 0.1), 3
   )
-  far = trs.worst(found, variables, image, label, jnp.full(5, 0.1), 3)
   assert np.abs(far - both).max() <= 0.1 + 1e-6
   loss = lambda x: jnp.sum(
     optax.softmax_cross_entropy_with_integer_labels(
@@ -65,7 +69,7 @@ def test_trs_of_linear_members_in_closed_form():
   assert loss(far) > loss(both)
   term = trs.trs(found, (0.5,), cosine=2.0, smooth=0.0)
   value = term.value(variables, (), image, label)
-  np.testing.assert_allclose(value, 2 * trs.likeness(slope), rtol=1e-5)
+  np.testing.assert_allclose(value, 2 * trs.measure_likeness(slope), rtol=1e-5)
 
 
 def test_trs_trains():

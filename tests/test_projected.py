@@ -216,7 +216,7 @@ def digits():
 def repaired():
   settings, world, place, poisoned = digits()
   found, _ = backdoor.repair(scene.Case(settings, world, place, poisoned, 0))
-  score = evaluate.scorer(settings, world)
+  score = evaluate.make_scorer(settings, world)
   values = {
     name: score(network).values for name, (network, *_) in found.items()
   }

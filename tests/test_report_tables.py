@@ -13,7 +13,7 @@ from cmu_jax.studies.cuts import tables
 
 def test_summary_has_mean_and_spread_in_the_fixed_order():
   run = report_fakes.results()
-  rows = {row.method: row for row in tables.summary(run)}
+  rows = {row.method: row for row in tables.summarize_methods(run)}
   assert list(rows) == [
     'corrupted',
     'cuts',
@@ -75,7 +75,7 @@ def test_the_best_alpha_claims_test_labels_only_where_it_used_them():
   for task in ('label_noise', 'poison'):
     run = report_fakes.results(task)
     run['rows'] += [report_fakes.row('cuts_best_alpha', 0, 0.9)]
-    rows = {row.method: row for row in tables.summary(run)}
+    rows = {row.method: row for row in tables.summarize_methods(run)}
     notes.append(rows['cuts_best_alpha'].note)
   assert notes == ['diagnostic: uses test labels', 'diagnostic']
 

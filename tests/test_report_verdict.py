@@ -70,7 +70,7 @@ def _poison(before, after, attack_before, attack_after, per_class=()):
   ],
 )
 def test_label_noise_labels(before, after, oracle, label):
-  found = verdict.verdict(_noise(before, after, oracle))
+  found = verdict.decide(_noise(before, after, oracle))
   assert found.label == label
   assert all(sentence.endswith('.') for sentence in found.sentences)
 
@@ -92,12 +92,12 @@ def test_poison_labels(after, attack_before, attack_after, label):
   run = _poison(
     [0.97] * 3, [after] * 3, [attack_before] * 3, [attack_after] * 3
   )
-  assert verdict.verdict(run).label == label
+  assert verdict.decide(run).label == label
 
 
 def test_a_deleted_class_is_no_repair_and_is_said_first():
   run = report_fakes.results('poison')
-  found = verdict.verdict(run)
+  found = verdict.decide(run)
   assert found.label == 'made worse'
   assert found.harmed == (page.Harm('0', 1.0, 0.0),)
   assert found.sentences[0] == (
@@ -111,7 +111,7 @@ def test_a_small_class_is_harm_even_if_accuracy_barely_moves():
     'cuts', [0.97, 0.84]
   )
   run = _poison([0.97], [0.965], [0.98], [0.0], per_class)
-  found = verdict.verdict(run)
+  found = verdict.decide(run)
   assert found.label == 'made worse'
   assert [harm.name for harm in found.harmed] == ['dog']
   assert 'got worse: 0.90 → 0.84' in found.sentences[0]
@@ -133,7 +133,7 @@ def test_harm_averages_seeds_and_skips_classes_without_images():
 
 
 def test_unrecorded_classes_are_not_called_unharmed():
-  said = ' '.join(verdict.verdict(_noise([0.8], [0.9])).sentences)
+  said = ' '.join(verdict.decide(_noise([0.8], [0.9])).sentences)
   assert 'not recorded' in said and 'No class fell' not in said
 
 
@@ -143,7 +143,7 @@ def test_abstaining_everywhere_leaves_it_as_it_was(task):
   for row in run['rows']:
     if row['method'] == 'cuts':
       row['alpha'] = 0.0
-  found = verdict.verdict(run)
+  found = verdict.decide(run)
   assert found.label == 'left as it was'
   assert 'the weights' in found.sentences[0]
 
@@ -152,25 +152,25 @@ def test_abstaining_in_one_seed_is_mentioned():
   run = report_fakes.results('poison')
   cuts = [row for row in run['rows'] if row['method'] == 'cuts']
   cuts[1].update(alpha=0.0, selected=False)
-  found = verdict.verdict(run)
+  found = verdict.decide(run)
   assert found.label != 'left as it was'
   assert 'CUTS changed nothing in 1 of 3 seeds.' in found.sentences
 
 
 def test_how_sure_names_seeds_interval_and_smoke():
   run = _noise([0.8, 0.8, 0.8], [0.9, 0.92, 0.94], [0.98] * 3, smoke=True)
-  sure = ' '.join(verdict.verdict(run).sure)
+  sure = ' '.join(verdict.decide(run).sure)
   assert 'not evidence' in sure and '3 seeds' in sure
   # 12 points, t(2) = 4.303, standard error 2 / sqrt(3) points.
   assert '+12.0 points, 95 % interval +7.0 to +17.0' in sure
-  assert 'One seed' in ' '.join(verdict.verdict(_noise([0.8], [0.9])).sure)
+  assert 'One seed' in ' '.join(verdict.decide(_noise([0.8], [0.9])).sure)
 
 
 def test_without_a_pair_of_seeds_there_is_no_verdict():
   run = _noise([0.8], [0.9])
   run['rows'][0]['test_accuracy'] = None
   with pytest.raises(errors.UserError, match='no seed has test_accuracy'):
-    verdict.verdict(run)
+    verdict.decide(run)
 
 
 @settings(max_examples=40, deadline=None)
@@ -196,7 +196,7 @@ def test_any_accuracies_get_a_label_that_never_calls_a_fall_a_repair(table):
   cuts = [row for row in run['rows'] if row['method'] == 'cuts']
   for row, selected in zip(cuts, chosen, strict=True):
     row['selected'] = selected
-  found = verdict.verdict(run)
+  found = verdict.decide(run)
   if np.mean(after) < np.mean(before):
     assert 'repaired' not in found.label
   if not any(chosen):

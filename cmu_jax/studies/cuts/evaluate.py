@@ -31,7 +31,7 @@ class Score(NamedTuple):
   values: Info  # accuracies and rates by name, None where inapplicable
 
 
-def scorer(config: ConfigDict, world: scene.World) -> Callable[..., Score]:
+def make_scorer(config: ConfigDict, world: scene.World) -> Callable[..., Score]:
   """(variables, members=None) -> score; compiled once for all networks.
 
   Where there are members the score is that of the mean of their probabilities.
@@ -72,7 +72,7 @@ def scorer(config: ConfigDict, world: scene.World) -> Callable[..., Score]:
   return score
 
 
-def along(
+def evaluate_alphas(
   config: ConfigDict,
   score: Callable[..., Score],
   corrupted: Variables,
@@ -113,7 +113,7 @@ def along(
   )
 
 
-def feature_path(
+def trace_features(
   config: ConfigDict, world: scene.World, corrupted: Variables, info: Info
 ) -> dict[str, np.ndarray]:
   """Computes the path of test images in feature space over alpha (2-D PCA).

@@ -141,7 +141,7 @@ def read_arrays(workdir: pathlib.Path, classes: int) -> Arrays:
 def _verdict(results: Results) -> Verdict:
   if not results['rows']:
     return Verdict('No seed is done yet', 'flat', (UNFINISHED,))
-  finding = verdict.verdict(results)
+  finding = verdict.decide(results)
   seeds = {row['seed'] for row in results['rows']}
   # A missing seed may still change the verdict.
   absent = set(results['config']['seeds']) - seeds
@@ -201,7 +201,7 @@ def _arrange(results: Results, standard: dict[str, str]) -> dict[str, str]:
   """Puts harm to classes first, because an average hides it."""
   if not results['rows']:
     return standard
-  finding = verdict.verdict(results)
+  finding = verdict.decide(results)
   audited = words.describe_audit(results)
   return {
     page.harm_heading(finding.harmed): page.harm_table(finding.harmed),

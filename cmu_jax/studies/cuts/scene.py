@@ -95,7 +95,7 @@ def load_world(config: ConfigDict) -> World:
   return World(dataset, model, pixels, trigger, loaded.position, arguments)
 
 
-def smallest_fraction(label: np.ndarray, classes: int) -> float:
+def find_smallest_fraction(label: np.ndarray, classes: int) -> float:
   """The smallest proxy fraction that holds out at least 2 images a class."""
   sizes = np.bincount(label, minlength=classes)
   candidates = np.unique(
@@ -118,7 +118,7 @@ def _check_proxy(config: ConfigDict, label: np.ndarray, classes: int) -> None:
   )
   if images >= 2 * classes:
     return
-  least = smallest_fraction(label, classes)
+  least = find_smallest_fraction(label, classes)
   remedy = (
     f'use --config.proxy_fraction={least:g} or more'
     if least < 1

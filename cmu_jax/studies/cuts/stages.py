@@ -211,7 +211,7 @@ def _repair_by_cuts(
   config, corrupted, proxy = case.config, case.corrupted, case.data.proxy
   method = algorithm.cuts(
     Network(case.world.model, case.world.inputs),
-    selection=selection(config),
+    selection=make_selection(config),
     checkpoint=case.checkpoint('cuts_proxy'),
     training=recipes.fit_options(
       config.proxy_train, proxy.label.shape[1], 'proxy_train'
@@ -258,7 +258,7 @@ def choose_safe_alpha(
     Network(case.world.model, case.world.inputs),
     case.corrupted,
     case.data.proxy,
-    selection=selection(config),
+    selection=make_selection(config),
     rule=safe_alpha.SafeRule(
       config.corruption.kind == 'symmetric',
       config.select.folds,
@@ -272,7 +272,7 @@ def choose_safe_alpha(
   )
 
 
-def selection(config: ConfigDict) -> alpha_search.Selection:
+def make_selection(config: ConfigDict) -> alpha_search.Selection:
   """Reads the rule that chooses alpha from the config."""
   settings = config.select
   return alpha_search.Selection(

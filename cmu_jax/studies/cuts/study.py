@@ -163,14 +163,16 @@ def _repair(context: Context[World], item: Repairs) -> Info:
     'oracle': stages.Repair(oracle, 'all training data, clean labels', {}),
   }
   # Every scorer compiles its own programs, so all seeds share this scorer.
-  score = context.recent('scorer', '', lambda: evaluate.scorer(config, shared))
+  score = context.recent(
+    'scorer', '', lambda: evaluate.make_scorer(config, shared)
+  )
   scores = {n: score(r.variables, r.members) for n, r in networks.items()}
   audit = _label_audit(context, item.seed)
   # The audit takes a single network, and an ensemble is none.
   audits = {
     n: audit(r.variables) for n, r in networks.items() if r.members is None
   }
-  columns, best = evaluate.along(config, score, corrupted, info)
+  columns, best = evaluate.evaluate_alphas(config, score, corrupted, info)
   scores['cuts_best_alpha'] = best['score']
   # The diagnosis shows the loss that is due to the choice of alpha.
   networks['cuts_best_alpha'] = stages.Repair(
@@ -226,7 +228,7 @@ def _feature_path(
   """Computes the arrays of the figure, which shows the first seed alone."""
   if seed != context.config.seeds[0]:
     return {}
-  arrays = evaluate.feature_path(
+  arrays = evaluate.trace_features(
     context.config, context.world.shared, corrupted, info
   )
   return {name: array.tolist() for name, array in arrays.items()}

@@ -48,7 +48,7 @@ def _alpha(rows: list[dict[str, Any]]) -> str:
   return f'{text} (abstained {idle}/{len(rows)})' if idle else text
 
 
-def summary(results: Results) -> list[Row]:
+def summarize_methods(results: Results) -> list[Row]:
   """Creates a row for each method, from doing nothing to the oracle."""
   keys = _metric_keys(results)
   table = []
@@ -85,7 +85,7 @@ def format_cell(key: str, value: Spread | None) -> str:
   return text_tables.spread_text(value, digits)
 
 
-def caption(results: Results) -> str:
+def describe_seeds(results: Results) -> str:
   """Explains the numbers of every table."""
   seeds = len({row['seed'] for row in results['rows']})
   if seeds == 1:
@@ -112,9 +112,9 @@ def methods_table(results: Results) -> TextTable:
       *(format_cell(key, row.metrics.get(key)) for key in keys),
       row.information,
     )
-    for row in summary(results)
+    for row in summarize_methods(results)
   )
-  return TextTable('Methods', (caption(results),), columns, rows, 1)
+  return TextTable('Methods', (describe_seeds(results),), columns, rows, 1)
 
 
 def class_table(results: Results) -> TextTable:
@@ -160,7 +160,7 @@ def _terminal_table(results: Results, rows: list[Row]) -> rich.table.Table:
   head = ('method', '', 'alpha', *map(seed_stats.name_metric, keys))
   table = text_tables.terminal(TextTable('', (), head, lines))
   warning = '   smoke: not evidence' if results['smoke'] else ''
-  legend = [caption(results), 'What each method could see:']
+  legend = [describe_seeds(results), 'What each method could see:']
   legend += [f'{letter}  {text}' for text, letter in letters.items()]
   # Names may contain brackets, which rich would read as markup.
   table.title = rich.markup.escape(results['name'] + warning)
@@ -179,5 +179,5 @@ def console(
   probe = rich.console.Console(file=file)
   width = min(max(probe.width, 80), 100) if probe.is_terminal else 100
   rich.console.Console(file=file, width=width, highlight=False).print(
-    _terminal_table(results, summary(results))
+    _terminal_table(results, summarize_methods(results))
   )

@@ -211,7 +211,7 @@ def _sure(results: Results, pairs: np.ndarray, idle: bool) -> tuple[str, ...]:
   return tuple(sentences)
 
 
-def verdict(results: Results) -> Verdict:
+def decide(results: Results) -> Verdict:
   """Decides what a run showed from paired per-seed differences.
 
   Label noise: 'repaired' when the mean recovery rate is at least 0.9 and the

@@ -26,13 +26,13 @@ Vectors = tuple[Float[Array, 'm k ...'], ...]
 _TINY = 1e-12
 
 
-def weights(k: int) -> Float[Array, 'k']:
+def make_weights(k: int) -> Float[Array, 'k']:
   """Computes w_i, in proportion to 1 - 0.01 i as released, of sum 1."""
   raw = 1 - 0.01 * jnp.arange(k)
   return raw / raw.sum()
 
 
-def vectors(
+def find_vectors(
   key: PRNGKey, members: Members, variables: Variables, k: int, rounds: int
 ) -> Vectors:
   """Finds the top right singular vectors of every layer of every member."""
@@ -43,10 +43,10 @@ def vectors(
     )
     for i, shape in enumerate(members.shapes)
   )
-  return advance(members, variables, starts, rounds)
+  return advance_vectors(members, variables, starts, rounds)
 
 
-def advance(
+def advance_vectors(
   members: Members,
   variables: Variables,
   start_vectors: Vectors,
@@ -74,7 +74,7 @@ def advance(
   )
 
 
-def foreign_lengths(
+def measure_lengths(
   members: Members, variables: Variables, singular: Vectors
 ) -> Float[Array, 'l m m k']:
   """Computes A[l, i, j] = ||f_i(v_j)|| of layer l."""
@@ -94,15 +94,19 @@ def foreign_lengths(
   return jnp.moveaxis(sizes, 0, 1).reshape(depth, count, count, -1)
 
 
-def similarity(sizes: Float[Array, 'l m m k'], mal: float) -> Float[Array, 'l']:
+def measure_similarity(
+  sizes: Float[Array, 'l m m k'], mal: float
+) -> Float[Array, 'l']:
   """Computes S_k of each layer, added over all pairs of members."""
-  excess = jnp.maximum(sizes - mal, 0) @ weights(sizes.shape[-1])
+  excess = jnp.maximum(sizes - mal, 0) @ make_weights(sizes.shape[-1])
   # A member is not compared with itself.
   foreign = 1 - jnp.eye(sizes.shape[1])
   return jnp.sum(excess * foreign[None], axis=(1, 2))
 
 
-def scale(strength: float, depth: int, count: int, normaliser: str) -> float:
+def make_factor(
+  strength: float, depth: int, count: int, normaliser: str
+) -> float:
   """Computes the factor of the sum of all S_k.
 
   Raises:
@@ -150,16 +154,16 @@ def lotos(
     f'LOTOS with mal {mal} and layers clipped to {clip}: the penalty would be '
     'idle; use a mal from 0 to below that bound, for example 0.8',
   )
-  factor = scale(strength, len(members.shapes), members.size, normaliser)
+  factor = make_factor(strength, len(members.shapes), members.size, normaliser)
 
   def value(variables, singular, image, label):
     del image, label
-    lengths = foreign_lengths(members, variables, singular)
-    return factor * similarity(lengths, mal).sum()
+    lengths = measure_lengths(members, variables, singular)
+    return factor * measure_similarity(lengths, mal).sum()
 
   return Regulariser(
-    lambda key, variables: vectors(key, members, variables, k, rounds),
-    lambda variables, singular: advance(members, variables, singular),
+    lambda key, variables: find_vectors(key, members, variables, k, rounds),
+    lambda variables, singular: advance_vectors(members, variables, singular),
     value,
     normaliser == 'code_compat_norm',
   )

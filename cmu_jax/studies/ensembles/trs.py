@@ -25,7 +25,7 @@ from cmu_jax.training import metrics
 _TINY = 1e-12
 
 
-def slopes(
+def compute_slopes(
   members: Members,
   variables: Variables,
   image: Float[Array, 'm b h w c'],
@@ -48,7 +48,7 @@ def _length(x: Float[Array, '*n d']) -> Float[Array, '*n']:
   return jnp.sqrt(jnp.sum(jnp.square(x), -1) + _TINY)
 
 
-def likeness(slope: Float[Array, 'm b d']) -> Float[Array, '']:
+def measure_likeness(slope: Float[Array, 'm b d']) -> Float[Array, '']:
   """Computes the mean |cosine| between gradients of pairs of members."""
   unit = slope / _length(slope)[..., None]
   cosine = jnp.abs(jnp.einsum('ibd,jbd->ijb', unit, unit))
@@ -56,7 +56,7 @@ def likeness(slope: Float[Array, 'm b d']) -> Float[Array, '']:
   return jnp.mean(cosine[np.triu_indices(slope.shape[0], 1)])
 
 
-def worst(
+def find_worst_images(
   members: Members,
   variables: Variables,
   image: Float[Array, 'b h w c'],
@@ -71,7 +71,7 @@ def worst(
   centre = jnp.broadcast_to(image, (members.size, *image.shape))
 
   def move(_, x):
-    uphill = slopes(members, fixed, x, label).reshape(x.shape)
+    uphill = compute_slopes(members, fixed, x, label).reshape(x.shape)
     # Twice the radius in all, so that any point of the ball is in reach.
     image = x + 2 * ball / steps * jnp.sign(uphill)
     return jnp.clip(image, centre - ball, centre + ball)
@@ -105,9 +105,9 @@ def trs(
     del carried
     ball = jnp.broadcast_to(scaled, image.shape[-1:])
     centre = jnp.broadcast_to(image, (members.size, *image.shape))
-    alike = likeness(slopes(members, variables, centre, label))
-    far = worst(members, variables, image, label, ball, steps)
-    steep = jnp.mean(_length(slopes(members, variables, far, label)))
+    alike = measure_likeness(compute_slopes(members, variables, centre, label))
+    far = find_worst_images(members, variables, image, label, ball, steps)
+    steep = jnp.mean(_length(compute_slopes(members, variables, far, label)))
     # Every member is in N - 1 pairs, and a pair has two members.
     return cosine * alike + smooth * 2 * steep
 
