@@ -257,15 +257,15 @@ def describe_methods(
 
 def format_rows(world: World, rows: Iterable[tuple[Any, Info]]) -> list[Info]:
   """Puts method, inputs and trial in front of each row."""
-  return [
-    {
+  formatted = []
+  for trial, row in rows:
+    # A request has the inputs of its method.
+    method = trial.method.removesuffix('_adaptive')
+    names = {
       'method': trial.method,
-      # A request has the inputs of its method.
-      'information': describe_information(
-        world, trial.method.removesuffix('_adaptive')
-      ),
-      **{k: v for k, v in trial._asdict().items() if k != 'method'},
-      **row,
+      'information': describe_information(world, method),
     }
-    for trial, row in rows
-  ]
+    # What a row has already stays where it is in the row.
+    names |= {k: v for k, v in trial._asdict().items() if k not in row}
+    formatted.append({**names, **row})
+  return formatted
