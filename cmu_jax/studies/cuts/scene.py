@@ -35,9 +35,9 @@ from cmu_jax.studies.engine import binding, clip_start
 class World(NamedTuple):
   """Values that all seeds share."""
 
-  dataset: Dataset  # train and test split, shrunk if the config says so
+  dataset: Dataset
   model: Model
-  inputs: InputStep  # raw pixels to network input, trigger included
+  inputs: InputStep
   trigger: Trigger | None
   position: np.ndarray  # of each training image in the source, before any split
   arguments: Info  # of the corruption, beyond its rate
@@ -63,7 +63,7 @@ class Case(NamedTuple):
   world: World
   data: Scene
   corrupted: Variables  # the network, theta_mix
-  seed: int  # number of the seed, for titles
+  seed: int
   # Stage -> its checkpoint, or None for none.
   checkpoint: Callable[[str], store.Checkpoint | None] = lambda stage: None
 

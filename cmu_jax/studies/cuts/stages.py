@@ -39,7 +39,7 @@ class Repair(NamedTuple):
   """Result of a method for one seed."""
 
   variables: Variables
-  information: str  # what the method could see, in words
+  information: str
   facts: Info  # what goes into the row besides accuracies: alpha, selected
   # Networks along a leading axis whose probabilities are averaged, if that is
   # the answer; `variables` is then the network in their middle.

@@ -35,7 +35,7 @@ _TRAININGS = ('corrupted', 'oracle')
 class World(NamedTuple):
   """Values that all cells share."""
 
-  shared: scene.World  # dataset, network, input step and trigger
+  shared: scene.World
   scenes: dict[int, Scene]  # seed -> its data: corrupted training set, proxy
   digest: str
 

@@ -22,10 +22,10 @@ class Row(NamedTuple):
   method: str
   label: str
   note: str  # a warning such as 'diagnostic: uses test labels', or ''
-  information: str  # what the method could see
+  information: str
   seeds: int
   alpha: str  # the alpha it used, a range over seeds, or ''
-  metrics: dict[str, Spread]  # spread of every metric that was measured for it
+  metrics: dict[str, Spread]
 
 
 def _metric_keys(results: Results) -> list[str]:

@@ -29,7 +29,7 @@ class Verdict(NamedTuple):
   sentences: tuple[str, ...]
   # Every class that fell by more than five points, worst first.
   harmed: tuple[page.Harm, ...]
-  sure: tuple[str, ...]  # how far the numbers can be trusted
+  sure: tuple[str, ...]
 
 
 def find_harmed_classes(results: Results) -> tuple[page.Harm, ...]:

@@ -17,7 +17,7 @@ _KIND = 'shadow'
 class ShadowGroup(NamedTuple):
   """Shadow models that are trained together."""
 
-  title: str  # of the models
+  title: str
   start: int  # number of the first model of the group
 
 

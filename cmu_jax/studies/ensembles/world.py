@@ -24,7 +24,7 @@ class World(NamedTuple):
   dataset: Dataset
   digest: str
   network: Network
-  layers: tuple[Layer, ...]  # its convolutions and dense layers
+  layers: tuple[Layer, ...]
   # The training of each method; 'surrogate' trains a single network.
   recipes: dict[str, Recipe]
   steps: int  # of a training

@@ -33,7 +33,7 @@ class Vector(NamedTuple):
   """A way to a task vector."""
 
   position: int  # of the data set among those to forget
-  method: str  # one of `settings.METHODS`
+  method: str
   seed: int | None  # of the fine-tuning; None for a merge
 
 

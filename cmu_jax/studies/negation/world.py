@@ -41,7 +41,7 @@ class DataSet(NamedTuple):
   validation: Batch  # for the choice of the strength
   test: Batch  # for the reported accuracies
   class_names: tuple[str, ...]  # in label order
-  sentences: tuple[str, ...]  # the prompts of the zero-shot head
+  sentences: tuple[str, ...]
   # Further training images, for a small CLIP; None without one.
   spare: Batch | None = None
 
@@ -58,8 +58,8 @@ class World(NamedTuple):
   """A CLIP and its tasks, which all cells share."""
 
   inputs: InputStep
-  control: Task  # the task that must be retained
-  tasks: tuple[Task, ...]  # the tasks to forget, in order
+  control: Task
+  tasks: tuple[Task, ...]
   digest: str  # of the CLIP and of the control set
 
 

@@ -33,9 +33,9 @@ class SubsetTrial(NamedTuple):
   """A method on an original network and a forget set."""
 
   seed: int  # of the original network
-  forget_seed: int  # of the forget set
-  method: str  # a name of the catalogue, or 'none'
-  run: int  # number of the repetition
+  forget_seed: int
+  method: str
+  run: int
 
 
 def donor_seed(context: Context[World], trial: SubsetTrial) -> int | None:
