@@ -81,16 +81,16 @@ def compute_row(config: ConfigDict, audit: Audit, attacks: int = 1) -> Info:
   negative = np.concatenate(scores.negative)
   name = f'{audit.method} {audit.points} {scores.attack} {audit.adaptive}'
   # Scores of a network share its training, those of a point its references.
-  by_way = group_scores(scores)
+  groups = group_scores(scores)
 
   @functools.cache
-  def evaluate(ways: tuple[str, ...]) -> audits.Audit:
+  def evaluate(names: tuple[str, ...]) -> audits.Audit:
     return audits.evaluate(
       rng.fold_in(0, 'bootstrap', name),
       positive,
       negative,
       references=scores.references,
-      clusters=[by_way[way] for way in ways],
+      clusters=[groups[name] for name in names],
       replicates=options.replicates,
       rule=rule,
     )
@@ -109,8 +109,8 @@ def compute_row(config: ConfigDict, audit: Audit, attacks: int = 1) -> Info:
     **_accuracies(audit),
     **numbers,
     'intervals': {
-      ' and '.join(way) or 'scores': evaluate(way).auroc[1:]
-      for way in (ways if audit.points == 'forget' else ())
+      ' and '.join(names) or 'scores': evaluate(names).auroc[1:]
+      for names in (ways if audit.points == 'forget' else ())
     },
     'by_network': [float(area) for area in scores.areas],
     'curve': _roc_points(positive, negative),

@@ -133,10 +133,10 @@ def bind_method(context: Context[World], method: str) -> shadow.Unlearn:
   ) -> Variables:
     rows = {'retain': retain, 'forget': forget}
     parts: dict[str, Any] = {
-      part: descent.gather_samples(
-        world.pool, rows[part], rows[part].size, part == 'forget'
+      name: descent.gather_samples(
+        world.pool, rows[name], rows[name].size, name == 'forget'
       )
-      for part in bound.needs
+      for name in bound.needs
     }
     data = MethodInputs(**parts)
     prepared = bound.prepare(rng.fold_in(key, 'prepare'), variables, data)

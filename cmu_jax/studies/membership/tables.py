@@ -101,7 +101,7 @@ def interval_table(results: Results) -> TextTable | None:
     for row in rows
     if (sides := row['intervals'].values())
   ]
-  head = ('method', 'attack', 'AUC', *(f'over {way}' for way in ways))
+  head = ('method', 'attack', 'AUC', *(f'over {name}' for name in ways))
   return TextTable('What the intervals rest on', (note,), head, tuple(texts))
 
 

@@ -57,7 +57,7 @@ def summary_rows(results: Results) -> list[tuple[str, ...]]:
     numbers = (f'{value:.3f}' for value in values.values())
     rows.append((name, NAMES[method], *numbers))
   for method in dict.fromkeys(method for _, method, _ in means):
-    sets = [values for _, other, values in means if other == method]
+    sets = [values for _, name, values in means if name == method]
     # The mean of one set would repeat its row.
     if len(sets) > 1:
       numbers = (f'{np.mean([v[k] for v in sets]):.3f}' for k in _COLUMNS)

@@ -236,8 +236,8 @@ def plan(context: Context[World]) -> Plan:
     'control': world.control.data.name,
     'sizes': {
       task.data.name: [
-        0 if part is None else int(part.label.shape[0])
-        for part in (task.data.train, task.data.validation, task.data.test)
+        0 if batch is None else int(batch.label.shape[0])
+        for batch in (task.data.train, task.data.validation, task.data.test)
       ]
       for task in (world.control, *world.tasks)
     },
