@@ -57,7 +57,7 @@ def test_recovery_is_a_dash_where_the_oracle_is_below(below, count):
       row['recovery_percent'] = -166.7
       if row['method'] == 'oracle':
         row['test_accuracy'] = 0.2
-  rows = {row.method: row for row in tables.summary(run)}
+  rows = {row.method: row for row in tables.summarize_methods(run)}
   spread = rows['cuts'].metrics.get('recovery_percent')
   assert (spread and spread.n) == count
   texts = text_tables.markdown(tables.methods_table(run))
