@@ -145,16 +145,24 @@ def _train_networks(context: Context[World], program: Program) -> Info:
   return {'series': [entry for entries in series for entry in entries]}
 
 
+def _bind_case(context: Context[World], seed: int) -> scene.Case:
+  """Collects all that the repairs of a seed need."""
+  world, checkpoints = context.world, _checkpoints(context)
+  return scene.Case(
+    context.config,
+    world.shared,
+    world.scenes[seed],
+    _fit(context, 'corrupted', seed).variables,
+    seed,
+    lambda stage: stages.make_checkpoint(checkpoints, stage, seed),
+  )
+
+
 def _repair(context: Context[World], item: Repairs) -> Info:
   """Repairs the network of a seed, and evaluates every repair."""
-  config, world = context.config, context.world
-  data, shared = world.scenes[item.seed], world.shared
-  corrupted = _fit(context, 'corrupted', item.seed).variables
-  checkpoints = _checkpoints(context)
-  case = scene.Case(
-    *(config, shared, data, corrupted, item.seed),
-    lambda stage: stages.make_checkpoint(checkpoints, stage, item.seed),
-  )
+  config, shared = context.config, context.world.shared
+  case = _bind_case(context, item.seed)
+  corrupted = case.corrupted
   repairs, info, fits = stages.repair(case)
   oracle = _fit(context, 'oracle', item.seed).variables
   networks = {
