@@ -122,8 +122,8 @@ def config_path(path: os.PathLike | str) -> pathlib.Path:
 
 def find_config(path: os.PathLike | str) -> pathlib.Path | None:
   """Finds the config of weights: FILE.config.json, or their config.json."""
-  own = config_path(path)
-  options = (own, own.with_name('config.json'))
+  specific = config_path(path)
+  options = (specific, specific.with_name('config.json'))
   return next((config for config in options if config.is_file()), None)
 
 
