@@ -5,6 +5,7 @@ describes each of them as `  --name=VALUE  text`; an alternative `a|b` in VALUE
 is a list of permitted values.
 """
 
+import functools
 import re
 import textwrap
 import types
@@ -72,31 +73,49 @@ def add_attributes(text: str) -> Callable[[type[R]], type[R]]:
   return decorate
 
 
-def check(command: Command, request: Any) -> Any:
+def check(command: Command, request: Any, absent: Sequence[str] = ()) -> Any:
   """Returns the request if all its values are possible.
 
+  Args:
+    command: of the request.
+    request: its values.
+    absent: flags that are reported as missing already.
+
   Raises:
-    UserError: names the flag.
+    UserError: names each wrong flag.
   """
-  for name, alternatives, _, _ in _FLAG.findall(command.text):
-    choices, value = alternatives.split('|'), getattr(request, name)
-    # None is inferred later.
-    if len(choices) > 1 and value is not None and str(value) not in choices:
-      raise errors.unknown_name(f'--{name}', str(value), choices)
-  if hasattr(request, 'mean'):
-    errors.check(
-      (request.mean is None) == (request.std is None),
-      '--mean and --std go together: give both',
-    )
-    check_positive(request, 'image_size', 'learning_rate', 'batch_size')
+  errors.collect(
+    *(
+      functools.partial(_check_choice, name, getattr(request, name), choices)
+      for name, alternatives, _, _ in _FLAG.findall(command.text)
+      if len(choices := alternatives.split('|')) > 1 and name not in absent
+    ),
+    functools.partial(_check_numbers, request),
+    functools.partial(command.check, request),
+  )
+  return request
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+  # None is inferred later.
+  if value is not None and str(value) not in choices:
+    raise errors.unknown_name(f'--{name}', str(value), choices)
+
+
+def _check_numbers(request: Any) -> None:
+  """Checks the numbers that several commands have in common."""
   for name, limit in _LARGEST.items():
     value = getattr(request, name, None)
     errors.check(
       value is None or value <= limit,
       f'--{name} is {value}; it may be at most {limit}',
     )
-  command.check(request)
-  return request
+  if hasattr(request, 'mean'):
+    errors.check(
+      (request.mean is None) == (request.std is None),
+      '--mean and --std go together: give both',
+    )
+    check_positive(request, 'image_size', 'learning_rate', 'batch_size')
 
 
 def check_positive(request: Any, *names: str) -> None:
@@ -142,19 +161,39 @@ def parse(command: Command, argv: Sequence[str]) -> Any:
   if texts.help:
     print(command.text)
     return None
-  if unknown:
-    word = unknown[0].partition('=')[0]
-    raise errors.unknown_name('argument', word, [f'--{name}' for name in hints])
-  values = {
-    name: _parse_value(name, text, _sample_value(hint, defaults.get(name)))
-    for name, hint in hints.items()
-    if (text := getattr(texts, name)) is not None
+  values: dict[str, Any] = {}
+
+  def read(name: str, text: str) -> None:
+    sample = _sample_value(hints[name], defaults.get(name))
+    values[name] = _parse_value(name, text, sample)
+
+  given = {
+    name: text for name in hints if (text := getattr(texts, name)) is not None
   }
-  missing = [f'--{n}' for n in hints if n not in {**defaults, **values}]
-  errors.check(
-    not missing, f'{", ".join(missing)} missing: see --help for all flags'
+  names = [f'--{name}' for name in hints]
+  missing = [n for n in hints if n not in {**defaults, **given}]
+  errors.collect(
+    *(functools.partial(_refuse, word, names) for word in unknown),
+    *(functools.partial(read, *item) for item in given.items()),
+    functools.partial(_check_complete, missing),
+    # A malformed value would be reported as an absent one too.
+    lambda: (
+      given.keys() == values.keys()
+      and check(
+        command, kind(**dict.fromkeys(missing), **values), absent=missing
+      )
+    ),
   )
-  return check(command, kind(**values))
+  return kind(**values)
+
+
+def _refuse(word: str, names: Sequence[str]) -> None:
+  raise errors.unknown_name('argument', word.partition('=')[0], names)
+
+
+def _check_complete(missing: Sequence[str]) -> None:
+  listed = ', '.join(f'--{name}' for name in missing)
+  errors.check(not missing, f'{listed} missing: see --help for all flags')
 
 
 def run(command: Command, load: Load, argv: Sequence[str]) -> int:

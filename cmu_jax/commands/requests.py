@@ -194,12 +194,14 @@ class UnlearnRequest(NamedTuple):
 def _check_unlearn(request: UnlearnRequest) -> None:
   if request.method not in METHODS:
     raise errors.unknown_name('--method', request.method, METHODS)
-  flags.check_positive(request, 'epochs')
-  flags.check_least(request, weight_decay=0)
-  errors.check(
-    request.retain is not None or request.method in WITHOUT_RETAIN,
-    f'--method={request.method} needs --retain=FOLDER, the training pictures '
-    f'to keep; without them use one of {", ".join(WITHOUT_RETAIN)}',
+  errors.collect(
+    lambda: flags.check_positive(request, 'epochs'),
+    lambda: flags.check_least(request, weight_decay=0),
+    lambda: errors.check(
+      request.retain is not None or request.method in WITHOUT_RETAIN,
+      f'--method={request.method} needs --retain=FOLDER, the training pictures '
+      f'to keep; without them use one of {", ".join(WITHOUT_RETAIN)}',
+    ),
   )
 
 

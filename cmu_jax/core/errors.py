@@ -3,7 +3,8 @@
 import contextlib
 import contextvars
 import difflib
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 # A context variable, because the readers of files lie far below the report, and
@@ -28,15 +29,58 @@ def check(condition: Any, message: str) -> None:
     raise UserError(message)
 
 
+def collect(*checks: Callable[[], Any]) -> None:
+  """Makes all checks, and raises the mistakes of all of them together.
+
+  Args:
+    *checks: () -> anything; raises UserError for a mistake.
+
+  Raises:
+    UserError: one mistake as it was raised, several as MultipleErrors.
+  """
+  mistakes: list[UserError] = []
+  for make in checks:
+    try:
+      make()
+    except UserError as error:
+      mistakes.append(error)
+  if len(mistakes) == 1:
+    raise mistakes[0]
+  if mistakes:
+    # A mistake that quotes line breaks is still one line.
+    lines = [
+      str(mistake)
+      if isinstance(mistake, MultipleErrors)
+      else ' '.join(str(mistake).split())
+      for mistake in mistakes
+    ]
+    raise MultipleErrors('\n'.join(dict.fromkeys(lines)))
+
+
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UserError:
   """Builds the error for a name outside `choices`, with the closest match."""
   options = sorted(choices)
   # A typo shares most of its letters with the name; below 0.5 the suggestion
   # misleads, and the full list helps more.
-  close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+  close = difflib.get_close_matches(name, options, n=9, cutoff=0.5)
+  # Of equally close names, the one that begins alike: resnet20 for resnet21.
+  close.sort(
+    key=lambda option: (
+      -difflib.SequenceMatcher(a=option, b=name).ratio(),
+      -_shared_start(name, option),
+    )
+  )
   listed = f'known: {", ".join(options)}'
   hint = f"did you mean '{close[0]}'?" if close else listed
   return UserError(f"unknown {kind} '{name}': {hint}")
+
+
+def _shared_start(left: str, right: str) -> int:
+  """Counts the letters with which both texts begin."""
+  pairs = zip(left, right, strict=False)
+  return sum(
+    1 for _ in itertools.takewhile(lambda pair: len({*pair}) < 2, pairs)
+  )
 
 
 def first_line(error: BaseException) -> str:

@@ -105,7 +105,7 @@ def _absent_error(
     return _unknown_error(name)
   return errors.UserError(
     f"'{name}' is not in the data_dir {base}; set data_dir to its folder, or "
-    'download=True to fetch it'
+    '--config.download=true to fetch it'
   )
 
 
