@@ -56,7 +56,7 @@ def test_the_side_file_is_found_under_both_names(tmp_path):
 
 
 def test_a_side_file_may_give_one_number_for_all_channels():
-  given = {'mean': 0.5, 'std': 1, 'target': 2, 'class_names': ['a', 3]}
+  given = {'mean': 0.5, 'std': 1, 'target': 2, 'classes': ['a', 3]}
   found = user_data.check_side_file(
     {**given, 'image_size': None, 'notes': 'x'}, 'w.npz'
   )
@@ -69,6 +69,15 @@ def test_a_side_file_may_give_one_number_for_all_channels():
   }
 
 
+def test_the_earlier_name_of_a_field_is_read_and_said():
+  with errors.collect_remarks() as remarks:
+    side = user_data.check_side_file({'class_names': ['a', 'b']}, 'w.npz')
+  assert side == {'classes': ['a', 'b']}
+  assert len(remarks) == 1 and "'classes'" in remarks[0]
+  with pytest.raises(errors.UserError, match="both 'class_names' and"):
+    user_data.check_side_file({'class_names': ['a'], 'classes': ['b']}, 'w.npz')
+
+
 @pytest.mark.parametrize(
   'field,value',
   (
@@ -78,8 +87,8 @@ def test_a_side_file_may_give_one_number_for_all_channels():
     ('std', True),
     ('image_size', 0),
     ('image_size', 32.0),
-    ('class_names', 5),
-    ('class_names', [['a']]),
+    ('classes', 5),
+    ('classes', [['a']]),
     ('target', [0]),
   ),
 )

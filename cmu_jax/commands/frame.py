@@ -67,7 +67,7 @@ def load_network(
     'std': request.std,
     'channels': request.channels,
     'image_size': request.image_size,
-    'class_names': request.classes,
+    'classes': request.classes,
     **overrides,
   }
   return shipped.load(request.weights, request.model, pictures, facts)

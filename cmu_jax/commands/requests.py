@@ -21,13 +21,17 @@ _INFERRED = """\
 Pictures are .jpg, .png, .webp, .bmp, .tif, .ppm, .gif and others, in FOLDER or
 deeper; files that are left out are named (docs/pictures.md).
 
-Inferred where possible, from the side file FILE.json or the pictures:
+Inferred where possible, from the side file FILE.json or the pictures. FILE.json
+has these flags by name, such as {"mean": [0.5], "classes": ["cat", "dog"]}:
   --mean=R,G,B         mean of pixels between 0 and 1
   --std=R,G,B          standard deviation of pixels, likewise
   --channels=rgb|bgr   channel order of the network: bgr, if OpenCV read the
                        pictures that it was trained on (default rgb)
   --image_size=N       side to which pictures are resized
-  --classes=A,B,...    class names in the order of the network's outputs"""
+  --classes=A,B,...    class names in the order of the network's outputs.
+                       Without it, class folders count in the order of their
+                       names as text, 0, 1, 10, 2, as in torchvision; labelled
+                       pictures that contradict this stop the command"""
 
 _REPAIR_TEXT = f"""\
 usage: python -m cmu_jax repair --weights=FILE --model=NAME --proxy=FOLDER

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 
 from cmu_jax import audits
 from cmu_jax.audits import shadow, signals
-from cmu_jax.commands import frame, readings
+from cmu_jax.commands import frame, intake, readings
 from cmu_jax.commands.audit.npz_points import AuditPoints
 from cmu_jax.commands.requests import AuditRequest
 from cmu_jax.core import errors, provenance, rng
@@ -54,6 +54,9 @@ def read_case(request: AuditRequest) -> AuditCase:
     for root in roots
     if root is not None
   ]
+  intake.check_classes(
+    network, dict(zip(('--members', '--nonmembers'), parts, strict=False))
+  )
   pool = Batch(
     jnp.concatenate([batch.image for batch in batches]),
     jnp.concatenate([batch.label for batch in batches]),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from cmu_jax.commands import frame, readings
+from cmu_jax.commands import frame, intake, readings
 from cmu_jax.commands.requests import RepairRequest
 from cmu_jax.core import errors
 from cmu_jax.core.types import Batch, Network, Trigger
@@ -61,6 +61,10 @@ def read_case(request: RepairRequest) -> RepairCase:
     test = shipped.read_labelled(
       request.test, bad.image, network.class_names, network.reader
     )
+  # Wrong labels say nothing about the order of the classes.
+  proxy = bad if request.kind == 'label_noise' else None
+  true = proxy if request.labels == 'true' else None
+  intake.check_classes(network, {'--test': test, '--proxy': true})
   notes = (*network.notes, *target_notes)
   case = RepairCase(network, bad, test, target, None, None, notes)
   return case if target is None else _add_trigger(request, case)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cmu_jax import audits
-from cmu_jax.commands import frame, readings
+from cmu_jax.commands import frame, intake, readings
 from cmu_jax.commands.requests import UnlearnRequest
 from cmu_jax.commands.unlearn import page
 from cmu_jax.core import config as config_lib
@@ -100,6 +100,10 @@ def _read_case(request: UnlearnRequest) -> UnlearnCase:
     else shipped.read_labelled(root, image, network.class_names, network.reader)
     for root in (request.retain, request.test)
   )
+  case = UnlearnCase(network, forget, retain, test)
+  intake.check_classes(
+    network, {f'--{name}': batch for name, batch in case.sets().items()}
+  )
   # The labels of pictures to forget may be wrong, and the network right.
   for flag, root, batch, sure in (
     ('retain', request.retain, retain, True),
@@ -108,7 +112,7 @@ def _read_case(request: UnlearnRequest) -> UnlearnCase:
   ):
     if batch is not None:
       readings.check_labelled(network, batch, f'--{flag}={root}', sure)
-  return UnlearnCase(network, forget, retain, test)
+  return case
 
 
 def _settings(request: UnlearnRequest, case: UnlearnCase) -> Info:

@@ -144,11 +144,25 @@ class FolderPictures(NamedTuple):
     image: uint8 [n, h, w, c].
     group: for each image, the index of its subfolder in `names`, [n].
     names: the subfolders, sorted; ('',) if the images lie in the folder itself.
+    numbered: the images are of an archive, and `group` their labels, which
+      count from 0; `names` may be empty.
   """
 
   image: np.ndarray
   group: np.ndarray
   names: tuple[str, ...]
+  numbered: bool = False
+
+
+def class_folders(root: pathlib.Path) -> tuple[str, ...]:
+  """Lists the subfolders of a folder; ('',) if it has none.
+
+  Raises:
+    UserError: the folder is missing.
+  """
+  with common.check_readable(root):
+    errors.check(root.is_dir(), f'the image folder {root} does not exist')
+    return tuple(picture_files.list_subfolders(root)) or ('',)
 
 
 def read_folder(
@@ -170,10 +184,9 @@ def read_folder(
     UserError: the folder is missing or empty, has pictures both in it and in
       its folders, or an image is broken or of another size than the first.
   """
+  names = class_folders(root)
   with common.check_readable(root):
-    errors.check(root.is_dir(), f'the image folder {root} does not exist')
-    names = picture_files.list_subfolders(root)
-    listed = _list_split(root, names or [''])
+    listed = _list_split(root, list(names))
   paths = listed.paths
   _remark_on_frames(root, paths)
   # A reader of its own crops to a fixed size, so sizes may differ.
@@ -183,7 +196,7 @@ def read_folder(
     image = common.decode_images(
       len(paths), read(paths[0]).shape, lambda i: read(paths[i])
     )
-  return FolderPictures(image, listed.label, tuple(names) or ('',))
+  return FolderPictures(image, listed.label, names)
 
 
 def find(spec: str, options: SourceOptions) -> Source:

@@ -111,13 +111,37 @@ def _images_and_labels(
   return image, label
 
 
-def read_pictures(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-  """Reads `images`, uint8 [n, h, w, c], and `labels`, [n], of an archive.
+def read_pictures(
+  path: pathlib.Path,
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+  """Reads one set of pictures; a test split in the archive is left out.
+
+  Returns:
+    `images`, uint8 [n, h, w, c], `labels`, [n], and `class_names`, () if the
+    archive has none.
 
   Raises:
     UserError: the file is absent, or an array is missing or malformed.
   """
-  return _images_and_labels(path, read_arrays(path, LAYOUT, NAMES))
+  arrays = read_arrays(path, LAYOUT, NAMES)
+  image, label = _images_and_labels(path, arrays)
+  errors.check(
+    label.min(initial=0) >= 0,
+    f'{path} has label {label.min(initial=0)}; labels count from 0',
+  )
+  if 'test_images' in arrays:
+    errors.remark(f'Left out of {path}: test_images and test_labels.')
+  return image, label, read_class_names(path)
+
+
+def read_class_names(path: pathlib.Path) -> tuple[str, ...]:
+  """Reads `class_names` of an archive; () if it has none.
+
+  Raises:
+    UserError: the file is absent, or the names are no strings.
+  """
+  arrays = read_arrays(path, LAYOUT, ('class_names',))
+  return _class_names(arrays, 0) if arrays else ()
 
 
 def _build(path: pathlib.Path) -> SplitArrays:

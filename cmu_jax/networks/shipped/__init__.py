@@ -1,16 +1,16 @@
 """A network as a user ships it: reads its files, binds it, writes it back."""
 
+from cmu_jax.networks.shipped.class_order import ClassOrder, check_order
 from cmu_jax.networks.shipped.user_data import (
   label_pictures,
-  resolve_class_names,
+  read_labelled,
+  read_same_shape,
 )
 from cmu_jax.networks.shipped.user_network import (
   Backbone,
   ShippedNetwork,
   load,
   load_backbone,
-  read_labelled,
-  read_same_shape,
 )
 from cmu_jax.networks.shipped.writing import (
   WrittenWeights,
@@ -20,14 +20,15 @@ from cmu_jax.networks.shipped.writing import (
 
 __all__ = [
   'Backbone',
+  'ClassOrder',
   'ShippedNetwork',
   'WrittenWeights',
+  'check_order',
   'label_pictures',
   'load',
   'load_backbone',
   'read_labelled',
   'read_same_shape',
-  'resolve_class_names',
   'save_weights',
   'write',
 ]

@@ -13,6 +13,7 @@ from cmu_jax.core.types import Model, Variables
 from cmu_jax.data.sources import pictures
 from cmu_jax.networks import clip, weights
 from cmu_jax.networks.clip import architecture, heads, prompts, zero_shot
+from cmu_jax.networks.shipped import class_order
 from cmu_jax.networks.weights.names import Layout
 
 NAMES = (*clip.PUBLISHED, *clip.FROM_CONFIG)
@@ -110,16 +111,13 @@ def _size_changes(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def choose_class_names(
   names: Any, folders: tuple[str, ...], options: Mapping[str, Any]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+) -> class_order.ClassOrder:
   """Determines the class names that a head is made of.
 
   Args:
     names: as the user gave them, or None.
     folders: class folders of the pictures; ('',) where there are none.
     options: of the model; a stored head knows its classes.
-
-  Returns:
-    The names, and a note on an assumption, if any.
 
   Raises:
     UserError: the names of the classes are unknown or not distinct.
@@ -128,7 +126,8 @@ def choose_class_names(
     words = tuple(map(str, names))
   elif options.get('head'):
     # A saved head was made of sentences: its names need no check.
-    return heads.read(str(options['head'])).class_names, ()
+    words = heads.read(str(options['head'])).class_names
+    return class_order.ClassOrder(words, False, 'of the head')
   else:
     words = folders
   errors.check(
@@ -136,8 +135,9 @@ def choose_class_names(
     f'the head of a CLIP is made of class names, and {len(set(words))} are '
     'known: give --classes=A,B,..., each name once',
   )
-  note = 'The classes are taken to be the folders in alphabetical order.'
-  return words, () if names is not None else (note,)
+  # The head is made of the names, so that no order contradicts it.
+  source = 'as given' if names is not None else "the folders' names"
+  return class_order.ClassOrder(words, False, f'{source}; they make the head')
 
 
 def check_image_size(sizes: clip.Sizes, image_size: Any) -> None:

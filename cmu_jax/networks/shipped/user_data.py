@@ -5,20 +5,25 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from cmu_jax.core import errors, files
-from cmu_jax.data.sources import image_folder, npz, pictures
+from cmu_jax.core.types import Batch
+from cmu_jax.data.sources import image_folder, npz
+from cmu_jax.data.sources.pictures import PictureReader
 
 SIDE_FIELDS = (
   'mean',
   'std',
   'channels',
   'image_size',
-  'class_names',
+  'classes',
   'target',
 )
 _IGNORED_FIELDS = ('model', 'notes')
+# Earlier names of fields, which files may still have.
+_RENAMED = {'class_names': 'classes'}
 
 
 def _is_number(value: Any) -> bool:
@@ -47,7 +52,7 @@ _SIDE_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
   'std': (_are_numbers, 'a list of numbers, one a channel'),
   'channels': (('rgb', 'bgr').__contains__, "'rgb' or 'bgr'"),
   'image_size': (_is_size, 'a whole number of pixels above 0'),
-  'class_names': (_are_classes, 'a list of names, in the order of the outputs'),
+  'classes': (_are_classes, 'a list of names, in the order of the outputs'),
   'target': (_is_class, 'the name or the number of a class'),
 }
 
@@ -92,9 +97,9 @@ def check_side_file(side: Mapping[str, Any], path: str) -> dict[str, Any]:
   Raises:
     UserError: names the field.
   """
+  result = _rename_fields(side, path)
   # A misspelled field must not count as absent.
-  result = dict(side)
-  for name, value in side.items():
+  for name, value in list(result.items()):
     if name not in (*SIDE_FIELDS, *_IGNORED_FIELDS):
       raise errors.unknown_name('field of the side file', name, SIDE_FIELDS)
     if name not in _SIDE_RULES or value is None:
@@ -110,46 +115,24 @@ def check_side_file(side: Mapping[str, Any], path: str) -> dict[str, Any]:
   return result
 
 
-def resolve_class_names(
-  names: Any, classes: int, folders: tuple[str, ...]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """Determines the names of all classes in the order of the outputs.
-
-  Args:
-    names: as the user gave them, or None.
-    classes: number of outputs.
-    folders: class folders of the pictures.
-
-  Returns:
-    The names, and a note on an assumption, if any.
-  """
-  if names is not None:
-    given = tuple(map(str, names))
-    errors.check(
-      len(given) == classes and len(set(given)) == classes,
-      f'{len(set(given))} different class names are given, the network has '
-      f'{classes} outputs; name each once, in their order',
-    )
-    return given, ()
-  # Folders may be named by class numbers, and need not show every class.
-  numbers = tuple(map(str, range(classes)))
-  if set(folders) <= {*numbers, ''}:
-    return numbers, ()
-  if len(folders) == classes:
-    return folders, (
-      'The classes are taken to be the folders in alphabetical order.',
-    )
-  raise errors.UserError(
-    f'the network has {classes} outputs, the folder {len(folders)} class '
-    f'folders ({", ".join(folders[:4])}{"..." if len(folders) > 4 else ""}): '
-    'give --classes=A,B,... in the order of the outputs'
-  )
-
-
 def label_pictures(
   root: str, folder: image_folder.FolderPictures, class_names: tuple[str, ...]
 ) -> np.ndarray:
-  """Class indices of pictures that lie in folders named after classes."""
+  """Class indices of pictures, by the names of their folders.
+
+  Labels of an archive without these names are positions already.
+
+  Raises:
+    UserError: no class folders, an unknown one, or a label without an output.
+  """
+  if folder.numbered and not set(folder.names) & set(class_names):
+    largest = int(folder.group.max(initial=0))
+    errors.check(
+      largest < len(class_names),
+      f'{root} has label {largest}, but the network has outputs 0 to '
+      f'{len(class_names) - 1}',
+    )
+    return folder.group.astype(np.int32)
   errors.check(
     folder.names != ('',),
     f'{root} has no class folders: put each picture in the folder of its class '
@@ -163,11 +146,42 @@ def label_pictures(
   return index[folder.group]
 
 
+def _rename_fields(side: Mapping[str, Any], path: str) -> dict[str, Any]:
+  """Gives fields of earlier versions their present name, and says so."""
+  result = dict(side)
+  for earlier, name in _RENAMED.items():
+    if earlier not in side:
+      continue
+    errors.check(
+      name not in side,
+      f"the side file of {path} has both '{earlier}' and '{name}'; keep "
+      f"'{name}'",
+    )
+    errors.remark(
+      f"The side file of {path} calls '{name}' by its earlier name "
+      f"'{earlier}'; both are read."
+    )
+    result[name] = result.pop(earlier)
+  return result
+
+
+def list_classes(root: str) -> tuple[tuple[str, ...], bool]:
+  """Names of class folders, and whether the labels are positions instead.
+
+  Raises:
+    UserError: nothing there.
+  """
+  path = pathlib.Path(root).expanduser()
+  if path.suffix == '.npz':
+    return npz.read_class_names(path), True
+  return image_folder.class_folders(path), False
+
+
 def read_pictures(
   root: str,
   image_size: int | None,
   channels: int | None,
-  reader: pictures.PictureReader | None = None,
+  reader: PictureReader | None = None,
 ) -> image_folder.FolderPictures:
   """Reads pictures with classes, of one size and colour.
 
@@ -187,7 +201,7 @@ def read_pictures(
   errors.check(
     reader is None, f'{root}: this network reads picture files; give a folder'
   )
-  image, label = npz.read_pictures(path)
+  image, label, names = npz.read_pictures(path)
   # Only picture files are resized, at the time they are decoded.
   errors.check(
     image_size in (None, image.shape[1]),
@@ -201,6 +215,47 @@ def read_pictures(
     f'{root} holds pictures of {image.shape[3]} channels, the network takes '
     f'{channels}',
   )
-  # Labels of an archive are numbers, and their texts stand for class folders.
-  present, group = np.unique(label, return_inverse=True)
-  return image_folder.FolderPictures(image, group, tuple(map(str, present)))
+  # An archive without names has no class folders: its labels are positions.
+  return image_folder.FolderPictures(image, label, names, True)
+
+
+def read_labelled(
+  root: str,
+  image: Any,
+  class_names: tuple[str, ...],
+  reader: PictureReader | None = None,
+) -> Batch:
+  """Reads class folders of pictures in the size of given pictures.
+
+  Args:
+    root: the folder.
+    image: raw pixels, [n, h, w, c].
+    class_names: in the order of the network's outputs.
+    reader: see `ShippedNetwork.reader`.
+
+  Raises:
+    UserError: an unknown class folder, or pictures that do not fit.
+  """
+  pictures = read_same_shape(root, image, reader)
+  label = label_pictures(root, pictures, class_names)
+  return Batch(jnp.asarray(pictures.image), jnp.asarray(label))
+
+
+def read_same_shape(
+  root: str, image: Any, reader: PictureReader | None = None
+) -> image_folder.FolderPictures:
+  """Reads pictures in the size and colours of given pictures, [n, h, w, c].
+
+  Raises:
+    UserError: pictures of another shape.
+  """
+  height, width, channels = image.shape[1:]
+  # Only square pictures can be resized without a choice of the crop.
+  side = height if height == width else None
+  pictures = read_pictures(root, side, channels, reader)
+  errors.check(
+    pictures.image.shape[1:] == tuple(image.shape[1:]),
+    f'{root}: pictures of {pictures.image.shape[1:3]} pixels, the others have '
+    f'{(height, width)}; make them the same size',
+  )
+  return pictures

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 
 from cmu_jax import networks
 from cmu_jax.core import errors, files, literals
-from cmu_jax.core.types import Batch, InputStep, Model, Network, Variables
+from cmu_jax.core.types import InputStep, Model, Network, Variables
 from cmu_jax.data import input_step
 from cmu_jax.data.sources import image_folder
 from cmu_jax.data.sources.pictures import PictureReader
 from cmu_jax.networks import clip, weights
 from cmu_jax.networks.clip import zero_shot
-from cmu_jax.networks.shipped import clip_network, user_data
+from cmu_jax.networks.shipped import class_order, clip_network, user_data
 from cmu_jax.networks.weights import names
 from cmu_jax.networks.weights.names import Layout
 
@@ -37,7 +37,7 @@ class ShippedNetwork(NamedTuple):
     layout: the place of each of them in the file.
     inputs: raw pixels to network input.
     pictures: of the folder that it was fitted to.
-    class_names: one name a class.
+    order: names of the classes in the order of the outputs.
     mean: of the normalisation.
     std: likewise.
     target: from a flag or the side file, or None.
@@ -55,7 +55,7 @@ class ShippedNetwork(NamedTuple):
   layout: Layout
   inputs: InputStep
   pictures: image_folder.FolderPictures
-  class_names: tuple[str, ...]
+  order: class_order.ClassOrder
   mean: tuple[float, ...]
   std: tuple[float, ...]
   target: Any
@@ -64,6 +64,10 @@ class ShippedNetwork(NamedTuple):
   reader: PictureReader | None = None
   write_companions: Callable[[pathlib.Path], None] | None = None
   channels: str = 'rgb'
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    return self.order.names
 
   @property
   def classifier(self) -> Network:
@@ -113,7 +117,7 @@ def load(
     model: name of a network, with options: 'resnet18:stem=imagenet', or of a
       CLIP, whose head is made of class names: 'clip-vit-b16'.
     root: folder of pictures, in class folders or not.
-    overrides: 'mean', 'std', 'channels', 'image_size', 'class_names' and
+    overrides: 'mean', 'std', 'channels', 'image_size', 'classes' and
       'target' as the user gave them; None is inferred.
 
   Raises:
@@ -130,13 +134,15 @@ def load(
   facts = _merge_facts(path, overrides, side, {})
   heads = names.head_names(networks.REGISTRY[family].torch_name)
   classes = weights.count_classes(stored.arrays, heads)
+  # Said first: everything else depends on it.
+  order = class_order.resolve(
+    facts['classes'], classes, *user_data.list_classes(root)
+  )
+  errors.remark(class_order.describe(order))
   network, variables, layout, pictures, notes = _fit_network(
     request, facts, stored, classes
   )
   mean, std = tuple(facts['mean']), tuple(facts['std'])
-  class_names, assumption = user_data.resolve_class_names(
-    facts['class_names'], classes, pictures.names
-  )
   return ShippedNetwork(
     network,
     variables,
@@ -144,11 +150,11 @@ def load(
     layout,
     input_step.make(mean, std, channels=facts['channels']),
     pictures,
-    class_names,
+    order,
     mean,
     std,
     facts['target'],
-    (*_reading_notes(stored, layout), *notes, *assumption),
+    (*_reading_notes(stored, layout), *notes),
     side,
     write_companions=clip.config_writer(path) if config else None,
     channels=facts['channels'],
@@ -238,11 +244,12 @@ def _load_clip(
   reader = clip_network.picture_reader(sizes)
   # Picture files alone: an archive was resized by another filter than CLIP's.
   folder = files.expand(root)
-  pictures = image_folder.read_folder(folder, None, 3, reader)
-  class_names, assumption = clip_network.choose_class_names(
-    facts['class_names'], pictures.names, options
+  order = clip_network.choose_class_names(
+    facts['classes'], image_folder.class_folders(folder), options
   )
-  classifier = clip_network.load_classifier(path, family, class_names, options)
+  errors.remark(class_order.describe(order))
+  pictures = image_folder.read_folder(folder, None, 3, reader)
+  classifier = clip_network.load_classifier(path, family, order.names, options)
   mean, std = tuple(facts['mean']), tuple(facts['std'])
   return ShippedNetwork(
     classifier.model,
@@ -251,13 +258,12 @@ def _load_clip(
     classifier.layout,
     input_step.make(mean, std, channels=facts['channels']),
     pictures,
-    class_names,
+    order,
     mean,
     std,
     facts['target'],
     (
       *_reading_notes(classifier.loaded.stored, classifier.loaded.layout),
-      *assumption,
       *classifier.notes,
     ),
     side,
@@ -265,48 +271,6 @@ def _load_clip(
     functools.partial(clip_network.write_head_and_config, classifier, path),
     facts['channels'],
   )
-
-
-def read_labelled(
-  root: str,
-  image: Any,
-  class_names: tuple[str, ...],
-  reader: PictureReader | None = None,
-) -> Batch:
-  """Reads class folders of pictures in the size of given pictures.
-
-  Args:
-    root: the folder.
-    image: raw pixels, [n, h, w, c].
-    class_names: in the order of the network's outputs.
-    reader: see `ShippedNetwork.reader`.
-
-  Raises:
-    UserError: an unknown class folder, or pictures that do not fit.
-  """
-  pictures = read_same_shape(root, image, reader)
-  label = user_data.label_pictures(root, pictures, class_names)
-  return Batch(jnp.asarray(pictures.image), jnp.asarray(label))
-
-
-def read_same_shape(
-  root: str, image: Any, reader: PictureReader | None = None
-) -> image_folder.FolderPictures:
-  """Reads pictures in the size and colours of given pictures, [n, h, w, c].
-
-  Raises:
-    UserError: pictures of another shape.
-  """
-  height, width, channels = image.shape[1:]
-  # Only square pictures can be resized without a choice of the crop.
-  side = height if height == width else None
-  pictures = user_data.read_pictures(root, side, channels, reader)
-  errors.check(
-    pictures.image.shape[1:] == tuple(image.shape[1:]),
-    f'{root}: pictures of {pictures.image.shape[1:3]} pixels, the others have '
-    f'{(height, width)}; make them the same size',
-  )
-  return pictures
 
 
 def _fit_network(

@@ -78,7 +78,7 @@ def save_weights(
   mean: float | Sequence[float],
   std: float | Sequence[float],
   *,
-  class_names: Sequence[str] | None = None,
+  classes: Sequence[str] | None = None,
   image_size: int | None = None,
   target: str | int | None = None,
 ) -> pathlib.Path:
@@ -91,7 +91,8 @@ def save_weights(
     variables: parameters and statistics.
     mean: of the input step's pixels between 0 and 1, for all or each channel.
     std: likewise.
-    class_names: in the order of the outputs; None where they are numbers.
+    classes: names in the order of the outputs; None leaves them to the class
+      folders, sorted as text.
     image_size: side to which pictures are resized; None for no resizing.
     target: class to which a trigger leads, if known.
 
@@ -111,7 +112,7 @@ def save_weights(
   facts: dict[str, Any] = {
     'mean': np.ravel(mean).astype(float).tolist(),
     'std': np.ravel(std).astype(float).tolist(),
-    'class_names': None if class_names is None else list(class_names),
+    'classes': None if classes is None else list(classes),
     'image_size': image_size,
     'target': target,
   }
