@@ -125,7 +125,7 @@ def test_a_picture_cannot_be_both(shipped, tmp_path, capsys):
     ),
     (
       {'images': np.zeros((3, 8, 8), np.uint8), 'labels': np.arange(9, 12)},
-      'class folder',
+      'label 11',
     ),
   ],
 )
