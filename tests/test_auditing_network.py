@@ -68,7 +68,7 @@ def test_a_network_is_audited(shipped, tmp_path, capsys):
   out = tmp_path / 'audit'
   assert program.main(['audit', *argv(shipped, out)]) == 0
   said = capsys.readouterr().out
-  assert said.startswith('4 references of 100 pictures and 80 steps: about ')
+  assert '\n4 references of 100 pictures and 80 steps: about ' in said
   found = json.loads((out / 'results.json').read_text())
   rows = {row['attack']: row for row in found['rows']}
   assert list(rows)[:3] == ['RMIA', 'RMIA, ratio alone', 'LiRA']

@@ -141,7 +141,10 @@ MISTAKES = {
   'option': (lambda p: {'model': 'clip:haed=x'}, "did you mean 'head'"),
   'sentences': (lambda p: {'model': 'clip:sentences=cifar'}, "'cifar10'"),
   'head': (lambda p: {'model': 'clip:head=no.npz'}, 'no.npz does not exist'),
-  'broken': (lambda p: {'proxy': _broken(p)}, 'cannot decode the image'),
+  'broken': (
+    lambda p: {'proxy': _broken(p), 'classes': 'cat,dog'},
+    'cannot decode the image',
+  ),
 }
 
 

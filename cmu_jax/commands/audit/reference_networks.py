@@ -17,6 +17,7 @@ from cmu_jax.commands.requests import AuditRequest
 from cmu_jax.core import errors, provenance, rng
 from cmu_jax.core.types import Batch, Info
 from cmu_jax.data import input_step
+from cmu_jax.data.sources import common
 from cmu_jax.networks import shipped
 from cmu_jax.networks.shipped import ShippedNetwork
 from cmu_jax.training import metrics, optimizers, train
@@ -48,15 +49,20 @@ def read_case(request: AuditRequest) -> AuditCase:
   assert request.members and request.nonmembers
   network = frame.load_network(request, request.members)
   image = jnp.asarray(network.pictures.image)
-  roots = (request.members, request.nonmembers, request.data)
-  batches = [
-    shipped.read_labelled(root, image, network.class_names)
-    for root in roots
-    if root is not None
-  ]
-  intake.check_classes(
-    network, dict(zip(('--members', '--nonmembers'), parts, strict=False))
-  )
+  sets: dict[str, Batch] = {}
+  for flag in ('--members', '--nonmembers', '--data'):
+    root = getattr(request, flag.removeprefix('--'))
+    if root is not None:
+      batch = shipped.read_labelled(
+        root, image, network.class_names, network.reader
+      )
+      sets[flag] = intake.drop_repeats(flag, batch)
+  _check_disjoint(request, sets['--members'], sets['--nonmembers'])
+  # Labels of further pictures train references, and compare with nothing.
+  further = sets.pop('--data', None)
+  intake.check_classes(network, sets)
+  further = intake.drop_copies('--data', further, sets)
+  batches = [*sets.values(), *([] if further is None else [further])]
   pool = Batch(
     jnp.concatenate([batch.image for batch in batches]),
     jnp.concatenate([batch.label for batch in batches]),
@@ -64,23 +70,24 @@ def read_case(request: AuditRequest) -> AuditCase:
   # Members, non-members and further pictures by position.
   sizes = [batch.label.shape[0] for batch in batches]
   source = np.repeat(np.arange(len(batches)), sizes)
-  _check_disjoint(request, np.asarray(pool.image), source)
   # Nothing can be told from a network that does not know its pictures.
   readings.check_labelled(network, batches[0], f'--members={request.members}')
   return AuditCase(network, pool, source == 0, source == 2)
 
 
 def _check_disjoint(
-  request: AuditRequest, image: np.ndarray, source: np.ndarray
+  request: AuditRequest, members: Batch, others: Batch
 ) -> None:
   """Refuses a picture that is a member and a non-member."""
-  flat = image.reshape(len(image), -1)
-  # Duplicates count too: a copy of a member is a member.
-  _, group = np.unique(flat, axis=0, return_inverse=True)
-  shared = np.intersect1d(group[source == 0], group[source == 1])
+  # The user alone knows on which of shared sides a picture belongs.
+  digests = (
+    set(common.picture_digests(np.asarray(batch.image)))
+    for batch in (members, others)
+  )
+  shared = len(set.intersection(*digests))
   errors.check(
-    not shared.size,
-    f'{shared.size} pictures are in --members={request.members} and in '
+    not shared,
+    f'{shared} pictures are in --members={request.members} and in '
     f'--nonmembers={request.nonmembers}; remove them from one of the two',
   )
 

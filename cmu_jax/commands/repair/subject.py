@@ -61,6 +61,7 @@ def read_case(request: RepairRequest) -> RepairCase:
     test = shipped.read_labelled(
       request.test, bad.image, network.class_names, network.reader
     )
+  test = intake.drop_copies('--test', test, {'--proxy': bad})
   # Wrong labels say nothing about the order of the classes.
   proxy = bad if request.kind == 'label_noise' else None
   true = proxy if request.labels == 'true' else None
@@ -104,6 +105,8 @@ def _add_trigger(request: RepairRequest, case: RepairCase) -> RepairCase:
   pictures = shipped.read_same_shape(
     request.ordinary, case.bad.image, network.reader
   ).image
+  bad = {'--proxy': case.bad.image}
+  pictures = pictures[intake.mark_new('--ordinary', pictures, bad)]
   readings.check_unlabelled(
     network, jnp.asarray(pictures), f'--ordinary={request.ordinary}'
   )
@@ -113,6 +116,8 @@ def _add_trigger(request: RepairRequest, case: RepairCase) -> RepairCase:
     jnp.zeros(len(pictures), jnp.int32),
     jnp.ones(len(pictures), bool),
   )
+  test = intake.drop_copies('--test', case.test, {'--ordinary': batch})
+  case = case._replace(test=test)
   hit = 0.0
   if trigger is not None:
     step = input_step.with_trigger(network.inputs, trigger)

@@ -100,6 +100,10 @@ def _read_case(request: UnlearnRequest) -> UnlearnCase:
     else shipped.read_labelled(root, image, network.class_names, network.reader)
     for root in (request.retain, request.test)
   )
+  retain = intake.drop_copies('--retain', retain, {'--forget': forget})
+  test = intake.drop_copies(
+    '--test', test, {'--forget': forget, '--retain': retain}
+  )
   case = UnlearnCase(network, forget, retain, test)
   intake.check_classes(
     network, {f'--{name}': batch for name, batch in case.sets().items()}

@@ -80,6 +80,9 @@ def load(
   )
   options = SourceOptions(data_dir, download, image_size)
   arrays = _read_source(source, _find_source(source, options), cache_dir)
+  # Published sets are as they are; a user's own split may be a mistake.
+  if source.startswith(('folder:', 'npz:')):
+    common.remark_on_copies(source, arrays)
   # Copies: on a CPU jax would otherwise share the mapped file's memory.
   train = Batch(jnp.array(arrays.train_image), jnp.array(arrays.train_label))
   test = Batch(jnp.array(arrays.test_image), jnp.array(arrays.test_label))

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -230,3 +231,23 @@ def find_digits(spec: str, options: SourceOptions) -> Source:
   )
   # No facts: decoding the digits is quicker than reading a cache.
   return Source(None, _build_digits)
+
+
+def picture_digests(image: UInt8[np.ndarray, 'n h w c']) -> list[bytes]:
+  """Computes a digest of the pixels of each picture."""
+  return [
+    hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16).digest()
+    for pixels in image
+  ]
+
+
+def remark_on_copies(name: str, arrays: SplitArrays) -> None:
+  """Says how many test pictures are training pictures, pixel for pixel."""
+  # The user made this split: taking pictures out could empty a class.
+  train = set(picture_digests(arrays.train_image))
+  copies = sum(x in train for x in picture_digests(arrays.test_image))
+  if copies:
+    errors.remark(
+      f'Warning: {copies} of {len(arrays.test_image)} test pictures of {name} '
+      'are training pictures too; no test accuracy here is of unseen pictures.'
+    )

@@ -171,7 +171,7 @@ def list_classes(root: str) -> tuple[tuple[str, ...], bool]:
   Raises:
     UserError: nothing there.
   """
-  path = pathlib.Path(root).expanduser()
+  path = files.expand(root)
   if path.suffix == '.npz':
     return npz.read_class_names(path), True
   return image_folder.class_folders(path), False
