@@ -94,10 +94,12 @@ def flags(folder, **changes):
   return [f'--{k}={v}' for k, v in values.items() if v is not None]
 
 
-def pictures(folder, named, mode='L', size=(8, 8)):
-  """So many pictures in folders of these names."""
+def pictures(folder, named, mode='L', size=(8, 8), darkest=0):
+  """So many pictures in folders of these names, of one colour each."""
   for name, count in named.items():
     (folder / name).mkdir(parents=True, exist_ok=True)
     for i in range(count):
-      PIL.Image.new(mode, size, i * 9).save(folder / name / f'{i}.png')
+      PIL.Image.new(mode, size, i * 9 + darkest).save(
+        folder / name / f'{i}.png'
+      )
   return folder

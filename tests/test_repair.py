@@ -116,7 +116,9 @@ def test_label_noise_with_class_names_a_test_folder_and_one_colour_image(
   for i, pixels in enumerate(np.asarray(digits.image)[:30, :, :, 0]):
     PIL.Image.fromarray(pixels).save(bad / f'class{i % 10}' / f'{i}.png')
   PIL.Image.new('L', (8, 8), 77).convert('P').save(bad / 'class3' / 'p.png')
-  test = repair_case.pictures(tmp_path / 'test', {'class1': 2, 'class9': 2})
+  test = repair_case.pictures(
+    tmp_path / 'test', {'class1': 2, 'class9': 2}, darkest=4
+  )
   shutil.copy(folder / 'w.npz', tmp_path)
   results = repair(
     weights=str(tmp_path / 'w.npz'),

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from cmu_jax.core import errors
 from cmu_jax.core.types import InputStep, PRNGKey, Trigger
+from cmu_jax.data import normalisation
 
 Image = Num[Array, 'n h w c']
 TriggerFlags = Bool[Array, 'n'] | None
@@ -110,6 +111,7 @@ def _check_statistics(mean: Sequence[float], std: Sequence[float]):
     np.isfinite(vectors).all() and (vectors[1] > 0).all(),
     f'mean {mean} and std {std} must be finite and std positive',
   )
+  normalisation.check_range(mean, std)
   return vectors
 
 
@@ -143,8 +145,9 @@ def make(
     [0, 255]; the result is the same.
 
   Raises:
-    UserError: mean and std do not fit each other, pad is negative, or, when
-      called, the channels or the trigger's size do not fit the images.
+    UserError: mean and std do not fit each other or are of pixels up to 255,
+      pad is negative, or, when called, channels or the trigger's size do not
+      fit the images.
   """
   centre, scale = _check_statistics(mean, std)
   errors.check(pad >= 0, f'crop padding {pad} is negative; use 0 for no crop')

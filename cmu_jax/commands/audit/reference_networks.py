@@ -79,7 +79,7 @@ def _check_disjoint(
   request: AuditRequest, members: Batch, others: Batch
 ) -> None:
   """Refuses a picture that is a member and a non-member."""
-  # The user alone knows on which of shared sides a picture belongs.
+  # The user alone knows on which side a shared picture belongs.
   digests = (
     set(common.picture_digests(np.asarray(batch.image)))
     for batch in (members, others)

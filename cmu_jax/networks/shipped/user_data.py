@@ -10,6 +10,7 @@ import numpy as np
 
 from cmu_jax.core import errors, files
 from cmu_jax.core.types import Batch
+from cmu_jax.data import normalisation
 from cmu_jax.data.sources import image_folder, npz
 from cmu_jax.data.sources.pictures import PictureReader
 
@@ -22,6 +23,8 @@ SIDE_FIELDS = (
   'target',
 )
 _IGNORED_FIELDS = ('model', 'notes')
+# Flags of the normalisation.
+STATISTICS = ('--mean', '--std')
 # Earlier names of fields, which files may still have.
 _RENAMED = {'class_names': 'classes'}
 
@@ -163,6 +166,25 @@ def _rename_fields(side: Mapping[str, Any], path: str) -> dict[str, Any]:
     )
     result[name] = result.pop(earlier)
   return result
+
+
+def check_normalisation(
+  facts: Mapping[str, Any], folder: image_folder.FolderPictures
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Returns mean and standard deviation, if they suit the pictures.
+
+  Raises:
+    UserError: they are in each other's place.
+  """
+  mean, std = tuple(facts['mean']), tuple(facts['std'])
+  normalisation.check_exchange(mean, std, folder.image, STATISTICS)
+  channels = folder.image.shape[3]
+  if len(mean) == len(std) == 1 < channels:
+    errors.remark(
+      f'The mean {mean[0]:g} and the standard deviation {std[0]:g} are taken '
+      f'for all {channels} channels.'
+    )
+  return mean, std
 
 
 def list_classes(root: str) -> tuple[tuple[str, ...], bool]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from cmu_jax import networks
 from cmu_jax.core import errors, files, literals
 from cmu_jax.core.types import InputStep, Model, Network, Variables
-from cmu_jax.data import input_step
+from cmu_jax.data import input_step, normalisation
 from cmu_jax.data.sources import image_folder
 from cmu_jax.data.sources.pictures import PictureReader
 from cmu_jax.networks import clip, weights
@@ -142,7 +142,7 @@ def load(
   network, variables, layout, pictures, notes = _fit_network(
     request, facts, stored, classes
   )
-  mean, std = tuple(facts['mean']), tuple(facts['std'])
+  mean, std = user_data.check_normalisation(facts, pictures)
   return ShippedNetwork(
     network,
     variables,
@@ -250,7 +250,7 @@ def _load_clip(
   errors.remark(class_order.describe(order))
   pictures = image_folder.read_folder(folder, None, 3, reader)
   classifier = clip_network.load_classifier(path, family, order.names, options)
-  mean, std = tuple(facts['mean']), tuple(facts['std'])
+  mean, std = user_data.check_normalisation(facts, pictures)
   return ShippedNetwork(
     classifier.model,
     classifier.variables,
@@ -319,7 +319,7 @@ def _merge_facts(
   usual: Mapping[str, Any],
 ) -> dict[str, Any]:
   """Takes each fact from flags, side file or the network's custom, in order."""
-  facts = {}
+  facts: dict[str, Any] = {}
   for field in user_data.SIDE_FIELDS:
     # 0 is a target and a mean: only None counts as absent.
     values = (source.get(field) for source in (overrides, side, usual))
@@ -331,6 +331,8 @@ def _merge_facts(
     f'--std (of pixels between 0 and 1), or write {path}.json with '
     '{"mean": [...], "std": [...]}',
   )
+  # Before the weights and the pictures are bound, which takes longer.
+  normalisation.check_range(facts['mean'], facts['std'], user_data.STATISTICS)
   return facts
 
 

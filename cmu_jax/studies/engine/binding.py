@@ -18,8 +18,9 @@ from cmu_jax.core.types import (
   Network,
   Trigger,
 )
-from cmu_jax.data import input_step, sources, splits
+from cmu_jax.data import input_step, normalisation, sources, splits
 from cmu_jax.data.corruption import triggers
+from cmu_jax.studies.engine import recipes
 
 # Weights as they were and as they are, gradient, momentum: the least that a
 # training holds.
@@ -122,6 +123,9 @@ def make_inputs(
     settings.pad < side,
     f'config.input.pad is {settings.pad}, but the images have a side of {side} '
     'pixels; choose a smaller one',
+  )
+  normalisation.check_exchange(
+    settings.mean, settings.std, dataset.train.image, recipes.NORMALISATION
   )
   return input_step.make(
     tuple(settings.mean),

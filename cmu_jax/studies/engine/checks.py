@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cmu_jax.core import errors
+from cmu_jax.data import normalisation
 from cmu_jax.studies.engine import recipes
 
 AUDITS = ('', 'rmia')
@@ -102,6 +103,7 @@ def check_network(config: ConfigDict, *trainings: str) -> None:
       min(np.asarray(std)) > 0,
       f'config.input.std is {std}; every value must be above 0',
     )
+    normalisation.check_range(mean, std, recipes.NORMALISATION)
   for name, value in config.model.items():
     errors.check(
       type(value) is not int or value >= 1,

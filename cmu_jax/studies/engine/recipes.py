@@ -48,6 +48,10 @@ def source() -> dict[str, Any]:
   )
 
 
+# Fields of the normalisation, as a command line has them.
+NORMALISATION = ('--config.input.mean', '--config.input.std')
+
+
 def pixels(
   mean: tuple[float, ...] = (0.5,), std: tuple[float, ...] = (0.5,)
 ) -> dict[str, Any]:
