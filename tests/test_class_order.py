@@ -180,7 +180,8 @@ def test_the_remedy_works_and_a_wrong_remedy_is_a_warning(tmp_path, capsys):
     'Class order: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 (as given).'
   ]
   capsys.readouterr()
-  other = ','.join(sorted(true))
+  # Half of it is right: a corruption may look like this.
+  other = ','.join((*true[:5], *true[6:], true[5]))
   again = {'classes': other, 'out': tmp_path / 'again'}
   flags = copying_network.flags(tmp_path, **values, **again)
   assert program.main(['unlearn', *flags]) == 0
