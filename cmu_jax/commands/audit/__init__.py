@@ -16,7 +16,7 @@ __all__ = ['AuditRequest', 'audit', 'load']
 
 
 def load() -> tuple[Callable[[Any], Any], Callable[[Any], str]]:
-  """Imports the work of the command, with JAX; see `flags.run`."""
+  """Imports the work of an audit, with JAX; see `flags.run`."""
   from cmu_jax.commands.audit import job, page
 
   return job.run, page.console

@@ -97,7 +97,7 @@ def limitations(results: dict[str, Any]) -> list[str]:
 
 
 def console(results: dict[str, Any]) -> str:
-  """The outcome for a terminal."""
+  """The outcome of an audit for a terminal."""
   return frame.console(results, [headline(results), *outcome(results)])
 
 

@@ -93,7 +93,7 @@ def _check_disjoint(
 
 
 def case_settings(case: AuditCase) -> Info:
-  """Inferred settings, and digests of the inputs."""
+  """Settings of an audit that are inferred, and digests of its inputs."""
   return {
     **frame.network_settings(case.network, case.pool.image),
     'pictures_sha256': provenance.digest(case.pool.image, case.pool.label),

@@ -19,7 +19,7 @@ __all__ = ['METHODS', 'UnlearnRequest', 'load', 'unlearn']
 
 
 def load() -> tuple[Callable[[Any], Any], Callable[[Any], str]]:
-  """Imports the work of the command, with JAX; see `flags.run`."""
+  """Imports the work of an unlearning, with JAX; see `flags.run`."""
   from cmu_jax.commands.unlearn import job, page
 
   return job.run, page.console

@@ -153,7 +153,7 @@ def limitations(results: dict[str, Any]) -> list[str]:
 
 
 def console(results: dict[str, Any]) -> str:
-  """The outcome for a terminal."""
+  """The outcome of an unlearning for a terminal."""
   lines = [headline(results), *outcome(results), *results['notes']]
   return frame.console(results, lines)
 
