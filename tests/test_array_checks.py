@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import cmu_jax
-from cmu_jax import networks
+from cmu_jax import audits, networks
 from cmu_jax.core import array_checks, errors
 from cmu_jax.core.types import (
   Batch,
@@ -166,6 +166,21 @@ def test_a_method_names_the_part_of_its_data(data, said):
   method = cmu_jax.amun(NETWORK, TRAINING)
   with pytest.raises(errors.UserError, match=said):
     method(KEY, START, data)
+
+
+@pytest.mark.parametrize(
+  'name', ['softmax', 'logit_confidence', 'taylor_softmax']
+)
+@pytest.mark.parametrize('shift', [-1, 1, 9])
+def test_signals_take_classes_only(name, shift):
+  """A gather would take another class's probability for that of the label."""
+  logits = jnp.eye(CLASSES)[LABEL]
+  signal = audits.SIGNALS[name]
+  with pytest.raises(errors.UserError, match='labels'):
+    signal(logits, jnp.asarray(LABEL + shift))
+  assert jnp.isfinite(signal(logits, jnp.asarray(LABEL))).all()
+  with pytest.raises(errors.UserError, match='true labels'):
+    audits.draw_other_labels(KEY, LABEL, LABEL + shift, CLASSES)
 
 
 def test_padded_rows_are_not_read():

@@ -29,7 +29,7 @@ from jaxtyping import Float, Int, Num
 from scipy import stats
 
 from cmu_jax.audits import rmia_scores, signals
-from cmu_jax.core import errors, rng
+from cmu_jax.core import array_checks, errors, rng
 from cmu_jax.core.types import PRNGKey
 
 _OFFLINE_A = 0.3
@@ -67,13 +67,15 @@ def draw_other_labels(
     classes: k.
 
   Raises:
-    UserError: there is no third class, or a label is right.
+    UserError: there is no third class, or a label is right or no class.
   """
   errors.check(
     classes >= 3,
     f'an audit of wrong labels offers two of them, but there are {classes} '
     'classes: leave out the audit',
   )
+  array_checks.check_labels('wrong labels', wrong, classes)
+  array_checks.check_labels('true labels', truth, classes)
   # A right label is no secret: any good network predicts it.
   right = wrong == truth
   errors.check(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from cmu_jax.core import array_checks
 from cmu_jax.training import metrics
 
 Logits = Float[Array, '*b n k']
@@ -21,6 +22,8 @@ _MIN_PROBABILITY = 1e-30
 
 
 def _label_value(values: Logits, label: Labels) -> Float[Array, '*b n']:
+  # A gather takes -1 for the last class, and clamps.
+  array_checks.check_labels('labels', label, values.shape[-1])
   index = jnp.broadcast_to(label, values.shape[:-1])[..., None]
   return jnp.take_along_axis(values, index, axis=-1)[..., 0]
 
@@ -39,6 +42,7 @@ def softmax(logits: Logits, label: Labels) -> Float[Array, '*b n']:
 def log_likelihood(logits: Logits, label: Labels) -> Float[Array, '*b n']:
   """The negative cross-entropy: the attack that thresholds the loss."""
   classes = logits.shape[-1]
+  array_checks.check_labels('labels', label, classes)
   # The loss of the package takes a single batch axis.
   flat = logits.reshape(-1, classes)
   labels = jnp.broadcast_to(label, logits.shape[:-1]).reshape(-1)
