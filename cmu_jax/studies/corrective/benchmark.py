@@ -6,7 +6,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from cmu_jax.core import jit, provenance, rng
-from cmu_jax.core.types import Batch, Dataset, Method, Variables
+from cmu_jax.core.types import Batch, Method, Variables
 from cmu_jax.studies.corrective import roster, trials, world
 from cmu_jax.studies.corrective.trials import Case
 from cmu_jax.studies.corrective.world import Scene, World
@@ -30,12 +30,15 @@ class Benchmark(NamedTuple):
   methods: dict[tuple[str, str], Method]
 
 
-def bind(config: ConfigDict, dataset: Dataset) -> Benchmark:
-  """Binds everything once.
+def load(config: ConfigDict, folder: pathlib.Path) -> Benchmark:
+  """Loads the data and binds worlds and methods.
 
   Raises:
-    UserError: settings that do not fit the data.
+    UserError: bad data, or settings that do not fit them, in one line.
   """
+  # All studies share this signature; this one reads no file of the folder.
+  del folder
+  dataset = binding.load(config).dataset
   worlds = {
     kind: world.bind_world(config, dataset, kind)
     for kind in config.manipulations
@@ -47,23 +50,14 @@ def bind(config: ConfigDict, dataset: Dataset) -> Benchmark:
       config, shared, config[kind].sizes[0], config.seeds[0]
     )
     size = scene.problem.truth.size
+    # U* needs retraining in every run.
     for name in dict.fromkeys((trials.RETRAIN, *config.methods)):
       methods[kind, name] = roster.ENTRIES[name].make(config, shared, size)
   return Benchmark(worlds, provenance.dataset_digest(dataset), methods)
 
 
-def load(config: ConfigDict, folder: pathlib.Path) -> Benchmark:
-  """Loads the data and binds everything.
-
-  Raises:
-    UserError: bad data or settings, in one line.
-  """
-  del folder
-  return bind(config, binding.load(config).dataset)
-
-
 def get_scene(context: Context[Benchmark], case: Case) -> Scene:
-  """Returns what a problem works on, from memory if it is recent."""
+  """Returns the data of a problem, from memory if they are recent."""
   shared = context.world.worlds[case.manipulation]
   return context.recent(
     'scene',
@@ -82,6 +76,7 @@ def train_original(context: Context[Benchmark], case: Case) -> Variables:
   config, scene = context.config, get_scene(context, case)
   shared = context.world.worlds[case.manipulation]
   image = shared.inputs.eval(scene.reported.image[:1], None)
+  # Runs once, so that optimizing it would take longer than running it.
   initialize = jit.compile_cheaply(shared.model.init)
   start = initialize(rng.fold_in(scene.key, 'init'), image)
   batch = scene.problem.train

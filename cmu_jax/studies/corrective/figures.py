@@ -51,6 +51,7 @@ def _plot_curve(
   ax.errorbar(
     view.fractions,
     [np.nan if cell.mean is None else cell.mean for cell in cells.values()],
+    # matplotlib wants a bar at each point, and one seed has none.
     yerr=[cell.half or 0.0 for cell in cells.values()],
     label=line.method,
     color=look.colour,
@@ -63,6 +64,7 @@ def _plot_curve(
   )
   for fraction, cell in cells.items():
     if cell.diverged:
+      # In units of the panel: a diverged run has no height of its own.
       bottom = ax.get_xaxis_transform()
       ax.plot(
         fraction, 0.03, 'x', color=look.colour, ms=7, mew=2, transform=bottom
@@ -74,6 +76,7 @@ def _set_limits(ax: axes.Axes, view: View) -> None:
   # At least ten points high, so that noise does not look like news.
   room = max(0.0, 0.1 - (high - low)) / 2
   ax.set_ylim(max(low - room, -0.02), min(high + room, 1.02))
+  # Room for the error bars at both ends.
   ax.set_xlim(min(view.fractions) - 0.05, 1.05)
   ax.set_xticks(view.fractions, [f'{f:g}' for f in view.fractions])
 
@@ -185,12 +188,14 @@ def _plan_figures(
   if not view.problems or not view.fractions:
     return {}
   plan = {}
+  # Functions, because drawn figures take much memory.
   for name, methods in _group_methods(view.methods).items():
     title = label if name == 'curves_paper' else f'Also: {", ".join(methods)}'
     plan[name] = partial(draw_curves, results, methods, title)
   if results['importance']:
     plan['importance'] = partial(draw_importance, results)
   for kind, size in view.problems:
+    # Where no method has a grid, there is nothing to scatter.
     if scatter.find_tuned(results, (kind, size)):
       draw = partial(scatter.draw_utility, results, (kind, size))
       plan[f'utility_{kind}_{size}'] = draw

@@ -62,6 +62,7 @@ def _average(rows: Sequence[Row | None]) -> float | None:
     for row in rows
   ]
   numbers = [score for score in scores if score is not None]
+  # A diverged run is a failure, which a mean of the others would hide.
   complete = len(numbers) == len(scores) > 0
   return float(np.mean(numbers)) if complete else None
 
@@ -84,6 +85,7 @@ def find_levels(
     summary.get_cell(view, line(problem), 1.0, metric).mean
     for line in (summary.idle_line, summary.gold_line)
   )
+  # The bar is about unlearning: other metrics have none.
   bar = find_bar(view, problem) if metric == 'acc_corr' else None
   return {'none': none, 'U*': gold, '0.9 U*': bar}
 
@@ -103,6 +105,7 @@ def find_alpha(view: View, line: Line, seed: int | None = None) -> Alpha:
   ]
   gold = select(summary.gold_line(line.problem), 1.0)
   idle = select(summary.idle_line(line.problem, line.selection), 1.0)
+  # None of them may be missing: a later run could change the answer.
   cells = [select(line, fraction) for fraction in view.fractions]
   if (
     not cells or not seeds or any(None in rows for rows in (gold, idle, *cells))
@@ -112,6 +115,7 @@ def find_alpha(view: View, line: Line, seed: int | None = None) -> Alpha:
   if bar is None or start is None:
     return Alpha(None, 'undefined')
   value = find_smallest(view.fractions, [*map(_average, cells)], bar)
+  # Then there is nothing to repair.
   if start >= bar - SLACK:
     return Alpha(value, 'already_satisfied')
   return Alpha(value, 'never' if value is None else 'reached')

@@ -55,6 +55,7 @@ def list_fractions(
   config: ConfigDict, trial: Trial, request: ImportanceRequest
 ) -> tuple[float, ...]:
   """Lists the identified fractions of one file, in ascending order."""
+  # The mean of squared batch gradients depends on the batches of S_f.
   if request.config.kind != 'per_sample':
     return (trial.fraction,)
   others = map(float, config.identified_fractions)
@@ -96,6 +97,7 @@ def _compute_nested(
   share = (counts / problem.rank.size).astype(np.float32)
 
   def average(retain: jax.Array, forget: jax.Array) -> jax.Array:
+    # Means over S_f and over the rest make the mean over all of S_tr.
     weight = jnp.asarray(share.reshape(-1, *(1,) * (retain.ndim - 1)))
     return (1 - weight) * retain + weight * forget
 
@@ -129,13 +131,15 @@ def measure_importances(
   values = ssd.compute_importances(
     key, request.config, original, data, request.denominator
   )
-  add_axis = lambda part: jax.tree.map(lambda leaf: leaf[None], part)
-  return Importances(
-    add_axis(values.retain), add_axis(values.forget), values.cost
+  # Of a single fraction: files have a leading axis of fractions.
+  retain, forget = jax.tree.map(
+    lambda leaf: leaf[None], (values.retain, values.forget)
   )
+  return Importances(retain, forget, values.cost)
 
 
 def _template(params: PyTree, count: int) -> TimedImportances:
+  """Makes arrays of the shapes in a file, which reading checks."""
   wide = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), params)
   return TimedImportances(Importances(wide, wide, jnp.int32(0)), jnp.float32(0))
 
@@ -158,6 +162,7 @@ def _measure_all(
 
   def compute() -> TimedImportances:
     began = time.monotonic()
+    # JAX returns before its work is done.
     pair = jax.block_until_ready(
       measure_importances(request, scene, original, shares)
     )
@@ -194,12 +199,10 @@ def measure_or_read(
   position = list_fractions(context.config, trial, request).index(
     trial.fraction
   )
-  select = lambda part: tree.index(part, position)
-  pair = values.pair
-  return TimedImportances(
-    Importances(select(pair.retain), select(pair.forget), pair.cost),
-    values.seconds,
-  )
+  retain, forget, cost = values.pair
+  # The cost is that of the whole file: a repair at any fraction pays for it.
+  retain, forget = tree.index((retain, forget), position)
+  return TimedImportances(Importances(retain, forget, cost), values.seconds)
 
 
 def list_cells(
@@ -212,5 +215,6 @@ def list_cells(
     if request is not None:
       name = address(context.config, context.world.digest, trial, request)
       compute = functools.partial(_measure_all, context, trial, request)
+      # Methods and fractions that share a file have the same address.
       cells.setdefault(name, Cell(trial, name, compute, FOLDER))
   return list(cells.values())

@@ -13,6 +13,7 @@ PAPER = tuple(study_names.COLOURS)
 # Of other methods: 4 dashes and 5 markers make 20 pairs, each in 5 colours.
 _COLOURS = ('#009E73', '#6B5B95', '#56B4E9', '#9C6B30', '#8A8A00')
 _MARKERS = 'os^Dv'
+# Readers who cannot tell the colours can tell these.
 _DASHES: tuple[tuple[float, ...], ...] = (
   (),
   (6, 2),
@@ -133,6 +134,7 @@ def assign_looks(methods: Iterable[str]) -> dict[str, Look]:
     if method in PAPER
   }
   for i, method in enumerate(m for m in order if m not in PAPER):
+    # Colours first: they are told apart more easily than dashes.
     turn, number = divmod(i, len(_COLOURS))
     dash = _DASHES[turn % len(_DASHES)]
     looks[method] = Look(_COLOURS[number], dash, _MARKERS[turn % len(_MARKERS)])
@@ -178,6 +180,7 @@ def describe_problem(entry: dict[str, Any], class_names: list) -> str:
     class_names: in label order.
   """
   size = f'{entry["manipulation_size"]} samples'
+  # Results of earlier versions lack some facts.
   share = entry.get('manipulated_share')
   if share is not None:
     size += f' ({format_percent(share)} of the training set)'

@@ -26,6 +26,7 @@ from cmu_jax.studies.corrective import problem as problems
 from cmu_jax.studies.corrective.world import Scene, World
 from cmu_jax.training import metrics
 
+# A fall of validation accuracy beyond this is flagged as a collapse.
 COLLAPSE = 0.05
 # An oracle's choice may lose so much of Acc_retain.
 SLACK = 0.01
@@ -72,6 +73,7 @@ def select_images(shared: World, scene: Scene) -> Probe:
   position = np.flatnonzero(problems.find_manipulated(scene.problem))
   reported, triggered = scene.reported, None
   if shared.trigger is not None:
+    # The input step paints the trigger on the flagged images.
     stamp = jnp.ones(reported.label.shape, bool)
     triggered = reported._replace(has_trigger=stamp)
   return Probe(
@@ -125,6 +127,7 @@ def make_predictor(
       jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
       for label in (offer.batch.label, offer.other)
     )
+    # 1, .5 or 0, so that the mean over images is a share.
     return (jnp.sign(trained - alternative - offer.expected) + 1) / 2
 
   return lambda variables, images: Probe(
@@ -196,6 +199,7 @@ def compute_measures(
   identified = problems.find_identified(problem, fraction)[position]
   label = np.asarray(problem.validation.label)
   trained = np.asarray(problem.train.label)[position]
+  # Both are parts of the score: right on clean images, changed on S_f.
   accuracy = float(np.mean(predicted.validation == label))
   changed = float(
     np.mean((predicted.manipulated != start.manipulated)[identified])

@@ -35,7 +35,7 @@ class Reach(NamedTuple):
 
   @property
   def harm(self) -> bool:
-    """Whether the repair costs more than a point, or collapses."""
+    """True if the repair costs more than a point, or collapses."""
     limit = -HARM - headline.SLACK
     return self.collapsed or (self.change is not None and self.change < limit)
 
@@ -64,12 +64,14 @@ class Outcome(NamedTuple):
 
 
 def _measure_reach(view: View, line: Line, start: float) -> Reach:
+  # Harm at a larger fraction counts as well.
   changes = [
     summary.get_cell(view, line, fraction, 'retain_change')
     for fraction in view.fractions
     if fraction >= start
   ]
   means = [cell.mean for cell in changes if cell.mean is not None]
+  # A mean may reach the bar where a single seed does not.
   starts = [headline.find_alpha(view, line, seed).value for seed in view.seeds]
   return Reach(
     line.method,
@@ -110,6 +112,7 @@ def _judge_problem(results: Results, view: View, problem: Problem) -> Outcome:
   for method in view.methods if status == 'open' else ():
     line = Line(problem, method, _RULE)
     alpha = headline.find_alpha(view, line)
+    # It is the level that others are compared with.
     if method == 'none':
       continue
     if alpha.status == 'reached' and alpha.value is not None:
@@ -140,6 +143,7 @@ def _describe_price(reach: Reach, seeds: int) -> str:
   if reach.change is None:
     parts.append('change of Acc_retain unknown')
   else:
+    # A true minus sign, as in the tables.
     points = f'{reach.change:+.1f}'.replace('-', '−')
     parts.append(f'Acc_retain {points} points at worst')
   if 1 < seeds == reach.seeds:
@@ -152,6 +156,7 @@ def _describe_price(reach: Reach, seeds: int) -> str:
 
 
 def _name_late(reach: Reach) -> str:
+  # At fraction 1 rewod is the gold standard by definition.
   if reach.method == 'rewod':
     return 'rewod (that is U* itself)'
   return f'{reach.method} (harm)' if reach.harm else reach.method
@@ -170,6 +175,7 @@ def describe_methods(outcome: Outcome, seeds: int) -> list[tuple[str, bool]]:
       reach.harm,
     )
     for reach in outcome.reached
+    # Methods that need everything have a line of their own.
     if reach.start < 1
   ]
   groups = {

@@ -1,13 +1,16 @@
 """The chart of the page: its controls, and its data as JSON inside HTML."""
 
 import json
+import pathlib
 from typing import Any
 
 from cmu_jax.report.frame import Results
-from cmu_jax.studies.corrective import headline, looks, script, summary, tables
+from cmu_jax.studies.corrective import headline, looks, summary, tables
 from cmu_jax.studies.corrective.summary import Line, Problem, View
 
+# The chart shows fewer digits; all of them would swell the page.
 _DIGITS = 5
+_SCRIPT = pathlib.Path(__file__).with_name('chart.js')
 _STYLE = """
 .pick{display:flex;flex-wrap:wrap;gap:.6rem 1.2rem;align-items:end}
 .pick label{display:block;min-width:0;max-width:100%}
@@ -53,6 +56,7 @@ def _describe_cell(
 ) -> list | None:
   """Lists mean, half the interval, missing, diverged, collapsed, seeds."""
   cell = summary.get_cell(view, line, fraction, metric)
+  # Not run yet: the chart leaves a gap.
   if cell.missing == cell.expected:
     return None
   defects = [cell.missing, cell.diverged, cell.collapsed]
@@ -83,7 +87,7 @@ def _describe_problem(
           for metric in metrics
         }
         for method in view.methods
-        if method != 'none'
+        if method != 'none'  # a level, not a curve
       }
       for rule in summary.SELECTIONS
     },
@@ -129,10 +133,12 @@ def embed_json(value: Any) -> str:
 def render_chart(results: Results) -> str:
   """Renders the chart with its data as HTML; '' without anything to draw."""
   data = describe_chart(results)
+  # The first finished cell brings a chart.
   if not all(data[name] for name in ('problems', 'fractions', 'methods')):
     return ''
+  code = _SCRIPT.read_text(encoding='utf-8')
   return (
     f'<style>{_STYLE}</style>{_CONTROLS}'
     f'<script type="application/json" id="sweep">{embed_json(data)}</script>'
-    f'<script>{script.SCRIPT}</script>'
+    f'<script>{code}</script>'
   )

@@ -68,6 +68,7 @@ def count_identified(problem: Problem, fraction: float) -> int:
 
 def find_identified(problem: Problem, fraction: float) -> Bool[np.ndarray, 'n']:
   """Returns the mask of S_f."""
+  # Ranks are nested: a larger fraction contains a smaller one.
   count = count_identified(problem, fraction)
   return find_manipulated(problem) & (problem.rank < count)
 
@@ -90,8 +91,10 @@ def give(
     if name not in NEEDS:
       raise errors.unknown_name('part of a problem', name, NEEDS)
   mask = find_identified(problem, fraction)
+  # Only names of `NEEDS` go out, the truth and the ranks never.
   parts: dict[str, Any] = problem._asdict()
   if 'retain' in needs:
+    # S_tr without S_f: the rest of S_m is in it, with its wrong labels.
     retain = np.flatnonzero(~mask)
     parts['retain'] = descent.gather_samples(
       problem.train, retain, mask.size, False

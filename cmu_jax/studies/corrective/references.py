@@ -23,6 +23,7 @@ from cmu_jax.training import metrics
 
 
 def _offer(context: Context[Benchmark], case: Case) -> measure.Offer | None:
+  # The offer does not depend on the references, which the scene lacks yet.
   shared = context.world.worlds[case.manipulation]
   return measure.select_images(
     shared, benchmark.get_scene(context, case)
@@ -86,9 +87,11 @@ def add_expectations(context: Context[Benchmark], case: Case) -> Scene:
   if offer is None or not config.references:
     return scene
   shadows = references.read_shadows(context, _make_job(context, case))
+  # `_make_job` asks for the weights.
   assert shadows.variables is not None
   network = context.world.worlds[case.manipulation].network
   size = config.evaluate.batch_size
+  # The input step of `network` stamps the trigger on images of S_m.
   logits = np.stack(
     [
       metrics.logits(

@@ -61,6 +61,7 @@ _GLOSSARY = {
 
 def _format_outcome(outcome: Outcome, seeds: int) -> str:
   """Formats a problem: its levels, and the methods that reach the bar."""
+  # Harm has a colour of its own, so that no one overlooks it.
   items = [
     f'<li{" class=harm" if harm else ""}>{page.escape(text)}</li>'
     for text, harm in outcomes.describe_methods(outcome, seeds)
@@ -79,6 +80,7 @@ def _format_tables(results: Results, standard: str) -> str:
     for problem in view.problems
     for rule in summary.SELECTIONS
   ]
+  # Out of the way: no developer can choose with hindsight.
   folds = {
     'The same, chosen in hindsight (oracle)': oracle,
     'Chosen hyperparameters': chosen,
@@ -108,6 +110,7 @@ def _format_audit(results: Results) -> str:
   """Formats the audit of the wrong labels; '' without one."""
   if all(row.get('label_recovery') is None for row in results['rows']):
     return ''
+  # Results of earlier versions have no such field.
   count = results['config'].get('references', 0)
   mistake = (
     'a confusion of two classes is also the likelier mistake of a network that '
@@ -146,6 +149,7 @@ def _arrange(results: Results, standard: dict[str, str]) -> dict[str, str]:
   """Puts the problems and the chart before the tables."""
   seeds = len(summary.index_rows(results).seeds)
   judged = outcomes.judge_problems(results)
+  # The verdict's evidence first, then the chart that answers most questions.
   return {
     'Problem by problem': ''.join(_format_outcome(o, seeds) for o in judged),
     'Pick a chart': picker.render_chart(results),

@@ -39,8 +39,9 @@ def _find_factory(name: str) -> Callable[..., Method]:
 
 
 def _fit_options(config: ConfigDict, part: str, size: int) -> Training:
-  """The training of a part of the config, with batches of at most `size`."""
+  """Reads the training of a part, with batches of at most `size` images."""
   training = recipes.fit_options(config[part], size, part)
+  # All batches are full: a smaller training set has smaller ones.
   return training._replace(batch_size=min(training.batch_size, size))
 
 
@@ -51,7 +52,7 @@ def _training_entry(
   options: Options = lambda config, world, size: {},
   best_epoch: bool = False,
 ) -> Entry:
-  """A method that trains.
+  """Makes the entry of a method that trains.
 
   Args:
     name: in the benchmark.
@@ -75,7 +76,8 @@ def _training_entry(
 
 
 def _freeze_options(config: ConfigDict, world: World, size: int) -> Info:
-  """The modules that the methods of the last layers leave as they are."""
+  """Names the modules that methods of the last layers leave as they are."""
+  # Factories of options share their signature.
   del world, size
   options = dict(config.model)
   name = options.pop('name')
@@ -83,7 +85,7 @@ def _freeze_options(config: ConfigDict, world: World, size: int) -> Info:
 
 
 def _selection_options(config: ConfigDict, world: World, size: int) -> Info:
-  """The published rule of CUTS; without it the benchmark's rule selects."""
+  """Selects alpha by the published rule of CUTS, not by the benchmark's."""
   del config, size
   kind: alpha_search.Kind = (
     'poison' if world.manipulation == 'poison' else 'label_noise'
@@ -92,10 +94,11 @@ def _selection_options(config: ConfigDict, world: World, size: int) -> Info:
 
 
 def _dampening_entry(name: str, kinds: bool = True) -> Entry:
-  """A method on importances of S_f and of the retain set."""
+  """Makes the entry of a method on importances of S_f and of the rest."""
 
   def make(config: ConfigDict, world: World, size: int) -> Method:
     settings = config.ssd
+    # POTION has a kind of importance of its own.
     kind = {'kind': settings.importance} if kinds else {}
     return _find_factory(name)(
       world.network,
@@ -110,6 +113,7 @@ def _dampening_entry(name: str, kinds: bool = True) -> Entry:
 
 def _make_sap(config: ConfigDict, world: World, size: int) -> Method:
   del config
+  # A smoke run has fewer images than the method takes by default.
   return _find_factory('sap')(world.network, samples=min(1000, size))
 
 
@@ -120,6 +124,7 @@ def _make_retrain_twice(config: ConfigDict, world: World, size: int) -> Method:
 
 def _make_by_labels(config: ConfigDict, world: World, size: int) -> Method:
   """Leaves S_f out, or corrects it if it has several labels."""
+  # One point of its grid: a composed method is tried once.
   exchanged = _training_entry(
     'relabel_second', options=lambda *_: {'weights': (1.0,)}
   )
@@ -146,7 +151,7 @@ def _make_bn_recalibration(
 
 
 def _detection_entry(detector: str, name: str) -> Entry:
-  """A method with a forget set that a detector enlarges."""
+  """Makes the entry of a method whose forget set a detector enlarges."""
 
   def make(config: ConfigDict, world: World, size: int) -> Method:
     return wrapper.with_detector(
@@ -205,6 +210,7 @@ ENTRIES: dict[str, Entry] = {
   'fine_pruning': _training_entry('fine_pruning'),
   'bn_recalibration': Entry(_make_bn_recalibration),
 }
+# They read the entries above, hence their own statement.
 ENTRIES |= {
   f'{detector}_{name}': _detection_entry(detector, name)
   for detector in detection.DETECTORS
@@ -213,10 +219,10 @@ ENTRIES |= {
 
 
 def information(method: Method) -> str:
-  """The inputs of a method besides the weights, in words."""
+  """Names the inputs of a method besides the weights."""
   return study_names.information(study_names.CORRECTIVE, method.needs)
 
 
 def settings_of(config: ConfigDict, name: str) -> dict[str, Any]:
-  """The part of the config that a method's cells depend on."""
+  """Selects the part of the config that a method's cells depend on."""
   return {field: config[field] for field in ENTRIES[name].settings}

@@ -15,6 +15,7 @@ from cmu_jax.studies.corrective import looks, summary
 from cmu_jax.studies.corrective.summary import Line, Problem, Row, View
 
 _COLUMNS = 3
+# Ten points at least, so that noise does not look like news.
 _SPAN = 0.1
 _MARKS: dict[str, dict[str, Any]] = {
   'paper': dict(marker='o', mfc='none', mec=style.INK, mew=0.9, ms=7),
@@ -63,6 +64,7 @@ def _plot_references(ax: axes.Axes, view: View, problem: Problem) -> None:
       summary.get_cell(view, line, 1.0, metric).mean
       for metric in ('acc_retain', 'acc_corr')
     )
+    # A pair that covers all classes has no Acc_retain.
     if x is None or y is None:
       continue
     if line.method == 'none':
@@ -86,12 +88,14 @@ def _draw_panel(
     ax.plot(*_list_positions(rows), ls='', **mark)
   _plot_references(ax, view, problem)
   ax.set_title(method)
+  # Of the data alone, so that panels are not mostly margin.
   ax.set_xlim(_add_margin(*ax.dataLim.intervalx))
   ax.set_ylim(_add_margin(*ax.dataLim.intervaly))
 
 
 def _add_legend(sheet: figure.Figure, ax: axes.Axes, view: View) -> None:
   """Adds a legend of fractions, of chosen points and of the references."""
+  # Empty plots: a panel may lack some of the marks.
   for fraction, colour in looks.assign_shades(view.fractions).items():
     ax.plot([], [], 'o', color=colour, label=f'identified {fraction:g}')
   for rule, mark in _MARKS.items():
@@ -122,6 +126,7 @@ def draw_utility(results: Results, problem: Problem) -> figure.Figure:
     size = (max(7.0, 2.2 + 3.1 * columns), 1.2 + 2.7 * rows)
     sheet = style.canvas(title, size, results['smoke'])
     grid = sheet.subplots(rows, columns, squeeze=False)
+    # The last row may have fewer panels.
     for ax in grid.flat[len(methods) :]:
       ax.set_axis_off()
     for ax, method in zip(grid.flat, methods, strict=False):
@@ -157,6 +162,7 @@ def _name_dots(
   if not dots:
     return
   low, high = ax.get_ylim()
+  # The height of a line of text.
   gap = 0.052 * (high - low)
   heights = _space_apart([y for _, y in dots.values()], gap, low, high)
   for (method, dot), height in zip(dots.items(), heights, strict=True):
@@ -214,12 +220,14 @@ def _draw_costs(ax: axes.Axes, view: View, problem: Problem) -> None:
   ax.axhline(1.0, color=style.REFERENCE, lw=1.2)
   ax.set_xscale('log')
   ax.margins(0.08)
+  # At 1 and 3 of each decade, because most axes span few decades.
   ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
   ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
   ax.xaxis.set_minor_formatter(ticker.NullFormatter())
   ax.set_title(f'{looks.name_problem(problem)} (dashed: none, green: U*)')
   ax.set_xlabel('gradients of single images')
   ax.set_ylabel('Acc_corr / Acc_corr(U*)')
+  # They stand at a cost that is not theirs.
   free = {m: f'{m} (none)' for m, (x, _) in dots.items() if x <= 0}
   _name_dots(ax, places, method_looks, free)
 

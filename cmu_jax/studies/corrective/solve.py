@@ -83,6 +83,7 @@ def _get_network(method: Method, start: Start) -> Network:
   return Network(model, start.shared.inputs)
 
 
+# Cached, because a new jitted function would compile again.
 @functools.lru_cache(maxsize=32)
 def _prediction_program(network: Network, batch_size: int) -> Callable:
   return jit.compile_loop(measure.make_predictor(network, batch_size))
@@ -98,6 +99,7 @@ def _grid_program(
   def run(key, variables, data, prepared, hypers, images):
     def point(hyper):
       edited, info = solve(key, variables, data, prepared, hyper)
+      # Predictions instead of networks: a grid of networks fills the memory.
       return predictor(edited, images), jnp.asarray(
         info['gradient_evaluations']
       )
@@ -115,11 +117,13 @@ def _solve_at_once(method: Method, start: Start, inputs: tuple) -> Solutions:
     name: jnp.asarray([point[name] for point in method.grid], jnp.float32)
     for name in method.grid[0]
   }
+  # As many points side by side as there is room for networks.
   weight = sum(x.nbytes for x in jax.tree.leaves(start.original))
   network, chunk = _get_network(method, start), vectorize.chunk_size(weight)
   run = _grid_program(method.solve, network, start.batch_size, chunk)
   predictions, costs = run(*inputs, hypers, start.images)
   stacked, costs = _move_to_host(predictions), np.asarray(costs)
+  # One program has no time of its points.
   seconds = (time.monotonic() - began) / count
   return [
     (
@@ -147,6 +151,7 @@ def _solve_in_turn(method: Method, start: Start, inputs: tuple) -> Solutions:
     try:
       edited, info = method.solve(*inputs, hyper)
       predictions = _move_to_host(program(edited, start.images))
+    # Too high a rate on a grid is a result, not the end of a sweep.
     except train.Diverged as error:
       info = {'gradient_evaluations': None, 'why': str(error)}
     seconds = time.monotonic() - began
@@ -170,6 +175,7 @@ def count_ratios(prepared: Any) -> Info | None:
     for part in (prepared.forget, prepared.retain)
   )
   positive = (forget > 0) & (retain > 0)
+  # Outliers count in the outer bins, so that no parameter is lost.
   logs = np.clip(np.log10(forget[positive] / retain[positive]), -3.999, 3.999)
   counts, edges = np.histogram(logs, bins=40, range=(-4, 4))
   return {'edges': edges.tolist(), 'retain_counts': counts.tolist()}

@@ -24,6 +24,7 @@ from cmu_jax.studies.corrective.trials import Case, Trial
 from cmu_jax.studies.engine.store import NETWORKS
 from cmu_jax.studies.engine.study import Cell, Context, Note, Phase, Plan, Study
 
+# Of the original network, which costs nothing.
 _IDLE = {
   'information': 'nothing: the model as shipped',
   'hyper': {},
@@ -65,6 +66,7 @@ def solve_trial(context: Context[Benchmark], trial: Trial) -> Info:
   return {
     'case': case._asdict(),
     'train_size': int(start.scene.problem.truth.size),
+    # At fraction 1: doing nothing has one row for all fractions.
     'before': measure.compute_measures(
       start.shared, start.scene, start.predicted, start.predicted, 1.0
     ),
@@ -72,6 +74,7 @@ def solve_trial(context: Context[Benchmark], trial: Trial) -> Info:
     'method': name,
     'information': roster.information(method),
     'points': points,
+    # Figure 3 of the paper is of SSD.
     'importance': histogram if name == 'ssd' else None,
     'seconds': round(seconds, 3),
     'device': jax.devices()[0].device_kind,
@@ -122,9 +125,11 @@ def _format_results(
     if case not in cases:
       cases.add(case)
       rows += _format_idle(case, record['before'])
+    # Without the seed: all seeds have the same facts.
     problems[case[:2]] = _describe_problem(context, case, record['train_size'])
     method = methods[case.manipulation, trial.method]
     rows += _format_rows(trial, record, method.elementwise)
+  # Manipulations share the dataset, hence its class names.
   return {
     'class_names': list(next(iter(worlds.values())).dataset.class_names),
     'problems': list(problems.values()),

@@ -20,6 +20,7 @@ from cmu_jax.studies.corrective import looks
 Row = dict[str, Any]
 Problem = tuple[str, int]
 
+# The rules that choose a point of a grid for a row.
 SELECTIONS = tuple(looks.SELECTIONS)
 _PROBLEM = ('manipulation', 'manipulation_size')
 _CELL = (*_PROBLEM, 'seed', 'identified_fraction')
@@ -30,6 +31,7 @@ _FIELDS = {
   'points': (*_CELL, 'method', *_MEASURES),
   'importance': (*_CELL, 'edges', 'retain_counts'),
 }
+# Columns that no two rows of a section share.
 _KEYS = {'problems': _PROBLEM, 'rows': (*_CELL, 'method', 'selection')}
 
 
@@ -131,6 +133,7 @@ def read(workdir: os.PathLike | str) -> Results:
   path = pathlib.Path(workdir) / 'results.json'
   _check_problems(path, results)
   for i, entry in enumerate(results['importance']):
+    # A histogram with n bars has n + 1 edges.
     edges, counts = len(entry['edges']), len(entry['retain_counts'])
     errors.check(
       edges == counts + 1 and counts,
@@ -154,6 +157,7 @@ def _round(fraction: Any) -> float | None:
 
 def _describe_inputs(rows: list[Row], method: str) -> str:
   """Describes the inputs of a method; variants side by side."""
+  # The same method may have seen other parts on another problem.
   texts = dict.fromkeys(
     str(row.get('information') or '') for row in rows if row['method'] == method
   )
@@ -226,6 +230,7 @@ def find_value(
   """
   row = find_row(view, line, seed, fraction)
   if metric == 'retain_change':
+    # Within a seed, so that its luck cancels.
     idle = idle_line(line.problem, line.selection)
     base = score(find_row(view, idle, seed, fraction), 'acc_retain')
     value = score(row, 'acc_retain')
@@ -233,6 +238,7 @@ def find_value(
   if metric == 'corr_share':
     best = score(find_row(view, gold_line(line.problem), seed, 1.0), 'acc_corr')
     value = score(row, 'acc_corr')
+    # There is no share of a gold standard of 0.
     return value / best if value is not None and best else None
   return score(row, metric)
 
@@ -243,6 +249,7 @@ def _collect(
   """Averages a metric over fractions, for each seed."""
   runs: list[Row | None] = []
   values = {}
+  # Within a seed first, so that a seed with missing cells counts like others.
   for seed in view.seeds:
     runs += [find_row(view, line, seed, f) for f in fractions]
     numbers = [find_value(view, line, seed, f, metric) for f in fractions]

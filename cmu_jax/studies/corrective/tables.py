@@ -38,6 +38,7 @@ def _explain_signs(texts: Iterable[str]) -> tuple[str, ...]:
 def format_interval(cell: Cell, digits: int = 3) -> str:
   """Formats '0.812 ± 0.031', with half the 95 % interval and the signs."""
   mean, half = cell.mean, cell.half
+  # No run has a number: missing, diverged or inapplicable.
   if mean is None:
     return ('diverged' if cell.diverged else DASH) + _sign(cell)
   text = f'{mean:.{digits}f}'.replace('-', '−')
@@ -54,6 +55,7 @@ def format_spread(cell: Cell, absolute: bool) -> str:
   spread = cell.spread
   if spread is None:
     return ('diverged' if cell.diverged else DASH) + _sign(cell)
+  # Changes are in points already, and need their sign.
   scale, form = (100, '.2f') if absolute else (1, '+.2f')
   text = f'{scale * spread.mean:{form}}'.replace('-', '−')
   if spread.std is not None:
@@ -116,6 +118,7 @@ def _build_table(
   )
   name, selection = title
   rule = f'Hyperparameters: {looks.SELECTIONS[selection]}.'
+  # The last column is prose, which may have a star of its own.
   signs = _explain_signs(text for row in rows for text in row[:-1])
   return TextTable(
     f'{name} (selection: {selection})',
@@ -173,6 +176,7 @@ def cost_table(view: View, selection: str) -> TextTable:
     for key in (*_TIMES, *_COUNTS)
   }
   times = [value for (_, key), (value, _) in costs.items() if key in _TIMES]
+  # One unit for the whole column, so that its numbers compare.
   minutes = max(filter(None, times), default=0) >= 120
 
   def cells(method: str) -> list[str]:
@@ -212,6 +216,7 @@ def alpha_table(view: View, selection: str) -> TextTable:
       _format_alpha(headline.find_alpha(view, line, seed))
       for seed in (None, *view.seeds)
     )
+    # The same word for every seed would only be noise.
     differ = len(texts) > 1 and set(texts) != {text}
     return f'{text} ({", ".join(texts)})' if differ else text
 
@@ -288,6 +293,7 @@ def hyper_table(view: View, problem: Problem, selection: str) -> TextTable:
 def list_metrics(results: Results, manipulation: str) -> list[str]:
   """Lists the metrics that were measured on a manipulation."""
   rows = summary.select_rows(results['rows'], manipulation=manipulation)
+  # Computed from other columns, hence in no row.
   derived = ('retain_change', 'corr_share')
   return [
     key
@@ -323,6 +329,7 @@ def build_tables(results: Results) -> dict[str, list[TextTable]]:
     'table3_cost': [cost_table(view, rule) for rule in rules],
     'alpha_09': [alpha_table(view, rule) for rule in rules],
   }
+  # A file a manipulation and metric, with all its sizes and rules.
   for kind in dict.fromkeys(kind for kind, _ in view.problems):
     pairs = [(p, rule) for p in view.problems for rule in rules if p[0] == kind]
     for metric in list_metrics(results, kind):
@@ -335,10 +342,12 @@ def build_tables(results: Results) -> dict[str, list[TextTable]]:
 
 def format_files(results: Results) -> dict[str, str]:
   """Formats all tables as the contents of Markdown and LaTeX files."""
+  # A line break would end a heading, or a remark of LaTeX.
   name = ' '.join(results['name'].split())
   warnings = ['smoke: not evidence'] * results['smoke']
   if not results['finished']:
     warnings.append('The sweep is not finished: this is what there is.')
+  # Above every number, because files are passed on alone.
   head = [f'# {text_tables.markdown_text(name)}']
   head += [f'**{line}**' for line in warnings]
   remark = ''.join(f'% {line}\n' for line in (name, *warnings))

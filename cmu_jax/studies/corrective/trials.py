@@ -5,14 +5,17 @@ grid. Its address is a digest of everything that decides its numbers: a run that
 was killed finds the finished ones, a new config computes what it changes.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from cmu_jax.core import config as config_lib
 from cmu_jax.studies.corrective import roster
 
+# Raised if the same settings come to give other numbers.
 _VERSION = 1
+# Settings that change S_tr or the original network: the others leave its file
+# valid.
 _PROBLEM = (
   'dataset',
   'image_size',
@@ -58,6 +61,7 @@ def list_cases(config: ConfigDict) -> list[Case]:
 
 def list_trials(config: ConfigDict) -> list[Trial]:
   """Lists all trials, the gold standard of each problem first."""
+  # A dictionary, because config.methods may name retraining at 1 too.
   trials: dict[Trial, None] = {}
   for case in list_cases(config):
     trials[Trial(case, 1.0, RETRAIN)] = None
@@ -75,6 +79,7 @@ def case_address(config: ConfigDict, digest: str, case: Case) -> str:
     digest: of the data.
     case: the problem.
   """
+  # One file holds one size: more sizes leave the others valid.
   settings = {
     k: v for k, v in config[case.manipulation].items() if k != 'sizes'
   }
@@ -91,14 +96,9 @@ def case_address(config: ConfigDict, digest: str, case: Case) -> str:
   )
 
 
-def _audit_facts(config: ConfigDict) -> dict[str, Any]:
-  if not config.audit:
-    return {}
-  return {'audit': config.audit, 'references': config.references}
-
-
 def trial_address(config: ConfigDict, digest: str, trial: Trial) -> str:
   """Computes the address of a trial; arguments as for `case_address`."""
+  audit = {'audit': config.audit, 'references': config.references}
   return config_lib.fingerprint(
     {
       'case': case_address(config, digest, trial.case),
@@ -106,6 +106,6 @@ def trial_address(config: ConfigDict, digest: str, trial: Trial) -> str:
       'method': trial.method,
       'settings': roster.settings_of(config, trial.method),
       # Trials of runs without an audit keep their addresses.
-      **_audit_facts(config),
+      **(audit if config.audit else {}),
     }
   )

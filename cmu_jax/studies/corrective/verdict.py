@@ -20,6 +20,7 @@ def _find_winners(judged: list[Outcome], seeds: int) -> list[_Winner]:
   """Finds methods that reach the bar everywhere before all is identified."""
   tables = [{reach.method: reach for reach in o.reached} for o in judged]
   winners = []
+  # A method that fails on one manipulation is no repair of an unknown one.
   for method in set.intersection(*(set(table) for table in tables)):
     reaches = [table[method] for table in tables]
     start = max(reach.start for reach in reaches)
@@ -52,6 +53,7 @@ def _label(
   problems = _name_problems(judged, total)
   winners = _find_winners(judged, seeds)
   if not winners:
+    # Missing cells may still bring a method over the bar.
     late = any(outcome.unknown for outcome in judged)
     limit = ' so far' if late else ' before everything is identified'
     return f'No method reaches 0.9 U* on {problems}{limit}', False, []
@@ -60,6 +62,7 @@ def _label(
     names = [winner.method for winner in winners[:3]]
     text = f'Only with harm is 0.9 U* reached on {problems}: {", ".join(names)}'
     return text, False, names
+  # Equals are named together: their order by name means nothing.
   names = [winner.method for winner in winners if winner[:3] == best[:3]]
   verb = 'reaches' if len(names) == 1 else 'reach'
   start = looks.format_percent(best.start)
@@ -111,6 +114,7 @@ def judge(results: Results) -> Verdict:
     label = 'No verdict yet'
   sentences = [f'{name} could see: {view.information[name]}.' for name in names]
   sentences += _describe_limits(results, seeds, every)
+  # One seed or a smoke run is never shown as good news.
   sound = results['finished'] and not results['smoke'] and seeds > 1
   tone = 'good' if clean and sound else 'flat'
   return Verdict(label, tone, tuple(sentences))

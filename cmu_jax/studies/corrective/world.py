@@ -96,6 +96,7 @@ def bind_world(
       config.interclass.pair, dataset.class_names, 'interclass.pair'
     )
     pair = (first, second)
+  # Stored images have no trigger: the input step paints it.
   step = binding.make_inputs(config.input, dataset, trigger)
   model = binding.make_model(config.model, dataset, step)
   checks.check_label_audit(config, dataset.num_classes)
@@ -150,6 +151,7 @@ def _manipulate(
     f'config.poison.sizes has {size}, but there are {label.size} training '
     'images',
   )
+  # The released sets are those of a legacy generator of NumPy.
   released = config.published_indices
   poison = corruption.KINDS['poison'].draw(
     key,
@@ -157,7 +159,7 @@ def _manipulate(
     None,
     shared.trigger,
     shared.target,
-    include_target=True,
+    include_target=True,  # S_m may hold images of the target class
     **(
       {'indices': corruption.legacy_indices(0, label.size, size)}
       if released
@@ -175,6 +177,7 @@ def _rank(
     order = corruption.legacy_indices(0, listed.size, listed.size)
   else:
     order = np.argsort(splits.shuffled_rank(key, np.zeros(listed.size, int)))
+  # -1: no sample outside S_m is ever identified.
   rank = np.full(size, -1)
   rank[listed[order]] = np.arange(listed.size)
   return rank
@@ -204,6 +207,7 @@ def draw_scene(
   key = rng.fold_in(seed, shared.manipulation)
   train, validation, reported = _split(config, seed, shared.dataset)
   proxy, pool = None, None
+  # Before the manipulation, because a developer's proxy is not of S_m.
   if config.proxy_fraction:
     pool, train = splits.hold_out(
       rng.fold_in(seed, 'proxy'),

@@ -1,6 +1,4 @@
-"""The JavaScript that draws the chart of the page; it needs no library."""
-
-SCRIPT = r"""
+// Draws the chart of the page from the JSON in #sweep; needs no library.
 (() => {
 'use strict';
 const data = JSON.parse(document.getElementById('sweep').textContent);
@@ -243,4 +241,3 @@ function start() {
 }
 start();
 })();
-"""
