@@ -91,3 +91,18 @@ def test_a_study_stopped_at_several_writes_continues(
       stops += 1
   assert code == 0 and stops == 3
   assert _rows(tmp_path / 'cut') == _rows(tmp_path / 'whole')
+
+
+@pytest.mark.slow  # whole runs
+@pytest.mark.parametrize('config', STUDIES)
+def test_every_study_stops_in_time_and_continues(
+  config, tmp_path, monkeypatch, data_dir, capfd
+):
+  small_run.keep_environment(monkeypatch)
+  command = _command(config, tmp_path / 'run', data_dir)
+  assert main.main([*command, '--minutes=0.0001']) == 0
+  assert 'the time is up with ' in capfd.readouterr().err
+  results = files.read_json(tmp_path / 'run' / 'results.json')
+  assert not results['finished']
+  assert main.main([*command, '--minutes=99']) == 0
+  assert _rows(tmp_path / 'run')

@@ -167,18 +167,18 @@ def parse(command: Command, argv: Sequence[str]) -> Any:
     sample = _sample_value(hints[name], defaults.get(name))
     values[name] = _parse_value(name, text, sample)
 
-  given = {
+  typed = {
     name: text for name in hints if (text := getattr(texts, name)) is not None
   }
   names = [f'--{name}' for name in hints]
-  missing = [n for n in hints if n not in {**defaults, **given}]
+  missing = [n for n in hints if n not in {**defaults, **typed}]
   errors.collect(
     *(functools.partial(_refuse, word, names) for word in unknown),
-    *(functools.partial(read, *item) for item in given.items()),
+    *(functools.partial(read, *item) for item in typed.items()),
     functools.partial(_check_complete, missing),
     # A malformed value would be reported as an absent one too.
     lambda: (
-      given.keys() == values.keys()
+      typed.keys() == values.keys()
       and check(
         command, kind(**dict.fromkeys(missing), **values), absent=missing
       )

@@ -2,6 +2,7 @@
 
 import operator
 import pathlib
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from cmu_jax.report import page, style
 
 SCHEMA = 1
 RESULTS = 'results.json'
+_PAGE, _FIGURES = 'report.html', 'figures'
+# Of the page, the figure and the numbers together.
+_PAGE_BYTES = 5_000_000
 
 
 class Page(NamedTuple):
@@ -102,6 +106,7 @@ def run_job(
   out = files.expand(request.out)
   workdir.check_inputs(out, request)
   with workdir.open_run(out, settings, '--out'):
+    _check_outputs(out, getattr(request, 'weights', None))
     computed, report = compute(settings, out)
     results = {
       'schema': SCHEMA,
@@ -118,11 +123,37 @@ def run_job(
   return results
 
 
+def _check_outputs(out: pathlib.Path, weights: str | None) -> None:
+  """Checks that all files can be written, before anything is computed.
+
+  Raises:
+    UserError: a folder or file is in their place, or the disk is too full.
+  """
+  for name in (RESULTS, _PAGE):
+    errors.check(
+      not (out / name).is_dir(),
+      f'{out / name} is a folder: choose another --out',
+    )
+  errors.check(
+    not (out / _FIGURES).is_file(),
+    f'{out / _FIGURES} is a file: choose another --out',
+  )
+  # New weights are as large as those that came in.
+  source = files.expand(weights or out)
+  needed = _PAGE_BYTES + (source.stat().st_size if source.is_file() else 0)
+  free = shutil.disk_usage(out).free
+  errors.check(
+    free >= needed,
+    f'{out} has {free / 1e6:.0f} MB of free space, the results need '
+    f'{needed / 1e6:.0f} MB: free some, or choose another --out',
+  )
+
+
 def write_report(results: Info, report: Report, out: pathlib.Path) -> None:
   """Writes the figure and report.html, each of them whole."""
   drawing = report.draw(results)
   png = style.png(drawing)
-  path = out / 'figures' / f'{report.figure_name}.png'
+  path = out / _FIGURES / f'{report.figure_name}.png'
   files.write(path, operator.methodcaller('write', png))
   image = page.picture(png, drawing.get_suptitle(), report.caption)
   content = report.build(results, image)
@@ -145,7 +176,7 @@ def write_report(results: Info, report: Report, out: pathlib.Path) -> None:
       ),
     },
   )
-  files.write_text(out / 'report.html', html)
+  files.write_text(out / _PAGE, html)
 
 
 def harmed_classes(results: Info) -> tuple[page.Harm, ...]:

@@ -28,9 +28,8 @@ with each method of the config, and measures the result.
                            DIR/<cell>, and writes DIR/sweep.md
                            (corrective_*.py: fills the whole benchmark grid,
                            cell by cell, into DIR)
-  --minutes=N              corrective_*.py, amun_*.py: begins no further cell
-                           after so many minutes; the same command goes on
-                           later
+  --minutes=N              begins no further cell after so many minutes; the
+                           same command goes on later
   --distributed=WHERE      corrective_*.py: this process is one of several,
                            ADDRESS:PORT,PROCESS,COUNT or auto (clusters);
                            all of them see the same DIR

@@ -13,6 +13,7 @@ from rich import progress as rich_progress
 # mutes its own bars only.
 _muted = contextvars.ContextVar('muted', default=False)
 _title = contextvars.ContextVar('title', default='')
+_repeats = contextvars.ContextVar('repeats', default=lambda: 0)
 _INTERVAL_SECONDS = 5
 # One for all, because nested bars share the lines of a terminal.
 _CONSOLE = rich_console.Console(stderr=True)
@@ -24,7 +25,22 @@ def _remaining_time(
   """Estimates the remaining time at a rate of `units` in `seconds`."""
   if not units:
     return 'estimating'
-  return f'about {seconds / units * (total - completed):.0f} s left'
+  each = seconds / units
+  remaining = each * (total - completed)
+  repeats = _repeats.get()()
+  text = f'about {format_duration(remaining)} left'
+  if repeats > 0:
+    entire = format_duration(remaining + repeats * each * total)
+    text += f', at least {entire} with {repeats} more like it'
+  return text
+
+
+def format_duration(seconds: float) -> str:
+  """Formats a duration in the unit in which people would say it."""
+  if seconds < 120:
+    return f'{seconds:.0f} s'
+  minutes = seconds / 60
+  return f'{minutes:.0f} min' if minutes < 120 else f'{minutes / 60:.1f} h'
 
 
 def _line_progress(title: str, total: int, unit: str, start: int) -> Callable:
@@ -66,6 +82,20 @@ def mute() -> Iterator[None]:
     yield
   finally:
     _muted.reset(token)
+
+
+@contextlib.contextmanager
+def expect_repeats(repeats: Callable[[], int]) -> Iterator[None]:
+  """Lets the bars inside the block estimate the time of similar work to come.
+
+  Args:
+    repeats: () -> how often the work of a bar will be done again.
+  """
+  token = _repeats.set(repeats)
+  try:
+    yield
+  finally:
+    _repeats.reset(token)
 
 
 def current_title() -> str:

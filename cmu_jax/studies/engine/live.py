@@ -49,7 +49,8 @@ class Display:
     self._title, self._total, self._count = title, total, 0
     self._began = self._printed = time.monotonic()
     if not (live and total and self._terminal):
-      yield
+      with progress.expect_repeats(lambda: self._total - self._count - 1):
+        yield
       return
     self._live = rich_live.Live(
       rich_text.Text(''),
