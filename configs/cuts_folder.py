@@ -8,6 +8,9 @@ Time:   300 images of 224x224 in two classes: about 2 minutes on 2 CPU cores.
 Expect: nothing published; with two classes, 40 % symmetric noise leaves little
         signal, so the default is 20 %.
 
+Pictures are not mirrored in training, because a mirrored sign, digit or word is
+another one; ...:flip mirrors half of them, where left and right are alike.
+
 A small strided convolutional network, so that a CPU is enough.
 """
 
@@ -26,6 +29,7 @@ def get_config(arg: str = ''):
     epochs=60,
     proxy=0.2,
     seeds=(0, 1, 2),
+    flip=False,
   )
   config = settings.base('cuts_folder')
   config.dataset = 'folder:PATH'
@@ -34,7 +38,7 @@ def get_config(arg: str = ''):
   config.noise_rate = a.noise
   config.proxy_fraction = a.proxy
   config.model = dict(name='convnet', width=a.width, dtype='float32')
-  config.input.flip = True
+  config.input.flip = a.flip
   config.input.pad = 4
   config.train = recipes.training(
     epochs=a.epochs, batch_size=64, schedule='cosine'

@@ -15,7 +15,7 @@ FOLDER = pathlib.Path(__file__).parent / 'pinned'
 # Folders of a run whose files are named by their address.
 _ADDRESSED = ('cells', 'importances', 'originals', 'retrained', 'shadow')
 # The config has a hash of its own in the pin.
-_UNPINNED = re.compile(r'provenance|config|(.+_)?seconds')
+_UNPINNED = re.compile(r'provenance|config|remarks|(.+_)?seconds')
 # Columns that say what a row is about, and depend on no float.
 _ABOUT = (
   'method',

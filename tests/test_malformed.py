@@ -98,7 +98,6 @@ FIELDS = [
   ('select.replicates=10000000', 'at least 2 and at most 100000'),
   ('checkpoint_seconds=-1', 'config.checkpoint_seconds is -1.0'),
   ('train_limit=5', 'config.train_limit 5 leaves no image of class'),
-  ('train_limit=12', 'the 1'),
   ('test_limit=9', 'config.test_limit 9 leaves no image of class'),
   ('select.class_share=1.5', 'config.select.class_share is 1.5'),
   ('select.head_input=row', "did you mean 'raw'"),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from cmu_jax import networks
@@ -19,12 +20,14 @@ from cmu_jax.core.types import (
   Trigger,
 )
 from cmu_jax.data import input_step, normalisation, sources, splits
-from cmu_jax.data.corruption import triggers
+from cmu_jax.data.corruption import class_maps, triggers
 from cmu_jax.studies.engine import recipes
 
 # Weights as they were and as they are, gradient, momentum: the least that a
 # training holds.
 _COPIES = 4
+# A limit is exceeded by at most so many images a class for the proxy.
+_MOST_KEPT = 64
 
 
 class Loaded(NamedTuple):
@@ -36,22 +39,65 @@ class Loaded(NamedTuple):
 
 
 def _select_images(
-  field: str, batch: Batch, limit: int, names: tuple[str, ...]
+  field: str,
+  batch: Batch,
+  limit: int,
+  names: tuple[str, ...],
+  least: Int[np.ndarray, 'k'],
 ) -> np.ndarray:
-  """Selects `limit` images, the same share of every class; 0 selects all."""
-  count = batch.label.shape[0]
+  """Selects `limit` images, the same share of every class, and says so.
+
+  Args:
+    field: of the limit, in the config.
+    batch: of a split.
+    limit: the number; 0 selects all.
+    names: of the classes.
+    least: images of each class that are kept where there are so many, even
+      beyond the limit.
+  """
+  label = np.asarray(batch.label)
+  count = label.size
   if not limit or limit >= count:
     return np.arange(count)
-  sizes = np.bincount(np.asarray(batch.label), minlength=len(names))
-  rarest = int(sizes.argmin())
-  least = math.ceil(count / sizes[rarest])
+  sizes = np.bincount(label, minlength=least.size)
   errors.check(
-    limit >= least,
-    f"config.{field} {limit} leaves no image of class '{names[rarest]}'; use "
-    f'{least} or more, or 0 for all',
+    limit >= least.size,
+    f'config.{field} {limit} leaves no image of class '
+    f"'{names[int(sizes.argmin())]}'; use {least.size} or more, or 0 for all",
   )
-  key = rng.fold_in(0, field)
-  return splits.stratified_split(key, batch.label, limit / count, len(names))[0]
+  shares = [splits.floor_share(limit / count, size) for size in sizes.tolist()]
+  quota = np.minimum(sizes, np.maximum(shares, least))
+  raised = int((quota > shares).sum())
+  rank = splits.shuffled_rank(rng.fold_in(0, field), label)
+  index = np.flatnonzero(rank < quota[label])
+  surplus = f', more of {raised} rare classes' if raised else ''
+  errors.remark(
+    f'{index.size} of {count} images are used (config.{field}={limit}): the '
+    f'same share of every class{surplus}.'
+  )
+  return index
+
+
+def _least_images(
+  config: ConfigDict, names: tuple[str, ...]
+) -> Int[np.ndarray, 'k']:
+  """Training images of each class without which a smoke run would stop."""
+  least = np.ones(len(names), int)
+  # A limit of the user counts; that of a smoke run must not stop it.
+  if not config.smoke:
+    return least
+  share = config.get('proxy_fraction', 0)
+  # Two images of each class in the proxy. Tiny shares are of huge sets.
+  if share:
+    least[:] = min(_MOST_KEPT, math.ceil(2 / share))
+  if 'interclass' in config.get('manipulations', ()):
+    settings = config.interclass
+    pair = class_maps.parse_class_pair(settings.pair, names, 'interclass.pair')
+    # Half of the manipulated images are of each class, after a fifth of the
+    # images was held out for validation.
+    half = math.ceil(max(settings.sizes) / 2 / 0.8)
+    least[list(pair)] = np.maximum(least[list(pair)], half)
+  return least
 
 
 def _take(batch: Batch, index: np.ndarray) -> Batch:
@@ -74,9 +120,15 @@ def load(config: ConfigDict) -> Loaded:
   )
   names = dataset.class_names
   shipped = np.asarray(dataset.train.label)
+  few = np.ones(len(names), int)
   position, test = (
-    _select_images(f'{split}_limit', batch, config[f'{split}_limit'], names)
-    for split, batch in (('train', dataset.train), ('test', dataset.test))
+    _select_images(
+      f'{split}_limit', batch, config[f'{split}_limit'], names, least
+    )
+    for split, batch, least in (
+      ('train', dataset.train, _least_images(config, names)),
+      ('test', dataset.test, few),
+    )
   )
   dataset = dataset._replace(
     train=_take(dataset.train, position), test=_take(dataset.test, test)
@@ -124,6 +176,12 @@ def make_inputs(
     f'config.input.pad is {settings.pad}, but the images have a side of {side} '
     'pixels; choose a smaller one',
   )
+  if settings.flip and dataset.name.startswith(('folder:', 'npz:')):
+    errors.remark(
+      'Half of the training images are mirrored, which makes other signs, '
+      'digits or words of them: --config.input.flip=false leaves them as they '
+      'are.'
+    )
   normalisation.check_exchange(
     settings.mean, settings.std, dataset.train.image, recipes.NORMALISATION
   )
