@@ -59,6 +59,12 @@ def _training() -> dict[str, Any]:
   return locals()
 
 
+def _networks() -> dict[str, Any]:
+  from cmu_jax.networks.shipped import save_weights
+
+  return locals()
+
+
 def _methods() -> dict[str, Any]:
   from cmu_jax.methods.amun import amun
   from cmu_jax.methods.cuts.algorithm import cuts, direction
@@ -103,6 +109,7 @@ _LOADERS = {
     'Network Proxy Samples Training Trigger UserError Variables edit '
     'edit_predicate random_like task_vector'
   ),
+  _networks: 'save_weights',
   _training: 'Fit Session fit',
   _methods: 'Selection amun curve cuts direction select_alpha',
   _commands: 'audit repair unlearn',

@@ -10,9 +10,10 @@ from cmu_jax.methods import study_names
 _TEXT_COLUMN = 23
 # Flags of the network and its pictures, which all three commands share.
 _NETWORK = """\
-  --weights=FILE       .safetensors, .npz, .msgpack or an Orbax directory; names
-                       of ours, of PyTorch or of Hugging Face. Pickles (.pt,
-                       .pth) are never opened
+  --weights=FILE       .safetensors, its .index.json, .npz, .msgpack or an Orbax
+                       directory; names of ours, of PyTorch, of Hugging Face or
+                       of NNX. Pickles (.pt, .pth) are never opened: a message
+                       has the command that converts them
   --model=NAME[:k=v,..]  the network: resnet20, resnet18:stem=imagenet, ...
                        clip-vit-b32, -b16, -l14, or clip (sizes from config.json
                        beside FILE): image tower, head of the class names;

@@ -10,7 +10,13 @@ import jax
 from cmu_jax.core import errors
 from cmu_jax.core.types import Model, Variables
 from cmu_jax.networks import classifier
-from cmu_jax.networks.classifier import bind, freeze_norms, from_functions
+from cmu_jax.networks.classifier import (
+  as_model,
+  as_variables,
+  bind,
+  freeze_norms,
+  from_functions,
+)
 from cmu_jax.networks.families import (
   densenet,
   dinov2,
@@ -26,6 +32,8 @@ from cmu_jax.networks.families import (
 __all__ = [
   'REGISTRY',
   'Family',
+  'as_model',
+  'as_variables',
   'bind',
   'freeze_norms',
   'from_functions',

@@ -1,6 +1,7 @@
 """A body (image to features) with a linear head, bound to pure functions."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import jax
@@ -105,6 +106,61 @@ def bind(module: nn.Module) -> Model:
     stem=method('stem') if has_stem else None,
     trunk=method('trunk') if has_stem else None,
   )
+
+
+def as_model(model: Model | nn.Module) -> Model:
+  """Returns a model, bound from a linen module where it is one.
+
+  Args:
+    model: a `types.Model`, a module with the methods of `Classifier`, or any
+      linen module whose call takes images, and `train` where the modes differ.
+      The `features` and `head` of such a module raise a UserError.
+  """
+  if not isinstance(model, nn.Module):
+    return model
+  if hasattr(model, 'features') and hasattr(model, 'logits'):
+    return bind(model)
+  takes_mode = 'train' in inspect.signature(type(model).__call__).parameters
+  mode = lambda train: {'train': train} if takes_mode else {}
+
+  def apply(variables: Variables, image: jax.Array) -> jax.Array:
+    stored = variables._asdict()
+    return cast(jax.Array, model.apply(stored, image, **mode(False)))
+
+  def update(
+    variables: Variables, image: jax.Array
+  ) -> tuple[jax.Array, PyTree]:
+    logits, state = model.apply(
+      variables._asdict(), image, **mode(True), mutable=['batch_stats']
+    )
+    return logits, state.get('batch_stats', {})
+
+  def refuse(*_: Any) -> jax.Array:
+    raise errors.UserError(
+      f'{type(model).__name__} has no methods features and logits, which this '
+      'needs; give them with networks.from_functions, see docs/any_network.md'
+    )
+
+  def init(key: PRNGKey, image: jax.Array) -> Variables:
+    return as_variables(model.init(key, image, **mode(False)))
+
+  return Model(init, apply, update, features=refuse, head=refuse)
+
+
+def as_variables(variables: Variables | Mapping[str, Any]) -> Variables:
+  """Returns variables, also of the dict that a linen module's `init` makes.
+
+  Raises:
+    UserError: a dict without 'params'.
+  """
+  if not isinstance(variables, Mapping):
+    return variables
+  errors.check(
+    'params' in variables,
+    "these variables have no 'params'; give the result of init, or "
+    'Variables(params, batch_stats)',
+  )
+  return Variables(variables['params'], variables.get('batch_stats', {}))
 
 
 def freeze_norms(model: Model, frozen: tuple[str, ...]) -> Model:

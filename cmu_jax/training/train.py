@@ -3,7 +3,7 @@
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
+from cmu_jax import networks
 from cmu_jax.core import array_checks, errors, jit, progress, tree, vectorize
 from cmu_jax.core.store import Checkpoint
 from cmu_jax.core.types import Batch, Network, Training, Variables
@@ -189,7 +190,7 @@ def _check_batch(
 def fit(
   key: Key[Array, '*s'],
   network: Network,
-  variables: Variables,
+  variables: Variables | Mapping[str, Any],
   batch: Batch,
   training: Training,
   session: Session = _PLAIN,
@@ -201,7 +202,9 @@ def fit(
 
   Args:
     key: random key of sample order and augmentation; keys [s] with `strategy`.
-    variables: initial variables; with `strategy`, stacked along an axis s.
+    network: its model may be a linen module, see `networks.as_model`.
+    variables: initial variables, also as a module's `init` makes them; with
+      `strategy`, stacked along an axis s.
     batch: n raw images and labels; with `strategy`, stacked likewise.
     training: optimizer, steps and batch size, of which at most n are used.
     session: title, checkpoint, early end and selection of an epoch.
@@ -216,6 +219,13 @@ def fit(
     Diverged: the loss is not finite; names the first such step.
     UserError: an empty batch, or images or labels that do not fit.
   """
+  errors.check(
+    isinstance(network, Network),
+    f'fit takes Network(model, inputs), not {type(network).__name__}: '
+    'data.input_step.make makes the inputs',
+  )
+  network = network._replace(model=networks.as_model(network.model))
+  variables = networks.as_variables(variables)
   title, stacked = session.title, strategy is not None
   size = batch.label.shape[-1]
   errors.check(size > 0, f'{title}: no training images')

@@ -22,7 +22,12 @@ from cmu_jax.data.sources import image_folder
 from cmu_jax.data.sources.pictures import PictureReader
 from cmu_jax.networks import clip, weights
 from cmu_jax.networks.clip import zero_shot
-from cmu_jax.networks.shipped import class_order, clip_network, user_data
+from cmu_jax.networks.shipped import (
+  class_order,
+  clip_network,
+  inferred_sizes,
+  user_data,
+)
 from cmu_jax.networks.weights import names
 from cmu_jax.networks.weights.names import Layout
 
@@ -186,7 +191,7 @@ def load_backbone(
   options = {**_read_config_options(path, name), **options}
   # Shapes alone: random values would be replaced by those of the file.
   model = networks.make(name, num_classes, image_shape, **options)
-  shapes = _variable_shapes(model, image_shape)
+  shapes = inferred_sizes.variable_shapes(model, image_shape)
   stored = weights.read(path)
   torch_name = networks.REGISTRY[name].torch_name
   # A head in the file is that of other classes.
@@ -206,11 +211,6 @@ def load_backbone(
   )
   variables = Variables({**body.params, 'head': head}, body.batch_stats)
   return Backbone(model, variables, stored, layout)
-
-
-def _variable_shapes(model: Model, image_shape: tuple[int, ...]) -> Variables:
-  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  return jax.eval_shape(model.init, jax.random.key(0), image)
 
 
 def _reading_notes(
@@ -281,7 +281,7 @@ def _fit_network(
 ) -> tuple[
   Model, Variables, Layout, image_folder.FolderPictures, tuple[str, ...]
 ]:
-  """Finds the colours and the stem that the weights are for.
+  """Finds the colours, the stem and the sizes that the weights are for.
 
   Returns:
     The network, its variables and their layout, the pictures, and notes.
@@ -295,12 +295,14 @@ def _fit_network(
   for channels in colours:
     pictures = user_data.read_pictures(root, facts['image_size'], channels)
     shape = pictures.image.shape[1:]
-    for variant, note in networks.stem_variants(family, options):
+    for variant, note in inferred_sizes.list_variants(
+      family, options, classes, shape, stored.arrays
+    ):
       try:
         model = networks.make(family, classes, shape, **variant)
         variables, layout = weights.fit(
           stored.arrays,
-          _variable_shapes(model, shape),
+          inferred_sizes.variable_shapes(model, shape),
           networks.REGISTRY[family].torch_name,
           pathlib.Path(path).name,
         )

@@ -75,8 +75,8 @@ def write(
 def save_weights(
   path: os.PathLike | str,
   variables: Variables,
-  mean: float | Sequence[float],
-  std: float | Sequence[float],
+  mean: int | float | Sequence[int | float] | np.ndarray,
+  std: int | float | Sequence[int | float] | np.ndarray,
   *,
   classes: Sequence[str] | None = None,
   image_size: int | None = None,
@@ -116,6 +116,11 @@ def save_weights(
     'image_size': image_size,
     'target': target,
   }
+  errors.check(
+    len(facts['mean']) == len(facts['std']),
+    f'mean has {len(facts["mean"])} numbers, std {len(facts["std"])}; give one '
+    'for all channels, or one a channel',
+  )
   facts = {name: value for name, value in facts.items() if value is not None}
   side = user_data.check_side_file(facts, str(path))
   leaves = tree.leaves_by_path(variables)

@@ -169,11 +169,12 @@ def choose_layout(
   # Most, not all: the errors then name the few arrays that are wrong.
   best = max(counts)
   chosen = options[counts.index(best)]
+  usual = torch_names(paths, torch_name) if torch_name else {}
   errors.check(
     best,
     f'{source}: none of its names is of this network: it has '
     f'{_list_some(list(arrays))}, the network needs '
-    f'{_list_some(list(chosen.names.values()))}; is it another --model?',
+    f'{_list_some([*usual.values()] or paths)}; is it another --model?',
   )
   # The moments of an optimizer have the names of the network too.
   free = {n for n in arrays if not may_remain(n, chosen)}
@@ -182,12 +183,12 @@ def choose_layout(
     for option, count in zip(reversed(options), reversed(counts), strict=True)
     if count == best
   }
-  rivals = {k: v for k, v in rivals.items() if len(k) == best}
+  prefixes = {v for k, v in rivals.items() if len(k) == best}
   # Half: the prefix of a block inside the network explains few names.
   errors.check(
-    len(rivals) < 2 or 2 * best < len(paths),
+    len(prefixes) < 2 or 2 * best < len(paths),
     f'{source} holds several networks, under the prefixes '
-    f'{_list_some(sorted(rivals.values()))}; keep the arrays of one of them',
+    f'{_list_some(sorted(prefixes))}; keep the arrays of one of them',
   )
   return chosen
 
