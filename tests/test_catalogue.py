@@ -58,6 +58,12 @@ def test_every_offered_method_has_a_factory():
   }
 
 
+@pytest.mark.parametrize('name', ['eu_k', 'cf_k'])
+def test_the_last_layers_alone_need_the_name_of_the_others(name):
+  with pytest.raises(TypeError, match='frozen'):
+    factories.factory(name)(None, None)
+
+
 def test_rows_are_in_the_order_of_the_tables():
   names = ['fine_pruning', 'amun', 'mine', 'rewod', 'knn_cf', 'none', 'amun']
   assert study_names.sort_names('corrective', names) == (

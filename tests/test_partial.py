@@ -142,7 +142,7 @@ def _parts(variables, frozen):
   ]
 
 
-@pytest.mark.parametrize('factory', [retraining.finetune, retraining.retrain])
+@pytest.mark.parametrize('factory', [retraining.cf_k, retraining.eu_k])
 def test_the_first_layers_stay_to_the_bit(factory):
   frozen = networks.frozen_modules('convnet', 2)
   _, _, found, info = _tuned(factory, frozen)

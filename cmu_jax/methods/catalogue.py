@@ -43,13 +43,10 @@ ENTRIES: dict[str, Entry] = {
   'oracle': Entry('reference', (), 'trains on the clean training set'),
   'finetune': Entry('retraining', _RETAIN, 'fine-tunes on {retain}'),
   'cf_k': Entry(
-    'retraining',
-    _RETAIN,
-    'fine-tunes the last layers on {retain}',
-    'finetune',
+    'retraining', _RETAIN, 'fine-tunes the last layers on {retain}'
   ),
   'eu_k': Entry(
-    'retraining', _RETAIN, 'trains the last layers anew on {retain}', 'retrain'
+    'retraining', _RETAIN, 'trains the last layers anew on {retain}'
   ),
   'l1_sparse': Entry(
     'retraining',

@@ -31,6 +31,8 @@ _RADIUS = 0.04
 FACTORIES: dict[str, Callable[..., Method]] = {
   'retrain': retraining.retrain,
   'finetune': retraining.finetune,
+  'eu_k': retraining.eu_k,
+  'cf_k': retraining.cf_k,
   'l1_sparse': retraining.l1_sparse,
   'gradient_ascent': ascent.gradient_ascent,
   'alternating_ascent': ascent.alternating_ascent,

@@ -94,6 +94,21 @@ def finetune(
   return _method('fine-tuning', network, training, frozen, keep, start)
 
 
+def eu_k(
+  network: Network, training: Training, *, frozen: tuple[str, ...], **options
+) -> Method:
+  """Retrains the last layers alone: `retrain` with its modules to freeze."""
+  # A default would make it another method under the same name.
+  return retrain(network, training, frozen=frozen, **options)
+
+
+def cf_k(
+  network: Network, training: Training, *, frozen: tuple[str, ...], **options
+) -> Method:
+  """Fine-tunes the last layers alone: `finetune` with modules to freeze."""
+  return finetune(network, training, frozen=frozen, **options)
+
+
 def _method(
   verb: str,
   network: Network,
