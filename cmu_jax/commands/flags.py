@@ -45,11 +45,14 @@ class Command(NamedTuple):
     request: NamedTuple of its flags.
     text: printed for --help.
     check: refuses impossible values, and values that contradict each other.
+    looks: flags that measure a result and choose nothing, so that they may be
+      added to a finished run.
   """
 
   request: type[Any]
   text: str
   check: Callable[[Any], None]
+  looks: tuple[str, ...] = ()
 
 
 def add_attributes(text: str) -> Callable[[type[R]], type[R]]:

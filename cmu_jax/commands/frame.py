@@ -90,6 +90,7 @@ def run_job(
   request: Any,
   settings: Info,
   compute: Callable[[Info, pathlib.Path], tuple[Info, Report]],
+  looks: Sequence[str] = (),
 ) -> Info:
   """Computes results in the folder `out` of a request, and reports them.
 
@@ -97,12 +98,14 @@ def run_job(
     request: a request with the field `out`.
     settings: everything else that the results depend on.
     compute: (all settings, folder) -> results and their report.
+    looks: flags on which the results of the folder do not depend.
 
   Raises:
     UserError: the folder is in use, holds results of other settings, or holds
       an input under the name of an output.
   """
-  settings = {**request._asdict(), **settings}
+  flags = request._asdict().items()
+  settings = {**{k: v for k, v in flags if k not in looks}, **settings}
   out = files.expand(request.out)
   workdir.check_inputs(out, request)
   with workdir.open_run(out, settings, '--out'):

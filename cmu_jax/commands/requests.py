@@ -69,9 +69,10 @@ Choices:
                        safe uses --ordinary, if given, and does not edit a
                        network that the trigger does not fool
   --test=FOLDER        ordinary pictures by class: measured before and after,
-                       never used to choose anything
+                       never used to choose anything, so this may be added
+                       to a finished run without repeating it
   --lipschitz=true     bounds the Lipschitz constant of the network, before and
-                       after: a minute for a ResNet-20
+                       after: a minute for a ResNet-20. May be added
   --steps=N            of the fine-tuning: at most 200, and with label noise
                        until half of the wrong labels are learnt
   --learning_rate=X    of AdamW, constant: 5e-4 (label_noise), 1e-4 (poison)
@@ -120,7 +121,9 @@ def _check_repair(request: RepairRequest) -> None:
   flags.check_positive(request, 'steps')
 
 
-REPAIR = flags.Command(RepairRequest, _REPAIR_TEXT, _check_repair)
+REPAIR = flags.Command(
+  RepairRequest, _REPAIR_TEXT, _check_repair, ('test', 'lipschitz')
+)
 
 # Name -> description, of the methods of `unlearn`.
 METHODS = {
@@ -152,7 +155,8 @@ its remaining knowledge of them.
                        the same command continues after a kill
   --retain=FOLDER      training pictures to keep, in class folders likewise
   --test=FOLDER        pictures that were not trained on, in class folders:
-                       measured before and after, never used to choose anything
+                       measured before and after, never used to choose
+                       anything. May be added to a finished run
   --method=NAME        amun is the default; * needs --retain:
 {_METHOD_LIST}
 
@@ -210,7 +214,9 @@ def _check_unlearn(request: UnlearnRequest) -> None:
   )
 
 
-UNLEARN = flags.Command(UnlearnRequest, _UNLEARN_TEXT, _check_unlearn)
+UNLEARN = flags.Command(
+  UnlearnRequest, _UNLEARN_TEXT, _check_unlearn, ('test',)
+)
 
 _AUDIT_TEXT = f"""\
 usage: python -m cmu_jax audit --scores=FILE.npz --out=DIR [...]

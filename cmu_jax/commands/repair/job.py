@@ -5,15 +5,14 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
-from cmu_jax.commands import frame, readings
+from cmu_jax.commands import finished, frame, readings
 from cmu_jax.commands.repair import edit, page
 from cmu_jax.commands.repair.subject import RepairCase, read_case
-from cmu_jax.commands.requests import RepairRequest
+from cmu_jax.commands.requests import REPAIR, RepairRequest
 from cmu_jax.core import provenance, rng
 from cmu_jax.core.types import Batch, Info, Variables
 from cmu_jax.methods import diagnosis
 from cmu_jax.methods.cuts import alpha_rules
-from cmu_jax.networks import shipped
 from cmu_jax.robustness import attacks, lipschitz
 from cmu_jax.training import metrics
 
@@ -32,10 +31,21 @@ def run(request: RepairRequest) -> Info:
   case = read_case(request)
   _check_reading(request, case)
 
-  def compute(settings: Info, out: pathlib.Path) -> tuple[Info, frame.Report]:
-    return _repair(request, case, settings, out), page.REPORT
+  def solve(settings: Info, out: pathlib.Path) -> tuple[Variables, Info]:
+    return _repair(request, case, settings, out)
 
-  return frame.run_job(request, _settings(request, case), compute)
+  def measure(variables: Variables) -> Info:
+    original = _measure(request, case, case.network.variables)
+    edited = _measure(request, case, variables)
+    return {
+      'target_floor': _target_floor(case),
+      'measured': {'before': original, 'after': edited},
+    }
+
+  work = finished.Edit(
+    REPAIR, case.network, 'repaired', solve, measure, page.REPORT
+  )
+  return finished.run(request, _settings(request, case), work)
 
 
 def _check_reading(request: RepairRequest, case: RepairCase) -> None:
@@ -66,29 +76,18 @@ def _settings(request: RepairRequest, case: RepairCase) -> Info:
 
 def _repair(
   request: RepairRequest, case: RepairCase, settings: Info, out: pathlib.Path
-) -> Info:
+) -> tuple[Variables, Info]:
   edited = edit.edit_network(request, case, settings, out / 'checkpoints')
-  # Also for alpha = 0: the next step of a pipeline finds its weights.
-  written = shipped.write(case.network, edited.variables, out, 'repaired')
-  record = _choice_record(edited.choice, edited.curve)
-  # A file in half precision may be too coarse for the edit.
-  record['repaired'] = record['repaired'] and written.changed > 0
-  return {
+  return edited.variables, {
     'kind': request.kind,
     'method': edited.method,
-    'notes': [*case.notes, *written.notes],
+    'notes': list(case.notes),
     'class_names': list(case.network.class_names),
     'samples': int(case.bad.label.shape[0]),
-    **record,
+    **_choice_record(edited.choice, edited.curve),
     'safe': edited.evidence,
     'fine_tuning': {'steps': edited.steps, 'learnt': edited.learnt_share},
     'diagnosis': _diagnose(request, case),
-    'target_floor': _target_floor(case),
-    'measured': {
-      'before': _measure(request, case, case.network.variables),
-      'after': _measure(request, case, written.variables),
-    },
-    'weights': written.name,
   }
 
 

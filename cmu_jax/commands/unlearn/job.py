@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cmu_jax import audits
-from cmu_jax.commands import frame, intake, readings
-from cmu_jax.commands.requests import UnlearnRequest
+from cmu_jax.commands import finished, frame, intake, readings
+from cmu_jax.commands.requests import UNLEARN, UnlearnRequest
 from cmu_jax.commands.unlearn import page
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors, files, provenance, rng, store
@@ -71,10 +71,25 @@ def run(request: UnlearnRequest) -> Info:
   """
   case = _read_case(request)
 
-  def compute(settings: Info, out: pathlib.Path) -> tuple[Info, frame.Report]:
-    return _unlearn(request, case, settings, out), page.REPORT
+  def solve(settings: Info, out: pathlib.Path) -> tuple[Variables, Info]:
+    return _unlearn(request, case, settings, out)
 
-  results = frame.run_job(request, _settings(request, case), compute)
+  def measure(variables: Variables) -> Info:
+    return {
+      'pictures': {
+        name: None if batch is None else int(batch.label.shape[0])
+        for name, batch in case.sets().items()
+      },
+      'measured': {
+        'before': _measure(case, case.network.variables),
+        'after': _measure(case, variables),
+      },
+    }
+
+  work = finished.Edit(
+    UNLEARN, case.network, 'unlearned', solve, measure, page.REPORT
+  )
+  results = finished.run(request, _settings(request, case), work)
   # Only now: until the report is written, a kill may repeat the whole job.
   address = config_lib.fingerprint(results['settings'])
   store.remove_checkpoint(files.expand(request.out), address)
@@ -194,7 +209,7 @@ def _method_inputs(case: UnlearnCase) -> MethodInputs:
 
 def _unlearn(
   request: UnlearnRequest, case: UnlearnCase, settings: Info, out: pathlib.Path
-) -> Info:
+) -> tuple[Variables, Info]:
   network, data = case.network, _method_inputs(case)
   # Separate keys: a change of `prepare` must not move the draws of `solve`.
   key = rng.fold_in(request.seed, 'unlearn')
@@ -210,15 +225,10 @@ def _unlearn(
     method.grid[0],
     **_checkpoint_option(request, out, config_lib.fingerprint(settings)),
   )
-  written = shipped.write(network, edited, out, 'unlearned')
-  return {
+  return edited, {
     'method': request.method,
-    'notes': [*network.notes, *written.notes],
+    'notes': list(network.notes),
     'class_names': list(network.class_names),
-    'pictures': {
-      name: None if batch is None else int(batch.label.shape[0])
-      for name, batch in case.sets().items()
-    },
     # A user has no tuning cells, so the first value of the grid is used.
     'hyper': method.grid[0],
     'facts': {
@@ -226,11 +236,6 @@ def _unlearn(
       name: value if isinstance(value, str) else float(value)
       for name, value in facts.items()
     },
-    'measured': {
-      'before': _measure(case, network.variables),
-      'after': _measure(case, written.variables),
-    },
-    'weights': written.name,
   }
 
 

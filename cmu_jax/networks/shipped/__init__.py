@@ -14,6 +14,7 @@ from cmu_jax.networks.shipped.user_network import (
 )
 from cmu_jax.networks.shipped.writing import (
   WrittenWeights,
+  read_written,
   save_weights,
   write,
 )
@@ -29,6 +30,7 @@ __all__ = [
   'load_backbone',
   'read_labelled',
   'read_same_shape',
+  'read_written',
   'save_weights',
   'write',
 ]

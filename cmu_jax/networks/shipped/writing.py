@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cmu_jax.core import errors, files, tree
+from cmu_jax.core import errors, files, provenance, tree
 from cmu_jax.core.types import Variables
 from cmu_jax.networks import weights
 from cmu_jax.networks.shipped import user_data
@@ -26,12 +26,14 @@ class WrittenWeights(NamedTuple):
     variables: as read back from the file. Measure these.
     changed: number of weights that differ from the shipped file's.
     notes: the effect of the file's precision, in words.
+    sha256: of the file's arrays.
   """
 
   name: str
   variables: Variables
   changed: int
   notes: tuple[str, ...]
+  sha256: str
 
 
 def write(
@@ -62,14 +64,49 @@ def write(
     network.write_companions(out / name)
   if network.side:
     files.write_json(out / f'{name}.json', network.side)
-  content = weights.read(out / name)
-  written = matching.take(content.arrays, network.variables, network.layout)
+  content, written = _read_back(network, out / name)
   return WrittenWeights(
     name,
     written,
     _count_changes(network.variables, written),
     _describe_precision(network, variables, written, content.arrays),
+    _digest(content),
   )
+
+
+def read_written(
+  network: ShippedNetwork, path: pathlib.Path, sha256: str
+) -> Variables | None:
+  """Reads weights that `write` wrote; None if they are gone or changed.
+
+  Args:
+    network: as shipped.
+    path: of the written file.
+    sha256: see `WrittenWeights`.
+  """
+  if not path.exists():
+    return None
+  try:
+    content, variables = _read_back(network, path)
+  except errors.UserError:
+    # A broken file is made anew, like one that is gone.
+    return None
+  return variables if _digest(content) == sha256 else None
+
+
+def _read_back(
+  network: ShippedNetwork, path: pathlib.Path
+) -> tuple[weights.StoredWeights, Variables]:
+  content = weights.read(path)
+  return content, matching.take(
+    content.arrays, network.variables, network.layout
+  )
+
+
+def _digest(content: weights.StoredWeights) -> str:
+  """A digest of the arrays in the order of their names."""
+  arrays = content.arrays
+  return provenance.digest(*(arrays[name] for name in sorted(arrays)))
 
 
 def save_weights(
