@@ -53,6 +53,12 @@ def _core() -> dict[str, Any]:
   return locals()
 
 
+def _data() -> dict[str, Any]:
+  from cmu_jax.data.proxy_sets import make_proxy, wrap_labels
+
+  return locals()
+
+
 def _training() -> dict[str, Any]:
   from cmu_jax.training.train import Fit, Session, fit
 
@@ -110,6 +116,7 @@ _LOADERS = {
     'edit_predicate random_like task_vector'
   ),
   _networks: 'save_weights',
+  _data: 'make_proxy wrap_labels',
   _training: 'Fit Session fit',
   _methods: 'Selection amun curve cuts direction select_alpha',
   _commands: 'audit repair unlearn',

@@ -146,14 +146,12 @@ def check_labelled(
     for reading, _, logits in _try_all(network, batch.image[rows], tries)
   }
   current = trials.pop('')
-  best = max(trials.values(), key=lambda skill: skill.value)
+  best = max(trials.values(), key=lambda skill: skill.value, default=current)
   # The most common of those that are as good.
-  remedy = next(
-    name
-    for name, skill in trials.items()
-    if skill.value >= best.value - best.error
-  )
-  best = trials[remedy]
+  least = best.value - best.error
+  names = (name for name, skill in trials.items() if skill.value >= least)
+  remedy = next(names, '')
+  best = trials.get(remedy, current)
   gain = best.value - current.value
   # Beyond the luck of the best of many trials. A network that is not at chance
   # is only contradicted by a reading with at most half of its errors.
@@ -201,9 +199,9 @@ def check_unlabelled(
     reading.remedy: _agreement(features, logits)
     for reading, features, logits in _try_all(network, part, tries[1:])
   }
-  best = max(trials.values())
+  best = max(trials.values(), default=current)
   # The most common of those that are as good.
-  remedy = next(name for name in trials if trials[name] >= best - 0.02)
+  remedy = next((name for name in trials if trials[name] >= best - 0.02), '')
   crowd = np.bincount(logits.argmax(-1), minlength=classes)
   prefix = (
     f'the network gives {crowd.max()} of {len(part)} pictures in {source} '
@@ -299,6 +297,12 @@ def _readings(
   network: ShippedNetwork, image: UInt8[np.ndarray, 'n h w c']
 ) -> Iterator[Reading]:
   """The given reading, and each of the common ones."""
+  # An input step of somebody's own has no other readings.
+  if not network.mean:
+    yield Reading(
+      '', lambda x: np.asarray(network.inputs.eval(jnp.asarray(x), None))
+    )
+    return
   channels = image.shape[3]
   pixels = image.astype(np.float32) / 255
   # Those of the pictures themselves are as common as any.

@@ -77,6 +77,42 @@ def make_proxy(
   return Proxy(pool.image, index, label, has_trigger)
 
 
+def wrap_labels(image: Any, label: Any, has_trigger: Any = None) -> Proxy:
+  """Makes a proxy of images that come with wrong labels of their own.
+
+  Args:
+    image: raw pixels, uint8 [n, h, w, c], never seen in training.
+    label: the wrong label of each image, integers [n].
+    has_trigger: bool [n], marks images on which the input step paints the
+      trigger; None without trigger, or if the images have it in their pixels.
+
+  Raises:
+    UserError: images without a label, or labels below 0.
+  """
+  pixels, labels = np.asarray(image), np.asarray(label)
+  errors.check(
+    pixels.ndim == 4 and pixels.dtype == np.uint8,
+    f'proxy images are {pixels.dtype} of shape {pixels.shape}; give uint8 '
+    '[n, h, w, c]',
+  )
+  errors.check(
+    labels.shape == pixels.shape[:1] and labels.size,
+    f'{len(pixels)} proxy images have labels of shape {labels.shape}; give one '
+    'label an image',
+  )
+  errors.check(
+    np.issubdtype(labels.dtype, np.integer) and labels.min() >= 0,
+    'proxy labels must be class numbers from 0',
+  )
+  every = jnp.arange(len(labels), dtype=jnp.int32)[None, :]
+  return Proxy(
+    jnp.asarray(image),
+    every,
+    jnp.asarray(labels, jnp.int32)[None, :],
+    None if has_trigger is None else jnp.asarray(has_trigger, bool)[None, :],
+  )
+
+
 def make_clean_proxy(kind: str, pool: Batch, **arguments: Any) -> Batch:
   """Selects proxy images with true labels, for catastrophic forgetting.
 

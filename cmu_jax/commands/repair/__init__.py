@@ -25,14 +25,39 @@ def load() -> tuple[Callable[[Any], Any], Callable[[Any], str]]:
   return job.run, words.console
 
 
-def repair(**settings: Any) -> dict[str, Any]:
-  """Repairs a network; see `RepairRequest` for the settings.
+def repair(
+  model: Any = None, images: Any = None, labels: Any = None, **settings: Any
+) -> Any:
+  """Repairs a network from files, or from arrays.
+
+  From files, all settings are those of `RepairRequest`, by name:
+
+    cmu_jax.repair(weights='w.npz', model='resnet20', proxy='bad', ...)
+
+  From arrays, the model is a `Network`, and its weights are `variables=`:
+
+    cmu_jax.repair(network, images, wrong_labels, variables=variables)
+
+  Args:
+    model: name of a network, or a network itself.
+    images: bad samples, uint8 [n, h, w, c]; None for a repair from files.
+    labels: their wrong labels [n]; see `arrays.repair_arrays` for the other
+      settings of a repair from arrays.
+    **settings: by name.
 
   Returns:
-    The content of results.json in the folder `out`. The repaired weights lie
-    beside it, in the format of the given ones.
+    From files, the content of results.json in the folder `out`; the repaired
+    weights lie beside it, in the format of the given ones. From arrays, a
+    `RepairResult`; nothing is written.
 
   Raises:
     UserError: settings, weights or pictures that do not fit.
   """
+  if images is not None:
+    # Imported late: the flags of the command are checked without JAX.
+    from cmu_jax.commands.repair import arrays
+
+    return arrays.repair_arrays(model, images, labels, **settings)
+  named = {'model': model, 'labels': labels}
+  settings |= {k: v for k, v in named.items() if v is not None}
   return flags.call(REPAIR, load, settings)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -66,7 +65,7 @@ def edit_network(
   request: RepairRequest,
   case: RepairCase,
   settings: Info,
-  folder: pathlib.Path,
+  folder: pathlib.Path | None,
 ) -> Edit:
   """Edits by projection if a trigger is located, else by CUTS.
 
@@ -74,7 +73,7 @@ def edit_network(
     request: the user's flags.
     case: network and samples.
     settings: everything that the result depends on.
-    folder: of the checkpoints.
+    folder: of the checkpoints; None for none.
   """
   key = rng.fold_in(request.seed, 'repair')
   rate = optimizers.constant_schedule(settings['learning_rate'])
@@ -85,7 +84,9 @@ def edit_network(
   text = json.dumps(settings, sort_keys=True, default=list)
   fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
-  def make_checkpoint(name: str) -> store.Checkpoint:
+  def make_checkpoint(name: str) -> store.Checkpoint | None:
+    if folder is None:
+      return None
     path = folder / name
     return store.Checkpoint(
       lambda template: checkpoint.restore(path, template, fingerprint),
@@ -100,7 +101,7 @@ def edit_network(
 def _edit_projected(
   key: jax.Array,
   case: RepairCase,
-  training_checkpoint: store.Checkpoint,
+  training_checkpoint: store.Checkpoint | None,
   tuning: Training,
 ) -> Edit:
   """Unlearns the trigger from ordinary pictures with and without it."""
@@ -108,13 +109,10 @@ def _edit_projected(
   assert case.trigger is not None
   # The copies of the network see pictures with the trigger painted in.
   pixels = input_step.with_trigger(case.network.classifier.inputs, case.trigger)
-  # A proxy of one draw that sends every picture to the target.
+  # A proxy that sends every picture to the target.
   size = case.ordinary.shape[0]
-  pool = Proxy(
-    case.ordinary,
-    jnp.arange(size, dtype=jnp.int32)[None, :],
-    jnp.full((1, size), case.target, jnp.int32),
-    jnp.ones((1, size), bool),
+  pool = proxy_sets.wrap_labels(
+    case.ordinary, np.full(size, case.target), np.ones(size, bool)
   )
   repaired, info = distillation.projected_distillation(
     Network(case.network.model, pixels),
@@ -133,7 +131,7 @@ def _edit_by_cuts(
   key: jax.Array,
   request: RepairRequest,
   case: RepairCase,
-  make_checkpoint: Callable[[str], store.Checkpoint],
+  make_checkpoint: Callable[[str], store.Checkpoint | None],
   tuning: Training,
 ) -> Edit:
   """Edits by the published method, or with a choice on held-out samples."""
@@ -180,7 +178,7 @@ def _task_vector(
   request: RepairRequest,
   case: RepairCase,
   samples: Proxy,
-  make_checkpoint: Callable[[str], store.Checkpoint],
+  make_checkpoint: Callable[[str], store.Checkpoint | None],
   tuning: Training,
 ) -> tuple[PyTree, Training, float]:
   """Trains the task vector; returns it with its training and learnt share."""
@@ -233,5 +231,4 @@ def _make_proxy(
     return proxy_sets.make_proxy(
       key, 'symmetric', bad, 2, len(case.network.class_names)
     )
-  every = jnp.arange(bad.label.shape[0], dtype=jnp.int32)[None, :]
-  return Proxy(bad.image, every, bad.label[None, :])
+  return proxy_sets.wrap_labels(bad.image, bad.label)

@@ -29,26 +29,21 @@ def run(request: RepairRequest) -> Info:
       written.
   """
   case = read_case(request)
-  _check_reading(request, case)
+  check_reading(request, case)
 
-  def solve(settings: Info, out: pathlib.Path) -> tuple[Variables, Info]:
-    return _repair(request, case, settings, out)
+  def edit_case(settings: Info, out: pathlib.Path) -> tuple[Variables, Info]:
+    return solve(request, case, settings, out / 'checkpoints')
 
   def measure(variables: Variables) -> Info:
-    original = _measure(request, case, case.network.variables)
-    edited = _measure(request, case, variables)
-    return {
-      'target_floor': _target_floor(case),
-      'measured': {'before': original, 'after': edited},
-    }
+    return measure_both(request, case, variables)
 
   work = finished.Edit(
-    REPAIR, case.network, 'repaired', solve, measure, page.REPORT
+    REPAIR, case.network, 'repaired', edit_case, measure, page.REPORT
   )
-  return finished.run(request, _settings(request, case), work)
+  return finished.run(request, case_settings(request, case), work)
 
 
-def _check_reading(request: RepairRequest, case: RepairCase) -> None:
+def check_reading(request: RepairRequest, case: RepairCase) -> None:
   """Refuses a network that does not read its pictures as in its training."""
   network = case.network
   if case.test is not None:
@@ -61,7 +56,7 @@ def _check_reading(request: RepairRequest, case: RepairCase) -> None:
   readings.check_unlabelled(network, case.bad.image, source)
 
 
-def _settings(request: RepairRequest, case: RepairCase) -> Info:
+def case_settings(request: RepairRequest, case: RepairCase) -> Info:
   """Inferred settings, and digests of the inputs."""
   return {
     **frame.network_settings(case.network, case.bad.image),
@@ -74,10 +69,21 @@ def _settings(request: RepairRequest, case: RepairCase) -> Info:
   }
 
 
-def _repair(
-  request: RepairRequest, case: RepairCase, settings: Info, out: pathlib.Path
+def solve(
+  request: RepairRequest,
+  case: RepairCase,
+  settings: Info,
+  folder: pathlib.Path | None,
 ) -> tuple[Variables, Info]:
-  edited = edit.edit_network(request, case, settings, out / 'checkpoints')
+  """Edits a network; returns it with the record of the edit.
+
+  Args:
+    request: the user's flags.
+    case: network and samples.
+    settings: see `case_settings`.
+    folder: of the checkpoints; None to keep none.
+  """
+  edited = edit.edit_network(request, case, settings, folder)
   return edited.variables, {
     'kind': request.kind,
     'method': edited.method,
@@ -135,6 +141,20 @@ def _target_floor(case: RepairCase) -> Info | None:
     rate = np.mean(predicted == case.target)
     return {'rate': float(rate), 'source': 'ordinary'}
   return {'rate': 1 / len(case.network.class_names), 'source': 'classes'}
+
+
+def measure_both(
+  request: RepairRequest, case: RepairCase, edited: Variables
+) -> Info:
+  """Measures the network before and after an edit."""
+  both = {'before': case.network.variables, 'after': edited}
+  return {
+    'target_floor': _target_floor(case),
+    'measured': {
+      when: _measure(request, case, variables)
+      for when, variables in both.items()
+    },
+  }
 
 
 def _measure(

@@ -68,7 +68,7 @@ def read_case(request: RepairRequest) -> RepairCase:
   intake.check_classes(network, {'--test': test, '--proxy': true})
   notes = (*network.notes, *target_notes)
   case = RepairCase(network, bad, test, target, None, None, notes)
-  return case if target is None else _add_trigger(request, case)
+  return case if target is None else _read_trigger(request, case)
 
 
 def _read_bad_samples(
@@ -95,21 +95,42 @@ def _read_bad_samples(
   return Batch(image, jnp.full(len(image), target, jnp.int32)), target, notes
 
 
-def _add_trigger(request: RepairRequest, case: RepairCase) -> RepairCase:
-  """Adds the trigger, if ordinary pictures reveal its pixels."""
+def _read_trigger(request: RepairRequest, case: RepairCase) -> RepairCase:
+  """Adds the trigger, if there are ordinary pictures that reveal it."""
   if request.ordinary is None:
     return case
-  network = case.network
   # Pixels are compared position by position: resized differently, a trigger
   # would not align.
   pictures = shipped.read_same_shape(
-    request.ordinary, case.bad.image, network.reader
+    request.ordinary, case.bad.image, case.network.reader
   ).image
   bad = {'--proxy': case.bad.image}
   pictures = pictures[intake.mark_new('--ordinary', pictures, bad)]
-  readings.check_unlabelled(
-    network, jnp.asarray(pictures), f'--ordinary={request.ordinary}'
+  return add_trigger(case, pictures, f'--ordinary={request.ordinary}')
+
+
+def add_trigger(
+  case: RepairCase,
+  pictures: UInt8[np.ndarray, 'm h w c'],
+  source: str = 'ordinary',
+) -> RepairCase:
+  """Adds the trigger, if ordinary pictures reveal its pixels.
+
+  Args:
+    case: a poisoned network with its bad samples.
+    pictures: without the trigger, in the size of the samples.
+    source: of the pictures, in words.
+
+  Raises:
+    UserError: the network does not read these pictures as in its training.
+  """
+  network = case.network
+  errors.check(
+    pictures.shape[1:] == case.bad.image.shape[1:],
+    f'{source}: pictures of shape {pictures.shape[1:]}, the bad samples have '
+    f'{case.bad.image.shape[1:]}; make them the same',
   )
+  readings.check_unlabelled(network, jnp.asarray(pictures), source)
   trigger = locate_trigger(np.asarray(case.bad.image), pictures)
   batch = Batch(
     jnp.asarray(pictures),

@@ -1,0 +1,159 @@
+"""Repair of a network from arrays: the work of the command without files."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from cmu_jax.commands import flags, requests
+from cmu_jax.commands.repair import job, subject, words
+from cmu_jax.commands.repair.subject import RepairCase
+from cmu_jax.core import errors
+from cmu_jax.core.types import Batch, Info, Network, Variables
+from cmu_jax.data import splits
+from cmu_jax.data.sources import image_folder
+from cmu_jax.networks import weights
+from cmu_jax.networks.shipped import ShippedNetwork
+from cmu_jax.networks.weights import matching
+from cmu_jax.training import metrics
+
+
+class RepairResult(NamedTuple):
+  """The outcome of a repair.
+
+  Attributes:
+    variables: the edited network; the given one where the repair abstains.
+    repaired: False if the repair abstains.
+    alpha: length of the step along the task vector; 0 without one.
+    record: curve, evidence, diagnosis and measurements, as in results.json.
+    sentences: the outcome in words, the most important first.
+  """
+
+  variables: Variables
+  repaired: bool
+  alpha: float
+  record: Info
+  sentences: tuple[str, ...]
+
+
+def repair_arrays(
+  network: Network,
+  images: Any,
+  labels: Any = None,
+  *,
+  variables: Variables,
+  kind: str = 'label_noise',
+  ordinary: Any = None,
+  test: Batch | None = None,
+  **settings: Any,
+) -> RepairResult:
+  """Repairs a network from arrays of bad samples.
+
+  Args:
+    network: the model and its input step.
+    images: bad samples, uint8 [n, h, w, c] that the network was not trained on.
+    labels: their wrong labels, integers [n]; the true ones with
+      `labels_are='true'`; None with kind='poison'.
+    variables: of the network.
+    kind: 'label_noise' or 'poison'.
+    ordinary: with kind='poison', unlabelled pictures without the trigger,
+      uint8 [m, h, w, c].
+    test: ordinary pictures with true labels, which are only measured.
+    **settings: class_names, target, labels_are ('bad' or 'true'), rule, steps,
+      learning_rate, batch_size, lipschitz and seed, as flags of the command.
+
+  Raises:
+    UserError: settings or arrays that do not fit.
+  """
+  labels_are = settings.pop('labels_are', 'bad')
+  names = settings.pop('class_names', None)
+  target = settings.pop('target', None)
+  paths: dict[str, Any] = dict.fromkeys(
+    ('weights', 'model', 'proxy', 'out'), 'images'
+  )
+  unknown = sorted(set(settings) - set(requests.RepairRequest._fields))
+  if unknown:
+    raise errors.unknown_name(
+      'setting', unknown[0], requests.RepairRequest._fields
+    )
+  request = requests.RepairRequest(
+    **paths, kind=kind, labels=labels_are, **settings
+  )
+  flags.check(requests.REPAIR, request)
+  case = _make_case(network, variables, images, labels, target, names, kind)
+  if ordinary is not None:
+    errors.check(kind == 'poison', "ordinary= goes with kind='poison'")
+    case = subject.add_trigger(case, np.asarray(ordinary))
+  case = case._replace(test=test)
+  job.check_reading(request, case)
+  settings = job.case_settings(request, case)
+  edited, record = job.solve(request, case, settings, None)
+  record |= job.measure_both(request, case, edited)
+  return RepairResult(
+    edited,
+    record['repaired'],
+    record['alpha'],
+    record,
+    (words.headline(record), *words.outcome(record)),
+  )
+
+
+def _make_case(
+  network: Network,
+  variables: Variables,
+  images: Any,
+  labels: Any,
+  target: Any,
+  names: Any,
+  kind: str,
+) -> RepairCase:
+  """A case without files."""
+  image = jnp.asarray(images)
+  errors.check(
+    image.ndim == 4 and image.dtype == jnp.uint8 and len(image),
+    f'images are {image.dtype} of shape {image.shape}; give uint8 [n, h, w, c]',
+  )
+  blank = Batch(image, jnp.zeros(len(image), jnp.int32))
+  logits = metrics.logits(network, variables, blank, 256)
+  classes = logits.shape[1]
+  class_names = tuple(map(str, names or range(classes)))
+  errors.check(
+    len(class_names) == classes,
+    f'class_names has {len(class_names)} names, the network {classes} outputs',
+  )
+  none = image_folder.FolderPictures(np.zeros(0), np.zeros(0), ())
+  shipped = ShippedNetwork(
+    model=network.model,
+    variables=variables,
+    stored=weights.StoredWeights({}, {}, '.npz'),
+    layout=matching.Layout({}, False),
+    inputs=network.inputs,
+    pictures=none,
+    class_names=class_names,
+    mean=(),
+    std=(),
+    target=target,
+    notes=(),
+    side={},
+  )
+  notes: tuple[str, ...] = ()
+  if kind == 'poison':
+    target, notes = subject.choose_target(
+      target, class_names, (), logits.argmax(1)
+    )
+    label = jnp.full(len(image), target, jnp.int32)
+  else:
+    errors.check(
+      labels is not None,
+      'labels= is missing: give the wrong labels, or the true ones with '
+      "labels_are='true'",
+    )
+    target, label = None, jnp.asarray(labels, jnp.int32)
+    errors.check(
+      label.shape == (len(image),),
+      f'{len(image)} images have labels of shape {label.shape}; give one each',
+    )
+    splits.check_labels(label, classes)
+  return RepairCase(
+    shipped, Batch(image, label), None, target, None, None, notes
+  )
