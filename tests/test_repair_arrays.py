@@ -107,3 +107,27 @@ def test_a_proxy_of_own_wrong_labels_is_a_draw_of_itself():
       cmu_jax.wrap_labels(image, wrong)
   with pytest.raises(errors.UserError, match='uint8'):
     cmu_jax.wrap_labels(image / 255, [3, 1])
+
+
+def test_where_it_abstains_clean_labels_are_tried_on_the_network(case):
+  kind, folder, test = case
+  image, label = read_pictures(folder)
+  result = cmu_jax.repair(
+    NETWORK,
+    image,
+    label if kind == 'label_noise' else None,
+    variables=read(folder),
+    test=Batch(test.image[:100], test.label[:100]),
+    kind=kind,
+    steps=1,
+    learning_rate=1e-9,
+  )
+  assert not result.repaired
+  estimate = result.record['clean_estimate']
+  assert (estimate is None) == (kind == 'poison')
+  if estimate:
+    assert estimate['labels'] == 50 and estimate['source'] == '--test'
+    measured = result.record['measured']['before']['test_accuracy']
+    assert estimate['before'] == pytest.approx(measured)
+    # A rate of 1e-9 learns nothing from clean labels either.
+    assert estimate['after'] == pytest.approx(estimate['before'])

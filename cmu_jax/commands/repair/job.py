@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmu_jax.commands import finished, frame, readings
-from cmu_jax.commands.repair import edit, page
+from cmu_jax.commands.repair import advice, edit, page
 from cmu_jax.commands.repair.subject import RepairCase, read_case
 from cmu_jax.commands.requests import REPAIR, RepairRequest
 from cmu_jax.core import provenance, rng
@@ -150,6 +150,7 @@ def measure_both(
   both = {'before': case.network.variables, 'after': edited}
   return {
     'target_floor': _target_floor(case),
+    'clean_estimate': advice.estimate_clean(request, case, edited),
     'measured': {
       when: _measure(request, case, variables)
       for when, variables in both.items()

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import figure
 
 from cmu_jax.commands import frame
-from cmu_jax.commands.repair import words
+from cmu_jax.commands.repair import advice, words
 from cmu_jax.report import page, style
 
 _CAPTION = (
@@ -67,6 +67,7 @@ def _build(results: dict[str, Any], image: str) -> frame.Page:
     sentences=words.outcome(results),
     sections={
       **frame.harm_section(results),
+      'What would help most': page.paragraphs(advice.sentences(results)),
       'Before and after': _table(results),
       'How alpha was chosen': image,
       'What was wrong': page.paragraphs(words.corruption_sentences(results)),

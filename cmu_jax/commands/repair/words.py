@@ -3,6 +3,7 @@
 from typing import Any
 
 from cmu_jax.commands import frame
+from cmu_jax.commands.repair import advice
 
 _CERTAINTY = ((0.95, 'clearly'), (0.8, 'probably'), (0.0, 'perhaps'))
 _FAMILIES = {
@@ -338,6 +339,7 @@ def console(results: dict[str, Any]) -> str:
     [
       headline(results),
       *outcome(results),
+      *advice.sentences(results),
       *diagnosis_sentences(results),
       *lipschitz_sentences(results),
       *results['notes'],
