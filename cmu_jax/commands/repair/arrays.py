@@ -13,7 +13,7 @@ from cmu_jax.core.types import Batch, Info, Network, Variables
 from cmu_jax.data import splits
 from cmu_jax.data.sources import image_folder
 from cmu_jax.networks import weights
-from cmu_jax.networks.shipped import ShippedNetwork
+from cmu_jax.networks.shipped import ShippedNetwork, class_order
 from cmu_jax.networks.weights import matching
 from cmu_jax.training import metrics
 
@@ -129,7 +129,7 @@ def _make_case(
     layout=matching.Layout({}, False),
     inputs=network.inputs,
     pictures=none,
-    class_names=class_names,
+    order=class_order.ClassOrder(class_names, names is None, 'class_names='),
     mean=(),
     std=(),
     target=target,
