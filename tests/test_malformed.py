@@ -47,12 +47,12 @@ FIELDS = [
   ('seeds=()', 'config.seeds is ()'),
   ('seeds=1,1', 'config.seeds is (1, 1)'),
   ('seeds=-1', 'config.seeds is (-1,)'),
-  ('seeds=4294967296', 'from 0 to 4294967295'),
+  ('seeds=4294967296', 'the limit is 4294967295'),
   ('seeds=0.5', 'takes a tuple'),
   ('train.steps=0', 'give either epochs or steps'),
   ('train.epochs=3', 'give either epochs or steps'),
   ('train.epochs=-1', 'give either epochs or steps'),
-  ('train.steps=100000000000', 'train for fewer steps'),
+  ('train.steps=4000000000', 'train for fewer steps'),
   ('train.batch_size=0', 'config.train.batch_size must be above 0'),
   ('finetune.batch_size=-3', 'config.finetune.batch_size'),
   ('train.learning_rate=0', 'config.train.learning_rate is 0.0'),
@@ -80,7 +80,7 @@ FIELDS = [
   ('model.name=fcc', "did you mean 'fc'"),
   ('model.width=0', 'config.model.width is 0'),
   ('model.width=1000000000', 'lower config.model.width'),
-  ('model.width=1000000000000', 'GiB in training, this machine has'),
+  ('model.width=4000000000', 'GiB in training, this machine has'),
   ('model.dtype=float23', "did you mean 'float32'"),
   ('corruption.target=99', 'config.corruption.target is 99'),
   ('input.mean=0.1,0.2', 'config.input.mean (0.1, 0.2)'),
@@ -183,7 +183,7 @@ def test_no_device_is_one_line(capfd, tmp_path, monkeypatch):
   def none():
     raise RuntimeError("Unable to initialize backend 'cuda':\n no such plug-in")
 
-  monkeypatch.setattr(jax, 'devices', none)
+  monkeypatch.setattr(jax, 'device_count', none)
   assert 'JAX_PLATFORMS=cpu' in refused(capfd, tmp_path, {})
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from cmu_jax.core import errors
 
-# Of 32 bits.
-_LARGEST: dict[type, float] = {int: 2**31 - 1, float: 3.4028235e38}
+# Of 32 bits; seeds have no sign.
+_LARGEST: dict[type, float] = {int: 2**32 - 1, float: 3.4028235e38}
 _KINDS = {
   bool: 'true or false',
   int: 'an int',
@@ -54,7 +54,7 @@ def _check_size(value: Any, field: str) -> None:
   # Infinity has an error of its own.
   if limit is not None and math.isfinite(value):
     errors.check(
-      abs(value) <= limit, f'{field} is {value}; the limit is {limit:g}'
+      abs(value) <= limit, f'{field} is {value}; the limit is {limit}'
     )
 
 
