@@ -86,14 +86,14 @@ def test_a_saved_network_is_found_with_its_facts(tmp_path, picture, suffix):
     tmp_path / f'w{suffix}',
     variables,
     mean=np.float32([0.1, 0.2, 0.3]),
-    std=(0.5, 1, 2),
+    std=(0.5, 0.4, 0.3),
     classes=('a', 'b', 'c'),
     target='b',
   )
   network = shipped.load(str(path), 'convnet', picture, FACTS)
   jax.tree.map(np.testing.assert_array_equal, network.variables, variables)
   assert network.mean == pytest.approx((0.1, 0.2, 0.3))
-  assert network.std == (0.5, 1, 2) and network.target == 'b'
+  assert network.std == (0.5, 0.4, 0.3) and network.target == 'b'
   assert network.class_names == ('a', 'b', 'c')
 
 
