@@ -7,6 +7,7 @@ import pytest
 import small_sweep
 
 from cmu_jax.core import jit, rng
+from cmu_jax.methods import catalogue, study_names
 from cmu_jax.studies.corrective import problem as problems
 from cmu_jax.studies.corrective import roster, world
 from cmu_jax.studies.engine import binding
@@ -15,16 +16,11 @@ FRACTION = 0.5
 # The others declare both parts of S_tr: from them nothing else is hidden, and
 # what they did not declare beyond that is None.
 NAMES = [
-  'rewod',
-  'cf',
-  'cf_k',
-  'l1_sparse',
-  'sap',
-  'gradient_ascent',
-  'cuts',
-  'cuts_simplex',
-  'fine_pruning',
-  'bn_recalibration',
+  name
+  for canonical, name in study_names.NAMES[study_names.CORRECTIVE].items()
+  if not {'retain', 'forget'} <= {*catalogue.ENTRIES[canonical].needs}
+  # The last two are as their neighbours, and `none` has no method.
+  and name not in ('none', 'eu_k', 'cuts_grid')
 ]
 
 

@@ -33,6 +33,14 @@ ARGUMENTS = {
   'poison': {'trigger': triggers.badnet(8, 8, margin=(0, 0)), 'target': 1},
 }
 ARGUMENTS['clean_label'] = ARGUMENTS['poison']
+# The images that a proxy can use; all of them for the other kinds.
+CHANGED = {
+  'asymmetric': np.isin(LABEL, (0, 3, 2)),
+  'constant': LABEL != 2,
+  'human': HUMAN != LABEL,
+  'poison': LABEL != 1,
+  'clean_label': LABEL != 1,
+}
 every_kind = pytest.mark.parametrize('kind', corruption.KINDS)
 
 
@@ -107,21 +115,13 @@ def test_a_proxy_keeps_what_really_changes(kind):
   made = proxy_sets.make_proxy(KEY, kind, pool, 2, K, **facts)
   for kept, label in zip(made.positions, made.label, strict=True):
     assert (np.asarray(label) != LABEL[np.asarray(kept)]).all()
-  rule = {
-    'symmetric': np.full(N, True),
-    'transition': np.full(N, True),
-    'asymmetric': np.isin(LABEL, (0, 3, 2)),
-    'constant': LABEL != 2,
-    'human': HUMAN != LABEL,
-    'poison': LABEL != 1,
-    'clean_label': LABEL != 1,
-  }
+  changed = CHANGED.get(kind, np.full(N, True))
   if kind == 'interclass':
     fewest = min((LABEL == 3).sum(), (LABEL == 5).sum())
     moved = np.bincount(LABEL[np.asarray(made.positions[0])], minlength=K)
     assert moved.tolist() == [0, 0, 0, fewest, 0, fewest]
   else:
-    assert np.array_equal(made.positions[0], np.flatnonzero(rule[kind]))
+    assert np.array_equal(made.positions[0], np.flatnonzero(changed))
   clean = proxy_sets.make_clean_proxy(kind, pool, **facts)
   partly = {'asymmetric': (0, 2, 3), 'interclass': (3, 5)}
   seen = np.isin(LABEL, partly.get(kind, range(K)))
@@ -223,7 +223,8 @@ def test_mistakes_are_one_clear_line(message):
 @every_kind
 def test_a_proxy_without_its_arguments_is_refused(kind):
   pool = Batch(jnp.zeros((N, 8, 8, 1), jnp.uint8), jnp.asarray(LABEL))
-  if kind not in ('symmetric', 'constant'):
+  # The number of classes is always given, and a target has a default.
+  if ARGUMENTS[kind].keys() - {'num_classes', 'target'}:
     with pytest.raises(errors.UserError, match='proxy needs'):
       proxy_sets.make_proxy(KEY, kind, pool, 1, K)
 
