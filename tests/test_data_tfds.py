@@ -134,7 +134,7 @@ def test_download_prepares_a_set_that_is_not_there(tmp_path):
     name='preparable',
     register=True,
   )
-  with pytest.raises(errors.UserError, match='download=True'):
+  with pytest.raises(errors.UserError, match=r'--config\.download=true'):
     load(tmp_path, 'preparable')
   found = load(tmp_path, 'preparable', download=True)
   assert found.train.label.shape == (8,)

@@ -102,7 +102,7 @@ def announce_compilations() -> None:
   """Names each program on stderr that takes XLA longer than three seconds."""
   ends: dict[int, threading.Event] = {}
 
-  def begin(event: str, value: float, **facts: str | int) -> None:
+  def begin(event: str, value: float | int, **facts: str | int) -> None:
     if event != _COMPILATION:
       return
     end = ends[threading.get_ident()] = threading.Event()
