@@ -131,6 +131,22 @@ def test_few_pictures_claim_nothing():
   assert class_order.find_better(names, label[2:10], predicted[2:10]) is None
 
 
+@pytest.mark.parametrize(
+  'skill, stops', [(0.9, True), (0.35, False)], ids=['sure', 'misread']
+)
+def test_an_order_with_few_hits_leaves_room_for_misread_pictures(skill, stops):
+  names = tuple(f'{i:02}' for i in range(10))
+  label, predicted = answers(names, (*names[-1:], *names[:-1]), 30, skill)
+  order = class_order.ClassOrder(names, True, 'sorted as text')
+  with errors.collect_remarks() as remarks:
+    try:
+      class_order.check_order(order, label, predicted, '300 pictures')
+    except errors.UserError as error:
+      assert stops and 'give --classes=09,00,01' in str(error)
+    else:
+      assert not stops and 'Is --classes=09,00,01' in remarks[0]
+
+
 def case(folder, true, count=3):
   """A network whose outputs are in the order `true`, and three sets."""
   classes = {name: i for i, name in enumerate(sorted(true))}

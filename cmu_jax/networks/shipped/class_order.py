@@ -20,6 +20,8 @@ from cmu_jax.core import errors
 _GAIN, _CHANCE = 0.2, 1e-3
 # An arbitrary permutation has many parameters: it must gain more.
 _FREE_GAIN = 0.3
+# Answers that are right by an order, so that no misreading explains them.
+_MOST = 0.5
 # Names in a sentence: more of them would hide it.
 _LISTED = 12
 
@@ -234,7 +236,8 @@ def check_order(
 
   A contradiction stops an assumed order. With an order of the user, or with
   pictures of fewer than three classes, it is a remark: a corruption may look
-  alike.
+  alike. So may pictures that the network misreads: at chance, it is a remark
+  too unless most answers are right in the other order.
 
   Args:
     order: of the classes.
@@ -255,6 +258,7 @@ def check_order(
   )
   remedy = f'--classes={",".join(better.names)}'
   few = len(np.unique(label)) < min(3, len(order.names))
-  if order.assumed and not few:
+  misread = better.assumed <= 1 / len(order.names) and better.accuracy < _MOST
+  if order.assumed and not few and not misread:
     raise errors.UserError(f'{sentence}: give {remedy}')
   errors.remark(f'Warning: {sentence}. Is {remedy} meant?')
