@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -278,10 +279,23 @@ def test_weights_of_nobody_here_are_not_written_over(
   assert digests(tmp_path) == before
 
 
-def test_pictures_and_report_do_not_share_a_folder(tmp_path, pictures):
+@pytest.mark.parametrize('place', ['.', 'new', '1/deep/new'])
+@pytest.mark.parametrize('command', COMMANDS)
+def test_no_report_goes_into_a_folder_of_pictures(
+  tmp_path, pictures, command, place
+):
+  before = sorted(pictures.rglob('*'))
+  with pytest.raises(errors.UserError, match='is the folder of --'):
+    call(command, ship(tmp_path, 'float32'), pictures, pictures / place)
+  assert sorted(pictures.rglob('*')) == before
+
+
+def test_figures_do_not_join_the_pictures(tmp_path, pictures):
+  folder = shutil.copytree(pictures, tmp_path / 'out' / 'figures')
+  before = sorted(folder.rglob('*'))
   with pytest.raises(errors.UserError, match='is the folder of --forget'):
-    call('unlearn', ship(tmp_path, 'float32'), pictures, pictures)
-  assert not (pictures / 'results.json').exists()
+    call('unlearn', ship(tmp_path, 'float32'), folder, tmp_path / 'out')
+  assert sorted(folder.rglob('*')) == before
 
 
 @pytest.mark.parametrize('command', COMMANDS)

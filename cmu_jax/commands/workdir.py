@@ -97,8 +97,9 @@ def check_inputs(folder: pathlib.Path, request: Any) -> None:
     )
     # The next run would read the figures of this run as pictures.
     errors.check(
-      not (path.is_dir() and folder.is_dir() and path.samefile(folder)),
-      f'--out={folder} is the folder of --{flag}; choose another --out',
+      not (path.is_dir() and _share_files(folder.resolve(), path.resolve())),
+      f'--out={folder} is the folder of --{flag}={path} or shares files with '
+      'it; choose another --out',
     )
   # Weights of these names from elsewhere are somebody's too.
   claimed = (folder / CONFIG_FILE).exists()
@@ -107,6 +108,13 @@ def check_inputs(folder: pathlib.Path, request: Any) -> None:
     not foreign,
     f'{folder} holds {", ".join(path.name for path in foreign)}, which no run '
     'in this folder wrote; choose another --out',
+  )
+
+
+def _share_files(folder: pathlib.Path, source: pathlib.Path) -> bool:
+  """Tests whether a run would write into a folder that it reads."""
+  return folder.is_relative_to(source) or any(
+    source.is_relative_to(folder / name) for name in _OUTPUT_FOLDERS[1:]
   )
 
 
