@@ -22,6 +22,17 @@ from cmu_jax.core import errors
       ['repair', '--kind=poisson', '--mean=.5', '--out=o'],
       ['--weights, --model, --proxy missing', "'poisson'", '--mean and --std'],
     ),
+    (
+      [
+        *('unlearn', '--weights=w', '--model=m', '--forget=f', '--out=o'),
+        *('--mean=.5;.4', '--epochs=x', '--seed=x'),
+      ],
+      [
+        "--mean takes numbers such as 0.5,0.25, not '.5;.4'",
+        "--epochs takes an int (now 10), not 'x'",
+        "--seed takes an int (now 0), not 'x'",
+      ],
+    ),
     (['audit', '--refs=3'], ['--out missing', 'give --scores=']),
     (['audit', '--out=', '--gama=1', '--pad=x'], ['gama', '--out=', '--pad']),
   ],

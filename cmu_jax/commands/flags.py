@@ -167,8 +167,7 @@ def parse(command: Command, argv: Sequence[str]) -> Any:
   values: dict[str, Any] = {}
 
   def read(name: str, text: str) -> None:
-    sample = _sample_value(hints[name], defaults.get(name))
-    values[name] = _parse_value(name, text, sample)
+    values[name] = _parse_value(name, text, hints[name], defaults.get(name))
 
   typed = {
     name: text for name in hints if (text := getattr(texts, name)) is not None
@@ -251,9 +250,11 @@ def _sample_value(hint: Any, default: Any) -> Any:
   return _SAMPLES[option]
 
 
-def _parse_value(name: str, text: str, sample: Any) -> Any:
+def _parse_value(name: str, text: str, hint: Any, default: Any) -> Any:
   errors.check(text, f'--{name}= is empty')
+  sample = _sample_value(hint, default)
   # Text is taken as typed: a class may be called 1 or true.
   if isinstance(sample, str):
     return text
-  return literals.parse(text, sample, f'--{name}')
+  is_current = default is not None
+  return literals.parse(text, sample, f'--{name}', is_current=is_current)

@@ -20,7 +20,13 @@ _KINDS = {
 }
 
 
-def parse(text: str, like: Any, field: str, separator: str = ',') -> Any:
+def parse(
+  text: str,
+  like: Any,
+  field: str,
+  separator: str = ',',
+  is_current: bool = True,
+) -> Any:
   """Reads `text` as a value of the type of `like`, strictly.
 
   Args:
@@ -30,6 +36,7 @@ def parse(text: str, like: Any, field: str, separator: str = ',') -> Any:
       items of the type of its first item.
     field: name of the field, for the error.
     separator: between the items of a tuple.
+    is_current: `like` is a value, and no example of its type.
 
   Raises:
     UserError: the text is not of that type.
@@ -38,8 +45,11 @@ def parse(text: str, like: Any, field: str, separator: str = ',') -> Any:
     value = _parse_like(text.strip(), like, separator)
   except (ValueError, SyntaxError) as error:
     kind = _KINDS.get(type(like), type(like).__name__)
+    if isinstance(like, tuple) and float in map(type, like):
+      kind = 'numbers such as 0.5,0.25'
+    current = f' (now {like!r})' if is_current else ''
     raise errors.UserError(
-      f'{field} takes {kind} (now {like!r}), not {text!r}'
+      f'{field} takes {kind}{current}, not {text!r}'
     ) from error
   _check_size(value, field)
   return value
