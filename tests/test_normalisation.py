@@ -125,6 +125,18 @@ def test_a_study_refuses_them(tmp_path, capsys):
   assert '--config.input.mean=0.3 --config.input.std=0.35' in told
 
 
+@pytest.mark.parametrize('sizes', [(2, 2), (4, 1), (3, 2)])
+def test_other_numbers_of_channels_are_refused(sizes, tmp_path, capsys):
+  copying_network.ship(tmp_path, [0, 1])
+  copying_network.pictures(tmp_path / 'a', {'0': 0, '1': 1}, 2, 0)
+  mean, std = (','.join(['.3'] * size) for size in sizes)
+  values = {'forget': tmp_path / 'a', 'mean': mean, 'std': std}
+  flags = copying_network.flags(tmp_path, **values)
+  assert program.main(['unlearn', *flags]) == 2
+  text = 'mean has {} numbers and std {}; give one for'.format(*sizes)
+  assert text in capsys.readouterr().err
+
+
 def test_one_value_for_all_channels_is_said():
   facts = {'mean': [0.4], 'std': [0.2]}
   for channels, lines in ((1, 0), (3, 1)):

@@ -333,6 +333,12 @@ def _merge_facts(
     f'--std (of pixels between 0 and 1), or write {path}.json with '
     '{"mean": [...], "std": [...]}',
   )
+  sizes = len(facts['mean']), len(facts['std'])
+  errors.check(
+    {*sizes} <= {1, 3},
+    f'mean has {sizes[0]} numbers and std {sizes[1]}; give one for all '
+    'channels, or three for red, green and blue',
+  )
   # Before the weights and the pictures are bound, which takes longer.
   normalisation.check_range(facts['mean'], facts['std'], user_data.STATISTICS)
   return facts
