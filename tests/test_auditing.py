@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -181,11 +182,25 @@ def nan(values):
   return values
 
 
+def softmax(values):
+  return np.asarray(jax.nn.softmax(values))
+
+
+@pytest.mark.parametrize('name', ['logits', 'reference_logits'])
+def test_bfloat16_logits_are_read(tmp_path, name):
+  half = np.asarray(jnp.asarray(pool()[name], jnp.bfloat16))
+  path = save(tmp_path, **{**pool(), name: half})
+  points = npz_points.read_points(str(path))
+  assert np.array_equal(getattr(points, name), half.astype(np.float32))
+
+
 @pytest.mark.parametrize(
   ('spoil', 'said'),
   [
     (wrong('logits', nan), 'logits'),
     (wrong('reference_logits', nan), 'reference_logits'),
+    (wrong('logits', softmax), 'logits in'),
+    (wrong('reference_logits', softmax), 'are probabilities, since each row'),
     (wrong('labels', lambda x: x + 4), 'go up to 7, but 4 classes count'),
     (wrong('labels', lambda x: x + 1), 'count from 1 to 4: subtract 1'),
     (wrong('labels', lambda x: x - 2), 'have label -2 of sample'),

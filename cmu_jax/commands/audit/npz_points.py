@@ -6,6 +6,7 @@ import numpy as np
 
 from cmu_jax.core import array_checks, errors, files
 from cmu_jax.data.sources import npz
+from cmu_jax.networks.weights import stored as weights_files
 
 _SCORES = ('member_scores', 'other_scores')
 _TARGET = ('logits', 'labels', 'member')
@@ -65,9 +66,10 @@ def read_points(path: str) -> AuditPoints:
     UserError: a file that cannot be read, a missing or unknown array, or one
       whose shape, type or values do not fit.
   """
-  arrays = npz.read_arrays(
+  stored = npz.read_arrays(
     files.expand(path), 'see python -m cmu_jax audit --help'
   )
+  arrays = {name: _widen(array) for name, array in stored.items()}
   # A misspelled array would silently weaken the attacks.
   for name in arrays:
     if name not in _NAMES:
@@ -87,6 +89,12 @@ def read_points(path: str) -> AuditPoints:
   if any(name in arrays for name in _REFERENCES):
     _check_present(path, arrays, _REFERENCES)
   return _check_points(path, arrays)
+
+
+def _widen(array: np.ndarray) -> np.ndarray:
+  """Turns bfloat16 into float32, which NumPy can test for NaN."""
+  numbers = weights_files.restore_bfloat16(array)
+  return numbers.astype(np.float32) if numbers is not array else array
 
 
 def _check_present(path: str, arrays: dict, names: tuple[str, ...]) -> None:
@@ -130,6 +138,12 @@ def _check_logits(
   errors.check(
     np.isfinite(values).all(),
     f'{name} in {path} has values that are not finite',
+  )
+  sums = values.sum(axis=-1, dtype=np.float64)
+  errors.check(
+    values.min() < 0 or not np.allclose(sums, 1, atol=1e-2),
+    f'{name} in {path} are probabilities, since each row sums to 1; give '
+    'np.log(np.maximum(p, 1e-30)), or better what the network put into softmax',
   )
 
 
