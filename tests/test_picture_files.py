@@ -133,7 +133,7 @@ def test_a_dataset_of_folders_reads_and_says_the_same(tmp_path, capsys):
   assert f'Left out of {root / "train" / "b"}: no pictures (1 .txt)' in out
   assert 'are read, not val.' in out and out.count('in subfolders of') == 2
   write(root / 'train' / 'loose.webp')
-  with pytest.raises(errors.UserError, match='holds 1 pictures beside'):
+  with pytest.raises(errors.UserError, match='holds 1 picture beside'):
     sources.load(f'folder:{root}', cache_dir=tmp_path / 'cache')
 
 

@@ -195,6 +195,14 @@ def test_accuracy_that_differs_is_in_the_verdict(forget, test, verdict, said):
     assert 'no leak' not in sentences
 
 
+def test_few_right_answers_give_no_interval_without_chance():
+  # All of few are right: resamples know no error, though chance has some.
+  results = unlearned(answers(40, 40), answers(355, 336))
+  sentence = page.outcome(results)[-1]
+  assert '100.0% on the forgotten pictures, 94.6% on test' in sentence
+  assert 'Cannot conclude' in sentence and 'interval 0.5' not in sentence
+
+
 def by_margin(**counts):
   """Logits of two classes with these margins of the right one."""
   margins = {

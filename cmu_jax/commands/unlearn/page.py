@@ -7,6 +7,7 @@ from matplotlib import figure
 
 from cmu_jax.commands import frame
 from cmu_jax.commands.requests import METHODS
+from cmu_jax.core import errors
 from cmu_jax.report import page, style
 
 _SET_NAMES = {
@@ -63,7 +64,8 @@ def _change_text(results: dict[str, Any]) -> str:
 
 def headline(results: dict[str, Any]) -> str:
   """The outcome as one line: the change, and its success if measured."""
-  change = f'{results["pictures"]["forget"]} pictures: {_change_text(results)}'
+  count = errors.count_text(results['pictures']['forget'], 'picture')
+  change = f'{count}: {_change_text(results)}'
   verdict = overall_verdict(results)
   # Without unseen pictures a success cannot be claimed.
   if verdict is None:
@@ -107,12 +109,16 @@ def _correctness_sentences(results: dict[str, Any]) -> list[str]:
     'reversed': 'the network knows them less than unseen pictures, which gives '
     'them away',
   }
-  meaning = meanings.get(attack['verdict'], 'this decides nothing')
-  return [
+  facts = (
     f'A membership attack by right predictions: {accuracy["forget"]:.1%} on '
-    f'the forgotten pictures, {accuracy["test"]:.1%} on test pictures, AUC '
-    f'{attack["auc"]:.3f}, interval {attack["low"]:.3f} to '
-    f'{attack["high"]:.3f}: {meaning}.'
+    f'the forgotten pictures, {accuracy["test"]:.1%} on test pictures'
+  )
+  # The interval decides a success. What else decides stands in the verdict.
+  if attack['verdict'] not in meanings:
+    return [f'{facts}. {attack["says"]}']
+  return [
+    f'{facts}, AUC {attack["auc"]:.3f}, interval {attack["low"]:.3f} to '
+    f'{attack["high"]:.3f}: {meanings[attack["verdict"]]}.'
   ]
 
 

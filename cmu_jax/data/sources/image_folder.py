@@ -63,8 +63,8 @@ def _list_split(folder: pathlib.Path, classes: list[str]) -> _SplitFiles:
   loose = picture_files.list_loose(folder) if classes != [''] else []
   errors.check(
     not loose,
-    f'{folder} holds {len(loose)} pictures beside class folders such as '
-    f"'{classes[0]}'; move the one or the other elsewhere",
+    f'{folder} holds {errors.count_text(len(loose), "picture")} beside class '
+    f"folders such as '{classes[0]}'; move the one or the other elsewhere",
   )
   groups = {
     folder / name: picture_files.list_pictures(folder / name)
