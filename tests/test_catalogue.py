@@ -1,5 +1,8 @@
 """The catalogue of methods agrees with the methods and with every study."""
 
+import subprocess
+import sys
+
 import pytest
 
 from cmu_jax.methods import catalogue, detection, factories, study_names
@@ -62,6 +65,31 @@ def test_every_offered_method_has_a_factory():
 def test_the_last_layers_alone_need_the_name_of_the_others(name):
   with pytest.raises(TypeError, match='frozen'):
     factories.factory(name)(None, None)
+
+
+# The two lines that add a method, before anything has read the tables.
+ADDITION = """
+from cmu_jax.methods import catalogue
+catalogue.ENTRIES['my_method'] = catalogue.Entry(
+  'retraining', ('retain',), 'tries something on {retain}', 'retrain',
+  studies=('corrective', 'unlearn'),
+)
+from cmu_jax.methods import study_names
+from cmu_jax.studies.corrective import roster, settings
+assert roster.ENTRIES['my_method'].settings == ('unlearn',)
+assert list(study_names.NAMES['unlearn'])[-1] == 'my_method'
+print(study_names.describe('corrective', 'my_method'))
+"""
+
+
+def test_a_line_in_the_catalogue_offers_a_method():
+  completed = subprocess.run(
+    [sys.executable, '-c', ADDITION],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert completed.stdout == 'tries something on S_tr without S_f\n'
 
 
 def test_rows_are_in_the_order_of_the_tables():

@@ -21,6 +21,8 @@ class Entry(NamedTuple):
       which `study_names.describe` puts into the words of a study.
     base: the factory that makes it; '' for the one of the same name.
     options: keyword arguments of the factory that make this variant.
+    studies: those that offer it under this name besides the tables of
+      `study_names`, which have the names and the order of the papers.
   """
 
   family: str
@@ -28,6 +30,7 @@ class Entry(NamedTuple):
   description: str
   base: str = ''
   options: Mapping[str, Any] = {}
+  studies: tuple[str, ...] = ()
 
 
 _RETAIN, _FORGET, _BOTH = ('retain',), ('forget',), ('retain', 'forget')

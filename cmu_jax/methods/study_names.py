@@ -100,6 +100,10 @@ NAMES: dict[str, dict[str, str]] = {
     'gradient_ascent',
   ),
 }
+# A method that no paper's table has comes after those of the tables.
+for _name, _entry in catalogue.ENTRIES.items():
+  for _study in _entry.studies:
+    NAMES[_study].setdefault(_name, _name)
 
 # Parts of `types.MethodInputs` in the words of each study; 'forgotten' is the
 # forget set where a sentence takes its words.

@@ -216,6 +216,12 @@ ENTRIES |= {
   for detector in detection.DETECTORS
   for name in ('rewod', 'cf', 'ssd', 'relabel_second', 'by_labels')
 } | {'clustering_when_needed': Entry(_make_when_needed, ('train', 'unlearn'))}
+# Any other method trains as the section `unlearn` of the config says.
+ENTRIES |= {
+  name: _training_entry(name)
+  for name in study_names.NAMES[study_names.CORRECTIVE].values()
+  if name != 'none' and name not in ENTRIES
+}
 
 
 def information(method: Method) -> str:
