@@ -55,6 +55,8 @@ def tree_of(**shapes):
     (tree_of(a=(2,), bias=(7,)), tree_of(a=(2,), bias=(1,)), "'bias'"),
     (tree_of(scale=()), tree_of(scale=(5,)), "'scale'"),
     (tree_of(kernel=(3, 3)), tree_of(kernel=(3,)), "'kernel'"),
+    (tree_of(a=(2,), b=(2,)), tree_of(a=(2,)), r"lacks \['b'\]"),
+    (tree_of(a=(2,)), tree_of(c=(2,)), r"lacks \['a'\]"),
   ],
 )
 @pytest.mark.parametrize('traced', [False, True])
@@ -90,6 +92,12 @@ LABELS = {
   'count from 1 to 3: subtract 1': LABEL + 1,
   'go up to 12, but 3 classes': LABEL + 10,
 }
+SHAPES = {
+  r'one-hot, \(12, 3\): give labels.argmax': np.eye(3, dtype=np.int32)[LABEL],
+  r'shape \(12, 1\): flatten': LABEL[:, None],
+  '12 images with 7 labels': LABEL[:7],
+  '12 images with 24 labels': np.tile(LABEL, 2),
+}
 IMAGES = {
   'pixels from .* 255 is needed: give': IMAGE / np.float32(255),
   'from -1 to 0.9.*; give raw': IMAGE / np.float32(127.5) - 1,
@@ -112,6 +120,18 @@ def test_fit_refuses_data_that_it_would_misread(said, stacked):
     )
   with pytest.raises(errors.UserError, match=said):
     cmu_jax.fit(key, NETWORK, variables, data, TRAINING, strategy=strategy)
+
+
+@pytest.mark.parametrize('said', SHAPES)
+def test_labels_and_images_are_as_many(said):
+  data = batch(label=SHAPES[said])
+  with pytest.raises(errors.UserError, match=said):
+    cmu_jax.fit(KEY, NETWORK, START, data, TRAINING)
+  every = jnp.ones(COUNT, bool)
+  method = cmu_jax.amun(NETWORK, TRAINING)
+  with pytest.raises(errors.UserError, match=said):
+    inputs = MethodInputs(samples(), Samples(data, every, every))
+    method(KEY, START, inputs)
 
 
 def test_fit_takes_bytes_and_floats_of_bytes():

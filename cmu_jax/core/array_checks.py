@@ -132,6 +132,31 @@ def check_pixels(name: str, image: Any) -> None:
   )
 
 
+def check_pairs(name: str, image: Any, label: Any, stacked: int = 0) -> None:
+  """Refuses images and labels of different counts: indices would be clamped.
+
+  Args:
+    name: of both, in the error.
+    image: images [n, ...], behind `stacked` axes.
+    label: labels [n], behind the same axes.
+    stacked: number of axes in front.
+
+  Raises:
+    UserError: labels that are no vector, or of another length.
+  """
+  shape = np.shape(label)
+  if len(shape) != 1 + stacked:
+    mistake = '' if is_traced(label) else _shape_mistake(np.asarray(label))
+    raise errors.UserError(
+      f'labels of {name} {mistake or f"have shape {shape}; give integers [n]"}'
+    )
+  errors.check(
+    np.shape(image)[: 1 + stacked] == shape,
+    f'{name} are {np.shape(image)[stacked]} images with {shape[-1]} labels; '
+    'give one label an image',
+  )
+
+
 def check_inputs(needs: tuple[str, ...], data: Any) -> None:
   """Refuses data of a method that are missing or malformed.
 
@@ -150,6 +175,9 @@ def check_inputs(needs: tuple[str, ...], data: Any) -> None:
     if is_traced(part):
       continue
     label = np.asarray(batch.label)
+    # Labels of a proxy come from several draws.
+    if not hasattr(batch, 'positions'):
+      check_pairs(name, batch.image, label)
     check_labels(
       f'labels of {name}', label.ravel() if valid is None else label[valid]
     )
@@ -165,8 +193,18 @@ def check_same_shapes(names: str, first: PyTree, second: PyTree) -> None:
     second: a pytree of the same structure.
 
   Raises:
-    UserError: names the first leaf that differs.
+    UserError: names the first leaf that differs, or that one tree lacks.
   """
+  paths, others = (
+    dict(jax.tree_util.tree_flatten_with_path(tree)[0])
+    for tree in (first, second)
+  )
+  surplus = sorted(map(jax.tree_util.keystr, paths.keys() ^ others.keys()))
+  errors.check(
+    not surplus,
+    f'{names} differ: one of them lacks {"".join(surplus[:1])}; both must be '
+    'of the same network',
+  )
 
   def compare(path, leaf, other):
     shapes = getattr(leaf, 'shape', None), getattr(other, 'shape', None)

@@ -168,6 +168,9 @@ def _check_batch(
 ) -> None:
   """Refuses images that are no raw pixels, and labels that are no classes."""
   array_checks.check_pixels('training images', batch.image)
+  array_checks.check_pairs(
+    'training images', batch.image, batch.label, int(stacked)
+  )
   # Other losses may read labels as positions of their targets.
   if loss is not metrics.cross_entropy:
     return
@@ -227,7 +230,7 @@ def fit(
   network = network._replace(model=networks.as_model(network.model))
   variables = networks.as_variables(variables)
   title, stacked = session.title, strategy is not None
-  size = batch.label.shape[-1]
+  size = batch.image.shape[int(stacked)]
   errors.check(size > 0, f'{title}: no training images')
   _check_batch(network, variables, batch, loss, stacked)
   steps, count = training.steps, min(training.batch_size, size)
