@@ -108,6 +108,8 @@ def test_what_cannot_be_saved_is_one_line(tmp_path):
     cmu_jax.save_weights(tmp_path / 'w.npz', broken, 0.5, 0.5)
   with pytest.raises(errors.UserError, match='mean has 1 numbers, std 3'):
     cmu_jax.save_weights(tmp_path / 'w.npz', variables, 0.5, [1, 1, 1])
+  with pytest.raises(errors.UserError, match=r'give mean=0\.3 std=0\.2'):
+    cmu_jax.save_weights(tmp_path / 'w.npz', variables, 76.5, 51)
   assert not list(tmp_path.iterdir())
 
 

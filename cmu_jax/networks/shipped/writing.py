@@ -10,6 +10,7 @@ import numpy as np
 
 from cmu_jax.core import errors, files, provenance, tree
 from cmu_jax.core.types import Variables
+from cmu_jax.data import normalisation
 from cmu_jax.networks import weights
 from cmu_jax.networks.shipped import user_data
 from cmu_jax.networks.shipped.user_network import ShippedNetwork
@@ -158,6 +159,7 @@ def save_weights(
     f'mean has {len(facts["mean"])} numbers, std {len(facts["std"])}; give one '
     'for all channels, or one a channel',
   )
+  normalisation.check_range(facts['mean'], facts['std'])
   facts = {name: value for name, value in facts.items() if value is not None}
   side = user_data.check_side_file(facts, str(path))
   leaves = tree.leaves_by_path(variables)
