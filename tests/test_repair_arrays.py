@@ -1,5 +1,6 @@
 """Repair of arrays: the work of the command without files."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,6 +91,24 @@ def test_what_does_not_fit_is_a_line(changes, text):
   with pytest.raises(errors.UserError) as caught:
     cmu_jax.repair(NETWORK, image, given.pop('labels'), **given)
   assert text in str(caught.value)
+
+
+class Plain(nn.Module):
+  """A linen module of a user, without features."""
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(10)(x.reshape(len(x), -1))
+
+
+def test_a_module_without_features_is_a_line():
+  draw = np.random.default_rng(0)
+  image = draw.integers(0, 256, (40, 8, 8, 1), np.uint8)
+  start = Plain().init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+  start = networks.as_variables(start)
+  network = NETWORK._replace(model=Plain())
+  with pytest.raises(errors.UserError, match='features'):
+    cmu_jax.repair(network, image, np.arange(40) % 10, variables=start)
 
 
 def test_a_proxy_of_own_wrong_labels_is_a_draw_of_itself():

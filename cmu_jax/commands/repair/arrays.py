@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from cmu_jax import networks
 from cmu_jax.commands import flags, requests
 from cmu_jax.commands.repair import job, subject, words
 from cmu_jax.commands.repair.subject import RepairCase
@@ -50,7 +51,8 @@ def repair_arrays(
   """Repairs a network from arrays of bad samples.
 
   Args:
-    network: the model and its input step.
+    network: the model and its input step. The model may be a linen module with
+      the methods `features` and `logits`, see `networks.as_model`.
     images: bad samples, uint8 [n, h, w, c] that the network was not trained on.
     labels: their wrong labels, integers [n]; the true ones with
       `labels_are='true'`; None with kind='poison'.
@@ -65,6 +67,13 @@ def repair_arrays(
   Raises:
     UserError: settings or arrays that do not fit.
   """
+  errors.check(
+    isinstance(network, Network),
+    f'repair takes Network(model, inputs), not {type(network).__name__}: '
+    'data.input_step.make makes the inputs',
+  )
+  network = network._replace(model=networks.as_model(network.model))
+  variables = networks.as_variables(variables)
   labels_are = settings.pop('labels_are', 'bad')
   names = settings.pop('class_names', None)
   target = settings.pop('target', None)
