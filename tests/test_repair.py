@@ -81,6 +81,7 @@ def test_where_no_alpha_helps_the_weights_stay_as_they_were(poisoned, tmp_path):
     learning_rate=1e-7,
   )
   assert results['alpha'] == 0 and not results['repaired']
+  assert any('reads its pictures' in line for line in results['remarks'])
   old = weights.read(folder / 'w.npz').arrays
   new = weights.read(tmp_path / 'out/repaired.npz').arrays
   assert all(np.array_equal(old[name], new[name]) for name in old)

@@ -9,7 +9,7 @@ from cmu_jax.commands import finished, frame, readings
 from cmu_jax.commands.repair import advice, edit, page
 from cmu_jax.commands.repair.subject import RepairCase, read_case
 from cmu_jax.commands.requests import REPAIR, RepairRequest
-from cmu_jax.core import provenance, rng
+from cmu_jax.core import errors, provenance, rng
 from cmu_jax.core.types import Batch, Info, Variables
 from cmu_jax.methods import diagnosis
 from cmu_jax.methods.cuts import alpha_rules
@@ -49,6 +49,12 @@ def check_reading(request: RepairRequest, case: RepairCase) -> None:
   if case.test is not None:
     readings.check_labelled(network, case.test, f'--test={request.test}')
   if request.kind == 'poison':
+    # Pictures with a trigger all go to one class: they cannot show it.
+    if case.test is None and case.ordinary is None:
+      errors.remark(
+        'Warning: nothing here shows whether the network reads its pictures as '
+        'in its training; --test or --ordinary would.'
+      )
     return
   source = f'--proxy={request.proxy}'
   if request.labels == 'true':
