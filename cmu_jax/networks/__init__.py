@@ -12,6 +12,7 @@ from cmu_jax.core.types import Model, Variables
 from cmu_jax.networks import classifier
 from cmu_jax.networks.classifier import (
   as_model,
+  as_network,
   as_variables,
   bind,
   freeze_norms,
@@ -33,6 +34,7 @@ __all__ = [
   'REGISTRY',
   'Family',
   'as_model',
+  'as_network',
   'as_variables',
   'bind',
   'freeze_norms',

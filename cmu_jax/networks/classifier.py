@@ -10,7 +10,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from cmu_jax.core import errors, tree
-from cmu_jax.core.types import Model, PRNGKey, Variables
+from cmu_jax.core.types import Model, Network, PRNGKey, Variables
 from cmu_jax.networks import layers
 
 
@@ -106,6 +106,28 @@ def bind(module: nn.Module) -> Model:
     stem=method('stem') if has_stem else None,
     trunk=method('trunk') if has_stem else None,
   )
+
+
+def as_network(
+  caller: str, network: Any, variables: Any
+) -> tuple[Network, Variables]:
+  """Reads a network that a user gave: a linen module becomes a model.
+
+  Args:
+    caller: the function that takes the network, in the error.
+    network: a `Network`, see `as_model` for its model.
+    variables: its variables, see `as_variables`.
+
+  Raises:
+    UserError: the network is no `Network`.
+  """
+  errors.check(
+    isinstance(network, Network),
+    f'{caller} takes Network(model, inputs), not {type(network).__name__}: '
+    'data.input_step.make makes the inputs',
+  )
+  model = as_model(network.model)
+  return network._replace(model=model), as_variables(variables)
 
 
 def as_model(model: Model | nn.Module) -> Model:

@@ -222,13 +222,7 @@ def fit(
     Diverged: the loss is not finite; names the first such step.
     UserError: an empty batch, or images or labels that do not fit.
   """
-  errors.check(
-    isinstance(network, Network),
-    f'fit takes Network(model, inputs), not {type(network).__name__}: '
-    'data.input_step.make makes the inputs',
-  )
-  network = network._replace(model=networks.as_model(network.model))
-  variables = networks.as_variables(variables)
+  network, variables = networks.as_network('fit', network, variables)
   title, stacked = session.title, strategy is not None
   size = batch.image.shape[int(stacked)]
   errors.check(size > 0, f'{title}: no training images')

@@ -67,13 +67,7 @@ def repair_arrays(
   Raises:
     UserError: settings or arrays that do not fit.
   """
-  errors.check(
-    isinstance(network, Network),
-    f'repair takes Network(model, inputs), not {type(network).__name__}: '
-    'data.input_step.make makes the inputs',
-  )
-  network = network._replace(model=networks.as_model(network.model))
-  variables = networks.as_variables(variables)
+  network, variables = networks.as_network('repair', network, variables)
   labels_are = settings.pop('labels_are', 'bad')
   names = settings.pop('class_names', None)
   target = settings.pop('target', None)
