@@ -5,8 +5,10 @@ import types
 
 import environment_case as case
 import pytest
+import small_run
 
 from cmu_jax import __main__ as program
+from cmu_jax import main
 
 
 @pytest.fixture(scope='module')
@@ -45,3 +47,17 @@ def test_a_disk_that_is_too_full(folder, tmp_path, capfd, monkeypatch, command):
   monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
   said = _refusal(capfd, case.words(folder, command, tmp_path / 'out'))
   assert '1 MB of free space, the results need 5 MB' in said
+
+
+@pytest.mark.parametrize('name', ['cuts_digits', 'amun_digits'])
+def test_a_disk_that_is_too_full_for_a_study(
+  tmp_path, capfd, monkeypatch, name
+):
+  usage = types.SimpleNamespace(free=2 * 10**6)
+  monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
+  config = f'{small_run.ROOT}/configs/{name}.py:smoke'
+  assert main.main([f'--config={config}', f'--workdir={tmp_path}']) == 2
+  said = capfd.readouterr().err.splitlines()[-1]
+  assert '2 MB of free space' in said and 'choose another --workdir' in said
+  # Nothing was begun, and the same folder serves another run.
+  assert [path.name for path in tmp_path.iterdir()] == ['.lock']

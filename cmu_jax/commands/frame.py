@@ -2,7 +2,6 @@
 
 import operator
 import pathlib
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,8 +17,6 @@ from cmu_jax.report import page, style
 SCHEMA = 1
 RESULTS = 'results.json'
 _PAGE, _FIGURES = 'report.html', 'figures'
-# Of the page, the figure and the numbers together.
-_PAGE_BYTES = 5_000_000
 
 
 class Page(NamedTuple):
@@ -143,13 +140,10 @@ def _check_outputs(out: pathlib.Path, weights: str | None) -> None:
   )
   # New weights are as large as those that came in.
   source = files.expand(weights or out)
-  needed = _PAGE_BYTES + (source.stat().st_size if source.is_file() else 0)
-  free = shutil.disk_usage(out).free
-  errors.check(
-    free >= needed,
-    f'{out} has {free / 1e6:.0f} MB of free space, the results need '
-    f'{needed / 1e6:.0f} MB: free some, or choose another --out',
+  needed = workdir.PAGE_BYTES + (
+    source.stat().st_size if source.is_file() else 0
   )
+  workdir.check_space(out, needed, '--out')
 
 
 def write_report(results: Info, report: Report, out: pathlib.Path) -> None:

@@ -75,6 +75,8 @@ def run_config(config: Any, folder: pathlib.Path, flags: Any) -> None:
       stack.enter_context(workdir.open_run(folder, config))
     elif chief:
       stack.enter_context(workdir.lock(folder))
+    if chief:
+      workdir.check_space(folder)
     _compute(config, folder, flags.minutes)
 
 

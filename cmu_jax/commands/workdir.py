@@ -5,6 +5,7 @@ import fcntl
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -12,6 +13,8 @@ from cmu_jax.core import config as config_lib
 from cmu_jax.core import errors, files
 
 CONFIG_FILE = 'config.json'
+# Of a page, its figures and its numbers together.
+PAGE_BYTES = 5_000_000
 # Files from before the first training; later files are products of the run.
 _CLAIM_FILES = (CONFIG_FILE, 'corruption.json')
 _PRODUCTS = ('checkpoints', 'results.json')
@@ -108,6 +111,27 @@ def check_inputs(folder: pathlib.Path, request: Any) -> None:
     not foreign,
     f'{folder} holds {", ".join(path.name for path in foreign)}, which no run '
     'in this folder wrote; choose another --out',
+  )
+
+
+def check_space(
+  folder: pathlib.Path, needed: int = PAGE_BYTES, flag: str = '--workdir'
+) -> None:
+  """Checks that a disk has room, before anything is computed.
+
+  Args:
+    folder: of the results, which exists.
+    needed: bytes.
+    flag: the flag with which the user names the folder.
+
+  Raises:
+    UserError: the disk is too full.
+  """
+  free = shutil.disk_usage(folder).free
+  errors.check(
+    free >= needed,
+    f'{folder} has {free / 1e6:.0f} MB of free space, the results need '
+    f'{needed / 1e6:.0f} MB: free some, or choose another {flag}',
   )
 
 
