@@ -137,6 +137,24 @@ edited = shipped._replace(
 print('random direction:', metrics.accuracy(confusion(edited)))
 
 # %% [markdown]
+# ## The same in one call
+#
+# `cmu_jax.repair` takes a network, bad samples and their wrong labels as
+# arrays. It edits only if held-out samples confirm that the edit helps, and
+# says why. With `test=` it also measures the cost, and with
+# `labels_are='true'` it takes true labels and draws the wrong ones itself.
+
+# %%
+result = cmu_jax.repair(
+  network, pool.image, proxy.label[0], variables=shipped, seed=SEED
+)
+print(*result.sentences, sep='\n')
+print(
+  *('edited' if result.repaired else 'left as it was', 'alpha', result.alpha),
+  *('accuracy', metrics.accuracy(confusion(result.variables))),
+)
+
+# %% [markdown]
 # ## Your own network
 #
 # Any pytree of parameters will do: Flax linen and NNX, Equinox, Haiku. Two
