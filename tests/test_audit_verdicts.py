@@ -109,6 +109,8 @@ def test_few_clusters_separate_by_chance():
       replicates=50,
     )
     assert audit.verdict == expected
+    # More points of the same networks would not help.
+    assert ('audit more networks' in audit.says) == (networks == 3)
   # Clusters of one kind: 2 of 5 networks are the higher ones one time in 10.
   one_kind = audits.Clusters(np.array([0, 1, 1]), np.array([2, 3, 4]))
   assert evaluation._smallest_p_value(one_kind) == pytest.approx(2 / 10)

@@ -103,7 +103,7 @@ class _Evidence(NamedTuple):
   interval: tuple[float, float]
   references: int | None
   rule: DecisionRule
-  by_chance: bool
+  by_chance: str | None  # the things that are too few, in the plural
   tied: float
 
 
@@ -132,11 +132,11 @@ def _conclude(evidence: _Evidence) -> tuple[str, str]:
       f'Cannot conclude: {evidence.references} reference models are too few; '
       f'train {MIN_REFERENCES} or more.',
     )
-  if evidence.by_chance:
+  if evidence.by_chance is not None:
     return (
       'cannot conclude',
-      f'Cannot conclude: so few points are parted like this by chance, too '
-      f'(AUC {evidence.auc:.3f}); audit more points.',
+      f'Cannot conclude: so few {evidence.by_chance} are parted like this by '
+      f'chance, too (AUC {evidence.auc:.3f}); audit more {evidence.by_chance}.',
     )
   if low > 0.5:
     return (
@@ -205,21 +205,26 @@ def _smallest_p_value(cluster: Clusters) -> float:
   return min(2 * 0.5**mixed / float(special.comb(sum(alone), alone[0])), 1.0)
 
 
-def _is_chance(
+def _find_too_few(
   positive: roc_curves.Scores,
   negative: roc_curves.Scores,
   clusters: Sequence[Clusters],
   significance: float,
-) -> bool:
-  """True if points without a difference are separated like this too often.
+) -> str | None:
+  """Names what is so few that chance separates it like this too often.
 
   Every resample of few, perfectly separated scores is separated too: their
   standard error is 0 even if chance explains the separation.
   """
-  p_value = float(stats.mannwhitneyu(positive, negative).pvalue)
-  # This test takes scores of a cluster for independent ones.
+  if float(stats.mannwhitneyu(positive, negative).pvalue) >= significance:
+    return 'points'
+  # The test above takes scores of a cluster for independent ones.
   bounds = [_smallest_p_value(cluster) for cluster in clusters]
-  return max([p_value, *bounds]) >= significance
+  return (
+    'networks or other clusters of points'
+    if max(bounds, default=0.0) >= significance
+    else None
+  )
 
 
 def _decision_interval(
@@ -295,7 +300,9 @@ def evaluate(
       interval,
       references,
       rule,
-      separated and _is_chance(positive, negative, clusters, rule.significance),
+      _find_too_few(positive, negative, clusters, rule.significance)
+      if separated
+      else None,
       roc_curves.tied_share(np.concatenate([positive, negative])),
     )
   )
