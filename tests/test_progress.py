@@ -53,12 +53,11 @@ def test_nothing_is_said_where_somebody_else_does(capsys, clock):
     assert _said(capsys, clock, 2, [(9, 1), (9, 1)]) == []
 
 
-def test_work_to_be_repeated_is_forecast_from_the_first_time(capsys, clock):
-  with progress.expect_repeats(lambda: 3):
-    lines = _said(capsys, clock, 4, [(900, 1), (900, 1)])
-  # Half of the first of four is left, then three whole ones.
-  assert lines[-1].endswith(
-    'about 30 min left, at least 3.5 h with 3 more like it'
-  )
-  (line,) = _said(capsys, clock, 4, [(10, 1)])
-  assert 'more like it' not in line
+def test_a_listener_hears_of_trainings_inside_its_block_alone():
+  heard = []
+  progress.report_images(1, 1.0)
+  with progress.listen(lambda *work: heard.append(work)), progress.mute():
+    progress.report_images(64, None)
+    progress.report_images(128, 2.0)
+  progress.report_images(1, 1.0)
+  assert heard == [(64, None), (128, 2.0)]

@@ -13,10 +13,12 @@ from rich import progress as rich_progress
 # mutes its own bars only.
 _muted = contextvars.ContextVar('muted', default=False)
 _title = contextvars.ContextVar('title', default='')
-_repeats = contextvars.ContextVar('repeats', default=lambda: 0)
+_listener = contextvars.ContextVar[Callable[[int, float | None], None]](
+  'listener', default=lambda images, seconds: None
+)
 _INTERVAL_SECONDS = 5
 # One for all, because nested bars share the lines of a terminal.
-_CONSOLE = rich_console.Console(stderr=True)
+CONSOLE = rich_console.Console(stderr=True)
 
 
 def _remaining_time(
@@ -25,14 +27,8 @@ def _remaining_time(
   """Estimates the remaining time at a rate of `units` in `seconds`."""
   if not units:
     return 'estimating'
-  each = seconds / units
-  remaining = each * (total - completed)
-  repeats = _repeats.get()()
-  text = f'about {format_duration(remaining)} left'
-  if repeats > 0:
-    entire = format_duration(remaining + repeats * each * total)
-    text += f', at least {entire} with {repeats} more like it'
-  return text
+  remaining = seconds / units * (total - completed)
+  return f'about {format_duration(remaining)} left'
 
 
 def format_duration(seconds: float) -> str:
@@ -85,17 +81,39 @@ def mute() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def expect_repeats(repeats: Callable[[], int]) -> Iterator[None]:
-  """Lets the bars inside the block estimate the time of similar work to come.
+def listen(
+  listener: Callable[[int, float | None], None],
+) -> Iterator[None]:
+  """Reports the trainings inside the block to a listener.
 
   Args:
-    repeats: () -> how often the work of a bar will be done again.
+    listener: called with the images of some training steps and their seconds,
+      see `report_images`.
   """
-  token = _repeats.set(repeats)
+  token = _listener.set(listener)
   try:
     yield
   finally:
-    _repeats.reset(token)
+    _listener.reset(token)
+
+
+def report_images(images: int, seconds: float | None) -> None:
+  """Tells the listener of training steps that are over.
+
+  Args:
+    images: that the steps trained on.
+    seconds: that they took; None for steps of an earlier run, and for the
+      first, whose time is that of the compilation.
+  """
+  _listener.get()(images, seconds)
+
+
+def say(line: str) -> None:
+  """Prints a line that stays, above the bars of a terminal."""
+  if sys.stderr.isatty():
+    CONSOLE.print(line, highlight=False, markup=False)
+  else:
+    print(line, file=sys.stderr, flush=True)
 
 
 def current_title() -> str:
@@ -147,7 +165,7 @@ def _show(title: str, total: int, unit: str, start: int) -> Iterator[Callable]:
   with rich_progress.Progress(
     *columns,
     transient=True,
-    console=_CONSOLE,
+    console=CONSOLE,
     refresh_per_second=4,
   ) as display:
     task = display.add_task(title, total=total, completed=start, note='')

@@ -126,6 +126,7 @@ def run_segments(
   state, start = restored if restored else (state, 0)
   if 0 < start < steps:
     print(f'{title}: continues at step {start} of {steps}', file=sys.stderr)
+  progress.report_images(start * images_per_step, None)
   # One step first, because nothing is known about its duration.
   step, length, busy, timed = start, 1, 0.0, 0
   saved = time.monotonic()
@@ -141,6 +142,9 @@ def run_segments(
       # The first segment compiles and would spoil the throughput.
       if step > start:
         busy, timed = busy + seconds, timed + stop - step
+      progress.report_images(
+        images_per_step * (stop - step), seconds if step > start else None
+      )
       rate = images_per_step * timed / busy if timed else 0.0
       advance(stop - step, f'{rate:,.0f} images/s' if timed else '')
       # At most 8 times longer: one fast segment may be an accident.

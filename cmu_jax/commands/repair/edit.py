@@ -29,6 +29,7 @@ from cmu_jax.methods.cuts import (
   alpha_search,
   safe_alpha,
 )
+from cmu_jax.studies.engine import forecast
 from cmu_jax.training import early_stopping, metrics, optimizers, train
 
 _FOLDS = 2
@@ -93,9 +94,25 @@ def edit_network(
       lambda state, step: checkpoint.save(path, step, state, fingerprint),
     )
 
+  with forecast.follow_trainings(_count_images(request, case, tuning)):
+    if case.trigger is not None and request.rule == 'safe':
+      return _edit_projected(key, case, make_checkpoint('copies'), tuning)
+    return _edit_by_cuts(key, request, case, make_checkpoint, tuning)
+
+
+def _count_images(
+  request: RepairRequest, case: RepairCase, tuning: Training
+) -> float:
+  """Counts the images of all trainings; they may learn enough sooner."""
   if case.trigger is not None and request.rule == 'safe':
-    return _edit_projected(key, case, make_checkpoint('copies'), tuning)
-  return _edit_by_cuts(key, request, case, make_checkpoint, tuning)
+    assert case.ordinary is not None
+    # Every picture with and without the trigger.
+    return tuning.steps * min(tuning.batch_size, 2 * len(case.ordinary))
+  # True labels are replaced twice, at random.
+  draws = 2 if request.labels == 'true' and case.target is None else 1
+  folds = _FOLDS if request.rule == 'safe' and case.target is None else 0
+  size = min(tuning.batch_size, case.bad.label.shape[0])
+  return draws * (1 + folds) * tuning.steps * size
 
 
 def _edit_projected(

@@ -76,7 +76,8 @@ def list_cells(context: Context[World], forget_class: int) -> list[Cell]:
     retrain = functools.partial(_retrain, context, trial)
     read = context.store.read_or_compute_named
     compute = functools.partial(read, _KIND, address, retrain)
-    cells.append(Cell(trial, address, compute, _KIND))
+    images = trials.count_images(context, RETRAIN, 1)
+    cells.append(Cell(trial, address, compute, _KIND, images))
   return cells
 
 

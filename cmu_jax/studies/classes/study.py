@@ -4,6 +4,8 @@ Hyperparameters are chosen on classes of their own and on validation images.
 Every number is compared with networks that were retrained without the class.
 """
 
+import functools
+import math
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
@@ -47,7 +49,10 @@ def _trial_cell(
     )
 
   return pool.trial_cell(
-    trial, trials.trial_address(context, trial, points), solve
+    trial,
+    trials.trial_address(context, trial, points),
+    solve,
+    trials.count_images(context, trial.method, len(points)),
   )
 
 
@@ -193,6 +198,20 @@ def _run_shadows(
   return {c: values for c, values in statistics.items() if values is not None}
 
 
+def _count_methods(
+  context: Context[World], points: Mapping[str, Points]
+) -> float:
+  """Counts the images of choosing and of the methods, see `study.Phase`."""
+  config = context.config
+  tuned, reported = len(config.tuning_classes), len(config.forget_classes)
+  count = functools.partial(trials.count_images, context)
+  return math.fsum(
+    tuned * count(name, len(grid)) * (len(grid) > 1)
+    + reported * len(config.seeds) * count(name, 1)
+    for name, grid in points.items()
+  )
+
+
 def plan(context: Context[World]) -> Plan:
   """Trains originals and retrained networks first, then chooses and reports."""
   config, methods = context.config, context.world.methods
@@ -201,8 +220,11 @@ def plan(context: Context[World]) -> Plan:
     for name in (grids.NONE, *config.methods)
   }
   # The longest trainings first: their cells may end late the most.
-  yield pool.originals_phase(context)
-  yield _retraining_phase(context)
+  methods_images = _count_methods(context, points)
+  retraining = _retraining_phase(context)._replace(later=methods_images)
+  networks = math.fsum(cell.images for cell in retraining.cells)
+  yield pool.originals_phase(context, networks + methods_images)
+  yield retraining
   # Chosen on other classes, so that reported numbers are no maximum.
   hypers, tuning = yield from _choose(context, points)
   # A class whose retrained networks are absent has nothing to compare with.

@@ -8,7 +8,7 @@ from cmu_jax.core.types import Info, Variables
 from cmu_jax.studies.classes import measure, settings
 from cmu_jax.studies.classes import world as worlds
 from cmu_jax.studies.classes.measure import Reference
-from cmu_jax.studies.engine import pool
+from cmu_jax.studies.engine import catalogue, pool
 from cmu_jax.studies.engine.grids import Points
 from cmu_jax.studies.engine.pool import World
 from cmu_jax.studies.engine.study import Context
@@ -65,6 +65,14 @@ def trial_address(
       'points': points,
       'evaluate': config.evaluate,
     }
+  )
+
+
+def count_images(context: Context[World], method: str, points: int) -> float:
+  """Counts the images that a trial trains on, see `study.Cell`."""
+  sizes = worlds.average_sizes(context.world.dataset)
+  return catalogue.count_images(
+    context.config, sizes, method, points, settings.entries()
   )
 
 

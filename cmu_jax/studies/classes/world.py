@@ -66,15 +66,21 @@ def load(config: ConfigDict, folder: pathlib.Path) -> World:
   dataset = source._replace(train=train)
   network = binding.make_network(config, dataset)
   # Epochs are of an average class, equal for all classes.
-  size = train.label.shape[0]
-  share = size // source.num_classes
-  methods = settings.make_methods(config, network, Sizes(size - share, share))
+  sizes = average_sizes(dataset)
+  methods = settings.make_methods(config, network, sizes)
   # Of the source, because V depends on the share alone.
   digest = config_lib.fingerprint(
     {'data': provenance.dataset_digest(source), 'validation': config.validation}
   )
   images = pool.join_batches(train, source.test, validation)
   return World(dataset, images, network, methods, digest)
+
+
+def average_sizes(dataset: Dataset) -> Sizes:
+  """Returns the sizes of D_R and D_F for a class of average size."""
+  size = dataset.train.label.size
+  share = size // dataset.num_classes
+  return Sizes(size - share, share)
 
 
 def select_class(

@@ -21,6 +21,7 @@ from cmu_jax.studies.corrective import (
 )
 from cmu_jax.studies.corrective.benchmark import Benchmark
 from cmu_jax.studies.corrective.trials import Case, Trial
+from cmu_jax.studies.engine import recipes
 from cmu_jax.studies.engine.store import NETWORKS
 from cmu_jax.studies.engine.study import Cell, Context, Note, Phase, Plan, Study
 
@@ -84,7 +85,9 @@ def solve_trial(context: Context[Benchmark], trial: Trial) -> Info:
 def _original_cell(context: Context[Benchmark], case: Case) -> Cell:
   address = benchmark.case_address(context, case)
   train = functools.partial(benchmark.train_original, context, case)
-  return Cell(case, address, train, NETWORKS)
+  size = context.world.worlds[case.manipulation].dataset.train.label.size
+  images = recipes.count_images(context.config.train, size, 'train')
+  return Cell(case, address, train, NETWORKS, images)
 
 
 def _trial_cell(context: Context[Benchmark], trial: Trial) -> Cell:
@@ -109,7 +112,7 @@ def plan(context: Context[Benchmark]) -> Plan:
     groups = [c for case in cases for c in references.list_cells(context, case)]
     yield Phase('references', groups)
   yield Phase('importances', importances.list_cells(context, absent))
-  records = yield Phase('methods', cells)
+  records = yield Phase('methods', cells, is_covered=True)
   return _format_results(context, records)
 
 

@@ -1,5 +1,6 @@
 """The stages of an experiment: corrupted model, oracle, repairs, controls."""
 
+import functools
 import pathlib
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from cmu_jax.methods.cuts import (
 )
 from cmu_jax.studies.cuts import backdoor, scene
 from cmu_jax.studies.cuts.scene import Case
-from cmu_jax.studies.engine import recipes
+from cmu_jax.studies.engine import recipes, study
 from cmu_jax.studies.engine.store import Clock, TimeIsUp
 from cmu_jax.training import train
 
@@ -157,6 +158,35 @@ def train_all(
     )
     for i in range(len(seeds))
   ]
+
+
+def count_images(config: ConfigDict, data: scene.Scene, test: int) -> float:
+  """Counts the training images of `repair` and of its measurements.
+
+  Args:
+    config: every setting.
+    data: of the seed.
+    test: number of test images.
+  """
+  (draws, size), folds = data.proxy.label.shape, config.select.folds
+  count = functools.partial(recipes.count_images, config.proxy_train)
+  trained = draws * count(size, 'proxy_train')
+  if folds:
+    trained += folds * draws * count(size - size // folds, 'proxy_train')
+  trained += recipes.count_images(
+    config.finetune, data.clean_proxy.label.size, 'finetune'
+  )
+  curves = 1
+  if config.task == 'poison':
+    # The baselines of `backdoor`, and curves of images without a trigger.
+    trained += count(size, 'proxy_train') + count(2 * size, 'proxy_train')
+    curves = 2
+  points = alpha_search.selection_grid(make_selection(config)).size
+  # A curve of the whole proxy, one of each fold's share of it.
+  predicted = points * size * (1 + curves * bool(folds))
+  # The rows of the tables, and the test scores over alpha.
+  predicted += test * (8 + draws + config.evaluate.points)
+  return trained + study.FORWARD * predicted
 
 
 def repair(case: Case) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:

@@ -5,6 +5,8 @@ networks of a seed have cells of their own, because an accelerator trains the
 networks of all seeds in one program.
 """
 
+import functools
+import math
 import pathlib
 from typing import Any, NamedTuple
 
@@ -23,7 +25,7 @@ from cmu_jax.studies.cuts import (
   telemetry,
 )
 from cmu_jax.studies.cuts.scene import Scene
-from cmu_jax.studies.engine import checks, study, workers
+from cmu_jax.studies.engine import checks, recipes, study, workers
 from cmu_jax.studies.engine.study import Context, Note, Phase, Plan, Study
 from cmu_jax.training import metrics, train
 
@@ -83,16 +85,35 @@ def _address(context: Context[World], item: Program | Repairs) -> str:
 def _programs(context: Context[World], stage: str) -> list[Program]:
   """Splits the seeds of a stage into programs."""
   seeds = tuple(context.config.seeds)
-  sizes = [
-    _training_set(context.world.scenes[s], stage).label.size for s in seeds
-  ]
-  together = stages.trains_together(sizes)
+  together = stages.trains_together(_sizes(context, stage, seeds))
   groups = [seeds] if together else [(seed,) for seed in seeds]
   return [Program(stage, group) for group in groups]
 
 
+def _sizes(
+  context: Context[World], stage: str, seeds: tuple[int, ...]
+) -> list[int]:
+  scenes = context.world.scenes
+  return [_training_set(scenes[s], stage).label.size for s in seeds]
+
+
 def _training_set(data: Scene, stage: str) -> Any:
   return data.train if stage == 'corrupted' else data.clean
+
+
+def _count_training(context: Context[World], program: Program) -> float:
+  """Counts the images that a program trains on, see `study.Cell`."""
+  count = functools.partial(recipes.count_images, context.config.train)
+  return math.fsum(count(n, 'train') for n in _sizes(context, *program))
+
+
+def _count_repair(context: Context[World], item: Repairs) -> float:
+  """Counts the images of the repairs of a seed, see `study.Cell`."""
+  data, test = (
+    context.world.scenes[item.seed],
+    context.world.shared.dataset.test,
+  )
+  return stages.count_images(context.config, data, test.label.size)
 
 
 def _train(context: Context[World], program: Program) -> list[train.Fit]:
@@ -321,14 +342,19 @@ def plan(context: Context[World]) -> Plan:
     corruptions = {str(s): data.record for s, data in world.scenes.items()}
     files.write_json(context.store.folder / 'corruption.json', corruptions)
   programs = [p for stage in _TRAININGS for p in _programs(context, stage)]
-  cells = study.make_cells(context, programs, _address, _train_networks)
-  trained = yield Phase('trainings', cells)
+  repairs = study.make_cells(
+    *(context, map(Repairs, config.seeds), _address, _repair),
+    images=_count_repair,
+  )
+  cells = study.make_cells(
+    *(context, programs, _address, _train_networks), images=_count_training
+  )
+  later = math.fsum(cell.images for cell in repairs)
+  trained = yield Phase('trainings', cells, later=later, is_covered=True)
   series = [entry for _, record in trained for entry in record['series']]
   # A run that stops during the repairs has its training curves already.
   _write_telemetry(context, series)
-  repairs = [Repairs(seed) for seed in config.seeds]
-  cells = study.make_cells(context, repairs, _address, _repair)
-  repaired = yield Phase('repairs', cells)
+  repaired = yield Phase('repairs', repairs, is_covered=True)
   records = [record for _, record in repaired]
   rows = [row for record in records for row in record['rows']]
   series += [entry for record in records for entry in record['series']]

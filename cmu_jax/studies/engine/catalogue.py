@@ -137,6 +137,24 @@ def make(
   return method._replace(grid=grid)
 
 
+def count_images(
+  config: ConfigDict,
+  sizes: Sizes,
+  name: str,
+  points: int,
+  entries: dict[str, Entry] = ENTRIES,
+) -> float:
+  """Counts the images that a method trains on at `points` of its grid.
+
+  Searches of adversarial images and the like are not counted.
+  """
+  # Doing nothing is no method.
+  if name not in entries or not entries[name].part:
+    return 0.0
+  part, images = entries[name].part, entries[name].epoch(sizes)
+  return points * recipes.count_images(config[part], images, part)
+
+
 def describe_inputs(name: str, method: Method) -> str:
   """Describes the inputs of a method, such as 'weights + D_F'."""
   words = study_names.SYMBOLS[study_names.SUBSETS]

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 
-from rich import console as rich_console
 from rich import live as rich_live
 from rich import table as rich_table
 from rich import text as rich_text
@@ -49,12 +48,11 @@ class Display:
     self._title, self._total, self._count = title, total, 0
     self._began = self._printed = time.monotonic()
     if not (live and total and self._terminal):
-      with progress.expect_repeats(lambda: self._total - self._count - 1):
-        yield
+      yield
       return
     self._live = rich_live.Live(
       rich_text.Text(''),
-      console=rich_console.Console(stderr=True),
+      console=progress.CONSOLE,
       refresh_per_second=2,
       transient=True,
     )

@@ -24,7 +24,7 @@ from cmu_jax.core.types import (
   Network,
   Variables,
 )
-from cmu_jax.studies.engine import bounds, catalogue, grids, study
+from cmu_jax.studies.engine import bounds, catalogue, grids, recipes, study
 from cmu_jax.studies.engine.store import NETWORKS
 from cmu_jax.studies.engine.study import Cell, Context, Phase
 from cmu_jax.training import descent, metrics, train
@@ -151,16 +151,26 @@ def get_original(context: Context[World], seed: int) -> Variables:
   )
 
 
-def originals_phase(context: Context[World]) -> Phase:
-  """Builds the phase that trains the original networks of all seeds."""
+def count_training(context: Context[World]) -> float:
+  """Counts the images that the training of an original passes through."""
+  size = context.world.dataset.train.label.shape[0]
+  return recipes.count_images(context.config.train, size, 'train')
+
+
+def originals_phase(context: Context[World], later: float) -> Phase:
+  """Builds the phase that trains the original networks of all seeds.
+
+  `later` are the images of the phases after it, see `study.Phase`.
+  """
   cells = study.make_cells(
     context,
     context.config.seeds,
     lambda context, seed: network_address(context, f'original {seed}'),
     train_original,
     NETWORKS,
+    lambda context, seed: count_training(context),
   )
-  return Phase('originals', cells)
+  return Phase('originals', cells, later=later)
 
 
 def compute_logits(
@@ -238,11 +248,17 @@ def solve_trial(
 
 
 def trial_cell(
-  trial: Any, address: str, solve: Callable[[], list[Info]]
+  trial: Any,
+  address: str,
+  solve: Callable[[], list[Info]],
+  images: float = 0.0,
 ) -> Cell:
-  """Builds the cell of a trial, whose record has the rows of its method."""
+  """Builds the cell of a trial, whose record has the rows of its method.
+
+  `images` are those that it trains on, see `study.Cell`.
+  """
   record = lambda: {'cell': trial._asdict(), 'rows': solve()}
-  return Cell(trial, address, record)
+  return Cell(trial, address, record, images=images)
 
 
 def describe_methods(

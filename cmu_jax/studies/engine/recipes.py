@@ -122,6 +122,13 @@ def total_steps(settings: ConfigDict, samples: int, where: str) -> int:
   return settings.steps or settings.epochs * per_epoch
 
 
+def count_images(settings: ConfigDict, samples: int, where: str) -> float:
+  """Counts the images that a training on `samples` images passes through."""
+  # A set that is smaller than a batch is used once a step.
+  batch_size = min(settings.batch_size, samples)
+  return float(total_steps(settings, samples, where) * batch_size)
+
+
 def _check_schedule(settings: ConfigDict, where: str) -> None:
   """Refuses rates and units that cannot be."""
   peak, minimum = settings.learning_rate, settings.minimum

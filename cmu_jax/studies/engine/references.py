@@ -32,14 +32,21 @@ def _group_cell(job: shadow.ShadowJob, numbers: range) -> Cell:
     shadow.group_address(job, numbers),
     lambda: shadow.train_or_read_group(job, numbers),
     _KIND,
+    # Every group has the size of the first, padded.
+    float(job.fit.steps * job.recipe.batch_size * len(numbers)),
   )
 
 
-def shadow_phase(title: str, jobs: list[shadow.ShadowJob]) -> Phase:
-  """Builds the phase that trains shadow models."""
+def shadow_phase(
+  title: str, jobs: list[shadow.ShadowJob], later: float = 0.0
+) -> Phase:
+  """Builds the phase that trains shadow models.
+
+  `later` are the images of the phases after it, see `study.Phase`.
+  """
   cells = [cell for job in jobs for cell in list_groups(job)]
   # Each job trains with all local devices, hence one group at a time.
-  return Phase(title, cells, spread=False)
+  return Phase(title, cells, spread=False, later=later)
 
 
 def is_trained(context: Context, job: shadow.ShadowJob) -> bool:

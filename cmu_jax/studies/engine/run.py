@@ -1,5 +1,6 @@
 """Runs a study: phases, cells, results. A run continues where it stopped."""
 
+import functools
 import pathlib
 import sys
 import time
@@ -10,7 +11,9 @@ from ml_collections import ConfigDict
 
 from cmu_jax.core import errors, provenance
 from cmu_jax.core.types import Info
+from cmu_jax.studies.engine import forecast as forecasts
 from cmu_jax.studies.engine import workers
+from cmu_jax.studies.engine.forecast import Forecast
 from cmu_jax.studies.engine.live import Display
 from cmu_jax.studies.engine.store import RECORDS, Clock, Store, TimeIsUp
 from cmu_jax.studies.engine.study import (
@@ -48,7 +51,10 @@ def run_study(
   with errors.collect_remarks() as remarks:
     world = study.load(config, folder)
     context = make_context(config, world, folder, minutes)
-    results, finished = follow_plan(study, context)
+    # Of several processes, one tells the user.
+    describe = functools.partial(forecasts.describe_run, minutes)
+    forecast = Forecast(describe if workers.is_chief() else None)
+    results, finished = follow_plan(study, context, forecast)
   header = provenance.results_header(config, finished)
   # Most sources give no reason for a remark.
   facts = {'remarks': remarks} if remarks else {}
@@ -67,15 +73,18 @@ def make_context(
   return Context(config, world, store, clock, Recent())
 
 
-def follow_plan(study: Study, context: Context) -> tuple[Info, bool]:
+def follow_plan(
+  study: Study, context: Context, forecast: Forecast | None = None
+) -> tuple[Info, bool]:
   """Computes a plan: its results, and whether every cell is done."""
   plan, display = study.plan(context), Display(study.measured)
+  forecast = forecast or Forecast(None)
   records, absent, number = None, 0, 0
   while True:
     phase, results = _advance(plan, records)
     if phase is None:
       break
-    runner = _Runner(study, context, phase, display)
+    runner = _Runner(study, context, phase, display, forecast)
     records, missing = runner.run(f'{phase.title} {number}')
     absent, number = absent + missing, number + 1
   if absent:
@@ -101,10 +110,16 @@ class _Runner:
   """Computes the absent cells of one phase."""
 
   def __init__(
-    self, study: Study, context: Context, phase: Phase, display: Display
+    self,
+    study: Study,
+    context: Context,
+    phase: Phase,
+    display: Display,
+    forecast: Forecast,
   ) -> None:
     self._study, self._context = study, context
     self._phase, self._display = phase, display
+    self._forecast = forecast
     self._records: dict[str, Info] = {}
 
   def run(self, barrier: str) -> tuple[list[tuple[Any, Info]], int]:
@@ -124,7 +139,11 @@ class _Runner:
     records = any(cell.kind == RECORDS for cell in absent)
     spread = self._phase.spread and jax.local_device_count() > 1
     share = -(-len(absent) // jax.process_count())
-    with self._display.phase(self._phase.title, share, records or spread):
+    count = workers.count_workers(self._phase.spread)
+    with (
+      self._display.phase(self._phase.title, share, records or spread),
+      self._forecast.phase(self._phase, absent, count),
+    ):
       workers.spread(absent, self._compute, self._phase.spread)
     workers.wait(f'{barrier} ends')
     missing = sum(not self._is_done(cell) for cell in absent)
@@ -146,7 +165,7 @@ class _Runner:
 
   def _compute(self, cell: Cell) -> None:
     clock = self._context.clock
-    kind = f'{self._phase.title} {getattr(cell.item, "method", "")}'
+    kind = forecasts.cell_kind(self._phase, cell)
     # A cell that would end late is left to the next run.
     if not clock.allows(kind):
       return
@@ -159,7 +178,9 @@ class _Runner:
     if cell.kind == RECORDS:
       self._context.store.write_record(cell.address, record)
       self._is_done(cell)
-    clock.record(kind, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    clock.record(kind, seconds)
+    self._forecast.finish(cell, seconds)
     self._display.finish(self._note(cell))
 
   def _note(self, cell: Cell) -> Note | None:

@@ -20,6 +20,8 @@ from cmu_jax.studies.engine.store import RECORDS, Clock, Store
 
 World = TypeVar('World')
 Value = TypeVar('Value')
+# Training images that the prediction of an image costs.
+FORWARD = 1 / 3
 
 
 class Cell(NamedTuple):
@@ -31,12 +33,15 @@ class Cell(NamedTuple):
     compute: () -> the record, which the engine writes; for another kind,
       `compute` writes its arrays through the store itself.
     kind: the folder of its file; `RECORDS`, 'networks' or a folder of arrays.
+    images: that it trains on, steps times batch, for the forecast of the run; 0
+      if unknown. Images that are only predicted count `FORWARD` each.
   """
 
   item: Any
   address: str
   compute: Callable[[], Any]
   kind: str = RECORDS
+  images: float = 0.0
 
 
 def make_cells(
@@ -45,6 +50,7 @@ def make_cells(
   address: Callable[['Context', Any], str],
   compute: Callable[['Context', Any], Any],
   kind: str = RECORDS,
+  images: Callable[['Context', Any], float] = lambda context, item: 0.0,
 ) -> list[Cell]:
   """Makes a cell for each item; the functions take (context, item)."""
   return [
@@ -53,6 +59,7 @@ def make_cells(
       address(context, item),
       functools.partial(compute, context, item),
       kind,
+      images(context, item),
     )
     for item in items
   ]
@@ -66,11 +73,16 @@ class Phase(NamedTuple):
     cells: all of them, in the same order in every process.
     spread: over local devices too, or over processes alone, because a cell
       uses all local devices itself.
+    later: the images of all phases after it, as far as they are known, see
+      `Cell`.
+    is_covered: whether `later` is all that follows.
   """
 
   title: str
   cells: list[Cell]
   spread: bool = True
+  later: float = 0.0
+  is_covered: bool = False
 
 
 Plan = Generator[Phase, list[tuple[Any, Info]], Info]

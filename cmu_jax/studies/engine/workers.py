@@ -5,6 +5,7 @@ and results go into files, so no result depends on the number of workers.
 """
 
 import concurrent.futures
+import contextvars
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -59,6 +60,11 @@ def share(items: Sequence[Item], worker: int, count: int) -> list[Item]:
   return list(items[worker::count])
 
 
+def count_workers(devices: bool = True) -> int:
+  """Counts the workers of all processes, see `spread`."""
+  return jax.process_count() * (jax.local_device_count() if devices else 1)
+
+
 def spread(
   items: Sequence[Item], work: Callable[[Item], None], devices: bool = True
 ) -> None:
@@ -87,5 +93,8 @@ def spread(
         work(item)
 
   with concurrent.futures.ThreadPoolExecutor(len(local)) as pool:
-    for future in [pool.submit(run, i) for i in range(len(local))]:
+    # Threads have contexts of their own, without the listener of this one.
+    contexts = [contextvars.copy_context() for _ in local]
+    running = [pool.submit(c.run, run, i) for i, c in enumerate(contexts)]
+    for future in running:
       future.result()

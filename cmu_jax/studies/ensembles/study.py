@@ -5,6 +5,7 @@ measurements of another attack read the same trained networks.
 """
 
 import functools
+import math
 import sys
 import time
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from cmu_jax.core import config as config_lib
 from cmu_jax.core import rng
 from cmu_jax.core.types import Info, Model, Network, Variables
 from cmu_jax.robustness import lipschitz
-from cmu_jax.studies.engine import study
+from cmu_jax.studies.engine import recipes, study
 from cmu_jax.studies.engine.store import NETWORKS
 from cmu_jax.studies.engine.study import Context, Note, Phase, Plan, Study
 from cmu_jax.studies.ensembles import report, settings, training, transfer
@@ -234,6 +235,17 @@ def measure(context: Context[World], ensemble: Ensemble) -> Info:
   }
 
 
+def _count_images(context: Context[World], ensemble: Ensemble) -> float:
+  """Counts the images that all members train on, see `study.Cell`.
+
+  The penalties of LOTOS and TRS, and the attacks, come on top.
+  """
+  world = context.world
+  members = world.recipes[ensemble.method].members.size
+  size = world.dataset.train.label.size
+  return members * recipes.count_images(context.config.train, size, 'train')
+
+
 def plan(context: Context[World]) -> Plan:
   """Trains one surrogate per seed, then the ensembles that it attacks."""
   config, dataset = context.config, context.world.dataset
@@ -241,11 +253,16 @@ def plan(context: Context[World]) -> Plan:
   ensembles = [Ensemble(m, s) for s in config.seeds for m in config.methods]
   # Every ensemble is attacked by the surrogate of its seed.
   address = functools.partial(_address, measured=False)
-  cells = study.make_cells(context, surrogates, address, train, NETWORKS)
-  yield Phase('surrogates', cells)
+  cells = study.make_cells(
+    context, surrogates, address, train, NETWORKS, _count_images
+  )
+  later = math.fsum(_count_images(context, ensemble) for ensemble in ensembles)
+  yield Phase('surrogates', cells, later=later)
   address = functools.partial(_address, measured=True)
-  cells = study.make_cells(context, ensembles, address, measure)
-  results = yield Phase('ensembles', cells)
+  cells = study.make_cells(
+    context, ensembles, address, measure, images=_count_images
+  )
+  results = yield Phase('ensembles', cells, is_covered=True)
   return {
     'class_names': list(dataset.class_names),
     'train_size': int(dataset.train.label.shape[0]),

@@ -4,6 +4,7 @@ A cell measures one way to a task vector for one data set: the vector of a seed,
 or a merge of the vectors of all seeds.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from cmu_jax.core import config as config_lib
 from cmu_jax.core import provenance, rng
 from cmu_jax.core.types import Batch, Info, Network, Variables
 from cmu_jax.methods import task_vectors
-from cmu_jax.studies.engine import clip_start, study
+from cmu_jax.studies.engine import clip_start, recipes, study
 from cmu_jax.studies.engine.store import NETWORKS
 from cmu_jax.studies.engine.study import Context, Note, Phase, Plan, Study
 from cmu_jax.studies.negation import report, settings
@@ -216,20 +217,38 @@ def measure(context: Context[World], vector: Vector) -> Info:
   return {'row': row, 'curve': curve}
 
 
+def _count_tuning(context: Context[World], tuning: Tuning) -> float:
+  """Counts the images that a fine-tuning trains on, see `study.Cell`."""
+  batch: Any = context.world.tasks[tuning.position].data.train
+  size = batch.label.shape[0]
+  return recipes.count_images(
+    settings.tuning_recipe(context.config, *tuning), size, 'train'
+  )
+
+
 def plan(context: Context[World]) -> Plan:
   """Goes from set to set, so that a run that is stopped has whole sets."""
   config, world = context.config, context.world
   records: list[Info] = []
   for position in range(len(config.forget)):
     tunings = [Tuning(position, seed) for seed in config.seeds]
-    yield Phase(
-      'fine-tuning',
-      study.make_cells(context, tunings, tuning_address, fine_tune, NETWORKS),
+    cells = study.make_cells(
+      *(context, tunings, tuning_address, fine_tune, NETWORKS, _count_tuning)
     )
+    next_sets = range(position + 1, len(config.forget))
+    later = math.fsum(
+      _count_tuning(context, Tuning(index, seed))
+      for index in next_sets
+      for seed in config.seeds
+    )
+    yield Phase('fine-tuning', cells, later=later)
     # Every vector, merges above all, needs the networks of its set.
     vectors = list_vectors(config, position)
     results = yield Phase(
-      'vectors', study.make_cells(context, vectors, vector_address, measure)
+      'vectors',
+      study.make_cells(context, vectors, vector_address, measure),
+      later=later,
+      is_covered=not next_sets,
     )
     records += [record for _, record in results]
   return {

@@ -4,6 +4,8 @@ Hyperparameters are chosen on forget sets of their own, of the first network,
 and reported on the other forget sets.
 """
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,6 +114,37 @@ def _choose(
   return grids.choose_points(choosable, rows, count, choose)
 
 
+def _count_later(
+  context: Context[World], points: Mapping[str, Points]
+) -> dict[str, float]:
+  """Counts the images of the phases, those of the requests aside.
+
+  A method is reported at one point, whichever is chosen.
+  """
+  config = context.config
+  pairs = len(_tuning_pairs(config)) + len(_reported_pairs(config))
+  grids_of = {name: len(grid) for name, grid in points.items()}
+  count = functools.partial(trials.count_images, context)
+  return {
+    'originals': len(config.seeds) * pool.count_training(context),
+    'retraining': pairs * count(RETRAIN, 1),
+    'choosing': len(config.tuning_seeds)
+    * math.fsum(
+      count(name, size) for name, size in grids_of.items() if size > 1
+    ),
+    'methods': math.fsum(
+      count(trial.method, 1)
+      for trial in _list_reported(config, list(points))
+      if trial.method != RETRAIN
+    ),
+  }
+
+
+def _sum_after(images: Mapping[str, float], title: str) -> float:
+  """Sums the images of the phases after one of them."""
+  return math.fsum(list(images.values())[list(images).index(title) + 1 :])
+
+
 def plan(context: Context[World]) -> Plan:
   """Trains the long trainings first, then chooses, then reports."""
   config = context.config
@@ -119,13 +152,19 @@ def plan(context: Context[World]) -> Plan:
     method: grids.list_points(context.world.methods, method)
     for method in dict.fromkeys((grids.NONE, RETRAIN, *config.methods))
   }
+  images = _count_later(context, points)
+  later = functools.partial(_sum_after, images)
   # Every row compares with the references, so they come before all else.
   if config.references:
     job = trials.reference_job(context)
-    yield references.shadow_phase('references', [job])
-  yield pool.originals_phase(context)
-  retrained = _collect((yield _retraining_phase(context)))
-  tuning = _collect((yield _choosing_phase(context, points)))
+    yield references.shadow_phase(
+      'references', [job], math.fsum(images.values())
+    )
+  yield pool.originals_phase(context, later('originals'))
+  phase = _retraining_phase(context)
+  retrained = _collect((yield phase._replace(later=later('retraining'))))
+  phase = _choosing_phase(context, points)
+  tuning = _collect((yield phase._replace(later=later('choosing'))))
   hypers = _choose(context, points, retrained, tuning)
   # A method without a choice has no cells yet: the run is unfinished anyway.
   reported = _list_reported(config, list(hypers))
@@ -134,9 +173,12 @@ def plan(context: Context[World]) -> Plan:
     for trial in reported
     if trial.method != RETRAIN  # its phase is over
   ]
-  rows = retrained | _collect((yield Phase('methods', cells)))
+  # Only requests follow.
+  phase = Phase('methods', cells, is_covered=not config.requests)
+  rows = retrained | _collect((yield phase))
   cells = requests.list_cells(context, hypers)
-  sequences = _collect((yield Phase('requests', cells)))
+  phase = Phase('requests', cells, is_covered=True)
+  sequences = _collect((yield phase))
 
   def format_rows(records: Rows) -> list[Info]:
     pairs = (

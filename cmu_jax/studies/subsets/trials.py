@@ -148,6 +148,15 @@ def trial_cell(
 ) -> Cell:
   """Builds the cell of a trial."""
   address = trial_address(context, trial, points)
+  images = count_images(context, trial.method, len(points))
   return pool.trial_cell(
-    trial, address, lambda: solve_trial(context, trial, points)
+    trial, address, lambda: solve_trial(context, trial, points), images
   )
+
+
+def count_images(context: Context[World], method: str, points: int) -> float:
+  """Counts the images that a trial trains on, see `study.Cell`."""
+  size = context.world.dataset.train.label.shape[0]
+  count = world.forget_count(context.config, size)
+  sizes = catalogue.Sizes(size - count, count)
+  return catalogue.count_images(context.config, sizes, method, points)
