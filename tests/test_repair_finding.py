@@ -240,23 +240,46 @@ def test_figures_of_the_advice_are_those_of_the_results(
   assert figure[:2] == tuple(round(mean, 3) for mean in means)
 
 
+def test_figures_of_more_bad_samples_are_those_of_the_results():
+  path = pathlib.Path(__file__).parents[1] / advice.SAMPLES_SOURCE
+  cells = json.loads(path.read_text())['by_cell']
+  accuracies = {0: [cell['before'] for cell in cells.values()]}
+  for name, cell in cells.items():
+    rule, count, _ = name.split(',')
+    # Fewer samples than two a class are refused.
+    if rule == 'safe' and cell['refused'] is None:
+      accuracies.setdefault(int(count), []).append(cell['after'])
+  means = {n: round(statistics.mean(x), 3) for n, x in accuracies.items()}
+  assert means == advice.SAMPLES
+  assert all(len(x) >= 3 for x in accuracies.values())
+
+
+@pytest.mark.parametrize(
+  ('count', 'gain'), [(30, 0.101), (70, 0.089), (499, 0.101), (500, 0.0)]
+)
+def test_more_bad_samples_gain_what_more_gained_elsewhere(count, gain):
+  expected, text = advice._sample_option(count)
+  assert expected == pytest.approx(gain)
+  assert ('not measured' in text) == (count >= 500)
+
+
 def test_an_abstention_says_what_would_help_in_order():
   left = {'repaired': False, 'safe': {'alpha_hat': 0.4}}
   plain = advice.sentences(results(None, **left))
   assert [text.split()[0] for text in plain] == [
     'Clean',
-    '--rule=published',
     'More',
+    '--rule=published',
   ]
   assert 'not your network' in plain[0]
   estimate = {'labels': 99, 'before': 0.72, 'after': 0.73, 'source': '--test'}
   own = advice.sentences(results(None, clean_estimate=estimate, **left))
   # A point is less than the published rule gained elsewhere.
-  assert own[0].startswith('--rule=published') and own[1] in words.console(
+  assert own[1].startswith('--rule=published') and own[2] in words.console(
     results(None, clean_estimate=estimate, **left)
   )
   assert (
-    '99 pictures of --test brings this network from 0.720 to 0.730' in own[1]
+    '99 pictures of --test brings this network from 0.720 to 0.730' in own[2]
   )
   worse = {**estimate, 'after': 0.6}
   text = ' '.join(advice.sentences(results(None, clean_estimate=worse, **left)))

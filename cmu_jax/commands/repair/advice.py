@@ -21,6 +21,12 @@ _LEAST = 40
 _STEPS = 200
 
 
+# Of a small network on digits with 40 % wrong labels: bad samples -> accuracy
+# after a repair by the default rule, a mean of three seeds. 0 is no repair.
+SAMPLES_SOURCE = 'results/bad_samples_digits.json'
+SAMPLES = {0: 0.725, 50: 0.737, 100: 0.725, 500: 0.826}
+
+
 class Figure(NamedTuple):
   """A gain that was measured elsewhere.
 
@@ -121,11 +127,24 @@ def sentences(results: dict[str, Any]) -> list[str]:
         '(results/safe_alpha_digits.json).',
       )
     )
-  options.sort(reverse=True)
-  return [
-    *(text for _, text in options),
-    'More bad samples make the evidence clearer; no gain was measured.',
+  options.append(_sample_option(results['samples']))
+  return [text for _, text in sorted(options, reverse=True)]
+
+
+def _sample_option(count: int) -> tuple[float, str]:
+  """The gain of more bad samples than these, and its sentence."""
+  most, base = max(SAMPLES), SAMPLES[0]
+  if count >= most:
+    return 0.0, f'More than {most} bad samples: their gain was not measured.'
+  # The nearest smaller number that was measured.
+  given = max(number for number in SAMPLES if number <= count)
+  texts = [
+    f'{SAMPLES[number]:.3f} with {number}' for number in SAMPLES if number
   ]
+  return SAMPLES[most] - SAMPLES[given], (
+    f'More bad samples than {count}: this rule brought a small network from '
+    f'{base:.3f} to {", ".join(texts)} ({SAMPLES_SOURCE}, not your network).'
+  )
 
 
 def _clean_option(estimate: Info | None) -> tuple[float, str]:
