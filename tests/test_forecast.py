@@ -1,16 +1,23 @@
 """The forecast of a run: its arithmetic, its words, and the studies' counts."""
 
 import collections
+import contextlib
 import types
 
+import jax
 import pytest
 
+import cmu_jax
+from cmu_jax import networks
 from cmu_jax.core import config as config_lib
 from cmu_jax.core import progress
+from cmu_jax.core.types import Network, Training
+from cmu_jax.data import input_step
 from cmu_jax.studies import STUDIES
 from cmu_jax.studies.engine import forecast, run
 from cmu_jax.studies.engine.forecast import Forecast, Work
 from cmu_jax.studies.engine.study import Cell, Phase
+from cmu_jax.training import optimizers, train
 
 Item = collections.namedtuple('Item', 'method')
 
@@ -62,7 +69,7 @@ def test_the_first_timed_steps_forecast_the_whole_run(clock, capfd):
     clock.seconds = 30.0
     progress.report_images(7, 21.0)
   # 3500 images at 3 s each, 30 s of it gone, 10 images of an earlier run.
-  assert told.remaining() == (3500 * 3.0 - 30 - 30, True)
+  assert told.estimate_remaining() == (3500 * 3.0 - 30 - 30, True)
   assert lines(capfd) == [
     'whole run: about 2.9 h left on this machine; --minutes=60 stops after 60 '
     'min, and the same command continues'
@@ -75,15 +82,15 @@ def test_finished_cells_replace_the_guess_and_unknown_ones_make_it_a_bound(
   told = Forecast(lambda *x: forecast.describe_run(30.0, *x))
   cells = [cell('a', 10.0), cell('b', 20.0), cell('c', 0.0, 'other')]
   with told.phase(Phase('methods', cells), cells, 1):
-    assert told.remaining() is None
+    assert told.estimate_remaining() is None
     clock.seconds = 100.0
     told.finish(cells[0], 100.0)
     # The cell of unknown images takes as long as those of its phase.
-    assert told.remaining() == (300.0, False)
+    assert told.estimate_remaining() == (300.0, False)
   clock.seconds = 400.0
   last = [cell('d')]
   with told.phase(Phase('figures', last, is_covered=True), last, 1):
-    assert told.remaining() is None
+    assert told.estimate_remaining() is None
   assert lines(capfd) == [
     'whole run: at least 5 min left on this machine; this call stops after 30 '
     'min, and the same command continues'
@@ -95,9 +102,9 @@ def test_workers_share_the_time_but_not_a_cell(clock):
   cells = [cell(name, 100.0) for name in 'abcdefgh']
   with told.phase(Phase('trainings', cells, is_covered=True), cells, 4):
     progress.report_images(1, 2.0)
-    assert told.remaining() == (400.0, True)
+    assert told.estimate_remaining() == (400.0, True)
   with told.phase(Phase('trainings', cells[:1], is_covered=True), cells[:1], 4):
-    assert told.remaining() == (200.0, True)
+    assert told.estimate_remaining() == (200.0, True)
 
 
 def test_a_forecast_is_repeated_where_it_changes_and_at_a_new_phase(
@@ -192,10 +199,58 @@ def test_studies_count_the_images_that_they_train_on(tmp_path, name):
       assert stated == heard
     for images, count in zip(stated, heard, strict=True):
       # Predictions are counted too; a method may read two sets in a step.
-      assert images == 0 or count / 2 <= images <= 3 * count
+      assert images == 0 or count / 2 <= images <= 9 * count
   # What was said to follow, follows.
   images = [sum(item.images for item in phase.cells) for phase, _ in phases]
   for number, (phase, _) in enumerate(phases):
     if phase.later:
       assert phase.later == pytest.approx(sum(images[number + 1 :]))
   assert phases[-1][0].is_covered or name == 'trw_digits'
+
+
+@pytest.mark.parametrize(
+  ('labels', 'rule', 'steps'), [('bad', 'safe', 5), ('true', 'published', None)]
+)
+def test_a_repair_counts_at_least_the_images_that_it_trains_on(
+  monkeypatch, labels, rule, steps
+):
+  stated, heard = [], []
+
+  @contextlib.contextmanager
+  def follow(images):
+    stated.append(images)
+    with progress.listen(lambda count, _: heard.append(count)):
+      yield
+
+  monkeypatch.setattr(forecast, 'follow_trainings', follow)
+  digits = cmu_jax.data.load('digits')
+  inputs = input_step.make((0.5,), (0.5,))
+  network = Network(networks.make('fc', 10, (8, 8, 1), width=8), inputs)
+  image, label = digits.train.image[:120], digits.train.label[:120]
+  start = network.model.init(jax.random.key(0), inputs.eval(image[:1], None))
+  variables = train.fit(
+    jax.random.key(1),
+    network,
+    start,
+    digits.train,
+    Training(optimizers.adamw(optimizers.constant_schedule(1e-2)), 60, 128),
+  ).variables
+  wrong = label if labels == 'true' else (label + 3) % 10
+  cmu_jax.repair(
+    *(network, image, wrong),
+    **{'variables': variables, 'labels_are': labels},
+    **{'rule': rule, 'steps': steps},
+  )
+  (images,) = stated
+  # A number of steps is kept to; else the training may learn enough sooner.
+  assert sum(heard) == images if steps else 0 < sum(heard) <= images
+
+
+def test_trainings_of_a_command_have_an_upper_bound(clock, capfd):
+  with forecast.follow_trainings(1000.0):
+    clock.seconds = 20.0
+    progress.report_images(10, 20.0)
+  assert lines(capfd) == [
+    'all trainings: at most 33 min left on this machine; stopped, the same '
+    'command continues'
+  ]

@@ -70,6 +70,9 @@ def test_attack_success_leaves_the_target_class_out():
     # The oracle is below doing nothing: neither gain nor loss is a recovery.
     (0.85, 0.82, 0.80, None),
     (0.7, 0.82, 0.80, None),
+    # A gap of one test picture in 355 would make percents of thousands.
+    (0.85, 0.82, 0.8228, None),
+    (0.83, 0.82, 0.84, 50.0),
   ],
 )
 def test_recovery_is_in_percent_of_the_gap(accuracy, before, oracle, expected):

@@ -14,6 +14,9 @@ from jaxtyping import Array, Float, Int, Num
 from cmu_jax.core import jit
 from cmu_jax.core.types import Batch, InputStep, Network, Variables
 
+# Accuracies that are closer together differ by chance on thousands of images.
+_LEAST_GAP = 0.005
+
 
 def cross_entropy(
   logits: Float[Array, 'n k'], label: Int[Array, 'n']
@@ -164,8 +167,8 @@ def recovery_rate(
 ) -> float | None:
   """RR in percent: (UT - UT_mix) / (UT_oracle - UT_mix).
 
-  None if the oracle is not above the corrupted network: there is no gap to
-  close, and the quotient would praise a loss.
+  None if the oracle is not above the corrupted network by `_LEAST_GAP`: there
+  is no gap to close, and the quotient would praise a loss.
   """
   gap = oracle - before
-  return None if gap < 1e-12 else 100 * (accuracy - before) / gap
+  return None if gap < _LEAST_GAP else 100 * (accuracy - before) / gap

@@ -107,12 +107,14 @@ def _count_images(
   if case.trigger is not None and request.rule == 'safe':
     assert case.ordinary is not None
     # Every picture with and without the trigger.
-    return tuning.steps * min(tuning.batch_size, 2 * len(case.ordinary))
+    return 1.0 * tuning.steps * min(tuning.batch_size, 2 * len(case.ordinary))
   # True labels are replaced twice, at random.
   draws = 2 if request.labels == 'true' and case.target is None else 1
   folds = _FOLDS if request.rule == 'safe' and case.target is None else 0
-  size = min(tuning.batch_size, case.bad.label.shape[0])
-  return draws * (1 + folds) * tuning.steps * size
+  # A set that is smaller than a batch is used once a step.
+  size, batch = case.bad.label.shape[0], tuning.batch_size
+  images = min(batch, size) + folds * min(batch, size - size // _FOLDS)
+  return 1.0 * draws * tuning.steps * images
 
 
 def _edit_projected(

@@ -182,11 +182,11 @@ def count_images(config: ConfigDict, data: scene.Scene, test: int) -> float:
     trained += count(size, 'proxy_train') + count(2 * size, 'proxy_train')
     curves = 2
   points = alpha_search.selection_grid(make_selection(config)).size
-  # A curve of the whole proxy, one of each fold's share of it.
-  predicted = points * size * (1 + curves * bool(folds))
+  # A curve of the whole proxy, one of each fold's share of it. The search of
+  # neighbours makes their images as costly as those of a training.
+  trained += points * size * (1 + curves * bool(folds))
   # The rows of the tables, and the test scores over alpha.
-  predicted += test * (8 + draws + config.evaluate.points)
-  return trained + study.FORWARD * predicted
+  return trained + study.FORWARD * test * (8 + draws + config.evaluate.points)
 
 
 def repair(case: Case) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:

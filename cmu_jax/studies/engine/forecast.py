@@ -133,7 +133,7 @@ class Forecast:
     seconds, images, _ = self._steps
     return seconds / images if images else None
 
-  def remaining(self) -> tuple[float, bool] | None:
+  def estimate_remaining(self) -> tuple[float, bool] | None:
     """Estimates the seconds to the end of the run.
 
     Returns:
@@ -165,7 +165,7 @@ class Forecast:
 
   def _tell(self, is_due: bool = False) -> None:
     """Prints a forecast where it is the first, or another one than before."""
-    estimate, now = self.remaining(), time.monotonic()
+    estimate, now = self.estimate_remaining(), time.monotonic()
     if estimate is None or self._describe is None:
       return
     seconds, complete = estimate
