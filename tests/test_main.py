@@ -6,13 +6,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 import small_config
 from small_config import refusal
 
 from cmu_jax import main
-from cmu_jax.commands import shell, usage
+from cmu_jax.commands import shell, study, usage
 from cmu_jax.core import config
 
 path = pytest.fixture(small_config.place)
@@ -173,3 +174,24 @@ def test_a_cache_that_cannot_be_made_is_done_without(
   assert main.main([f'--config={path}']) == 0
   assert 'no compilation cache' in capfd.readouterr().err
   assert 'JAX_COMPILATION_CACHE_DIR' not in os.environ
+
+
+def test_a_sweep_says_how_long_its_other_cells_take(
+  path, runs, monkeypatch, capfd
+):
+  clock = types.SimpleNamespace(seconds=0.0)
+  monkeypatch.setattr(study.time, 'monotonic', lambda: clock.seconds)
+  durations = iter((100.0, 300.0, 10.0))
+  execute = study._compute
+
+  def wait(cfg, folder, minutes):
+    clock.seconds += next(durations)
+    return execute(cfg, folder, minutes)
+
+  monkeypatch.setattr(study, '_compute', wait)
+  assert main.main([f'--config={path}', '--sweep']) == 0
+  said = [x for x in capfd.readouterr().err.splitlines() if 'left' in x]
+  assert said == [
+    'sweep: 2 cells left, at most about 3 min if they are like those so far',
+    'sweep: 1 cell left, at most about 3 min if they are like those so far',
+  ]

@@ -5,17 +5,20 @@ import functools
 import pathlib
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cmu_jax import studies
 from cmu_jax.commands import shell, usage, workdir
 from cmu_jax.core import config as config_lib
-from cmu_jax.core import errors, files
+from cmu_jax.core import errors, files, progress
 from cmu_jax.core.config import LoadedConfig
 
 RESULTS_FILE = 'results.json'
 TABLE_FILE = 'sweep.md'
+# A sweep that ends this soon needs no forecast.
+_SHORT_SECONDS = 60.0
 _MEMORY_REMEDY = (
   'lower config.model.width, the batch_size of config.train, proxy_train and '
   'finetune, or config.evaluate.batch_size'
@@ -142,15 +145,18 @@ def run_grid(
     name: config_lib.load(spec, overrides)
     for name, spec in config_lib.sweep_cells(loaded).items()
   }
-  failures = {}
+  failures, durations = {}, []
   for number, (name, cell) in enumerate(cells.items(), 1):
     title = f'cell {number}/{len(cells)} {name}'
     if read_finished(folder / name, cell.config) is not None:
       print(f'{title}: finished already', file=sys.stderr)
       continue
     print(title, file=sys.stderr)
+    began = time.monotonic()
     try:
       execute(cell, folder / name)
+      durations.append(time.monotonic() - began)
+      _tell_remaining(durations, len(cells) - number)
     # A cell that fails must not stop a sweep that runs overnight.
     except errors.UserError as error:
       print(f'{title}: failed: {error}', file=sys.stderr)
@@ -165,6 +171,18 @@ def run_grid(
   for name, reason in failures.items():
     print(f'error: cell {name}: {reason}', file=sys.stderr)
   return 2 if failures else 0
+
+
+def _tell_remaining(durations: Sequence[float], count: int) -> None:
+  """Says how long the other cells of a sweep will take at most."""
+  # Cells of an earlier call are passed over at no cost.
+  seconds = count * statistics.fmean(durations)
+  if seconds > _SHORT_SECONDS:
+    print(
+      f'sweep: {errors.count_text(count, "cell")} left, at most about '
+      f'{progress.format_duration(seconds)} if they are like those so far',
+      file=sys.stderr,
+    )
 
 
 def read_finished(folder: pathlib.Path, config: Any) -> dict[str, Any] | None:
