@@ -5,44 +5,12 @@ import numpy as np
 import pytest
 
 from cmu_jax import __main__ as program
-from cmu_jax.commands import requests
-from cmu_jax.commands.audit import reference_networks
 from cmu_jax.core import errors, files
-from cmu_jax.data.sources import npz
 from cmu_jax.networks.shipped import class_order
 
 
 def numbers(count, start=0):
   return tuple(map(str, range(start, start + count)))
-
-
-@pytest.mark.parametrize('folders', [('7',), ('',), ('0', '10', '22')])
-def test_numbers_are_sorted_as_text(folders):
-  order = class_order.resolve(None, 23, folders)
-  assert order.names == tuple(sorted(numbers(23))) and order.assumed
-  assert order.names[:4] == ('0', '1', '10', '11')
-  text = class_order.describe(order)
-  assert (
-    text.startswith('Class order: 0, 1, 10, 11, 12') and '23 classes' in text
-  )
-  assert 'sorted as text' in text and '--classes=' in text
-
-
-def test_a_user_an_archive_and_folders_name_the_classes():
-  assert class_order.resolve(['b', 3], 2, ('x',)) == (
-    ('b', '3'),
-    False,
-    'as given',
-  )
-  archive = class_order.resolve(None, 12, (), numbered=True)
-  assert archive.names == numbers(12) and not archive.assumed
-  words = class_order.resolve(None, 2, ('z', 'a'), numbered=True)
-  assert words.names == ('z', 'a')
-  assert class_order.resolve(None, 2, ('cat', 'dog')).names == ('cat', 'dog')
-  with pytest.raises(errors.UserError, match='--classes=A,B'):
-    class_order.resolve(None, 4, ('cat', 'dog'))
-  with pytest.raises(errors.UserError, match='folder of one split'):
-    class_order.resolve(None, 2, ('test', 'train'))
 
 
 # Titles of an order -> names as assumed, and names as the network has them.
@@ -91,6 +59,20 @@ def test_folders_that_count_from_one_are_found_in_a_part_of_them():
   better = class_order.find_better(names, label, predicted)
   assert better.title == 'numbered from 1, in numeric order'
   assert better.names == numbers(12, 1) and better.accuracy == 1
+
+
+@pytest.mark.parametrize('start', [0, 1])
+@pytest.mark.parametrize('form', ['{}', 'sign{:02}'])
+def test_the_remedy_counts_on_and_does_not_turn_round(start, form):
+  assumed, true = (
+    tuple(map(form.format, range(first, first + 9)))
+    for first in (start, 1 - start)
+  )
+  folders = sorted({*assumed} & {*true})
+  label = np.repeat([assumed.index(name) for name in folders], 5)
+  predicted = np.repeat([true.index(name) for name in folders], 5)
+  better = class_order.find_better(assumed, label, predicted)
+  assert better.names == true and better.accuracy == 1
 
 
 @pytest.mark.parametrize('classes, count', [(5, 10), (40, 4)])
@@ -207,6 +189,44 @@ def test_the_remedy_works_and_a_wrong_remedy_is_a_warning(tmp_path, capsys):
     assert 'Warning: by the given order of the classes' in text
 
 
+def test_one_folder_to_forget_takes_the_classes_of_the_others(tmp_path):
+  names = {'ant': 0, 'bee': 1, 'cat': 2}
+  copying_network.ship(tmp_path, [0, 1, 2])
+  copying_network.pictures(tmp_path / 'some', {'bee': 1}, 6, 0)
+  copying_network.pictures(tmp_path / 'others', names, 6, 1)
+  values = COMMANDS['unlearn'](tmp_path) | {
+    **{'retain': tmp_path / 'others', 'test': None, 'method': 'finetune'},
+  }
+  flags = copying_network.flags(tmp_path, **values)
+  assert program.main(['unlearn', *flags]) == 0
+  results = files.read_json(tmp_path / 'out' / 'results.json')
+  assert results['class_names'] == list(names)
+  assert "folders' names of --retain" in results['remarks'][0]
+  assert results['measured']['before']['accuracy']['forget'] == 1
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_a_contradicted_flag_is_repeated_where_the_work_stops(
+  command, tmp_path, capsys
+):
+  true = tuple('abcdefghijkl')
+  case(tmp_path, true, count=4)
+  given = ','.join((*true[1:], true[0]))
+  values = COMMANDS[command](tmp_path) | {'classes': given}
+  if command == 'unlearn':
+    values |= {'retain': tmp_path / 'others', 'method': 'finetune'}
+  flags = copying_network.flags(tmp_path, **values)
+  assert program.main([command, *flags]) == 2
+  told = capsys.readouterr()
+  assert 'Warning: by the given order' in told.out
+  assert 'which is chance, but 100.0% with the classes' in told.err
+  assert f'--classes={",".join(true)}: give this' in told.err
+  flags = copying_network.flags(
+    tmp_path, **(values | {'classes': ','.join(true)})
+  )
+  assert command == 'audit' or program.main([command, *flags]) == 0
+
+
 def test_an_archive_counts_its_labels_from_0(tmp_path):
   count, true = 12, numbers(12)
   case(tmp_path, true)
@@ -225,70 +245,3 @@ def test_an_archive_counts_its_labels_from_0(tmp_path):
   results = files.read_json(tmp_path / 'out' / 'results.json')
   assert results['measured']['before']['accuracy']['forget'] == 1
   assert results['measured']['before']['accuracy']['test'] == 1
-
-
-def archive(path, labels, names=None):
-  """An archive of pictures whose lit pixels are these labels."""
-  image = [copying_network.picture(c, 7000 + i) for i, c in enumerate(labels)]
-  arrays = {'images': np.stack(image), 'labels': np.array(labels)}
-  if names:
-    arrays['class_names'] = np.array(names)
-  np.savez(path, **arrays)
-  return str(path)
-
-
-def audit_labels(folder, **changes):
-  """Labels of the pool of an audit of three classes."""
-  request = requests.AuditRequest(
-    weights=str(folder / 'w.npz'),
-    model=copying_network.MODEL,
-    out=str(folder / 'out'),
-    nonmembers=str(
-      copying_network.pictures(
-        folder / 'unseen', {'cat': 0, 'dog': 1, 'eel': 2}, 2
-      )
-    ),
-    refs=2,
-    **changes,
-  )
-  case = reference_networks.read_case(request)
-  return case.network.class_names, case.pool.label.tolist()
-
-
-def test_an_archive_and_class_names_go_together(tmp_path):
-  copying_network.ship(tmp_path, [0, 1, 2])
-  labels, classes = [2, 2, 0, 1], ('cat', 'dog', 'eel')
-  members = archive(tmp_path / 'a.npz', labels)
-  expected = classes, [*labels, 0, 0, 1, 1, 2, 2]
-  assert audit_labels(tmp_path, members=members, classes=classes) == expected
-  # The same names in the archive, or in the side file.
-  members = archive(tmp_path / 'b.npz', labels, classes)
-  assert audit_labels(tmp_path, members=members) == expected
-  copying_network.ship(tmp_path, [0, 1, 2], {'classes': classes})
-  members = archive(tmp_path / 'a.npz', labels)
-  assert audit_labels(tmp_path, members=members) == expected
-
-
-def test_names_of_an_archive_may_stand_in_another_order(tmp_path):
-  copying_network.ship(tmp_path, [0, 1, 2])
-  # Label 0 of the archive is the dog, the second output of the network.
-  members = archive(tmp_path / 'a.npz', [2, 0], ('dog', 'cat', 'eel'))
-  classes = ('cat', 'dog', 'eel')
-  _, labels = audit_labels(tmp_path, members=members, classes=classes)
-  assert labels[:2] == [2, 1]
-
-
-def test_a_label_without_an_output_is_refused(tmp_path):
-  copying_network.ship(tmp_path, [0, 1, 2])
-  members = archive(tmp_path / 'a.npz', [1, 3])
-  with pytest.raises(errors.UserError, match=r'label 3, .*outputs 0 to 2'):
-    audit_labels(tmp_path, members=members, classes=('cat', 'dog', 'eel'))
-
-
-def test_a_test_split_in_an_archive_is_said_to_be_left_out(tmp_path):
-  path = archive(tmp_path / 'a.npz', [0, 1])
-  arrays = dict(np.load(path))
-  np.savez(path, test_images=arrays['images'], test_labels=[0, 1], **arrays)
-  with errors.collect_remarks() as remarks:
-    npz.read_pictures(tmp_path / 'a.npz')
-  assert remarks == [f'Left out of {path}: test_images and test_labels.']

@@ -56,9 +56,16 @@ class Report(NamedTuple):
 
 
 def load_network(
-  request: Any, pictures: str, **overrides: Any
+  request: Any, pictures: str, sets: Sequence[str], **overrides: Any
 ) -> ShippedNetwork:
   """Reads the network of a request and the pictures that it is asked about.
+
+  Args:
+    request: a request with the fields of a network.
+    pictures: their folder.
+    sets: fields of the request with folders of pictures in class folders, the
+      most important first.
+    **overrides: facts that take precedence over the fields.
 
   Raises:
     UserError: files that are missing, malformed or unknown, a mistake a line.
@@ -71,7 +78,9 @@ def load_network(
     'classes': request.classes,
     **overrides,
   }
-  return shipped.load(request.weights, request.model, pictures, facts)
+  roots = {f'--{name}': getattr(request, name) for name in sets}
+  present = {flag: root for flag, root in roots.items() if root is not None}
+  return shipped.load(request.weights, request.model, pictures, facts, present)
 
 
 def network_settings(network: ShippedNetwork, image: Any) -> Info:

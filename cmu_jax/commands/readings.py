@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from cmu_jax.core import errors, jit
 from cmu_jax.core.types import Batch, Model
 from cmu_jax.methods.cuts import alpha_evidence, alpha_rules
-from cmu_jax.networks.shipped import ShippedNetwork
+from cmu_jax.networks.shipped import ShippedNetwork, class_order
 from cmu_jax.training import metrics
 
 # Pictures of a trial, and pictures at a time.
@@ -150,6 +150,7 @@ def check_labelled(
   remedy = next(names, '')
   best = trials.get(remedy, current)
   gain = best.value - current.value
+  order = _check_misordered(network, label, predicted, best) if sure else ''
   # A network that is not at chance is only contradicted by a reading with at
   # most half of its errors. For a network at chance the best of many trials is
   # lucky, so the reading must have skill.
@@ -157,13 +158,47 @@ def check_labelled(
   errors.check(
     gain < max(least, 3 * best.error) or best.accuracy <= current.accuracy,
     f'{prefix}, but {best.accuracy:.1%} of {len(rows)} of them with {remedy}: '
-    'give this instead',
+    f'{_advise(remedy)}',
   )
   errors.check(
     not (skill.random and sure),
     f'{prefix}, which is chance. No common normalisation, channel order or '
-    f'orientation of the pictures helps: {_CHECK}',
+    f'orientation of the pictures helps: {_CHECK}{order}',
   )
+
+
+def _check_misordered(
+  network: ShippedNetwork, label: np.ndarray, predicted: np.ndarray, best: Skill
+) -> str:
+  """Refuses classes in an order that explains more than any reading.
+
+  Args:
+    network: as shipped.
+    label: true classes.
+    predicted: the network's.
+    best: skill in the best other reading.
+
+  Returns:
+    A sentence on another order that helps less; '' for none.
+
+  Raises:
+    UserError: the network is at chance, and right in another order.
+  """
+  names = network.class_names
+  skill = measure_skill(label, predicted, len(names))
+  better = class_order.find_better(names, label, predicted)
+  if not skill.random or better is None:
+    return ''
+  text = (
+    f'{better.accuracy:.1%} with the classes {better.title}, '
+    f'--classes={",".join(better.names)}'
+  )
+  errors.check(
+    better.accuracy < max(best.accuracy, class_order.MOST),
+    f'the network gives {skill.accuracy:.1%} of the {len(label)} pictures '
+    f'their class, which is chance, but {text}: give this instead',
+  )
+  return f'. It gives {text}'
 
 
 def check_unlabelled(
@@ -210,12 +245,22 @@ def check_unlabelled(
   )
   errors.check(
     best < _AGREEMENT or best - current < _AGREEMENT,
-    f'{prefix}, but {best:.2f} with {remedy}: give this instead',
+    f'{prefix}, but {best:.2f} with {remedy}: {_advise(remedy)}',
   )
   errors.check(
     not single,
     f'{prefix}. No common normalisation, channel order or orientation helps: '
     f'{_CHECK}, or add pictures of other true classes',
+  )
+
+
+def _advise(remedy: str) -> str:
+  """Advises a reading; a common normalisation may only be near the true one."""
+  if '--mean' not in remedy:
+    return 'give this instead'
+  return (
+    'the best of those tried; give this, or the statistics of its training if '
+    'you know them'
   )
 
 

@@ -47,7 +47,9 @@ def read_case(request: AuditRequest) -> AuditCase:
     UserError: files that are missing, malformed or unknown.
   """
   assert request.members and request.nonmembers
-  network = frame.load_network(request, request.members)
+  network = frame.load_network(
+    request, request.members, ('members', 'nonmembers', 'data')
+  )
   image = jnp.asarray(network.pictures.image)
   sets: dict[str, Batch] = {}
   for flag in ('--members', '--nonmembers', '--data'):

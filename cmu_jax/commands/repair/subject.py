@@ -54,7 +54,11 @@ def read_case(request: RepairRequest) -> RepairCase:
   Raises:
     UserError: files that are missing, malformed or unknown, a mistake a line.
   """
-  network = frame.load_network(request, request.proxy, target=request.target)
+  # Pictures with a trigger are a single set: their folders are no classes.
+  noise = ('proxy',) if request.kind == 'label_noise' else ()
+  network = frame.load_network(
+    request, request.proxy, (*noise, 'test'), target=request.target
+  )
   bad, target, target_notes = _read_bad_samples(request, network)
   test = None
   if request.test is not None:
@@ -89,9 +93,8 @@ def _read_bad_samples(
     Batch(image, no_label),
     256,
   )
-  target, notes = choose_target(
-    network.target, class_names, pictures.names, predicted
-  )
+  folders = shipped.list_classes('--proxy', request.proxy).names
+  target, notes = choose_target(network.target, class_names, folders, predicted)
   return Batch(image, jnp.full(len(image), target, jnp.int32)), target, notes
 
 
@@ -102,7 +105,7 @@ def _read_trigger(request: RepairRequest, case: RepairCase) -> RepairCase:
   # Pixels are compared position by position: resized differently, a trigger
   # would not align.
   pictures = shipped.read_same_shape(
-    request.ordinary, case.bad.image, case.network.reader
+    request.ordinary, case.bad.image, case.network.reader, has_classes=False
   ).image
   bad = {'--proxy': case.bad.image}
   pictures = pictures[intake.mark_new('--ordinary', pictures, bad)]
@@ -187,21 +190,30 @@ def choose_target(
     if text.isdecimal() and int(text) < len(class_names):
       return int(text), ()
     raise errors.unknown_name('--target', text, class_names)
-  if len(folders) == 1 and folders[0] in class_names:
-    return class_names.index(folders[0]), (
-      f"The trigger leads to class '{folders[0]}', after the folder's name.",
-    )
   # A working trigger sends most samples to its target.
   counts = np.bincount(predicted, minlength=len(class_names))
   target, share = int(counts.argmax()), counts.max() / counts.sum()
+  hint = folders[0] if folders in [(name,) for name in class_names] else ''
+  if hint and share < 0.5:
+    return class_names.index(hint), (
+      f"The trigger leads to class '{hint}', after the folder's name.",
+    )
   errors.check(
     share >= 0.5,
     f'the bad samples are sent to many classes, most often {share:.0%} to '
     f"'{class_names[target]}': give the class of the trigger as --target",
   )
-  return target, (
+  note = (
     f"The trigger leads to class '{class_names[target]}', where the network "
-    f'sends {share:.0%} of the bad samples.',
+    f'sends {share:.0%} of the bad samples.'
+  )
+  if hint in ('', class_names[target]):
+    return target, (note,)
+  # A folder may be called by the true class of the samples.
+  return target, (
+    note,
+    f"The samples lie in a folder '{hint}', which is not taken for the target; "
+    f'--target={hint} would be.',
   )
 
 

@@ -97,7 +97,9 @@ def run(request: UnlearnRequest) -> Info:
 
 
 def _read_case(request: UnlearnRequest) -> UnlearnCase:
-  network = frame.load_network(request, request.forget)
+  network = frame.load_network(
+    request, request.forget, ('forget', 'retain', 'test')
+  )
   image = jnp.asarray(network.pictures.image)
   label = shipped.label_pictures(
     request.forget, network.pictures, network.class_names

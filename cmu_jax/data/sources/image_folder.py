@@ -187,16 +187,43 @@ def read_folder(
   names = class_folders(root)
   with common.check_readable(root):
     listed = _list_split(root, list(names))
-  paths = listed.paths
+  image = _decode_folder(root, listed.paths, image_size, channels, read)
+  return FolderPictures(image, listed.label, names)
+
+
+def read_flat_folder(
+  root: pathlib.Path,
+  image_size: int | None,
+  channels: int | None,
+  read: pictures.PictureReader | None = None,
+) -> FolderPictures:
+  """Reads <root>/** as a single set; its subfolders are no classes.
+
+  A line says how many pictures lie in which subfolders. The arguments and
+  errors are those of `read_folder`.
+  """
+  class_folders(root)
+  with common.check_readable(root):
+    listed = picture_files.list_pictures(root)
+    picture_files.remark_on_files(root, {root: listed})
+  image = _decode_folder(root, listed.paths, image_size, channels, read)
+  return FolderPictures(image, np.zeros(len(image), int), ('',))
+
+
+def _decode_folder(
+  root: pathlib.Path,
+  paths: list[pathlib.Path],
+  image_size: int | None,
+  channels: int | None,
+  read: pictures.PictureReader | None,
+) -> np.ndarray:
+  """Decodes the files of a folder; see `read_folder`."""
   _remark_on_frames(root, paths)
   # A reader of its own crops to a fixed size, so sizes may differ.
   if read is None:
-    image = _decode_all(paths, image_size, channels)
-  else:
-    image = common.decode_images(
-      len(paths), read(paths[0]).shape, lambda i: read(paths[i])
-    )
-  return FolderPictures(image, listed.label, names)
+    return _decode_all(paths, image_size, channels)
+  shape = read(paths[0]).shape
+  return common.decode_images(len(paths), shape, lambda i: read(paths[i]))
 
 
 def find(spec: str, options: SourceOptions) -> Source:

@@ -103,7 +103,7 @@ def list_pictures(folder: pathlib.Path) -> PictureFiles:
   left_out = collections.Counter(reason for _, reason in entries if reason)
   errors.check(
     paths,
-    f'the class folder {folder} has no picture ({USUAL})'
+    f'the folder {folder} has no picture ({USUAL})'
     + (f', only {_count_text(left_out)}' if left_out else '')
     + '; add some or remove the folder',
   )
@@ -141,6 +141,9 @@ def remark_on_files(
       f'Left out of {len(surplus)} further folders in {root}: no pictures '
       f'({_count_text(total)}).'
     )
+  if root in listed:
+    _remark_on_flat(root, listed[root])
+    return
   deep = [folder for folder, files in listed.items() if files.nested]
   if deep:
     count = sum(listed[folder].nested for folder in deep)
@@ -149,3 +152,20 @@ def remark_on_files(
       f'{deep[0].name}{" and other folders" if len(deep) > 1 else ""}, read as '
       'pictures of the folder above.'
     )
+
+
+def _remark_on_flat(root: pathlib.Path, listed: PictureFiles) -> None:
+  """Says how many pictures of a set without classes lie in its subfolders."""
+  places = [path.relative_to(root).parts for path in listed.paths]
+  counts = collections.Counter(part[0] for part in places if len(part) > 1)
+  if not counts:
+    return
+  names = [f'{name} ({n})' for name, n in sorted(counts.items())]
+  surplus = len(names) - _MAX_LINES
+  if surplus > 0:
+    names = [*names[:_MAX_LINES], f'and {surplus} more']
+  errors.remark(
+    f'{listed.nested} of {errors.count_text(len(places), "picture")} in {root}:'
+    f' in its subfolders {", ".join(names)}. All are read as one set, and the '
+    'subfolders are no classes.'
+  )

@@ -3,6 +3,7 @@
 from cmu_jax.networks.shipped.class_order import ClassOrder, check_order
 from cmu_jax.networks.shipped.user_data import (
   label_pictures,
+  list_classes,
   read_labelled,
   read_same_shape,
 )
@@ -26,6 +27,7 @@ __all__ = [
   'WrittenWeights',
   'check_order',
   'label_pictures',
+  'list_classes',
   'load',
   'load_backbone',
   'read_labelled',

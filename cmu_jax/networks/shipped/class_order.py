@@ -7,7 +7,7 @@ pictures refute it if the network is far better in another order.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,9 +21,26 @@ _GAIN, _CHANCE = 0.2, 1e-3
 # An arbitrary permutation has many parameters: it must gain more.
 _FREE_GAIN = 0.3
 # Answers that are right by an order, so that no misreading explains them.
-_MOST = 0.5
+MOST = 0.5
 # Names in a sentence: more of them would hide it.
 _LISTED = 12
+# Names in a flag that a user may paste.
+_WRITTEN = 100
+_SPLITS = {'train', 'test', 'val', 'valid', 'validation'}
+
+
+class ShownClasses(NamedTuple):
+  """Names of classes that a set of pictures shows.
+
+  Attributes:
+    flag: of the set, '--retain'; '' without one.
+    names: its class folders, or the names in its archive; ('',) or () for none.
+    numbered: its labels are positions, as in an archive.
+  """
+
+  flag: str
+  names: tuple[str, ...]
+  numbered: bool = False
 
 
 class ClassOrder(NamedTuple):
@@ -33,11 +50,13 @@ class ClassOrder(NamedTuple):
     names: one a class.
     assumed: the user named no order.
     source: of the order, in words.
+    doubt: a sentence on names that are as likely; '' for none.
   """
 
   names: tuple[str, ...]
   assumed: bool
   source: str
+  doubt: str = ''
 
 
 class BetterOrder(NamedTuple):
@@ -57,16 +76,15 @@ class BetterOrder(NamedTuple):
 
 
 def resolve(
-  names: Any, classes: int, folders: tuple[str, ...], numbered: bool = False
+  names: Any, classes: int, sets: Sequence[ShownClasses]
 ) -> ClassOrder:
   """Determines the names of all classes in the order of the outputs.
 
   Args:
     names: as the user gave them, or None.
     classes: number of outputs.
-    folders: class folders of the pictures; ('',) without class folders.
-    numbered: the labels are positions, as in an archive, and `folders` their
-      names, or empty.
+    sets: of pictures, the most important first. A set with a folder for every
+      class names the classes of all sets.
 
   Raises:
     UserError: names that are not one a class, or too few folders to guess.
@@ -79,33 +97,122 @@ def resolve(
       f'{classes} outputs; name each once, in their order',
     )
     return ClassOrder(words, False, 'as given')
+  archives = [shown for shown in sets if shown.numbered]
+  for shown in archives:
+    if len(shown.names) == classes:
+      return ClassOrder(shown.names, False, _archive_text(shown))
+  folders = [s for s in sets if not s.numbered and s.names not in ((), ('',))]
+  present = tuple(sorted({name for shown in folders for name in shown.names}))
   numbers = tuple(map(str, range(classes)))
-  if numbered:
-    fits = len(folders) == classes
-    source = 'the labels of the archive'
-    return ClassOrder(folders if fits else numbers, False, source)
-  # Folders may be named by class numbers, and need not show every class.
-  if set(folders) <= {*numbers, ''}:
-    source = 'assumed: numbers from 0, sorted as text'
-    return ClassOrder(tuple(sorted(numbers)), True, source)
-  splits = {'train', 'test', 'val', 'valid', 'validation'}
-  errors.check(
-    not set(folders) <= splits,
-    f'the class folders are called {", ".join(folders)}: give the folder of '
-    'one split, in which the class folders lie',
-  )
-  if len(folders) == classes:
-    source = "assumed: the folders' names, sorted as text"
-    return ClassOrder(folders, True, source)
+  # Labels of an archive are positions, and folders of such names agree.
+  if archives and set(present) <= {*numbers}:
+    return ClassOrder(numbers, False, _archive_text(archives[0]))
+  for shown in folders:
+    errors.check(
+      not {*shown.names} <= _SPLITS,
+      f'the class folders are called {", ".join(shown.names)}: give the folder '
+      'of one split, in which the class folders lie',
+    )
+  return _assume(classes, folders, present)
+
+
+def _archive_text(shown: ShownClasses) -> str:
+  return f'the labels of the archive {shown.flag}'.rstrip()
+
+
+def _assume(
+  classes: int, folders: list[ShownClasses], present: tuple[str, ...]
+) -> ClassOrder:
+  """Takes the names of folders, sorted as text, for all classes."""
+  flags = ' and '.join(shown.flag for shown in folders)
+  for shown in folders:
+    if len(shown.names) == classes:
+      # The set that the command is about needs no mention.
+      title = '' if shown is folders[0] else f' of {shown.flag}'
+      return _sorted_order(f"the folders' names{title}", shown.names)
+  if len(present) == classes:
+    return _sorted_order(f"the folders' names of {flags} together", present)
+  numberings = _list_numberings(present or ('0',), classes)
+  # Plain numbers count from 0, if folders leave it open.
+  if numberings and (len(numberings) == 1 or numberings[0][1][0] == '0'):
+    start, assumed = numberings[0]
+    order = _sorted_order(f'numbers from {start}', assumed)
+    return order._replace(doubt=_describe_doubt(numberings))
+  count = errors.count_text(len(present), 'class folder')
+  listed = ', '.join(present[:4]) + ('...' if len(present) > 4 else '')
+  remedy = ' or '.join(_classes_flag(names) for _, names in numberings)
   raise errors.UserError(
-    f'the network has {classes} outputs, the folder {len(folders)} class '
-    f'folders ({", ".join(folders[:4])}{"..." if len(folders) > 4 else ""}): '
-    'give --classes=A,B,... in the order of the outputs'
+    f'the network has {classes} outputs, {flags or "the folder"} {count} '
+    f'({listed}): give {remedy or "--classes=A,B,..."} in the order of the '
+    'outputs, or a set with a folder for every class'
   )
+
+
+def _sorted_order(title: str, names: tuple[str, ...]) -> ClassOrder:
+  source = f'assumed: {title}, sorted as text'
+  return ClassOrder(tuple(sorted(names)), True, source)
+
+
+def _list_numberings(
+  present: tuple[str, ...], classes: int
+) -> list[tuple[int, tuple[str, ...]]]:
+  """Lists numberings of all classes that have these names.
+
+  Args:
+    present: names of some classes, '3', '03' or 'sign3'.
+    classes: number of all.
+
+  Returns:
+    The first number, 0 or 1, and the names in numeric order; [] for names that
+    are no numbers.
+  """
+  matches = [re.fullmatch(r'(\D*)(\d+)(\D*)', name) for name in present]
+  parts = [match.groups() for match in matches if match]
+  if len(parts) < len(present) or len({(a, c) for a, _, c in parts}) != 1:
+    return []
+  before, _, after = parts[0]
+  # Zeros in front fill all numbers to one width.
+  width = max(
+    (len(n) for _, n, _ in parts if n.startswith('0') and n != '0'), default=1
+  )
+  numberings = [
+    (start, tuple(f'{before}{i:0{width}}{after}' for i in span))
+    for start in (0, 1)
+    for span in [range(start, start + classes)]
+  ]
+  return [(start, x) for start, x in numberings if set(present) <= set(x)]
+
+
+def _describe_doubt(numberings: list[tuple[int, tuple[str, ...]]]) -> str:
+  """Says that folders leave open with which number the classes begin."""
+  if len(numberings) < 2:
+    return ''
+  (_, zero), (_, one) = numberings
+  return (
+    f'Warning: no class folder is called {zero[0]} or {one[-1]}, so the '
+    f'classes may be {zero[0]} to {zero[-1]}, as assumed, or {one[0]} to '
+    f'{one[-1]}. Say which: {_classes_flag(zero)} or {_classes_flag(one)}.'
+  )
+
+
+def _classes_flag(names: tuple[str, ...]) -> str:
+  """The flag for these classes, sorted as text."""
+  words = sorted(names)
+  # A thousand names would fill the screen.
+  if len(words) > _WRITTEN:
+    words = [*words[:_LISTED], '...', words[-1]]
+  return f'--classes={",".join(words)}'
+
+
+def announce(order: ClassOrder) -> None:
+  """Says the order, its source, and names that are as likely."""
+  errors.remark(describe(order))
+  if order.doubt:
+    errors.remark(order.doubt)
 
 
 def describe(order: ClassOrder) -> str:
-  """Says the order and its source."""
+  """Returns a sentence with the order and its source."""
   names = order.names
   text = ', '.join(names[:_LISTED])
   if len(names) > _LISTED:
@@ -124,20 +231,28 @@ def _natural_key(name: str) -> list[tuple[int, int, str]]:
 
 
 def _usual_orders(
-  names: tuple[str, ...],
+  names: tuple[str, ...], present: tuple[str, ...]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-  """Yields orders that trainings and users take, with a title."""
+  """Yields orders that trainings and users take, with a title.
+
+  Args:
+    names: of all classes.
+    present: of the classes that pictures show.
+  """
   yield 'sorted as text', tuple(sorted(names))
   yield 'in numeric order', tuple(sorted(names, key=_natural_key))
   folded = tuple(sorted(names, key=str.casefold))
   yield 'sorted without regard to case', folded
   yield 'sorted backwards', tuple(sorted(names, reverse=True))
+  # Before the shifts, which have the same hits and keep a name too many.
+  if _list_numberings(names, len(names)):
+    for start, numbered in _list_numberings(present, len(names)):
+      if set(numbered) != set(names):
+        yield f'numbered from {start}, in numeric order', numbered
+        title = f'numbered from {start}, sorted as text'
+        yield title, tuple(sorted(numbered))
   yield 'one output later', (*names[-1:], *names[:-1])
   yield 'one output earlier', (*names[1:], *names[:1])
-  if set(names) == set(map(str, range(len(names)))):
-    from_one = tuple(map(str, range(1, len(names) + 1)))
-    yield 'numbered from 1, in numeric order', from_one
-    yield 'numbered from 1, sorted as text', tuple(sorted(from_one))
 
 
 def find_better(
@@ -159,12 +274,10 @@ def find_better(
     The best order; None if no order is far better than `names`.
   """
   right = predicted == label
-  present = [names[c] for c in np.unique(label)]
+  present = tuple(names[c] for c in np.unique(label))
   best: BetterOrder | None = None
-  for title, order in _usual_orders(names):
-    # Names that count from 1 lack a class that is present.
-    if not set(present) <= set(order):
-      continue
+  for title, order in _usual_orders(names, present):
+    # Names that count from 1 lack a name from 0.
     position = np.array(
       [order.index(name) if name in order else -1 for name in names]
     )
@@ -258,7 +371,7 @@ def check_order(
   )
   remedy = f'--classes={",".join(better.names)}'
   few = len(np.unique(label)) < min(3, len(order.names))
-  misread = better.assumed <= 1 / len(order.names) and better.accuracy < _MOST
+  misread = better.assumed <= 1 / len(order.names) and better.accuracy < MOST
   if order.assumed and not few and not misread:
     raise errors.UserError(f'{sentence}: give {remedy}')
   errors.remark(f'Warning: {sentence}. Is {remedy} meant?')

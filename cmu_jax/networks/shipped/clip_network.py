@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -110,13 +110,15 @@ def _size_changes(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def choose_class_names(
-  names: Any, folders: tuple[str, ...], options: Mapping[str, Any]
+  names: Any,
+  sets: Sequence[class_order.ShownClasses],
+  options: Mapping[str, Any],
 ) -> class_order.ClassOrder:
   """Determines the class names that a head is made of.
 
   Args:
     names: as the user gave them, or None.
-    folders: class folders of the pictures; ('',) where there are none.
+    sets: of pictures, whose folders show classes.
     options: of the model; a stored head knows its classes.
 
   Raises:
@@ -129,7 +131,8 @@ def choose_class_names(
     words = heads.read(str(options['head'])).class_names
     return class_order.ClassOrder(words, False, 'of the head')
   else:
-    words = folders
+    shown = (s.names for s in sets if s.names != ('',))
+    words = tuple(sorted({name for folders in shown for name in folders}))
   errors.check(
     len(set(words)) == len(words) > 1,
     f'the head of a CLIP is made of class names, and {len(set(words))} are '

@@ -13,6 +13,7 @@ from cmu_jax.core.types import Batch
 from cmu_jax.data import normalisation
 from cmu_jax.data.sources import image_folder, npz
 from cmu_jax.data.sources.pictures import PictureReader
+from cmu_jax.networks.shipped.class_order import ShownClasses
 
 SIDE_FIELDS = (
   'mean',
@@ -187,16 +188,20 @@ def check_normalisation(
   return mean, std
 
 
-def list_classes(root: str) -> tuple[tuple[str, ...], bool]:
-  """Names of class folders, and whether the labels are positions instead.
+def list_classes(flag: str, root: str) -> ShownClasses:
+  """Lists the classes that a set of pictures shows.
+
+  Args:
+    flag: of the set.
+    root: a folder with class folders, or an archive.
 
   Raises:
     UserError: nothing there.
   """
   path = files.expand(root)
   if path.suffix == '.npz':
-    return npz.read_class_names(path), True
-  return image_folder.class_folders(path), False
+    return ShownClasses(flag, npz.read_class_names(path), True)
+  return ShownClasses(flag, image_folder.class_folders(path))
 
 
 def read_pictures(
@@ -204,8 +209,9 @@ def read_pictures(
   image_size: int | None,
   channels: int | None,
   reader: PictureReader | None = None,
+  has_classes: bool = True,
 ) -> image_folder.FolderPictures:
-  """Reads pictures with classes, of one size and colour.
+  """Reads pictures of one size and colour.
 
   Args:
     root: a folder, see `image_folder.read_folder`; or FILE.npz with `images`,
@@ -213,13 +219,17 @@ def read_pictures(
     image_size: side to resize to, folders only; None for the common size.
     channels: 1 or 3; None for those of the images.
     reader: of single picture files; None for the full picture.
+    has_classes: the subfolders are classes; if not, all is a single set.
 
   Raises:
     UserError: nothing there, or pictures that do not fit.
   """
   path = files.expand(root)
   if path.suffix != '.npz':
-    return image_folder.read_folder(path, image_size, channels, reader)
+    read = (
+      image_folder.read_folder if has_classes else image_folder.read_flat_folder
+    )
+    return read(path, image_size, channels, reader)
   errors.check(
     reader is None, f'{root}: this network reads picture files; give a folder'
   )
@@ -264,9 +274,18 @@ def read_labelled(
 
 
 def read_same_shape(
-  root: str, image: Any, reader: PictureReader | None = None
+  root: str,
+  image: Any,
+  reader: PictureReader | None = None,
+  has_classes: bool = True,
 ) -> image_folder.FolderPictures:
   """Reads pictures in the size and colours of given pictures, [n, h, w, c].
+
+  Args:
+    root: see `read_pictures`, as for the last two.
+    image: the given pictures.
+    reader: of single picture files.
+    has_classes: the subfolders are classes.
 
   Raises:
     UserError: pictures of another shape.
@@ -274,7 +293,7 @@ def read_same_shape(
   height, width, channels = image.shape[1:]
   # Only square pictures can be resized without a choice of the crop.
   side = height if height == width else None
-  pictures = read_pictures(root, side, channels, reader)
+  pictures = read_pictures(root, side, channels, reader, has_classes)
   errors.check(
     pictures.image.shape[1:] == tuple(image.shape[1:]),
     f'{root}: pictures of {pictures.image.shape[1:3]} pixels, the others have '

@@ -6,6 +6,7 @@ asks for it.
 """
 
 import functools
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from cmu_jax import networks
-from cmu_jax.core import errors, files, literals
+from cmu_jax.core import errors, literals
 from cmu_jax.core.types import InputStep, Model, Network, Variables
 from cmu_jax.data import input_step, normalisation
 from cmu_jax.data.sources import image_folder
@@ -103,16 +104,31 @@ class _Request(NamedTuple):
     family: a key of `networks.REGISTRY`, or a CLIP.
     options: of the family.
     root: folder of pictures.
+    sets: flag -> root of each set of pictures with classes.
   """
 
   path: str
   family: str
   options: Mapping[str, Any]
   root: str
+  sets: Mapping[str, str]
+
+  @property
+  def has_classes(self) -> bool:
+    """True if the pictures have classes themselves."""
+    return self.root in self.sets.values()
+
+  def list_classes(self) -> list[class_order.ShownClasses]:
+    """Lists the classes that each set shows."""
+    return list(itertools.starmap(user_data.list_classes, self.sets.items()))
 
 
 def load(
-  path: str, model: str, root: str, overrides: Mapping[str, Any]
+  path: str,
+  model: str,
+  root: str,
+  overrides: Mapping[str, Any],
+  sets: Mapping[str, str] | None = None,
 ) -> ShippedNetwork:
   """Reads weights and the pictures that fit them.
 
@@ -124,26 +140,28 @@ def load(
     root: folder of pictures, in class folders or not.
     overrides: 'mean', 'std', 'channels', 'image_size', 'classes' and
       'target' as the user gave them; None is inferred.
+    sets: flag -> root of each set of pictures with classes, the most important
+      first, which may name the classes; None for `root` alone. Without `root`
+      among them, its folders are no classes.
 
   Raises:
     UserError: a fact is missing, malformed or unknown, a mistake a line.
   """
   family, options = _parse_model(model)
+  request = _Request(path, family, options, root, sets or {'': root})
   if family in clip_network.NAMES:
-    return _load_clip(_Request(path, family, options, root), overrides)
+    return _load_clip(request, overrides)
   # Options of the command line take precedence over config.json.
   config = _read_config_options(path, family)
-  request = _Request(path, family, {**config, **options}, root)
+  request = request._replace(options={**config, **options})
   stored = weights.read(path)
   side = user_data.read_side_file(path)
   facts = _merge_facts(path, overrides, side, {})
   heads = names.head_names(networks.REGISTRY[family].torch_name)
   classes = weights.count_classes(stored.arrays, heads)
   # Said first: everything else depends on it.
-  order = class_order.resolve(
-    facts['classes'], classes, *user_data.list_classes(root)
-  )
-  errors.remark(class_order.describe(order))
+  order = class_order.resolve(facts['classes'], classes, request.list_classes())
+  class_order.announce(order)
   network, variables, layout, pictures, notes = _fit_network(
     request, facts, stored, classes
   )
@@ -233,7 +251,7 @@ def _load_clip(
   request: _Request, overrides: Mapping[str, Any]
 ) -> ShippedNetwork:
   """Loads a CLIP with a head of class names, and pictures in its format."""
-  path, family, options, root = request
+  path, family, options, root, _ = request
   side = user_data.read_side_file(path)
   sizes = clip_network.resolve_sizes(path, family, options)
   # The normalisation of a CLIP's training is known, unlike that of others.
@@ -243,12 +261,11 @@ def _load_clip(
   clip_network.check_image_size(sizes, facts['image_size'])
   reader = clip_network.picture_reader(sizes)
   # Picture files alone: an archive was resized by another filter than CLIP's.
-  folder = files.expand(root)
   order = clip_network.choose_class_names(
-    facts['classes'], image_folder.class_folders(folder), options
+    facts['classes'], request.list_classes(), options
   )
-  errors.remark(class_order.describe(order))
-  pictures = image_folder.read_folder(folder, None, 3, reader)
+  class_order.announce(order)
+  pictures = user_data.read_pictures(root, None, 3, reader, request.has_classes)
   classifier = clip_network.load_classifier(path, family, order.names, options)
   mean, std = user_data.check_normalisation(facts, pictures)
   return ShippedNetwork(
@@ -286,14 +303,16 @@ def _fit_network(
   Returns:
     The network, its variables and their layout, the pictures, and notes.
   """
-  path, family, options, root = request
+  path, family, options, root, _ = request
   # A single mean for all channels leaves open whether pictures are grey. The
   # colours of the pictures are tried first, then the weights decide. They also
   # decide the stem if it was not given.
   colours = (None, 1, 3) if len(facts['mean']) == 1 else (3,)
   refusals: list[errors.UserError] = []
   for channels in colours:
-    pictures = user_data.read_pictures(root, facts['image_size'], channels)
+    pictures = user_data.read_pictures(
+      root, facts['image_size'], channels, has_classes=request.has_classes
+    )
     shape = pictures.image.shape[1:]
     for variant, note in inferred_sizes.list_variants(
       family, options, classes, shape, stored.arrays
