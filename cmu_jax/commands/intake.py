@@ -4,8 +4,9 @@ Mistakes of this kind give wrong numbers and no error: classes in another order,
 or the same picture in two sets that must not share any.
 """
 
+import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Int, UInt8
 
 from cmu_jax.core import errors
 from cmu_jax.core.types import Batch
-from cmu_jax.data import splits
+from cmu_jax.data import near_copies, splits
 from cmu_jax.data.sources import common
 from cmu_jax.networks import shipped
 from cmu_jax.networks.shipped import ShippedNetwork
@@ -32,6 +33,20 @@ _REASONS = {
   '--nonmembers': 'each picture must be in half of the references',
 }
 Images = UInt8[Any, '_ h w c']
+
+
+class PictureSet(NamedTuple):
+  """All pictures of a folder or archive, in the order of its files.
+
+  Attributes:
+    root: the folder or archive.
+    image: raw pixels.
+    has_classes: the subfolders are classes.
+  """
+
+  root: str
+  image: Images
+  has_classes: bool = True
 
 
 def check_classes(
@@ -135,3 +150,32 @@ def _report(flag: str, count: int, size: int, fact: str) -> None:
     f'Left out of {flag}: {count} of {size} pictures, which are also {fact}; '
     f'{_REASONS[flag]}.'
   )
+
+
+def warn_of_near_copies(sets: Mapping[str, PictureSet | None]) -> None:
+  """Warns of pictures that two sets share in another file format or size.
+
+  They stay in, because the user alone can tell.
+
+  Args:
+    sets: flag -> all pictures as they were read, or None. A picture belongs
+      into the earlier set.
+  """
+  present = [(flag, pictures) for flag, pictures in sets.items() if pictures]
+  for (other_flag, others), (flag, pictures) in itertools.combinations(
+    present, 2
+  ):
+    pairs = near_copies.find_near_copies(
+      np.asarray(pictures.image), np.asarray(others.image)
+    )
+    if not len(pairs):
+      continue
+    files = (
+      shipped.name_picture(s.root, int(row), s.has_classes)
+      for s, row in zip((pictures, others), pairs[0], strict=True)
+    )
+    errors.remark(
+      f'Warning: {len(pairs)} of {len(pictures.image)} pictures of {flag} look '
+      f'like pictures of {other_flag}, resaved or resized: '
+      f'{" and ".join(files)}. They stay in, but {_REASONS[flag]}.'
+    )

@@ -5,10 +5,7 @@ training. The common ways are tried on a few pictures, and the error names the
 one that helps.
 """
 
-import functools
-import itertools
 import math
-from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -16,50 +13,30 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from cmu_jax.core import errors, jit
-from cmu_jax.core.types import Batch, Model
+from cmu_jax.commands import reading_trials
+from cmu_jax.core import errors
+from cmu_jax.core.types import Batch
 from cmu_jax.methods.cuts import alpha_evidence, alpha_rules
 from cmu_jax.networks.shipped import ShippedNetwork, class_order
 from cmu_jax.training import metrics
 
-# Pictures of a trial, and pictures at a time.
-_PICTURES, _BLOCK = 128, 64
 # Labels of fewer pictures say nothing.
 _LEAST = 20
 # One-sided 95 % of a normal distribution.
 _REACH = 1.64
 # A network this skilled is not at chance: 0 is chance and 1 is perfect.
 _SKILL = 0.25
-# Weights times pixels of all trials that take a CPU some seconds.
-_QUICK = 2e13
 # J of networks that read their pictures rightly is mostly above this.
 _AGREEMENT = 0.4
-# Mean and standard deviation of pixels from 0 to 1, by their custom.
-_NORMALISATIONS = (
-  ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet
-  ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),  # CIFAR-10
-  ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),  # CIFAR-100
-  ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-  ((0.1307,), (0.3081,)),  # MNIST
-  ((0.286,), (0.353,)),  # Fashion-MNIST
-  ((0.5,), (0.5,)),
-  ((0.0,), (1.0,)),
-  ((0.0,), (0.00392157,)),  # pixels from 0 to 255
-  ((0.485, 0.456, 0.406), (0.00392157,) * 3),  # likewise, less their mean
-)
+# Pictures whose channels are exchanged.
+_SURE = 512
+# Standard errors of a gain of sureness, and its share of the uncertainty.
+_CERTAIN, _GAIN = 3.0, 0.06
+# An entropy near that of a uniform answer.
+_UNIFORM = 0.95
+# Share of a class that all pictures get, and share without the trigger.
+_SINGLE, _FREE = 0.9, 0.5
 _CHECK = 'check --weights, --model, --mean, --std, --channels and --classes'
-
-
-class Reading(NamedTuple):
-  """A way to read pictures.
-
-  Attributes:
-    remedy: flags or changes of the pictures that lead to it; '' for none.
-    convert: raw pixels [n, h, w, c] to network input.
-  """
-
-  remedy: str
-  convert: Callable[[np.ndarray], np.ndarray]
 
 
 class Skill(NamedTuple):
@@ -134,13 +111,17 @@ def check_labelled(
     f'the network gives {skill.accuracy:.1%} of the {len(label)} pictures in '
     f'{source} their class'
   )
-  tries = list(_readings(network, np.asarray(batch.image)))
-  if not skill.random and not _is_quick(network, batch.image, len(tries)):
+  tries = list(reading_trials.list_readings(network, np.asarray(batch.image)))
+  if not skill.random and not reading_trials.is_quick(
+    network, batch.image, len(tries)
+  ):
     return
-  rows = _spread(len(label))
+  rows = reading_trials.spread(len(label))
   trials = {
     reading.remedy: measure_skill(label[rows], logits.argmax(-1), classes)
-    for reading, _, logits in _try_all(network, batch.image[rows], tries)
+    for reading, _, logits in reading_trials.try_all(
+      network, batch.image[rows], tries
+    )
   }
   current = trials.pop('')
   best = max(trials.values(), key=lambda skill: skill.value, default=current)
@@ -202,14 +183,20 @@ def _check_misordered(
 
 
 def check_unlabelled(
-  network: ShippedNetwork, image: UInt8[Array, 'n h w c'], source: str
+  network: ShippedNetwork,
+  image: UInt8[Array, 'n h w c'],
+  source: str,
+  sure: bool = True,
 ) -> None:
   """Refuses pictures whose J is far higher in another reading.
+
+  A line says if the network is surer of them in the other order of channels.
 
   Args:
     network: as shipped.
     image: pictures of several classes; fewer than two a class say nothing.
     source: their folder, in words.
+    sure: False if the network may rightly give all of them a single class.
 
   Raises:
     UserError: J does not exist for the unedited network, because it predicts a
@@ -217,20 +204,23 @@ def check_unlabelled(
       the reading.
   """
   classes, count = len(network.class_names), image.shape[0]
+  _remark_on_channels(network, np.asarray(image), source)
   if count < 2 * classes:
     return
-  part = image[_spread(count, 2 * classes)]
-  tries = list(_readings(network, np.asarray(image)))
-  (_, features, logits), *_ = _try_all(network, part, tries[:1])
+  part = image[reading_trials.spread(count, 2 * classes)]
+  tries = list(reading_trials.list_readings(network, np.asarray(image)))
+  (_, features, logits), *_ = reading_trials.try_all(network, part, tries[:1])
   current = _agreement(features, logits)
   single = current <= -alpha_evidence.COLLAPSED
   if current > _AGREEMENT or not (
-    single or _is_quick(network, image, len(tries))
+    single or reading_trials.is_quick(network, image, len(tries))
   ):
     return
   trials = {
     reading.remedy: _agreement(features, logits)
-    for reading, features, logits in _try_all(network, part, tries[1:])
+    for reading, features, logits in reading_trials.try_all(
+      network, part, tries[1:]
+    )
   }
   best = max(trials.values(), default=current)
   # The most common of those that are as good.
@@ -248,10 +238,122 @@ def check_unlabelled(
     f'{prefix}, but {best:.2f} with {remedy}: {_advise(remedy)}',
   )
   errors.check(
-    not single,
+    not (single and sure),
     f'{prefix}. No common normalisation, channel order or orientation helps: '
     f'{_CHECK}, or add pictures of other true classes',
   )
+
+
+def _remark_on_channels(
+  network: ShippedNetwork, image: UInt8[np.ndarray, 'n h w c'], source: str
+) -> None:
+  """Warns if the network is far surer with red and blue exchanged.
+
+  The entropies of the answers are compared picture by picture, which needs no
+  labels.
+  """
+  tries = reading_trials.list_readings(network, image)
+  given = next(tries)
+  name = 'bgr' if network.channels == 'rgb' else 'rgb'
+  # Grey pictures and input steps of a user have one order.
+  other = next((r for r in tries if r.remedy == f'--channels={name}'), None)
+  few = image[
+    np.linspace(0, len(image) - 1, min(len(image), _SURE)).astype(int)
+  ]
+  quick = reading_trials.is_quick(network, few, math.ceil(2 * len(few) / 128))
+  if other is None or len(few) < _LEAST or not quick:
+    return
+  both = reading_trials.try_all(network, few, [given, other])
+  entropy, exchanged = (_entropies(logits) for _, _, logits in both)
+  gain = entropy - exchanged
+  error = gain.std(ddof=1) / math.sqrt(len(gain))
+  if gain.mean() <= max(_CERTAIN * error, _GAIN * entropy.mean(), 0.01):
+    return
+  errors.remark(
+    f'Warning: with red and blue exchanged the network is surer of {len(few)} '
+    f'pictures in {source}: the entropy of its answers is '
+    f'{exchanged.mean():.1%} of the largest possible instead of '
+    f'{entropy.mean():.1%}, by {gain.mean() / error:.1f} standard errors. Is '
+    f'{other.remedy} meant?'
+  )
+
+
+def _entropies(logits: Float[np.ndarray, 'n k']) -> Float[np.ndarray, 'n']:
+  """Entropy of each answer, 1 for a uniform one."""
+  log_odds = np.asarray(jax.nn.log_softmax(logits))
+  return -(np.exp(log_odds) * log_odds).sum(-1) / math.log(logits.shape[-1])
+
+
+def check_triggered(
+  network: ShippedNetwork, image: UInt8[np.ndarray, 'n h w c'], source: str
+) -> None:
+  """Checks pictures with a trigger, for which nothing else shows the reading.
+
+  All of them go to one class, also in a right reading. So a quarter of each
+  picture is covered in turn: where that hides the trigger, the pictures are
+  ordinary.
+
+  Args:
+    network: as shipped.
+    image: the pictures.
+    source: their folder, in words.
+
+  Raises:
+    UserError: answers that are all but uniform; a single class whatever the
+      pictures show; or an error of `check_unlabelled` on covered pictures.
+  """
+  given = next(reading_trials.list_readings(network, image))
+  few = image[reading_trials.spread(len(image))]
+  covered = _cover_quarters(few)
+  # Without its edges and shapes no picture has a trigger either.
+  order = np.random.default_rng(0).permutation(math.prod(few.shape[1:3]))
+  pixels = few.reshape(len(few), -1, few.shape[3])[:, order]
+  variants = [few, *covered, pixels.reshape(few.shape), few // 4]
+  if len(few) < _LEAST or not reading_trials.is_quick(
+    network, few, len(variants)
+  ):
+    return
+  answers = [
+    logits
+    for x in variants
+    for _, _, logits in reading_trials.try_all(network, x, [given])
+  ]
+  entropy = float(_entropies(answers[0]).mean())
+  errors.check(
+    entropy < _UNIFORM,
+    f'the answers of the network to the pictures in {source} are all but '
+    f'uniform (entropy {entropy:.1%} of the largest possible), so it knows no '
+    f'trigger: {_CHECK}',
+  )
+  predicted = np.stack([logits.argmax(-1) for logits in answers])
+  crowd = int(np.bincount(predicted[0]).argmax())
+  shares = (predicted == crowd).mean(1)
+  errors.check(
+    shares.min() < _SINGLE,
+    f'the network gives the pictures in {source} the class '
+    f"'{network.class_names[crowd]}', and so it does with any quarter of them "
+    'covered, with their pixels shuffled, and darkened: it does not see them. '
+    f'{_CHECK}, or give --test or --ordinary, which show more',
+  )
+  freed = int(shares[1:5].argmin())
+  if shares[1 + freed] <= _FREE:
+    part = _cover_quarters(image)[freed]
+    place = f'{source} (a quarter covered, which hides the trigger)'
+    check_unlabelled(network, jnp.asarray(part), place, sure=False)
+
+
+def _cover_quarters(
+  image: UInt8[np.ndarray, 'n h w c'],
+) -> list[UInt8[np.ndarray, 'n h w c']]:
+  """The pictures with each quarter covered by grey."""
+  height, width = (size // 2 for size in image.shape[1:3])
+  quarters = []
+  for rows in (slice(height), slice(height, None)):
+    for columns in (slice(width), slice(width, None)):
+      covered = image.copy()
+      covered[:, rows, columns] = 128
+      quarters.append(covered)
+  return quarters
 
 
 def _advise(remedy: str) -> str:
@@ -271,110 +373,3 @@ def _agreement(
   k = alpha_rules.neighbour_count(*logits.shape)
   arrays = jnp.asarray(features), jnp.asarray(logits)
   return float(alpha_rules.agreement(*arrays, k=k).J)
-
-
-def _spread(count: int, least: int = 0) -> np.ndarray:
-  """Rows at equal distances: folders are sorted by class."""
-  size = min(count, max(_PICTURES, least))
-  return np.linspace(0, count - 1, size).astype(int)
-
-
-def _is_quick(network: ShippedNetwork, image: jax.Array, tries: int) -> bool:
-  leaves = jax.tree.leaves(network.variables.params)
-  pixels = math.prod(image.shape[1:]) * min(image.shape[0], _PICTURES)
-  return float(sum(map(np.size, leaves))) * pixels * tries < _QUICK
-
-
-@functools.lru_cache(maxsize=8)
-def _outputs(model: Model) -> Callable:
-  """(variables, network input) -> features and logits, jitted."""
-
-  def run(variables, image):
-    features = model.features(variables, image)
-    return features, model.head(variables, features)
-
-  return jit.compile_loop(run)
-
-
-def _try_all(
-  network: ShippedNetwork, image: jax.Array, tries: list[Reading]
-) -> Iterator[tuple[Reading, np.ndarray, np.ndarray]]:
-  """Features and logits of the same pictures in each reading."""
-  raw, run = np.asarray(image), _outputs(network.model)
-  # Full blocks have one shape, hence one compilation.
-  starts = range(0, len(raw), _BLOCK)
-  for reading in tries:
-    fed = reading.convert(raw)
-    parts = [run(network.variables, fed[i : i + _BLOCK]) for i in starts]
-    features, logits = (
-      np.concatenate([np.asarray(x) for x in column])
-      for column in zip(*parts, strict=True)
-    )
-    yield reading, features, logits
-
-
-def _readings(
-  network: ShippedNetwork, image: UInt8[np.ndarray, 'n h w c']
-) -> Iterator[Reading]:
-  """The given reading, and each of the common ones."""
-  # An input step of somebody's own has no other readings.
-  if not network.mean:
-    yield Reading(
-      '', lambda x: np.asarray(network.inputs.eval(jnp.asarray(x), None))
-    )
-    return
-  channels = image.shape[3]
-  pixels = image.astype(np.float32) / 255
-  # Those of the pictures themselves are as common as any.
-  flat = pixels.reshape(-1, channels).astype(np.float64)
-  own = tuple(tuple(x.round(4).tolist()) for x in (flat.mean(0), flat.std(0)))
-  given = (_fill(network.mean, channels), _fill(network.std, channels))
-  pairs = [given]
-  for mean, std in (*_NORMALISATIONS, own):
-    if len(mean) in (1, channels) and min(std) > 0:
-      pairs.append((_fill(mean, channels), _fill(std, channels)))
-  orders = [network.channels] if channels == 1 else ['rgb', 'bgr']
-  turns = [False] if image.shape[1] != image.shape[2] else [False, True]
-  # Without repetition: the given one may be a common one.
-  for pair, order, turn, invert in itertools.product(
-    dict.fromkeys(pairs), orders, turns, (False, True)
-  ):
-    # Two mistakes at once are rare. Grey pictures have few normalisations.
-    odd = (channels > 1 and pair != given) + (order != network.channels)
-    if turn + invert + (turn or invert) * odd > 1:
-      continue
-    changes = [
-      pair != given and f'--mean={_text(pair[0])} --std={_text(pair[1])}',
-      order != network.channels and f'--channels={order}',
-      turn and 'rows and columns of the pictures exchanged',
-      invert and 'black and white of the pictures exchanged',
-    ]
-    yield Reading(
-      ' and '.join(filter(None, changes)),
-      functools.partial(_convert, pair, order == 'bgr', turn, invert),
-    )
-
-
-def _convert(
-  pair: tuple[tuple[float, ...], tuple[float, ...]],
-  reverse: bool,
-  turn: bool,
-  invert: bool,
-  image: UInt8[np.ndarray, 'n h w c'],
-) -> Float[np.ndarray, 'n h w c']:
-  mean, std = (np.asarray(values, np.float32) for values in pair)
-  pixels = (255 - image if invert else image).astype(np.float32) / 255
-  if turn:
-    pixels = pixels.swapaxes(1, 2)
-  normal = (pixels - mean) / std
-  return normal[..., ::-1] if reverse else normal
-
-
-def _fill(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-  """One value a channel."""
-  numbers = tuple(map(float, values))
-  return numbers * channels if len(numbers) == 1 else numbers
-
-
-def _text(values: tuple[float, ...]) -> str:
-  return ','.join(f'{value:.8g}' for value in values)

@@ -52,14 +52,17 @@ def read_case(request: AuditRequest) -> AuditCase:
   )
   image = jnp.asarray(network.pictures.image)
   sets: dict[str, Batch] = {}
+  originals: dict[str, intake.PictureSet | None] = {}
   for flag in ('--members', '--nonmembers', '--data'):
     root = getattr(request, flag.removeprefix('--'))
     if root is not None:
       batch = shipped.read_labelled(
         root, image, network.class_names, network.reader
       )
+      originals[flag] = intake.PictureSet(root, batch.image)
       sets[flag] = intake.drop_repeats(flag, batch)
   _check_disjoint(request, sets['--members'], sets['--nonmembers'])
+  intake.warn_of_near_copies(originals)
   # Labels of further pictures train references, and compare with nothing.
   further = sets.pop('--data', None)
   intake.check_classes(network, sets)

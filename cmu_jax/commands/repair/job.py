@@ -55,6 +55,9 @@ def check_reading(request: RepairRequest, case: RepairCase) -> None:
         'Warning: nothing here shows whether the network reads its pictures as '
         'in its training; --test or --ordinary would.'
       )
+      readings.check_triggered(
+        network, np.asarray(case.bad.image), f'--proxy={request.proxy}'
+      )
     return
   source = f'--proxy={request.proxy}'
   if request.labels == 'true':

@@ -55,9 +55,10 @@ def read_case(request: RepairRequest) -> RepairCase:
     UserError: files that are missing, malformed or unknown, a mistake a line.
   """
   # Pictures with a trigger are a single set: their folders are no classes.
-  noise = ('proxy',) if request.kind == 'label_noise' else ()
+  noisy = request.kind == 'label_noise'
+  sets = ('proxy', 'test') if noisy else ('test',)
   network = frame.load_network(
-    request, request.proxy, (*noise, 'test'), target=request.target
+    request, request.proxy, sets, target=request.target
   )
   bad, target, target_notes = _read_bad_samples(request, network)
   test = None
@@ -65,14 +66,24 @@ def read_case(request: RepairRequest) -> RepairCase:
     test = shipped.read_labelled(
       request.test, bad.image, network.class_names, network.reader
     )
+  ordinary = _read_ordinary(request, network, bad)
+  intake.warn_of_near_copies(
+    {
+      '--proxy': intake.PictureSet(request.proxy, bad.image, noisy),
+      '--ordinary': ordinary,
+      '--test': None
+      if test is None
+      else intake.PictureSet(str(request.test), test.image),
+    }
+  )
   test = intake.drop_copies('--test', test, {'--proxy': bad})
   # Wrong labels say nothing about the order of the classes.
-  proxy = bad if request.kind == 'label_noise' else None
+  proxy = bad if noisy else None
   true = proxy if request.labels == 'true' else None
   intake.check_classes(network, {'--test': test, '--proxy': true})
   notes = (*network.notes, *target_notes)
   case = RepairCase(network, bad, test, target, None, None, notes)
-  return case if target is None else _read_trigger(request, case)
+  return case if ordinary is None else _read_trigger(ordinary, case)
 
 
 def _read_bad_samples(
@@ -98,18 +109,25 @@ def _read_bad_samples(
   return Batch(image, jnp.full(len(image), target, jnp.int32)), target, notes
 
 
-def _read_trigger(request: RepairRequest, case: RepairCase) -> RepairCase:
-  """Adds the trigger, if there are ordinary pictures that reveal it."""
-  if request.ordinary is None:
-    return case
+def _read_ordinary(
+  request: RepairRequest, network: ShippedNetwork, bad: Batch
+) -> intake.PictureSet | None:
+  """Reads ordinary pictures; None where a repair has no use for them."""
+  if request.ordinary is None or request.kind == 'label_noise':
+    return None
   # Pixels are compared position by position: resized differently, a trigger
   # would not align.
   pictures = shipped.read_same_shape(
-    request.ordinary, case.bad.image, case.network.reader, has_classes=False
-  ).image
+    request.ordinary, bad.image, network.reader, has_classes=False
+  )
+  return intake.PictureSet(request.ordinary, pictures.image, False)
+
+
+def _read_trigger(ordinary: intake.PictureSet, case: RepairCase) -> RepairCase:
+  """Adds the trigger, if ordinary pictures reveal it."""
   bad = {'--proxy': case.bad.image}
-  pictures = pictures[intake.mark_new('--ordinary', pictures, bad)]
-  return add_trigger(case, pictures, f'--ordinary={request.ordinary}')
+  pictures = ordinary.image[intake.mark_new('--ordinary', ordinary.image, bad)]
+  return add_trigger(case, pictures, f'--ordinary={ordinary.root}')
 
 
 def add_trigger(

@@ -117,6 +117,17 @@ def _read_case(request: UnlearnRequest) -> UnlearnCase:
     else shipped.read_labelled(root, image, network.class_names, network.reader)
     for root in (request.retain, request.test)
   )
+  roots = {
+    '--forget': (request.forget, forget),
+    '--retain': (request.retain, retain),
+    '--test': (request.test, test),
+  }
+  intake.warn_of_near_copies(
+    {
+      flag: None if batch is None else intake.PictureSet(str(root), batch.image)
+      for flag, (root, batch) in roots.items()
+    }
+  )
   retain = intake.drop_copies('--retain', retain, {'--forget': forget})
   test = intake.drop_copies(
     '--test', test, {'--forget': forget, '--retain': retain}

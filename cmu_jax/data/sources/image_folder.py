@@ -165,6 +165,18 @@ def class_folders(root: pathlib.Path) -> tuple[str, ...]:
     return tuple(picture_files.list_subfolders(root)) or ('',)
 
 
+def list_files(root: pathlib.Path, has_classes: bool) -> list[pathlib.Path]:
+  """Lists the pictures of a folder in the order in which they are read.
+
+  Args:
+    root: the folder.
+    has_classes: as `read_folder` reads it, else as `read_flat_folder`.
+  """
+  names = class_folders(root) if has_classes else ('',)
+  listed = (picture_files.list_pictures(root / name) for name in names)
+  return list(itertools.chain(*(files.paths for files in listed)))
+
+
 def read_folder(
   root: pathlib.Path,
   image_size: int | None,

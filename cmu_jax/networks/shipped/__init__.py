@@ -4,6 +4,7 @@ from cmu_jax.networks.shipped.class_order import ClassOrder, check_order
 from cmu_jax.networks.shipped.user_data import (
   label_pictures,
   list_classes,
+  name_picture,
   read_labelled,
   read_same_shape,
 )
@@ -30,6 +31,7 @@ __all__ = [
   'list_classes',
   'load',
   'load_backbone',
+  'name_picture',
   'read_labelled',
   'read_same_shape',
   'read_written',

@@ -251,6 +251,14 @@ def read_pictures(
   return image_folder.FolderPictures(image, label, names, True)
 
 
+def name_picture(root: str, position: int, has_classes: bool = True) -> str:
+  """Names a picture of a set by its file, or by its place in an archive."""
+  path = files.expand(root)
+  if path.suffix == '.npz':
+    return f'{root}[{position}]'
+  return str(image_folder.list_files(path, has_classes)[position])
+
+
 def read_labelled(
   root: str,
   image: Any,
