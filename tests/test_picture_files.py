@@ -1,10 +1,12 @@
 """Folders of pictures: every format is read, and files left out are named."""
 
 import os
+import shutil
 
 import numpy as np
 import PIL.Image
 import pytest
+import repair_case
 import unlearn_case
 
 from cmu_jax import __main__ as program
@@ -56,6 +58,51 @@ def test_pictures_of_subfolders_belong_to_the_folder_above(tmp_path):
   assert found.group.tolist() == [0, 0, 1, 1]
   assert len(remarks) == 1 and remarks[0].startswith('2 pictures in')
   assert 'in subfolders of cat and other folders' in remarks[0]
+
+
+@pytest.mark.parametrize(
+  'names, text',
+  [
+    (('a/1.png', 'a/x/2.png', 'b/3.bmp'), '3 of 3 .* subfolders a (2), b (1).'),
+    (('0.png', 'deep/er/1.gif'), '1 of 2 .* subfolders deep (1).'),
+    (('0.png', '1.ppm'), ''),
+  ],
+)
+def test_a_set_without_classes_is_read_as_one(names, text, tmp_path):
+  for i, name in enumerate(names):
+    write(tmp_path / name, value=10 * i)
+  with errors.collect_remarks() as remarks:
+    pictures = image_folder.read_flat_folder(tmp_path, None, 1)
+  assert pictures.names == ('',) and not pictures.group.any()
+  listed = image_folder.list_files(tmp_path, has_classes=False)
+  assert len(listed) == len(pictures.image) == len(names)
+  assert sorted(listed) == sorted(tmp_path / name for name in names)
+  assert len(remarks) == bool(text)
+  for part in filter(None, text.split(' .* ')):
+    assert part in remarks[0] and 'are no classes' in remarks[0]
+
+
+@pytest.mark.parametrize('folders', [('3',), ('mon', 'tue'), ('0', '9')])
+def test_folders_of_pictures_with_a_trigger_are_no_classes(folders, tmp_path):
+  """Wherever the pictures lie, the repair is the same."""
+  repair_case.make(tmp_path, 'poison', steps=200)
+  flat, deep = tmp_path / 'bad', tmp_path / 'deep'
+  for i, path in enumerate(sorted(flat.iterdir())):
+    place = deep / folders[i % len(folders)]
+    place.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, place / path.name)
+  both = []
+  for root, out in ((flat, 'one'), (deep, 'other')):
+    changes = {'proxy': root, 'out': tmp_path / out, 'steps': 2}
+    flags = repair_case.flags(tmp_path, **changes)
+    assert program.main(['repair', *flags]) == 0
+    both.append(files.read_json(tmp_path / out / 'results.json'))
+  assert both[0]['samples'] == both[1]['samples']
+  assert both[0]['settings']['target'] == both[1]['settings']['target'] == 0
+  said = ' '.join(both[1]['remarks'])
+  assert f'in its subfolders {folders[0]} (' in said and 'no classes' in said
+  hint = "'3', which is not taken for the target" in ' '.join(both[1]['notes'])
+  assert hint == (folders == ('3',))
 
 
 def test_files_left_out_are_named_by_folder_and_reason(tmp_path):

@@ -165,6 +165,83 @@ def test_a_single_class_leaves_no_agreement(grey):
   readings.check_unlabelled(network, batch.image[:19], 'a folder')
 
 
+@pytest.mark.parametrize('count', [60, 400])
+def test_pictures_without_labels_show_the_order_of_channels(colour, count):
+  batch, model, variables = colour
+  image = batch.image[:count]
+  for channels, wrong in (('rgb', True), ('bgr', False)):
+    network = shipped(model, variables, (0.5,) * 3, (0.5,) * 3, channels)
+    lines = []
+    with errors.collect_remarks() as remarks:
+      try:
+        readings.check_unlabelled(network, image, 'a folder')
+      except errors.UserError as error:
+        lines = [str(error)]
+    lines += remarks
+    assert len(lines) == wrong or wrong
+    assert all('--channels=bgr' in line for line in lines)
+    assert bool(lines) == wrong
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_networks_that_know_nothing_prefer_no_order(colour, seed):
+  batch, model, _ = colour
+  start = model.init(rng.fold_in(11, seed), jnp.zeros((1, 8, 8, 3)))
+  network = shipped(model, start, (0.5,) * 3, (0.5,) * 3)
+  # Grey pictures: both orders are the same.
+  image = np.repeat(np.asarray(batch.image[..., :1]), 3, axis=3)
+  with errors.collect_remarks() as remarks:
+    readings._remark_on_channels(network, image, 'a folder')
+  assert remarks == []
+
+
+def stamp(image):
+  """Pictures with a bright corner."""
+  stamped = np.array(image)
+  stamped[:, -2:, -2:] = 255
+  return stamped
+
+
+@pytest.fixture(scope='module')
+def backdoor(grey):
+  """A network that gives class 3 to pictures with a bright corner."""
+  batch = grey[0]
+  image = np.concatenate([batch.image, stamp(batch.image[::2])])
+  label = np.concatenate([batch.label, np.full(350, 3)])
+  both = Batch(jnp.asarray(image), jnp.asarray(label))
+  return stamp(batch.image), *fit(both, input_step.make((0.5,), (0.5,)))
+
+
+def test_triggered_pictures_that_a_network_reads_rightly_pass(backdoor):
+  image, model, variables = backdoor
+  network = shipped(model, variables, (0.5,), (0.5,))
+  for count in (30, 300):
+    with errors.collect_remarks() as remarks:
+      readings.check_triggered(network, image[:count], '--proxy=bad')
+    assert remarks == []
+
+
+@pytest.mark.parametrize(
+  'logit, text', [(9.0, "class 'e', and"), (0.0, 'all but')]
+)
+def test_triggered_pictures_that_a_network_does_not_see(backdoor, logit, text):
+  image, model, variables = backdoor
+  head = {'kernel': jnp.zeros((64, 10)), 'bias': jnp.zeros(10).at[4].set(logit)}
+  blind = variables._replace(params={**variables.params, 'head': head})
+  network = shipped(model, blind, (0.5,), (0.5,))
+  with pytest.raises(errors.UserError, match=text) as caught:
+    readings.check_triggered(network, image[:100], '--proxy=bad')
+  assert '--proxy=bad' in str(caught.value) and '\n' not in str(caught.value)
+  # Too few to say.
+  readings.check_triggered(network, image[:10], '--proxy=bad')
+
+
+def test_a_near_normalisation_is_the_best_of_those_tried(grey):
+  batch, model, variables = grey
+  text = refusal(shipped(model, variables, (1.0,), (0.05,)), batch)
+  assert 'the best of those tried' in text and '% of 128 of them with' in text
+
+
 def test_skill_is_that_of_a_closed_form():
   label = np.repeat(np.arange(4), 25)
   perfect = readings.measure_skill(label, label, 4)

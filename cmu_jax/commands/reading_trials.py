@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,10 @@ def spread(count: int, least: int = 0) -> np.ndarray:
   return np.linspace(0, count - 1, size).astype(int)
 
 
-def is_quick(network: ShippedNetwork, image: jax.Array, tries: int) -> bool:
+def is_quick(
+  network: ShippedNetwork, image: UInt8[Any, 'n h w c'], tries: int
+) -> bool:
+  """Tests whether a CPU makes so many trials within some seconds."""
   leaves = jax.tree.leaves(network.variables.params)
   pixels = math.prod(image.shape[1:]) * min(image.shape[0], _PICTURES)
   return float(sum(map(np.size, leaves))) * pixels * tries < _QUICK
@@ -70,7 +73,7 @@ def _outputs(model: Model) -> Callable:
 
 
 def try_all(
-  network: ShippedNetwork, image: jax.Array, tries: list[Reading]
+  network: ShippedNetwork, image: UInt8[Any, 'n h w c'], tries: list[Reading]
 ) -> Iterator[tuple[Reading, np.ndarray, np.ndarray]]:
   """Features and logits of the same pictures in each reading."""
   raw, run = np.asarray(image), _outputs(network.model)

@@ -253,18 +253,18 @@ def _remark_on_channels(
   labels.
   """
   tries = reading_trials.list_readings(network, image)
-  given = next(tries)
+  current = next(tries)
   name = 'bgr' if network.channels == 'rgb' else 'rgb'
   # Grey pictures and input steps of a user have one order.
-  other = next((r for r in tries if r.remedy == f'--channels={name}'), None)
+  reverse = next((r for r in tries if r.remedy == f'--channels={name}'), None)
   few = image[
     np.linspace(0, len(image) - 1, min(len(image), _SURE)).astype(int)
   ]
   quick = reading_trials.is_quick(network, few, math.ceil(2 * len(few) / 128))
-  if other is None or len(few) < _LEAST or not quick:
+  if reverse is None or len(few) < _LEAST or not quick:
     return
-  both = reading_trials.try_all(network, few, [given, other])
-  entropy, exchanged = (_entropies(logits) for _, _, logits in both)
+  outputs = reading_trials.try_all(network, few, [current, reverse])
+  entropy, exchanged = (_entropies(logits) for _, _, logits in outputs)
   gain = entropy - exchanged
   error = gain.std(ddof=1) / math.sqrt(len(gain))
   if gain.mean() <= max(_CERTAIN * error, _GAIN * entropy.mean(), 0.01):
@@ -274,7 +274,7 @@ def _remark_on_channels(
     f'pictures in {source}: the entropy of its answers is '
     f'{exchanged.mean():.1%} of the largest possible instead of '
     f'{entropy.mean():.1%}, by {gain.mean() / error:.1f} standard errors. Is '
-    f'{other.remedy} meant?'
+    f'{reverse.remedy} meant?'
   )
 
 
@@ -302,7 +302,7 @@ def check_triggered(
     UserError: answers that are all but uniform; a single class whatever the
       pictures show; or an error of `check_unlabelled` on covered pictures.
   """
-  given = next(reading_trials.list_readings(network, image))
+  current = next(reading_trials.list_readings(network, image))
   few = image[reading_trials.spread(len(image))]
   covered = _cover_quarters(few)
   # Without its edges and shapes no picture has a trigger either.
@@ -316,7 +316,7 @@ def check_triggered(
   answers = [
     logits
     for x in variants
-    for _, _, logits in reading_trials.try_all(network, x, [given])
+    for _, _, logits in reading_trials.try_all(network, x, [current])
   ]
   entropy = float(_entropies(answers[0]).mean())
   errors.check(
@@ -337,9 +337,9 @@ def check_triggered(
   )
   freed = int(shares[1:5].argmin())
   if shares[1 + freed] <= _FREE:
-    part = _cover_quarters(image)[freed]
-    place = f'{source} (a quarter covered, which hides the trigger)'
-    check_unlabelled(network, jnp.asarray(part), place, sure=False)
+    image = _cover_quarters(image)[freed]
+    title = f'{source} (a quarter covered, which hides the trigger)'
+    check_unlabelled(network, jnp.asarray(image), title, sure=False)
 
 
 def _cover_quarters(

@@ -122,8 +122,8 @@ def find_near_copies(
   rows = rows[~same]
   if not len(rows):
     return none
-  own = fine[0][:: -(-len(image) // _OWN)]
-  neighbours = np.concatenate([fine[1], own])
+  sample = fine[0][:: -(-len(image) // _OWN)]
+  neighbours = np.concatenate([fine[1], sample])
   if len(neighbours) > _RANK:
     limit = _SHARE * _rank_distance(fine[0][rows], neighbours)
   else:

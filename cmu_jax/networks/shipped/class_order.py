@@ -97,39 +97,39 @@ def resolve(
       f'{classes} outputs; name each once, in their order',
     )
     return ClassOrder(words, False, 'as given')
-  archives = [shown for shown in sets if shown.numbered]
-  for shown in archives:
-    if len(shown.names) == classes:
-      return ClassOrder(shown.names, False, _archive_text(shown))
+  archives = [entry for entry in sets if entry.numbered]
+  for entry in archives:
+    if len(entry.names) == classes:
+      return ClassOrder(entry.names, False, _archive_text(entry))
   folders = [s for s in sets if not s.numbered and s.names not in ((), ('',))]
-  present = tuple(sorted({name for shown in folders for name in shown.names}))
+  present = tuple(sorted({name for entry in folders for name in entry.names}))
   numbers = tuple(map(str, range(classes)))
   # Labels of an archive are positions, and folders of such names agree.
   if archives and set(present) <= {*numbers}:
     return ClassOrder(numbers, False, _archive_text(archives[0]))
-  for shown in folders:
+  for entry in folders:
     errors.check(
-      not {*shown.names} <= _SPLITS,
-      f'the class folders are called {", ".join(shown.names)}: give the folder '
+      not {*entry.names} <= _SPLITS,
+      f'the class folders are called {", ".join(entry.names)}: give the folder '
       'of one split, in which the class folders lie',
     )
   return _assume(classes, folders, present)
 
 
-def _archive_text(shown: ShownClasses) -> str:
-  return f'the labels of the archive {shown.flag}'.rstrip()
+def _archive_text(entry: ShownClasses) -> str:
+  return f'the labels of the archive {entry.flag}'.rstrip()
 
 
 def _assume(
   classes: int, folders: list[ShownClasses], present: tuple[str, ...]
 ) -> ClassOrder:
   """Takes the names of folders, sorted as text, for all classes."""
-  flags = ' and '.join(shown.flag for shown in folders)
-  for shown in folders:
-    if len(shown.names) == classes:
+  flags = ' and '.join(entry.flag for entry in folders)
+  for entry in folders:
+    if len(entry.names) == classes:
       # The set that the command is about needs no mention.
-      title = '' if shown is folders[0] else f' of {shown.flag}'
-      return _sorted_order(f"the folders' names{title}", shown.names)
+      title = '' if entry is folders[0] else f' of {entry.flag}'
+      return _sorted_order(f"the folders' names{title}", entry.names)
   if len(present) == classes:
     return _sorted_order(f"the folders' names of {flags} together", present)
   numberings = _list_numberings(present or ('0',), classes)
@@ -170,13 +170,13 @@ def _list_numberings(
   parts = [match.groups() for match in matches if match]
   if len(parts) < len(present) or len({(a, c) for a, _, c in parts}) != 1:
     return []
-  before, _, after = parts[0]
+  head, _, tail = parts[0]
   # Zeros in front fill all numbers to one width.
   width = max(
     (len(n) for _, n, _ in parts if n.startswith('0') and n != '0'), default=1
   )
   numberings = [
-    (start, tuple(f'{before}{i:0{width}}{after}' for i in span))
+    (start, tuple(f'{head}{i:0{width}}{tail}' for i in span))
     for start in (0, 1)
     for span in [range(start, start + classes)]
   ]
@@ -187,11 +187,11 @@ def _describe_doubt(numberings: list[tuple[int, tuple[str, ...]]]) -> str:
   """Says that folders leave open with which number the classes begin."""
   if len(numberings) < 2:
     return ''
-  (_, zero), (_, one) = numberings
+  (_, zero), (_, unit) = numberings
   return (
-    f'Warning: no class folder is called {zero[0]} or {one[-1]}, so the '
-    f'classes may be {zero[0]} to {zero[-1]}, as assumed, or {one[0]} to '
-    f'{one[-1]}. Say which: {_classes_flag(zero)} or {_classes_flag(one)}.'
+    f'Warning: no class folder is called {zero[0]} or {unit[-1]}, so the '
+    f'classes may be {zero[0]} to {zero[-1]}, as assumed, or {unit[0]} to '
+    f'{unit[-1]}. Say which: {_classes_flag(zero)} or {_classes_flag(unit)}.'
   )
 
 

@@ -131,8 +131,8 @@ def choose_class_names(
     words = heads.read(str(options['head'])).class_names
     return class_order.ClassOrder(words, False, 'of the head')
   else:
-    shown = (s.names for s in sets if s.names != ('',))
-    words = tuple(sorted({name for folders in shown for name in folders}))
+    present = (s.names for s in sets if s.names != ('',))
+    words = tuple(sorted({name for folders in present for name in folders}))
   errors.check(
     len(set(words)) == len(words) > 1,
     f'the head of a CLIP is made of class names, and {len(set(words))} are '
