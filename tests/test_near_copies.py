@@ -41,7 +41,6 @@ def resize(picture, factor):
 CHANGES = {
   'jpeg': lambda p: encode(p, 'JPEG', quality=75),
   'webp': lambda p: encode(p, 'WEBP', quality=80).convert(p.mode),
-  'palette': lambda p: p.convert('RGB').quantize(48).convert(p.mode),
   'larger': lambda p: resize(p, 1.7),
   'smaller': lambda p: resize(p, 0.7),
 }

@@ -92,7 +92,7 @@ def try_all(
 def list_readings(
   network: ShippedNetwork, image: UInt8[np.ndarray, 'n h w c']
 ) -> Iterator[Reading]:
-  """The given reading, and each of the common ones."""
+  """The given reading, first of all, and each of the common ones."""
   # An input step of somebody's own has no other readings.
   if not network.mean:
     yield Reading(
@@ -109,7 +109,8 @@ def list_readings(
   for mean, std in (*_NORMALISATIONS, own):
     if len(mean) in (1, channels) and min(std) > 0:
       pairs.append((_fill(mean, channels), _fill(std, channels)))
-  orders = [network.channels] if channels == 1 else ['rgb', 'bgr']
+  orders = sorted(['rgb', 'bgr'], key=lambda order: order != network.channels)
+  orders = orders[:1] if channels == 1 else orders
   turns = [False] if image.shape[1] != image.shape[2] else [False, True]
   # Without repetition: the given one may be a common one.
   for pair, order, turn, invert in itertools.product(
