@@ -148,7 +148,8 @@ def load(
     UserError: a fact is missing, malformed or unknown, a mistake a line.
   """
   family, options = _parse_model(model)
-  request = _Request(path, family, options, root, sets or {'': root})
+  sets = {'': root} if sets is None else sets
+  request = _Request(path, family, options, root, sets)
   if family in clip_network.NAMES:
     return _load_clip(request, overrides)
   # Options of the command line take precedence over config.json.
