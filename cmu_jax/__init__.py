@@ -23,9 +23,33 @@ Everything else is in ten packages, each of which imports only those above it:
 Names are imported on first use, so `import cmu_jax` is quick.
 """
 
+import sys
 from typing import Any
 
 __version__ = '0.1.0'
+
+# Commands that were modules of their own.
+_EARLIER_MODULES = tuple(
+  f'{__name__}.{name}' for name in ('repair', 'unlearn', 'audit', 'study')
+)
+
+
+def _refuse_earlier_command() -> None:
+  """Ends `python -m cmu_jax.repair` with the present command."""
+  # Python imports this package before it looks for the module in vain.
+  _, _, words = ' '.join(sys.orig_argv).partition(' -m ')
+  module = words.split(' ')[0]
+  if sys.argv[:1] == ['-m'] and module in _EARLIER_MODULES:
+    name = module.rpartition('.')[2]
+    print(
+      f'error: this command is now `python -m cmu_jax {name}` (a space, no '
+      'dot); its flags are the same',
+      file=sys.stderr,
+    )
+    raise SystemExit(2)
+
+
+_refuse_earlier_command()
 
 
 # Imports stand inside functions, where readers and tools can follow them: a

@@ -28,7 +28,8 @@ def network(module, shape, seed=0):
 
 
 def _normal(key, shape):
-  return jax.random.normal(key, shape)
+  # The same numbers with JAX_ENABLE_X64.
+  return jax.random.normal(key, shape, jnp.float32)
 
 
 def _redrawn(tree, seed, draw):
@@ -47,7 +48,7 @@ def only(module, shape, seed=0):
 
 def dense(linear, shape):
   """The matrix [outputs, inputs] of a linear map."""
-  eye = jnp.eye(int(np.prod(shape)))
+  eye = jnp.eye(int(np.prod(shape)), dtype=jnp.float32)
   rows = jit.compile_cheaply(linear)(eye.reshape(-1, *shape))
   return np.asarray(rows).reshape(len(eye), -1).T
 

@@ -220,10 +220,27 @@ def test_a_broken_config_file_is_one_line(tmp_path, monkeypatch, body, said):
 
 def test_a_missing_config_file_names_the_nearest(path):
   wrong = path.replace('small', 'smal')
-  assert f"did you mean '{path}'" in _refused(config.load, f'{wrong}:smoke')
+  said = _refused(config.load, f'{wrong}:smoke')
+  assert f"did you mean '{path}:smoke'" in said
   folder = str(pathlib.Path(path).parent)
   assert 'not a Python file' in _refused(config.load, folder)
   assert 'not a Python file' in _refused(config.load, '')
+
+
+@pytest.mark.parametrize(
+  ('spec', 'meant'),
+  [
+    ('cuts_digitz', 'configs/cuts_digits.py'),
+    ('amun_mnist', 'configs/amun_mnist.py'),
+    ('lotos_digit.py:smoke', 'configs/lotos_digits.py:smoke'),
+    ('configs/trw_digits:epochs=3', 'configs/trw_digits.py:epochs=3'),
+    ('configs/ulira_digit', 'configs/ulira_digits.py'),
+    ('config/corrective_mnist.py', 'configs/corrective_mnist.py'),
+  ],
+)
+def test_a_config_by_its_name_alone_is_found(monkeypatch, spec, meant):
+  monkeypatch.chdir(pathlib.Path(__file__).parents[1])
+  assert f"did you mean '{meant}'?" in _refused(config.load, spec)
 
 
 @pytest.mark.parametrize('value', [float('nan'), print, {1, 2}, b'x', object()])

@@ -58,6 +58,21 @@ def test_an_absent_device_is_one_line(folder, tmp_path, command, platforms):
   assert done.stdout == ''
 
 
+@pytest.mark.parametrize('command', ['repair', 'unlearn', 'audit', 'study'])
+def test_a_command_with_a_dot_names_the_present_one(tmp_path, command):
+  done = subprocess.run(
+    [sys.executable, '-m', f'cmu_jax.{command}', '--weights=w.npz'],
+    cwd=tmp_path,
+    env=case.environment(),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert (done.returncode, done.stdout) == (2, '')
+  (line,) = done.stderr.splitlines()
+  assert f'`python -m cmu_jax {command}`' in line
+
+
 @pytest.mark.parametrize('command', ['unlearn', 'audit'])
 def test_double_precision_changes_no_result_of_a_command(
   folder, tmp_path, command
@@ -91,10 +106,27 @@ for method in requests.METHODS:
   )
   stored = weights.read(method + '/unlearned.npz').arrays
   print(method, {str(a.dtype) for a in stored.values()}, results['finished'])
-cmu_jax.repair(
-  **network, proxy=folder + '/bad', kind='label_noise', out='repair', steps=3
-)
-print('repair')
+for kind, more in (
+  ('label_noise', {}),
+  ('poison', {'target': 'c0'}),
+  ('poison', {'target': 'c0', 'rule': 'published'}),
+  ('poison', {'target': 'c0', 'ordinary': folder + '/kept'}),
+):
+  poison = kind == 'poison'
+  results = cmu_jax.repair(
+    **network, proxy=folder + ('/bad/c1' if poison else '/bad'), kind=kind,
+    out='_'.join(['repair', kind, *more]), steps=3,
+    classes=('c0', 'c1', 'c2', 'c3'), **more,
+  )
+  print('repaired', kind, results['finished'])
+import jax
+from cmu_jax import networks
+model = networks.make('vit_tiny', 3, (8, 8, 1), depth=1)
+start = model.init(jax.random.key(0), jax.numpy.zeros((1, 8, 8, 1)))
+with jax.enable_x64(False):
+  single = model.init(jax.random.key(0), jax.numpy.zeros((1, 8, 8, 1)))
+  equal = jax.tree.map(lambda x, y: bool((x == y).all()), start, single)
+print('initial', all(jax.tree.leaves(equal)))
 """
 
 
@@ -112,3 +144,6 @@ def test_functions_work_in_double_precision(folder, tmp_path):
   lines = [x for x in done.stdout.splitlines() if 'float' in x]
   assert len(lines) == len(requests.METHODS)
   assert all(line.endswith("{'float32'} True") for line in lines)
+  repaired = [x for x in done.stdout.splitlines() if x.startswith('repaired')]
+  assert [line.split()[2] for line in repaired] == ['True'] * 4
+  assert 'initial True' in done.stdout

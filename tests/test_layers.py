@@ -64,7 +64,7 @@ def test_celu_and_its_derivatives_are_those_of_jax():
 
 
 def test_pools_are_window_maxima():
-  x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
+  x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3), jnp.float32)
   positive = jax.nn.relu(x) + 0.1
 
   def windows(x, size, padding):

@@ -34,7 +34,7 @@ def case():
   # One layer is within the bound from the start.
   params = {**variables.params, 'head': _halved(variables.params['head'])}
   variables = variables._replace(params=params)
-  image = jax.random.normal(jax.random.key(1), (30, *SHAPE))
+  image = jax.random.normal(jax.random.key(1), (30, *SHAPE), jnp.float32)
   label = jnp.argmax(apply(variables, image), 1).astype(jnp.int32)
   done, info = spectral.clip_weights(
     jax.random.key(0),
@@ -154,7 +154,7 @@ def test_a_convolution_and_its_batch_norm_as_one_map():
 
 def _descend(scale, rounds=40):
   """40 rounds of the authors' step on an 8x8 convolution, from norm 5.25."""
-  kernel = jax.random.normal(jax.random.key(0), (3, 3, 3, 4))
+  kernel = jax.random.normal(jax.random.key(0), (3, 3, 3, 4), jnp.float32)
   run = lambda w, x: conv.convolve(x, w, (1, 1), 'SAME')
 
   def spectrum(w, start, iterations):

@@ -15,7 +15,7 @@ import pathlib
 import re
 import traceback
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -217,17 +217,35 @@ def _split_spec(spec: str) -> tuple[str, str]:
   stem, dot, arg = spec.partition('.py:')
   path = stem + '.py' if dot else spec
   file = pathlib.Path(path)
-  if file.suffix != '.py':
-    raise errors.UserError(
-      f"--config={spec} is not a Python file such as 'configs/cuts_digits.py'"
-    )
-  if file.is_file():
+  is_python = file.suffix == '.py'
+  if is_python and file.is_file():
     return path, arg
   installed = installed_configs()
-  if path in installed:
+  if is_python and path in installed:
     return str(installed[path]), arg
-  names = [str(near) for near in file.parent.glob('*.py')]
-  raise errors.unknown_name('config file', path, names or installed)
+  raise _unknown_file(spec, installed)
+
+
+def _unknown_file(spec: str, installed: Iterable[str]) -> errors.UserError:
+  """Builds the error for a config that does not exist, with the closest one."""
+  path, colon, arg = spec.replace('.py:', ':').partition(':')
+  file = pathlib.Path(path)
+  folders = dict.fromkeys((file.parent, pathlib.Path('configs')))
+  beside = [near for folder in folders for near in folder.glob('*.py')]
+  # People leave out the folder, the suffix, or both.
+  known = {pathlib.Path(name).stem: str(name) for name in installed}
+  known |= {near.stem: str(near) for near in reversed(beside)}
+  close = errors.closest_name(file.stem, known)
+  if close is not None:
+    meant = f'{known[close]}{colon}{arg}'
+    return errors.UserError(
+      f"unknown config file '{spec}': did you mean '{meant}'?"
+    )
+  if file.suffix != '.py':
+    return errors.UserError(
+      f"--config={spec} is not a Python file such as 'configs/cuts_digits.py'"
+    )
+  return errors.unknown_name('config file', path, known.values())
 
 
 def installed_configs() -> dict[str, pathlib.Path]:

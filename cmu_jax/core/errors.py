@@ -57,8 +57,8 @@ def collect(*checks: Callable[[], Any]) -> None:
     raise MultipleErrors('\n'.join(dict.fromkeys(lines)))
 
 
-def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UserError:
-  """Builds the error for a name outside `choices`, with the closest match."""
+def closest_name(name: str, choices: Iterable[str]) -> str | None:
+  """Returns the choice that is most like a name; None if none is like it."""
   options = sorted(choices)
   # A typo shares most of its letters with the name; below 0.5 the suggestion
   # misleads, and the full list helps more.
@@ -70,8 +70,15 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UserError:
       -_shared_start(name, option),
     )
   )
+  return close[0] if close else None
+
+
+def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UserError:
+  """Builds the error for a name outside `choices`, with the closest match."""
+  options = sorted(choices)
+  close = closest_name(name, options)
   listed = f'known: {", ".join(options)}'
-  hint = f"did you mean '{close[0]}'?" if close else listed
+  hint = f"did you mean '{close}'?" if close else listed
   return UserError(f"unknown {kind} '{name}': {hint}")
 
 

@@ -80,11 +80,6 @@ def bind(module: nn.Module) -> Model:
   def init(key: PRNGKey, image: Float[Array, 'n h w c']) -> Variables:
     # A network without BatchNorm has no statistics: {} keeps the pytree's type.
     collections = module.init(key, image)
-    # With JAX_ENABLE_X64, initializers draw doubles unless told otherwise.
-    if isinstance(module, Classifier):
-      collections = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, jnp.float32), collections
-      )
     return Variables(collections['params'], collections.get('batch_stats', {}))
 
   def update(

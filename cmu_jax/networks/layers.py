@@ -79,14 +79,16 @@ class Dense(nn.Module):
   @nn.compact
   def __call__(self, x: Features) -> Float[Array, 'n e']:
     fan_in = x.shape[-1]
-    kernel = self.param('kernel', self.kernel_init, (fan_in, self.features))
+    kernel = self.param(
+      'kernel', self.kernel_init, (fan_in, self.features), jnp.float32
+    )
     y = x.astype(self.dtype) @ kernel.astype(self.dtype)
     if not self.use_bias:
       return y
     # PyTorch bounds the bias by the fan-in of the kernel, which an initialiser
     # cannot read from the bias's own shape.
     bias_init = self.bias_init or bias_uniform_fan_in(fan_in)
-    bias = self.param('bias', bias_init, (self.features,))
+    bias = self.param('bias', bias_init, (self.features,), jnp.float32)
     return y + bias.astype(self.dtype)[None, :]
 
 
@@ -134,7 +136,7 @@ class Conv(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'n h w i']) -> Float[Array, 'n h2 w2 o']:
     shape = (self.size, self.size, x.shape[-1], self.features)
-    kernel = self.param('kernel', self.kernel_init, shape)
+    kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
     y = self.convolve(
       x.astype(self.dtype),
       kernel.astype(self.dtype),
@@ -143,7 +145,7 @@ class Conv(nn.Module):
     )
     if self.bias_init is None:
       return y
-    bias = self.param('bias', self.bias_init, (self.features,))
+    bias = self.param('bias', self.bias_init, (self.features,), jnp.float32)
     return y + bias.astype(self.dtype)[None, None, None, :]
 
 
@@ -180,10 +182,10 @@ class BatchNorm(nn.Module):
     """Normalises x + offset."""
     shape = (x.shape[-1],)
     offset = jnp.zeros(shape, jnp.float32) if offset is None else offset
-    scale = self.param('scale', nn.initializers.ones, shape)
-    bias = self.param('bias', nn.initializers.zeros, shape)
-    mean = self.variable('batch_stats', 'mean', jnp.zeros, shape)
-    var = self.variable('batch_stats', 'var', jnp.ones, shape)
+    scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, shape, jnp.float32)
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, shape, jnp.float32)
+    var = self.variable('batch_stats', 'var', jnp.ones, shape, jnp.float32)
     wide = x.astype(jnp.float32)
     if train:
       # An offset cancels out of a batch-normalised result, so that x + offset
@@ -337,7 +339,7 @@ class Depthwise(nn.Module):
   @nn.compact
   def __call__(self, x: Images) -> Float[Array, 'n h2 w2 c']:
     shape = (self.size, self.size, 1, x.shape[-1])
-    kernel = self.param('kernel', self.kernel_init, shape)
+    kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
     pad = (self.size // 2, self.size // 2)
     return depthwise(x, kernel, self.stride, (pad, pad))
 

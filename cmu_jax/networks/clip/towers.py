@@ -46,7 +46,10 @@ class VisionEmbeddings(SizedModule):
     tokens = (self.sizes.image_size // self.sizes.patch) ** 2 + clip
     if clip:
       self.class_embedding = self.param(
-        'class_embedding', nn.initializers.normal(width**-0.5), (width,)
+        'class_embedding',
+        nn.initializers.normal(width**-0.5),
+        (width,),
+        jnp.float32,
       )
     self.patch_embedding = vit.Patches(
       width,
@@ -111,7 +114,9 @@ class Pooling(nn.Module):
 
   def setup(self) -> None:
     init = nn.initializers.xavier_uniform()
-    self.probe = self.param('probe', init, (1, 1, self.tower.width))
+    self.probe = self.param(
+      'probe', init, (1, 1, self.tower.width), jnp.float32
+    )
     self.attention = Probe(self.tower, self.dtype)
     self.layernorm = blocks.layer_norm(self.tower)
     self.mlp = blocks.Perceptron(self.tower, self.dtype)
@@ -200,11 +205,13 @@ class Clip(SizedModule):
     if sizes.kind == 'clip':
       self.visual_projection = projection(sizes.embed, sizes.vision.width)
       self.text_projection = projection(sizes.embed, sizes.text.width)
-      self.logit_scale = self.param('logit_scale', constant(_CLIP_SCALE), ())
+      self.logit_scale = self.param(
+        'logit_scale', constant(_CLIP_SCALE), (), jnp.float32
+      )
     else:
       scale, bias = constant(_SIGLIP_SCALE), constant(_SIGLIP_BIAS)
-      self.logit_scale = self.param('logit_scale', scale, (1,))
-      self.logit_bias = self.param('logit_bias', bias, (1,))
+      self.logit_scale = self.param('logit_scale', scale, (1,), jnp.float32)
+      self.logit_bias = self.param('logit_bias', bias, (1,), jnp.float32)
 
   def image(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n e']:
     """Embeddings of pictures, not normalised."""

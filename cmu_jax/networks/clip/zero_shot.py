@@ -76,7 +76,9 @@ class TextHead(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'n e']) -> Float[Array, 'n k']:
     shape = (x.shape[-1], self.classes)
-    kernel = self.variable('batch_stats', 'kernel', jnp.zeros, shape)
+    kernel = self.variable(
+      'batch_stats', 'kernel', jnp.zeros, shape, jnp.float32
+    )
     return towers.normalise_rows(x) @ kernel.value
 
 

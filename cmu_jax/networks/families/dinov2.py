@@ -99,7 +99,7 @@ class Block(nn.Module):
       return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
 
     def scale(name: str, y: Tokens) -> Tokens:
-      factor = self.param(name, nn.initializers.ones, (width,))
+      factor = self.param(name, nn.initializers.ones, (width,), jnp.float32)
       return y * factor.astype(y.dtype)[None, None, :]
 
     y = vit.layer_norm('norm1')(x)
@@ -138,13 +138,18 @@ class Body(layers.StemTrunk):
     self.projection = vit.Patches(sizes.width, sizes.patch, self.dtype)
     normal = nn.initializers.truncated_normal(0.02)
     count = (sizes.side // sizes.patch) ** 2 + 1
-    self.cls_token = self.param('cls_token', normal, (1, 1, sizes.width))
+    self.cls_token = self.param(
+      'cls_token', normal, (1, 1, sizes.width), jnp.float32
+    )
     self.position_embeddings = self.param(
-      'position_embeddings', normal, (1, count, sizes.width)
+      'position_embeddings', normal, (1, count, sizes.width), jnp.float32
     )
     if sizes.registers:
       self.register_tokens = self.param(
-        'register_tokens', normal, (1, sizes.registers, sizes.width)
+        'register_tokens',
+        normal,
+        (1, sizes.registers, sizes.width),
+        jnp.float32,
       )
     self.blocks = [
       Block(sizes, self.dtype, name=f'layer_{index}')

@@ -31,7 +31,9 @@ class Block(nn.Module):
 
   def setup(self) -> None:
     self.conv = self.layer(self.features, self.size, self.stride, self.padding)
-    self.bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    self.bias = self.param(
+      'bias', nn.initializers.zeros, (self.features,), jnp.float32
+    )
     self.norm = layers.BatchNorm()
 
   def __call__(self, x: Images, train: bool) -> Maps:

@@ -55,7 +55,8 @@ class Patches(nn.Module):
   def __call__(self, image: Images) -> Tokens:
     p, (n, _, _, c) = self.size, image.shape
     h, w = (side // p * p for side in image.shape[1:3])
-    kernel = self.param('kernel', self.kernel_init, (p, p, c, self.features))
+    shape = (p, p, c, self.features)
+    kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
     cut = (
       image[:, :h, :w].astype(self.dtype).reshape(n, h // p, p, w // p, p, c)
     )
@@ -63,7 +64,9 @@ class Patches(nn.Module):
     y = rows @ kernel.reshape(p * p * c, -1).astype(self.dtype)
     if not self.use_bias:
       return y
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    bias = self.param(
+      'bias', nn.initializers.zeros, (self.features,), jnp.float32
+    )
     return y + bias.astype(self.dtype)[None, None, :]
 
 
@@ -145,11 +148,14 @@ class Body(layers.StemTrunk):
   def setup(self) -> None:
     self.conv_proj = Patches(self.width, self.patch, self.dtype)
     shape = (1, 1, self.width)
-    self.class_token = self.param('class_token', nn.initializers.zeros, shape)
+    self.class_token = self.param(
+      'class_token', nn.initializers.zeros, shape, jnp.float32
+    )
     self.pos_embedding = self.param(
       'pos_embedding',
       nn.initializers.normal(0.02),
       (1, self.tokens + 1, self.width),
+      jnp.float32,
     )
     self.blocks = [
       Block(self.heads, self.dtype, name=f'layer_{index}')
