@@ -2,13 +2,19 @@
 
 import subprocess
 import sys
+import types
 
 import environment_case as case
+import jax
+import jax.numpy as jnp
 import pytest
 
 from cmu_jax import __main__ as program
 from cmu_jax.commands import flags, requests
+from cmu_jax.commands.audit import reference_networks
 from cmu_jax.core import errors, files, literals
+from cmu_jax.data import input_step
+from cmu_jax.training import train
 
 # Flags of paths, by command.
 _PATHS = {
@@ -64,6 +70,9 @@ def test_a_path_that_no_file_has_is_one_line(
     ('study', 'config.train.epochs', 10**13),
     ('study', 'config.seeds', f'0,{10**13}'),
     ('study', 'config.train.learning_rate', '1e100'),
+    ('study', 'config.train.epochs', 4 * 10**9),
+    ('study', 'config.evaluate.points', 10**9),
+    ('study', 'config.evaluate.path_images', 3 * 10**9),
   ],
 )
 def test_an_absurd_number_is_one_line(
@@ -73,6 +82,51 @@ def test_an_absurd_number_is_one_line(
   assert program.main(arguments) == 2
   (line,) = capfd.readouterr().err.splitlines()
   assert line.startswith('error: ') and flag in line
+
+
+@pytest.mark.parametrize(
+  ('command', 'flag', 'value'),
+  [('unlearn', 'epochs', 7), ('repair', 'steps', 6)],
+)
+def test_the_flag_of_an_endless_training_is_named(
+  folder, tmp_path, monkeypatch, capfd, command, flag, value
+):
+  monkeypatch.setattr(train, '_MAX_STEPS', 5)
+  arguments = case.words(folder, command, tmp_path / 'out', **{flag: value})
+  assert program.main(arguments) == 2
+  line = capfd.readouterr().err.splitlines()[-1]
+  assert line.startswith(f'error: --{flag}={value}: {value} steps of ')
+  assert 'at most 5 can be made' in line
+
+
+def test_references_of_an_audit_have_the_same_limit():
+  request = requests.AuditRequest(out='o', epochs=90_000, batch_size=100)
+  network = types.SimpleNamespace(mean=(0.5,), std=(0.5,))
+  make = reference_networks.reference_training
+  assert make(request, network, 2000).steps == 1_800_000
+  with pytest.raises(errors.UserError, match=r'^--epochs=90000: 18,000'):
+    make(request, network, 20_000)
+
+
+@pytest.mark.parametrize('pad', [8, 50])
+def test_a_margin_as_wide_as_the_pictures(folder, tmp_path, capfd, pad):
+  flags = {'weights': folder / 'w.npz', 'model': 'fc:width=16', 'refs': 4}
+  arguments = case.words(
+    folder,
+    'audit',
+    tmp_path / 'out',
+    scores=None,
+    members=folder / 'kept',
+    nonmembers=folder / 'bad',
+    pad=pad,
+    **flags,
+  )
+  assert program.main(arguments) == 2
+  line = capfd.readouterr().err.splitlines()[-1]
+  assert line.startswith(f'error: --pad is {pad}, but the images have a side ')
+  crop = input_step.make((0.5,), (0.5,), pad=pad).train
+  with pytest.raises(errors.UserError, match='pad of the input step'):
+    crop(jax.random.key(0), jnp.zeros((1, 8, 8, 1), jnp.uint8))
 
 
 def test_a_call_from_python_has_the_same_limits():

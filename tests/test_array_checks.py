@@ -19,7 +19,7 @@ from cmu_jax.core.types import (
 )
 from cmu_jax.data import input_step
 from cmu_jax.methods.cuts import alpha_search
-from cmu_jax.training import optimizers
+from cmu_jax.training import metrics, optimizers
 
 KEY = jax.random.key(0)
 CLASSES, COUNT = 3, 12
@@ -74,6 +74,13 @@ def test_an_edit_takes_a_single_alpha():
   params = tree_of(a=(4,))
   with pytest.raises(errors.UserError, match=r'alpha has shape \(4,\)'):
     cmu_jax.edit(params, params, jnp.ones(4))
+  for alpha in (np.nan, jnp.inf, -np.inf, jnp.bfloat16(np.nan)):
+    with pytest.raises(errors.UserError, match='give a finite number'):
+      cmu_jax.edit(params, params, alpha)
+  image = jnp.zeros((1, 4, 4, 1))
+  for alphas in ([0.1, np.nan], jnp.ones(()), jnp.ones((2, 2)), ()):
+    with pytest.raises(errors.UserError, match='no grid: give a vector'):
+      cmu_jax.curve(NETWORK.model, START, START.params, image, alphas, max)
   grid = jax.vmap(lambda alpha: cmu_jax.edit(params, params, alpha))
   assert grid(jnp.ones(3))['a'].shape == (3, 4)
 
@@ -104,13 +111,22 @@ IMAGES = {
   'from .* to 2.49e.04; give raw': IMAGE.astype(np.float32) * 100,
   'NaN or infinite pixels': np.where(IMAGE > 9, np.nan, IMAGE).astype('f4'),
 }
+MISFITS = {
+  r'not \[n, h, w, c\]: add the axis of a single channel': IMAGE[..., 0],
+  r'not \[n, h, w, c\]: reshape each row': IMAGE.reshape(COUNT, 16),
+  r'4, 3\) do not fit the network .* \(48, 4\), .*channels': np.repeat(
+    IMAGE, 3, 3
+  ),
+  r'3, 4, 1\) do not fit the network': IMAGE[:, :3],
+}
 
 
-@pytest.mark.parametrize('said', [*LABELS, *IMAGES])
+@pytest.mark.parametrize('said', [*LABELS, *IMAGES, *MISFITS])
 @pytest.mark.parametrize('stacked', [False, True])
 def test_fit_refuses_data_that_it_would_misread(said, stacked):
+  images = {**IMAGES, **MISFITS}
   data = (
-    batch(label=LABELS[said]) if said in LABELS else batch(image=IMAGES[said])
+    batch(label=LABELS[said]) if said in LABELS else batch(image=images[said])
   )
   key, variables, strategy = KEY, START, None
   if stacked:
@@ -120,6 +136,29 @@ def test_fit_refuses_data_that_it_would_misread(said, stacked):
     )
   with pytest.raises(errors.UserError, match=said):
     cmu_jax.fit(key, NETWORK, variables, data, TRAINING, strategy=strategy)
+
+
+@pytest.mark.parametrize('said', MISFITS)
+def test_images_that_do_not_fit_are_one_line(said):
+  data = batch(image=MISFITS[said])
+  wrong = proxy()._replace(image=data.image)
+  method = cmu_jax.amun(NETWORK, TRAINING)
+  for call in (
+    lambda: metrics.predict(NETWORK, START, data),
+    lambda: metrics.logits(NETWORK, START, data),
+    lambda: method(KEY, START, MethodInputs(samples(), samples(image=data[0]))),
+    lambda: cmu_jax.direction(KEY, NETWORK, START, wrong, TRAINING),
+    lambda: cmu_jax.select_alpha(
+      NETWORK,
+      START,
+      START.params,
+      wrong,
+      selection=alpha_search.Selection(),
+    ),
+  ):
+    with pytest.raises(errors.UserError, match=said) as caught:
+      call()
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize('said', SHAPES)

@@ -8,10 +8,18 @@ import optax
 import pytest
 
 from cmu_jax import networks
+from cmu_jax.audits import shadow
 from cmu_jax.core import checkpoint, errors, store, tree
 from cmu_jax.core.types import Batch, Network, Training, Variables
 from cmu_jax.data import input_step
-from cmu_jax.training import early_stopping, metrics, optimizers, train
+from cmu_jax.studies.engine import recipes
+from cmu_jax.training import (
+  descent,
+  early_stopping,
+  metrics,
+  optimizers,
+  train,
+)
 
 SHAPE = (8, 8, 1)
 STEP = input_step.make((0.4,), (0.3,))
@@ -211,6 +219,31 @@ def test_no_images_is_one_clear_line():
   empty = Batch(jnp.zeros((0, *SHAPE), jnp.uint8), jnp.zeros(0, jnp.int32))
   with pytest.raises(errors.UserError, match='no training images'):
     run(batch=empty, variables=start())
+
+
+@pytest.mark.parametrize('steps', [10**8, 2**40, -1, 2.5])
+def test_a_length_that_cannot_be_meant_names_the_training(steps):
+  with pytest.raises(errors.UserError, match=r'^train: .* steps'):
+    run(steps=steps, variables=start())
+  recipe = descent.Recipe((descent.Phase(min, (('x', 3),)),), ADAM, STEP)
+  begin = descent.Start(start(), {'x': descent.whole_batch(data())}, steps)
+  with pytest.raises(errors.UserError, match=r'^unlearning: .* steps'):
+    descent.descend(jax.random.key(0), recipe, begin)
+  fit = shadow.ShadowTraining(STEP, ADAM, steps, 4)
+  inside = np.ones((2, len(data().label)), bool)
+  with pytest.raises(errors.UserError, match=r'shadow.*: .* steps'):
+    shadow.train(jax.random.key(0), MODEL, data(), inside, fit)
+  settings = recipes.training(epochs=steps, batch_size=2)
+  with pytest.raises(errors.UserError, match=r'^config\.unlearn'):
+    recipes.total_steps(settings, 10, 'unlearn')
+
+
+def test_samples_are_counted_in_32_bits():
+  with pytest.raises(errors.UserError, match='at most 2,145'):
+    train.check_length('x', 3_000_000, 1_000_000)
+  train.check_length('x', 2000, 1_000_000)
+  with pytest.raises(errors.UserError, match='0 images a step'):
+    run(batch_size=0, variables=start())
 
 
 def test_weight_decay_mask_spares_biases():

@@ -132,6 +132,26 @@ def check_pixels(name: str, image: Any) -> None:
   )
 
 
+def check_image_axes(name: str, shape: Any, stacked: int = 0) -> None:
+  """Refuses images that lack an axis, such as that of grey channels.
+
+  Args:
+    name: of the images, in the error.
+    shape: of the images, behind `stacked` axes.
+    stacked: number of axes in front.
+  """
+  axes = len(shape) - stacked
+  remedy = {
+    3: 'add the axis of a single channel, image[..., None], or of a single '
+    'image, image[None]',
+    2: 'reshape each row to its height, width and channels',
+  }.get(axes, 'give one axis each')
+  errors.check(
+    axes == 4,
+    f'{name} have shape {tuple(shape)}, not [n, h, w, c]: {remedy}',
+  )
+
+
 def check_pairs(name: str, image: Any, label: Any, stacked: int = 0) -> None:
   """Refuses images and labels of different counts: indices would be clamped.
 
@@ -175,6 +195,7 @@ def check_inputs(needs: tuple[str, ...], data: Any) -> None:
     if is_traced(part):
       continue
     label = np.asarray(batch.label)
+    check_image_axes(f'images of {name}', np.shape(batch.image))
     # Labels of a proxy come from several draws.
     if not hasattr(batch, 'positions'):
       check_pairs(name, batch.image, label)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from cmu_jax.core import array_checks, errors
@@ -80,13 +81,18 @@ def edit(
   """Computes theta - alpha tau (CUTS, eq. for theta_u), in theta's dtype.
 
   Raises:
-    UserError: a leaf of tau has another shape, or alpha is no single number.
+    UserError: a leaf of tau has another shape, or alpha is no single finite
+      number.
   """
   array_checks.check_same_shapes('parameters and tau', params, tau)
   errors.check(
     jnp.ndim(alpha) == 0,
     f'alpha has shape {jnp.shape(alpha)}; give a single number, and a grid to '
     '`curve` or `jax.vmap`',
+  )
+  errors.check(
+    array_checks.is_traced(alpha) or np.isfinite(alpha),
+    f'alpha is {alpha}; give a finite number',
   )
   # A float32 alpha would promote bfloat16 parameters: hence the cast.
   return jax.tree.map(

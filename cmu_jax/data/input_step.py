@@ -63,8 +63,24 @@ def _resize(
   return jax.image.resize(image.astype(jnp.float32), shape, 'bilinear')
 
 
+def check_pad(name: str, pad: int, shape: Sequence[int]) -> None:
+  """Refuses a margin as wide as the images: crops would show nothing else.
+
+  Args:
+    name: of the setting, in the error.
+    pad: pixels.
+    shape: of the images, (n, h, w, c).
+  """
+  side = min(shape[1:3])
+  errors.check(
+    pad < side or not pad,
+    f'{name} is {pad}, but the images have a side of {side} pixels; give less',
+  )
+
+
 def _augment(key: PRNGKey, image: Image, pad: int, flip: bool) -> Image:
   """Crops the zero-padded image, and mirrors it with probability 1/2."""
+  check_pad('pad of the input step', pad, image.shape)
   n, h, w, _ = image.shape
   shift_key, flip_key = jax.random.split(key)
   # A crop of the padded image is a shift by at most `pad` pixels.
@@ -102,7 +118,7 @@ def _normalise(
 def _check_statistics(mean: Sequence[float], std: Sequence[float]):
   """Returns both as float32 vectors of the same length."""
   # On the host: constants are folded into the compiled step.
-  vectors = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+  vectors = tuple(np.atleast_1d(np.asarray(x, np.float32)) for x in (mean, std))
   errors.check(
     vectors[0].shape == vectors[1].shape and vectors[0].ndim == 1,
     f'mean {mean} and std {std} differ in length; give one value a channel',
@@ -146,8 +162,8 @@ def make(
 
   Raises:
     UserError: mean and std do not fit each other or are of pixels up to 255,
-      pad is negative, or, when called, channels or the trigger's size do not
-      fit the images.
+      pad is negative, or, when called, channels, the trigger's size or pad do
+      not fit the images.
   """
   centre, scale = _check_statistics(mean, std)
   errors.check(pad >= 0, f'crop padding {pad} is negative; use 0 for no crop')

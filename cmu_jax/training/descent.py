@@ -323,9 +323,12 @@ def descend(
     Diverged: the loss is not finite; names the first such step.
   """
   steps = start.steps
+  sizes = [sum(size for _, size in phase.streams) for phase in recipe.phases]
+  # Before an array has a row for each step.
+  length = len(steps) if isinstance(steps, np.ndarray) else steps
+  train.check_length(session.title, length, max(sizes))
   phases = np.zeros(steps, int) if isinstance(steps, int) else steps
   plan = plan_steps(phases)
-  sizes = [sum(size for _, size in phase.streams) for phase in recipe.phases]
   # float32 arrays: Python numbers of several types would compile anew.
   run, numbers = _compile_steps(recipe), jax.tree.map(jnp.float32, hyper)
   arguments = _Arguments(dict(start.streams), start.context, numbers)

@@ -1,17 +1,19 @@
 """Losses and predictions on the device, and metrics of predictions in NumPy."""
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Num
+from flax import errors as flax_errors
+from jaxtyping import Array, Float, Int
 
-from cmu_jax.core import jit
+from cmu_jax.core import array_checks, errors, jit
 from cmu_jax.core.types import Batch, InputStep, Network, Variables
 
 # Accuracies that are closer together differ by chance on thousands of images.
@@ -26,6 +28,30 @@ def cross_entropy(
   return optax.softmax_cross_entropy_with_integer_labels(
     logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), label
   )
+
+
+@contextlib.contextmanager
+def explain_misfit(shape: tuple[int, ...]) -> Iterator[None]:
+  """Turns the error of another library about shapes into one of one line.
+
+  Args:
+    shape: of the images that the block hands to a network.
+
+  Raises:
+    UserError: images, network and variables that do not fit each other.
+  """
+  array_checks.check_image_axes('the images', shape)
+  try:
+    yield
+  except errors.UserError:
+    raise
+  # Each framework has errors of its own: Flax's are of no usual type.
+  except (TypeError, ValueError, flax_errors.FlaxError) as error:
+    raise errors.UserError(
+      f'images of shape {tuple(shape)} do not fit the network or its '
+      f'variables: {errors.first_line(error)}; give the height, width and '
+      'channels that it was made for'
+    ) from error
 
 
 def map_blocks(
@@ -52,7 +78,8 @@ def map_blocks(
 
   def block(index):
     stamp = None if batch.has_trigger is None else batch.has_trigger[index]
-    return function(inputs.eval(batch.image[index], stamp))
+    with explain_misfit(batch.image.shape):
+      return function(inputs.eval(batch.image[index], stamp))
 
   values = jax.lax.map(block, rows.reshape(blocks, size))
   return values.reshape(-1, *values.shape[2:])[:count]
@@ -81,12 +108,19 @@ def predict(
   return np.asarray(predictor(network, size)(variables, batch))
 
 
-def count_classes(
-  network: Network, variables: Variables, image: Num[Array, 'n h w c']
-) -> int:
-  """Returns k, the number of logits of raw images, without any computation."""
+def count_classes(network: Network, variables: Variables, image: Any) -> int:
+  """Returns k, the number of logits of raw images, without any computation.
+
+  Args:
+    image: [n, h, w, c], or its jax.ShapeDtypeStruct.
+
+  Raises:
+    UserError: images, network and variables that do not fit each other.
+  """
   apply = lambda v, x: network.model.apply(v, network.inputs.eval(x, None))
-  return jax.eval_shape(apply, variables, image[:1]).shape[-1]
+  with explain_misfit(image.shape):
+    sample = jax.ShapeDtypeStruct((1, *image.shape[1:]), image.dtype)
+    return jax.eval_shape(apply, variables, sample).shape[-1]
 
 
 @functools.lru_cache(maxsize=64)

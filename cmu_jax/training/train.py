@@ -20,6 +20,8 @@ from cmu_jax.training import early_stopping, metrics, segment
 
 # Long enough to hide the dispatch, short enough for a lively progress bar.
 _SEGMENT_SECONDS = 2.0
+# Beyond, a training would last for days.
+_MAX_STEPS = 10_000_000
 
 
 class Diverged(errors.UserError):
@@ -58,6 +60,33 @@ class Fit(NamedTuple):
   variables: Variables
   history: Float[Array, '*s t 2']
   images_per_second: float | None
+
+
+def check_length(title: str, steps: Any, count: int) -> None:
+  """Refuses a training that is too long to be meant.
+
+  Args:
+    title: of the training, or the setting that says its length.
+    steps: number of steps.
+    count: images of a step.
+
+  Raises:
+    UserError: more than ten million steps, or 2^31 images, a negative number,
+      or one that is no integer.
+  """
+  for number, noun, least in ((steps, 'steps', 0), (count, 'images', 1)):
+    errors.check(
+      isinstance(number, int | np.integer) and number >= least,
+      f'{title}: {number} {noun}{" a step" * least}; give an integer of at '
+      f'least {least}',
+    )
+  # Sample positions are int32 on the device.
+  limit = min(_MAX_STEPS, 2**31 // count - 2)
+  errors.check(
+    steps <= limit,
+    f'{title}: {steps:,} steps of {count} images; at most {limit:,} can be '
+    'made: train for fewer steps or epochs',
+  )
 
 
 def _check_finite(history: np.ndarray, start: int, title: str) -> None:
@@ -171,27 +200,24 @@ def _check_batch(
   stacked: bool,
 ) -> None:
   """Refuses images that are no raw pixels, and labels that are no classes."""
+  array_checks.check_image_axes(
+    'training images', batch.image.shape, int(stacked)
+  )
   array_checks.check_pixels('training images', batch.image)
   array_checks.check_pairs(
     'training images', batch.image, batch.label, int(stacked)
   )
-  # Other losses may read labels as positions of their targets.
-  if loss is not metrics.cross_entropy:
-    return
-
-  def answer(variables, image):
-    return network.model.apply(variables, network.inputs.eval(image, None))
-
   image = batch.image
   if stacked:
     variables, image = jax.eval_shape(
       lambda v: tree.index(v, 0), (variables, image)
     )
   # Shapes alone: nothing is computed or compiled.
-  first = jax.ShapeDtypeStruct((1, *image.shape[1:]), image.dtype)
-  classes = jax.eval_shape(answer, variables, first).shape[-1]
-  label = np.asarray(batch.label).reshape(-1)
-  array_checks.check_labels('training labels', label, classes)
+  classes = metrics.count_classes(network, variables, image)
+  # Other losses may read labels as positions of their targets.
+  if loss is metrics.cross_entropy:
+    label = np.asarray(batch.label).reshape(-1)
+    array_checks.check_labels('training labels', label, classes)
 
 
 def fit(
@@ -232,12 +258,7 @@ def fit(
   errors.check(size > 0, f'{title}: no training images')
   _check_batch(network, variables, batch, loss, stacked)
   steps, count = training.steps, min(training.batch_size, size)
-  # Sample positions are int32 on the device.
-  errors.check(
-    (steps + 1) * count < 2**31,
-    f'{title}: {steps} steps of {count} '
-    'images exceed 2^31 images; train for fewer steps',
-  )
+  check_length(title, steps, count)
   run = segment.compile_segment(
     segment.SegmentSpec(network, loss, training.optimizer, count), strategy
   )

@@ -27,6 +27,7 @@ from cmu_jax.audits.shadow.planning import (
 from cmu_jax.core import config, errors, provenance, rng, store, vectorize
 from cmu_jax.core.types import Batch, Model, Network, PRNGKey
 from cmu_jax.training import segment
+from cmu_jax.training import train as train_lib
 
 # Models in a program of a CPU: more models gain no speed, and the memory of a
 # group is a multiple of it.
@@ -80,6 +81,7 @@ def make_job(
   rows = planning.training_rows(rng.fold_in(key, 'rows'), inside)
   # A batch larger than the training set would repeat samples.
   size = min(fit.batch_size, rows.shape[1])
+  train_lib.check_length(plan.title, fit.steps, size)
   network = Network(model, fit.inputs)
   recipe = segment.SegmentSpec(network, fit.loss, fit.optimizer, size)
   strategy = plan.strategy or vectorize.default_strategy(

@@ -67,6 +67,7 @@ def read_case(request: AuditRequest) -> AuditCase:
   further = sets.pop('--data', None)
   intake.check_classes(network, sets)
   further = intake.drop_copies('--data', further, sets)
+  input_step.check_pad('--pad', request.pad, image.shape)
   batches = [*sets.values(), *([] if further is None else [further])]
   pool = Batch(
     jnp.concatenate([batch.image for batch in batches]),
@@ -115,7 +116,10 @@ def reference_training(
     network: the audited network, for its normalisation.
     size: training points of each reference.
   """
-  per_epoch = train.steps_per_epoch(size, request.batch_size)
+  count = min(request.batch_size, size)
+  per_epoch = train.steps_per_epoch(size, count)
+  steps = request.epochs * per_epoch
+  train.check_length(f'--epochs={request.epochs}', steps, count)
   rate: optax.Schedule = optimizers.cosine_schedule(
     request.learning_rate, request.epochs, 0.0, per_epoch
   )
@@ -127,7 +131,7 @@ def reference_training(
   return shadow.ShadowTraining(
     step,
     optimizers.sgd(rate, request.weight_decay),
-    request.epochs * per_epoch,
+    steps,
     request.batch_size,
   )
 

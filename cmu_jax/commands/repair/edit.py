@@ -78,9 +78,10 @@ def edit_network(
   """
   key = rng.fold_in(request.seed, 'repair')
   rate = optimizers.constant_schedule(settings['learning_rate'])
-  tuning = Training(
-    optimizers.adamw(rate), request.steps or _MAX_STEPS, request.batch_size
-  )
+  steps = request.steps or _MAX_STEPS
+  count = min(request.batch_size, len(case.bad.label))
+  train.check_length(f'--steps={steps}', steps, count)
+  tuning = Training(optimizers.adamw(rate), steps, request.batch_size)
   # A checkpoint of other settings must not continue this run.
   text = json.dumps(settings, sort_keys=True, default=list)
   fingerprint = hashlib.sha256(text.encode()).hexdigest()

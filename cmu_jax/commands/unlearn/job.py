@@ -28,7 +28,7 @@ from cmu_jax.core.types import (
 from cmu_jax.methods import amun, factories
 from cmu_jax.networks import shipped
 from cmu_jax.networks.shipped import ShippedNetwork
-from cmu_jax.training import descent, metrics, optimizers
+from cmu_jax.training import descent, metrics, optimizers, train
 
 # A kill loses at most so much of a training.
 _SAVE_SECONDS = 20.0
@@ -188,11 +188,11 @@ def make_method(
   optimizer = optimizers.sgd(
     optimizers.constant_schedule(learning_rate(request)), request.weight_decay
   )
+  steps = request.epochs * math.ceil((retain or forget) / size)
+  train.check_length(f'--epochs={request.epochs}', steps, size)
   return make(
     network,
-    Training(
-      optimizer, request.epochs * math.ceil((retain or forget) / size), size
-    ),
+    Training(optimizer, steps, size),
     **_options(request.method, retain, forget),
   )
 

@@ -131,7 +131,7 @@ def curve(
   variables: Variables,
   tau: PyTree,
   image: Float[Array, 'n h w c'],
-  alphas: Float[Array, 'a'],
+  alphas: Any,
   measure: Measure,
   *,
   head_input: HeadInput = 'raw',
@@ -144,7 +144,7 @@ def curve(
     variables: theta and its BatchNorm statistics, which are not edited.
     tau: the task vector, see `tree.task_vector`.
     image: normalised images.
-    alphas: the grid, a points.
+    alphas: the grid, a numbers [a].
     measure: a function of penultimate features and logits. The same object
       again reuses the compilation.
     head_input: the input of the head: 'raw' features, so logits are the model's
@@ -153,7 +153,20 @@ def curve(
 
   Returns:
     The result of `measure` stacked over the grid.
+
+  Raises:
+    UserError: a grid that is no vector of finite numbers, or a tau of another
+      network.
   """
+  alphas = jnp.asarray(alphas)
+  array_checks.check_same_shapes('parameters and tau', variables.params, tau)
+  errors.check(
+    alphas.ndim == 1
+    and alphas.size
+    and (array_checks.is_traced(alphas) or np.isfinite(alphas).all()),
+    f'alphas of shape {alphas.shape} are no grid: give a vector of finite '
+    'numbers, such as jnp.linspace(0, 1, 21)',
+  )
   strategy, chunk, title = drive or Drive()
   strategy = strategy or vectorize.default_strategy()
   if strategy == 'vmap' and chunk is None:
@@ -262,8 +275,8 @@ def select_alpha(
     rates = np.asarray(run(image, measure=measure))
     choice = alpha_rules.choose_smallest_below(grid, rates, selection.threshold)
     return choice, {'alpha': grid, 'proxy_attack_success_rate': rates}
-  image = network.inputs.eval(proxy.image, None)
   classes = metrics.count_classes(network, variables, proxy.image)
+  image = network.inputs.eval(proxy.image, None)
   k = alpha_rules.neighbour_count(image.shape[0], classes)
   parts = run(image, measure=agreement_measure(k, selection.class_share))
   scores = {name: np.asarray(x) for name, x in parts._asdict().items()}

@@ -170,12 +170,9 @@ def make_inputs(
   settings: ConfigDict, dataset: Dataset, trigger: Trigger | None = None
 ) -> InputStep:
   """Makes the input step of config.input, which paints the trigger."""
-  side = settings.resize or min(dataset.train.image.shape[1:3])
-  errors.check(
-    settings.pad < side,
-    f'config.input.pad is {settings.pad}, but the images have a side of {side} '
-    'pixels; choose a smaller one',
-  )
+  n, height, width, c = dataset.train.image.shape
+  sides = settings.resize or height, settings.resize or width
+  input_step.check_pad('config.input.pad', settings.pad, (n, *sides, c))
   if settings.flip and dataset.name.startswith(('folder:', 'npz:')):
     errors.remark(
       'Half of the training images are mirrored, which makes other signs, '

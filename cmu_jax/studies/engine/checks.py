@@ -17,6 +17,8 @@ from cmu_jax.data import normalisation
 from cmu_jax.studies.engine import recipes
 
 AUDITS = ('', 'rmia')
+# A larger number of networks, steps or images is a typing error.
+_LARGEST_COUNT = 10_000_000
 
 
 def check_ranges(config: Any, intervals: Mapping[str, str]) -> None:
@@ -46,6 +48,10 @@ def check_ranges(config: Any, intervals: Mapping[str, str]) -> None:
         or (number == low and interval[0] == '[')
         or (number == high and interval[-1] == ']'),
         f'config.{field} is {value}; it must be {" and ".join(bounds)}',
+      )
+      errors.check(
+        type(number) is not int or number <= _LARGEST_COUNT,
+        f'config.{field} is {value}; it may be at most {_LARGEST_COUNT}',
       )
 
 

@@ -118,8 +118,12 @@ def total_steps(settings: ConfigDict, samples: int, where: str) -> int:
     f'config.{where}: give either epochs or steps, the other must be 0 (now '
     f'epochs={settings.epochs}, steps={settings.steps})',
   )
-  per_epoch = train.steps_per_epoch(samples, settings.batch_size)
-  return settings.steps or settings.epochs * per_epoch
+  size = min(settings.batch_size, samples)
+  per_epoch = train.steps_per_epoch(samples, size)
+  steps = settings.steps or settings.epochs * per_epoch
+  unit = 'epochs' if settings.epochs else 'steps'
+  train.check_length(f'config.{where}.{unit}={settings[unit]}', steps, size)
+  return steps
 
 
 def count_images(settings: ConfigDict, samples: int, where: str) -> float:

@@ -119,7 +119,9 @@ def _compile_start(recipe: Recipe, steps: int) -> Callable:
   def start(key, variables):
     inner = recipe.members.optimizer(recipe.optimizer).init(variables.params)
     carried = recipe.regulariser.start(key, variables)
-    state = TrainState(variables, (inner, carried), jnp.zeros((steps, 4)))
+    state = TrainState(
+      variables, (inner, carried), jnp.zeros((steps, 4), jnp.float32)
+    )
     # Copies, because segments donate their state; of strong types, as segments
     # return them, or the second one would be compiled anew.
     return jax.tree.map(lambda x: jnp.array(x, x.dtype), state)
@@ -155,6 +157,7 @@ def fit(
     Diverged: the loss is not finite; names the first such step.
   """
   count = min(recipe.batch_size, batch.label.shape[0])
+  train.check_length(title, steps, count)
   recipe = recipe._replace(batch_size=count)
   run = _compile_steps(recipe)
   state = _compile_start(recipe, steps)(rng.fold_in(key, 'vectors'), variables)
