@@ -31,6 +31,8 @@ def picture(tmp_path_factory):
 
 
 def zeros(family, **options):
+  if 'width' in options and family.startswith('vit'):
+    options['heads'] = options['width'] // 64
   model = networks.make(family, 3, SHAPE, **options)
   shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *SHAPE)))
   return jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
@@ -46,6 +48,9 @@ SIZES = (
   ('wrn', {'width': 2, 'depth': 10}),
   ('wrn', {'width': 1, 'depth': 40}),
   ('mobilenet_v2', {'width': 0.5}),
+  ('vit_tiny', {'depth': 2}),
+  ('vit_tiny', {'patch': 8, 'depth': 1, 'width': 64}),
+  ('vit_s_16', {'patch': 2, 'width': 128, 'depth': 3}),
 )
 
 
@@ -67,14 +72,89 @@ def test_sizes_are_read_off_the_weights(tmp_path, picture, family, options):
   assert all(f'{name}={size}' in said for name, size in options.items())
 
 
+def ship(path, family, **options):
+  """A file of zeros with the names that PyTorch or this package gives them."""
+  variables = zeros(family, **options)
+  torch_name = networks.REGISTRY[family].torch_name
+  shipped.save_weights(path, variables, 0.5, 0.5)
+  if torch_name is not None:
+    arrays = torch_twin.state_dict(variables, torch_name)
+    weights.write(path, weights.StoredWeights(arrays, {}, '.npz'))
+
+
+def test_what_a_transformer_does_not_tell_is_asked_for(tmp_path, picture):
+  path = tmp_path / 'w.npz'
+  ship(path, 'vit_tiny', depth=1, width=128)
+  noted = shipped.load(str(path), 'vit_tiny', picture, FACTS).notes
+  assert '2 of 64 channels' in ' '.join(noted)
+  given = shipped.load(str(path), 'vit_tiny:heads=8', picture, FACTS)
+  assert 'channels' not in ' '.join(given.notes)
+  PIL.Image.new('RGB', (20, 20)).save(tmp_path / 'a.png')
+  with pytest.raises(errors.UserError, match='--image_size=16'):
+    shipped.load(str(path), 'vit_tiny', str(tmp_path), FACTS)
+  model = networks.make('vit_tiny', 3, SHAPE, width=40, heads=4, depth=1)
+  start = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
+  shipped.save_weights(path, start, 0.5, 0.5)
+  with pytest.raises(errors.UserError, match='vit_tiny:heads=N'):
+    shipped.load(str(path), 'vit_tiny', picture, FACTS)
+  loaded = shipped.load(str(path), 'vit_tiny:heads=4', picture, FACTS)
+  assert loaded.variables.params['body']['conv_proj']['kernel'].shape[3] == 40
+
+
+OTHERS = (
+  ('convnet', {}, 'resnet18', "look like those of 'convnet'"),
+  ('resnet44', {'width': 4}, 'resnet34', "look like those of 'resnet44'"),
+  ('wrn', {'depth': 10, 'width': 1}, 'fc', "look like those of 'wrn'"),
+  ('vit_tiny', {'depth': 1}, 'convnet', "like those of 'vit_.* --model=vit_"),
+  ('resnet20', {'width': 2}, 'resnet20:width=3', 'not of resnet20:width=3'),
+)
+
+
+@pytest.mark.parametrize('family,options,given,said', OTHERS, ids=str)
+def test_weights_of_another_family_are_told_in_one_line(
+  tmp_path, picture, family, options, given, said
+):
+  path = tmp_path / 'w.npz'
+  ship(path, family, **options)
+  with pytest.raises(errors.UserError, match=said) as caught:
+    shipped.load(str(path), given, picture, FACTS)
+  assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_first_line_is_about_the_family(tmp_path, picture):
+  path = tmp_path / 'w.npz'
+  ship(path, 'resnet44', width=2)
+  arrays = dict(np.load(path))
+  name = 'layer1.0.conv1.weight'
+
+  def refused(arrays, given):
+    weights.write(path, weights.StoredWeights(arrays, {}, '.npz'))
+    with pytest.raises(errors.UserError) as caught:
+      shipped.load(str(path), given, picture, FACTS)
+    return str(caught.value).splitlines()
+
+  partly = {n: x for n, x in arrays.items() if n != name}
+  first, *others = refused(partly, 'fc')
+  assert "'resnet44' (2" in first and others
+  # The right family, and a mistake of another kind.
+  (line,) = refused(partly, 'resnet44')
+  assert line.endswith(f"'{name}' is missing; is it another network?")
+  damaged = {**arrays, name: arrays[name] * np.nan}
+  (line,) = refused(damaged, 'resnet44:width=2')
+  assert 'NaN' in line
+  unknown = {f'unit{i}.weight': np.zeros((3, i)) for i in range(2, 9)}
+  first, *_ = refused({**unknown, 'head.weight': np.zeros((3, 9))}, 'resnet44')
+  assert first.startswith('these tensors fit none of the known families: ')
+  first, *_ = refused({'visual.conv1.weight': np.zeros((8, 3, 4, 4))}, 'wrn')
+  assert '--model=clip' in first
+
+
 def test_sizes_that_the_user_gave_stay(tmp_path, picture):
   path = tmp_path / 'w.npz'
   shipped.save_weights(path, zeros('fc', width=9), [0.5] * 3, [0.5] * 3)
-  with pytest.raises(errors.UserError, match='the network has') as caught:
-    shipped.load(str(path), 'fc:width=8', picture, FACTS)
-  assert 'hidden_0' in str(caught.value)
-  with pytest.raises(errors.UserError, match='hidden_1'):
-    shipped.load(str(path), 'fc:depth=2', picture, FACTS)
+  for option in ('width=8', 'depth=2'):
+    with pytest.raises(errors.UserError, match=f'not of fc:{option}: use'):
+      shipped.load(str(path), f'fc:{option}', picture, FACTS)
 
 
 @pytest.mark.parametrize('suffix', ('.safetensors', '.npz', '.msgpack'))
@@ -110,6 +190,18 @@ def test_what_cannot_be_saved_is_one_line(tmp_path):
     cmu_jax.save_weights(tmp_path / 'w.npz', variables, 0.5, [1, 1, 1])
   with pytest.raises(errors.UserError, match=r'give mean=0\.3 std=0\.2'):
     cmu_jax.save_weights(tmp_path / 'w.npz', variables, 76.5, 51)
+  for names in (['a'], ['a', 'b'], list('abcd')):
+    with pytest.raises(errors.UserError, match='the network 3 outputs'):
+      cmu_jax.save_weights(
+        tmp_path / 'w.npz', variables, 0.5, 0.5, classes=names
+      )
+  for target in (3, -1):
+    with pytest.raises(errors.UserError, match='has outputs 0 to 2'):
+      cmu_jax.save_weights(tmp_path / 'w.npz', variables, 0, 1, target=target)
+  with pytest.raises(errors.UserError, match="unknown target 'd'"):
+    cmu_jax.save_weights(
+      tmp_path / 'w.npz', variables, 0.5, 0.5, classes='abc', target='d'
+    )
   assert not list(tmp_path.iterdir())
 
 

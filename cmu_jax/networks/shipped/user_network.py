@@ -24,6 +24,7 @@ from cmu_jax.data.sources.pictures import PictureReader
 from cmu_jax.networks import clip, weights
 from cmu_jax.networks.clip import zero_shot
 from cmu_jax.networks.shipped import (
+  best_family,
   class_order,
   clip_network,
   inferred_sizes,
@@ -159,7 +160,9 @@ def load(
   side = user_data.read_side_file(path)
   facts = _merge_facts(path, overrides, side, {})
   heads = names.head_names(networks.REGISTRY[family].torch_name)
-  classes = weights.count_classes(stored.arrays, heads)
+  # Names of another family are said to be that, not to lack a head.
+  with best_family.name_other(request.family, request.options, stored.arrays):
+    classes = weights.count_classes(stored.arrays, heads)
   # Said first: everything else depends on it.
   order = class_order.resolve(facts['classes'], classes, request.list_classes())
   class_order.announce(order)
@@ -331,7 +334,8 @@ def _fit_network(
       else:
         return model, variables, layout, pictures, note
   # The first attempt is the most plausible, and so is its error.
-  raise refusals[0]
+  with best_family.name_other(family, options, stored.arrays, shape):
+    raise refusals[0]
 
 
 def _merge_facts(

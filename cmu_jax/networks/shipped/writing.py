@@ -138,8 +138,8 @@ def save_weights(
     The path.
 
   Raises:
-    UserError: another format, a fact of another kind, NaN or infinity, or a
-      place that cannot be written.
+    UserError: another format, a fact of another kind or of another number of
+      classes, NaN or infinity, or a place that cannot be written.
   """
   path = files.expand(path)
   suffix = path.suffix.lower()
@@ -164,6 +164,7 @@ def save_weights(
   side = user_data.check_side_file(facts, str(path))
   leaves = tree.leaves_by_path(variables)
   arrays = {'/'.join(names): np.asarray(leaf) for names, leaf in leaves.items()}
+  _check_class_names(classes, target, arrays)
   damaged = [name for name, x in arrays.items() if not np.isfinite(x).all()]
   errors.check(
     not damaged, f"'{''.join(damaged[:1])}' holds NaN or infinity; not saved"
@@ -171,6 +172,30 @@ def save_weights(
   weights.write(path, weights.StoredWeights(arrays, {}, suffix))
   files.write_json(path.with_name(f'{path.name}.json'), side)
   return path
+
+
+def _check_class_names(
+  classes: Sequence[str] | None,
+  target: str | int | None,
+  arrays: dict[str, np.ndarray],
+) -> None:
+  """Refuses class names and a target that the outputs do not have."""
+  if classes is None and not isinstance(target, int):
+    return
+  count = weights.count_classes(arrays)
+  known = range(count) if classes is None else classes
+  errors.check(
+    len(known) == count,
+    f'classes has {errors.count_text(len(known), "name")}, the network '
+    f'{count} outputs; name each, in their order',
+  )
+  if isinstance(target, int):
+    errors.check(
+      0 <= target < count,
+      f'target is {target}; the network has outputs 0 to {count - 1}',
+    )
+  elif target and target not in known and not target.isdigit():
+    raise errors.unknown_name('target', target, map(str, known))
 
 
 def _count_changes(variables: Variables, others: Variables) -> int:

@@ -7,13 +7,14 @@ names and precision of the user's file.
 """
 
 from cmu_jax.networks.weights.formats import read, write
-from cmu_jax.networks.weights.matching import fit, put_back
+from cmu_jax.networks.weights.matching import count_fitting, fit, put_back
 from cmu_jax.networks.weights.names import count_classes
 from cmu_jax.networks.weights.stored import StoredWeights, locate
 
 __all__ = [
   'StoredWeights',
   'count_classes',
+  'count_fitting',
   'fit',
   'locate',
   'put_back',

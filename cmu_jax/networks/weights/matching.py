@@ -56,6 +56,43 @@ def fit(
   return take(arrays, template, layout), layout
 
 
+def count_fitting(
+  arrays: dict[str, np.ndarray],
+  template: Variables,
+  torch_name: Callable[[str], str] | None,
+) -> tuple[int, int]:
+  """Counts the leaves of a network that stored arrays fit by name and shape.
+
+  Args:
+    arrays: by stored name.
+    template: the network's variables, or their jax.ShapeDtypeStructs.
+    torch_name: of the network's family, see `networks.Family`.
+
+  Returns:
+    The number of leaves that fit, and that of leaves and surplus arrays.
+
+  Raises:
+    UserError: none of the names is of this network.
+  """
+  leaves = names.leaves(template)
+  layout = names.choose_layout(
+    arrays, list(leaves), torch_name, None, 'the weights file'
+  )
+  fitting = sum(
+    layout.names[path] in arrays
+    and arrays[layout.names[path]].shape
+    == _stored_shape(path, leaf.shape, layout)
+    for path, leaf in leaves.items()
+  )
+  used = {*layout.names.values()}
+  surplus = [
+    name
+    for name in arrays
+    if name not in used and not names.may_remain(name, layout)
+  ]
+  return fitting, len(leaves) + len(surplus)
+
+
 def take(
   arrays: Mapping[str, np.ndarray], template: Variables, layout: Layout
 ) -> Variables:
