@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import types
 
 import environment_case as case
 import jax
@@ -14,6 +13,7 @@ from cmu_jax.commands import flags, requests
 from cmu_jax.commands.audit import reference_networks
 from cmu_jax.core import errors, files, literals
 from cmu_jax.data import input_step
+from cmu_jax.networks.shipped import ShippedNetwork
 from cmu_jax.training import train
 
 # Flags of paths, by command.
@@ -70,7 +70,7 @@ def test_a_path_that_no_file_has_is_one_line(
     ('study', 'config.train.epochs', 10**13),
     ('study', 'config.seeds', f'0,{10**13}'),
     ('study', 'config.train.learning_rate', '1e100'),
-    ('study', 'config.train.epochs', 4 * 10**9),
+    ('study', 'config.train.steps', 4 * 10**9),
     ('study', 'config.evaluate.points', 10**9),
     ('study', 'config.evaluate.path_images', 3 * 10**9),
   ],
@@ -101,7 +101,9 @@ def test_the_flag_of_an_endless_training_is_named(
 
 def test_references_of_an_audit_have_the_same_limit():
   request = requests.AuditRequest(out='o', epochs=90_000, batch_size=100)
-  network = types.SimpleNamespace(mean=(0.5,), std=(0.5,))
+  fields = dict.fromkeys(ShippedNetwork._fields)
+  statistics = {'mean': (0.5,), 'std': (0.5,)}
+  network = ShippedNetwork(**{**fields, **statistics})
   make = reference_networks.reference_training
   assert make(request, network, 2000).steps == 1_800_000
   with pytest.raises(errors.UserError, match=r'^--epochs=90000: 18,000'):

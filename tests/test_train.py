@@ -233,8 +233,12 @@ def test_a_length_that_cannot_be_meant_names_the_training(steps):
   inside = np.ones((2, len(data().label)), bool)
   with pytest.raises(errors.UserError, match=r'shadow.*: .* steps'):
     shadow.train(jax.random.key(0), MODEL, data(), inside, fit)
-  settings = recipes.training(epochs=steps, batch_size=2)
-  with pytest.raises(errors.UserError, match=r'^config\.unlearn'):
+
+
+@pytest.mark.parametrize('unit', ['epochs', 'steps'])
+def test_a_length_of_a_config_names_its_field(unit):
+  settings = recipes.training(batch_size=2, **{unit: 10**8})
+  with pytest.raises(errors.UserError, match=rf'^config\.unlearn\.{unit}='):
     recipes.total_steps(settings, 10, 'unlearn')
 
 
