@@ -217,6 +217,7 @@ def samples(**changes):
   ('data', 'said'),
   [
     (MethodInputs(samples()), 'needs forget'),
+    (MethodInputs(samples(), batch()), 'forget is a Batch; .*whole_batch'),
     (MethodInputs(samples(), samples(label=LABEL - 1)), 'labels of forget'),
     (MethodInputs(samples(image=IMAGES[next(iter(IMAGES))]), samples()), 'ret'),
   ],
@@ -225,6 +226,9 @@ def test_a_method_names_the_part_of_its_data(data, said):
   method = cmu_jax.amun(NETWORK, TRAINING)
   with pytest.raises(errors.UserError, match=said):
     method(KEY, START, data)
+  said = r'takes MethodInputs\(retain=..., forget=...\), not Samples'
+  with pytest.raises(errors.UserError, match=said):
+    array_checks.check_inputs(method.needs, samples())
 
 
 @pytest.mark.parametrize(

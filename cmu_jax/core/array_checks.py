@@ -13,6 +13,9 @@ from jaxtyping import PyTree
 
 from cmu_jax.core import errors
 
+# Parts of the data of a method that are Samples.
+_SAMPLES = ('retain', 'forget')
+
 
 def is_traced(*trees: PyTree) -> bool:
   """True inside `jit`, `vmap` or `grad`, where arrays have no values."""
@@ -187,6 +190,11 @@ def check_inputs(needs: tuple[str, ...], data: Any) -> None:
   Raises:
     UserError: names the part, the mistake and its remedy.
   """
+  errors.check(
+    all(hasattr(data, name) for name in needs),
+    f'a method takes MethodInputs({", ".join(f"{n}=..." for n in needs)}), not '
+    f'{type(data).__name__}',
+  )
   for name in needs:
     part = getattr(data, name)
     errors.check(part is not None, f'the method needs {name}; it is None')
@@ -195,6 +203,11 @@ def check_inputs(needs: tuple[str, ...], data: Any) -> None:
     if is_traced(part):
       continue
     label = np.asarray(batch.label)
+    errors.check(
+      part is not batch or hasattr(part, 'positions') or name not in _SAMPLES,
+      f'{name} is a {type(part).__name__}; training.descent.whole_batch makes '
+      'Samples of it',
+    )
     check_image_axes(f'images of {name}', np.shape(batch.image))
     # Labels of a proxy come from several draws.
     if not hasattr(batch, 'positions'):

@@ -127,7 +127,7 @@ def _check_statistics(mean: Sequence[float], std: Sequence[float]):
     np.isfinite(vectors).all() and (vectors[1] > 0).all(),
     f'mean {mean} and std {std} must be finite and std positive',
   )
-  normalisation.check_range(mean, std)
+  normalisation.check_range(*(np.atleast_1d(x).tolist() for x in (mean, std)))
   return vectors
 
 
