@@ -137,7 +137,7 @@ def test_the_first_line_is_about_the_family(tmp_path, picture):
   first, *others = refused(partly, 'fc')
   assert "'resnet44' (2" in first and others
   # The right family, and a mistake of another kind.
-  (line,) = refused(partly, 'resnet44')
+  (line,) = refused(partly, 'resnet44:width=2')
   assert line.endswith(f"'{name}' is missing; is it another network?")
   damaged = {**arrays, name: arrays[name] * np.nan}
   (line,) = refused(damaged, 'resnet44:width=2')
