@@ -233,11 +233,11 @@ def _unknown_file(spec: str, installed: Iterable[str]) -> errors.UserError:
   folders = dict.fromkeys((file.parent, pathlib.Path('configs')))
   beside = [near for folder in folders for near in folder.glob('*.py')]
   # People leave out the folder, the suffix, or both.
-  known = {pathlib.Path(name).stem: str(name) for name in installed}
-  known |= {near.stem: str(near) for near in reversed(beside)}
-  close = errors.closest_name(file.stem, known)
+  stems = {pathlib.Path(name).stem: str(name) for name in installed}
+  stems |= {near.stem: str(near) for near in reversed(beside)}
+  close = errors.closest_name(file.stem, stems)
   if close is not None:
-    meant = f'{known[close]}{colon}{arg}'
+    meant = f'{stems[close]}{colon}{arg}'
     return errors.UserError(
       f"unknown config file '{spec}': did you mean '{meant}'?"
     )
@@ -245,7 +245,7 @@ def _unknown_file(spec: str, installed: Iterable[str]) -> errors.UserError:
     return errors.UserError(
       f"--config={spec} is not a Python file such as 'configs/cuts_digits.py'"
     )
-  return errors.unknown_name('config file', path, known.values())
+  return errors.unknown_name('config file', path, stems.values())
 
 
 def installed_configs() -> dict[str, pathlib.Path]:

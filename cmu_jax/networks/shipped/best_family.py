@@ -129,8 +129,8 @@ def find_best(
   Returns:
     The best family; None if no name is of any of them.
   """
-  for tower, parts in _TOWERS.items():
-    if any(part in name for name in arrays for part in parts):
+  for tower, marks in _TOWERS.items():
+    if any(mark in name for name in arrays for mark in marks):
       return FamilyFit(tower, len(arrays), len(arrays))
   if any(name.endswith(_DINOV2) for name in arrays):
     return FamilyFit('dinov2', len(arrays), len(arrays))

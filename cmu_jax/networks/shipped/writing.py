@@ -183,10 +183,10 @@ def _check_class_names(
   if classes is None and not isinstance(target, int):
     return
   count = weights.count_classes(arrays)
-  known = range(count) if classes is None else classes
+  labels = range(count) if classes is None else classes
   errors.check(
-    len(known) == count,
-    f'classes has {errors.count_text(len(known), "name")}, the network '
+    len(labels) == count,
+    f'classes has {errors.count_text(len(labels), "name")}, the network '
     f'{count} outputs; name each, in their order',
   )
   if isinstance(target, int):
@@ -194,8 +194,8 @@ def _check_class_names(
       0 <= target < count,
       f'target is {target}; the network has outputs 0 to {count - 1}',
     )
-  elif target and target not in known and not target.isdigit():
-    raise errors.unknown_name('target', target, map(str, known))
+  elif target and target not in labels and not target.isdigit():
+    raise errors.unknown_name('target', target, map(str, labels))
 
 
 def _count_changes(variables: Variables, others: Variables) -> int:
