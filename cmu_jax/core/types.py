@@ -216,6 +216,7 @@ class MethodInputs(NamedTuple):
     proxy: other images with the same corruption, as CUTS takes them.
     clean_proxy: the proxy images without triggers and with true labels.
     validation: images with true labels, separate from all reported ones.
+    ordinary: unlabelled images of the task; their labels are never read.
   """
 
   retain: Samples | None = None
@@ -223,6 +224,7 @@ class MethodInputs(NamedTuple):
   proxy: Proxy | None = None
   clean_proxy: Batch | None = None
   validation: Batch | None = None
+  ordinary: Samples | None = None
 
 
 # A repaired network, and facts about its repair.

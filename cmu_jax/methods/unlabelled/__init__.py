@@ -1,0 +1,1 @@
+"""Repairs from unlabelled pictures of the task alone."""
