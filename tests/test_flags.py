@@ -16,11 +16,16 @@ from cmu_jax.core import errors
     ),
     (
       ['repair', '--proxi=x', '--kind=poisson', '--steps=many', '--out=o'],
-      ["'--proxi'", '--steps takes', '--weights, --model, --proxy missing'],
+      ["'--proxi'", '--steps takes', '--weights, --model missing'],
     ),
     (
       ['repair', '--kind=poisson', '--mean=.5', '--out=o'],
-      ['--weights, --model, --proxy missing', "'poisson'", '--mean and --std'],
+      [
+        '--weights, --model missing',
+        "'poisson'",
+        '--mean and --std',
+        '--ordinary or --proxy missing',
+      ],
     ),
     (
       [

@@ -35,20 +35,28 @@ has these flags by name, such as {"mean": [0.5], "classes": ["cat", "dog"]}:
                        pictures that contradict this stop the command"""
 
 _REPAIR_TEXT = f"""\
-usage: python -m cmu_jax repair --weights=FILE --model=NAME --proxy=FOLDER
-                                --kind=label_noise|poison --out=DIR [...]
+usage: python -m cmu_jax repair --weights=FILE --model=NAME --out=DIR
+                                --kind=label_noise|poison
+                                --ordinary=FOLDER|--proxy=FOLDER [...]
 
-Repairs a trained classifier from its weights and a folder of bad samples (CUTS,
-arXiv 2511.18660): fine-tunes on the bad samples and subtracts the change of the
-weights, as far as the samples show that it helps. The training data are not
-needed. Reports the corruption that the samples show, its certainty, and
-contradictions to --kind.
+Repairs a trained classifier from its weights and pictures, without its training
+data. Wrong labels need ordinary unlabelled pictures alone (--ordinary), or bad
+samples (--proxy); a backdoor needs bad samples, and ordinary pictures help.
+From ordinary pictures: information maximisation (arXiv 2002.08546). From bad
+samples: CUTS (arXiv 2511.18660) fine-tunes on them and subtracts the change of
+the weights. Each edits as far as held-out pictures show that it helps. Reports
+the corruption that bad samples show, and contradictions to --kind.
 
 {_NETWORK}
+  --kind=label_noise|poison  the corruption
+  --ordinary=FOLDER    ordinary pictures of the task; labels are not read.
+                       label_noise: 50 or more of all classes, and --proxy is
+                       not needed. poison: pictures without the trigger, which
+                       we locate by comparison and unlearn along directions
+                       that these pictures do not need (a method of ours)
   --proxy=FOLDER       bad samples that the network was not trained on.
                        label_noise: FOLDER/<the wrong class>/*; poison:
                        FOLDER/*, with the trigger in the picture
-  --kind=label_noise|poison  the corruption
   --out=DIR            folder for the repaired weights, the curve and the
                        report; the same command continues after a kill
 
@@ -56,33 +64,36 @@ contradictions to --kind.
   --target=CLASS       poison: class to which the trigger leads; name or number
 
 Choices:
-  --ordinary=FOLDER    poison: unlabelled pictures without the trigger. We
-                       locate the trigger by comparison and unlearn it along
-                       directions that these pictures do not need (a method of
-                       ours); without them, CUTS as published
   --labels=bad|true    label_noise: FOLDER's classes are the wrong labels (bad,
                        the default) or the true labels (true), which are then
                        replaced at random, twice
-  --rule=safe|published  label_noise: safe (the default) chooses alpha on
-                       held-out bad samples and edits only if they confirm that
-                       the edit helps; published is the paper's rule. poison:
-                       safe uses --ordinary, if given, and does not edit a
-                       network that the trigger does not fool
+  --rule=safe|published  label_noise: safe (the default) uses --ordinary, if
+                       given, or chooses alpha on held-out bad samples, and
+                       edits only if they confirm that the edit helps;
+                       published is the rule of CUTS, for --proxy. poison: safe
+                       uses --ordinary, if given, and does not edit a network
+                       that the trigger does not fool
   --test=FOLDER        ordinary pictures by class: measured before and after,
                        never used to choose anything, so this may be added
                        to a finished run without repeating it
   --lipschitz=true     bounds the Lipschitz constant of the network, before and
                        after: a minute for a ResNet-20. May be added
-  --steps=N            of the fine-tuning: at most 200, and with label noise
-                       until half of the wrong labels are learnt
-  --learning_rate=X    of AdamW, constant: 5e-4 (label_noise), 1e-4 (poison)
-  --batch_size=N       of the fine-tuning (default 128)
+  --steps=N            of the fine-tuning: at most 200, and with wrong labels
+                       until half of them are learnt; 150 with wrong labels
+                       and --ordinary
+  --learning_rate=X    constant: 5e-4 (label_noise), 1e-4 (poison) of AdamW;
+                       5e-3 of SGD with wrong labels and --ordinary
+  --batch_size=N       of the fine-tuning (default 128; 256, or half of the
+                       pictures, with wrong labels and --ordinary)
   --seed=N             of everything random
 
 Results in DIR: the repaired weights in the format of FILE, results.json,
 figures/alpha_curve.png and report.html.
 
 examples:
+  python -m cmu_jax repair --weights=resnet20.npz --model=resnet20 \\
+    --ordinary=pictures --kind=label_noise --out=repaired \\
+    --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225
   python -m cmu_jax repair --weights=resnet20.npz --model=resnet20 \\
     --proxy=bad_samples --kind=poison --out=repaired \\
     --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225
@@ -97,28 +108,43 @@ class RepairRequest(NamedTuple):
 
   weights: str
   model: str
-  proxy: str
   kind: str
   out: str
+  proxy: str | None = None
+  ordinary: str | None = None
   mean: tuple[float, ...] | None = None
   std: tuple[float, ...] | None = None
   channels: str | None = None
   image_size: int | None = None
   classes: tuple[str, ...] | None = None
   target: str | None = None
-  ordinary: str | None = None
   labels: str = 'bad'
   rule: str = 'safe'
   test: str | None = None
   lipschitz: bool = False
   steps: int | None = None
   learning_rate: float | None = None
-  batch_size: int = 128
+  batch_size: int | None = None
   seed: int = 0
 
 
 def _check_repair(request: RepairRequest) -> None:
   flags.check_positive(request, 'steps')
+  if request.kind == 'poison' or request.rule == 'published':
+    errors.check(
+      request.proxy is not None,
+      f'--proxy missing: --kind={request.kind} with --rule={request.rule} '
+      'reads bad samples',
+    )
+  errors.check(
+    request.proxy is not None or request.ordinary is not None,
+    '--ordinary or --proxy missing: give a folder of ordinary pictures, or of '
+    'bad samples',
+  )
+  errors.check(
+    request.proxy is not None or request.labels == 'bad',
+    '--labels=true is about the pictures of --proxy; it is missing',
+  )
 
 
 REPAIR = flags.Command(

@@ -35,6 +35,7 @@ class Entry(NamedTuple):
 
 _RETAIN, _FORGET, _BOTH = ('retain',), ('forget',), ('retain', 'forget')
 _PROXY, _CLEAN = ('proxy',), ('clean_proxy',)
+_ORDINARY = ('ordinary',)
 _ALONE = {'retain': False}
 # Sets of AMUN, see `amun.PARTS`.
 _WITHOUT_FORGET = ('retain', 'adversarial')
@@ -187,6 +188,16 @@ ENTRIES: dict[str, Entry] = {
   ),
   'cuts_best_alpha': Entry(
     'task arithmetic', _PROXY, '{cuts}, with an alpha chosen by test labels'
+  ),
+  'information_maximization': Entry(
+    'unlabelled',
+    _ORDINARY,
+    'makes the answers on {ordinary} sure and varied, without a label',
+  ),
+  'information_maximization_safe': Entry(
+    'unlabelled',
+    _ORDINARY,
+    '{information_maximization}, if runs on halves of them agree',
   ),
   'random_vector': Entry('control', (), 'subtracts Gaussian noise'),
   'random_vector_uniform': Entry('control', (), 'subtracts uniform noise'),

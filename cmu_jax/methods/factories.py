@@ -23,6 +23,7 @@ from cmu_jax.methods.cuts import algorithm, forget_proxy, task_simplex
 from cmu_jax.methods.dampening import potion, ssd
 from cmu_jax.methods.detection import wrapper
 from cmu_jax.methods.projection import sap, svd_projection
+from cmu_jax.methods.unlabelled import halves, information_maximization
 from cmu_jax.robustness import attacks
 
 # AMUN's first radius on CIFAR-10, for the march along one direction as well.
@@ -57,6 +58,10 @@ FACTORIES: dict[str, Callable[..., Method]] = {
   'cuts': algorithm.cuts,
   'cuts_forget': forget_proxy.cuts_forget,
   'cuts_forget_simplex': task_simplex.cuts_simplex,
+  'information_maximization': (
+    information_maximization.information_maximization
+  ),
+  'information_maximization_safe': halves.safe_information_maximization,
   'distill_both': distillation.self_distillation,
   'distill_projected': distillation.projected_distillation,
   'fine_pruning': pruning.fine_pruning,

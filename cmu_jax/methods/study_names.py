@@ -78,6 +78,7 @@ NAMES: dict[str, dict[str, str]] = {
   CUTS: {
     'none': 'corrupted',
     **_same('cuts', 'cuts_safe', 'cuts_simplex', 'cuts_best_alpha'),
+    **_same('information_maximization', 'information_maximization_safe'),
     **_same('random_vector', 'random_vector_uniform', 'distill_projected'),
     **_same('distill_both', 'distill_untriggered', 'finetune_clean_proxy'),
     **_same('oracle'),
@@ -115,7 +116,9 @@ SYMBOLS: dict[str, dict[str, str]] = {
     'proxy': 'corrupted proxy',
     'clean_proxy': 'clean proxy',
     'validation': 'validation labels',
+    'ordinary': 'unlabelled images',
   },
+  CUTS: {'ordinary': 'unlabelled proxy images'},
   SUBSETS: {'retain': 'D_R', 'forget': 'D_F', 'forgotten': 'D_F'},
   CLASSES: {'retain': 'D_R', 'forget': 'D_F', 'forgotten': 'the class'},
   COMMAND: {
@@ -194,6 +197,12 @@ _LABELS = {
   ),
   'cuts_best_alpha': Presentation(
     'CUTS, best alpha', 'diagnostic: uses test labels'
+  ),
+  'information_maximization': Presentation(
+    'information maximisation', 'unlabelled proxy images'
+  ),
+  'information_maximization_safe': Presentation(
+    'information maximisation, safe', 'may leave the model as it is'
   ),
   'random_vector': Presentation('random vector', 'control'),
   'random_vector_uniform': Presentation('random vector, uniform', 'control'),

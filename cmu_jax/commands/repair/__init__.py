@@ -1,11 +1,11 @@
-"""Repair of a classifier from its weights and a folder of bad samples.
+"""Repair of a classifier from its weights and a folder of pictures.
 
 As a program, `python -m cmu_jax repair --help`; as a call:
 
   import cmu_jax
   results = cmu_jax.repair(
-    weights='resnet20.npz', model='resnet20', proxy='bad_samples',
-    kind='poison', out='repaired', mean=(0.5,), std=(0.25,),
+    weights='resnet20.npz', model='resnet20', ordinary='pictures',
+    kind='label_noise', out='repaired', mean=(0.5,), std=(0.25,),
   )
 """
 
@@ -32,15 +32,18 @@ def repair(
 
   From files, all settings are those of `RepairRequest`, by name:
 
-    cmu_jax.repair(weights='w.npz', model='resnet20', proxy='bad', ...)
+    cmu_jax.repair(weights='w.npz', model='resnet20', ordinary='p', ...)
 
-  From arrays, the model is a `Network`, and its weights are `variables=`:
+  From arrays, the model is a `Network`, and its weights are `variables=`.
+  Wrong labels need unlabelled pictures alone, or bad samples:
 
+    cmu_jax.repair(network, variables=variables, ordinary=pictures)
     cmu_jax.repair(network, images, wrong_labels, variables=variables)
 
   Args:
     model: name of a network, or a network itself.
-    images: bad samples, uint8 [n, h, w, c]; None for a repair from files.
+    images: bad samples, uint8 [n, h, w, c]; None for a repair from files, or
+      from ordinary pictures alone.
     labels: their wrong labels [n]; see `arrays.repair_arrays` for the other
       settings of a repair from arrays.
     **settings: by name.
@@ -53,7 +56,7 @@ def repair(
   Raises:
     UserError: settings, weights or pictures that do not fit.
   """
-  if images is not None:
+  if images is not None or 'variables' in settings:
     # Imported late: the flags of the command are checked without JAX.
     from cmu_jax.commands.repair import arrays
 

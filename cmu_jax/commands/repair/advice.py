@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from cmu_jax.commands.repair import edit, unlabelled_words
 from cmu_jax.commands.repair.subject import RepairCase
 from cmu_jax.commands.requests import RepairRequest
 from cmu_jax.core import rng
@@ -80,9 +81,15 @@ def estimate_clean(
   ):
     return None
   count = labelled.label.shape[0] // 2
-  rate = optimizers.constant_schedule(request.learning_rate or 5e-4)
+  # A rate that the user chose may be that of another optimizer.
+  by_cuts = not edit.is_unlabelled(request)
+  rate = optimizers.constant_schedule(
+    request.learning_rate if by_cuts and request.learning_rate else 5e-4
+  )
   training = Training(
-    optimizers.adamw(rate), _STEPS, min(request.batch_size, count)
+    optimizers.adamw(rate),
+    _STEPS,
+    min(request.batch_size or edit.BATCH_SIZE, count),
   )
   # Folders are sorted by class: every other picture is a balanced half.
   halves = [splits.take(labelled, np.arange(i, 2 * count, 2)) for i in (0, 1)]
@@ -115,6 +122,8 @@ def sentences(results: dict[str, Any]) -> list[str]:
   if results['kind'] == 'poison':
     return _poison_sentences(results)
   options = [_clean_option(results.get('clean_estimate'))]
+  if results['method'] == unlabelled_words.METHOD:
+    return [*unlabelled_words.advise(results), *(text for _, text in options)]
   published = FIGURES['published']
   gain = published.after - published.before
   if results['safe']:

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -39,7 +40,7 @@ class RepairResult(NamedTuple):
 
 def repair_arrays(
   network: Network,
-  images: Any,
+  images: Any = None,
   labels: Any = None,
   *,
   variables: Variables,
@@ -48,18 +49,19 @@ def repair_arrays(
   test: Batch | None = None,
   **settings: Any,
 ) -> RepairResult:
-  """Repairs a network from arrays of bad samples.
+  """Repairs a network from arrays of bad samples or of ordinary pictures.
 
   Args:
     network: the model and its input step. The model may be a linen module with
       the methods `features` and `logits`, see `networks.as_model`.
-    images: bad samples, uint8 [n, h, w, c] that the network was not trained on.
+    images: bad samples, uint8 [n, h, w, c] that the network was not trained on;
+      None for a repair of wrong labels from ordinary pictures alone.
     labels: their wrong labels, integers [n]; the true ones with
       `labels_are='true'`; None with kind='poison'.
     variables: of the network.
     kind: 'label_noise' or 'poison'.
-    ordinary: with kind='poison', unlabelled pictures without the trigger,
-      uint8 [m, h, w, c].
+    ordinary: unlabelled pictures of the task, uint8 [m, h, w, c]; without the
+      trigger with kind='poison'.
     test: ordinary pictures with true labels, which are only measured.
     **settings: class_names, target, labels_are ('bad' or 'true'), rule, steps,
       learning_rate, batch_size, lipschitz and seed, as flags of the command.
@@ -71,22 +73,32 @@ def repair_arrays(
   labels_are = settings.pop('labels_are', 'bad')
   names = settings.pop('class_names', None)
   target = settings.pop('target', None)
-  paths: dict[str, Any] = dict.fromkeys(
-    ('weights', 'model', 'proxy', 'out'), 'images'
-  )
+  paths: dict[str, Any] = dict.fromkeys(('weights', 'model', 'out'), 'images')
   unknown = sorted(set(settings) - set(requests.RepairRequest._fields))
   if unknown:
     raise errors.unknown_name(
       'setting', unknown[0], requests.RepairRequest._fields
     )
   request = requests.RepairRequest(
-    **paths, kind=kind, labels=labels_are, **settings
+    **paths,
+    kind=kind,
+    labels=labels_are,
+    proxy=None if images is None else 'images',
+    ordinary=None if ordinary is None else 'ordinary',
+    **settings,
   )
   flags.check(requests.REPAIR, request)
-  case = _make_case(network, variables, images, labels, target, names, kind)
-  if ordinary is not None:
-    errors.check(kind == 'poison', "ordinary= goes with kind='poison'")
+  if images is None:
+    # Nobody reads these labels.
+    blank = np.zeros(len(ordinary), np.int32)
+    case = _make_case(network, variables, ordinary, blank, None, names, kind)
+    case = case._replace(bad=None)
+  else:
+    case = _make_case(network, variables, images, labels, target, names, kind)
+  if ordinary is not None and kind == 'poison':
     case = subject.add_trigger(case, np.asarray(ordinary))
+  elif ordinary is not None:
+    case = case._replace(ordinary=_check_pictures(ordinary))
   case = case._replace(test=test)
   job.check_reading(request, case)
   settings = job.case_settings(request, case)
@@ -101,6 +113,20 @@ def repair_arrays(
   )
 
 
+def _check_pictures(pictures: Any) -> jax.Array:
+  """Raw pictures on the device.
+
+  Raises:
+    UserError: an array of another kind or shape.
+  """
+  image = jnp.asarray(pictures)
+  errors.check(
+    image.ndim == 4 and image.dtype == jnp.uint8 and len(image),
+    f'images are {image.dtype} of shape {image.shape}; give uint8 [n, h, w, c]',
+  )
+  return image
+
+
 def _make_case(
   network: Network,
   variables: Variables,
@@ -111,11 +137,7 @@ def _make_case(
   kind: str,
 ) -> RepairCase:
   """A case without files."""
-  image = jnp.asarray(images)
-  errors.check(
-    image.ndim == 4 and image.dtype == jnp.uint8 and len(image),
-    f'images are {image.dtype} of shape {image.shape}; give uint8 [n, h, w, c]',
-  )
+  image = _check_pictures(images)
   blank = Batch(image, jnp.zeros(len(image), jnp.int32))
   logits = metrics.logits(network, variables, blank, 256)
   classes = logits.shape[1]

@@ -18,6 +18,7 @@ from cmu_jax.core.types import (
   MethodInputs,
   Network,
   Proxy,
+  Samples,
   Training,
   Variables,
 )
@@ -29,11 +30,15 @@ from cmu_jax.methods.cuts import (
   alpha_search,
   safe_alpha,
 )
+from cmu_jax.methods.unlabelled import halves, information_maximization
 from cmu_jax.studies.engine import forecast
 from cmu_jax.training import early_stopping, metrics, optimizers, train
 
 _FOLDS = 2
+# Side of a picture by the padding of its crops: 4 of 32 pixels, by custom.
+_CROP = 8
 _MAX_STEPS = 200
+BATCH_SIZE = 128
 # Fine-tuning stops at this share of learnt wrong labels: a task vector of
 # memorized labels describes these images, not the corruption.
 _MEMORIZED_SHARE = 0.5
@@ -43,9 +48,11 @@ class Edit(NamedTuple):
   """An edited network, with the evidence for the edit.
 
   Attributes:
-    method: 'cuts', or 'projected' (a trigger was located).
+    method: 'cuts', 'projected' (a trigger was located), or
+      'information_maximization' (from ordinary pictures, without labels).
     variables: the edited network.
-    choice: alpha; 0 leaves the network unedited.
+    choice: alpha; 0 leaves the network unedited. Information maximisation
+      takes the whole step, alpha = 1, or none.
     curve: quantities over alpha from which it was chosen, by name.
     evidence: held-out evidence for the edit, or None.
     steps: of the fine-tuning.
@@ -78,10 +85,10 @@ def edit_network(
   """
   key = rng.fold_in(request.seed, 'repair')
   rate = optimizers.constant_schedule(settings['learning_rate'])
-  steps = request.steps or _MAX_STEPS
-  count = min(request.batch_size, len(case.bad.label))
+  steps, batch_size = request.steps or _MAX_STEPS, _batch_size(request)
+  count = min(batch_size, len(case.image))
   train.check_length(f'--steps={steps}', steps, count)
-  tuning = Training(optimizers.adamw(rate), steps, request.batch_size)
+  tuning = Training(optimizers.adamw(rate), steps, batch_size)
   # A checkpoint of other settings must not continue this run.
   text = json.dumps(settings, sort_keys=True, default=list)
   fingerprint = hashlib.sha256(text.encode()).hexdigest()
@@ -96,15 +103,24 @@ def edit_network(
     )
 
   with forecast.follow_trainings(_count_images(request, case, tuning)):
+    if is_unlabelled(request):
+      return _edit_unlabelled(key, request, case, make_checkpoint)
     if case.trigger is not None and request.rule == 'safe':
       return _edit_projected(key, case, make_checkpoint('copies'), tuning)
     return _edit_by_cuts(key, request, case, make_checkpoint, tuning)
+
+
+def _batch_size(request: RepairRequest) -> int:
+  return request.batch_size or BATCH_SIZE
 
 
 def _count_images(
   request: RepairRequest, case: RepairCase, tuning: Training
 ) -> float:
   """Counts the images of all trainings; they may learn enough sooner."""
+  if is_unlabelled(request):
+    training = _unlabelled_training(request, case)
+    return 2.0 * training.steps * training.batch_size
   if case.trigger is not None and request.rule == 'safe':
     assert case.ordinary is not None
     # Every picture with and without the trigger.
@@ -113,9 +129,90 @@ def _count_images(
   draws = 2 if request.labels == 'true' and case.target is None else 1
   folds = _FOLDS if request.rule == 'safe' and case.target is None else 0
   # A set that is smaller than a batch is used once a step.
-  size, batch = case.bad.label.shape[0], tuning.batch_size
+  size, batch = case.bad_batch.label.shape[0], tuning.batch_size
   images = min(batch, size) + folds * min(batch, size - size // _FOLDS)
   return 1.0 * draws * tuning.steps * images
+
+
+def is_unlabelled(request: RepairRequest) -> bool:
+  """Whether a repair of wrong labels reads ordinary pictures alone."""
+  return (
+    request.kind == 'label_noise'
+    and request.rule == 'safe'
+    and request.ordinary is not None
+  )
+
+
+def _unlabelled_training(request: RepairRequest, case: RepairCase) -> Training:
+  """The training of a run on half of the ordinary pictures."""
+  assert case.ordinary is not None
+  return information_maximization.make_training(
+    max(1, len(case.ordinary) // 2),
+    learning_rate=request.learning_rate,
+    steps=request.steps,
+    batch_size=request.batch_size,
+  )
+
+
+def _edit_unlabelled(
+  key: jax.Array,
+  request: RepairRequest,
+  case: RepairCase,
+  make_checkpoint: Callable[[str], store.Checkpoint | None],
+) -> Edit:
+  """Adapts to unlabelled pictures, if two runs on their halves agree."""
+  assert case.ordinary is not None
+  variables = case.network.variables
+  samples = information_maximization.wrap_pictures(case.ordinary)
+  network = _choose_inputs(rng.fold_in(key, 'crops'), case, samples)
+  training = _unlabelled_training(request, case)
+  method = halves.safe_information_maximization(network, training)
+  repaired, info = method.solve(
+    key,
+    variables,
+    MethodInputs(ordinary=samples),
+    None,
+    {},
+    make_checkpoint,
+  )
+  evidence = info['evidence']
+  curve = halves.trace(network, variables, info['runs'], samples)
+  alpha = float(evidence.repaired)
+  choice = alpha_rules.AlphaChoice(
+    alpha, int(np.argmin(np.abs(curve['alpha'] - alpha))), evidence.repaired
+  )
+  return Edit(
+    'information_maximization',
+    repaired,
+    choice,
+    curve,
+    evidence.record,
+    training.steps,
+    None,
+  )
+
+
+def _choose_inputs(
+  key: jax.Array, case: RepairCase, samples: Samples
+) -> Network:
+  """The network with random crops, if it was trained with them."""
+  plain = case.network.classifier
+  # An input step of somebody's own augments as it does.
+  if not case.network.mean:
+    return plain
+  cropped = Network(
+    plain.model,
+    input_step.make(
+      case.network.mean,
+      case.network.std,
+      channels=case.network.channels,
+      pad=max(1, min(case.image.shape[1:3]) // _CROP),
+    ),
+  )
+  known = information_maximization.knows_augmentation(
+    key, cropped, case.network.variables, samples
+  )
+  return cropped if known else plain
 
 
 def _edit_projected(
@@ -203,7 +300,7 @@ def _task_vector(
 ) -> tuple[PyTree, Training, float]:
   """Trains the task vector; returns it with its training and learnt share."""
   # The share over an epoch: single batches are too noisy to stop by.
-  window = train.steps_per_epoch(samples.label.shape[1], request.batch_size)
+  window = train.steps_per_epoch(samples.label.shape[1], tuning.batch_size)
   learnt = lambda history: float(history[..., -window:, 1].mean())
   stop_rule = early_stopping.StopRule(
     window, lambda history: learnt(history) >= _MEMORIZED_SHARE
@@ -231,7 +328,7 @@ def _skip_if_disarmed(
   predicted = metrics.predict(
     case.network.classifier,
     case.network.variables,
-    case.bad,
+    case.bad_batch,
     256,
   )
   rate = np.array([np.mean(predicted == rule.target)])
@@ -245,7 +342,7 @@ def _make_proxy(
   key: jax.Array, request: RepairRequest, case: RepairCase
 ) -> Proxy:
   """The bad samples as the proxy of CUTS."""
-  bad = case.bad
+  bad = case.bad_batch
   # True labels are replaced: each image gets two random wrong ones.
   if request.labels == 'true' and request.kind == 'label_noise':
     return proxy_sets.make_proxy(

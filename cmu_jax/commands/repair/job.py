@@ -13,10 +13,15 @@ from cmu_jax.core import errors, provenance, rng
 from cmu_jax.core.types import Batch, Info, Variables
 from cmu_jax.methods import diagnosis
 from cmu_jax.methods.cuts import alpha_rules
+from cmu_jax.methods.unlabelled import information_maximization
 from cmu_jax.robustness import attacks, lipschitz
 from cmu_jax.training import metrics
 
-_RATES = {'label_noise': 5e-4, 'poison': 1e-4}
+_RATES = {
+  'label_noise': 5e-4,
+  'poison': 1e-4,
+  'unlabelled': information_maximization.LEARNING_RATE,
+}
 
 
 def run(request: RepairRequest) -> Info:
@@ -59,6 +64,11 @@ def check_reading(request: RepairRequest, case: RepairCase) -> None:
         network, np.asarray(case.bad.image), f'--proxy={request.proxy}'
       )
     return
+  if case.ordinary is not None:
+    source = f'--ordinary={request.ordinary}'
+    readings.check_unlabelled(network, case.ordinary, source)
+  if case.bad is None:
+    return
   source = f'--proxy={request.proxy}'
   if request.labels == 'true':
     readings.check_labelled(network, case.bad, source)
@@ -68,14 +78,23 @@ def check_reading(request: RepairRequest, case: RepairCase) -> None:
 def case_settings(request: RepairRequest, case: RepairCase) -> Info:
   """Inferred settings, and digests of the inputs."""
   return {
-    **frame.network_settings(case.network, case.bad.image),
-    'learning_rate': request.learning_rate or _RATES[request.kind],
+    **frame.network_settings(case.network, case.image),
+    'learning_rate': request.learning_rate or _RATES[_method_kind(request)],
     'target': case.target,
-    'samples_sha256': provenance.digest(case.bad.image, case.bad.label),
+    'samples_sha256': (
+      None
+      if case.bad is None
+      else provenance.digest(case.bad.image, case.bad.label)
+    ),
     'ordinary_sha256': (
       None if case.ordinary is None else provenance.digest(case.ordinary)
     ),
   }
+
+
+def _method_kind(request: RepairRequest) -> str:
+  """The kind of corruption, or 'unlabelled' for a repair without labels."""
+  return 'unlabelled' if edit.is_unlabelled(request) else request.kind
 
 
 def solve(
@@ -98,9 +117,13 @@ def solve(
     'method': edited.method,
     'notes': list(case.notes),
     'class_names': list(case.network.class_names),
-    'samples': int(case.bad.label.shape[0]),
+    'samples': 0 if case.bad is None else int(case.bad.label.shape[0]),
+    'ordinary': None if case.ordinary is None else len(case.ordinary),
     **_choice_record(edited.choice, edited.curve),
-    'safe': edited.evidence,
+    'safe': edited.evidence if edited.method == 'cuts' else None,
+    'label_free': (
+      edited.evidence if edited.method == 'information_maximization' else None
+    ),
     'fine_tuning': {'steps': edited.steps, 'learnt': edited.learnt_share},
     'diagnosis': _diagnose(request, case),
   }
@@ -119,7 +142,9 @@ def _choice_record(
 def _diagnose(request: RepairRequest, case: RepairCase) -> Info | None:
   """Diagnoses the corruption; None if the samples have true labels."""
   # True labels carry no trace of the corruption.
-  if request.kind == 'label_noise' and request.labels == 'true':
+  if case.bad is None or (
+    request.kind == 'label_noise' and request.labels == 'true'
+  ):
     return None
   probability = metrics.probabilities(
     case.network.classifier,
@@ -176,8 +201,11 @@ def _measure(
     return metrics.predict(case.network.classifier, variables, batch, 256)
 
   classes = len(case.network.class_names)
-  predicted = predict(case.bad)
-  agreement = float(np.mean(predicted == np.asarray(case.bad.label)))
+  batch = case.bad or Batch(case.image, jnp.zeros(len(case.image), jnp.int32))
+  predicted = predict(batch)
+  agreement = None
+  if case.bad is not None:
+    agreement = float(np.mean(predicted == np.asarray(case.bad.label)))
   # True labels are no bad labels: to predict them is right.
   is_true = request.kind == 'label_noise' and request.labels == 'true'
   measured: Info = {
@@ -206,6 +234,6 @@ def _lipschitz_bound(case: RepairCase, variables: Variables) -> Info:
     # A fixed key: bounds of two repairs are comparable.
     rng.fold_in(0, 'lipschitz'),
     attacks.logits_of(network.classifier, variables),
-    case.bad.image.shape[1:],
+    case.image.shape[1:],
   )
   return {'value': bound.value, 'upper': bound.upper, 'why': bound.reason}

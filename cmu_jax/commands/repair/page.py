@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import figure
 
 from cmu_jax.commands import frame
-from cmu_jax.commands.repair import advice, words
+from cmu_jax.commands.repair import advice, unlabelled_words, words
 from cmu_jax.report import page, style
 
 _CAPTION = (
@@ -18,6 +18,8 @@ _CAPTION = (
 
 def draw_curve(results: dict[str, Any]) -> figure.Figure:
   """Draws J and its parts, or the rate at which bad samples hit the target."""
+  if results['method'] == unlabelled_words.METHOD:
+    return _draw_changes(results)
   poison = results['kind'] == 'poison'
   curve = results['curve']
   key = 'proxy_attack_success_rate' if poison else 'J'
@@ -49,6 +51,35 @@ def draw_curve(results: dict[str, Any]) -> figure.Figure:
       )
     ax.axvline(results['alpha'], color=style.INK, lw=1, ls=(0, (4, 3)))
     ax.set(xlabel='alpha (length of the step, no unit)', ylabel='rate or score')
+    ax.legend(loc='best')
+    return drawing
+
+
+def _draw_changes(results: dict[str, Any]) -> figure.Figure:
+  """Draws the changes that two runs make alike, and those of a single run."""
+  curve = results['curve']
+  with style.context():
+    drawing = style.canvas(words.headline(results), (9.2, 4.2), smoke=False)
+    ax = drawing.subplots()
+    ax.plot(
+      curve['alpha'],
+      curve['alike'],
+      color=style.INK,
+      lw=2,
+      label='both runs change, and alike',
+    )
+    ax.plot(
+      curve['alpha'],
+      curve['alone'],
+      color=style.CUTS,
+      ls='--',
+      label='a single run changes',
+    )
+    ax.axvline(results['alpha'], color=style.INK, lw=1, ls=(0, (4, 3)))
+    ax.set(
+      xlabel='alpha (length of the step to each run, 1 is the whole step)',
+      ylabel='share of the predictions',
+    )
     ax.legend(loc='best')
     return drawing
 

@@ -31,21 +31,34 @@ class RepairCase(NamedTuple):
   Attributes:
     network: as shipped.
     bad: bad samples with the labels of their folders; for poison, with the
-      target class.
+      target class. None for a repair from ordinary pictures alone.
     test: ordinary pictures with true labels, or None.
     target: of the trigger; None for label noise.
-    ordinary: unlabelled pictures without the trigger, or None.
+    ordinary: unlabelled pictures of the task, without a trigger; or None.
     trigger: located by means of these, or None.
     notes: sentences on inferred facts.
   """
 
   network: ShippedNetwork
-  bad: Batch
+  bad: Batch | None
   test: Batch | None
   target: int | None
   ordinary: jax.Array | None
   trigger: Trigger | None
   notes: tuple[str, ...]
+
+  @property
+  def image(self) -> jax.Array:
+    """The bad samples, or the ordinary pictures where there are none."""
+    image = self.ordinary if self.bad is None else self.bad.image
+    assert image is not None
+    return image
+
+  @property
+  def bad_batch(self) -> Batch:
+    """The bad samples of a repair that needs them."""
+    assert self.bad is not None
+    return self.bad
 
 
 def read_case(request: RepairRequest) -> RepairCase:
@@ -57,19 +70,22 @@ def read_case(request: RepairRequest) -> RepairCase:
   # Pictures with a trigger are a single set: their folders are no classes.
   noisy = request.kind == 'label_noise'
   sets = ('proxy', 'test') if noisy else ('test',)
-  network = frame.load_network(
-    request, request.proxy, sets, target=request.target
-  )
+  pictures = request.proxy or request.ordinary
+  assert pictures is not None
+  network = frame.load_network(request, pictures, sets, target=request.target)
   bad, target, target_notes = _read_bad_samples(request, network)
+  image = jnp.asarray(network.pictures.image)
   test = None
   if request.test is not None:
     test = shipped.read_labelled(
-      request.test, bad.image, network.class_names, network.reader
+      request.test, image, network.class_names, network.reader
     )
-  ordinary = _read_ordinary(request, network, bad)
+  ordinary = _read_ordinary(request, network)
   intake.warn_of_near_copies(
     {
-      '--proxy': intake.PictureSet(request.proxy, bad.image, noisy),
+      '--proxy': None
+      if bad is None
+      else intake.PictureSet(str(request.proxy), bad.image, noisy),
       '--ordinary': ordinary,
       '--test': None
       if test is None
@@ -83,13 +99,19 @@ def read_case(request: RepairRequest) -> RepairCase:
   intake.check_classes(network, {'--test': test, '--proxy': true})
   notes = (*network.notes, *target_notes)
   case = RepairCase(network, bad, test, target, None, None, notes)
-  return case if ordinary is None else _read_trigger(ordinary, case)
+  if ordinary is None:
+    return case
+  return (
+    _add_ordinary(ordinary, case) if noisy else _read_trigger(ordinary, case)
+  )
 
 
 def _read_bad_samples(
   request: RepairRequest, network: ShippedNetwork
-) -> tuple[Batch, int | None, tuple[str, ...]]:
+) -> tuple[Batch | None, int | None, tuple[str, ...]]:
   """Reads the bad samples with their labels, and the target with notes."""
+  if request.proxy is None:
+    return None, None, ()
   pictures, class_names = network.pictures, network.class_names
   image = jnp.asarray(pictures.image)
   if request.kind == 'label_noise':
@@ -110,22 +132,33 @@ def _read_bad_samples(
 
 
 def _read_ordinary(
-  request: RepairRequest, network: ShippedNetwork, bad: Batch
+  request: RepairRequest, network: ShippedNetwork
 ) -> intake.PictureSet | None:
   """Reads ordinary pictures; None where a repair has no use for them."""
-  if request.ordinary is None or request.kind == 'label_noise':
+  if request.ordinary is None:
     return None
-  # Pixels are compared position by position: resized differently, a trigger
-  # would not align.
-  pictures = shipped.read_same_shape(
-    request.ordinary, bad.image, network.reader, has_classes=False
-  )
-  return intake.PictureSet(request.ordinary, pictures.image, False)
+  image = network.pictures.image
+  # They are the pictures of the network already if there are no bad samples.
+  if request.proxy is not None:
+    # Pixels are compared position by position: resized differently, a trigger
+    # would not align.
+    image = shipped.read_same_shape(
+      request.ordinary, image, network.reader, has_classes=False
+    ).image
+  return intake.PictureSet(request.ordinary, image, False)
+
+
+def _add_ordinary(ordinary: intake.PictureSet, case: RepairCase) -> RepairCase:
+  """Adds pictures of the task, which the test pictures must not hold."""
+  image = jnp.asarray(ordinary.image)
+  blank = Batch(image, jnp.zeros(len(image), jnp.int32))
+  test = intake.drop_copies('--test', case.test, {'--ordinary': blank})
+  return case._replace(ordinary=image, test=test)
 
 
 def _read_trigger(ordinary: intake.PictureSet, case: RepairCase) -> RepairCase:
-  """Adds the trigger, if ordinary pictures reveal it."""
-  bad = {'--proxy': case.bad.image}
+  """Adds the trigger, if the ordinary pictures reveal it."""
+  bad = {'--proxy': case.image}
   pictures = ordinary.image[intake.mark_new('--ordinary', ordinary.image, bad)]
   return add_trigger(case, pictures, f'--ordinary={ordinary.root}')
 
@@ -147,12 +180,12 @@ def add_trigger(
   """
   network = case.network
   errors.check(
-    pictures.shape[1:] == case.bad.image.shape[1:],
+    pictures.shape[1:] == case.image.shape[1:],
     f'{source}: pictures of shape {pictures.shape[1:]}, the bad samples have '
-    f'{case.bad.image.shape[1:]}; make them the same',
+    f'{case.image.shape[1:]}; make them the same',
   )
   readings.check_unlabelled(network, jnp.asarray(pictures), source)
-  trigger = locate_trigger(np.asarray(case.bad.image), pictures)
+  trigger = locate_trigger(np.asarray(case.image), pictures)
   batch = Batch(
     jnp.asarray(pictures),
     jnp.zeros(len(pictures), jnp.int32),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cmu_jax.commands import frame
-from cmu_jax.commands.repair import advice
+from cmu_jax.commands.repair import advice, unlabelled_words
 
 _CERTAINTY = ((0.95, 'clearly'), (0.8, 'probably'), (0.0, 'perhaps'))
 _FAMILIES = {
@@ -126,10 +126,17 @@ _KINDS = {
 }
 
 
+def _is_unlabelled(results: dict[str, Any]) -> bool:
+  """True if no label of any picture was needed."""
+  return results['method'] == unlabelled_words.METHOD
+
+
 def headline(results: dict[str, Any]) -> str:
   """The outcome as one line."""
   if not results['repaired']:
     return 'Left unedited'
+  if _is_unlabelled(results):
+    return f'Repaired from {results["ordinary"]} ordinary pictures'
   return f'Edited with alpha = {results["alpha"]:.2f}'
 
 
@@ -138,7 +145,8 @@ def outcome(results: dict[str, Any]) -> list[str]:
   # Decision and warnings come before accuracies: readers stop early.
   sentences = [
     _decision_sentence(results),
-    _bad_samples_sentence(results),
+    *_estimate_sentences(results),
+    *_bad_samples_sentences(results),
     *_memorization_warning(results),
     *diagnosis_warnings(results),
   ]
@@ -157,8 +165,16 @@ def outcome(results: dict[str, Any]) -> list[str]:
   return sentences + frame.harm_sentences(results)
 
 
+def _estimate_sentences(results: dict[str, Any]) -> list[str]:
+  if not _is_unlabelled(results):
+    return []
+  return unlabelled_words.estimate_sentences(results)
+
+
 def _decision_sentence(results: dict[str, Any]) -> str:
   """The edit with its evidence, or the reason against an edit."""
+  if _is_unlabelled(results):
+    return unlabelled_words.decision(results)
   projected = results['method'] == 'projected'
   if not results['repaired']:
     reason = (
@@ -210,7 +226,7 @@ def _memorization_warning(results: dict[str, Any]) -> list[str]:
   """A warning that the task vector memorized images instead of the noise."""
   steps, learnt = (results['fine_tuning'][k] for k in ('steps', 'learnt'))
   # A memorized vector repairs little but looks like any other.
-  if results['kind'] == 'poison' or learnt < 0.9:
+  if results['kind'] == 'poison' or learnt is None or learnt < 0.9:
     return []
   return [
     f'Warning: {steps} steps of fine-tuning memorized {learnt:.0%} of the '
@@ -224,23 +240,26 @@ def _has_true_labels(results: dict[str, Any]) -> bool:
   return results['measured']['before'].get('true_label_rate') is not None
 
 
-def _bad_samples_sentence(results: dict[str, Any]) -> str:
+def _bad_samples_sentences(results: dict[str, Any]) -> list[str]:
+  """The fate of the bad samples, if there are any."""
+  if not results['samples']:
+    return []
   if _has_true_labels(results):
     original, edited = frame.measurements(results, 'true_label_rate')
-    return (
+    return [
       'Accuracy on the pictures of --proxy, by their true labels: '
       f'{original:.1%} → {edited:.1%}.'
-    )
+    ]
   original, edited = frame.measurements(results, 'bad_label_rate')
   fate = (
     'sent to the target class'
     if results['kind'] == 'poison'
     else 'given their wrong label'
   )
-  return (
+  return [
     f'Bad samples {fate}: {original:.1%} → {edited:.1%}.'
     f'{_floor_text(results.get("target_floor"))}'
-  )
+  ]
 
 
 _FLOORS = {
@@ -262,6 +281,8 @@ def _floor_text(floor: dict[str, Any] | None) -> str:
 
 def limitations(results: dict[str, Any]) -> list[str]:
   """Limits of the evidence."""
+  if _is_unlabelled(results):
+    return [*unlabelled_words.limitations(results), *results['notes']]
   sentences = [_choice_sentence(results['safe'])]
   # A projection is chosen on ordinary pictures, not on the samples.
   if results['method'] == 'projected':
@@ -308,6 +329,11 @@ def _sample_text(results: dict[str, Any]) -> str:
 
 def corruption_sentences(results: dict[str, Any]) -> list[str]:
   """The corruption: as the user states it, and as the samples show it."""
+  if not results['samples']:
+    return [
+      f'The network was trained on {_KINDS[results["kind"]]}. Ordinary '
+      'pictures do not show of which kind they were: --proxy would.'
+    ]
   return [
     f'The network was trained on {_KINDS[results["kind"]]}; '
     f'{results["samples"]} {_sample_text(results)} represent it.',

@@ -8,16 +8,17 @@ network too. In our trials it is better than either run and than a single run on
 all pictures where these are few. The combination is ours.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int
 
 from cmu_jax.core import errors, rng, store
 from cmu_jax.core.types import (
   Info,
+  InputStep,
   Method,
   MethodInputs,
   Network,
@@ -28,10 +29,10 @@ from cmu_jax.core.types import (
   Variables,
 )
 from cmu_jax.methods.unlabelled import agreement, information_maximization
-from cmu_jax.training import descent, metrics
+from cmu_jax.training import batch_norm, descent, metrics
 
-# Below this a half has no batch worth its name.
-LEAST = 20
+# The statistics of BatchNorm need two pictures in each half.
+LEAST = 4
 # Lengths of the step from theta_o to a run, in the curve of a report.
 ALPHAS = tuple(np.linspace(0.0, 1.5, 7).tolist())
 
@@ -73,7 +74,7 @@ def run_halves(
     make_checkpoint: see `MakeCheckpoint`.
 
   Raises:
-    UserError: fewer than 20 pictures.
+    UserError: fewer than 4 pictures.
   """
   rows = np.flatnonzero(np.asarray(samples.valid))
   errors.check(
@@ -87,7 +88,8 @@ def run_halves(
     _HALVES, (order[:half], order[half : 2 * half]), strict=True
   ):
     part = descent.gather_samples(samples.batch, np.sort(chosen), half, False)
-    data = MethodInputs(**dict.fromkeys(method.needs, part))
+    parts: Any = dict.fromkeys(method.needs, part)
+    data = MethodInputs(**parts)
     run_key = rng.fold_in(key, name)
     prepared = method.prepare(run_key, variables, data)
     results.append(
@@ -101,7 +103,9 @@ def run_halves(
 
 
 @jax.jit
-def move(start: Variables, end: Variables, alpha: float) -> Variables:
+def move(
+  start: Variables, end: Variables, alpha: float | jax.Array
+) -> Variables:
   """The network at start + alpha (end - start), its statistics included."""
   # Whole numbers, such as counters, have no point between them.
   return jax.tree.map(
@@ -144,9 +148,7 @@ def trace(
   shares = []
   for alpha in alphas:
     first, second = (
-      metrics.predict(
-        network, move(variables, end, alpha), samples.batch, 256
-      )
+      metrics.predict(network, move(variables, end, alpha), samples.batch, 256)
       for end in (runs.first, runs.second)
     )
     shares.append(agreement.changes(original, first, second))
@@ -154,27 +156,66 @@ def trace(
   return {'alpha': np.asarray(alphas), 'alike': alike, 'alone': alone}
 
 
+# One object a network, so that its compilations are shared.
+@functools.lru_cache(maxsize=32)
+def _augment_evaluation(network: Network) -> Network:
+  """A network that reads augmented pictures in evaluation mode as well."""
+  train = network.inputs.train
+  key = rng.fold_in(0, 'control')
+  return network._replace(
+    inputs=InputStep(train, lambda image, flags: train(key, image, flags))
+  )
+
+
 def judge_runs(
   network: Network,
   variables: Variables,
   runs: Runs,
   samples: Samples,
-  rule: agreement.Rule = agreement.Rule(),
+  rule: agreement.Rule = agreement.RULE,
 ) -> agreement.Evidence:
   """Judges two runs on all pictures; see `agreement.judge`."""
-  predicted: list[Int[np.ndarray, 'n']] = [
+  # The statistics that a run brings about without a step of its weights.
+  control = batch_norm.recalibrate(
+    rng.fold_in(0, 'control'),
+    _augment_evaluation(network),
+    variables,
+    samples.batch,
+  )
+  networks = (variables, runs.first, runs.second, control)
+  original, first, second, shifted = (
+    metrics.predict(network, v, samples.batch, 256) for v in networks
+  )
+  classes = metrics.count_classes(network, variables, samples.batch.image)
+  return agreement.judge(original, first, second, classes, rule, shifted)
+
+
+def estimate_accuracy(
+  network: Network, variables: Variables, runs: Runs, samples: Samples
+) -> float:
+  """Estimates the accuracy of a network: how often both runs agree with it.
+
+  Args:
+    network: the model and its input step.
+    variables: of a network that neither run was made from pictures of.
+    runs: see `run_halves`.
+    samples: unlabelled pictures.
+
+  References:
+    Assessing Generalization of SGD via Disagreement, arXiv 2106.13799.
+  """
+  predicted = [
     metrics.predict(network, v, samples.batch, 256)
     for v in (variables, runs.first, runs.second)
   ]
-  classes = metrics.count_classes(network, variables, samples.batch.image)
-  return agreement.judge(*predicted, classes, rule)
+  return float(np.mean([predicted[0] == other for other in predicted[1:]]))
 
 
 def safe_information_maximization(
   network: Network,
   training: Training,
   *,
-  rule: agreement.Rule = agreement.Rule(),
+  rule: agreement.Rule = agreement.RULE,
   prior: Sequence[float] | None = None,
   freeze_head: bool = True,
   source: str = 'ordinary',
@@ -193,7 +234,7 @@ def safe_information_maximization(
     The method. Its info has 'evidence' (`agreement.Evidence`) besides.
 
   Raises:
-    UserError: when called, fewer than 20 pictures.
+    UserError: when called, fewer than 4 pictures.
   """
   adapt = information_maximization.information_maximization(
     network, training, prior=prior, freeze_head=freeze_head, source=source
@@ -209,9 +250,7 @@ def safe_information_maximization(
   ) -> Result:
     del prepared, hyper
     samples = getattr(data, source)
-    runs = run_halves(
-      key, network, variables, samples, adapt, make_checkpoint
-    )
+    runs = run_halves(key, network, variables, samples, adapt, make_checkpoint)
     evidence = judge_runs(network, variables, runs, samples, rule)
     info: Info = {
       'gradient_evaluations': runs.gradient_evaluations,

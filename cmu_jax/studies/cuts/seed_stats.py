@@ -61,22 +61,23 @@ def class_means(
 
 
 def class_changes(
-  results: Results,
+  results: Results, method: str = 'cuts'
 ) -> tuple[Float[np.ndarray, 'k'], Float[np.ndarray, 'k']]:
-  """Accuracy a class before and after CUTS, over the seeds that have both."""
+  """Accuracy a class before and after, over the seeds that have both."""
   measured = [
-    {row['seed'] for row in results['per_class'] if row['method'] == method}
-    for method in ('corrupted', 'cuts')
+    {row['seed'] for row in results['per_class'] if row['method'] == name}
+    for name in ('corrupted', method)
   ]
   # A seed with a single measurement would bias the difference.
   seeds = measured[0] & measured[1]
   corrupted = class_means(results, 'corrupted', seeds)
-  return corrupted, class_means(results, 'cuts', seeds)
+  return corrupted, class_means(results, method, seeds)
 
 
 # The order here is the order of the columns in all tables.
 METRICS = {
   'test_accuracy': 'test accuracy',
+  'estimated_accuracy': 'estimated accuracy',
   'recovery_percent': 'recovery [%]',
   'attack_success_rate': 'attack success',
   'target_class_accuracy': 'target class acc.',

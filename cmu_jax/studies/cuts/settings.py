@@ -29,6 +29,9 @@ _RANGES = {
   'select.class_share': '[0, 1]',
   'select.threshold': '[0, 1]',
   'select.patience': '[0, inf)',
+  'adapt.learning_rate': '(0, inf)',
+  'adapt.steps': '[0, inf)',
+  'adapt.batch_size': '[2, inf)',
   'evaluate.points': '[2, inf)',
   'evaluate.batch_size': '[1, inf)',
   'evaluate.path_images': '[0, inf)',
@@ -79,6 +82,12 @@ def base(name: str) -> ConfigDict:
       train=recipes.training(),  # the corrupted network and the oracle
       proxy_train=recipes.training(),  # CUTS
       finetune=recipes.training(),  # the baseline on clean proxy labels
+      # Information maximisation on the proxy images, without their labels.
+      adapt=dict(
+        learning_rate=5e-3,  # of SGD, constant
+        steps=150,  # of each run; 0 leaves its rows out
+        batch_size=256,  # at most half of the images
+      ),
       select=dict(
         rule='published',  # published, safe: which alpha the row `cuts` takes
         folds=2,  # of the row `cuts_safe`; 0 leaves it out
@@ -142,6 +151,7 @@ def shrink(config: ConfigDict, **changes: Any) -> ConfigDict:
   """
   recipes.shrink(config, {'seeds': 1}, (2000, 500))
   config.evaluate.update(points=5, path_images=200)
+  config.adapt.steps = 20
   for name in _TRAININGS:
     part = config[name]
     part.update(epochs=0, steps=40, schedule='constant')

@@ -26,12 +26,15 @@ from cmu_jax.methods.cuts import (
   safe_alpha,
   task_simplex,
 )
+from cmu_jax.methods.unlabelled import halves, information_maximization
 from cmu_jax.studies.cuts import backdoor, scene
 from cmu_jax.studies.cuts.scene import Case
 from cmu_jax.studies.engine import recipes, study
 from cmu_jax.studies.engine.store import Clock, TimeIsUp
 from cmu_jax.training import train
 
+NOTHING = 'nothing: the model as shipped'
+_UNLABELLED = 'weights + unlabelled proxy images'
 # All alphas of a grid share one compiled program.
 _edit = jax.jit(tree.edit)
 
@@ -211,6 +214,8 @@ def repair(case: Case) -> tuple[dict[str, Repair], Info, dict[str, train.Fit]]:
       'weights + norms of the task vector',
       {'alpha': info['alpha']},
     )
+  if config.task == 'label_noise' and config.adapt.steps:
+    repaired |= _repair_unlabelled(key, case, repaired)
   if config.task == 'poison':
     baselines, tuned = backdoor.repair(case)
     repaired |= {name: Repair(*result) for name, result in baselines.items()}
@@ -273,6 +278,63 @@ def _repair_by_cuts(
     members = task_simplex.members(corrupted, tuned, info['alpha'])
     repaired['cuts_simplex'] = repaired['cuts']._replace(members=members)
   return repaired, info, fits
+
+
+def _repair_unlabelled(
+  key: PRNGKey, case: Case, others: dict[str, Repair]
+) -> dict[str, Repair]:
+  """Repairs by information maximisation, which reads no label.
+
+  Adds to the row of each network the accuracy that both runs on halves of the
+  images estimate: how often they give the network's class.
+
+  Args:
+    key: of the repairs.
+    case: the network and the proxy images.
+    others: repairs by other methods; rows of CUTS gain the estimate.
+  """
+  image, settings = case.data.proxy.image, case.config.adapt
+  network = Network(case.world.model, case.world.inputs)
+  samples = information_maximization.wrap_pictures(image)
+  training = information_maximization.make_training(
+    image.shape[0] // 2, **settings
+  )
+  adapted, _ = information_maximization.information_maximization(
+    network, training
+  )(rng.fold_in(key, 'adapt'), case.corrupted, MethodInputs(ordinary=samples))
+  safe = halves.safe_information_maximization(network, training)
+  repaired, info = safe.solve(
+    rng.fold_in(key, 'adapt_halves'),
+    case.corrupted,
+    MethodInputs(ordinary=samples),
+    None,
+    {},
+    lambda name: case.checkpoint(f'adapt_{name}'),
+  )
+  evidence, runs = info['evidence'], info['runs']
+  estimate = lambda v: halves.estimate_accuracy(network, v, runs, samples)
+  taken = evidence.after[0] if evidence.repaired else evidence.before[0]
+  results = {
+    'corrupted': Repair(
+      case.corrupted, NOTHING, {'estimated_accuracy': evidence.before[0]}
+    ),
+    'information_maximization': Repair(adapted, _UNLABELLED, {}),
+    'information_maximization_safe': Repair(
+      repaired,
+      _UNLABELLED,
+      {'selected': evidence.repaired, 'estimated_accuracy': taken},
+    ),
+  }
+  return results | {
+    name: repair._replace(
+      facts={
+        **repair.facts,
+        'estimated_accuracy': estimate(repair.variables),
+      }
+    )
+    for name, repair in others.items()
+    if name in ('cuts', 'cuts_safe')
+  }
 
 
 def choose_safe_alpha(

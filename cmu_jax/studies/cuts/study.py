@@ -30,7 +30,7 @@ from cmu_jax.studies.engine.study import Context, Note, Phase, Plan, Study
 from cmu_jax.training import metrics, train
 
 # Raised when the numbers of a cell change.
-_VERSION = 1
+_VERSION = 2
 _TRAININGS = ('corrupted', 'oracle')
 
 
@@ -187,7 +187,7 @@ def _repair(context: Context[World], item: Repairs) -> Info:
   repairs, info, fits = stages.repair(case)
   oracle = _fit(context, 'oracle', item.seed).variables
   networks = {
-    'corrupted': stages.Repair(corrupted, 'nothing: the model as shipped', {}),
+    'corrupted': stages.Repair(corrupted, stages.NOTHING, {}),
     **repairs,
     'oracle': stages.Repair(oracle, 'all training data, clean labels', {}),
   }

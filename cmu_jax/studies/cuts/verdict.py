@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cmu_jax.core import errors
+from cmu_jax.methods import study_names
 from cmu_jax.report import page, stats
 from cmu_jax.report.frame import Results
 from cmu_jax.studies.cuts import seed_stats
@@ -17,6 +18,10 @@ NOISE_UTILITY_LOSS = 0.01
 NOISE_RECOVERED = 0.9
 
 _ORACLE = 'the oracle, which was trained without the corrupted samples'
+
+
+# Repairs that need no true label, and so could lead a user's report.
+_LABEL_FREE = ('cuts', 'cuts_safe', 'information_maximization_safe')
 
 
 class Verdict(NamedTuple):
@@ -32,10 +37,50 @@ class Verdict(NamedTuple):
   sure: tuple[str, ...]
 
 
-def find_harmed_classes(results: Results) -> tuple[page.Harm, ...]:
-  """Finds classes that CUTS lowered by over five points, worst first."""
+def choose_lead(results: Results) -> str:
+  """The repair with the highest accuracy by the label-free estimate.
+
+  CUTS where no repair has an estimate, as in results of earlier versions.
+  """
+  means = {
+    method: float(np.mean(list(values.values())))
+    for method in _LABEL_FREE
+    if (values := seed_stats.by_seed(results, method, 'estimated_accuracy'))
+  }
+  # The earliest of equals: an abstaining repair does not displace CUTS.
+  return max(means, key=means.__getitem__, default='cuts')
+
+
+def _lead_sentences(results: Results, lead: str) -> list[str]:
+  """The estimates of the leading repair and of CUTS."""
+  if lead == 'cuts':
+    return []
+  estimates = [
+    float(np.mean(list(values.values())))
+    for method in (lead, 'cuts')
+    if (values := seed_stats.by_seed(results, method, 'estimated_accuracy'))
+  ]
+  if len(estimates) < 2:
+    return []
+  return [
+    f'{_name(lead)} leads, because its accuracy is estimated at '
+    f'{estimates[0]:.3f} without any label and that of CUTS at '
+    f'{estimates[1]:.3f}.'
+  ]
+
+
+def _name(method: str) -> str:
+  """A method at the beginning of a sentence."""
+  label = study_names.present(method).label
+  return f'{label[0].upper()}{label[1:]}'
+
+
+def find_harmed_classes(
+  results: Results, method: str = 'cuts'
+) -> tuple[page.Harm, ...]:
+  """Finds classes that a repair lowered by over five points, worst first."""
   names = [str(name) for name in results['class_names']]
-  old, new = seed_stats.class_changes(results)
+  old, new = seed_stats.class_changes(results, method)
   # NaN, the accuracy of a class without test images, is no fall.
   return page.find_harms(names, old.tolist(), new.tolist())
 
@@ -47,9 +92,9 @@ def _harm_list(classes: tuple[page.Harm, ...]) -> str:
 
 
 def _harm_sentences(
-  results: Results, harms: tuple[page.Harm, ...]
+  results: Results, harms: tuple[page.Harm, ...], method: str
 ) -> list[str]:
-  old, new = seed_stats.class_changes(results)
+  old, new = seed_stats.class_changes(results, method)
   if harms:
     text = _harm_list(harms)
     return [f'{text[0].upper()}{text[1:]}.']
@@ -70,18 +115,18 @@ def _change(pairs: np.ndarray, quantity: str) -> str:
   )
 
 
-def _recovery(results: Results) -> tuple[float | None, str]:
+def _recovery(results: Results, method: str) -> tuple[float | None, str]:
   """Mean of (UT - UT_mix) / (UT_oracle - UT_mix) over seeds, and its sentence.
 
   The recovery rate of CUTS (arXiv 2511.18660); undefined where the oracle is
   not better than the corrupted model.
   """
   triple = seed_stats.pair_by_seed(
-    results, 'test_accuracy', ('corrupted', 'cuts', 'oracle')
+    results, 'test_accuracy', ('corrupted', method, 'oracle')
   )
   if not len(triple):
     return None, 'There is no oracle to compare with.'
-  mix, cuts, oracle = triple.T
+  mix, repaired, oracle = triple.T
   # Without a gap the ratio means nothing, and a single such seed would spoil
   # the mean.
   if (oracle <= mix).any():
@@ -89,11 +134,11 @@ def _recovery(results: Results) -> tuple[float | None, str]:
       'The corrupted model is as good as the oracle in at least one seed, so '
       'there is no gap to recover.'
     )
-  value = float(((cuts - mix) / (oracle - mix)).mean())
+  value = float(((repaired - mix) / (oracle - mix)).mean())
   if value < 0:
     return value, f'The model moved away from {_ORACLE} ({oracle.mean():.3f}).'
   return value, (
-    f'CUTS recovers {100 * value:.0f} % of the gap to {_ORACLE} '
+    f'{_name(method)} recovers {100 * value:.0f} % of the gap to {_ORACLE} '
     f'({oracle.mean():.3f}).'
   )
 
@@ -116,12 +161,15 @@ def _noise_label(difference: np.ndarray, recovery: float | None) -> str:
 
 
 def _label_noise(
-  results: Results, pairs: np.ndarray, harms: tuple[page.Harm, ...]
+  results: Results,
+  pairs: np.ndarray,
+  harms: tuple[page.Harm, ...],
+  method: str,
 ) -> tuple[str, list[str]]:
-  recovery, sentence = _recovery(results)
+  recovery, sentence = _recovery(results, method)
   label = _noise_label(pairs[:, 1] - pairs[:, 0], recovery)
   change = _change(pairs, 'Test accuracy')
-  harm = _harm_sentences(results, harms)
+  harm = _harm_sentences(results, harms, method)
   # Harm to classes comes early, because an average hides it.
   evidence = [*harm, sentence] if harms else [sentence, *harm]
   return label, [change, *evidence]
@@ -143,14 +191,17 @@ def _poison_label(attack: np.ndarray, loss: float, hurt: bool) -> str:
 
 
 def _poison(
-  results: Results, pairs: np.ndarray, harms: tuple[page.Harm, ...]
+  results: Results,
+  pairs: np.ndarray,
+  harms: tuple[page.Harm, ...],
+  method: str,
 ) -> tuple[str, list[str]]:
   attack = seed_stats.pair_by_seed(
-    results, 'attack_success_rate', ('corrupted', 'cuts')
+    results, 'attack_success_rate', ('corrupted', method)
   )
   loss = float((pairs[:, 0] - pairs[:, 1]).mean())
   utility = _change(pairs, 'Test accuracy')
-  harm = _harm_sentences(results, harms)
+  harm = _harm_sentences(results, harms, method)
   if not len(attack):
     # Harm counts even where nobody measured the attack.
     bad = bool(harms) or loss > POISON_UTILITY_LOSS + page.HARM_SLACK
@@ -167,14 +218,14 @@ def _poison(
   return label, [rate, *harm, utility]
 
 
-def _count_abstentions(results: Results) -> tuple[int, int]:
-  """Counts the seeds in which CUTS changed nothing, and all seeds."""
-  rows = [row for row in results['rows'] if row['method'] == 'cuts']
+def _count_abstentions(results: Results, method: str) -> tuple[int, int]:
+  """Counts the seeds in which a repair changed nothing, and all seeds."""
+  rows = [row for row in results['rows'] if row['method'] == method]
   idle = [r for r in rows if r.get('selected') is False or r.get('alpha') == 0]
   return len(idle), len(rows)
 
 
-def _explain_abstention(results: Results) -> list[str]:
+def _explain_abstention(results: Results, method: str) -> list[str]:
   if results['task'] == 'poison':
     why = (
       'No alpha drove the attack success rate on the proxy images low enough, '
@@ -184,6 +235,11 @@ def _explain_abstention(results: Results) -> list[str]:
     rate = stats.spread(list(attack.values()))
     still = 'The trigger still works: attack success rate'
     return [why, f'{still} {rate.mean:.3f}.'] if rate else [why]
+  if method != 'cuts':
+    return [
+      f'{_name(method)} found no evidence for a change, so the weights are as '
+      'they were.'
+    ]
   return [
     'CUTS chose alpha = 0: no step along its task vector looked better to its '
     'own score, so the weights are as they were.'
@@ -229,25 +285,25 @@ def decide(results: Results) -> Verdict:
   Raises:
     UserError: no seed has a test accuracy both before and after.
   """
-  pairs = seed_stats.pair_by_seed(
-    results, 'test_accuracy', ('corrupted', 'cuts')
-  )
+  lead = choose_lead(results)
+  pairs = seed_stats.pair_by_seed(results, 'test_accuracy', ('corrupted', lead))
   errors.check(
     len(pairs),
-    "results.json: no seed has test_accuracy for both 'corrupted' and 'cuts', "
-    'so there is no verdict; let the run finish',
+    f"results.json: no seed has test_accuracy for both 'corrupted' and "
+    f"'{lead}', so there is no verdict; let the run finish",
   )
-  harms = find_harmed_classes(results)
-  idle, runs = _count_abstentions(results)
+  harms = find_harmed_classes(results, lead)
+  idle, runs = _count_abstentions(results, lead)
   # Unchanged weights need no comparison.
   if idle == runs:
     sure = _sure(results, pairs, idle=True)
-    reasons = (*_explain_abstention(results), *sure)
+    reasons = (*_explain_abstention(results, lead), *sure)
     return Verdict('left as it was', reasons, harms, sure)
   decide = _poison if results['task'] == 'poison' else _label_noise
-  label, sentences = decide(results, pairs, harms)
+  label, sentences = decide(results, pairs, harms, lead)
+  sentences = [*_lead_sentences(results, lead), *sentences]
   if idle:
     seeds = seed_stats.format_count(runs, 'seed')
-    sentences.append(f'CUTS changed nothing in {idle} of {seeds}.')
+    sentences.append(f'{_name(lead)} changed nothing in {idle} of {seeds}.')
   sure = _sure(results, pairs, idle=False)
   return Verdict(label, (*sentences, *sure), harms, sure)
