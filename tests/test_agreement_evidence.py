@@ -29,7 +29,7 @@ def test_runs_that_change_nothing_are_no_evidence():
   evidence = agreement.judge(original, original, original, 5)
   assert not evidence.repaired and evidence.reason == 'gain'
   assert evidence.alike == evidence.alone == 0
-  assert evidence.before == evidence.after == (1.0, 1.0, 1.0)
+  assert evidence.accuracy_before == evidence.accuracy_after == (1.0, 1.0, 1.0)
 
 
 def test_runs_that_mend_the_same_mistakes_are_evidence():
@@ -40,8 +40,8 @@ def test_runs_that_mend_the_same_mistakes_are_evidence():
   assert evidence.repaired and not evidence.reason
   assert evidence.alike == pytest.approx(0.25)
   assert evidence.alone == pytest.approx(0.0)
-  assert evidence.before[0] == pytest.approx(0.75)
-  assert evidence.after[0] == pytest.approx(1.0)
+  assert evidence.accuracy_before[0] == pytest.approx(0.75)
+  assert evidence.accuracy_after[0] == pytest.approx(1.0)
 
 
 def test_runs_that_disturb_are_no_evidence():
@@ -66,7 +66,7 @@ def test_changes_of_the_control_do_not_count():
   assert agreement.judge(original, shifted, shifted, 5).repaired
   evidence = agreement.judge(original, shifted, shifted, 5, control=shifted)
   assert not evidence.repaired and evidence.alike == 0
-  assert evidence.changed == pytest.approx(0.25)
+  assert evidence.alone == pytest.approx(0.25)
   # A control that changes nothing takes nothing away.
   same = agreement.judge(original, shifted, shifted, 5, control=original)
   assert same == agreement.judge(original, shifted, shifted, 5)
@@ -117,8 +117,7 @@ def test_evidence_does_not_depend_on_order_or_on_names(seed):
     assert other.repaired == evidence.repaired
     np.testing.assert_allclose(other.alike, evidence.alike)
     np.testing.assert_allclose(other.alone, evidence.alone)
-    np.testing.assert_allclose(other.after, evidence.after)
-  assert evidence.alike + evidence.alone == pytest.approx(evidence.changed)
+    np.testing.assert_allclose(other.accuracy_after, evidence.accuracy_after)
   assert evidence.interval[0] <= evidence.alike <= evidence.interval[1]
 
 
@@ -128,7 +127,7 @@ def test_the_record_is_json():
   evidence = agreement.judge(*predictions(3), 5)
   record = json.loads(json.dumps(evidence.record))
   assert record['alike'] == evidence.alike
-  assert record['before'] == list(evidence.before)
+  assert record['accuracy_before'] == list(evidence.accuracy_before)
 
 
 def test_a_single_picture_is_refused():

@@ -202,7 +202,7 @@ def run_halves(network, variables, image, **changes):
 def test_the_halves_share_no_picture(network, variables, image):
   """A run does not change with the pictures of the other half."""
   reference = run_halves(network, variables, image)
-  counts = {'first': 0, 'second': 0}
+  counts = {'run_a': 0, 'run_b': 0}
   for row in range(len(image)):
     other = image.copy()
     other[row] = 255 - other[row]
@@ -213,13 +213,13 @@ def test_the_halves_share_no_picture(network, variables, image):
         np.array_equal(a, b)
         for a, b in zip(*map(jax.tree.leaves, pair), strict=True)
       )
-  assert counts == {'first': 15, 'second': 15}
+  assert counts == {'run_a': 15, 'run_b': 15}
 
 
 def test_the_mean_lies_in_the_middle_of_both_runs(network, variables, image):
   runs = run_halves(network, variables, image)
   middle = jax.tree.map(
-    lambda a, b: (np.asarray(a) + np.asarray(b)) / 2, runs.first, runs.second
+    lambda a, b: (np.asarray(a) + np.asarray(b)) / 2, runs.run_a, runs.run_b
   )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),

@@ -61,8 +61,9 @@ def test_true_labels_are_not_called_wrong():
 )
 def test_pictures_of_the_target_class_are_said(floor, said):
   poison = results(None, 'poison')
-  assert 'truly' not in words._bad_samples_sentence(poison)
-  sentence = words._bad_samples_sentence({**poison, 'target_floor': floor})
+  (plain,) = words._bad_samples_sentences(poison)
+  assert 'truly' not in plain
+  (sentence,) = words._bad_samples_sentences({**poison, 'target_floor': floor})
   assert said in sentence and sentence.count('→') == 1
 
 

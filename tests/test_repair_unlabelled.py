@@ -96,7 +96,7 @@ def test_pictures_without_labels_repair_wrong_labels(case, results):
 
 def test_the_estimates_are_close_to_the_truth(results):
   for when in ('before', 'after'):
-    mean, low, high = results['label_free'][when]
+    mean, low, high = results['label_free'][f'accuracy_{when}']
     truth = results['measured'][when]['test_accuracy']
     assert low < mean < high
     assert abs(mean - truth) < 0.1

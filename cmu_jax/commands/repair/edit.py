@@ -135,7 +135,7 @@ def _count_images(
 
 
 def is_unlabelled(request: RepairRequest) -> bool:
-  """Whether a repair of wrong labels reads ordinary pictures alone."""
+  """True for a repair of wrong labels that reads ordinary pictures."""
   return (
     request.kind == 'label_noise'
     and request.rule == 'safe'
@@ -209,10 +209,10 @@ def _choose_inputs(
       pad=max(1, min(case.image.shape[1:3]) // _CROP),
     ),
   )
-  known = information_maximization.knows_augmentation(
+  fits = information_maximization.knows_augmentation(
     key, cropped, case.network.variables, samples
   )
-  return cropped if known else plain
+  return cropped if fits else plain
 
 
 def _edit_projected(

@@ -35,10 +35,10 @@ def decision(results: dict[str, Any]) -> str:
 def _absence_sentence(results: dict[str, Any]) -> str:
   """The classes that the pictures do not show."""
   names = [results['class_names'][c] for c in results['label_free']['absent']]
-  shown = ', '.join(f"'{name}'" for name in names[:6])
+  listed = ', '.join(f"'{name}'" for name in names[:6])
   surplus = f' and {len(names) - 6} more' if len(names) > 6 else ''
   return (
-    f'The ordinary pictures show too little of {shown}{surplus}: the repair '
+    f'The ordinary pictures show too little of {listed}{surplus}: the repair '
     'would fill such a class with pictures of others.'
   )
 
@@ -46,7 +46,7 @@ def _absence_sentence(results: dict[str, Any]) -> str:
 def estimate_sentences(results: dict[str, Any]) -> list[str]:
   """The accuracy before and after, as agreement estimates it."""
   evidence = results['label_free']
-  original, edited = evidence['before'], evidence['after']
+  original, edited = evidence['accuracy_before'], evidence['accuracy_after']
   estimate = (
     'Without labels, the agreement of the runs puts the accuracy before at '
     f'{_interval_text(original)}'

@@ -63,8 +63,8 @@ class Evidence(NamedTuple):
     alike: share of the predictions that both runs change alike.
     interval: of `alike`, 95 %.
     alone: share that a run changes and the other does not confirm.
-    before: estimate of the accuracy before, with its 95 % interval.
-    after: likewise after a run on half of the pictures.
+    accuracy_before: estimate of the accuracy before, with its 95 % interval.
+    accuracy_after: likewise after a run on half of the pictures.
     absent: classes that the pictures do not show.
   """
 
@@ -73,14 +73,9 @@ class Evidence(NamedTuple):
   alike: float
   interval: tuple[float, float]
   alone: float
-  before: tuple[float, float, float]
-  after: tuple[float, float, float]
+  accuracy_before: tuple[float, float, float]
+  accuracy_after: tuple[float, float, float]
   absent: tuple[int, ...]
-
-  @property
-  def changed(self) -> float:
-    """Share of the predictions that a run changes."""
-    return self.alike + self.alone
 
   @property
   def record(self) -> Info:
@@ -93,33 +88,33 @@ class Evidence(NamedTuple):
 
 def _mark_alike(
   original: Int[np.ndarray, 'n'],
-  first: Int[np.ndarray, 'n'],
-  second: Int[np.ndarray, 'n'],
+  run_a: Int[np.ndarray, 'n'],
+  run_b: Int[np.ndarray, 'n'],
   control: Int[np.ndarray, 'n'] | None,
 ) -> Float[np.ndarray, 'n']:
   """1 for pictures that both runs change alike and the control does not."""
-  alike = (first == second) & (first != original)
+  alike = (run_a == run_b) & (run_a != original)
   if control is not None:
-    alike &= control != first
+    alike &= control != run_a
   return alike.astype(float)
 
 
 def changes(
   original: Int[np.ndarray, 'n'],
-  first: Int[np.ndarray, 'n'],
-  second: Int[np.ndarray, 'n'],
+  run_a: Int[np.ndarray, 'n'],
+  run_b: Int[np.ndarray, 'n'],
   control: Int[np.ndarray, 'n'] | None = None,
 ) -> tuple[float, float]:
   """`alike` and `alone` of two runs; see `judge`."""
-  alike = float(_mark_alike(original, first, second, control).mean())
-  changed = np.mean([first != original, second != original])
+  alike = float(_mark_alike(original, run_a, run_b, control).mean())
+  changed = np.mean([run_a != original, run_b != original])
   return alike, float(changed) - alike
 
 
 def judge(
   original: Int[np.ndarray, 'n'],
-  first: Int[np.ndarray, 'n'],
-  second: Int[np.ndarray, 'n'],
+  run_a: Int[np.ndarray, 'n'],
+  run_b: Int[np.ndarray, 'n'],
   classes: int,
   rule: Rule = RULE,
   control: Int[np.ndarray, 'n'] | None = None,
@@ -128,8 +123,8 @@ def judge(
 
   Args:
     original: classes that the network predicts before.
-    first: after a run on one half of the pictures.
-    second: after a run on the other half.
+    run_a: after a run on one half of the pictures.
+    run_b: after a run on the other half.
     classes: k.
     rule: see `Rule`.
     control: predicted with the statistics of the pictures and the old weights;
@@ -141,13 +136,13 @@ def judge(
   errors.check(
     len(original) >= 2, f'{len(original)} pictures are too few; give 2 or more'
   )
-  stays = np.mean([first == original, second == original], axis=0)
-  same = (first == second).astype(float)
-  confirmed = _mark_alike(original, first, second, control)
+  stays = np.mean([run_a == original, run_b == original], axis=0)
+  same = (run_a == run_b).astype(float)
+  confirmed = _mark_alike(original, run_a, run_b, control)
   alike, deviation = _mean_with_error(confirmed)
-  _, alone = changes(original, first, second, control)
+  _, alone = changes(original, run_a, run_b, control)
   reach = statistics.NormalDist().inv_cdf(rule.confidence)
-  absent = find_absent(first, second, classes)
+  absent = find_absent(run_a, run_b, classes)
   reason = ''
   if alike - reach * deviation <= rule.least or alike < rule.confirmed * (
     alike + alone
@@ -161,22 +156,22 @@ def judge(
     alike=alike,
     interval=_interval(alike, deviation)[1:],
     alone=alone,
-    before=_interval(*_mean_with_error(stays)),
-    after=_interval(*_mean_with_error(same)),
+    accuracy_before=_interval(*_mean_with_error(stays)),
+    accuracy_after=_interval(*_mean_with_error(same)),
     absent=absent,
   )
 
 
 def find_absent(
-  first: Int[np.ndarray, 'n'], second: Int[np.ndarray, 'n'], classes: int
+  run_a: Int[np.ndarray, 'n'], run_b: Int[np.ndarray, 'n'], classes: int
 ) -> tuple[int, ...]:
   """Classes on which both runs agree far less often than on an even pool.
 
   Runs fill a class that the pictures lack with different pictures. They agree
   on a class that is there, even if the network before seldom predicted it.
   """
-  size = len(first)
-  counts = np.bincount(first[first == second], minlength=classes)
+  size = len(run_a)
+  counts = np.bincount(run_a[run_a == run_b], minlength=classes)
   # Few pictures lack a class by accident, which is no sign.
   even = size / classes
   limit = min(_LEAST_SHARE * even, _accidental_count(size, classes))

@@ -36,7 +36,7 @@ LEAST = 4
 # Lengths of the step from theta_o to a run, in the curve of a report.
 ALPHAS = tuple(np.linspace(0.0, 1.5, 7).tolist())
 
-_HALVES = ('first', 'second')
+_HALVES = ('run_a', 'run_b')
 # Name of a half -> its checkpoint, or None for none.
 MakeCheckpoint = Callable[[str], store.Checkpoint | None]
 
@@ -45,13 +45,13 @@ class Runs(NamedTuple):
   """Networks adapted to disjoint halves of the pictures.
 
   Attributes:
-    first: adapted to one half.
-    second: adapted to the other half.
+    run_a: adapted to one half.
+    run_b: adapted to the other half.
     gradient_evaluations: gradients of single images in both.
   """
 
-  first: Variables
-  second: Variables
+  run_a: Variables
+  run_b: Variables
   gradient_evaluations: int
 
 
@@ -87,8 +87,10 @@ def run_halves(
   for name, chosen in zip(
     _HALVES, (order[:half], order[half : 2 * half]), strict=True
   ):
-    part = descent.gather_samples(samples.batch, np.sort(chosen), half, False)
-    parts: Any = dict.fromkeys(method.needs, part)
+    half_samples = descent.gather_samples(
+      samples.batch, np.sort(chosen), half, False
+    )
+    parts: Any = dict.fromkeys(method.needs, half_samples)
     data = MethodInputs(**parts)
     run_key = rng.fold_in(key, name)
     prepared = method.prepare(run_key, variables, data)
@@ -97,9 +99,9 @@ def run_halves(
         run_key, variables, data, prepared, {}, make_checkpoint(name)
       )
     )
-  (first, cost), (second, other) = results
-  spent = cost['gradient_evaluations'] + other['gradient_evaluations']
-  return Runs(first, second, spent)
+  (run_a, info_a), (run_b, info_b) = results
+  spent = info_a['gradient_evaluations'] + info_b['gradient_evaluations']
+  return Runs(run_a, run_b, spent)
 
 
 @jax.jit
@@ -121,7 +123,7 @@ def move(
 
 def mean(runs: Runs) -> Variables:
   """The mean of both networks, weight by weight."""
-  return move(runs.first, runs.second, 0.5)
+  return move(runs.run_a, runs.run_b, 0.5)
 
 
 def trace(
@@ -147,11 +149,11 @@ def trace(
   original = metrics.predict(network, variables, samples.batch, 256)
   shares = []
   for alpha in alphas:
-    first, second = (
+    run_a, run_b = (
       metrics.predict(network, move(variables, end, alpha), samples.batch, 256)
-      for end in (runs.first, runs.second)
+      for end in (runs.run_a, runs.run_b)
     )
-    shares.append(agreement.changes(original, first, second))
+    shares.append(agreement.changes(original, run_a, run_b))
   alike, alone = np.transpose(shares)
   return {'alpha': np.asarray(alphas), 'alike': alike, 'alone': alone}
 
@@ -182,12 +184,12 @@ def judge_runs(
     variables,
     samples.batch,
   )
-  networks = (variables, runs.first, runs.second, control)
-  original, first, second, shifted = (
+  networks = (variables, runs.run_a, runs.run_b, control)
+  original, run_a, run_b, shifted = (
     metrics.predict(network, v, samples.batch, 256) for v in networks
   )
   classes = metrics.count_classes(network, variables, samples.batch.image)
-  return agreement.judge(original, first, second, classes, rule, shifted)
+  return agreement.judge(original, run_a, run_b, classes, rule, shifted)
 
 
 def estimate_accuracy(
@@ -206,9 +208,9 @@ def estimate_accuracy(
   """
   predicted = [
     metrics.predict(network, v, samples.batch, 256)
-    for v in (variables, runs.first, runs.second)
+    for v in (variables, runs.run_a, runs.run_b)
   ]
-  return float(np.mean([predicted[0] == other for other in predicted[1:]]))
+  return float(np.mean([predicted[0] == run for run in predicted[1:]]))
 
 
 def safe_information_maximization(

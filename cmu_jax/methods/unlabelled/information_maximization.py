@@ -154,7 +154,7 @@ def mask_features(
 def knows_augmentation(
   key: PRNGKey, network: Network, variables: Variables, samples: Samples
 ) -> bool:
-  """Whether a network answers augmented pictures as it answers plain ones.
+  """Tests if a network answers augmented pictures as it answers plain ones.
 
   A network that was trained without crops takes them for other pictures, and
   would be adapted to these. Crops also have other statistics: a network that
@@ -221,8 +221,8 @@ def information_maximization(
   def prepare(key, variables: Variables, data) -> _Context:
     del key
     samples = getattr(data, source)
-    first = network.inputs.eval(samples.batch.image[:1], None)
-    classes = jax.eval_shape(network.model.apply, variables, first).shape[-1]
+    image = network.inputs.eval(samples.batch.image[:1], None)
+    classes = jax.eval_shape(network.model.apply, variables, image).shape[-1]
     mask = (
       mask_features(network, variables, samples)
       if freeze_head

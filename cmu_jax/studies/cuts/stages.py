@@ -313,10 +313,16 @@ def _repair_unlabelled(
   )
   evidence, runs = info['evidence'], info['runs']
   estimate = lambda v: halves.estimate_accuracy(network, v, runs, samples)
-  taken = evidence.after[0] if evidence.repaired else evidence.before[0]
+  taken = (
+    evidence.accuracy_after[0]
+    if evidence.repaired
+    else evidence.accuracy_before[0]
+  )
   results = {
     'corrupted': Repair(
-      case.corrupted, NOTHING, {'estimated_accuracy': evidence.before[0]}
+      case.corrupted,
+      NOTHING,
+      {'estimated_accuracy': evidence.accuracy_before[0]},
     ),
     'information_maximization': Repair(adapted, _UNLABELLED, {}),
     'information_maximization_safe': Repair(
