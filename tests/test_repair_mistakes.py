@@ -50,7 +50,7 @@ def _wrong_class(folder, tmp_path):
 
 def _loose(folder, tmp_path):
   bad = repair_case.pictures(tmp_path / 'bad', {'': 3, '3': 2})
-  return {'proxy': bad}
+  return {'proxy': bad, 'kind': 'label_noise'}
 
 
 def _few(folder, tmp_path):

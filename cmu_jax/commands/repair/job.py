@@ -61,7 +61,7 @@ def check_reading(request: RepairRequest, case: RepairCase) -> None:
         'in its training; --test or --ordinary would.'
       )
       readings.check_triggered(
-        network, np.asarray(case.bad.image), f'--proxy={request.proxy}'
+        network, np.asarray(case.image), f'--proxy={request.proxy}'
       )
     return
   if case.ordinary is not None:
