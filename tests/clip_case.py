@@ -49,6 +49,9 @@ CONFIG = {
 }
 
 
+COLOURS = ((83, 235, 157), (203, 59, 237), (44, 4, 231))
+
+
 @functools.cache
 def variables(sizes=SIZES):
   """Random weights, no two leaves alike."""
@@ -87,12 +90,16 @@ def ship(folder, arrays, name='model.safetensors', config=CONFIG):
 
 
 def ship_pictures(folder, class_names):
-  """Four pictures of odd shapes a class, in class folders."""
+  """Four pictures of odd shapes a class, in class folders.
+
+  Each class has a colour of its own, so that its pictures are neighbours.
+  """
   rng = np.random.default_rng(0)
-  for name in class_names:
+  for name, colour in zip(class_names, COLOURS, strict=True):
     (folder / name).mkdir(parents=True)
     for i in range(4):
-      pixels = rng.integers(0, 256, (20, 19 + i, 3), np.uint8)
+      noise = rng.integers(-10, 11, (20, 19 + i, 3))
+      pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
       PIL.Image.fromarray(pixels).save(folder / name / f'{i}.png')
 
 
