@@ -127,8 +127,7 @@ def make(
   Raises:
     UserError: unknown name or option, or images the family cannot take.
   """
-  family = _find_family(name)
-  names = _option_names(family)
+  family, names = _find_family(name), option_names(name)
   for option in options:
     if option not in names:
       raise errors.unknown_name(f'option of model {name!r}', option, names)
@@ -144,7 +143,9 @@ def _find_family(name: str) -> Family:
   return REGISTRY[name]
 
 
-def _option_names(family: Family) -> list[str]:
+def option_names(name: str) -> list[str]:
+  """Lists the options of a family, a key of REGISTRY."""
+  family = _find_family(name)
   # The signature is the single place that lists a family's options.
   parameters = list(inspect.signature(family.make).parameters)[2:]
   return [*family.option_names, *(p for p in parameters if p != 'options')]

@@ -95,6 +95,9 @@ def _describe(
   # Its names and shapes are no mistake; the error is of another kind.
   if claim is not None and claim.fitting == claim.total:
     return '', False
+  # A misspelt option has an error of its own, which names the right one.
+  if not set(options) <= {*networks.option_names(family)}:
+    return '', False
   best = find_best(arrays, shape, family)
   if best is None or best.share < _LEAST_SHARE:
     return (
