@@ -75,7 +75,7 @@ MISTAKES = {
   'missing flag': (lambda f, t: {'proxy': None}, '--proxy missing'),
   'kind': (lambda f, t: {'kind': 'poisson'}, "did you mean 'poison'"),
   'model': (lambda f, t: {'model': 'resnet200'}, 'resnet20'),
-  'other model': (lambda f, t: {'model': 'fc:width=32'}, 'the network has'),
+  'other model': (lambda f, t: {'model': 'fc:width=32'}, 'use --model=fc'),
   'option': (lambda f, t: {'model': 'fc:widht=64'}, "'width'"),
   'no folder': (lambda f, t: {'proxy': t / 'no'}, 'does not exist'),
   'empty folder': (lambda f, t: {'proxy': t}, 'has no picture'),
@@ -115,6 +115,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(shipped, tmp_path, capsys, name):
     if not line.startswith('proxy fine-tuning')
   ]
   assert words in told[0] and told[0].startswith('error: ')
-  assert len(told) <= 4  # one a mistake: three layers differ in width
+  # One a mistake: the family, and three layers that differ in width.
+  assert len(told) <= 5
   if name not in ('other model',):
     assert len(told) == 1

@@ -114,7 +114,7 @@ def _describe(
   return (
     f"these tensors look like those of '{best.family}' ({extent} by name and "
     f'shape), not of {mistake}: use --model={best.family}'
-  ), entire
+  ), entire and best.family != family
 
 
 def find_best(
