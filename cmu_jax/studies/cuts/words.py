@@ -24,6 +24,16 @@ GLOSSARY = {
     'Corrective unlearning in task space (arXiv 2511.18660): repair by '
     'subtracting a task vector, without the training data.'
   ),
+  'estimated accuracy': (
+    'How often two runs of information maximisation, on halves of the proxy '
+    'images, give the class of a network: an estimate that needs no label. '
+    'Mistakes that networks share make it too high.'
+  ),
+  'information maximisation': (
+    'A repair that makes answers on unlabelled images sure and varied '
+    '(arXiv 2002.08546). Its safe form takes the mean of two runs on halves of '
+    'the images, if these change enough predictions alike.'
+  ),
   'label recovery': (
     'How often the wrong label that an image was trained under is told from '
     'another wrong one, by the network alone: 0.5 is chance, 1 is always.'
@@ -146,6 +156,19 @@ def describe_repair(results: Results) -> list[str]:
     'It took the alpha with the highest score J on the proxy images. J is high '
     'when an image and its nearest neighbours in feature space are given the '
     'same class while all classes are still predicted. It uses no labels.',
+    *_describe_adaptation(results),
+  ]
+
+
+def _describe_adaptation(results: Results) -> list[str]:
+  """Describes information maximisation, if the run has it."""
+  methods = {row['method'] for row in results['rows']}
+  if 'information_maximization_safe' not in methods:
+    return []
+  return [
+    'Information maximisation had the same images without any label: it made '
+    'the answers on them sure and varied. The repair that leads this report '
+    'is the one with the highest accuracy by the estimate without labels.'
   ]
 
 
