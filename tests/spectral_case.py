@@ -46,16 +46,16 @@ def only(module, shape, seed=0):
   return layer, spectral.bind_layer(layer, variables)
 
 
-def dense(linear, shape):
+def dense(linear, shape, dtype=jnp.float32):
   """The matrix [outputs, inputs] of a linear map."""
-  eye = jnp.eye(int(np.prod(shape)), dtype=jnp.float32)
+  eye = jnp.eye(int(np.prod(shape)), dtype=dtype)
   rows = jit.compile_cheaply(linear)(eye.reshape(-1, *shape))
   return np.asarray(rows).reshape(len(eye), -1).T
 
 
-def sigmas(linear, shape):
+def sigmas(linear, shape, dtype=jnp.float32):
   """All singular values, in decreasing order, in NumPy."""
-  return np.linalg.svd(dense(linear, shape).astype(np.float64))[1]
+  return np.linalg.svd(dense(linear, shape, dtype).astype(np.float64))[1]
 
 
 class Small(nn.Module):

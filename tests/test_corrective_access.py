@@ -41,7 +41,7 @@ def _spoiled(problem, needs):
   """The problem with everything overwritten that is not declared."""
   known = problems.find_identified(problem, FRACTION)
   hidden = np.zeros(known.size, bool)
-  hidden |= ~known & ('retain' not in needs)
+  hidden |= ~known & (not {'retain', 'ordinary'} & {*needs})
   hidden |= known & ('forget' not in needs)
   batch = problem.train
   where = jnp.asarray(hidden)
@@ -54,6 +54,10 @@ def _spoiled(problem, needs):
     for name in ('proxy', 'clean_proxy', 'validation')
     if name not in needs
   }
+  # Unlabelled images are seen, and their labels are not.
+  if 'retain' not in needs:
+    label = jnp.where(known, train.label, (train.label + 3) % 10)
+    train = train._replace(label=label)
   return problem._replace(
     train=train, truth=np.zeros_like(problem.truth), **others
   )

@@ -41,7 +41,7 @@ def test_a_run(path, runs):
     (['--config=configs/smal.py'], "did you mean 'configs/small.py'"),
     (['--config=absent/small.py'], "unknown config file 'absent/small.py'"),
     (['--config=configs'], 'not a Python file'),
-    (['--config=small'], 'not a Python file'),
+    (['--config=small'], "did you mean 'configs/small.py'"),
     (['configs/small.py'], "unknown argument 'configs/small.py'"),
     (['--confg=configs/small.py'], "did you mean '--config'"),
     (['--config=configs/small.py:smok'], "did you mean 'smoke'"),

@@ -181,7 +181,7 @@ def _negation(folder):
 
 ADDRESSES = {
   _cuts: [
-    '989048fbb751f1df236c6d18637919651b3dc94d78aa9d51cf5b7de52988b224',
+    'e7e01b6ebe730f46d1e6b07b60229bc829cc59d170c257caefad729681675688',
   ],
   _corrective: [
     '5de454e2af0c108c9ad53090116649b30a79042a79f3b366887cbadc9235330a',

@@ -18,6 +18,7 @@ KINDS = {
   'poison': small_run.POISON,
 }
 BACKDOOR = ['distill_untriggered', 'distill_both', 'distill_projected']
+UNLABELLED = ['information_maximization', 'information_maximization_safe']
 METHODS = [
   'corrupted',
   'cuts',
@@ -25,6 +26,7 @@ METHODS = [
   'cuts_simplex',
   'random_vector',
   'random_vector_uniform',
+  *UNLABELLED,
   *BACKDOOR,
   'finetune_clean_proxy',
   'oracle',
@@ -33,8 +35,8 @@ METHODS = [
 
 
 def methods(results):
-  """Rows in their order; some repairs are for backdoors only."""
-  absent = set() if results['task'] == 'poison' else set(BACKDOOR)
+  """Rows in their order; some repairs are for one task only."""
+  absent = set(UNLABELLED if results['task'] == 'poison' else BACKDOOR)
   if results['config']['proxy_draws'] == 1:
     absent.add('cuts_simplex')
   return [name for name in METHODS if name not in absent]

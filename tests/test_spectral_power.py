@@ -104,7 +104,7 @@ def test_the_adjoint_is_one_by_both_ways(name):
 
 def test_float64_reaches_the_dense_svd():
   with jax.enable_x64(True):
-    kernel = jax.random.normal(jax.random.key(0), (3, 3, 3, 4))
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 3, 4), jnp.float64)
     own = Variables({'kernel': kernel}, {})
     module = nn.Conv(4, (3, 3), 2, use_bias=False, param_dtype=jnp.float64)
     apply = lambda v, x: module.apply({'params': v.params}, x)
@@ -112,7 +112,7 @@ def test_float64_reaches_the_dense_svd():
     linear = spectral.bind_layer(layer, own)
     start = jax.random.normal(jax.random.key(1), (4, *SHAPE), jnp.float64)
     found = power(linear, SHAPE, k=4, iterations=2000, start=start)
-    true = sigmas(linear, SHAPE)[:4]
+    true = sigmas(linear, SHAPE, jnp.float64)[:4]
     np.testing.assert_allclose(found.sigma, true, rtol=1e-9)
 
 

@@ -193,6 +193,7 @@ ENTRIES: dict[str, Entry] = {
     'unlabelled',
     _ORDINARY,
     'makes the answers on {ordinary} sure and varied, without a label',
+    studies=('corrective',),
   ),
   'information_maximization_safe': Entry(
     'unlabelled',

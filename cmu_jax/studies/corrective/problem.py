@@ -9,6 +9,7 @@ other samples of S_m, with their wrong labels and triggers.
 import math
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
@@ -98,6 +99,12 @@ def give(
     retain = np.flatnonzero(~mask)
     parts['retain'] = descent.gather_samples(
       problem.train, retain, mask.size, False
+    )
+  if 'ordinary' in needs:
+    # The same images; a method that reads no label must not get any.
+    blank = problem.train._replace(label=jnp.zeros_like(problem.train.label))
+    parts['ordinary'] = descent.gather_samples(
+      blank, np.flatnonzero(~mask), mask.size, False
     )
   if 'forget' in needs:
     # As long as S_m: one compilation serves all fractions.

@@ -13,6 +13,7 @@ from cmu_jax.core.types import Info, Method, Training
 from cmu_jax.methods import detection, factories, study_names, wrappers
 from cmu_jax.methods.cuts import alpha_search
 from cmu_jax.methods.detection import wrapper
+from cmu_jax.methods.unlabelled import information_maximization
 from cmu_jax.studies.corrective.world import World
 from cmu_jax.studies.engine import recipes
 from cmu_jax.training import early_stopping, train
@@ -117,6 +118,16 @@ def _make_sap(config: ConfigDict, world: World, size: int) -> Method:
   return _find_factory('sap')(world.network, samples=min(1000, size))
 
 
+def _make_information_maximization(
+  config: ConfigDict, world: World, size: int
+) -> Method:
+  """Reads the images of the retain set, whose labels it does not know."""
+  del config
+  return _find_factory('information_maximization')(
+    world.network, information_maximization.make_training(size)
+  )
+
+
 def _make_retrain_twice(config: ConfigDict, world: World, size: int) -> Method:
   retraining = ENTRIES['rewod'].make(config, world, size)
   return wrappers.retrain_twice(retraining, world.network)
@@ -201,6 +212,7 @@ ENTRIES: dict[str, Entry] = {
   'relabel_second': _training_entry('relabel_second'),
   'by_labels': Entry(_make_by_labels, ('train', 'unlearn')),
   'sap': Entry(_make_sap),
+  'information_maximization': Entry(_make_information_maximization),
   'cuts': _training_entry('cuts', 'proxy_train', (), _selection_options),
   'cuts_grid': _training_entry('cuts_grid', 'proxy_train'),
   'cuts_simplex': _training_entry('cuts_simplex', 'proxy_train'),
