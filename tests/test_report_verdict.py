@@ -201,3 +201,24 @@ def test_any_accuracies_get_a_label_that_never_calls_a_fall_a_repair(table):
     assert 'repaired' not in found.label
   if not any(chosen):
     assert found.label == 'left as it was'
+
+
+@pytest.mark.parametrize('edits', [0, 1, 2, 3])
+def test_a_repair_without_labels_leads_where_its_runs_agree(edits):
+  """Verdict and sentences are then those of information maximisation."""
+  results = _noise([0.7] * 3, [0.8, 0.81, 0.79], [0.98] * 3)
+  accuracies = [0.9, 0.91, 0.9][:edits] + [0.7] * (3 - edits)
+  rows = _rows('information_maximization_safe', accuracies, alpha=None)
+  for seed, row in enumerate(rows):
+    row['selected'] = seed < edits
+  results['rows'] += rows
+  decision = verdict.decide(results)
+  text = ' '.join(decision.sentences)
+  if edits < 2:
+    assert verdict.choose_lead(results) == 'cuts'
+    assert 'CUTS recovers' in text and 'leads' not in text
+  else:
+    assert verdict.choose_lead(results) == 'information_maximization_safe'
+    assert f'alike in {edits} of 3 seeds' in text
+    assert 'Information maximisation, safe recovers' in text
+    assert ('changed nothing in 1 of 3 seeds' in text) == (edits == 2)

@@ -199,7 +199,7 @@ _LABELS = {
     'CUTS, best alpha', 'diagnostic: uses test labels'
   ),
   'information_maximization': Presentation(
-    'information maximisation', 'unlabelled proxy images'
+    'information maximisation', 'all images at once, no evidence'
   ),
   'information_maximization_safe': Presentation(
     'information maximisation, safe', 'may leave the model as it is'
