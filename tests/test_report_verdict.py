@@ -220,5 +220,5 @@ def test_a_repair_without_labels_leads_where_its_runs_agree(edits):
   else:
     assert verdict.choose_lead(results) == 'information_maximization_safe'
     assert f'alike in {edits} of 3 seeds' in text
-    assert 'Information maximisation, safe recovers' in text
+    assert 'Safe information maximisation recovers' in text
     assert ('changed nothing in 1 of 3 seeds' in text) == (edits == 2)

@@ -202,7 +202,7 @@ _LABELS = {
     'information maximisation', 'all images at once, no evidence'
   ),
   'information_maximization_safe': Presentation(
-    'information maximisation, safe', 'may leave the model as it is'
+    'safe information maximisation', 'may leave the model as it is'
   ),
   'random_vector': Presentation('random vector', 'control'),
   'random_vector_uniform': Presentation('random vector, uniform', 'control'),

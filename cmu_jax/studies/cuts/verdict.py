@@ -60,7 +60,7 @@ def _lead_sentences(results: Results, lead: str) -> list[str]:
     return []
   edits, seeds = _count_edits(results)
   return [
-    f'{_name(lead)}, leads, because two runs on halves of the unlabelled '
+    f'{_name(lead)} leads, because two runs on halves of the unlabelled '
     f'images change predictions alike in {edits} of '
     f'{seed_stats.format_count(seeds, "seed")}.'
   ]
