@@ -89,7 +89,7 @@ def estimate_clean(
   training = Training(
     optimizers.adamw(rate),
     _STEPS,
-    min(request.batch_size or edit.BATCH_SIZE, count),
+    min(edit.choose_batch_size(request), count),
   )
   # Folders are sorted by class: every other picture is a balanced half.
   halves = [splits.take(labelled, np.arange(i, 2 * count, 2)) for i in (0, 1)]

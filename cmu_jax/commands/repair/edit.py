@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from cmu_jax.commands.repair import unlabelled_words
 from cmu_jax.commands.repair.subject import RepairCase
 from cmu_jax.commands.requests import RepairRequest
 from cmu_jax.core import checkpoint, rng, store, tree
@@ -38,7 +39,7 @@ _FOLDS = 2
 # Side of a picture by the padding of its crops: 4 of 32 pixels, by custom.
 _CROP = 8
 _MAX_STEPS = 200
-BATCH_SIZE = 128
+_BATCH_SIZE = 128
 # Fine-tuning stops at this share of learnt wrong labels: a task vector of
 # memorized labels describes these images, not the corruption.
 _MEMORIZED_SHARE = 0.5
@@ -85,7 +86,7 @@ def edit_network(
   """
   key = rng.fold_in(request.seed, 'repair')
   rate = optimizers.constant_schedule(settings['learning_rate'])
-  steps, batch_size = request.steps or _MAX_STEPS, _batch_size(request)
+  steps, batch_size = request.steps or _MAX_STEPS, choose_batch_size(request)
   count = min(batch_size, len(case.image))
   train.check_length(f'--steps={steps}', steps, count)
   tuning = Training(optimizers.adamw(rate), steps, batch_size)
@@ -110,8 +111,9 @@ def edit_network(
     return _edit_by_cuts(key, request, case, make_checkpoint, tuning)
 
 
-def _batch_size(request: RepairRequest) -> int:
-  return request.batch_size or BATCH_SIZE
+def choose_batch_size(request: RepairRequest) -> int:
+  """The batch size of a training with labels."""
+  return request.batch_size or _BATCH_SIZE
 
 
 def _count_images(
@@ -182,7 +184,7 @@ def _edit_unlabelled(
     alpha, int(np.argmin(np.abs(curve['alpha'] - alpha))), evidence.repaired
   )
   return Edit(
-    'information_maximization',
+    unlabelled_words.METHOD,
     repaired,
     choice,
     curve,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmu_jax.commands import finished, frame, readings
-from cmu_jax.commands.repair import advice, edit, page
+from cmu_jax.commands.repair import advice, edit, page, unlabelled_words
 from cmu_jax.commands.repair.subject import RepairCase, read_case
 from cmu_jax.commands.requests import REPAIR, RepairRequest
 from cmu_jax.core import errors, provenance, rng
@@ -122,7 +122,7 @@ def solve(
     **_choice_record(edited.choice, edited.curve),
     'safe': edited.evidence if edited.method == 'cuts' else None,
     'label_free': (
-      edited.evidence if edited.method == 'information_maximization' else None
+      edited.evidence if edited.method == unlabelled_words.METHOD else None
     ),
     'fine_tuning': {'steps': edited.steps, 'learnt': edited.learnt_share},
     'diagnosis': _diagnose(request, case),

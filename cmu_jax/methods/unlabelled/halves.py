@@ -18,7 +18,6 @@ import numpy as np
 from cmu_jax.core import errors, rng, store
 from cmu_jax.core.types import (
   Info,
-  InputStep,
   Method,
   MethodInputs,
   Network,
@@ -160,13 +159,10 @@ def trace(
 
 # One object a network, so that its compilations are shared.
 @functools.lru_cache(maxsize=32)
-def _augment_evaluation(network: Network) -> Network:
-  """A network that reads augmented pictures in evaluation mode as well."""
-  train = network.inputs.train
+def _control_network(network: Network) -> Network:
+  """The network that a control sees: its pictures are those of the runs."""
   key = rng.fold_in(0, 'control')
-  return network._replace(
-    inputs=InputStep(train, lambda image, flags: train(key, image, flags))
-  )
+  return information_maximization.augment_evaluation(key, network)
 
 
 def judge_runs(
@@ -180,7 +176,7 @@ def judge_runs(
   # The statistics that a run brings about without a step of its weights.
   control = batch_norm.recalibrate(
     rng.fold_in(0, 'control'),
-    _augment_evaluation(network),
+    _control_network(network),
     variables,
     samples.batch,
   )
@@ -220,7 +216,6 @@ def safe_information_maximization(
   rule: agreement.Rule = agreement.RULE,
   prior: Sequence[float] | None = None,
   freeze_head: bool = True,
-  source: str = 'ordinary',
 ) -> Method:
   """Adapts to both halves, and takes the mean where the runs agree.
 
@@ -230,7 +225,6 @@ def safe_information_maximization(
     rule: see `agreement.Rule`.
     prior: see `information_maximization`.
     freeze_head: likewise.
-    source: likewise.
 
   Returns:
     The method. Its info has 'evidence' (`agreement.Evidence`) besides.
@@ -239,7 +233,7 @@ def safe_information_maximization(
     UserError: when called, fewer than 4 pictures.
   """
   adapt = information_maximization.information_maximization(
-    network, training, prior=prior, freeze_head=freeze_head, source=source
+    network, training, prior=prior, freeze_head=freeze_head
   )
 
   def solve(
@@ -251,7 +245,7 @@ def safe_information_maximization(
     make_checkpoint: MakeCheckpoint = lambda name: None,
   ) -> Result:
     del prepared, hyper
-    samples = getattr(data, source)
+    samples = data.ordinary
     runs = run_halves(key, network, variables, samples, adapt, make_checkpoint)
     evidence = judge_runs(network, variables, runs, samples, rule)
     info: Info = {
@@ -261,4 +255,4 @@ def safe_information_maximization(
     }
     return (mean(runs) if evidence.repaired else variables), info
 
-  return Method((source,), lambda key, variables, data: None, solve)
+  return Method(adapt.needs, lambda key, variables, data: None, solve)
