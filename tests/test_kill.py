@@ -100,22 +100,26 @@ def test_killed_twice_and_continued(tmp_path, reference, capfd):
 @pytest.mark.slow
 @pytest.mark.parametrize('config', [small_run.NOISE, small_run.POISON])
 def test_killed_again_and_again(tmp_path, config):
-  began = time.monotonic()
   done = small_run.process(
     small_run.argv(config, tmp_path / 'reference', FIELDS)
   )
   assert done.returncode == 0, done.stderr
-  duration = time.monotonic() - began
-  random.seed(0)
+  total = sum(saved(tmp_path / 'reference').values())
+  draw = random.Random(0)
   folder, kills = tmp_path / 'w', 0
   arguments = small_run.argv(config, folder, FIELDS)
-  for _ in range(25):
-    moment = time.monotonic() + random.uniform(0.3, 1) * duration
-    late = lambda found, t=moment, n=kills: n < 10 and time.monotonic() > t
-    # One that ended first is run again: a finished run may be killed too.
-    kills += killed(arguments, folder, late, 600) is not None
-    if kills == 10:
-      break
+  # Steps, not seconds: a busy machine must not end a run before its kill.
+  for share in sorted(draw.uniform(0, 0.9) for _ in range(10)):
+    pause = draw.uniform(0, 0.5)
+    least = max(share * total, sum(saved(folder).values()))
+
+    def enough(steps, least=least, pause=pause):
+      if sum(steps.values()) <= least:
+        return False
+      time.sleep(pause)
+      return True
+
+    kills += killed(arguments, folder, enough, 600) is not None
   assert kills >= 5
   assert small_run.process(arguments).returncode == 0
   assert small_run.numbers(folder) == small_run.numbers(tmp_path / 'reference')
