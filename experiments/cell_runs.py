@@ -60,13 +60,15 @@ def compute_missing(
   names = list(names)
   cells = files.read_json(path)[field] if path.is_file() else {}
   deadline = time.monotonic() + 60 * minutes
+  commit = provenance.describe_process()['commit']
   with progress.bar('cells', len(names), unit='cells') as advance:
     for name in names:
       if name not in cells:
         if time.monotonic() > deadline:
           print('the time is up: the same command continues', file=sys.stderr)
           break
-        cells[name] = compute(name)
+        # By cell, because cells of one file may stem from several commits.
+        cells[name] = {**compute(name), 'commit': commit}
         files.write_json(path, report(cells))
       advance()
   return cells
