@@ -44,7 +44,9 @@ RIVALS = (
   *('cuts_safe', 'cuts_published', 'cuts_best'),
   *('sap', 'clean_labels'),
 )
-COLUMNS = ('nothing', *ADAPTED, *RIVALS, 'oracle')
+# Both orders of information maximisation and published CUTS.
+ORDERS = ('cuts_first', 'cuts_second')
+COLUMNS = ('nothing', *ADAPTED, *RIVALS, *ORDERS, 'oracle')
 
 
 def adapt(problem: Problem, pool: Pool, seed: int) -> Info:
@@ -67,6 +69,35 @@ def adapt(problem: Problem, pool: Pool, seed: int) -> Info:
     'safe': accuracy(repaired),
     'single': accuracy(single),
     'evidence': evidence.record,
+  }
+
+
+def combine(problem: Problem, pool: Pool, seed: int) -> Info:
+  """Repairs by published CUTS and information maximisation, one by one."""
+  method = halves.safe_information_maximization(
+    problem.network, im.make_training(len(pool.image) // 2)
+  )
+  data = MethodInputs(ordinary=im.wrap_pictures(pool.image))
+
+  def adapt_halves(start: Variables) -> Variables:
+    _, info = method(rng.fold_in(seed, 'adapt'), start, data)
+    return halves.mean(info['runs'])
+
+  def edit_by_cuts(start: Variables) -> Variables:
+    wrong = pool.wrong != pool.label
+    return cmu_jax.repair(
+      problem.network,
+      pool.image[: len(wrong)][wrong],
+      pool.wrong[wrong],
+      variables=start,
+      rule='published',
+      seed=seed,
+    ).variables
+
+  accuracy = lambda v: measure_accuracy(problem.network, v, problem.test)
+  return {
+    'cuts_first': accuracy(adapt_halves(edit_by_cuts(problem.variables))),
+    'cuts_second': accuracy(edit_by_cuts(adapt_halves(problem.variables))),
   }
 
 
@@ -134,16 +165,18 @@ def tune_on_clean_labels(problem: Problem, pool: Pool, seed: int) -> Variables:
   ).variables
 
 
-def measure(problem: Problem, pool: Pool, seed: int, rivals: bool) -> Info:
+def measure(problem: Problem, pool: Pool, seed: int, besides: str) -> Info:
   """Repairs in all ways; returns accuracies on the test images."""
   accuracy = lambda v: measure_accuracy(problem.network, v, problem.test)
   record = {
-    **dict.fromkeys(RIVALS),
+    **dict.fromkeys((*RIVALS, *ORDERS)),
     'nothing': accuracy(problem.variables),
     **adapt(problem, pool, seed),
     'oracle': problem.oracle,
   }
-  if rivals:
+  if besides == 'orders':
+    record |= combine(problem, pool, seed)
+  if besides == 'rivals':
     record |= repair_by_cuts(problem, pool, seed)
     record['sap'] = project_activations(problem, pool)
     record['clean_labels'] = accuracy(tune_on_clean_labels(problem, pool, seed))
@@ -159,7 +192,7 @@ def summarize(cells: dict[str, Info]) -> list[Info]:
   for name, members in groups.items():
     row: Info = {'cells': name, 'seeds': len(members)}
     for column in COLUMNS:
-      values = [c[column] for c in members if c[column] is not None]
+      values = [c[column] for c in members if c.get(column) is not None]
       spread = len(values) > 1
       row[column] = float(np.mean(values)) if values else None
       row[f'{column}_deviation'] = (
@@ -196,7 +229,11 @@ def parse_flags() -> argparse.Namespace:
     "foreign,500 of uneven classes'",
   )
   parser.add_argument(
-    '--rivals', choices=('true', 'false'), default='true', help='CUTS and so on'
+    '--besides',
+    choices=('rivals', 'orders', 'nothing'),
+    default='rivals',
+    help='beside the adaptation: CUTS, SAP and clean labels; or both orders '
+    'of CUTS and adaptation',
   )
   parser.add_argument('--minutes', type=float, default=10)
   parser.add_argument('--out', default='results/unlabelled_repair_digits.json')
@@ -212,7 +249,7 @@ def main() -> None:
     kind, rate, pool, seed = name.split(',')
     problem = make_problem(flags.problem, kind, float(rate), int(seed), paths)
     pictures = draw_pool(problem, pool, int(seed))
-    return measure(problem, pictures, int(seed), flags.rivals == 'true')
+    return measure(problem, pictures, int(seed), flags.besides)
 
   def report(cells: dict[str, Info]) -> Info:
     return {
