@@ -31,7 +31,14 @@ from unlabelled_problems import (
 import cmu_jax
 from cmu_jax.commands import shell
 from cmu_jax.core import errors, rng
-from cmu_jax.core.types import Batch, Info, MethodInputs, Training, Variables
+from cmu_jax.core.types import (
+  Batch,
+  Info,
+  Method,
+  MethodInputs,
+  Training,
+  Variables,
+)
 from cmu_jax.methods.projection import sap
 from cmu_jax.methods.unlabelled import agreement, halves
 from cmu_jax.methods.unlabelled import information_maximization as im
@@ -39,44 +46,42 @@ from cmu_jax.training import descent, train
 
 # Kinds and rates of wrong labels, a clean network first.
 NOISES = 'symmetric:0,symmetric:0.2,symmetric:0.4,symmetric:0.6,asymmetric:0.4'
-ADAPTED = ('always', 'safe', 'single')
+ADAPTED = ('always', 'safe')
 RIVALS = (
   *('cuts_safe', 'cuts_published', 'cuts_best'),
   *('sap', 'clean_labels'),
 )
-# Both orders of information maximisation and published CUTS.
-ORDERS = ('cuts_first', 'cuts_second')
-COLUMNS = ('nothing', *ADAPTED, *RIVALS, *ORDERS, 'oracle')
+# A run on all pictures, and both orders of halves and published CUTS.
+VARIANTS = ('single', 'cuts_first', 'cuts_second')
+COLUMNS = ('nothing', *ADAPTED, *VARIANTS, *RIVALS, 'oracle')
 
 
-def adapt(problem: Problem, pool: Pool, seed: int) -> Info:
-  """Adapts without labels: both runs, their mean, and a run on all pictures."""
+def make_method(problem: Problem, pool: Pool, steps: int | None) -> Method:
+  """The repair of `repair --ordinary`, with its training."""
+  training = im.make_training(len(pool.image) // 2, steps=steps)
+  return halves.safe_information_maximization(problem.network, training)
+
+
+def adapt(problem: Problem, pool: Pool, seed: int, steps: int | None) -> Info:
+  """Adapts without labels: the mean of both runs, and the rule's choice."""
   key = rng.fold_in(seed, 'adapt')
-  count = len(pool.image)
-  samples = im.wrap_pictures(pool.image)
-  data = MethodInputs(ordinary=samples)
-  method = halves.safe_information_maximization(
-    problem.network, im.make_training(count // 2)
+  data = MethodInputs(ordinary=im.wrap_pictures(pool.image))
+  repaired, info = make_method(problem, pool, steps)(
+    key, problem.variables, data
   )
-  repaired, info = method(key, problem.variables, data)
-  single, _ = im.information_maximization(
-    problem.network, im.make_training(count)
-  )(rng.fold_in(key, 'single'), problem.variables, data)
   evidence: agreement.Evidence = info['evidence']
   accuracy = lambda v: measure_accuracy(problem.network, v, problem.test)
   return {
     'always': accuracy(halves.mean(info['runs'])),
     'safe': accuracy(repaired),
-    'single': accuracy(single),
     'evidence': evidence.record,
   }
 
 
-def combine(problem: Problem, pool: Pool, seed: int) -> Info:
-  """Repairs by published CUTS and information maximisation, one by one."""
-  method = halves.safe_information_maximization(
-    problem.network, im.make_training(len(pool.image) // 2)
-  )
+def vary(problem: Problem, pool: Pool, seed: int, steps: int | None) -> Info:
+  """Repairs by a run on all pictures; by halves and CUTS in both orders."""
+  method = make_method(problem, pool, steps)
+  key = rng.fold_in(rng.fold_in(seed, 'adapt'), 'single')
   data = MethodInputs(ordinary=im.wrap_pictures(pool.image))
 
   def adapt_halves(start: Variables) -> Variables:
@@ -95,7 +100,11 @@ def combine(problem: Problem, pool: Pool, seed: int) -> Info:
     ).variables
 
   accuracy = lambda v: measure_accuracy(problem.network, v, problem.test)
+  single = im.information_maximization(
+    problem.network, im.make_training(len(pool.image), steps=steps)
+  )
   return {
+    'single': accuracy(single(key, problem.variables, data)[0]),
     'cuts_first': accuracy(adapt_halves(edit_by_cuts(problem.variables))),
     'cuts_second': accuracy(edit_by_cuts(adapt_halves(problem.variables))),
   }
@@ -165,17 +174,19 @@ def tune_on_clean_labels(problem: Problem, pool: Pool, seed: int) -> Variables:
   ).variables
 
 
-def measure(problem: Problem, pool: Pool, seed: int, besides: str) -> Info:
+def measure(
+  problem: Problem, pool: Pool, seed: int, besides: str, steps: int | None
+) -> Info:
   """Repairs in all ways; returns accuracies on the test images."""
   accuracy = lambda v: measure_accuracy(problem.network, v, problem.test)
   record = {
-    **dict.fromkeys((*RIVALS, *ORDERS)),
+    **dict.fromkeys((*RIVALS, *VARIANTS)),
     'nothing': accuracy(problem.variables),
-    **adapt(problem, pool, seed),
+    **adapt(problem, pool, seed, steps),
     'oracle': problem.oracle,
   }
-  if besides == 'orders':
-    record |= combine(problem, pool, seed)
+  if besides == 'variants':
+    record |= vary(problem, pool, seed, steps)
   if besides == 'rivals':
     record |= repair_by_cuts(problem, pool, seed)
     record['sap'] = project_activations(problem, pool)
@@ -230,11 +241,12 @@ def parse_flags() -> argparse.Namespace:
   )
   parser.add_argument(
     '--besides',
-    choices=('rivals', 'orders', 'nothing'),
+    choices=('rivals', 'variants', 'nothing'),
     default='rivals',
-    help='beside the adaptation: CUTS, SAP and clean labels; or both orders '
-    'of CUTS and adaptation',
+    help='beside the adaptation: CUTS, SAP and clean labels; or a run on '
+    'all pictures, and CUTS before and after the adaptation',
   )
+  parser.add_argument('--steps', type=int, help='of a run without labels')
   parser.add_argument('--minutes', type=float, default=10)
   parser.add_argument('--out', default='results/unlabelled_repair_digits.json')
   return parser.parse_args()
@@ -249,7 +261,7 @@ def main() -> None:
     kind, rate, pool, seed = name.split(',')
     problem = make_problem(flags.problem, kind, float(rate), int(seed), paths)
     pictures = draw_pool(problem, pool, int(seed))
-    return measure(problem, pictures, int(seed), flags.besides)
+    return measure(problem, pictures, int(seed), flags.besides, flags.steps)
 
   def report(cells: dict[str, Info]) -> Info:
     return {

@@ -61,6 +61,25 @@ def variables(sizes=SIZES):
   return jax.tree.unflatten(structure, [draw(x) for x in leaves])
 
 
+def drop_constants(tree):
+  """Weights whose image tower tells random pictures apart.
+
+  Random biases and embeddings outweigh the pixels, so that every picture has
+  the same class, which `repair` refuses.
+  """
+
+  def even(path, x):
+    name = jax.tree_util.keystr(path)
+    if 'vision_model' not in name:
+      return x
+    if name.endswith("['scale']"):
+      return jnp.ones_like(x)
+    constant = ('bias', 'class_embedding', 'position_embedding')
+    return x * (not any(word in name for word in constant))
+
+  return jax.tree_util.tree_map_with_path(even, tree)
+
+
 def stored(kind, tree=None):
   """Arrays by the names of 'hf', 'flax' or 'openai'."""
   tree = variables() if tree is None else tree

@@ -42,22 +42,7 @@ CONFIG = {
 
 @functools.cache
 def variables():
-  """Random weights whose image tower tells random pictures apart.
-
-  Random biases and embeddings outweigh the pixels, so that every picture has
-  the same class, which `repair` refuses.
-  """
-
-  def even(path, x):
-    name = jax.tree_util.keystr(path)
-    if 'vision_model' not in name:
-      return x
-    if name.endswith("['scale']"):
-      return jnp.ones_like(x)
-    constant = ('bias', 'class_embedding', 'position_embedding')
-    return x * (not any(word in name for word in constant))
-
-  return jax.tree_util.tree_map_with_path(even, clip_case.variables(SIZES))
+  return clip_case.drop_constants(clip_case.variables(SIZES))
 
 
 @functools.cache
