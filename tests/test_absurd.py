@@ -138,6 +138,25 @@ def test_a_call_from_python_has_the_same_limits():
     flags.check(requests.UNLEARN, request)
 
 
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('attack.steps', 10**7),
+    ('attack.steps', 10**6),
+    ('trs.steps', 10**6),
+  ],
+)
+def test_attacks_of_a_study_have_the_same_limit(field, value, tmp_path, capfd):
+  name = f'config.{field}'
+  arguments = ['study', '--config=configs/lotos_digits.py:smoke']
+  # A batch of one image is an attack of its own.
+  fields = {name: value, 'config.evaluate.batch_size': 1, 'workdir': tmp_path}
+  arguments += [f'--{key}={value}' for key, value in fields.items()]
+  assert program.main([*arguments, '--config.methods=plain,trs']) == 2
+  line = capfd.readouterr().err.splitlines()[-1]
+  assert line.startswith(f'error: {name}') and 'at most' in line
+
+
 def test_largest_numbers_pass():
   assert literals.parse('2147483647', 1, 'x') == 2**31 - 1
   assert literals.parse('(-2147483647, 3)', (1,), 'x') == (1 - 2**31, 3)

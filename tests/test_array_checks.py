@@ -217,7 +217,10 @@ def samples(**changes):
   ('data', 'said'),
   [
     (MethodInputs(samples()), 'needs forget'),
-    (MethodInputs(samples(), batch()), 'forget is a Batch; .*whole_batch'),
+    (
+      MethodInputs(samples(), batch()),
+      'forget is of type Batch; .*_batch',
+    ),
     (MethodInputs(samples(), samples(label=LABEL - 1)), 'labels of forget'),
     (MethodInputs(samples(image=IMAGES[next(iter(IMAGES))]), samples()), 'ret'),
   ],

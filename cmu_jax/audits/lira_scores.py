@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 from scipy import stats
 
-from cmu_jax.core import errors
+from cmu_jax.core import array_checks, errors
 
 # A caller's arrays, models by points: shapes that disagree get an error text.
 ModelsByPoints = Num[np.ndarray, '_ _']
@@ -140,6 +140,12 @@ def lira(
   Raises:
     UserError: values that are not finite, or a point with too few models.
   """
+  for name, values in (
+    ('target', target),
+    ('references', references),
+    ('membership', inside),
+  ):
+    array_checks.check_array(name, values)
   errors.check(
     references.shape == inside.shape == (len(references), target.size),
     f'shapes differ: target {target.shape}, references {references.shape}, '

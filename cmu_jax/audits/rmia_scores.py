@@ -24,7 +24,7 @@ from cmu_jax.audits.lira_scores import (
   ModelsByPointsMask,
   masked_mean,
 )
-from cmu_jax.core import errors
+from cmu_jax.core import array_checks, errors
 
 _MIN_PROBABILITY = 1e-30
 
@@ -46,6 +46,8 @@ class Rmia(NamedTuple):
 def _check_references(
   references: ModelsByPoints, inside: ModelsByPointsMask
 ) -> Float[np.ndarray, 'k n']:
+  array_checks.check_array('references', references)
+  array_checks.check_array('their membership', inside)
   errors.check(
     references.shape == inside.shape and references.size,
     f'references have shape {references.shape}, their membership '
@@ -195,6 +197,12 @@ def rmia(
     a: of the offline attack; None for the online attack.
     outside: as for `online_probability`.
   """
+  for name, values in (
+    ('target', target),
+    ('references', references),
+    ('population', population),
+  ):
+    array_checks.check_array(name, values)
   errors.check(
     np.isfinite(target).all() and target.shape == references.shape[1:],
     f'the target has {target.size} values for {references.shape[-1]} points, '

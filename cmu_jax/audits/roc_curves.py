@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from scipy import optimize, stats
 
-from cmu_jax.core import errors
+from cmu_jax.core import array_checks, errors
 
 Scores = Num[np.ndarray, '_']
 FALSE_POSITIVE_RATES = (0.01, 0.001)
@@ -58,7 +58,13 @@ class DenseRanks(NamedTuple):
 
 
 def _check_scores(name: str, scores: Scores) -> Float[np.ndarray, '_']:
+  array_checks.check_array(f'array of {name} scores', scores)
   errors.check(scores.size, f'no {name} scores: an audit needs both kinds')
+  # A column would be joined with a row to a matrix of scores.
+  errors.check(
+    scores.ndim == 1,
+    f'the {name} scores have shape {scores.shape}; give one score a point',
+  )
   bad = np.isnan(scores)
   errors.check(
     not bad.any(),

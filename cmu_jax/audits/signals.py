@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from cmu_jax.core import array_checks
+from cmu_jax.core import array_checks, errors
 from cmu_jax.training import metrics
 
 Logits = Float[Array, '*b n k']
@@ -21,9 +21,19 @@ Signal = Callable[[Any, Any], jax.Array]
 _MIN_PROBABILITY = 1e-30
 
 
-def _label_value(values: Logits, label: Labels) -> Float[Array, '*b n']:
+def _check(logits: Logits, label: Labels) -> None:
+  """Refuses logits and labels that do not fit each other."""
+  array_checks.check_array('logits', logits)
+  # A single row would broadcast over the labels.
+  errors.check(
+    logits.ndim >= 2,
+    f'logits have shape {logits.shape}; give one row an image, [n, k]',
+  )
   # A gather takes -1 for the last class, and clamps.
-  array_checks.check_labels('labels', label, values.shape[-1])
+  array_checks.check_labels('labels', label, logits.shape[-1])
+
+
+def _label_value(values: Logits, label: Labels) -> Float[Array, '*b n']:
   index = jnp.broadcast_to(label, values.shape[:-1])[..., None]
   return jnp.take_along_axis(values, index, axis=-1)[..., 0]
 
@@ -41,8 +51,8 @@ def softmax(logits: Logits, label: Labels) -> Float[Array, '*b n']:
 
 def log_likelihood(logits: Logits, label: Labels) -> Float[Array, '*b n']:
   """The negative cross-entropy: the attack that thresholds the loss."""
+  _check(logits, label)
   classes = logits.shape[-1]
-  array_checks.check_labels('labels', label, classes)
   # The loss of the package takes a single batch axis.
   flat = logits.reshape(-1, classes)
   labels = jnp.broadcast_to(label, logits.shape[:-1]).reshape(-1)
@@ -52,6 +62,7 @@ def log_likelihood(logits: Logits, label: Labels) -> Float[Array, '*b n']:
 def negative_entropy(logits: Logits, label: Labels) -> Float[Array, '*b n']:
   """The negative entropy of the prediction; it ignores the label."""
   del label
+  array_checks.check_array('logits', logits)
   log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
   return jnp.sum(jnp.exp(log_probability) * log_probability, axis=-1)
 
@@ -65,6 +76,7 @@ def logit_confidence(logits: Logits, label: Labels) -> Float[Array, '*b n']:
     Membership Inference Attacks From First Principles, arXiv 2112.03570,
     section 4.
   """
+  _check(logits, label)
   wide = logits.astype(jnp.float32)
   # Not by p_y, which rounds to 0 or 1 where the difference is still exact.
   others = jax.nn.logsumexp(_replace_label(wide, label, -jnp.inf), axis=-1)
@@ -101,6 +113,7 @@ def taylor_softmax(
     Low-Cost High-Power Membership Inference Attacks (RMIA),
     arXiv 2312.03262, appendix.
   """
+  _check(logits, label)
   # No maximum is subtracted: a polynomial, unlike exp, is not shift-invariant.
   scaled = logits.astype(jnp.float32) / temperature
 

@@ -6,6 +6,7 @@ is a list of permitted values.
 """
 
 import functools
+import os
 import re
 import textwrap
 import types
@@ -13,12 +14,22 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
 from cmu_jax.commands import shell
 from cmu_jax.core import errors, literals
 
 R = TypeVar('R', bound=tuple)
 # A value of each type that a flag may have.
 _SAMPLES: dict[Any, Any] = {bool: True, int: 1, float: 1.0, str: ''}
+# Types that a call from Python may give for each of them.
+_ACCEPTED: dict[Any, Any] = {
+  int: int | np.integer,
+  float: int | float | np.integer | np.floating,
+  str: str | os.PathLike,
+  tuple: tuple | list | np.ndarray,
+}
+_WORDS = {str: 'text', int: 'an integer', float: 'a number'}
 # () -> (request -> results, results -> printed text); imports JAX.
 Load = Callable[[], tuple[Callable[[Any], Any], Callable[[Any], str]]]
 # Beyond these, a typing error is more likely than a wish.
@@ -230,11 +241,50 @@ def call(command: Command, load: Load, settings: Mapping[str, Any]) -> Any:
   Raises:
     UserError: settings, weights or pictures that do not fit.
   """
-  request = check(command, command.request(**settings))
+  request = check(command, make_request(command, settings))
   shell.ignore_unusable_backend()
   with shell.report_device_errors(_MEMORY_REMEDY), errors.collect_remarks():
     work, _ = load()
     return work(request)
+
+
+def make_request(command: Command, settings: Mapping[str, Any]) -> Any:
+  """Makes the request of a call from Python.
+
+  Raises:
+    UserError: unknown or missing settings, or values of another type.
+  """
+  hints = typing.get_type_hints(command.request)
+  defaults = command.request._field_defaults
+  for name in settings:
+    if name not in hints:
+      raise errors.unknown_name('setting', name, hints)
+  # All of them at once, because each would cost another call.
+  missing = [f'{n}=' for n in hints if n not in {**defaults, **settings}]
+  errors.check(not missing, f'{", ".join(missing)} missing: give all of them')
+  errors.collect(
+    *(
+      functools.partial(_check_value, name, value, hints[name], defaults)
+      for name, value in settings.items()
+    )
+  )
+  return command.request(**settings)
+
+
+def _check_value(
+  name: str, value: Any, hint: Any, defaults: Mapping[str, Any]
+) -> None:
+  """Refuses a value of another type than that of its flag."""
+  if value is None and defaults.get(name, '') is None:
+    return
+  # The command line converts text; a call gives the value itself.
+  sample = _sample_value(hint, defaults.get(name))
+  kind = _ACCEPTED.get(type(sample), type(sample))
+  errors.check(
+    isinstance(value, kind),
+    f'{name} is {errors.describe_value(value)}; give '
+    f'{_WORDS.get(type(sample), f"a value such as {sample!r}")}',
+  )
 
 
 def _sample_value(hint: Any, default: Any) -> Any:

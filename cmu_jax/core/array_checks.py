@@ -1,4 +1,4 @@
-"""Checks of a caller's arrays: on the host, once, before anything is compiled.
+"""Checks of a caller's arguments: on the host, before anything is compiled.
 
 NumPy and JAX broadcast shapes, clamp indices and take any number for a pixel.
 A mistake of this kind therefore ends in a wrong result instead of an error.
@@ -13,14 +13,107 @@ from jaxtyping import PyTree
 
 from cmu_jax.core import errors
 
-# Parts of the data of a method that are Samples.
-_SAMPLES = ('retain', 'forget')
+_BATCH = 'Batch(image, label)'
+_SAMPLES = 'Samples: training.descent.whole_batch makes them of a Batch'
+_PROXY = 'a Proxy: wrap_labels(images, labels) or make_proxy makes it'
+# The way to make a value of each type of the public functions.
+_REMEDIES = {
+  'Batch': _BATCH,
+  'Proxy': _PROXY,
+  'Model': 'a Model: networks.make or networks.as_model makes it',
+  'Network': 'Network(model, inputs): data.input_step.make makes the inputs',
+  'Training': 'Training(optimizer, steps, batch_size)',
+  'Variables': 'Variables(params, batch_stats), as init returns them',
+  'InputStep': 'the result of data.input_step.make',
+  'str | os.PathLike': 'a path',
+  'str': 'text',
+}
+# The attribute that the type of each part of MethodInputs has alone. The types
+# themselves import this file.
+_PARTS = {
+  'retain': ('batch', _SAMPLES),
+  'forget': ('batch', _SAMPLES),
+  'ordinary': ('batch', _SAMPLES),
+  'proxy': ('positions', _PROXY),
+  'clean_proxy': ('label', _BATCH),
+  'validation': ('label', _BATCH),
+}
 
 
 def is_traced(*trees: PyTree) -> bool:
   """True inside `jit`, `vmap` or `grad`, where arrays have no values."""
   leaves = jax.tree.leaves(trees)
   return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+
+
+def check_type(name: str, value: Any, kind: Any) -> None:
+  """Refuses a value of another type: an attribute would be absent far below.
+
+  Args:
+    name: of the argument, in the error.
+    value: of any type.
+    kind: the type, or a union of types.
+  """
+  # A union of types has no name.
+  label = getattr(kind, '__name__', str(kind))
+  errors.check(
+    isinstance(value, kind),
+    f'{name} is {errors.describe_value(value)}; give '
+    f'{_REMEDIES.get(label, f"a {label}")}',
+  )
+
+
+def check_array(name: str, value: Any) -> None:
+  """Refuses a value that is no array, such as a list."""
+  errors.check(
+    hasattr(value, 'shape') and hasattr(value, 'dtype'),
+    f'{name} is {errors.describe_value(value)}; give an array, such as '
+    'jnp.asarray(values)',
+  )
+
+
+def check_callable(name: str, value: Any, remedy: str) -> None:
+  """Refuses a value that cannot be called."""
+  errors.check(
+    callable(value), f'{name} is {errors.describe_value(value)}; give {remedy}'
+  )
+
+
+def check_count(name: str, value: Any) -> None:
+  """Refuses a value that is no integer of at least 1."""
+  # True and False are integers to Python.
+  whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+  errors.check(
+    whole and value >= 1,
+    f'{name} is {errors.describe_value(value)}; give an integer of at least 1',
+  )
+
+
+def check_key(key: Any, axes: int = 0) -> None:
+  """Refuses a value that is no random key, such as a seed.
+
+  Args:
+    key: of `jax.random.key`, or of the earlier `jax.random.PRNGKey`.
+    axes: number of axes of an array of keys; 0 for a single key.
+  """
+  # No conversion to an array: it would fail on most of the wrong values, in the
+  # words of another library.
+  dtype = getattr(key, 'dtype', None)
+  typed = dtype is not None and jax.dtypes.issubdtype(
+    dtype, jax.dtypes.prng_key
+  )
+  # A key of the earlier kind is a vector of two integers.
+  errors.check(
+    typed or (dtype == np.uint32 and np.ndim(key) == axes + 1),
+    f'key is {errors.describe_value(key)}; give jax.random.key(seed)',
+  )
+  # JAX would report the shape from inside a compiled program.
+  shape = key.shape if typed else key.shape[:-1]
+  errors.check(
+    len(shape) == axes,
+    f'key has shape {shape}; give '
+    + ('jax.random.split(key, count)' if axes else 'a single key'),
+  )
 
 
 def _shape_mistake(label: np.ndarray) -> str:
@@ -198,16 +291,18 @@ def check_inputs(needs: tuple[str, ...], data: Any) -> None:
   for name in needs:
     part = getattr(data, name)
     errors.check(part is not None, f'the method needs {name}; it is None')
-    # Subsets are padded: their batch has rows that nobody reads.
-    batch, valid = getattr(part, 'batch', part), getattr(part, 'valid', None)
+    # A Proxy has all attributes of a Batch, hence the second condition.
+    attribute, remedy = _PARTS[name]
+    errors.check(
+      hasattr(part, attribute)
+      and (attribute == 'positions') == hasattr(part, 'positions'),
+      f'{name} is {errors.describe_value(part)}; give {remedy}',
+    )
     if is_traced(part):
       continue
+    # Subsets are padded: their batch has rows that nobody reads.
+    batch, valid = getattr(part, 'batch', part), getattr(part, 'valid', None)
     label = np.asarray(batch.label)
-    errors.check(
-      part is not batch or hasattr(part, 'positions') or name not in _SAMPLES,
-      f'{name} is a {type(part).__name__}; training.descent.whole_batch makes '
-      'Samples of it',
-    )
     check_image_axes(f'images of {name}', np.shape(batch.image))
     # Labels of a proxy come from several draws.
     if not hasattr(batch, 'positions'):
@@ -232,6 +327,12 @@ def check_same_shapes(names: str, first: PyTree, second: PyTree) -> None:
   paths, others = (
     dict(jax.tree_util.tree_flatten_with_path(tree)[0])
     for tree in (first, second)
+  )
+  # The path of a tree that is a single leaf is empty, and says nothing.
+  errors.check(
+    (() in paths) == (() in others),
+    f'{names} differ: one of them is a single number or array; both must be '
+    'of the same network',
   )
   surplus = sorted(map(jax.tree_util.keystr, paths.keys() ^ others.keys()))
   errors.check(

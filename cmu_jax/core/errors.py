@@ -73,13 +73,22 @@ def closest_name(name: str, choices: Iterable[str]) -> str | None:
   return close[0] if close else None
 
 
-def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UserError:
+def unknown_name(kind: str, name: Any, choices: Iterable[str]) -> UserError:
   """Builds the error for a name outside `choices`, with the closest match."""
   options = sorted(choices)
-  close = closest_name(name, options)
+  # A number or another value that a caller gave in place of a name.
+  close = closest_name(str(name), options)
   listed = f'known: {", ".join(options)}'
   hint = f"did you mean '{close}'?" if close else listed
   return UserError(f"unknown {kind} '{name}': {hint}")
+
+
+def describe_value(value: Any) -> str:
+  """Names a value in an error: a number or text itself, else its type."""
+  # The text of an array or of a network would fill the screen.
+  plain = value is None or isinstance(value, int | float | str)
+  text = repr(value)
+  return text if plain and len(text) < 80 else f'of type {type(value).__name__}'
 
 
 def _shared_start(left: str, right: str) -> int:

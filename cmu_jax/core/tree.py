@@ -65,6 +65,10 @@ def task_vector(
     UserError: a leaf of `end` has another shape: it would broadcast.
   """
   array_checks.check_same_shapes('start and end', start, end)
+  if eligible is not None:
+    array_checks.check_callable(
+      'eligible', eligible, 'a function, such as edit_predicate(variables)'
+    )
 
   def difference(path, a, b):
     if not is_float(a):
@@ -91,7 +95,8 @@ def edit(
     '`curve` or `jax.vmap`',
   )
   errors.check(
-    array_checks.is_traced(alpha) or np.isfinite(alpha),
+    array_checks.is_traced(alpha)
+    or (not isinstance(alpha, str | None) and np.isfinite(alpha)),
     f'alpha is {alpha}; give a finite number',
   )
   # A float32 alpha would promote bfloat16 parameters: hence the cast.
@@ -147,6 +152,7 @@ def edit_predicate(
   Raises:
     UserError: a name that the parameters do not have would freeze nothing.
   """
+  array_checks.check_type('variables', variables, Variables)
   names = {path[0] for path in leaves_by_path(variables.params) if path}
   for name in frozen:
     if name not in names:
@@ -166,6 +172,7 @@ def random_like(key: PRNGKey, tau: Tree, distribution: str = 'normal') -> Tree:
   Raises:
     UserError: an unknown distribution.
   """
+  array_checks.check_key(key)
   draw = {'normal': jax.random.normal, 'uniform': jax.random.uniform}
   if distribution not in draw:
     raise errors.unknown_name('distribution', distribution, draw)

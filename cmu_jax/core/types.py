@@ -264,8 +264,11 @@ class Method(NamedTuple):
     """Prepares, then solves the first point of the grid.
 
     Raises:
-      UserError: data that the method needs are missing or malformed.
+      UserError: an argument of another type, or data that the method needs are
+        missing or malformed.
     """
+    array_checks.check_key(key)
+    array_checks.check_type('variables', variables, Variables)
     array_checks.check_inputs(self.needs, data)
     prepared = self.prepare(key, variables, data)
     return self.solve(key, variables, data, prepared, self.grid[0])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from cmu_jax.core import errors
+from cmu_jax.core import array_checks, errors
 from cmu_jax.core.types import InputStep, PRNGKey, Trigger
 from cmu_jax.data import normalisation
 
@@ -117,6 +117,11 @@ def _normalise(
 
 def _check_statistics(mean: Sequence[float], std: Sequence[float]):
   """Returns both as float32 vectors of the same length."""
+  for name, values in (('mean', mean), ('std', std)):
+    errors.check(
+      np.asarray(values).dtype.kind in 'iuf',
+      f'{name} is {errors.describe_value(values)}; give numbers',
+    )
   # On the host: constants are folded into the compiled step.
   vectors = tuple(np.atleast_1d(np.asarray(x, np.float32)) for x in (mean, std))
   errors.check(
@@ -165,6 +170,12 @@ def make(
       pad is negative, or, when called, channels, the trigger's size or pad do
       not fit the images.
   """
+  if trigger is not None:
+    array_checks.check_type('trigger', trigger, Trigger)
+  errors.check(
+    isinstance(pad, int | np.integer),
+    f'pad is {errors.describe_value(pad)}; give an integer',
+  )
   centre, scale = _check_statistics(mean, std)
   errors.check(pad >= 0, f'crop padding {pad} is negative; use 0 for no crop')
   size = (resize, resize) if isinstance(resize, int) else resize

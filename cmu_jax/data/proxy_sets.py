@@ -5,6 +5,7 @@ corrupted, and contains the corrupted images only (CUTS, arXiv 2511.18660,
 section 3). Each kind of corruption defines its proxy in its own file.
 """
 
+import inspect
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from cmu_jax.core import errors
+from cmu_jax.core import array_checks, errors
 from cmu_jax.core.types import Batch, PRNGKey, Proxy
 from cmu_jax.data import corruption, splits
 
@@ -58,9 +59,17 @@ def make_proxy(
   References:
     CUTS, arXiv 2511.18660, section 3 and section 4.
   """
-  errors.check(draws >= 1, f'proxy draws is {draws}; it must be at least 1')
-  splits.check_labels(pool.label, num_classes)
+  array_checks.check_key(key)
+  array_checks.check_type('pool', pool, Batch)
+  array_checks.check_count('proxy draws', draws)
+  array_checks.check_count('num_classes', num_classes)
   corrupt = corruption.find_kind(kind).proxy
+  # The key, the labels and the number of classes come from here.
+  known = [*inspect.signature(corrupt).parameters][3:]
+  for name in arguments:
+    if name not in known:
+      raise errors.unknown_name(f'argument of kind {kind!r}', name, known)
+  splits.check_labels(pool.label, num_classes)
   copies = [
     corrupt(draw_key, pool.label, num_classes, **arguments)
     for draw_key in jax.random.split(key, draws)
@@ -89,6 +98,11 @@ def wrap_labels(image: Any, label: Any, has_trigger: Any = None) -> Proxy:
   Raises:
     UserError: images without a label, or labels below 0.
   """
+  # NumPy would build an array of the parts of a tuple.
+  errors.check(
+    not isinstance(image, tuple),
+    f'image is {errors.describe_value(image)}; give the array of pixels',
+  )
   pixels, labels = np.asarray(image), np.asarray(label)
   errors.check(
     pixels.ndim == 4 and pixels.dtype == np.uint8,
@@ -103,6 +117,10 @@ def wrap_labels(image: Any, label: Any, has_trigger: Any = None) -> Proxy:
   errors.check(
     np.issubdtype(labels.dtype, np.integer) and labels.min() >= 0,
     'proxy labels must be class numbers from 0',
+  )
+  errors.check(
+    has_trigger is None or np.shape(has_trigger) == labels.shape,
+    f'has_trigger has shape {np.shape(has_trigger)}; give one value an image',
   )
   every = jnp.arange(len(labels), dtype=jnp.int32)[None, :]
   return Proxy(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Integer
 
-from cmu_jax.core import errors
+from cmu_jax.core import array_checks, errors
 from cmu_jax.core.types import Batch, PRNGKey
 
 Labels = Integer[Array, 'n'] | Integer[np.ndarray, 'n']
@@ -34,6 +34,11 @@ def check_rate(rate: float, name: str = 'rate') -> None:
 
 def check_labels(label: Labels, num_classes: int) -> np.ndarray:
   """Returns the labels on the host; UserError for a label outside 0..k-1."""
+  # NumPy would build an array of the parts of a batch.
+  errors.check(
+    not hasattr(label, '_fields'),
+    f'labels are {errors.describe_value(label)}; give its label',
+  )
   host = np.asarray(label)
   outside = (host < 0) | (host >= num_classes)
   if outside.any():
@@ -59,6 +64,7 @@ def shuffled_rank(key: PRNGKey, label: Labels) -> np.ndarray:
   The samples of rank < m are m random samples of a class, and a smaller m gives
   a subset of them.
   """
+  array_checks.check_key(key)
   host = np.asarray(label)
   bits = np.asarray(jax.random.bits(key, (host.size,)))
   # Labels are the primary key of lexsort, the random bits break the ties.
@@ -98,6 +104,7 @@ def stratified_split(
 
 def take(batch: Batch, index: Indices) -> Batch:
   """Selects the samples of `batch` at `index`, in that order."""
+  array_checks.check_type('batch', batch, Batch)
   index = jnp.asarray(index)
   flags = None if batch.has_trigger is None else batch.has_trigger[index]
   return Batch(batch.image[index], batch.label[index], flags)

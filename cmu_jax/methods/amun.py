@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from cmu_jax.core import errors, rng
+from cmu_jax.core import array_checks, errors, rng
 from cmu_jax.core.types import Method, Network, Samples, Training, Variables
 from cmu_jax.methods import finetuning, relabelling, union_training
 from cmu_jax.robustness import adversarial_sets, attacks
@@ -64,6 +64,7 @@ def _check_not_empty(samples: Samples) -> None:
   )
 
 
+@finetuning.check_settings
 def amun(
   network: Network,
   training: Training,
@@ -103,6 +104,10 @@ def amun(
     AMUN, arXiv 2503.00917, algorithm 1 and section 4; with SalUn, section 6.
   """
   _check(sets, element)
+  if attack is not None:
+    array_checks.check_callable(
+      'attack', attack, 'an attack, such as attacks.minimal_pgd(0.04)'
+    )
   needs = tuple(n for n in ('retain', 'forget') if n in sets or n == 'forget')
   project = None if share is None else relabelling.apply_mask
   recipe = union_training.union_recipe(

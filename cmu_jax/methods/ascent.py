@@ -19,6 +19,7 @@ from cmu_jax.methods import finetuning, objectives
 from cmu_jax.training import descent, metrics
 
 
+@finetuning.check_settings
 def gradient_ascent(
   network: Network,
   training: Training,
@@ -52,6 +53,7 @@ def gradient_ascent(
   )
 
 
+@finetuning.check_settings
 def alternating_ascent(network: Network, training: Training) -> Method:
   """Trains on D_R and climbs on D_F in turn.
 
@@ -91,6 +93,7 @@ def alternating_ascent(network: Network, training: Training) -> Method:
   )
 
 
+@finetuning.check_settings
 def neggrad_plus(
   network: Network,
   training: Training,
@@ -139,6 +142,7 @@ def preference_loss(
   return -2 / beta * jax.nn.log_sigmoid(-beta * ratio)
 
 
+@finetuning.check_settings
 def npo(
   network: Network,
   training: Training,

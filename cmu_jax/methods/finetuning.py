@@ -1,13 +1,14 @@
-"""The frame of the methods that fine-tune: from a recipe to a `Method`."""
+"""The frame of methods: checks of settings, and from a recipe to a `Method`."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 import numpy as np
 
-from cmu_jax.core import rng, store
+from cmu_jax.core import array_checks, rng, store
 from cmu_jax.core.types import (
   Method,
   MethodInputs,
@@ -19,6 +20,36 @@ from cmu_jax.core.types import (
   Variables,
 )
 from cmu_jax.training import descent, early_stopping, train
+
+_Settings = ParamSpec('_Settings')
+# Arguments of the methods that are made of other methods.
+_METHODS = ('method', 'retraining', 'fallback', 'single', 'several')
+
+
+def check_settings(
+  factory: Callable[_Settings, Method],
+) -> Callable[_Settings, Method]:
+  """Decorates a factory of methods: it refuses settings of another type.
+
+  A method is called long after it is made; without this check, the error of a
+  wrong network or training would come from another library.
+  """
+  signature = inspect.signature(factory)
+
+  @functools.wraps(factory)
+  def make(*args: _Settings.args, **options: _Settings.kwargs) -> Method:
+    # Absent arguments are left to the call, which names them.
+    arguments = signature.bind_partial(*args, **options).arguments
+    for name, value in arguments.items():
+      if name == 'network':
+        array_checks.check_type(name, value, Network)
+      if name == 'training':
+        train.check_training(value)
+      if name in _METHODS:
+        array_checks.check_type(name, value, Method)
+    return factory(*args, **options)
+
+  return make
 
 
 def method(

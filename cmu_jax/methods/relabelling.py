@@ -106,6 +106,7 @@ def _relabel(
   )
 
 
+@finetuning.check_settings
 def random_label(
   network: Network,
   training: Training,
@@ -161,6 +162,7 @@ def _runner_up_program(network: Network) -> Callable:
   return jit.compile_loop(relabel)
 
 
+@finetuning.check_settings
 def relabel_second(
   network: Network,
   training: Training,

@@ -26,6 +26,7 @@ from cmu_jax.methods import finetuning, objectives
 from cmu_jax.training import descent, early_stopping, optimizers
 
 
+@finetuning.check_settings
 def retrain(
   network: Network,
   training: Training,
@@ -63,6 +64,7 @@ def retrain(
   return _method('retraining', network, training, frozen, keep, start)
 
 
+@finetuning.check_settings
 def finetune(
   network: Network,
   training: Training,
@@ -94,6 +96,7 @@ def finetune(
   return _method('fine-tuning', network, training, frozen, keep, start)
 
 
+@finetuning.check_settings
 def eu_k(
   network: Network, training: Training, *, frozen: tuple[str, ...], **options
 ) -> Method:
@@ -102,6 +105,7 @@ def eu_k(
   return retrain(network, training, frozen=frozen, **options)
 
 
+@finetuning.check_settings
 def cf_k(
   network: Network, training: Training, *, frozen: tuple[str, ...], **options
 ) -> Method:
@@ -167,6 +171,7 @@ def l1_norm(params: PyTree) -> Float[Array, '']:
   return sum((jnp.abs(x).sum() for x in jax.tree.leaves(params)), jnp.zeros(()))
 
 
+@finetuning.check_settings
 def l1_sparse(
   network: Network,
   training: Training,

@@ -114,6 +114,7 @@ def _scrub_method(
   )
 
 
+@finetuning.check_settings
 def scrub(
   network: Network,
   training: Training,
@@ -161,6 +162,7 @@ def scrub(
   )
 
 
+@finetuning.check_settings
 def scrub_original(
   network: Network,
   training: Training,
@@ -227,6 +229,7 @@ def bad_teacher_objective(model: Model, reduction: str) -> objectives.Objective:
   return objective
 
 
+@finetuning.check_settings
 def badt(
   network: Network,
   training: Training,

@@ -150,6 +150,7 @@ class _Context(NamedTuple):
   noise: Float[Array, 'k']
 
 
+@finetuning.check_settings
 def trw(
   network: Network,
   training: Training,
@@ -248,6 +249,7 @@ def mask_head(params: PyTree, forget: Int[Array, ''] | int) -> PyTree:
   return {**params, 'head': {**head, 'kernel': kernel, 'bias': bias}}
 
 
+@finetuning.check_settings
 def logit_mask(network: Network) -> Method:
   """Forbids the class of S_f, so that p_f = 0 and p_k <- p_k / (1 - p_f).
 

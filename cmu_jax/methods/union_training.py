@@ -103,6 +103,7 @@ def _redrawn_recipe(
   return descent.Recipe((phase,), training.optimizer, network.inputs, project)
 
 
+@finetuning.check_settings
 def redrawn_label(
   network: Network,
   training: Training,
@@ -152,6 +153,7 @@ def redrawn_label(
   )
 
 
+@finetuning.check_settings
 def boundary_shrink(
   network: Network,
   training: Training,

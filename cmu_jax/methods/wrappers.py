@@ -30,6 +30,7 @@ from cmu_jax.core.types import (
   Samples,
   Variables,
 )
+from cmu_jax.methods import finetuning
 from cmu_jax.training import descent, metrics
 
 TOLERANCE = 0.1
@@ -77,6 +78,7 @@ def readmit(data: MethodInputs, back: Bool[np.ndarray, 'm']) -> MethodInputs:
   return data._replace(retain=larger)
 
 
+@finetuning.check_settings
 def retrain_twice(retraining: Method, network: Network) -> Method:
   """Retrains without S_f, then with its samples that the network agrees on.
 
@@ -111,6 +113,7 @@ def has_single_label(data: MethodInputs) -> bool:
   return np.unique(np.asarray(data.forget.batch.label)[valid]).size <= 1
 
 
+@finetuning.check_settings
 def by_labels(single: Method, several: Method) -> Method:
   """Chooses between two methods by the number of labels in S_f.
 
@@ -141,6 +144,7 @@ def by_labels(single: Method, several: Method) -> Method:
   return Method(needs, prepare, solve)
 
 
+@finetuning.check_settings
 def when_needed(
   retraining: Method,
   fallback: Method,

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from cmu_jax.core import errors
+from cmu_jax.core import array_checks, errors
 from cmu_jax.core.types import Model, Variables
 from cmu_jax.networks import classifier
 from cmu_jax.networks.classifier import (
@@ -128,13 +129,30 @@ def make(
     UserError: unknown name or option, or images the family cannot take.
   """
   family, names = _find_family(name), option_names(name)
-  for option in options:
+  parameters = inspect.signature(family.make).parameters
+  for option, value in options.items():
     if option not in names:
       raise errors.unknown_name(f'option of model {name!r}', option, names)
+    # Sizes, such as a width; flags are integers too.
+    if option in parameters and type(parameters[option].default) is int:
+      array_checks.check_count(f'{option} of model {name!r}', value)
+  array_checks.check_count('num_classes', num_classes)
+  _check_shape(image_shape)
   dtype = options.get('dtype', 'float32')
   if dtype not in _DTYPES:
     raise errors.unknown_name(f'dtype of model {name!r}', str(dtype), _DTYPES)
   return bind(family.make(num_classes, tuple(image_shape), **options))
+
+
+def _check_shape(shape: Any) -> None:
+  """Refuses a shape that is not (h, w, c)."""
+  # Linen would build a network for any shape, and fail at the first image.
+  sizes = tuple(shape) if isinstance(shape, tuple | list) else ()
+  errors.check(
+    len(sizes) == 3
+    and all(isinstance(x, int | np.integer) and x >= 1 for x in sizes),
+    f'image_shape is {shape}; give (height, width, channels) of one image',
+  )
 
 
 def _find_family(name: str) -> Family:

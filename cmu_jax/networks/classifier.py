@@ -9,8 +9,8 @@ from flax import linen as nn
 from jax import numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from cmu_jax.core import errors, tree
-from cmu_jax.core.types import Model, Network, PRNGKey, Variables
+from cmu_jax.core import array_checks, errors, tree
+from cmu_jax.core.types import InputStep, Model, Network, PRNGKey, Variables
 from cmu_jax.networks import layers
 
 
@@ -78,6 +78,7 @@ def bind(module: nn.Module) -> Model:
     return call
 
   def init(key: PRNGKey, image: Float[Array, 'n h w c']) -> Variables:
+    array_checks.check_key(key)
     # A network without BatchNorm has no statistics: {} keeps the pytree's type.
     collections = module.init(key, image)
     return Variables(collections['params'], collections.get('batch_stats', {}))
@@ -122,6 +123,8 @@ def as_network(
     'data.input_step.make makes the inputs',
   )
   model = as_model(network.model)
+  array_checks.check_type('model of the network', model, Model)
+  array_checks.check_type('inputs of the network', network.inputs, InputStep)
   return network._replace(model=model), as_variables(variables)
 
 
@@ -159,6 +162,7 @@ def as_model(model: Model | nn.Module) -> Model:
     )
 
   def init(key: PRNGKey, image: jax.Array) -> Variables:
+    array_checks.check_key(key)
     return as_variables(model.init(key, image, **mode(False)))
 
   return Model(init, apply, update, features=refuse, head=refuse)
@@ -168,9 +172,10 @@ def as_variables(variables: Variables | Mapping[str, Any]) -> Variables:
   """Returns variables, also of the dict that a linen module's `init` makes.
 
   Raises:
-    UserError: a dict without 'params'.
+    UserError: a dict without 'params', or a value of another type.
   """
   if not isinstance(variables, Mapping):
+    array_checks.check_type('variables', variables, Variables)
     return variables
   errors.check(
     'params' in variables,

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from cmu_jax.core import jit, rng
+from cmu_jax.core import array_checks, jit, rng
 from cmu_jax.core.types import Batch, InputStep, PRNGKey, Samples, Variables
 from cmu_jax.data import splits
 from cmu_jax.training import segment, train
@@ -126,6 +126,7 @@ def whole_batch(
   batch: Batch, skip_augmentation: Bool[Array, 'n'] | None = None
 ) -> Samples:
   """Returns all samples of a batch as not identified."""
+  array_checks.check_type('batch', batch, Batch)
   shape = batch.label.shape
   return Samples(
     batch, jnp.zeros(shape, bool), jnp.ones(shape, bool), skip_augmentation

@@ -100,11 +100,21 @@ def predictor(network: Network, size: int) -> Callable:
   return jit.compile_loop(run)
 
 
+def _block_size(
+  network: Network, variables: Variables, batch: Batch, batch_size: int
+) -> int:
+  """The images of a block, at most all; refuses arguments of other types."""
+  array_checks.check_type('network', network, Network)
+  array_checks.check_type('variables', variables, Variables)
+  array_checks.check_type('batch', batch, Batch)
+  return min(batch_size, batch.label.shape[0])
+
+
 def predict(
   network: Network, variables: Variables, batch: Batch, batch_size: int = 1024
 ) -> Int[np.ndarray, 'n']:
   """Predicts classes of a split, in evaluation mode; paints triggers."""
-  size = min(batch_size, batch.label.shape[0])
+  size = _block_size(network, variables, batch, batch_size)
   return np.asarray(predictor(network, size)(variables, batch))
 
 
@@ -140,7 +150,7 @@ def probabilities(
   network: Network, variables: Variables, batch: Batch, batch_size: int = 1024
 ) -> Float[np.ndarray, 'n k']:
   """Class probabilities of a split, in evaluation mode; paints triggers."""
-  size = min(batch_size, batch.label.shape[0])
+  size = _block_size(network, variables, batch, batch_size)
   run = _output_program(network, size, jax.nn.softmax)
   return np.asarray(run(variables, batch))
 
@@ -149,7 +159,7 @@ def logits(
   network: Network, variables: Variables, batch: Batch, batch_size: int = 1024
 ) -> Float[np.ndarray, 'n k']:
   """Logits of a split, in evaluation mode; paints triggers."""
-  size = min(batch_size, batch.label.shape[0])
+  size = _block_size(network, variables, batch, batch_size)
   run = _output_program(network, size, jnp.float32)
   return np.asarray(run(variables, batch))
 

@@ -3,6 +3,7 @@
 import functools
 import sys
 import time
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -87,6 +88,35 @@ def check_length(title: str, steps: Any, count: int) -> None:
     f'{title}: {steps:,} steps of {count} images; at most {limit:,} can be '
     'made: train for fewer steps or epochs',
   )
+
+
+def check_training(training: Any) -> None:
+  """Refuses settings that are no `Training`, or an optimizer that is none.
+
+  Raises:
+    UserError: names the argument and the remedy.
+  """
+  array_checks.check_type('training', training, Training)
+  # By its methods, because optax has transformations of several types.
+  optimizer = training.optimizer
+  errors.check(
+    callable(getattr(optimizer, 'init', None))
+    and callable(getattr(optimizer, 'update', None)),
+    f'optimizer of the training is {errors.describe_value(optimizer)}; '
+    'give an optax transformation, such as optax.sgd(0.1)',
+  )
+  size = training.batch_size
+  errors.check(
+    isinstance(size, int | np.integer),
+    f'batch_size of the training is {errors.describe_value(size)}; give an '
+    'integer',
+  )
+
+
+def _check_session(session: Any) -> None:
+  array_checks.check_type('session', session, Session)
+  if session.checkpoint is not None:
+    array_checks.check_type('checkpoint', session.checkpoint, Checkpoint)
 
 
 def _check_finite(history: np.ndarray, start: int, title: str) -> None:
@@ -253,7 +283,19 @@ def fit(
     UserError: an empty batch, or images or labels that do not fit.
   """
   network, variables = networks.as_network('fit', network, variables)
+  check_training(training)
+  _check_session(session)
+  array_checks.check_type('batch', batch, Batch)
+  array_checks.check_array('image of the batch', batch.image)
+  array_checks.check_array('label of the batch', batch.label)
+  array_checks.check_callable('loss', loss, 'a function (logits, label)')
+  # Any text would select vmap.
+  if strategy not in (None, *typing.get_args(vectorize.Strategy)):
+    raise errors.unknown_name(
+      'strategy', strategy, typing.get_args(vectorize.Strategy)
+    )
   title, stacked = session.title, strategy is not None
+  array_checks.check_key(key, int(stacked))
   size = batch.image.shape[int(stacked)]
   errors.check(size > 0, f'{title}: no training images')
   _check_batch(network, variables, batch, loss, stacked)

@@ -14,6 +14,7 @@ from typing import Any
 
 from cmu_jax.commands import flags
 from cmu_jax.commands.requests import REPAIR, RepairRequest
+from cmu_jax.core import errors
 
 __all__ = ['RepairRequest', 'load', 'repair']
 
@@ -60,6 +61,11 @@ def repair(
     # Imported late: the flags of the command are checked without JAX.
     from cmu_jax.commands.repair import arrays
 
+    # Python would name a function that the caller does not know.
+    errors.check(
+      'variables' in settings,
+      "variables= is missing: give the network's Variables",
+    )
     return arrays.repair_arrays(model, images, labels, **settings)
   named = {'model': model, 'labels': labels}
   settings |= {k: v for k, v in named.items() if v is not None}

@@ -74,18 +74,10 @@ def repair_arrays(
   names = settings.pop('class_names', None)
   target = settings.pop('target', None)
   paths: dict[str, Any] = dict.fromkeys(('weights', 'model', 'out'), 'images')
-  unknown = sorted(set(settings) - set(requests.RepairRequest._fields))
-  if unknown:
-    raise errors.unknown_name(
-      'setting', unknown[0], requests.RepairRequest._fields
-    )
-  request = requests.RepairRequest(
-    **paths,
-    kind=kind,
-    labels=labels_are,
-    proxy=None if images is None else 'images',
-    ordinary=None if ordinary is None else 'ordinary',
-    **settings,
+  paths['proxy'] = None if images is None else 'images'
+  paths['ordinary'] = None if ordinary is None else 'ordinary'
+  request = flags.make_request(
+    requests.REPAIR, {**paths, 'kind': kind, 'labels': labels_are, **settings}
   )
   flags.check(requests.REPAIR, request)
   if images is None:
@@ -119,6 +111,12 @@ def _check_pictures(pictures: Any) -> jax.Array:
   Raises:
     UserError: an array of another kind or shape.
   """
+  # A Batch is a tuple, of which no array can be made.
+  errors.check(
+    not isinstance(pictures, tuple),
+    f'images are {errors.describe_value(pictures)}; give the array of '
+    'pixels, uint8 [n, h, w, c]',
+  )
   image = jnp.asarray(pictures)
   errors.check(
     image.ndim == 4 and image.dtype == jnp.uint8 and len(image),

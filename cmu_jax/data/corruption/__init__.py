@@ -14,7 +14,7 @@ records, checks and experiments read that entry.
 import numpy as np
 from jaxtyping import Int
 
-from cmu_jax.core import errors
+from cmu_jax.core import array_checks, errors
 from cmu_jax.core.types import Batch, Corruption
 from cmu_jax.data.corruption.class_maps import CLASS_MAPS, resolve_class_map
 from cmu_jax.data.corruption.human_labels import HUMAN, human
@@ -103,6 +103,8 @@ def apply(corruption: Corruption, batch: Batch) -> Batch:
   Raises:
     UserError: the corruption is of a set of another size.
   """
+  array_checks.check_type('batch', batch, Batch)
+  array_checks.check_type('corruption', corruption, Corruption)
   n = batch.label.shape[0]
   errors.check(
     corruption.label.shape == (n,),

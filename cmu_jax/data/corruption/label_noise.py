@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from ml_collections import ConfigDict
 
-from cmu_jax.core import errors
+from cmu_jax.core import array_checks, errors
 from cmu_jax.core.types import Corruption, Info, PRNGKey
 from cmu_jax.data import splits
 from cmu_jax.data.corruption import class_maps, kind
@@ -40,6 +40,7 @@ def symmetric(
   splits.check_rate(rate)
   errors.check(num_classes >= 2, 'label noise needs at least 2 classes')
   host = splits.check_labels(label, num_classes)
+  array_checks.check_key(key)
   sample_key, class_key = jax.random.split(key)
   everyone = np.ones(host.size, bool)
   if indices is None:

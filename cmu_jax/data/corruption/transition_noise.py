@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from ml_collections import ConfigDict
 
-from cmu_jax.core import errors
+from cmu_jax.core import array_checks, errors
 from cmu_jax.core.types import Corruption, Info, PRNGKey
 from cmu_jax.data import splits
 from cmu_jax.data.corruption import kind
@@ -149,6 +149,7 @@ def transition(
   rows = check_transition(matrix)
   k = len(rows)
   host = splits.check_labels(label, k)
+  array_checks.check_key(key)
   sample_key, class_key = jax.random.split(key)
   mask = kind.class_share_mask(sample_key, host, rate, k)
   # Inverse transform sampling. All rows form a single ascending line, row c

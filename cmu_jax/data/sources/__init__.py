@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from cmu_jax.core import errors
+from cmu_jax.core import array_checks
 from cmu_jax.core.types import Batch, Dataset
 from cmu_jax.data.sources import (
   cache,
@@ -74,10 +74,9 @@ def load(
   Raises:
     UserError: the source is unknown, absent, incomplete or malformed.
   """
-  errors.check(
-    image_size is None or image_size >= 1,
-    f'image_size is {image_size}; it must be at least 1',
-  )
+  array_checks.check_type('source', source, str)
+  if image_size is not None:
+    array_checks.check_count('image_size', image_size)
   options = SourceOptions(data_dir, download, image_size)
   arrays = _read_source(source, _find_source(source, options), cache_dir)
   # Published sets are as they are; a user's own split may be a mistake.

@@ -82,6 +82,7 @@ def triggered_copies(
   )
 
 
+@finetuning.check_settings
 def self_distillation(
   network: Network,
   training: Training,
@@ -260,6 +261,7 @@ def subtract_projected(
   return Variables(params, variables.batch_stats), info
 
 
+@finetuning.check_settings
 def projected_distillation(
   network: Network,
   training: Training,

@@ -26,7 +26,7 @@ from cmu_jax.core.types import (
   Training,
   Variables,
 )
-from cmu_jax.methods import objectives
+from cmu_jax.methods import finetuning, objectives
 from cmu_jax.training import batch_norm, descent, train
 
 # The paper prunes until the accuracy on clean validation images falls. Here
@@ -105,6 +105,7 @@ def prune(variables: Variables, mask: Bool[Array, 'd']) -> Variables:
   return variables._replace(params=_mask_head(params, mask))
 
 
+@finetuning.check_settings
 def fine_pruning(network: Network, training: Training) -> Method:
   """Prunes the least active features, then trains on the clean proxy.
 
@@ -148,6 +149,7 @@ def fine_pruning(network: Network, training: Training) -> Method:
   return Method(('clean_proxy',), prepare, solve, grid)
 
 
+@finetuning.check_settings
 def bn_recalibration(network: Network, *, batch_size: int = 512) -> Method:
   """Re-estimates the running statistics on the clean proxy.
 

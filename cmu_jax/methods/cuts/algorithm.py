@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from cmu_jax.core import errors, jit, store, tree, vectorize
+from cmu_jax.core import array_checks, errors, jit, store, tree, vectorize
 from cmu_jax.core.types import (
   Method,
   Network,
@@ -30,6 +30,7 @@ from cmu_jax.core.types import (
   Variables,
 )
 from cmu_jax.data import proxy_sets
+from cmu_jax.methods import finetuning
 from cmu_jax.methods.cuts import alpha_search
 from cmu_jax.training import train
 
@@ -63,6 +64,9 @@ def fine_tune_draws(
   Raises:
     UserError: positions outside the pool; labels or images that do not fit.
   """
+  array_checks.check_key(key)
+  array_checks.check_type('proxy', proxy, Proxy)
+  train.check_training(training)
   draws, pool = proxy.label.shape[0], proxy.image.shape[0]
   # A gather clamps: it would take the last image in place of an absent one.
   position = np.asarray(proxy.positions)
@@ -124,6 +128,7 @@ def direction(
   return tau, fit
 
 
+@finetuning.check_settings
 def cuts(
   network: Network,
   training: Training,
@@ -150,6 +155,7 @@ def cuts(
   """
 
   rule = selection or alpha_search.Selection()
+  array_checks.check_type('selection', rule, alpha_search.Selection)
 
   def prepare(key, variables: Variables, data) -> tuple[PyTree, train.Fit]:
     return direction(

@@ -1,6 +1,7 @@
 """The alpha curve as one compiled program, and the published choice on it."""
 
 import functools
+import typing
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -158,6 +159,16 @@ def curve(
     UserError: a grid that is no vector of finite numbers, or a tau of another
       network.
   """
+  array_checks.check_type('model', model, Model)
+  array_checks.check_type('variables', variables, Variables)
+  array_checks.check_callable(
+    'measure', measure, 'a function (features, logits)'
+  )
+  array_checks.check_array('image', image)
+  array_checks.check_image_axes('images', image.shape)
+  errors.check(
+    not isinstance(alphas, str), f'alphas is {alphas!r}; give numbers'
+  )
   alphas = jnp.asarray(alphas)
   array_checks.check_same_shapes('parameters and tau', variables.params, tau)
   errors.check(
@@ -251,6 +262,15 @@ def select_alpha(
     UserError: fewer than 2 C proxy images (label noise), a target that is no
       class, or a tau of another network.
   """
+  array_checks.check_type('network', network, Network)
+  array_checks.check_type('variables', variables, Variables)
+  array_checks.check_type('proxy', proxy, Proxy)
+  array_checks.check_type('selection', selection, Selection)
+  # Every other text would be read as poison.
+  if selection.kind not in typing.get_args(Kind):
+    raise errors.unknown_name(
+      'kind of selection', selection.kind, typing.get_args(Kind)
+    )
   array_checks.check_same_shapes('parameters and tau', variables.params, tau)
   grid = selection_grid(selection)
   run = functools.partial(

@@ -31,7 +31,7 @@ from cmu_jax.core.types import (
   Variables,
 )
 from cmu_jax.data import splits
-from cmu_jax.methods import objectives
+from cmu_jax.methods import finetuning, objectives
 from cmu_jax.methods.cuts import alpha_rules, alpha_search
 from cmu_jax.training import descent, metrics, train
 
@@ -108,6 +108,7 @@ def choose_coefficient(
   return alpha_rules.choose_best(alphas, scores, selection.patience)
 
 
+@finetuning.check_settings
 def cuts_forget(
   network: Network,
   training: Training,

@@ -30,7 +30,7 @@ from cmu_jax.core.types import (
   Training,
   Variables,
 )
-from cmu_jax.methods import simplex
+from cmu_jax.methods import finetuning, simplex
 from cmu_jax.methods.cuts import forget_proxy
 
 
@@ -95,6 +95,7 @@ def ensemble_model(model: Model) -> Model:
   return model._replace(apply=apply, stem=None, trunk=None)
 
 
+@finetuning.check_settings
 def cuts_simplex(
   network: Network,
   training: Training,

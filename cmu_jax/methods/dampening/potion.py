@@ -31,6 +31,7 @@ from cmu_jax.core.types import (
   Samples,
   Variables,
 )
+from cmu_jax.methods import finetuning
 from cmu_jax.methods.dampening import importance, ssd
 
 _GROWTH, _START = 1.1, 1 / 25
@@ -138,6 +139,7 @@ def search(
   )
 
 
+@finetuning.check_settings
 def potion(
   network: Network,
   *,

@@ -36,6 +36,7 @@ from cmu_jax.core.types import (
   Samples,
   Variables,
 )
+from cmu_jax.methods import finetuning
 from cmu_jax.methods.dampening import importance
 from cmu_jax.training import descent
 
@@ -223,6 +224,7 @@ def dampening_method(
   )
 
 
+@finetuning.check_settings
 def ssd(
   network: Network,
   *,
@@ -316,6 +318,7 @@ def forget_share(data: Any) -> Float[Array, '']:
   return forget / (forget + data.retain.valid.sum())
 
 
+@finetuning.check_settings
 def assd(
   network: Network,
   *,

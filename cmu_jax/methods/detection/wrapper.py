@@ -17,6 +17,7 @@ from jaxtyping import Bool
 
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Method, MethodInputs, Network, Result, Variables
+from cmu_jax.methods import finetuning
 from cmu_jax.methods.detection import detector_data
 from cmu_jax.training import descent
 
@@ -60,6 +61,7 @@ def move_flagged(
   )
 
 
+@finetuning.check_settings
 def with_detector(
   method: Method,
   detector: detector_data.Detector,

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, PyTree
 
 from cmu_jax.core import jit, vectorize
 from cmu_jax.core.types import Method, Network, Result, Samples, Variables
+from cmu_jax.methods import finetuning
 from cmu_jax.methods.dampening import importance
 from cmu_jax.methods.projection import activations
 from cmu_jax.training import metrics
@@ -99,6 +100,7 @@ def project(
   )
 
 
+@finetuning.check_settings
 def sap(
   network: Network,
   *,

@@ -34,6 +34,7 @@ from cmu_jax.core.types import (
   Samples,
   Variables,
 )
+from cmu_jax.methods import finetuning
 from cmu_jax.methods.projection import activations
 
 RETAIN_SCALES = (100.0, 10.0, 30.0, 300.0, 1000.0)
@@ -74,6 +75,7 @@ def _sample_rows(key: PRNGKey, samples: Samples, count: int) -> Samples:
   return jax.tree.map(lambda x: x[order], samples)
 
 
+@finetuning.check_settings
 def svd_projection(
   network: Network,
   *,

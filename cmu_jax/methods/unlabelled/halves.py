@@ -27,6 +27,7 @@ from cmu_jax.core.types import (
   Training,
   Variables,
 )
+from cmu_jax.methods import finetuning
 from cmu_jax.methods.unlabelled import agreement, information_maximization
 from cmu_jax.training import batch_norm, descent, metrics
 
@@ -209,6 +210,7 @@ def estimate_accuracy(
   return float(np.mean([predicted[0] == run for run in predicted[1:]]))
 
 
+@finetuning.check_settings
 def safe_information_maximization(
   network: Network,
   training: Training,

@@ -199,6 +199,7 @@ def wrap_pictures(image: Any) -> Samples:
   return descent.whole_batch(Batch(pictures, label))
 
 
+@finetuning.check_settings
 def information_maximization(
   network: Network,
   training: Training,

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cmu_jax.core import errors, files, provenance, tree
+from cmu_jax.core import array_checks, errors, files, provenance, tree
 from cmu_jax.core.types import Variables
 from cmu_jax.data import normalisation
-from cmu_jax.networks import weights
+from cmu_jax.networks import classifier, weights
 from cmu_jax.networks.shipped import user_data
 from cmu_jax.networks.shipped.user_network import ShippedNetwork
 from cmu_jax.networks.weights import matching
@@ -141,15 +141,22 @@ def save_weights(
     UserError: another format, a fact of another kind or of another number of
       classes, NaN or infinity, or a place that cannot be written.
   """
+  array_checks.check_type('path', path, str | os.PathLike)
+  variables = classifier.as_variables(variables)
   path = files.expand(path)
   suffix = path.suffix.lower()
   errors.check(
     suffix in _SAVED_FORMATS,
     f'{path} has no known format; give {", ".join(_SAVED_FORMATS)}',
   )
+  # A text is a sequence of names of one letter each.
+  errors.check(
+    classes is None or isinstance(classes, list | tuple),
+    f'classes is {errors.describe_value(classes)}; give a list of names',
+  )
   facts: dict[str, Any] = {
-    'mean': np.ravel(mean).astype(float).tolist(),
-    'std': np.ravel(std).astype(float).tolist(),
+    'mean': _channel_values('mean', mean),
+    'std': _channel_values('std', std),
     'classes': None if classes is None else list(classes),
     'image_size': image_size,
     'target': target,
@@ -172,6 +179,22 @@ def save_weights(
   weights.write(path, weights.StoredWeights(arrays, {}, suffix))
   files.write_json(path.with_name(f'{path.name}.json'), side)
   return path
+
+
+def _channel_values(name: str, values: Any) -> list[float]:
+  """The numbers of all channels.
+
+  Raises:
+    UserError: values that are no numbers.
+  """
+  # Not converted to float: None would become NaN.
+  numbers = np.ravel(values)
+  errors.check(
+    numbers.dtype.kind in 'iuf',
+    f'{name} is {errors.describe_value(values)}; give numbers, for all '
+    'channels or one a channel',
+  )
+  return [float(number) for number in numbers]
 
 
 def _check_class_names(

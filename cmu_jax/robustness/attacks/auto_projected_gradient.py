@@ -140,8 +140,7 @@ def autopgd(
     parameter-free attacks, arXiv 2003.01690, algorithm 1 and section 3.
   """
   eps = protocol.check_positive(radius, 'radius')
-  count = protocol.check_count(steps, 'steps')
-  protocol.check_count(restarts, 'restarts')
+  count, _ = protocol.check_steps(steps, restarts)
   balls.check_norm(norm)
   objective = objectives.loss_by_name(loss)
   windows = _checkpoint_windows(count)

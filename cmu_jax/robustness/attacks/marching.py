@@ -57,8 +57,8 @@ def march(
     the defaults are ours.
   """
   eps = protocol.check_positive(radius, 'radius')
-  count = protocol.check_count(marches, 'marches')
-  limit = protocol.check_count(restarts, 'restarts')
+  protocol.check_count(marches, 'marches')
+  count, limit = protocol.check_steps(marches, restarts)
   balls.check_norm(norm)
   objective = objectives.loss_by_name(loss)
 

@@ -182,7 +182,7 @@ def minimal_pgd(
   """
   eps = protocol.check_positive(radius, 'radius')
   share = protocol.check_positive(step, 'step')
-  count = protocol.check_count(steps, 'steps')
+  count, _ = protocol.check_steps(steps)
   balls.check_norm(norm)
   errors.check(
     share <= 1,

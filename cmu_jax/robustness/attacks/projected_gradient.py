@@ -89,14 +89,14 @@ def pgd(
     1706.06083, section 2.1 and (step sizes) appendix.
   """
   eps = protocol.check_positive(radius, 'radius')
-  count = protocol.check_count(steps, 'steps')
+  count, runs = protocol.check_steps(steps, restarts)
   alpha = (
     2.5 * eps / count if step is None else protocol.check_positive(step, 'step')
   )
   balls.check_norm(norm)
   objective = objectives.loss_by_name(loss)
   errors.check(
-    protocol.check_count(restarts, 'restarts') == 1 or random_start,
+    runs == 1 or random_start,
     f'{restarts} restarts without random_start are all the same; set '
     'random_start or restarts=1',
   )

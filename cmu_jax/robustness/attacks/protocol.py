@@ -16,10 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from cmu_jax.core import errors
+from cmu_jax.core import array_checks, errors
 from cmu_jax.robustness.attacks import objectives
 
 Logits = objectives.Logits
+
+_MOST_STEPS = 1_000_000
 
 
 class AttackResult(NamedTuple):
@@ -90,6 +92,20 @@ def check_count(value: Any, name: str) -> int:
   return int(value)
 
 
+def check_steps(steps: Any, restarts: Any = 1) -> tuple[int, int]:
+  """Returns the steps of a run and the number of runs, or raises UserError.
+
+  More than a million steps an image would last for days.
+  """
+  count, runs = check_count(steps, 'steps'), check_count(restarts, 'restarts')
+  errors.check(
+    count * runs <= _MOST_STEPS,
+    f'{count:,} steps of the attack in {errors.count_text(runs, "run")} are '
+    f'too many; give at most {_MOST_STEPS:,} together',
+  )
+  return count, runs
+
+
 def _first_bad_row(bad: np.ndarray) -> int | None:
   """Returns the first row with a True; None without any."""
   rows = bad.reshape(bad.shape[0], -1).any(1)
@@ -149,6 +165,8 @@ def with_checks(attack: Attack) -> Attack:
   """Returns an attack that checks its arrays outside of a trace."""
 
   def run(key, logits, image, label):
+    array_checks.check_key(key)
+    array_checks.check_callable('logits', logits, 'a function, see `logits_of`')
     # Values of tracers are unknown; their owner has checked them before.
     leaves = jax.tree.leaves((key, image, label))
     if not any(isinstance(x, jax.core.Tracer) for x in leaves):

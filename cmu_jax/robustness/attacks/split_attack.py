@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from cmu_jax.core import jit, progress
+from cmu_jax.core import array_checks, jit, progress
 from cmu_jax.core.types import Batch, Network, PRNGKey, Variables
 from cmu_jax.robustness.attacks import protocol
 from cmu_jax.robustness.attacks.protocol import Attack, AttackResult, Logits
@@ -79,6 +79,11 @@ def attack_split(
     UserError: no images, pixels that are NaN or outside [0, 255], a label
       outside the classes, or a size below 1.
   """
+  array_checks.check_key(key)
+  array_checks.check_callable('attack', attack, 'an attack, such as pgd(0.1)')
+  array_checks.check_type('network', network, Network)
+  array_checks.check_type('variables', variables, Variables)
+  array_checks.check_type('batch', batch, Batch)
   size = protocol.check_count(size, 'block size')
   protocol.check_shapes(batch.image, batch.label)
   rows = batch.label.shape[0]

@@ -16,6 +16,7 @@ from cmu_jax.studies.engine import binding, recipes
 from cmu_jax.studies.ensembles import lotos, members, trs
 from cmu_jax.studies.ensembles.members import Members, Regulariser
 from cmu_jax.studies.ensembles.training import Recipe
+from cmu_jax.training import train
 
 
 class World(NamedTuple):
@@ -82,6 +83,20 @@ def _recipes(
   return by_method, options.steps
 
 
+def _check_attacks(config: Any, steps: int, images: int, test: int) -> None:
+  """Refuses attacks that together take as long as no training may."""
+  size = min(config.evaluate.batch_size, test)
+  count = config.attack.steps
+  train.check_length(
+    f'config.attack.steps={count}', count * -(-test // size), size
+  )
+  if 'trs' in config.methods:
+    # TRS attacks every batch of the training.
+    count = config.trs.steps
+    batch = min(config.train.batch_size, images)
+    train.check_length(f'config.trs.steps={count}', count * steps, batch)
+
+
 def load(config: ConfigDict, folder: pathlib.Path | None = None) -> World:
   """Loads the data and binds networks, recipes and the attack.
 
@@ -99,6 +114,7 @@ def load(config: ConfigDict, folder: pathlib.Path | None = None) -> World:
   )
   images = dataset.train.label.shape[0]
   by_method, steps = _recipes(config, network, layers, images)
+  _check_attacks(config, steps, images, dataset.test.label.size)
   # The settings give the step as a share of the radius.
   radius = config.attack.radius
   return World(
