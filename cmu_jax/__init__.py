@@ -23,6 +23,7 @@ Everything else is in ten packages, each of which imports only those above it:
 Names are imported on first use, so `import cmu_jax` is quick.
 """
 
+import signal
 import sys
 from typing import Any
 
@@ -34,12 +35,19 @@ _EARLIER_MODULES = tuple(
 )
 
 
-def _refuse_earlier_command() -> None:
+def _prepare_command() -> None:
   """Ends `python -m cmu_jax.repair` with the present command."""
   # Python imports this package before it looks for the module in vain.
   _, _, words = ' '.join(sys.orig_argv).partition(' -m ')
   module = words.split(' ')[0]
-  if sys.argv[:1] == ['-m'] and module in _EARLIER_MODULES:
+  if sys.argv[:1] != ['-m']:
+    return
+  if module in (__name__, f'{__name__}.main'):
+    from cmu_jax.commands import terminal
+
+    # During the imports of a command control-C would end in a traceback.
+    signal.signal(signal.SIGINT, lambda *_: terminal.exit_interrupted())
+  if module in _EARLIER_MODULES:
     name = module.rpartition('.')[2]
     print(
       f'error: this command is now `python -m cmu_jax {name}` (a space, no '
@@ -49,7 +57,7 @@ def _refuse_earlier_command() -> None:
     raise SystemExit(2)
 
 
-_refuse_earlier_command()
+_prepare_command()
 
 
 # Imports stand inside functions, where readers and tools can follow them: a

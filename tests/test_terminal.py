@@ -139,6 +139,63 @@ def test_control_c_ends_a_compilation_at_once(tmp_path):
   assert said.strip().splitlines()[-1].startswith('interrupted: ')
 
 
+# Changes that make a command work for some seconds.
+_LONG = {
+  'repair': {'steps': 200_000},
+  'unlearn': {'epochs': 20_000},
+  'audit': {'replicates': 100_000},
+  'study': {},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('command', case.COMMANDS)
+def test_control_c_at_any_time_loses_nothing(folder, tmp_path, command):
+  """Each moment ends in one line within two seconds; then the run continues."""
+  arguments = case.words(folder, command, tmp_path / 'out', **_LONG[command])
+  program = [sys.executable, '-m', 'cmu_jax', *arguments]
+  # The imports, the start of JAX, compilations and the work itself.
+  for seconds in (0.6, 2, 5, 8):
+    process = subprocess.Popen(
+      program,
+      cwd=tmp_path,
+      env=case.environment(JAX_PLATFORMS='cpu'),
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    time.sleep(seconds)
+    if process.poll() is not None:
+      break
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 2
+    assert said.strip().splitlines()[-1].startswith('interrupted: ')
+    assert 'Traceback' not in said
+    results = tmp_path / 'out' / 'results.json'
+    assert not results.exists() or not _finished(results.parent)
+  assert case.run(arguments, tmp_path).returncode == 0
+  assert _finished(tmp_path / 'out')
+
+
+def test_control_c_during_the_imports_has_no_traceback(tmp_path):
+  # An import of the command line, which is interrupted.
+  text = 'import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\n'
+  (tmp_path / 'argparse.py').write_text(f'{text}time.sleep(9)\n')
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'cmu_jax', 'repair', '--help'],
+    cwd=tmp_path,
+    env=case.environment(PYTHONPATH=f'{tmp_path}:{case.REPOSITORY}'),
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  _, said = process.communicate(timeout=60)
+  assert process.returncode == 130
+  assert said.strip().startswith('interrupted: ')
+
+
 def test_a_compilation_is_named_after_a_while(capsys, monkeypatch):
   monkeypatch.setattr(jit, '_SILENT_SECONDS', 0.001)
   monkeypatch.setattr(jit, '_REPEAT_SECONDS', 0.01)

@@ -6,6 +6,7 @@ is a list of permitted values.
 """
 
 import functools
+import numbers
 import os
 import re
 import textwrap
@@ -13,8 +14,6 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
-
-import numpy as np
 
 from cmu_jax.commands import shell
 from cmu_jax.core import errors, literals
@@ -24,10 +23,11 @@ R = TypeVar('R', bound=tuple)
 _SAMPLES: dict[Any, Any] = {bool: True, int: 1, float: 1.0, str: ''}
 # Types that a call from Python may give for each of them.
 _ACCEPTED: dict[Any, Any] = {
-  int: int | np.integer,
-  float: int | float | np.integer | np.floating,
+  # Numbers of NumPy too, which is not imported for --help.
+  int: numbers.Integral,
+  float: numbers.Real,
   str: str | os.PathLike,
-  tuple: tuple | list | np.ndarray,
+  tuple: tuple | list,
 }
 _WORDS = {str: 'text', int: 'an integer', float: 'a number'}
 # () -> (request -> results, results -> printed text); imports JAX.

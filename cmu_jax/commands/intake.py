@@ -8,7 +8,6 @@ import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
@@ -51,35 +50,39 @@ class PictureSet(NamedTuple):
 
 def check_classes(
   network: ShippedNetwork, sets: Mapping[str, Batch | None]
-) -> None:
+) -> dict[str, np.ndarray]:
   """Compares the order of the classes with the network's answers.
 
   Args:
     network: as shipped.
     sets: flag -> pictures with true labels, or with those of the training.
 
+  Returns:
+    Flag -> classes that the network predicts, for `readings.check_labelled`;
+    {} for a network whose order nothing contradicts.
+
   Raises:
     UserError: the network is far better in another order than the assumed one.
   """
   # The head of a CLIP is made of the names: no order contradicts it.
   if network.reader is not None:
-    return
-  samples = {
-    flag: splits.take(batch, _few_of_each(np.asarray(batch.label)))
-    for flag, batch in sets.items()
-    if batch is not None
-  }
-  if not samples:
-    return
-  # A single batch: the program is compiled once.
-  batch = Batch(
-    jnp.concatenate([sample.image for sample in samples.values()]),
-    jnp.concatenate([sample.label for sample in samples.values()]),
-  )
-  predicted = metrics.predict(network.classifier, network.variables, batch, 256)
-  label = np.asarray(batch.label)
-  origin = f'{label.size} pictures of {" and ".join(samples)}'
-  shipped.check_order(network.order, label, predicted, origin)
+    return {}
+  answers, labels, predicted = {}, [], []
+  for flag, batch in sets.items():
+    if batch is None:
+      continue
+    # All pictures of a set: later checks need the others too.
+    answers[flag] = metrics.predict(
+      network.classifier, network.variables, batch, 256
+    )
+    rows = _few_of_each(np.asarray(batch.label))
+    labels.append(np.asarray(batch.label)[rows])
+    predicted.append(answers[flag][rows])
+  if answers:
+    label = np.concatenate(labels)
+    origin = f'{label.size} pictures of {" and ".join(answers)}'
+    shipped.check_order(network.order, label, np.concatenate(predicted), origin)
+  return answers
 
 
 def _few_of_each(label: Int[np.ndarray, 'n']) -> Int[np.ndarray, 'm']:

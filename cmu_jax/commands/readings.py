@@ -87,7 +87,11 @@ def measure_skill(
 
 
 def check_labelled(
-  network: ShippedNetwork, batch: Batch, source: str, sure: bool = True
+  network: ShippedNetwork,
+  batch: Batch,
+  source: str,
+  sure: bool = True,
+  predicted: Int[np.ndarray, 'n'] | None = None,
 ) -> None:
   """Refuses a network that does not know pictures with classes.
 
@@ -97,6 +101,7 @@ def check_labelled(
     source: their folder, in words.
     sure: False if the labels may be others than those of its training. A
       network at chance is then refused only if another reading helps.
+    predicted: its classes of them, if they are known.
 
   Raises:
     UserError: the network answers at random, or another reading of the
@@ -105,7 +110,10 @@ def check_labelled(
   label, classes = np.asarray(batch.label), len(network.class_names)
   if len(label) < _LEAST:
     return
-  predicted = metrics.predict(network.classifier, network.variables, batch, 256)
+  if predicted is None:
+    predicted = metrics.predict(
+      network.classifier, network.variables, batch, 256
+    )
   skill = measure_skill(label, predicted, classes)
   prefix = (
     f'the network gives {skill.accuracy:.1%} of the {len(label)} pictures in '

@@ -122,6 +122,20 @@ def plan_steps(phases: np.ndarray) -> StepPlan:
   return StepPlan(jnp.asarray(phases, jnp.int32), jnp.asarray(turn, jnp.int32))
 
 
+def blank_batch(image: Any, has_trigger: bool | None = None) -> Batch:
+  """Returns unlabelled pictures as a batch, whose labels nobody reads.
+
+  Args:
+    image: raw pixels, uint8 [n, h, w, c].
+    has_trigger: whether the input step paints the trigger on all of them; None
+      for pictures without a trigger.
+  """
+  pixels = jnp.asarray(image)
+  count = pixels.shape[0]
+  flags = None if has_trigger is None else jnp.full(count, has_trigger)
+  return Batch(pixels, jnp.zeros(count, jnp.int32), flags)
+
+
 def whole_batch(
   batch: Batch, skip_augmentation: Bool[Array, 'n'] | None = None
 ) -> Samples:

@@ -65,7 +65,7 @@ def read_case(request: AuditRequest) -> AuditCase:
   intake.warn_of_near_copies(originals)
   # Labels of further pictures train references, and compare with nothing.
   further = sets.pop('--data', None)
-  intake.check_classes(network, sets)
+  answers = intake.check_classes(network, sets)
   further = intake.drop_copies('--data', further, sets)
   input_step.check_pad('--pad', request.pad, image.shape)
   batches = [*sets.values(), *([] if further is None else [further])]
@@ -77,7 +77,12 @@ def read_case(request: AuditRequest) -> AuditCase:
   sizes = [batch.label.shape[0] for batch in batches]
   source = np.repeat(np.arange(len(batches)), sizes)
   # Nothing can be told from a network that does not know its pictures.
-  readings.check_labelled(network, batches[0], f'--members={request.members}')
+  readings.check_labelled(
+    network,
+    batches[0],
+    f'--members={request.members}',
+    predicted=answers.get('--members'),
+  )
   return AuditCase(network, pool, source == 0, source == 2)
 
 

@@ -10,14 +10,14 @@ from cmu_jax import networks
 from cmu_jax.commands import flags, requests
 from cmu_jax.commands.repair import job, subject, words
 from cmu_jax.commands.repair.subject import RepairCase
-from cmu_jax.core import errors
+from cmu_jax.core import array_checks, errors
 from cmu_jax.core.types import Batch, Info, Network, Variables
 from cmu_jax.data import splits
 from cmu_jax.data.sources import image_folder
 from cmu_jax.networks import weights
 from cmu_jax.networks.shipped import ShippedNetwork, class_order
 from cmu_jax.networks.weights import matching
-from cmu_jax.training import metrics
+from cmu_jax.training import descent, metrics
 
 
 class RepairResult(NamedTuple):
@@ -70,27 +70,23 @@ def repair_arrays(
     UserError: settings or arrays that do not fit.
   """
   network, variables = networks.as_network('repair', network, variables)
-  labels_are = settings.pop('labels_are', 'bad')
+  if test is not None:
+    array_checks.check_type('test', test, Batch)
   names = settings.pop('class_names', None)
   target = settings.pop('target', None)
-  paths: dict[str, Any] = dict.fromkeys(('weights', 'model', 'out'), 'images')
-  paths['proxy'] = None if images is None else 'images'
-  paths['ordinary'] = None if ordinary is None else 'ordinary'
-  request = flags.make_request(
-    requests.REPAIR, {**paths, 'kind': kind, 'labels': labels_are, **settings}
-  )
-  flags.check(requests.REPAIR, request)
-  if images is None:
+  request = _make_request(kind, images, ordinary, settings)
+  pictures = None if ordinary is None else _check_pictures(ordinary)
+  if images is None and pictures is not None:
     # Nobody reads these labels.
-    blank = np.zeros(len(ordinary), np.int32)
-    case = _make_case(network, variables, ordinary, blank, None, names, kind)
+    blank = np.zeros(len(pictures), np.int32)
+    case = _make_case(network, variables, pictures, blank, None, names, kind)
     case = case._replace(bad=None)
   else:
     case = _make_case(network, variables, images, labels, target, names, kind)
-  if ordinary is not None and kind == 'poison':
-    case = subject.add_trigger(case, np.asarray(ordinary))
-  elif ordinary is not None:
-    case = case._replace(ordinary=_check_pictures(ordinary))
+  if pictures is not None and kind == 'poison':
+    case = subject.add_trigger(case, np.asarray(pictures))
+  elif pictures is not None:
+    case = case._replace(ordinary=pictures)
   case = case._replace(test=test)
   job.check_reading(request, case)
   settings = job.case_settings(request, case)
@@ -103,6 +99,29 @@ def repair_arrays(
     record,
     (words.headline(record), *words.outcome(record)),
   )
+
+
+def _make_request(
+  kind: str, images: Any, ordinary: Any, settings: Info
+) -> requests.RepairRequest:
+  """The request of a command that would do the same.
+
+  Raises:
+    UserError: settings that are unknown or do not fit each other.
+  """
+  paths: dict[str, Any] = dict.fromkeys(('weights', 'model', 'out'), 'images')
+  fields = {
+    **paths,
+    'kind': kind,
+    'proxy': None if images is None else 'images',
+    'ordinary': None if ordinary is None else 'ordinary',
+    **{k: v for k, v in settings.items() if k != 'labels_are'},
+    # The flag is called `labels`, which are an array here.
+    'labels': settings.get('labels_are', 'bad'),
+  }
+  request = flags.make_request(requests.REPAIR, fields)
+  flags.check(requests.REPAIR, request)
+  return request
 
 
 def _check_pictures(pictures: Any) -> jax.Array:
@@ -125,6 +144,50 @@ def _check_pictures(pictures: Any) -> jax.Array:
   return image
 
 
+def _ship(
+  network: Network,
+  variables: Variables,
+  order: class_order.ClassOrder,
+  target: Any,
+) -> ShippedNetwork:
+  """A network without files."""
+  return ShippedNetwork(
+    model=network.model,
+    variables=variables,
+    stored=weights.StoredWeights({}, {}, '.npz'),
+    layout=matching.Layout({}, False),
+    inputs=network.inputs,
+    pictures=image_folder.FolderPictures(np.zeros(0), np.zeros(0), ()),
+    order=order,
+    # An input step of somebody's own has no other readings.
+    mean=(),
+    std=(),
+    target=target,
+    notes=(),
+    side={},
+  )
+
+
+def _check_labels(labels: Any, count: int, classes: int) -> jax.Array:
+  """Labels of the bad samples on the device.
+
+  Raises:
+    UserError: labels that are absent, too few or no classes.
+  """
+  errors.check(
+    labels is not None,
+    'labels= is missing: give the wrong labels, or the true ones with '
+    "labels_are='true'",
+  )
+  label = jnp.asarray(labels, jnp.int32)
+  errors.check(
+    label.shape == (count,),
+    f'{count} images have labels of shape {label.shape}; give one each',
+  )
+  splits.check_labels(label, classes)
+  return label
+
+
 def _make_case(
   network: Network,
   variables: Variables,
@@ -136,7 +199,7 @@ def _make_case(
 ) -> RepairCase:
   """A case without files."""
   image = _check_pictures(images)
-  blank = Batch(image, jnp.zeros(len(image), jnp.int32))
+  blank = descent.blank_batch(image)
   logits = metrics.logits(network, variables, blank, 256)
   classes = logits.shape[1]
   class_names = tuple(map(str, names or range(classes)))
@@ -144,39 +207,15 @@ def _make_case(
     len(class_names) == classes,
     f'class_names has {len(class_names)} names, the network {classes} outputs',
   )
-  none = image_folder.FolderPictures(np.zeros(0), np.zeros(0), ())
-  shipped = ShippedNetwork(
-    model=network.model,
-    variables=variables,
-    stored=weights.StoredWeights({}, {}, '.npz'),
-    layout=matching.Layout({}, False),
-    inputs=network.inputs,
-    pictures=none,
-    order=class_order.ClassOrder(class_names, names is None, 'class_names='),
-    mean=(),
-    std=(),
-    target=target,
-    notes=(),
-    side={},
+  order = class_order.ClassOrder(class_names, names is None, 'class_names=')
+  shipped = _ship(network, variables, order, target)
+  if kind != 'poison':
+    label = _check_labels(labels, len(image), classes)
+    return RepairCase(shipped, Batch(image, label), None, None, None, None, ())
+  target, notes = subject.choose_target(
+    target, class_names, (), logits.argmax(1)
   )
-  notes: tuple[str, ...] = ()
-  if kind == 'poison':
-    target, notes = subject.choose_target(
-      target, class_names, (), logits.argmax(1)
-    )
-    label = jnp.full(len(image), target, jnp.int32)
-  else:
-    errors.check(
-      labels is not None,
-      'labels= is missing: give the wrong labels, or the true ones with '
-      "labels_are='true'",
-    )
-    target, label = None, jnp.asarray(labels, jnp.int32)
-    errors.check(
-      label.shape == (len(image),),
-      f'{len(image)} images have labels of shape {label.shape}; give one each',
-    )
-    splits.check_labels(label, classes)
+  label = jnp.full(len(image), target, jnp.int32)
   return RepairCase(
     shipped, Batch(image, label), None, target, None, None, notes
   )

@@ -2,7 +2,6 @@
 
 import pathlib
 
-import jax.numpy as jnp
 import numpy as np
 
 from cmu_jax.commands import finished, frame, readings
@@ -15,7 +14,7 @@ from cmu_jax.methods import diagnosis
 from cmu_jax.methods.cuts import alpha_rules
 from cmu_jax.methods.unlabelled import information_maximization
 from cmu_jax.robustness import attacks, lipschitz
-from cmu_jax.training import metrics
+from cmu_jax.training import descent, metrics
 
 _RATES = {
   'label_noise': 5e-4,
@@ -52,7 +51,12 @@ def check_reading(request: RepairRequest, case: RepairCase) -> None:
   """Refuses a network that does not read its pictures as in its training."""
   network = case.network
   if case.test is not None:
-    readings.check_labelled(network, case.test, f'--test={request.test}')
+    readings.check_labelled(
+      network,
+      case.test,
+      f'--test={request.test}',
+      predicted=case.answers.get('--test'),
+    )
   if request.kind == 'poison':
     # Pictures with a trigger all go to one class: they cannot show it.
     if case.test is None and case.ordinary is None:
@@ -71,7 +75,9 @@ def check_reading(request: RepairRequest, case: RepairCase) -> None:
     return
   source = f'--proxy={request.proxy}'
   if request.labels == 'true':
-    readings.check_labelled(network, case.bad, source)
+    readings.check_labelled(
+      network, case.bad, source, predicted=case.answers.get('--proxy')
+    )
   readings.check_unlabelled(network, case.bad.image, source)
 
 
@@ -168,7 +174,7 @@ def _target_floor(case: RepairCase) -> Info | None:
     rate = np.mean(np.asarray(case.test.label) == case.target)
     return {'rate': float(rate), 'source': 'test'}
   if case.ordinary is not None:
-    batch = Batch(case.ordinary, jnp.zeros(len(case.ordinary), jnp.int32))
+    batch = descent.blank_batch(case.ordinary)
     predicted = metrics.predict(
       case.network.classifier, case.network.variables, batch, 256
     )
@@ -201,7 +207,7 @@ def _measure(
     return metrics.predict(case.network.classifier, variables, batch, 256)
 
   classes = len(case.network.class_names)
-  batch = case.bad or Batch(case.image, jnp.zeros(len(case.image), jnp.int32))
+  batch = case.bad or descent.blank_batch(case.image)
   predicted = predict(batch)
   agreement = None
   if case.bad is not None:

@@ -1,5 +1,7 @@
 """The case of a repair: a shipped network and its bad samples."""
 
+import types
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +16,7 @@ from cmu_jax.core.types import Batch, Network, Trigger
 from cmu_jax.data import input_step
 from cmu_jax.networks import shipped
 from cmu_jax.networks.shipped import ShippedNetwork
-from cmu_jax.training import metrics
+from cmu_jax.training import descent, metrics
 
 # Pixel values from 0 to 255. JPEG makes a trigger's pixels vary by a few steps;
 # an ordinary picture must be farther from them than that, on average.
@@ -37,6 +39,7 @@ class RepairCase(NamedTuple):
     ordinary: unlabelled pictures of the task, without a trigger; or None.
     trigger: located by means of these, or None.
     notes: sentences on inferred facts.
+    answers: flag -> classes that the network predicts of its pictures.
   """
 
   network: ShippedNetwork
@@ -46,6 +49,7 @@ class RepairCase(NamedTuple):
   ordinary: jax.Array | None
   trigger: Trigger | None
   notes: tuple[str, ...]
+  answers: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
   @property
   def image(self) -> jax.Array:
@@ -96,9 +100,9 @@ def read_case(request: RepairRequest) -> RepairCase:
   # Wrong labels say nothing about the order of the classes.
   proxy = bad if noisy else None
   true = proxy if request.labels == 'true' else None
-  intake.check_classes(network, {'--test': test, '--proxy': true})
+  answers = intake.check_classes(network, {'--test': test, '--proxy': true})
   notes = (*network.notes, *target_notes)
-  case = RepairCase(network, bad, test, target, None, None, notes)
+  case = RepairCase(network, bad, test, target, None, None, notes, answers)
   if ordinary is None:
     return case
   return (
@@ -119,13 +123,8 @@ def _read_bad_samples(
     label = shipped.label_pictures(request.proxy, pictures, class_names)
     return Batch(image, jnp.asarray(label)), None, ()
   # Poisoned samples may come without class folders.
-  no_label = jnp.zeros(len(image), jnp.int32)
-  predicted = metrics.predict(
-    network.classifier,
-    network.variables,
-    Batch(image, no_label),
-    256,
-  )
+  blank = descent.blank_batch(image)
+  predicted = metrics.predict(network.classifier, network.variables, blank, 256)
   folders = shipped.list_classes('--proxy', request.proxy).names
   target, notes = choose_target(network.target, class_names, folders, predicted)
   return Batch(image, jnp.full(len(image), target, jnp.int32)), target, notes
@@ -151,9 +150,18 @@ def _read_ordinary(
 def _add_ordinary(ordinary: intake.PictureSet, case: RepairCase) -> RepairCase:
   """Adds pictures of the task, which the test pictures must not hold."""
   image = jnp.asarray(ordinary.image)
-  blank = Batch(image, jnp.zeros(len(image), jnp.int32))
-  test = intake.drop_copies('--test', case.test, {'--ordinary': blank})
-  return case._replace(ordinary=image, test=test)
+  blank = descent.blank_batch(image)
+  return _drop_ordinary(case, blank)._replace(ordinary=image)
+
+
+def _drop_ordinary(case: RepairCase, ordinary: Batch) -> RepairCase:
+  """Takes the ordinary pictures out of the test pictures."""
+  test = intake.drop_copies('--test', case.test, {'--ordinary': ordinary})
+  if test is case.test:
+    return case
+  # The answers to the test pictures are of other rows now.
+  answers = {k: v for k, v in case.answers.items() if k != '--test'}
+  return case._replace(test=test, answers=answers)
 
 
 def _read_trigger(ordinary: intake.PictureSet, case: RepairCase) -> RepairCase:
@@ -186,13 +194,8 @@ def add_trigger(
   )
   readings.check_unlabelled(network, jnp.asarray(pictures), source)
   trigger = locate_trigger(np.asarray(case.image), pictures)
-  batch = Batch(
-    jnp.asarray(pictures),
-    jnp.zeros(len(pictures), jnp.int32),
-    jnp.ones(len(pictures), bool),
-  )
-  test = intake.drop_copies('--test', case.test, {'--ordinary': batch})
-  case = case._replace(test=test)
+  batch = descent.blank_batch(pictures, has_trigger=True)
+  case = _drop_ordinary(case, batch)
   hit = 0.0
   if trigger is not None:
     step = input_step.with_trigger(network.inputs, trigger)

@@ -133,7 +133,7 @@ def _read_case(request: UnlearnRequest) -> UnlearnCase:
     '--test', test, {'--forget': forget, '--retain': retain}
   )
   case = UnlearnCase(network, forget, retain, test)
-  intake.check_classes(
+  answers = intake.check_classes(
     network, {f'--{name}': batch for name, batch in case.sets().items()}
   )
   # The labels of pictures to forget may be wrong, and the network right.
@@ -143,7 +143,9 @@ def _read_case(request: UnlearnRequest) -> UnlearnCase:
     ('forget', request.forget, forget, False),
   ):
     if batch is not None:
-      readings.check_labelled(network, batch, f'--{flag}={root}', sure)
+      readings.check_labelled(
+        network, batch, f'--{flag}={root}', sure, answers.get(f'--{flag}')
+      )
   return case
 
 

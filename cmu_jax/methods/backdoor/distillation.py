@@ -47,7 +47,7 @@ from cmu_jax.core.types import (
 from cmu_jax.methods import finetuning
 from cmu_jax.methods.backdoor import sensitivity
 from cmu_jax.methods.cuts import alpha_rules, alpha_search
-from cmu_jax.training import metrics, train
+from cmu_jax.training import descent, metrics, train
 
 # mu of P as a share of the mean eigenvalue of a layer's sensitivity.
 _DAMPING = 0.3
@@ -57,9 +57,8 @@ def predict_untriggered(
   network: Network, variables: Variables, image: UInt8[Array, 'n h w c']
 ) -> Int[Array, 'n']:
   """Predicts the classes of untriggered images."""
-  # `predict` takes a batch; its labels are not read.
-  unlabelled = Batch(image, jnp.zeros(image.shape[0], jnp.int32), None)
-  return jnp.asarray(metrics.predict(network, variables, unlabelled))
+  blank = descent.blank_batch(image)
+  return jnp.asarray(metrics.predict(network, variables, blank))
 
 
 def triggered_copies(

@@ -48,11 +48,13 @@ class Runs(NamedTuple):
     run_a: adapted to one half.
     run_b: adapted to the other half.
     gradient_evaluations: gradients of single images in both.
+    predicted: classes of all pictures before, after run a and after run b.
   """
 
   run_a: Variables
   run_b: Variables
   gradient_evaluations: int
+  predicted: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def run_halves(
@@ -101,7 +103,12 @@ def run_halves(
     )
   (run_a, info_a), (run_b, info_b) = results
   spent = info_a['gradient_evaluations'] + info_b['gradient_evaluations']
-  return Runs(run_a, run_b, spent)
+  # Once, because the verdict, its curve and the estimates all compare them.
+  before, after_a, after_b = (
+    metrics.predict(network, v, samples.batch, 256)
+    for v in (variables, run_a, run_b)
+  )
+  return Runs(run_a, run_b, spent, (before, after_a, after_b))
 
 
 @jax.jit
@@ -139,18 +146,20 @@ def trace(
     network: the model and its input step.
     variables: theta_o.
     runs: see `run_halves`.
-    samples: pictures to predict.
+    samples: the pictures of the runs.
     alphas: lengths of the step; 1 is a run.
 
   Returns:
     'alpha', 'alike' (share of predictions that both runs change, and to the
     same class) and 'alone' (share that a run changes otherwise), each [a].
   """
-  original = metrics.predict(network, variables, samples.batch, 256)
-  shares = []
+  original, shares = runs.predicted[0], []
   for alpha in alphas:
+    # At 1 the rounding of a step may differ from the run itself.
     run_a, run_b = (
       metrics.predict(network, move(variables, end, alpha), samples.batch, 256)
+      if alpha
+      else original
       for end in (runs.run_a, runs.run_b)
     )
     shares.append(agreement.changes(original, run_a, run_b))
@@ -173,7 +182,7 @@ def judge_runs(
   samples: Samples,
   rule: agreement.Rule = agreement.RULE,
 ) -> agreement.Evidence:
-  """Judges two runs on all pictures; see `agreement.judge`."""
+  """Judges two runs on their pictures; see `agreement.judge`."""
   # The statistics that a run brings about without a step of its weights.
   control = batch_norm.recalibrate(
     rng.fold_in(0, 'control'),
@@ -181,12 +190,9 @@ def judge_runs(
     variables,
     samples.batch,
   )
-  networks = (variables, runs.run_a, runs.run_b, control)
-  original, run_a, run_b, shifted = (
-    metrics.predict(network, v, samples.batch, 256) for v in networks
-  )
+  shifted = metrics.predict(network, control, samples.batch, 256)
   classes = metrics.count_classes(network, variables, samples.batch.image)
-  return agreement.judge(original, run_a, run_b, classes, rule, shifted)
+  return agreement.judge(*runs.predicted, classes, rule, shifted)
 
 
 def estimate_accuracy(
@@ -198,16 +204,13 @@ def estimate_accuracy(
     network: the model and its input step.
     variables: of a network that neither run was made from pictures of.
     runs: see `run_halves`.
-    samples: unlabelled pictures.
+    samples: the pictures of the runs.
 
   References:
     Assessing Generalization of SGD via Disagreement, arXiv 2106.13799.
   """
-  predicted = [
-    metrics.predict(network, v, samples.batch, 256)
-    for v in (variables, runs.run_a, runs.run_b)
-  ]
-  return float(np.mean([predicted[0] == run for run in predicted[1:]]))
+  predicted = metrics.predict(network, variables, samples.batch, 256)
+  return float(np.mean([predicted == run for run in runs.predicted[1:]]))
 
 
 @finetuning.check_settings

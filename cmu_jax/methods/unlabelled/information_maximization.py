@@ -26,7 +26,6 @@ from jaxtyping import Array, Float, PyTree
 
 from cmu_jax.core import errors, jit
 from cmu_jax.core.types import (
-  Batch,
   Method,
   Model,
   Network,
@@ -193,10 +192,7 @@ def knows_augmentation(
 
 def wrap_pictures(image: Any) -> Samples:
   """Wraps unlabelled raw pictures, uint8 [n, h, w, c], as data of a method."""
-  pictures = jnp.asarray(image)
-  # Nobody reads these labels.
-  label = jnp.zeros(pictures.shape[0], jnp.int32)
-  return descent.whole_batch(Batch(pictures, label))
+  return descent.whole_batch(descent.blank_batch(image))
 
 
 @finetuning.check_settings
