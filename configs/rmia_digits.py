@@ -11,7 +11,7 @@ Expect: no published numbers for this dataset. Ours (results/rmia_digits.json),
         The adaptive attack, offline as it has to be, finds no more in AMUN
         (49.5 [43.5, 55.5]); ulira_digits.py does.
 
-Five networks, each of a random half of all images, of which it forgets a tenth;
+Ten networks, each of a random half of all images, of which it forgets a tenth;
 32 references on halves of the same images. The adaptive attack compares with
 references that were unlearned with the audited method themselves.
 """
@@ -24,7 +24,7 @@ def get_config(arg: str = ''):
   a = configs.parse_arg(
     arg,
     smoke=False,
-    seeds=(0, 1, 2, 3, 4),
+    seeds=(0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
     references=32,
     fraction=0.1,
     methods=('amun', 'amun_alone', 'ft'),
