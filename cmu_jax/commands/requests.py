@@ -50,7 +50,7 @@ the corruption that bad samples show, and contradictions to --kind.
 {_NETWORK}
   --kind=label_noise|poison  the corruption
   --ordinary=FOLDER    ordinary pictures of the task; labels are not read.
-                       label_noise: 50 or more of all classes, and --proxy is
+                       label_noise: 100 or more of all classes, and --proxy is
                        not needed. poison: pictures without the trigger, which
                        we locate by comparison and unlearn along directions
                        that these pictures do not need (a method of ours)
