@@ -113,6 +113,7 @@ def _methods() -> dict[str, Any]:
 
 def _commands() -> dict[str, Any]:
   from cmu_jax.commands.audit import audit
+  from cmu_jax.commands.find import find
   from cmu_jax.commands.repair import repair
   from cmu_jax.commands.unlearn import unlearn
 
@@ -151,7 +152,7 @@ _LOADERS = {
   _data: 'make_proxy wrap_labels',
   _training: 'Fit Session fit',
   _methods: 'Selection amun curve cuts direction select_alpha',
-  _commands: 'audit repair unlearn',
+  _commands: 'audit find repair unlearn',
   _light_packages: 'commands config core report studies',
   _packages: 'audits data methods networks robustness training',
 }

@@ -1,4 +1,4 @@
-"""The command line: python -m cmu_jax repair|unlearn|audit|study ..."""
+"""The command line: python -m cmu_jax find|repair|unlearn|audit|study ..."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ from cmu_jax.core import errors
 _TEXT = """\
 usage: python -m cmu_jax COMMAND [--FLAG=VALUE ...]
 
+  find      finds wrong labels and other bad samples among labelled pictures
   repair    repairs a classifier from a few bad samples
   unlearn   makes a classifier forget some of its training pictures
   audit     tests by membership attacks if training pictures can be recognised
@@ -18,6 +19,12 @@ python -m cmu_jax COMMAND --help lists the flags of a command."""
 
 
 # Each command is imported on use, because its flags alone answer --help.
+def _find(argv: Sequence[str]) -> int:
+  from cmu_jax.commands import find, flags
+
+  return flags.run(find.FIND, find.load, argv)
+
+
 def _repair(argv: Sequence[str]) -> int:
   from cmu_jax.commands import flags, repair, requests
 
@@ -43,6 +50,7 @@ def _study(argv: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+  'find': _find,
   'repair': _repair,
   'unlearn': _unlearn,
   'audit': _audit,

@@ -1,1 +1,1 @@
-"""Commands of the package: python -m cmu_jax repair|unlearn|audit|study."""
+"""Commands: python -m cmu_jax find|repair|unlearn|audit|study."""

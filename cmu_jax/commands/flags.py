@@ -129,7 +129,8 @@ def _check_numbers(request: Any) -> None:
       (request.mean is None) == (request.std is None),
       '--mean and --std go together: give both',
     )
-    check_positive(request, 'image_size', 'learning_rate', 'batch_size')
+    numbers = ('image_size', 'learning_rate', 'batch_size')
+    check_positive(request, *(n for n in numbers if hasattr(request, n)))
 
 
 def check_positive(request: Any, *names: str) -> None:

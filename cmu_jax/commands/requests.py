@@ -8,8 +8,8 @@ from cmu_jax.core import errors
 from cmu_jax.methods import study_names
 
 _TEXT_COLUMN = 23
-# Flags of the network and its pictures, which all three commands share.
-_NETWORK = """\
+# Flags of the network and its pictures, which the commands share.
+NETWORK = """\
   --weights=FILE       .safetensors, its .index.json, .npz, .msgpack or an Orbax
                        directory; names of ours, of PyTorch, of Hugging Face or
                        of NNX. Pickles (.pt, .pth) are never opened: a message
@@ -18,7 +18,7 @@ _NETWORK = """\
                        clip-vit-b32, -b16, -l14, or clip (sizes from config.json
                        beside FILE): image tower, head of the class names;
                        siglip-vit-b16, siglip: with head=FILE.npz; dinov2"""
-_INFERRED = """\
+INFERRED = """\
 Pictures are .jpg, .png, .webp, .bmp, .tif, .ppm, .gif and others, in FOLDER or
 deeper; files that are left out are named (docs/pictures.md).
 
@@ -47,7 +47,7 @@ samples: CUTS (arXiv 2511.18660) fine-tunes on them and subtracts the change of
 the weights. Each edits as far as held-out pictures show that it helps. Reports
 the corruption that bad samples show, and contradictions to --kind.
 
-{_NETWORK}
+{NETWORK}
   --kind=label_noise|poison  the corruption
   --ordinary=FOLDER    ordinary pictures of the task; labels are not read.
                        label_noise: 100 or more of all classes, and --proxy is
@@ -60,7 +60,7 @@ the corruption that bad samples show, and contradictions to --kind.
   --out=DIR            folder for the repaired weights, the curve and the
                        report; the same command continues after a kill
 
-{_INFERRED}
+{INFERRED}
   --target=CLASS       poison: class to which the trigger leads; name or number
 
 Choices:
@@ -174,7 +174,7 @@ usage: python -m cmu_jax unlearn --weights=FILE --model=NAME --forget=FOLDER
 Makes a trained classifier forget some of its training pictures, and measures
 its remaining knowledge of them.
 
-{_NETWORK}
+{NETWORK}
   --forget=FOLDER      training pictures to forget, FOLDER/<class>/*, with the
                        class that they were trained with
   --out=DIR            folder for the new weights, the numbers and the report;
@@ -186,7 +186,7 @@ its remaining knowledge of them.
   --method=NAME        amun is the default; * needs --retain:
 {_METHOD_LIST}
 
-{_INFERRED}
+{INFERRED}
 
 Choices:
   --epochs=N           over --retain, or over --forget without it (default 10)
@@ -273,7 +273,7 @@ and, for the strong attacks, of K reference networks:
 
 A network itself, with K reference networks trained for the purpose (the command
 estimates the duration before it begins):
-{_NETWORK}
+{NETWORK}
   --members=PICTURES   training pictures of the network: FOLDER/<class>/*, or
                        FILE.npz with images, uint8 [n,h,w] or [n,h,w,c], and
                        labels, integers [n]
@@ -291,7 +291,7 @@ estimates the duration before it begins):
   --flip=true          mirrors half of their images
   --memory=X           GiB that training may take (default 4)
 
-{_INFERRED}
+{INFERRED}
 
 Choices:
   --gamma=X            RMIA: factor by which a point must exceed another

@@ -23,7 +23,7 @@ _WEIGHTS = re.compile(r'(repaired|unlearned)(\..+)?|head\.npz')
 # Flags of files and of folders that a command reads.
 _INPUT_FLAGS = (
   *('weights', 'model', 'scores', 'proxy', 'ordinary', 'forget', 'retain'),
-  *('test', 'members', 'nonmembers', 'data'),
+  *('test', 'members', 'nonmembers', 'data', 'probabilities'),
 )
 _HEAD_OPTION = re.compile('head=([^,]+)')
 _OUTPUT_FOLDERS = (
@@ -33,6 +33,7 @@ _OUTPUT_FOLDERS = (
   'figures',
   'tables',
   'tensorboard',
+  'suspects',
 )
 
 

@@ -1,4 +1,6 @@
-"""Pictures of two sets that are the same but for another file format or size.
+"""Pictures that are the same but for another file format or size.
+
+They are searched in two sets, or within one.
 
 A picture that was resaved as JPEG or resized has other pixels, so no digest
 finds it. Here all pictures are shrunk to 16x16 grey pixels. A copy is near its
@@ -7,7 +9,9 @@ of the same class, which are all alike, are no copies.
 """
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
+
+from cmu_jax.data.sources import common
 
 # Side of the shrunken pictures, and of those that are compared first.
 _SIDE, _COARSE = 16, 8
@@ -116,20 +120,90 @@ def find_near_copies(
   coarse = [_normalise(_halve(x)) for x in small]
   match = _nearest(*coarse)
   near = _distance((fine[0] * fine[1][match]).sum(1))
-  many = len(image) + len(others) >= _MANY
-  rows = np.flatnonzero(near <= (_NEAR if many else _FEW_NEAR))
-  same = (image[rows] == others[match[rows]]).all(axis=(1, 2, 3))
-  rows = rows[~same]
+  rows = _candidates(near, len(image) + len(others))
+  rows = rows[~_are_equal(image[rows], others[match[rows]])]
   if not len(rows):
     return none
   sample = fine[0][:: -(-len(image) // _OWN)]
   neighbours = np.concatenate([fine[1], sample])
-  if len(neighbours) > _RANK:
-    limit = _SHARE * _rank_distance(fine[0][rows], neighbours)
-  else:
-    limit = np.full(len(rows), _SURELY_NEAR)
-  rows = rows[near[rows] <= limit]
+  rows = rows[near[rows] <= _limits(fine[0][rows], neighbours)]
   return np.stack([rows, match[rows]], axis=1)
+
+
+def find_copies_within(
+  image: UInt8[np.ndarray, 'n h w c'],
+) -> tuple[Int[np.ndarray, 'p 2'], Float[np.ndarray, 'p']]:
+  """Finds pictures of a set that are copies of others, equal ones included.
+
+  Args:
+    image: raw pixels.
+
+  Returns:
+    Positions of a later and an earlier picture, a pair for each later picture,
+    and their distances: 0 for pictures that are equal pixel for pixel.
+  """
+  if len(image) < 2:
+    return np.zeros((0, 2), int), np.zeros(0)
+  small = _shrink(np.asarray(image))
+  fine, coarse = _normalise(small), _normalise(_halve(small))
+  match = _nearest_other(coarse)
+  near = _distance((fine * fine[match]).sum(1))
+  rows = _candidates(near, len(image))
+  rows = rows[near[rows] <= _limits(fine[rows], fine)] if len(rows) else rows
+  pairs = np.stack([rows, match[rows]], axis=1)
+  pairs = np.stack([pairs.max(axis=1), pairs.min(axis=1)], axis=1)
+  away = near[rows] * ~_are_equal(image[pairs[:, 0]], image[pairs[:, 1]])
+  # Pictures of one colour have no contrast, and many copies have many equals.
+  equal = _equal_pairs(image)
+  pairs = np.concatenate([equal, pairs])
+  away = np.concatenate([np.zeros(len(equal)), away])
+  index = np.unique(pairs[:, 0], return_index=True)[1]
+  return pairs[index], away[index]
+
+
+def _equal_pairs(
+  image: UInt8[np.ndarray, 'n h w c'],
+) -> Int[np.ndarray, 'p 2']:
+  """Pairs each picture with the earliest one that is equal to it."""
+  digests = common.picture_digests(image)
+  earliest = {digest: i for i, digest in reversed(list(enumerate(digests)))}
+  pairs = [(i, earliest[x]) for i, x in enumerate(digests) if earliest[x] < i]
+  return np.array(pairs, int).reshape(-1, 2)
+
+
+def _nearest_other(
+  vectors: Float[np.ndarray, 'n d'],
+) -> Int[np.ndarray, 'n']:
+  """Position of the nearest vector besides each itself."""
+  parts = []
+  for block in _blocks(len(vectors), len(vectors)):
+    product = vectors[block] @ vectors.T
+    rows = np.arange(len(product))
+    product[rows, block.start + rows] = -2
+    parts.append(product.argmax(1))
+  return np.concatenate(parts)
+
+
+def _candidates(
+  near: Float[np.ndarray, 'n'], total: int
+) -> Int[np.ndarray, 'm']:
+  """Pictures whose nearest is near enough for a copy, among so many."""
+  return np.flatnonzero(near <= (_NEAR if total >= _MANY else _FEW_NEAR))
+
+
+def _are_equal(
+  image: UInt8[np.ndarray, 'n h w c'], others: UInt8[np.ndarray, 'n h w c']
+) -> Bool[np.ndarray, 'n']:
+  return (image == others).all(axis=(1, 2, 3))
+
+
+def _limits(
+  vectors: Float[np.ndarray, 'n d'], neighbours: Float[np.ndarray, 'm d']
+) -> Float[np.ndarray, 'n']:
+  """Largest distance of a copy of each vector, by its other neighbours."""
+  if len(neighbours) <= _RANK:
+    return np.full(len(vectors), _SURELY_NEAR)
+  return _SHARE * _rank_distance(vectors, neighbours)
 
 
 def _halve(small: Float[np.ndarray, 'n s t']) -> Float[np.ndarray, 'n u v']:

@@ -139,6 +139,44 @@ def _flat_steps(
   return boundary_steps(model, variables, image).reshape(image.shape[0], -1)
 
 
+@functools.lru_cache(maxsize=32)
+def _answer_program(network: Network, size: int) -> Callable:
+  """(key, variables, batch) -> logits and features side by side, [n, k + d]."""
+
+  def run(key, variables, batch):
+    def answer(image):
+      features = network.model.features(variables, image)
+      logits = network.model.head(variables, features)
+      return jnp.concatenate([logits, _project(key, features)], axis=1)
+
+    return metrics.map_blocks(answer, network.inputs, batch, size)
+
+  return jit.compile_loop(run)
+
+
+def answer_images(
+  key: PRNGKey,
+  network: Network,
+  variables: Variables,
+  batch: Batch,
+  batch_size: int = 1024,
+) -> Float[np.ndarray, 'n e']:
+  """Computes logits and penultimate features in a single pass.
+
+  Args:
+    key: seeds the projection of wide features.
+    network: k classes.
+    variables: of the network.
+    batch: n images.
+    batch_size: images at a time.
+
+  Returns:
+    Logits in the first k columns, features in the others.
+  """
+  run = _answer_program(network, min(batch_size, batch.label.shape[0]))
+  return np.asarray(run(key, variables, batch))
+
+
 penultimate_features = functools.partial(_extract, _penultimate)
 boundary_directions = functools.partial(_extract, _flat_steps)
 
