@@ -8,6 +8,7 @@ network trained without augmentation that helps most; a network that was trained
 on shifted copies has memorised these too.
 """
 
+import functools
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -94,14 +95,14 @@ class _Reader(NamedTuple):
       rows = np.arange(start, min(start + _BLOCK, len(self.image)))
       path = self.folder / 'cells' / f'{self.address[:24]}-{name}-{start}.npz'
       stored = store.read_or_compute(
-        path, lambda rows=rows: {'answers': self._compute(name, rows)}
+        path, functools.partial(self._compute, name, rows)
       )
       yield stored['answers']
       advance(len(rows))
 
   def _compute(
     self, name: str, rows: Int[np.ndarray, 'b']
-  ) -> Float[np.ndarray, 'b e']:
+  ) -> store.NamedArrays:
     # Repeated pictures fill the block: one compilation serves all of them.
     full = np.resize(rows, min(_BLOCK, len(self.image)))
     image = jnp.asarray(make_view(self.image[full], name))
@@ -113,7 +114,7 @@ class _Reader(NamedTuple):
       batch,
       self.size,
     )
-    return answers[: len(rows)]
+    return {'answers': answers[: len(rows)]}
 
 
 def answer(
