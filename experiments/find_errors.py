@@ -42,8 +42,8 @@ from cmu_jax.methods.detection import (
 from cmu_jax.training import metrics, optimizers, train
 
 CELLS = (
-  *('resnet20,worse', 'resnet20,aggre', 'resnet20,clean'),
   *('memorised,worse', 'memorised,patch', 'memorised,clean'),
+  *('resnet20,worse', 'resnet20,aggre', 'resnet20,clean'),
 )
 # Shares of the samples at which the expected precision is compared.
 CUTS = (0.02, 0.05, 0.1, 0.2, 0.4)

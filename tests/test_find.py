@@ -69,6 +69,8 @@ def run(folder, **changes):
     'model': 'fc:width=64',
     'data': folder / 'data',
     'out': folder / 'out',
+    'mean': 0.5,
+    'std': 0.5,
     **changes,
   }
   argv = [f'--{k}={v}' for k, v in values.items() if v is not None]
@@ -131,6 +133,7 @@ def test_the_page_is_whole_and_shows_pictures(case):
   assert html.count('data:image/png') > 30
   assert 'src="http' not in html
   assert 'unlearn --forget=' in html
+  assert '--mean=0.5 --std=0.5 --out=NEW_FOLDER' in html
 
 
 def test_a_finished_search_is_not_repeated_and_a_killed_one_continues(
@@ -161,6 +164,25 @@ def answers(path, **changes):
   arrays = {'probabilities': probability, 'labels': label, **changes}
   np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
   return path
+
+
+def test_a_weak_network_is_not_believed_blindly(tmp_path, capsys):
+  # Right where it is sure, and wrong about half of the hard samples.
+  draw = np.random.default_rng(0)
+  label = np.arange(400) % 4
+  sure = draw.random(400) < 0.5
+  guess = np.where(
+    sure | (draw.random(400) < 0.5), label, (label + 1 + label % 3) % 4
+  )
+  top = np.where(sure, 0.97, 0.7)[:, None]
+  probability = np.where(np.arange(4) == guess[:, None], top, (1 - top) / 3)
+  path = answers(tmp_path / 'a.npz', probabilities=probability, labels=label)
+  arguments = [f'--probabilities={path}', f'--out={tmp_path / "out"}']
+  assert program.main(['find', *arguments]) == 0
+  assert 'Perhaps far fewer' in capsys.readouterr().out
+  results = files.read_json(tmp_path / 'out' / 'results.json')
+  assert results['doubt'] < 0.75
+  assert results['least_rate'] == 0
 
 
 def test_stored_answers_are_enough(tmp_path):

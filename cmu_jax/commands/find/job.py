@@ -26,6 +26,9 @@ from cmu_jax.training import metrics
 
 # Pictures that a search for triggers asks about at a time.
 _BLOCK = 64
+# Surest answers contradict an estimate if they have fewer errors by this share,
+# unless the network agrees with more labels than a weak network can.
+_MUCH_LESS, _STRONG = 0.75, 0.85
 
 
 def run(request: FindRequest) -> Info:
@@ -46,11 +49,17 @@ def run(request: FindRequest) -> Info:
 
   def compute(settings: Info, out: pathlib.Path) -> tuple[Info, frame.Report]:
     listed, facts = search(request, samples, settings, out)
-    record = listing.write(request, samples, listed, out)
+    record = listing.write(_wish(request, facts), samples, listed, out)
     report = page.make_report(samples, listed)
     return {**facts, **record, 'class_names': samples.class_names}, report
 
   return frame.run_job(request, inferred, compute)
+
+
+def _wish(request: FindRequest, facts: Info) -> FindRequest:
+  """The request, with a precision that allows for a doubtful estimate."""
+  doubt = max(float(facts['doubt']), 1e-6)
+  return request._replace(precision=request.precision / doubt)
 
 
 def _read_finished(request: FindRequest, inferred: Info) -> Info | None:
@@ -78,19 +87,17 @@ def search(
   """
   if samples.network is None:
     assert samples.probability is not None
-    found_kinds = suspects.find(
-      samples.probability, samples.label, samples.features
-    )
+    kinds = suspects.find(samples.probability, samples.label, samples.features)
     memorised = suspects.is_memorised(samples.probability, samples.label)
     facts = {
       'memorised': memorised,
       'cross_fitted': memorised and samples.features is not None,
       'agreement': {'plain': _agreement(samples.probability, samples.label)},
-      'least_rate': confident_learning.measure_sure_errors(
-        samples.probability, samples.label
-      ),
     }
-    return _shorten(found_kinds, samples), facts
+    listed = _shorten(kinds, samples)
+    return listed, facts | _judge_estimate(
+      _judging_answers(samples, memorised), samples.label, listed
+    )
   return _search_pictures(request, samples, settings, out)
 
 
@@ -131,7 +138,6 @@ def _search_pictures(
     'memorised': asked.memorised,
     'cross_fitted': asked.memorised,
     'agreement': asked.agreement,
-    'least_rate': confident_learning.measure_sure_errors(answer, given),
     'patches': [
       {
         'target': samples.class_names[patch.target],
@@ -144,7 +150,32 @@ def _search_pictures(
     ],
     'notes': list(samples.network.notes),
   }
-  return _shorten(kinds, samples), facts
+  listed = _shorten(kinds, samples)
+  return listed, facts | _judge_estimate(answer, given, listed)
+
+
+def _judging_answers(samples: FindCase, memorised: bool) -> np.ndarray:
+  """The answers by which stored samples are judged; see `suspects.find`."""
+  assert samples.probability is not None
+  if samples.features is None or not memorised:
+    return samples.probability
+  classes = len(samples.class_names)
+  return suspects.cross_fit(samples.features, samples.label, classes)
+
+
+def _judge_estimate(
+  answer: np.ndarray, label: np.ndarray, listed: dict[str, Suspects]
+) -> Info:
+  """Compares the number of wrong labels with the errors of the surest answers.
+
+  A weak network takes hard samples for wrong labels. Then `doubt` is the factor
+  by which the surest answers lower the estimate, else 1.
+  """
+  least = confident_learning.measure_sure_errors(answer, label)
+  rate = len(listed['wrong label'].row) / len(label)
+  weak = _agreement(answer, label) < _STRONG
+  doubtful = weak and least < _MUCH_LESS * rate
+  return {'least_rate': least, 'doubt': least / rate if doubtful else 1.0}
 
 
 def make_predictor(samples: FindCase) -> Callable[[np.ndarray], np.ndarray]:

@@ -28,8 +28,6 @@ _MEANINGS = {
   'outlier': 'The network sees nothing like it among these pictures: another '
   'subject, or a broken file.',
 }
-# The surest pictures contradict an estimate of more than twice their errors.
-_MUCH_LESS = 0.5
 _CAPTION = (
   'Expected share of wrong labels in the list down to each rank, estimated '
   'from the answers alone. Stop where the share is worth your time.'
@@ -71,11 +69,11 @@ def outcome(results: dict[str, Any]) -> list[str]:
       f'many, {wrong["list_precision"]:.0%} are expected to be wrong; the top '
       'of the list is surer.'
     )
-    if least < _MUCH_LESS * rate:
+    if results['doubt'] < 1:
       sentences.append(
         f'Perhaps far fewer: where the network is surest, {least:.1%} of the '
-        'labels are others. It may take hard pictures for wrong labels. Look '
-        'at the top of the list before you believe its numbers.'
+        'labels are others. It may take hard pictures for wrong labels, so '
+        'few or none were copied. Look at the top of the list first.'
       )
   sentences += _memory_sentences(results)
   return sentences
@@ -131,10 +129,14 @@ def limitations(results: dict[str, Any]) -> list[str]:
 def next_steps(results: dict[str, Any]) -> str:
   """Commands that take the folders, as HTML."""
   settings = results['settings']
-  base = (
-    f'--weights={settings["weights"]} --model={settings["model"]} '
-    f'--out=NEW_FOLDER'
+  reading = ('weights', 'model', 'mean', 'std', 'channels')
+  base = ' '.join(
+    f'--{name}={_flag_text(settings[name])}'
+    for name in reading
+    # Facts that were inferred are inferred again.
+    if settings[name] is not None
   )
+  base += ' --out=NEW_FOLDER'
   lines, out = [], settings['out']
   for kind, flag in (('trigger', 'poison'), ('wrong label', 'label_noise')):
     folder = results['kinds'].get(kind, {}).get('folder')
@@ -154,6 +156,13 @@ def next_steps(results: dict[str, Any]) -> str:
     ]
   )
   return f'{advice}<pre>{page.escape(chr(10).join(lines))}</pre>'
+
+
+def _flag_text(value: Any) -> str:
+  """The value of a flag as a user types it."""
+  if isinstance(value, list | tuple):
+    return ','.join(map(str, value))
+  return str(value)
 
 
 def _thumbnail(samples: FindCase, row: int, words: list[str]) -> str:
