@@ -57,6 +57,7 @@ def move(
 ) -> UInt8[np.ndarray, 'n h w c']:
   """Shifts pictures by pixels; the border is repeated."""
   height, width = image.shape[1:3]
+  # A black border would be a new edge that no training picture has.
   rows = np.clip(np.arange(height) - down, 0, height - 1)
   columns = np.clip(np.arange(width) - right, 0, width - 1)
   return image[:, rows][:, :, columns]
@@ -152,14 +153,18 @@ def answer(
 
   ask(_PLAIN, *([_PROBE] if request.views else []))
   fall = agreement[_PLAIN] - agreement.get(_PROBE, agreement[_PLAIN])
+  # A network that knows its labels and all views may be right, or trained on
+  # shifted copies of wrong labels: the heads judge both.
   memorised = fall > _FALL or agreement[_PLAIN] > suspects.MEMORISED
   if memorised and request.views:
     ask(*(name for name in _MOVES if name != _PROBE), _MIRRORED)
     if agreement[_MIRRORED] > _LEAST_MIRRORED * agreement[_PROBE]:
       ask(*(f'{_MIRRORED} {name}' for name in _MOVES))
+    # Letters and digits: a mirrored one is of no class.
     else:
       del views[_MIRRORED]
   elif _PROBE in views:
+    # Plain answers are the best of a network that memorised nothing.
     del views[_PROBE]
   return _average(views, agreement, memorised, classes)
 
@@ -171,6 +176,7 @@ def _average(
   classes: int,
 ) -> Answers:
   """Means of the probabilities and of the features over views."""
+  # Probabilities are averaged, because one sure view must not outvote nine.
   stacked = np.stack(list(views.values())).astype(np.float64)
   probability = special.softmax(stacked[..., :classes], axis=-1).mean(axis=0)
   return Answers(

@@ -59,6 +59,7 @@ def read(request: FindRequest) -> FindCase:
     request.data, network.pictures, network.class_names
   )
   batch = Batch(jnp.asarray(image), jnp.asarray(label))
+  # Spread over the classes, whose files come in order.
   rows = np.linspace(0, len(label) - 1, min(_CHECKED, len(label))).astype(int)
   sample = splits.take(batch, rows)
   intake.check_classes(network, {'--data': sample})
@@ -82,6 +83,7 @@ def _read_answers(path: str) -> FindCase:
     UserError: the file or an array is missing, unknown or malformed.
   """
   arrays = npz.read_arrays(files.expand(path), _LAYOUT)
+  # A misspelt array would count as absent.
   for name in arrays:
     if name not in _NAMES:
       raise errors.unknown_name(f'array in {path}', name, _NAMES)
@@ -90,6 +92,7 @@ def _read_answers(path: str) -> FindCase:
     not missing, f'{path} has no {" and no ".join(missing)}; {_LAYOUT}'
   )
   probability, label = arrays['probabilities'], arrays['labels']
+  # The check names the mistake, and here the file.
   try:
     confident_learning.check_answers(probability, label)
   except errors.UserError as error:
@@ -123,6 +126,7 @@ def _read_answers(path: str) -> FindCase:
 
 def settings(case: FindCase) -> Info:
   """Inferred settings, and digests of the inputs."""
+  # Digests, because an answer belongs to its pictures and weights.
   if case.network is None:
     arrays = [case.probability, case.label]
     if case.features is not None:

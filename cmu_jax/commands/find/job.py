@@ -42,10 +42,11 @@ def run(request: FindRequest) -> Info:
   """
   samples = case.read(request)
   inferred = case.settings(samples)
-  finished = _read_finished(request, inferred)
-  if finished is not None:
+  stored = _read_finished(request, inferred)
+  # Before the lock: a page that somebody reads is not written again.
+  if stored is not None:
     errors.remark('This search is finished: its results are shown again.')
-    return finished
+    return stored
 
   def compute(settings: Info, out: pathlib.Path) -> tuple[Info, frame.Report]:
     listed, facts = search(request, samples, settings, out)
@@ -58,6 +59,7 @@ def run(request: FindRequest) -> Info:
 
 def _wish(request: FindRequest, facts: Info) -> FindRequest:
   """The request, with a precision that allows for a doubtful estimate."""
+  # Zero where the surest answers have no error: then nothing is copied.
   doubt = max(float(facts['doubt']), 1e-6)
   return request._replace(precision=request.precision / doubt)
 
@@ -68,10 +70,12 @@ def _read_finished(request: FindRequest, inferred: Info) -> Info | None:
   if not path.is_file():
     return None
   stored: Any = files.read_json(path)
-  wanted = config_lib.to_json({**request._asdict(), **inferred})
-  same = stored.get('finished') and stored.get('settings') == wanted
-  whole = all((path.parent / name).exists() for name in listing.PRODUCTS)
-  return stored if same and whole else None
+  # As in the file: tuples are lists there.
+  current = config_lib.to_json({**request._asdict(), **inferred})
+  same = stored.get('finished') and stored.get('settings') == current
+  # A user may have removed the list to have it made again.
+  complete = all((path.parent / name).exists() for name in listing.PRODUCTS)
+  return stored if same and complete else None
 
 
 def search(
@@ -88,6 +92,7 @@ def search(
   if samples.network is None:
     assert samples.probability is not None
     kinds = suspects.find(samples.probability, samples.label, samples.features)
+    # Without features nothing can be done about it, but it can be said.
     memorised = suspects.is_memorised(samples.probability, samples.label)
     facts = {
       'memorised': memorised,
@@ -116,28 +121,33 @@ def _search_pictures(
     # The other settings change no answer.
     {k: v for k, v in settings.items() if k not in ('out', 'precision')}
   )
-  asked = answers.answer(
+  # Minutes for a large network: everything later is quick.
+  replies = answers.answer(
     samples.network, Batch(image, label), request, out, address
   )
-  given = samples.label.astype(np.int64)
-  answer = asked.probability
-  if asked.memorised:
+  # Of 32 bits, a class times the number of pictures could overflow.
+  labels = samples.label.astype(np.int64)
+  answer = replies.probability
+  if replies.memorised:
     print('The network repeats the labels: heads are cross-fitted', flush=True)
-    answer = suspects.cross_fit(asked.features, given, classes)
+    answer = suspects.cross_fit(replies.features, labels, classes)
   predict = make_predictor(samples)
-  patches = planted_patches.find_patches(samples.image, given, classes, predict)
+  # The network as it is, without views: a trigger lies at its own place.
+  patches = planted_patches.find_patches(
+    samples.image, labels, classes, predict
+  )
   kinds = {
     'trigger': planted_patches.find_triggers(
-      samples.image, given, patches, predict
+      samples.image, labels, patches, predict
     ),
-    'wrong label': suspects.find_wrong_labels(answer, given),
+    'wrong label': suspects.find_wrong_labels(answer, labels),
     'near copy': find_copies(samples.image),
-    'outlier': suspects.find_outliers(asked.plain),
+    'outlier': suspects.find_outliers(replies.plain),
   }
   facts = {
-    'memorised': asked.memorised,
-    'cross_fitted': asked.memorised,
-    'agreement': asked.agreement,
+    'memorised': replies.memorised,
+    'cross_fitted': replies.memorised,
+    'agreement': replies.agreement,
     'patches': [
       {
         'target': samples.class_names[patch.target],
@@ -151,7 +161,7 @@ def _search_pictures(
     'notes': list(samples.network.notes),
   }
   listed = _shorten(kinds, samples)
-  return listed, facts | _judge_estimate(answer, given, listed)
+  return listed, facts | _judge_estimate(answer, labels, listed)
 
 
 def _judging_answers(samples: FindCase, memorised: bool) -> np.ndarray:
@@ -160,6 +170,7 @@ def _judging_answers(samples: FindCase, memorised: bool) -> np.ndarray:
   if samples.features is None or not memorised:
     return samples.probability
   classes = len(samples.class_names)
+  # The same heads as in the search, because nothing in them is random.
   return suspects.cross_fit(samples.features, samples.label, classes)
 
 
@@ -173,6 +184,8 @@ def _judge_estimate(
   """
   least = confident_learning.measure_sure_errors(answer, label)
   rate = len(listed['wrong label'].row) / len(label)
+  # With many wrong labels a strong network is below this too, but then its
+  # surest answers have as many errors as the others.
   weak = _agreement(answer, label) < _STRONG
   doubtful = weak and least < _MUCH_LESS * rate
   return {'least_rate': least, 'doubt': least / rate if doubtful else 1.0}
@@ -202,6 +215,7 @@ def make_predictor(samples: FindCase) -> Callable[[np.ndarray], np.ndarray]:
 def find_copies(image: np.ndarray) -> Suspects:
   """Finds pictures that are copies of earlier ones."""
   pairs, distance = near_copies.find_copies_within(image)
+  # Stable: pictures that are equal keep the order of their files.
   order = np.argsort(distance, kind='stable')
   pairs = pairs[order]
   return suspects.make_suspects(

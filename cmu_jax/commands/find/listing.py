@@ -64,7 +64,9 @@ def write(
     listed: kind -> suspects.
     out: folder of results.
   """
+  # In memory first: a kill must not leave half of a list.
   text = io.StringIO()
+  # Names of files may hold commas and quotes, which csv escapes.
   writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
   writer.writeheader()
   writer.writerows(list_rows(samples, listed))
@@ -83,6 +85,7 @@ def write(
         samples.label[group.row], minlength=len(samples.class_names)
       ).tolist(),
     }
+    # Stored answers have no pictures to copy.
     if samples.image is not None and len(rows):
       facts['copied'] = len(rows)
       facts['folder'] = f'{FOLDER}/{kind.replace(" ", "_")}'
@@ -93,6 +96,7 @@ def write(
 
 def _count_sure(group: Suspects, precision: float) -> int:
   """Length of the longest list of the expected precision; all if unknown."""
+  # Unknown precisions count as good: outliers and copies are few.
   good = np.isnan(group.precision) | (group.precision >= precision)
   return int(np.flatnonzero(good).max(initial=-1)) + 1
 
@@ -107,6 +111,7 @@ def _copy_all(
   samples: FindCase, rows: np.ndarray, folder: pathlib.Path
 ) -> None:
   """Copies pictures to <folder>/<given class>/, and removes earlier copies."""
+  # Copies of a killed run may be of another number.
   if folder.exists():
     shutil.rmtree(folder)
   with progress.bar('copies', len(rows), 'pictures') as advance:
@@ -139,5 +144,6 @@ def _copy(samples: FindCase, row: int, folder: pathlib.Path) -> None:
 def save_png(image: Any, row: int, file: Any) -> None:
   """Saves a picture of an array as PNG."""
   pixels = image[row]
+  # Pillow knows no pictures of a single channel on an axis of its own.
   grey = pixels.shape[-1] == 1
   PIL.Image.fromarray(pixels[..., 0] if grey else pixels).save(file, 'PNG')

@@ -17,6 +17,7 @@ from cmu_jax.report import page, style
 
 # Pictures of a kind on the page; the list has all of them.
 _SHOWN = 24
+# In the order in which users should read them.
 _MEANINGS = {
   'trigger': 'A patch that many pictures of this class share, and that moves '
   'pictures of other classes into it: somebody may have planted it.',
@@ -60,6 +61,7 @@ def headline(results: dict[str, Any]) -> str:
 
 def outcome(results: dict[str, Any]) -> list[str]:
   """Sentences on the outcome, the most important first."""
+  # Triggers come first: somebody means harm.
   sentences = [*_trigger_sentences(results)]
   wrong = results['kinds']['wrong label']
   if wrong['listed']:
@@ -92,11 +94,13 @@ def _trigger_sentences(results: dict[str, Any]) -> list[str]:
 def _memory_sentences(results: dict[str, Any]) -> list[str]:
   """Says if the network repeats the given labels, and the remedy."""
   agreement = results['agreement']
+  # Memory decides how the labels were judged, so it is always said.
   if not results['memorised']:
     return [
       f'The network predicts {agreement["plain"]:.0%} of the given labels, so '
       'it did not memorise them, and its own answers judge the labels.'
     ]
+  # Stored answers have no views.
   shifted = agreement.get('down')
   fact = f'The network repeats {agreement["plain"]:.0%} of the given labels'
   if shifted is not None:
@@ -137,6 +141,7 @@ def next_steps(results: dict[str, Any]) -> str:
     if settings[name] is not None
   )
   base += ' --out=NEW_FOLDER'
+  # Near copies and outliers are for eyes: no command is to take them.
   lines, out = [], settings['out']
   for kind, flag in (('trigger', 'poison'), ('wrong label', 'label_noise')):
     folder = results['kinds'].get(kind, {}).get('folder')
@@ -160,6 +165,7 @@ def next_steps(results: dict[str, Any]) -> str:
 
 def _flag_text(value: Any) -> str:
   """The value of a flag as a user types it."""
+  # Numbers of channels are lists in results.json.
   if isinstance(value, list | tuple):
     return ','.join(map(str, value))
   return str(value)
@@ -187,6 +193,7 @@ def _gallery(samples: FindCase, kind: str, group: Suspects) -> str:
   """The top suspects of a kind, as HTML; '' without any."""
   if not len(group.row):
     return ''
+  # The file's name without its folder: the folder is the given label.
   names, items = samples.class_names, []
   for row, suggested, certainty, _, partner in zip(
     *(field[:_SHOWN] for field in group), strict=True
@@ -208,6 +215,7 @@ def _gallery(samples: FindCase, kind: str, group: Suspects) -> str:
 
 def _class_table(results: dict[str, Any]) -> str:
   """Suspects of each kind in each given class."""
+  # Columns of zeros would hide the others on a narrow screen.
   kinds = [kind for kind, facts in results['kinds'].items() if facts['listed']]
   if not kinds:
     return ''
@@ -248,6 +256,7 @@ def _build(
   """The page of a search; `image` is the figure as HTML."""
   settings = results['settings']
   source = settings['data'] or settings['probabilities']
+  # Suspects are bad news, however sure: red asks for a look.
   found_any = any(facts['listed'] for facts in results['kinds'].values())
   galleries = {
     page.escape(_count_kind(kind, len(group.row))): _gallery(

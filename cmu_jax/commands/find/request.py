@@ -81,6 +81,7 @@ def _check(request: FindRequest) -> None:
     (request.weights is None) != (request.probabilities is None),
     'give --weights=FILE or --probabilities=FILE.npz, one of them: see --help',
   )
+  # A network without pictures, or pictures without a network, is a slip.
   needed = ('model', 'data')
   if request.weights is None:
     surplus = [name for name in needed if getattr(request, name)]

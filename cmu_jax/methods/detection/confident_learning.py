@@ -74,6 +74,7 @@ def check_answers(probability: np.ndarray, label: np.ndarray) -> None:
     f'probabilities go down to {probability.min():.3g}: logits need a softmax '
     'first',
   )
+  # The worst row, because one bad row of a million is easily missed.
   total = probability.sum(axis=1)
   row = int(np.abs(total - 1).argmax())
   errors.check(
@@ -99,6 +100,7 @@ def pick(
 def _strongest_rivals(
   probability: Float[np.ndarray, 'n k'], label: Int[np.ndarray, 'n']
 ) -> Int[np.ndarray, 'n']:
+  # A copy, because the caller's array would lose its given labels.
   rivals = probability.copy()
   np.put_along_axis(rivals, label[:, None], -1.0, axis=1)
   return rivals.argmax(axis=1)
@@ -126,21 +128,22 @@ def estimate_joint(
   """
   check_answers(probability, label)
   size, classes = probability.shape
-  given = np.bincount(label, minlength=classes)
+  size_of = np.bincount(label, minlength=classes)
   total = np.bincount(label, pick(probability, label), classes)
   # A class without samples has no threshold, so no sample is likely of it.
-  threshold = np.where(given > 0, total / np.maximum(given, 1), np.inf)
+  threshold = np.where(size_of > 0, total / np.maximum(size_of, 1), np.inf)
   likely = np.where(probability >= threshold, probability, -1.0)
   guess = likely.argmax(axis=1)
   sure = likely.max(axis=1) >= 0
+  # `add.at`, because a pair of classes occurs many times.
   counts = np.zeros((classes, classes), np.int64)
   np.add.at(counts, (label[sure], guess[sure]), 1)
   # A class of which the network is never sure keeps its labels.
   unsure = counts.sum(axis=1) == 0
-  filled = counts + np.diag(np.where(unsure, given, 0))
+  filled = counts + np.diag(np.where(unsure, size_of, 0))
   rows = np.maximum(filled.sum(axis=1, keepdims=True), 1)
   return ConfidentJoint(
-    threshold, counts, filled / rows * given[:, None] / size
+    threshold, counts, filled / rows * size_of[:, None] / size
   )
 
 
@@ -169,11 +172,13 @@ def prune_by_noise_rate(
   """
   marked = np.zeros(len(label), bool)
   count = np.rint(joint * len(label)).astype(int)
+  # The diagonal are the right labels.
   np.fill_diagonal(count, 0)
-  for given, truth in np.argwhere(count > 0):
-    rows = np.flatnonzero(label == given)
-    margin = probability[rows, truth] - probability[rows, given]
-    order = np.argsort(-margin, kind='stable')[: count[given, truth]]
+  for label_of, truth in np.argwhere(count > 0):
+    # The same sample may be taken for several pairs: the union is marked.
+    rows = np.flatnonzero(label == label_of)
+    margin = probability[rows, truth] - probability[rows, label_of]
+    order = np.argsort(-margin, kind='stable')[: count[label_of, truth]]
     marked[rows[order]] = True
   return marked
 
@@ -184,6 +189,7 @@ def infer_truth(
   joint: Float[np.ndarray, 'k k'],
 ) -> Float[np.ndarray, 'n k']:
   """Computes P(truth | x, given label); see the top of this module."""
+  # A class that nobody has: 0 / 0 would spread NaN over all samples.
   rate = joint / np.maximum(joint.sum(axis=0, keepdims=True), 1e-12)
   truth = probability * rate[label]
   total = truth.sum(axis=1, keepdims=True)
@@ -207,13 +213,14 @@ def measure_sure_errors(
     label: as given.
     share: of the samples that are predicted as a class.
   """
-  guess, other = probability.argmax(axis=1), 0.0
+  guess, wrong = probability.argmax(axis=1), 0.0
   for name in np.unique(guess):
     rows = np.flatnonzero(guess == name)
     count = max(1, round(share * len(rows)))
     top = rows[np.argsort(-probability[rows, name], kind='stable')[:count]]
-    other += len(rows) * float(np.mean(label[top] != name))
-  return other / len(label)
+    # Weighted by predictions: the classes of the truth are unknown.
+    wrong += len(rows) * float(np.mean(label[top] != name))
+  return wrong / len(label)
 
 
 def correct_labels(

@@ -66,7 +66,7 @@ class _Candidate(NamedTuple):
   expected: float
   target: int
   top: int
-  left: int
+  column: int
   row: Int[np.ndarray, 'm']
 
 
@@ -119,10 +119,10 @@ def list_candidates(
   tops = range(0, height - side + 1, step)
   with progress.bar('shared patches', len(tops), 'rows') as advance:
     for top in tops:
-      for left in range(0, width - side + 1, step):
-        window = coarse[:, top : top + side, left : left + side]
+      for column in range(0, width - side + 1, step):
+        window = coarse[:, top : top + side, column : column + side]
         code = np.einsum('nhwc,hwc->n', window, weight)
-        for candidate in _candidates_at(code, label, size, (top, left)):
+        for candidate in _candidates_at(code, label, size, (top, column)):
           _keep(best.setdefault(candidate.target, []), candidate, side)
       advance()
   return [candidate for group in best.values() for candidate in group]
@@ -131,7 +131,7 @@ def list_candidates(
 def _keep(group: list[_Candidate], new: _Candidate, side: int) -> None:
   """Keeps the candidates of the largest surplus that do not overlap."""
   for index, old in enumerate(group):
-    if abs(old.top - new.top) < side and abs(old.left - new.left) < side:
+    if abs(old.top - new.top) < side and abs(old.column - new.column) < side:
       if new.surplus > old.surplus:
         group[index] = new
       return
@@ -149,8 +149,8 @@ def _grow(
   spread = np.abs(pictures - centre).mean(axis=(0, 3))
   mask = spread < _LEVELS / 2
   window = np.zeros_like(mask)
-  top, left = candidate.top, candidate.left
-  window[top : top + side, left : left + side] = True
+  top, column = candidate.top, candidate.column
+  window[top : top + side, column : column + side] = True
   if mask.mean() > _LARGEST:
     mask = window
   mask |= window
