@@ -29,8 +29,9 @@ def expand(path: os.PathLike | str) -> pathlib.Path:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
       expanded.stat()
   except RuntimeError as error:
+    user = pathlib.Path(path).parts[0]
     raise errors.UserError(
-      f'{path}: the home folder of ~ is unknown; write the path without ~'
+      f'{path}: the home folder of {user} is unknown; write the path without ~'
     ) from error
   except (OSError, ValueError) as error:
     text = str(path)
