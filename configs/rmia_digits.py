@@ -3,13 +3,13 @@ r"""RMIA and LiRA of unlearning methods, on the embedded handwritten digits.
 Run:    python -m cmu_jax.main --config=configs/rmia_digits.py --workdir=DIR
 Pieces: ... --minutes=5            (the same command continues)
 Smoke:  ...:smoke
-Time:   about 3 1/2 minutes on one CPU core.
+Time:   about a minute of one CPU core.
 Expect: no published numbers for this dataset. Ours (results/rmia_digits.json),
         AUC of D_F against unseen points, 99 % intervals of RMIA's ratio:
-          none     62.3 [57.8, 67.0]    Retrain  50.4 [44.0, 57.2]
-          AMUN     51.4 [45.5, 58.3]    FT       61.9 [57.1, 67.2]
+          none     61.2 [57.2, 64.6]    Retrain  50.8 [46.8, 55.7]
+          AMUN     51.0 [46.9, 55.2]    FT       61.0 [57.1, 64.5]
         The adaptive attack, offline as it has to be, finds no more in AMUN
-        (49.5 [43.5, 55.5]); ulira_digits.py does.
+        (49.4 [44.8, 53.9]); ulira_digits.py does.
 
 Ten networks, each of a random half of all images, of which it forgets a tenth;
 32 references on halves of the same images. The adaptive attack compares with
