@@ -33,6 +33,7 @@ def _trigger(record):
     jnp.asarray(value, jnp.float32),
     record['stage'],
     record.get('keep', 0.0),
+    record.get('form', 'pattern'),
   )
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmu_jax.core import config, errors, rng
-from cmu_jax.data import corruption, input_step
+from cmu_jax.data import corruption, input_step, painting
 from cmu_jax.data.corruption import record as record_lib
 from cmu_jax.data.corruption import triggers
 from cmu_jax.studies.cuts import scene
@@ -23,6 +23,8 @@ KINDS = {
   'corner': {'size': 2, 'value': 1.5},
   'blended': {'alpha': 0.3, 'seed': 4},
   'sinusoidal': {'amplitude': 30.0, 'frequency': 2.5},
+  'warping': {'strength': 3.0, 'seed': 1},
+  'sample_specific': {'amplitude': 30.0, 'seed': 2},
 }
 
 
@@ -69,6 +71,67 @@ def test_a_sinusoidal_trigger_adds_stripes_and_clips():
   assert np.allclose(bright, [255, 250, 230, 250] * 3, atol=1e-3)
 
 
+def test_a_warp_of_no_strength_is_the_identity():
+  image = pixels(3, 7, 9, 3)
+  painted = raw(triggers.warping(7, 9, 0.0), image)
+  assert np.allclose(painted, np.asarray(image), atol=1e-3)
+
+
+def test_a_warp_has_the_published_mean_displacement():
+  field = np.asarray(triggers.warping(32, 32, 2.0, points=32).value)
+  # At 32 x 32 points nothing is resized: the mean magnitude is exact.
+  assert abs(field).mean() == pytest.approx(2.0 * 31 / 64, rel=1e-5)
+
+
+@pytest.mark.parametrize('shift', [(1.0, 0.0), (0.0, -2.0), (0.5, 0.0)])
+def test_a_warp_by_a_constant_is_a_shift_with_a_mean_between(shift):
+  image = pixels(2, 8, 8, 3)
+  field = jnp.broadcast_to(jnp.asarray(shift), (8, 8, 2))
+  found = np.asarray(jax.jit(painting.warp_images)(image, field))
+  wide = np.pad(np.asarray(image, float), ((0, 0), (3, 3), (3, 3), (0, 0)))
+  wide[:, :3], wide[:, -3:] = wide[:, 3:4], wide[:, -4:-3]
+  wide[:, :, :3], wide[:, :, -3:] = wide[:, :, 3:4], wide[:, :, -4:-3]
+  moved = lambda y, x: wide[:, 3 + y : 11 + y, 3 + x : 11 + x]
+  y, x = int(np.floor(shift[0])), int(shift[1])
+  rest = shift[0] - y
+  wanted = (1 - rest) * moved(y, x) + rest * moved(y + 1, x)
+  assert np.allclose(found, wanted, atol=1e-3)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 99), st.floats(0, 5))
+def test_a_warp_stays_between_the_pixels_of_the_image(seed, strength):
+  image = pixels(2, 8, 8, 3)
+  field = triggers.warping(8, 8, strength, seed=seed).value
+  found = np.asarray(painting.warp_images(image, field))
+  assert found.min() >= np.min(image) - 1e-3
+  assert found.max() <= np.max(image) + 1e-3
+
+
+def test_a_sample_specific_trigger_differs_by_image_and_not_by_contrast():
+  image = pixels(3, 8, 8, 1).astype(jnp.float32)
+  patterns = triggers.sample_specific(8, 8, 30.0).value
+  encode = jax.jit(painting.encode_images)
+  noise = np.asarray(encode(image, patterns))
+  assert abs(noise[0] - noise[1]).max() > 10
+  assert np.allclose(encode(0.5 * image + 20, patterns), noise, atol=1e-2)
+  # The code has length 1: the same noise in NumPy.
+  code = np.einsum(
+    'nhw,mhw->nm', np.asarray(image)[..., 0], painting.cosine_modes(8, 8)
+  )
+  code /= np.linalg.norm(code, axis=1, keepdims=True)
+  wanted = np.einsum('nm,mhw->nhw', code, np.asarray(patterns))
+  assert np.allclose(noise[..., 0], wanted, atol=1e-2)
+  assert not np.asarray(encode(image * 0 + 77, patterns)).any()
+
+
+def test_low_frequencies_are_orthogonal_and_have_no_mean():
+  modes = painting.cosine_modes(6, 9).reshape(8, -1)
+  products = modes @ modes.T
+  assert np.allclose(products, np.diag(np.diag(products)), atol=1e-9)
+  assert np.allclose(modes.sum(1), 0, atol=1e-9)
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_unstamped_images_stay_and_pixel_types_agree(kind):
   image = pixels(4, 8, 8, 3)
@@ -91,7 +154,8 @@ def test_a_trigger_comes_back_from_its_record(kind):
   again = replay.draw_again(read, label).trigger
   assert np.array_equal(again.mask, trigger.mask)
   assert np.array_equal(again.value, trigger.value)
-  assert (again.stage, again.keep) == (trigger.stage, trigger.keep)
+  for name in ('stage', 'keep', 'form'):
+    assert getattr(again, name) == getattr(trigger, name)
 
 
 def test_a_damaged_pattern_is_refused():
@@ -112,6 +176,9 @@ MISTAKES = {
   ),
   'amplitude 256': lambda: triggers.sinusoidal(8, 8, 256.0),
   'frequency 4.0': lambda: triggers.sinusoidal(8, 8, 20.0, 4.0),
+  'strength -1.0 is outside': lambda: triggers.warping(8, 8, -1.0),
+  'trigger points is 0': lambda: triggers.warping(8, 8, points=0),
+  'trigger amplitude 0.0': lambda: triggers.sample_specific(8, 8, 0.0),
   'meets images of 1 channels': lambda: raw(
     triggers.blended_pattern(8, 8, pattern=np.zeros((8, 8, 3), np.uint8)),
     pixels(1, 8, 8, 1),
@@ -131,6 +198,8 @@ def test_mistakes_are_one_clear_line(message):
   [
     {'corruption.trigger': 'corner'},
     {'corruption.trigger': 'blended'},
+    {'corruption.trigger': 'warping', 'corruption.trigger_strength': '3'},
+    {'corruption.trigger': 'sample_specific'},
     {
       'corruption.trigger': 'sinusoidal',
       'corruption.trigger_frequency': '2',

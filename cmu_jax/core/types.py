@@ -65,7 +65,8 @@ class Dataset(NamedTuple):
 class Trigger:
   """A backdoor trigger, painted by the jitted input step.
 
-  On masked pixels x becomes keep * x + value: keep = 0 overwrites (BadNets), 1
+  By its form, masked pixels x become something else (`data.painting`). Of the
+  form 'pattern', x becomes keep * x + value: keep = 0 overwrites (BadNets), 1
   adds (a sinusoid), 1 - w blends with weight w (value = w * pattern). On raw
   images the result is rounded and clipped to 0..255.
 
@@ -76,13 +77,16 @@ class Trigger:
     stage: 'raw' (before resize, augmentation and normalisation) or
       'normalized' (after all of them).
     keep: weight of the original pixel, 0 to 1.
+    form: 'pattern'; 'warp' (value is a displacement in pixels, [h, w, 2]); or
+      'encoded' (value is a pattern for each low frequency, [m, h, w]).
   """
 
   mask: Bool[Array, 'h w']
   value: Float[Array, '...']
-  # Static, because both choose the operations of the compiled input step.
+  # Static, because they choose the operations of the compiled input step.
   stage: str = struct.field(pytree_node=False, default='raw')
   keep: float = struct.field(pytree_node=False, default=0.0)
+  form: str = struct.field(pytree_node=False, default='pattern')
 
 
 class Corruption(NamedTuple):

@@ -10,47 +10,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Float, Num
 
 from cmu_jax.core import array_checks, errors
 from cmu_jax.core.types import InputStep, PRNGKey, Trigger
-from cmu_jax.data import normalisation
+from cmu_jax.data import normalisation, painting
 
-Image = Num[Array, 'n h w c']
-TriggerFlags = Bool[Array, 'n'] | None
-
-
-def _paint(
-  trigger: Trigger | None, stage: str, image: Image, has_trigger: TriggerFlags
-):
-  """Paints the trigger on its images, if this is its stage."""
-  if has_trigger is None:
-    return image
-  if trigger is None:
-    raise errors.UserError(
-      'images have a trigger but the input step has no trigger; pass trigger='
-    )
-  if trigger.stage != stage:
-    return image
-  errors.check(
-    trigger.mask.shape == image.shape[1:3],
-    f'a {stage} trigger of {trigger.mask.shape} pixels meets images of '
-    f'{image.shape[1:3]}; make the trigger for that size',
-  )
-  errors.check(
-    trigger.value.ndim < 3 or trigger.value.shape[2] == image.shape[3],
-    f'a trigger pattern of shape {trigger.value.shape} meets images of '
-    f'{image.shape[3]} channels; make it for one, or without channels',
-  )
-  shape = trigger.value.shape
-  painted = trigger.value.reshape(1, *shape, *(1,) * (3 - len(shape)))
-  # Without `keep` the image is not read: overwriting stays exact in uint8.
-  if trigger.keep:
-    painted = trigger.keep * image.astype(jnp.float32) + painted
-  if stage == 'raw':
-    painted = jnp.clip(jnp.round(painted), 0, 255)
-  pixels = has_trigger[:, None, None, None] & trigger.mask[None, :, :, None]
-  return jnp.where(pixels, painted.astype(image.dtype), image)
+Image, TriggerFlags = painting.Image, painting.TriggerFlags
 
 
 def _resize(
@@ -184,16 +150,18 @@ def make(
     normal = _normalise(image, centre, scale)
     if channels == 'bgr':
       normal = normal[..., ::-1]
-    return _paint(trigger, 'normalized', normal, flags).astype(dtype)
+    return painting.paint(trigger, 'normalized', normal, flags).astype(dtype)
 
   def evaluate(image: Image, flags: TriggerFlags = None) -> jax.Array:
-    return finish(_resize(_paint(trigger, 'raw', image, flags), size), flags)
+    return finish(
+      _resize(painting.paint(trigger, 'raw', image, flags), size), flags
+    )
 
   def train(
     key: PRNGKey, image: Image, flags: TriggerFlags = None
   ) -> jax.Array:
     # The raw trigger is part of the image, so augmentation moves it too.
-    image = _resize(_paint(trigger, 'raw', image, flags), size)
+    image = _resize(painting.paint(trigger, 'raw', image, flags), size)
     if pad or flip:
       image = _augment(key, image, pad, flip)
     return finish(image, flags)
@@ -210,11 +178,11 @@ def with_trigger(inputs: InputStep, trigger: Trigger) -> InputStep:
   """
 
   def evaluate(image: Image, flags: TriggerFlags = None) -> jax.Array:
-    return inputs.eval(_paint(trigger, 'raw', image, flags), None)
+    return inputs.eval(painting.paint(trigger, 'raw', image, flags), None)
 
   def train(
     key: PRNGKey, image: Image, flags: TriggerFlags = None
   ) -> jax.Array:
-    return inputs.train(key, _paint(trigger, 'raw', image, flags), None)
+    return inputs.train(key, painting.paint(trigger, 'raw', image, flags), None)
 
   return InputStep(train, evaluate)

@@ -38,7 +38,15 @@ def _trigger_record(trigger: Trigger) -> dict[str, Any]:
   }
   # A pattern usually covers the image: None spares the list of all pixels.
   pixels = None if mask.all() else patch['pixels']
-  return {**patch, 'pixels': pixels, 'keep': trigger.keep, 'pattern': pattern}
+  record = {
+    **patch,
+    'pixels': pixels,
+    'keep': trigger.keep,
+    'pattern': pattern,
+  }
+  # Records of older runs have no form: theirs is a pattern.
+  form = {} if trigger.form == 'pattern' else {'form': trigger.form}
+  return {**record, **form}
 
 
 def _to_json(value: Any) -> Any:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, UInt8
 
 from cmu_jax.core import errors, rng
 from cmu_jax.core.types import Trigger
+from cmu_jax.data import painting
 
 STAGES = ('raw', 'normalized')
 
@@ -174,10 +175,7 @@ def sinusoidal(
     A New Backdoor Attack in CNNs by Training Set Corruption Without Label
     Poisoning, arXiv 1902.11237, section 3.
   """
-  errors.check(
-    0 < amplitude <= 255,
-    f'trigger amplitude {amplitude} is outside (0, 255]; give a pixel value',
-  )
+  _check_amplitude(amplitude)
   errors.check(
     0 < frequency < width / 2,
     f'trigger frequency {frequency} is outside (0, {width / 2:g}), half the '
@@ -188,6 +186,85 @@ def sinusoidal(
   row = amplitude * np.sin(2 * np.pi * columns * frequency / width)
   value = jnp.asarray(np.tile(row, (height, 1)), jnp.float32)
   return Trigger(jnp.ones((height, width), bool), value, 'raw', 1.0)
+
+
+def warping(
+  height: int,
+  width: int,
+  strength: float = 0.5,
+  points: int = 4,
+  seed: int = 0,
+) -> Trigger:
+  """Warps the raw image by a smooth random field.
+
+  The field is drawn in [-1, 1] at points x points places, divided by its mean
+  magnitude, and resized bicubically; times strength (h - 1) / (2 h) it is the
+  displacement in pixels.
+
+  Args:
+    height: image height in pixels.
+    width: image width in pixels.
+    strength: about twice the mean displacement in pixels; 0 for none.
+    points: control points in each direction, from 1.
+    seed: of the field.
+
+  Raises:
+    UserError: a negative strength, or no control point.
+
+  References:
+    WaNet: Imperceptible Warping-based Backdoor Attack, arXiv 2102.10369,
+    section 3.2; published for CIFAR-10: strength 0.5, 4 points.
+  """
+  errors.check(
+    0 <= strength < min(height, width),
+    f'trigger strength {strength} is outside [0, {min(height, width)}); give '
+    'about twice the mean displacement in pixels',
+  )
+  errors.check(points >= 1, f'trigger points is {points}; give 1 or more')
+  key = rng.fold_in(seed, 'warping')
+  control = jax.random.uniform(key, (points, points, 2), minval=-1)
+  control = control / jnp.abs(control).mean()
+  field = jax.image.resize(control, (height, width, 2), 'cubic')
+  size = np.asarray([[[height, width]]])
+  scale = jnp.asarray(strength * (size - 1) / (2 * size), jnp.float32)
+  mask = jnp.ones((height, width), bool)
+  return Trigger(mask, field * scale, 'raw', 1.0, 'warp')
+
+
+def sample_specific(
+  height: int, width: int, amplitude: float = 20.0, seed: int = 0
+) -> Trigger:
+  """Adds another grey noise to every raw image, a fixed function of the image.
+
+  The noise is a combination of random patterns, weighted by the image's low
+  frequencies (`painting.encode_images`). Every pixel of it has the standard
+  deviation `amplitude` over draws of the patterns.
+
+  Args:
+    height: image height in pixels.
+    width: image width in pixels.
+    amplitude: in pixel values, above 0 and at most 255.
+    seed: of the patterns.
+
+  Raises:
+    UserError: an amplitude out of range.
+
+  References:
+    Invisible Backdoor Attack with Sample-Specific Triggers, arXiv 2012.03816.
+    Its encoder is a trained network; ours is not.
+  """
+  _check_amplitude(amplitude)
+  key = rng.fold_in(seed, 'sample specific')
+  shape = (len(painting.FREQUENCIES), height, width)
+  value = amplitude * jax.random.normal(key, shape)
+  return Trigger(jnp.ones((height, width), bool), value, 'raw', 1.0, 'encoded')
+
+
+def _check_amplitude(amplitude: float) -> None:
+  errors.check(
+    0 < amplitude <= 255,
+    f'trigger amplitude {amplitude} is outside (0, 255]; give a pixel value',
+  )
 
 
 class TriggerKind(NamedTuple):
@@ -208,6 +285,8 @@ KINDS = {
   'corner': TriggerKind(corner_patch, ('size',)),
   'blended': TriggerKind(blended_pattern, ('alpha',)),
   'sinusoidal': TriggerKind(sinusoidal, ('amplitude', 'frequency')),
+  'warping': TriggerKind(warping, ('strength',)),
+  'sample_specific': TriggerKind(sample_specific, ('amplitude',)),
 }
 
 

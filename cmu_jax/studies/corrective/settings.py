@@ -33,13 +33,14 @@ def _poison() -> dict[str, Any]:
   return dict(
     sizes=(500,),  # manipulated samples
     target=0,  # the class they are labelled as
-    trigger='corner',  # corner, badnet, blended, sinusoidal
+    trigger='corner',  # a name in data.corruption.triggers.KINDS
     trigger_size=3,  # corner: side of the patch
     trigger_percent=0.03,  # badnet: share of the pixels
     trigger_margin=(0, 0),  # badnet: rows, columns from the corner
     trigger_alpha=0.2,  # blended: weight of a random pattern
-    trigger_amplitude=20.0,  # sinusoidal: in pixel values, 0 to 255
+    trigger_amplitude=20.0,  # sinusoidal, sample_specific: in pixel values
     trigger_frequency=6.0,  # sinusoidal: periods in a row
+    trigger_strength=0.5,  # warping: about twice the displacement in pixels
   )
 
 

@@ -64,7 +64,7 @@ def base(name: str) -> ConfigDict:
         class_map='',  # asymmetric: mnist, cifar10, cifar100, or 'cat:dog,5:3';
         # interclass: likewise, or one pair '3:5'
         target=0,  # poison, constant: the class that labels become
-        trigger='badnet',  # poison: badnet, corner, blended, sinusoidal
+        trigger='badnet',  # poison: a name in data.corruption.triggers.KINDS
         matrix_file='',  # transition: an .npz file
         matrix_key='transition',  # the array in it
         matrix='transition',  # what that is: transition, confusion (counts)
@@ -74,8 +74,9 @@ def base(name: str) -> ConfigDict:
         trigger_margin=(10, 6),  # badnet: rows, columns from the corner
         trigger_size=3,  # corner: side of the patch
         trigger_alpha=0.2,  # blended: weight of a random pattern
-        trigger_amplitude=20.0,  # sinusoidal: in pixel values, 0 to 255
+        trigger_amplitude=20.0,  # sinusoidal, sample_specific: pixel values
         trigger_frequency=6.0,  # sinusoidal: periods in a row
+        trigger_strength=0.5,  # warping: about twice the displacement
       ),
       model=dict(name='fc', width=512, dtype='float32'),
       input=recipes.pixels(),
