@@ -86,6 +86,7 @@ def flags(folder, **changes):
     'model': 'fc:width=64',
     'proxy': folder / 'bad',
     'kind': 'poison',
+    'rule': 'published',
     'out': folder / 'out',
     'steps': 200,
     'learning_rate': 3e-4,

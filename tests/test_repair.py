@@ -12,7 +12,7 @@ from jax import numpy as jnp
 
 from cmu_jax import __main__ as program
 from cmu_jax import networks
-from cmu_jax.commands.repair import RepairRequest, repair
+from cmu_jax.commands.repair import RepairRequest, repair, words
 from cmu_jax.core.types import Network
 from cmu_jax.networks import weights
 from cmu_jax.training import metrics
@@ -69,7 +69,7 @@ def test_the_same_call_again_gives_the_same_weights(poisoned):
   assert (folder / 'out/repaired.npz').read_bytes() == before
 
 
-def test_where_no_alpha_helps_the_weights_stay_as_they_were(poisoned, tmp_path):
+def test_triggered_pictures_alone_are_no_reason_to_edit(poisoned, tmp_path):
   folder, _ = poisoned
   results = repair(
     weights=str(folder / 'w.npz'),
@@ -77,9 +77,11 @@ def test_where_no_alpha_helps_the_weights_stay_as_they_were(poisoned, tmp_path):
     proxy=str(folder / 'bad'),
     kind='poison',
     out=str(tmp_path / 'out'),
-    steps=1,
-    learning_rate=1e-7,
+    steps=20,
+    learning_rate=3e-4,
   )
+  told = words.console(results)
+  assert '--ordinary=FOLDER' in told and '--rule=published' in told
   assert results['alpha'] == 0 and not results['repaired']
   assert any('reads its pictures' in line for line in results['remarks'])
   old = weights.read(folder / 'w.npz').arrays

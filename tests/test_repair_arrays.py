@@ -44,6 +44,7 @@ def case(request, tmp_path_factory):
 def test_arrays_give_what_files_give(case):
   kind, folder, test = case
   common = {'kind': kind, 'steps': 30, 'learning_rate': 3e-4}
+  common |= {'rule': 'published'} if kind == 'poison' else {}
   files = cmu_jax.repair(
     weights=str(folder / 'w.npz'),
     model='fc:width=64',

@@ -181,6 +181,10 @@ def test_a_contradiction_is_a_warning_where_the_outcome_is(told, warned):
     ),
     ({'kind': 'poison', 'repaired': False}, 'No alpha freed the bad samples'),
     (
+      {'kind': 'poison', 'repaired': False, 'rule': 'safe'},
+      'published rule often deletes the target class',
+    ),
+    (
       {'repaired': False, 'safe': {'reason': '9 proxy images, 40 needed'}},
       'Nothing could be measured (9 proxy images, 40 needed)',
     ),

@@ -183,7 +183,8 @@ def test_pictures_that_lack_a_class_stop_the_repair(case):
   ('changes', 'message'),
   [
     ({'ordinary': None}, '--ordinary or --proxy missing'),
-    ({'kind': 'poison'}, '--proxy missing: --kind=poison'),
+    ({'kind': 'poison', 'rule': 'published'}, '--proxy missing: --rule'),
+    ({'kind': 'poison', 'ordinary': None}, '--ordinary or --proxy missing'),
     ({'rule': 'published'}, '--proxy missing.*--rule=published'),
     ({'labels': 'true'}, '--labels=true is about the pictures of --proxy'),
   ],

@@ -73,12 +73,12 @@ def test_a_sinusoidal_trigger_adds_stripes_and_clips():
 
 def test_a_warp_of_no_strength_is_the_identity():
   image = pixels(3, 7, 9, 3)
-  painted = raw(triggers.warping(7, 9, 0.0), image)
+  painted = raw(triggers.smooth_warp(7, 9, 0.0), image)
   assert np.allclose(painted, np.asarray(image), atol=1e-3)
 
 
 def test_a_warp_has_the_published_mean_displacement():
-  field = np.asarray(triggers.warping(32, 32, 2.0, points=32).value)
+  field = np.asarray(triggers.smooth_warp(32, 32, 2.0, points=32).value)
   # At 32 x 32 points nothing is resized: the mean magnitude is exact.
   assert abs(field).mean() == pytest.approx(2.0 * 31 / 64, rel=1e-5)
 
@@ -102,7 +102,7 @@ def test_a_warp_by_a_constant_is_a_shift_with_a_mean_between(shift):
 @given(st.integers(0, 99), st.floats(0, 5))
 def test_a_warp_stays_between_the_pixels_of_the_image(seed, strength):
   image = pixels(2, 8, 8, 3)
-  field = triggers.warping(8, 8, strength, seed=seed).value
+  field = triggers.smooth_warp(8, 8, strength, seed=seed).value
   found = np.asarray(painting.warp_images(image, field))
   assert found.min() >= np.min(image) - 1e-3
   assert found.max() <= np.max(image) + 1e-3
@@ -176,8 +176,8 @@ MISTAKES = {
   ),
   'amplitude 256': lambda: triggers.sinusoidal(8, 8, 256.0),
   'frequency 4.0': lambda: triggers.sinusoidal(8, 8, 20.0, 4.0),
-  'strength -1.0 is outside': lambda: triggers.warping(8, 8, -1.0),
-  'trigger points is 0': lambda: triggers.warping(8, 8, points=0),
+  'strength -1.0 is outside': lambda: triggers.smooth_warp(8, 8, -1.0),
+  'trigger points is 0': lambda: triggers.smooth_warp(8, 8, points=0),
   'trigger amplitude 0.0': lambda: triggers.sample_specific(8, 8, 0.0),
   'meets images of 1 channels': lambda: raw(
     triggers.blended_pattern(8, 8, pattern=np.zeros((8, 8, 3), np.uint8)),

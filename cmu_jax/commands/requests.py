@@ -40,19 +40,19 @@ usage: python -m cmu_jax repair --weights=FILE --model=NAME --out=DIR
                                 --ordinary=FOLDER|--proxy=FOLDER [...]
 
 Repairs a trained classifier from its weights and pictures, without its training
-data. Wrong labels need ordinary unlabelled pictures alone (--ordinary), or bad
-samples (--proxy); a backdoor needs bad samples, and ordinary pictures help.
-From ordinary pictures: information maximisation (arXiv 2002.08546). From bad
-samples: CUTS (arXiv 2511.18660) fine-tunes on them and subtracts the change of
-the weights. Each edits as far as held-out pictures show that it helps. Reports
-the corruption that bad samples show, and contradictions to --kind.
+data: ordinary unlabelled pictures (--ordinary), or bad samples (--proxy).
+From ordinary pictures: information maximisation (arXiv 2002.08546) of wrong
+labels, and FST (arXiv 2310.01875) against a backdoor. From bad samples: CUTS
+(arXiv 2511.18660) fine-tunes on them and subtracts the change of the weights.
+Each edits as far as held-out pictures show that it helps, or that it costs
+little. Reports what bad samples show, and contradictions to --kind.
 
 {NETWORK}
   --kind=label_noise|poison  the corruption
   --ordinary=FOLDER    ordinary pictures of the task; labels are not read.
-                       label_noise: 100 or more of all classes, and --proxy is
-                       not needed. poison: pictures without the trigger, which
-                       we locate by comparison and unlearn along directions
+                       100 or more of all classes; --proxy is not needed.
+                       poison: without the trigger. If --proxy shows it, we
+                       locate it by comparison and unlearn it along directions
                        that these pictures do not need (a method of ours)
   --proxy=FOLDER       bad samples that the network was not trained on.
                        label_noise: FOLDER/<the wrong class>/*; poison:
@@ -66,21 +66,22 @@ the corruption that bad samples show, and contradictions to --kind.
 Choices:
   --labels=bad|true    label_noise: FOLDER's classes are the wrong labels (bad,
                        the default) or the true labels (true), which are then
-                       replaced at random, twice
+                       replaced at random, twice. poison: true if --ordinary
+                       has class folders, whose labels then train and judge
   --rule=safe|published  label_noise: safe (the default) uses --ordinary, if
                        given, or chooses alpha on held-out bad samples, and
                        edits only if they confirm that the edit helps;
                        published is the rule of CUTS, for --proxy. poison: safe
-                       uses --ordinary, if given, and does not edit a network
-                       that the trigger does not fool
+                       edits from --ordinary only, because published, on --proxy
+                       alone, often deletes the target class
   --test=FOLDER        ordinary pictures by class: measured before and after,
                        never used to choose anything, so this may be added
                        to a finished run without repeating it
   --lipschitz=true     bounds the Lipschitz constant of the network, before and
                        after: a minute for a ResNet-20. May be added
   --steps=N            of the fine-tuning: at most 200, and with wrong labels
-                       until half of them are learnt; 150 with wrong labels
-                       and --ordinary
+                       until half of them are learnt; 150 with --ordinary, if
+                       no trigger is located
   --learning_rate=X    constant: 5e-4 (label_noise), 1e-4 (poison) of AdamW;
                        5e-3 of SGD with wrong labels and --ordinary
   --batch_size=N       of the fine-tuning (default 128; 256, or half of the
@@ -130,20 +131,20 @@ class RepairRequest(NamedTuple):
 
 def _check_repair(request: RepairRequest) -> None:
   flags.check_positive(request, 'steps')
-  if request.kind == 'poison' or request.rule == 'published':
-    errors.check(
-      request.proxy is not None,
-      f'--proxy missing: --kind={request.kind} with --rule={request.rule} '
-      'reads bad samples',
-    )
+  errors.check(
+    request.proxy is not None or request.rule == 'safe',
+    f'--proxy missing: --rule={request.rule} reads bad samples',
+  )
   errors.check(
     request.proxy is not None or request.ordinary is not None,
     '--ordinary or --proxy missing: give a folder of ordinary pictures, or of '
     'bad samples',
   )
+  # Triggered pictures need no label, ordinary ones may have them.
+  source = 'ordinary' if request.kind == 'poison' else 'proxy'
   errors.check(
-    request.proxy is not None or request.labels == 'bad',
-    '--labels=true is about the pictures of --proxy; it is missing',
+    getattr(request, source) is not None or request.labels == 'bad',
+    f'--labels=true is about the pictures of --{source}; it is missing',
   )
 
 

@@ -55,6 +55,7 @@ def paint(
     f'a {stage} trigger of {trigger.mask.shape} pixels meets images of '
     f'{image.shape[1:3]}; make the trigger for that size',
   )
+  # The form is static, so the compiled step has one branch.
   if trigger.form == 'warp':
     painted = warp_images(image, trigger.value)
   elif trigger.form == 'encoded':
@@ -99,6 +100,7 @@ def warp_images(
   # The last row starts at the one above it, so that both corners exist.
   corner = jnp.minimum(jnp.floor(position), jnp.maximum(limit - 1, 0))
   weight = position - corner
+  # Gathers of four corners cost less on a CPU than a resampling per image.
   row, column = jnp.moveaxis(corner.astype(jnp.int32), -1, 0)
   below, right = jnp.minimum(row + 1, h - 1), jnp.minimum(column + 1, w - 1)
   dy, dx = (weight[None, ..., i, None] for i in (0, 1))

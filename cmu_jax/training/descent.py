@@ -60,12 +60,15 @@ class Recipe(NamedTuple):
     inputs: raw pixels to network input.
     project: (tree like the parameters, context) -> its projection on a
       subspace; None for no projection.
+    constrain: (parameters, context) -> the nearest allowed parameters, after
+      every step; None where all are allowed.
   """
 
   phases: tuple[Phase, ...]
   optimizer: optax.GradientTransformation
   inputs: InputStep
   project: Callable[[PyTree, Any], PyTree] | None = None
+  constrain: Callable[[PyTree, Any], PyTree] | None = None
 
 
 class Start(NamedTuple):
@@ -279,7 +282,11 @@ def _descent_step(
     updates = jax.tree.map(lambda x: hyper['learning_rate'] * x, updates)
   row = jnp.stack([loss, turn]).astype(jnp.float32)
   history = jax.lax.dynamic_update_slice(state.history, row[None, :], (step, 0))
-  updated = Variables(optax.apply_updates(params, updates), stats)
+  moved = optax.apply_updates(params, updates)
+  # On parameters, not updates: the allowed set is no subspace.
+  if recipe.constrain is not None:
+    moved = recipe.constrain(moved, context)
+  updated = Variables(moved, stats)
   return segment.TrainState(updated, opt_state, history), orders
 
 

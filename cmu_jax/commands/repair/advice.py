@@ -48,6 +48,7 @@ FIGURES = {
   'clean': Figure(0.712, 0.844, _SOURCE),
   'published': Figure(0.712, 0.748, _SOURCE),
   'ordinary': Figure(0.961, 0.086, _SOURCE),
+  'published_poison': Figure(0.891, 0.684, _SOURCE),
   'clean_poison': Figure(0.961, 0.951, _SOURCE),
 }
 
@@ -119,6 +120,8 @@ def sentences(results: dict[str, Any]) -> list[str]:
   """The inputs that would help most, the most helpful first; [] if edited."""
   if results['repaired']:
     return []
+  if results['method'] == unlabelled_words.TUNING:
+    return unlabelled_words.tuning_advice(results)
   if results['kind'] == 'poison':
     return _poison_sentences(results)
   options = [_clean_option(results.get('clean_estimate'))]
@@ -189,6 +192,12 @@ def _poison_sentences(results: dict[str, Any]) -> list[str]:
       '(--ordinary=FOLDER): 500 lowered the attack success of a ResNet-20 from '
       f'{ordinary.before:.3f} to {ordinary.after:.3f} ({ordinary.source}, not '
       'your network).'
+    )
+  if results.get('rule') == 'safe' and results['method'] == 'cuts':
+    cost = FIGURES['published_poison']
+    advice.append(
+      '--rule=published edits from the triggered pictures alone: accuracy '
+      f'{cost.before:.3f} became {cost.after:.3f} there ({cost.source}).'
     )
   return [
     *advice,

@@ -55,9 +55,10 @@ def repair_arrays(
     network: the model and its input step. The model may be a linen module with
       the methods `features` and `logits`, see `networks.as_model`.
     images: bad samples, uint8 [n, h, w, c] that the network was not trained on;
-      None for a repair of wrong labels from ordinary pictures alone.
+      None for a repair from ordinary pictures alone.
     labels: their wrong labels, integers [n]; the true ones with
-      `labels_are='true'`; None with kind='poison'.
+      `labels_are='true'`; with kind='poison' None, or the true labels of the
+      ordinary pictures with `labels_are='true'`.
     variables: of the network.
     kind: 'label_noise' or 'poison'.
     ordinary: unlabelled pictures of the task, uint8 [m, h, w, c]; without the
@@ -79,11 +80,19 @@ def repair_arrays(
   if images is None and pictures is not None:
     # Nobody reads these labels.
     blank = np.zeros(len(pictures), np.int32)
-    case = _make_case(network, variables, pictures, blank, None, names, kind)
+    # A backdoor without bad samples has no target to be inferred.
+    plain = 'label_noise'
+    case = _make_case(network, variables, pictures, blank, None, names, plain)
     case = case._replace(bad=None)
   else:
     case = _make_case(network, variables, images, labels, target, names, kind)
-  if pictures is not None and kind == 'poison':
+  if kind == 'poison' and request.labels == 'true' and pictures is not None:
+    errors.check(
+      labels is not None and len(labels) == len(pictures),
+      f'labels_are=true: give labels of the {len(pictures)} ordinary pictures',
+    )
+    case = case._replace(ordinary_label=jnp.asarray(labels, jnp.int32))
+  if pictures is not None and images is not None and kind == 'poison':
     case = subject.add_trigger(case, np.asarray(pictures))
   elif pictures is not None:
     case = case._replace(ordinary=pictures)

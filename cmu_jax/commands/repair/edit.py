@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from cmu_jax.commands.repair import unlabelled_words
+from cmu_jax.commands.repair import subject, unlabelled_words
 from cmu_jax.commands.repair.subject import RepairCase
 from cmu_jax.commands.requests import RepairRequest
 from cmu_jax.core import checkpoint, rng, store, tree
@@ -19,12 +19,11 @@ from cmu_jax.core.types import (
   MethodInputs,
   Network,
   Proxy,
-  Samples,
   Training,
   Variables,
 )
 from cmu_jax.data import input_step, proxy_sets
-from cmu_jax.methods.backdoor import distillation
+from cmu_jax.methods.backdoor import distillation, safe_tuning
 from cmu_jax.methods.cuts import (
   algorithm,
   alpha_rules,
@@ -36,8 +35,6 @@ from cmu_jax.studies.engine import forecast
 from cmu_jax.training import early_stopping, metrics, optimizers, train
 
 _FOLDS = 2
-# Side of a picture by the padding of its crops: 4 of 32 pixels, by custom.
-_CROP = 8
 _MAX_STEPS = 200
 _BATCH_SIZE = 128
 # Fine-tuning stops at this share of learnt wrong labels: a task vector of
@@ -49,11 +46,11 @@ class Edit(NamedTuple):
   """An edited network, with the evidence for the edit.
 
   Attributes:
-    method: 'cuts', 'projected' (a trigger was located), or
-      'information_maximization' (from ordinary pictures, without labels).
+    method: 'cuts', 'projected' (a trigger was located),
+      'information_maximization' or 'self_tuning' (from ordinary pictures).
     variables: the edited network.
-    choice: alpha; 0 leaves the network unedited. Information maximisation
-      takes the whole step, alpha = 1, or none.
+    choice: alpha; 0 leaves the network unedited. Repairs from ordinary
+      pictures take the whole step, alpha = 1, or none.
     curve: quantities over alpha from which it was chosen, by name.
     evidence: held-out evidence for the edit, or None.
     steps: of the fine-tuning.
@@ -106,6 +103,8 @@ def edit_network(
   with forecast.follow_trainings(_count_images(request, case, tuning)):
     if is_unlabelled(request):
       return _edit_unlabelled(key, request, case, make_checkpoint)
+    if is_self_tuned(request, case):
+      return _edit_by_tuning(key, request, case, make_checkpoint)
     if case.trigger is not None and request.rule == 'safe':
       return _edit_projected(key, case, make_checkpoint('copies'), tuning)
     return _edit_by_cuts(key, request, case, make_checkpoint, tuning)
@@ -123,6 +122,9 @@ def _count_images(
   if is_unlabelled(request):
     training = _unlabelled_training(request, case)
     return 2.0 * training.steps * training.batch_size
+  if is_self_tuned(request, case):
+    training = _tuning_training(request, case)
+    return 3.0 * training.steps * training.batch_size
   if case.trigger is not None and request.rule == 'safe':
     assert case.ordinary is not None
     # Every picture with and without the trigger.
@@ -143,6 +145,78 @@ def is_unlabelled(request: RepairRequest) -> bool:
     and request.rule == 'safe'
     and request.ordinary is not None
   )
+
+
+def is_self_tuned(request: RepairRequest, case: RepairCase) -> bool:
+  """True for a backdoor and ordinary pictures that locate no trigger."""
+  return (
+    request.kind == 'poison'
+    and request.rule == 'safe'
+    and case.ordinary is not None
+    and case.trigger is None
+  )
+
+
+def _tuning_training(request: RepairRequest, case: RepairCase) -> Training:
+  """The training of a run, which fits half of the ordinary pictures."""
+  assert case.ordinary is not None
+  return safe_tuning.make_training(
+    max(1, len(case.ordinary) // 2),
+    learning_rate=request.learning_rate,
+    steps=request.steps,
+    batch_size=request.batch_size,
+  )
+
+
+def _edit_by_tuning(
+  key: jax.Array,
+  request: RepairRequest,
+  case: RepairCase,
+  make_checkpoint: Callable[[str], store.Checkpoint | None],
+) -> Edit:
+  """Tunes on ordinary pictures, if held-out ones show a small cost."""
+  assert case.ordinary is not None
+  variables = case.network.variables
+  samples = information_maximization.wrap_pictures(case.ordinary)
+  network = subject.choose_inputs(rng.fold_in(key, 'crops'), case, samples)
+  training = _tuning_training(request, case)
+  method = safe_tuning.safe_self_tuning(
+    network, training, labelled=case.labelled_batch is not None
+  )
+  data = MethodInputs(ordinary=samples, clean_proxy=case.labelled_batch)
+  _, info = method.solve(key, variables, data, None, {}, make_checkpoint)
+  evidence, tuned = info['evidence'], info['tuned']
+  # Where the user has triggered pictures, the gain can be shown after all.
+  if evidence.repaired and not _frees_samples(case, tuned):
+    evidence = evidence._replace(repaired=False, reason='gain')
+  # For the figure alone: the step is taken whole or not at all.
+  curve = safe_tuning.trace(network, variables, tuned, samples)
+  alpha = float(evidence.repaired)
+  choice = alpha_rules.AlphaChoice(
+    alpha, int(np.argmin(np.abs(curve['alpha'] - alpha))), evidence.repaired
+  )
+  return Edit(
+    unlabelled_words.TUNING,
+    tuned if evidence.repaired else variables,
+    choice,
+    curve,
+    evidence.record,
+    training.steps,
+    None,
+  )
+
+
+def _frees_samples(case: RepairCase, tuned: Variables) -> bool:
+  """False if triggered pictures are there and half of them stay fooled."""
+  if case.bad is None:
+    return True
+  original, edited = (
+    np.mean(
+      metrics.predict(case.network.classifier, v, case.bad, 256) == case.target
+    )
+    for v in (case.network.variables, tuned)
+  )
+  return bool(edited < original / 2)
 
 
 def _unlabelled_training(request: RepairRequest, case: RepairCase) -> Training:
@@ -166,7 +240,7 @@ def _edit_unlabelled(
   assert case.ordinary is not None
   variables = case.network.variables
   samples = information_maximization.wrap_pictures(case.ordinary)
-  network = _choose_inputs(rng.fold_in(key, 'crops'), case, samples)
+  network = subject.choose_inputs(rng.fold_in(key, 'crops'), case, samples)
   training = _unlabelled_training(request, case)
   method = halves.safe_information_maximization(network, training)
   repaired, info = method.solve(
@@ -192,29 +266,6 @@ def _edit_unlabelled(
     training.steps,
     None,
   )
-
-
-def _choose_inputs(
-  key: jax.Array, case: RepairCase, samples: Samples
-) -> Network:
-  """The network with random crops, if it was trained with them."""
-  plain = case.network.classifier
-  # An input step of somebody's own augments as it does.
-  if not case.network.mean:
-    return plain
-  cropped = Network(
-    plain.model,
-    input_step.make(
-      case.network.mean,
-      case.network.std,
-      channels=case.network.channels,
-      pad=max(1, min(case.image.shape[1:3]) // _CROP),
-    ),
-  )
-  fits = information_maximization.knows_augmentation(
-    key, cropped, case.network.variables, samples
-  )
-  return cropped if fits else plain
 
 
 def _edit_projected(
@@ -271,10 +322,10 @@ def _edit_by_cuts(
     selection=rule,
   )
   record: Info | None = None
-  # Held-out evidence exists for label noise alone; a trigger is checked on the
-  # unedited network.
+  # Held-out evidence exists for label noise alone. The curve of a trigger has
+  # no sign of the class that its alpha deletes.
   if request.rule == 'safe' and case.target is not None:
-    choice = _skip_if_disarmed(case, rule, choice)
+    choice = alpha_rules.ABSTENTION
   if request.rule == 'safe' and case.target is None:
     safe, _ = safe_alpha.choose_from_proxy(
       rng.fold_in(key, 'safe'),
@@ -318,26 +369,6 @@ def _task_vector(
   )
   history = np.asarray(fitted.history)
   return tau, tuning._replace(steps=history.shape[-2]), learnt(history)
-
-
-def _skip_if_disarmed(
-  case: RepairCase,
-  rule: alpha_search.Selection,
-  choice: alpha_rules.AlphaChoice,
-) -> alpha_rules.AlphaChoice:
-  """The choice, or none if the trigger does not fool the unedited network."""
-  # The published grid begins above 0: it would edit such a network too.
-  predicted = metrics.predict(
-    case.network.classifier,
-    case.network.variables,
-    case.bad_batch,
-    256,
-  )
-  rate = np.array([np.mean(predicted == rule.target)])
-  unedited = alpha_rules.choose_smallest_below(
-    np.zeros(1), rate, rule.threshold
-  )
-  return alpha_rules.ABSTENTION if unedited.selected else choice
 
 
 def _make_proxy(

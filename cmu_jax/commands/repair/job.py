@@ -11,6 +11,7 @@ from cmu_jax.commands.requests import REPAIR, RepairRequest
 from cmu_jax.core import errors, provenance, rng
 from cmu_jax.core.types import Batch, Info, Variables
 from cmu_jax.methods import diagnosis
+from cmu_jax.methods.backdoor import safe_tuning
 from cmu_jax.methods.cuts import alpha_rules
 from cmu_jax.methods.unlabelled import information_maximization
 from cmu_jax.robustness import attacks, lipschitz
@@ -20,6 +21,7 @@ _RATES = {
   'label_noise': 5e-4,
   'poison': 1e-4,
   'unlabelled': information_maximization.LEARNING_RATE,
+  'self_tuned': safe_tuning.LEARNING_RATE,
 }
 
 
@@ -59,6 +61,11 @@ def check_reading(request: RepairRequest, case: RepairCase) -> None:
     )
   if request.kind == 'poison':
     # Pictures with a trigger all go to one class: they cannot show it.
+    if case.bad is None and case.ordinary is not None:
+      source = f'--ordinary={request.ordinary}'
+      if case.labelled_batch is not None:
+        readings.check_labelled(network, case.labelled_batch, source)
+      readings.check_unlabelled(network, case.ordinary, source)
     if case.test is None and case.ordinary is None:
       errors.remark(
         'Warning: nothing here shows whether the network reads its pictures as '
@@ -85,7 +92,8 @@ def case_settings(request: RepairRequest, case: RepairCase) -> Info:
   """Inferred settings, and digests of the inputs."""
   return {
     **frame.network_settings(case.network, case.image),
-    'learning_rate': request.learning_rate or _RATES[_method_kind(request)],
+    'learning_rate': request.learning_rate
+    or _RATES[_method_kind(request, case)],
     'target': case.target,
     'samples_sha256': (
       None
@@ -93,13 +101,20 @@ def case_settings(request: RepairRequest, case: RepairCase) -> Info:
       else provenance.digest(case.bad.image, case.bad.label)
     ),
     'ordinary_sha256': (
-      None if case.ordinary is None else provenance.digest(case.ordinary)
+      None
+      if case.ordinary is None
+      else provenance.digest(case.ordinary)
+      if case.labelled_batch is None
+      else provenance.digest(*case.labelled_batch[:2])
     ),
   }
 
 
-def _method_kind(request: RepairRequest) -> str:
-  """The kind of corruption, or 'unlabelled' for a repair without labels."""
+def _method_kind(request: RepairRequest, case: RepairCase) -> str:
+  """The kind of corruption, or of a repair from ordinary pictures."""
+  # A located trigger has the rate of the other repairs of a backdoor.
+  if edit.is_self_tuned(request, case):
+    return 'self_tuned'
   return 'unlabelled' if edit.is_unlabelled(request) else request.kind
 
 
@@ -130,6 +145,10 @@ def solve(
     'label_free': (
       edited.evidence if edited.method == unlabelled_words.METHOD else None
     ),
+    'cost': (
+      edited.evidence if edited.method == unlabelled_words.TUNING else None
+    ),
+    'rule': request.rule,
     'fine_tuning': {'steps': edited.steps, 'learnt': edited.learnt_share},
     'diagnosis': _diagnose(request, case),
   }

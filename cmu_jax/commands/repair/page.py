@@ -16,9 +16,21 @@ _CAPTION = (
 )
 
 
+# Method without a rule over alpha -> names of its curves, and their labels.
+_LINES = {
+  unlabelled_words.METHOD: {
+    'alike': 'both runs change, and alike',
+    'alone': 'a single run changes',
+  },
+  unlabelled_words.TUNING: {
+    'agreement': 'predictions on ordinary pictures that stay'
+  },
+}
+
+
 def draw_curve(results: dict[str, Any]) -> figure.Figure:
   """Draws J and its parts, or the rate at which bad samples hit the target."""
-  if results['method'] == unlabelled_words.METHOD:
+  if results['method'] in _LINES:
     return _draw_changes(results)
   poison = results['kind'] == 'poison'
   curve = results['curve']
@@ -56,25 +68,17 @@ def draw_curve(results: dict[str, Any]) -> figure.Figure:
 
 
 def _draw_changes(results: dict[str, Any]) -> figure.Figure:
-  """Draws the changes that two runs make alike, and those of a single run."""
+  """Draws the predictions that change, or that stay, along the step."""
   curve = results['curve']
   with style.context():
     drawing = style.canvas(words.headline(results), (9.2, 4.2), smoke=False)
     ax = drawing.subplots()
-    ax.plot(
-      curve['alpha'],
-      curve['alike'],
-      color=style.INK,
-      lw=2,
-      label='both runs change, and alike',
-    )
-    ax.plot(
-      curve['alpha'],
-      curve['alone'],
-      color=style.CUTS,
-      ls='--',
-      label='a single run changes',
-    )
+    # A method has one curve or two.
+    looks = ({'color': style.INK, 'lw': 2}, {'color': style.CUTS, 'ls': '--'})
+    for (name, label), options in zip(
+      _LINES[results['method']].items(), looks, strict=False
+    ):
+      ax.plot(curve['alpha'], curve[name], label=label, **options)
     ax.axvline(results['alpha'], color=style.INK, lw=1, ls=(0, (4, 3)))
     ax.set(
       xlabel='alpha (length of the step to each run, 1 is the whole step)',

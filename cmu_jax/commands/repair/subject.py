@@ -12,12 +12,15 @@ from jaxtyping import UInt8
 from cmu_jax.commands import frame, intake, readings
 from cmu_jax.commands.requests import RepairRequest
 from cmu_jax.core import errors
-from cmu_jax.core.types import Batch, Network, Trigger
+from cmu_jax.core.types import Batch, Network, Samples, Trigger
 from cmu_jax.data import input_step
+from cmu_jax.methods.unlabelled import information_maximization
 from cmu_jax.networks import shipped
 from cmu_jax.networks.shipped import ShippedNetwork
 from cmu_jax.training import descent, metrics
 
+# Side of a picture by the padding of its crops: 4 of 32 pixels, by custom.
+_CROP = 8
 # Pixel values from 0 to 255. JPEG makes a trigger's pixels vary by a few steps;
 # an ordinary picture must be farther from them than that, on average.
 _MAX_STD, _MIN_DISTANCE = 10.0, 20.0
@@ -36,10 +39,11 @@ class RepairCase(NamedTuple):
       target class. None for a repair from ordinary pictures alone.
     test: ordinary pictures with true labels, or None.
     target: of the trigger; None for label noise.
-    ordinary: unlabelled pictures of the task, without a trigger; or None.
+    ordinary: pictures of the task, without a trigger; or None.
     trigger: located by means of these, or None.
     notes: sentences on inferred facts.
     answers: flag -> classes that the network predicts of its pictures.
+    ordinary_label: true labels of the ordinary pictures, or None.
   """
 
   network: ShippedNetwork
@@ -50,6 +54,7 @@ class RepairCase(NamedTuple):
   trigger: Trigger | None
   notes: tuple[str, ...]
   answers: Mapping[str, np.ndarray] = types.MappingProxyType({})
+  ordinary_label: jax.Array | None = None
 
   @property
   def image(self) -> jax.Array:
@@ -64,6 +69,13 @@ class RepairCase(NamedTuple):
     assert self.bad is not None
     return self.bad
 
+  @property
+  def labelled_batch(self) -> Batch | None:
+    """The ordinary pictures with true labels, if these are given."""
+    if self.ordinary is None or self.ordinary_label is None:
+      return None
+    return Batch(self.ordinary, self.ordinary_label)
+
 
 def read_case(request: RepairRequest) -> RepairCase:
   """Reads everything that a repair needs.
@@ -73,7 +85,9 @@ def read_case(request: RepairRequest) -> RepairCase:
   """
   # Pictures with a trigger are a single set: their folders are no classes.
   noisy = request.kind == 'label_noise'
-  sets = ('proxy', 'test') if noisy else ('test',)
+  sets = ('proxy' if noisy else 'ordinary', 'test')
+  if not noisy and request.labels != 'true':
+    sets = ('test',)
   pictures = request.proxy or request.ordinary
   assert pictures is not None
   network = frame.load_network(request, pictures, sets, target=request.target)
@@ -84,7 +98,7 @@ def read_case(request: RepairRequest) -> RepairCase:
     test = shipped.read_labelled(
       request.test, image, network.class_names, network.reader
     )
-  ordinary = _read_ordinary(request, network)
+  ordinary, label = _read_ordinary(request, network)
   intake.warn_of_near_copies(
     {
       '--proxy': None
@@ -105,9 +119,11 @@ def read_case(request: RepairRequest) -> RepairCase:
   case = RepairCase(network, bad, test, target, None, None, notes, answers)
   if ordinary is None:
     return case
-  return (
-    _add_ordinary(ordinary, case) if noisy else _read_trigger(ordinary, case)
-  )
+  # Without bad samples there is nothing to compare the pictures with.
+  add = _add_ordinary if bad is None or noisy else _read_trigger
+  case = add(ordinary, label, case)
+  intake.check_classes(network, {'--ordinary': case.labelled_batch})
+  return case
 
 
 def _read_bad_samples(
@@ -115,6 +131,12 @@ def _read_bad_samples(
 ) -> tuple[Batch | None, int | None, tuple[str, ...]]:
   """Reads the bad samples with their labels, and the target with notes."""
   if request.proxy is None:
+    # Nothing shows the target; the user may still name it.
+    if request.kind == 'poison' and network.target is not None:
+      target, notes = choose_target(
+        network.target, network.class_names, (), np.zeros(0, int)
+      )
+      return None, target, notes
     return None, None, ()
   pictures, class_names = network.pictures, network.class_names
   image = jnp.asarray(pictures.image)
@@ -132,26 +154,37 @@ def _read_bad_samples(
 
 def _read_ordinary(
   request: RepairRequest, network: ShippedNetwork
-) -> intake.PictureSet | None:
-  """Reads ordinary pictures; None where a repair has no use for them."""
+) -> tuple[intake.PictureSet | None, np.ndarray | None]:
+  """Reads ordinary pictures, and their true labels if these are wanted."""
   if request.ordinary is None:
-    return None
-  image = network.pictures.image
+    return None, None
+  labelled = request.kind == 'poison' and request.labels == 'true'
+  pictures = network.pictures
   # They are the pictures of the network already if there are no bad samples.
   if request.proxy is not None:
     # Pixels are compared position by position: resized differently, a trigger
     # would not align.
-    image = shipped.read_same_shape(
-      request.ordinary, image, network.reader, has_classes=False
-    ).image
-  return intake.PictureSet(request.ordinary, image, False)
+    pictures = shipped.read_same_shape(
+      request.ordinary, pictures.image, network.reader, has_classes=labelled
+    )
+  # Class folders are read as such only if the user vouches for them.
+  label = None
+  if labelled:
+    label = shipped.label_pictures(
+      request.ordinary, pictures, network.class_names
+    )
+  return intake.PictureSet(request.ordinary, pictures.image, labelled), label
 
 
-def _add_ordinary(ordinary: intake.PictureSet, case: RepairCase) -> RepairCase:
+def _add_ordinary(
+  ordinary: intake.PictureSet, label: np.ndarray | None, case: RepairCase
+) -> RepairCase:
   """Adds pictures of the task, which the test pictures must not hold."""
   image = jnp.asarray(ordinary.image)
   blank = descent.blank_batch(image)
-  return _drop_ordinary(case, blank)._replace(ordinary=image)
+  true = None if label is None else jnp.asarray(label, jnp.int32)
+  case = _drop_ordinary(case, blank)
+  return case._replace(ordinary=image, ordinary_label=true)
 
 
 def _drop_ordinary(case: RepairCase, ordinary: Batch) -> RepairCase:
@@ -164,11 +197,16 @@ def _drop_ordinary(case: RepairCase, ordinary: Batch) -> RepairCase:
   return case._replace(test=test, answers=answers)
 
 
-def _read_trigger(ordinary: intake.PictureSet, case: RepairCase) -> RepairCase:
-  """Adds the trigger, if the ordinary pictures reveal it."""
-  bad = {'--proxy': case.image}
-  pictures = ordinary.image[intake.mark_new('--ordinary', ordinary.image, bad)]
-  return add_trigger(case, pictures, f'--ordinary={ordinary.root}')
+def _read_trigger(
+  ordinary: intake.PictureSet, label: np.ndarray | None, case: RepairCase
+) -> RepairCase:
+  """Adds the pictures, and the trigger if they reveal it."""
+  new = intake.mark_new('--ordinary', ordinary.image, {'--proxy': case.image})
+  source = f'--ordinary={ordinary.root}'
+  case = add_trigger(case, ordinary.image[new], source)
+  if label is None:
+    return case
+  return case._replace(ordinary_label=jnp.asarray(label[new], jnp.int32))
 
 
 def add_trigger(
@@ -176,7 +214,7 @@ def add_trigger(
   pictures: UInt8[np.ndarray, 'm h w c'],
   source: str = 'ordinary',
 ) -> RepairCase:
-  """Adds the trigger, if ordinary pictures reveal its pixels.
+  """Adds ordinary pictures, and the trigger if they reveal its pixels.
 
   Args:
     case: a poisoned network with its bad samples.
@@ -195,7 +233,7 @@ def add_trigger(
   readings.check_unlabelled(network, jnp.asarray(pictures), source)
   trigger = locate_trigger(np.asarray(case.image), pictures)
   batch = descent.blank_batch(pictures, has_trigger=True)
-  case = _drop_ordinary(case, batch)
+  case = _drop_ordinary(case, batch)._replace(ordinary=batch.image)
   hit = 0.0
   if trigger is not None:
     step = input_step.with_trigger(network.inputs, trigger)
@@ -214,9 +252,30 @@ def add_trigger(
     f'The trigger was located: {int(trigger.mask.sum())} pixels, which send '
     f'{hit:.0%} of the ordinary pictures to the target class.'
   )
-  return case._replace(
-    ordinary=batch.image, trigger=trigger, notes=(*case.notes, note)
+  return case._replace(trigger=trigger, notes=(*case.notes, note))
+
+
+def choose_inputs(
+  key: jax.Array, case: RepairCase, samples: Samples
+) -> Network:
+  """The network with random crops, if it was trained with them."""
+  plain = case.network.classifier
+  # An input step of somebody's own augments as it does.
+  if not case.network.mean:
+    return plain
+  cropped = Network(
+    plain.model,
+    input_step.make(
+      case.network.mean,
+      case.network.std,
+      channels=case.network.channels,
+      pad=max(1, min(case.image.shape[1:3]) // _CROP),
+    ),
   )
+  fits = information_maximization.knows_augmentation(
+    key, cropped, case.network.variables, samples
+  )
+  return cropped if fits else plain
 
 
 def choose_target(

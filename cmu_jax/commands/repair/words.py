@@ -135,7 +135,7 @@ def headline(results: dict[str, Any]) -> str:
   """The outcome as one line."""
   if not results['repaired']:
     return 'Left unedited'
-  if _is_unlabelled(results):
+  if results['method'] in (unlabelled_words.METHOD, unlabelled_words.TUNING):
     return f'Repaired from {results["ordinary"]} ordinary pictures'
   return f'Edited with alpha = {results["alpha"]:.2f}'
 
@@ -175,13 +175,15 @@ def _decision_sentence(results: dict[str, Any]) -> str:
   """The edit with its evidence, or the reason against an edit."""
   if _is_unlabelled(results):
     return unlabelled_words.decision(results)
+  if results['method'] == unlabelled_words.TUNING:
+    return unlabelled_words.tuning_decision(results)
   projected = results['method'] == 'projected'
   if not results['repaired']:
     reason = (
       'No alpha stopped the located trigger and kept 98 % of the predictions '
       'on ordinary pictures'
       if projected
-      else _poison_reason(results['measured']['before']['bad_label_rate'])
+      else _poison_reason(results)
       if results['kind'] == 'poison'
       else _abstention_reason(results['safe'])
     )
@@ -203,10 +205,16 @@ def _decision_sentence(results: dict[str, Any]) -> str:
   )
 
 
-def _poison_reason(rate: float) -> str:
+def _poison_reason(results: dict[str, Any]) -> str:
   """The reason against an edit of a poisoned network."""
-  if round(rate, 2) <= 0.01:
+  if round(results['measured']['before']['bad_label_rate'], 2) <= 0.01:
     return 'The unedited network does not send the samples to the target class'
+  # Earlier results.json have no rule.
+  if results.get('rule') == 'safe':
+    return (
+      'Triggered pictures alone do not show what an edit costs, and the '
+      'published rule often deletes the target class'
+    )
   return 'No alpha freed the bad samples from the trigger'
 
 
@@ -283,6 +291,8 @@ def limitations(results: dict[str, Any]) -> list[str]:
   """Limits of the evidence."""
   if _is_unlabelled(results):
     return [*unlabelled_words.limitations(results), *results['notes']]
+  if results['method'] == unlabelled_words.TUNING:
+    return [*unlabelled_words.tuning_limitations(results), *results['notes']]
   sentences = [_choice_sentence(results['safe'])]
   # A projection is chosen on ordinary pictures, not on the samples.
   if results['method'] == 'projected':
@@ -330,9 +340,14 @@ def _sample_text(results: dict[str, Any]) -> str:
 def corruption_sentences(results: dict[str, Any]) -> list[str]:
   """The corruption: as the user states it, and as the samples show it."""
   if not results['samples']:
+    unknown = (
+      'show no trigger'
+      if results['kind'] == 'poison'
+      else 'do not show of which kind they were'
+    )
     return [
       f'The network was trained on {_KINDS[results["kind"]]}. Ordinary '
-      'pictures do not show of which kind they were: --proxy would.'
+      f'pictures {unknown}: --proxy would.'
     ]
   return [
     f'The network was trained on {_KINDS[results["kind"]]}; '

@@ -188,7 +188,7 @@ def sinusoidal(
   return Trigger(jnp.ones((height, width), bool), value, 'raw', 1.0)
 
 
-def warping(
+def smooth_warp(
   height: int,
   width: int,
   strength: float = 0.5,
@@ -285,7 +285,7 @@ KINDS = {
   'corner': TriggerKind(corner_patch, ('size',)),
   'blended': TriggerKind(blended_pattern, ('alpha',)),
   'sinusoidal': TriggerKind(sinusoidal, ('amplitude', 'frequency')),
-  'warping': TriggerKind(warping, ('strength',)),
+  'warping': TriggerKind(smooth_warp, ('strength',)),
   'sample_specific': TriggerKind(sample_specific, ('amplitude',)),
 }
 

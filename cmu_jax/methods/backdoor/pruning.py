@@ -1,10 +1,13 @@
-"""Defences with clean images: fine-pruning, and BatchNorm recalibration.
+"""Defences by clean images, and by weights alone.
 
   fine_pruning      theta_u = Finetune(prune(theta_o, share), clean proxy)
   bn_recalibration  weights stay; every running mean and variance becomes that
                     of the clean proxy
+  prune_outliers    channels with an outlying Lipschitz bound become 0
 
 References:
+  Zheng, Tang, Li and Liu, Data-free Backdoor Removal based on Channel
+  Lipschitzness (CLP), arXiv 2208.03111, section 4.
   Liu, Dolan-Gavitt and Garg, Fine-Pruning: Defending Against Backdooring
   Attacks on Deep Neural Networks, arXiv 1805.12185, section 4.
 """
@@ -21,17 +24,21 @@ from cmu_jax.core import errors, jit
 from cmu_jax.core.types import (
   Batch,
   Method,
+  Model,
   Network,
   Result,
   Training,
   Variables,
 )
 from cmu_jax.methods import finetuning, objectives
+from cmu_jax.robustness import spectral
 from cmu_jax.training import batch_norm, descent, train
 
 # The paper prunes until the accuracy on clean validation images falls. Here
 # the selection among these points decides.
 _SHARES = (0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95)
+# Of BatchNorm, in the variance.
+_EPSILON = 1e-5
 
 
 @functools.lru_cache(maxsize=32)
@@ -171,3 +178,68 @@ def bn_recalibration(network: Network, *, batch_size: int = 512) -> Method:
     return result, {'gradient_evaluations': 0}
 
   return Method(('clean_proxy',), lambda *_: None, solve)
+
+
+def channel_bounds(
+  layer: spectral.Layer, variables: Variables
+) -> Float[Array, 'c']:
+  """Bounds the Lipschitz constant of every channel of a normalised convolution.
+
+  It is sigma_1 of the channel's kernel as a matrix, one row an input channel,
+  times the slope of the BatchNorm behind it.
+
+  Args:
+    layer: of kind 'conv_norm'.
+    variables: of the network.
+
+  References:
+    arXiv 2208.03111, equation 8.
+  """
+  params = spectral.layer_parameters(layer, variables)
+  kernel = params['conv']['kernel']
+  # A 1 x 1 kernel has the same form: any number of taps.
+  channels = kernel.shape[-1]
+  matrix = kernel.reshape(-1, *kernel.shape[-2:]).transpose(2, 1, 0)
+  sigma = jnp.linalg.norm(matrix, 2, axis=(1, 2))
+  norm = params['norm']
+  slope = norm.get('scale', jnp.ones(channels)) / jnp.sqrt(
+    norm['var'] + _EPSILON
+  )
+  return sigma * jnp.abs(slope)
+
+
+def prune_outliers(
+  model: Model,
+  variables: Variables,
+  shape: tuple[int, ...],
+  reach: float = 3.0,
+) -> tuple[Variables, int]:
+  """Zeroes channels whose bound exceeds mean + reach deviations of its layer.
+
+  Args:
+    model: its convolutions and BatchNorms are linen modules.
+    variables: of the network.
+    shape: of an image as the network takes it, (h, w, c).
+    reach: u of the paper; 3 there.
+
+  Returns:
+    The pruned network, and the number of pruned channels.
+
+  References:
+    arXiv 2208.03111, algorithm 1.
+  """
+  layers = spectral.find_layers(model.apply, variables, shape)
+  params, count = variables.params, 0
+  for layer in spectral.joint_layers(layers):
+    bounds = channel_bounds(layer, variables)
+    # Bounds of the layer alone: layers differ in scale.
+    inliers = bounds <= bounds.mean() + reach * bounds.std(ddof=1)
+    count += int((~inliers).sum())
+    # The BatchNorm's scale and bias as well: the channel is then exactly 0.
+    for path in (layer.path, str(layer.norm)):
+      pruned = {
+        name: x * inliers.reshape(*(1,) * (x.ndim - 1), -1)
+        for name, x in spectral.subtree(params, path).items()
+      }
+      params = spectral.replace_subtree(params, path, pruned)
+  return variables._replace(params=params), count

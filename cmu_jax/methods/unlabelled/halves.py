@@ -49,12 +49,14 @@ class Runs(NamedTuple):
     run_b: adapted to the other half.
     gradient_evaluations: gradients of single images in both.
     predicted: classes of all pictures before, after run a and after run b.
+    rows: positions of the pictures of each half, [2, n // 2].
   """
 
   run_a: Variables
   run_b: Variables
   gradient_evaluations: int
   predicted: tuple[np.ndarray, np.ndarray, np.ndarray]
+  rows: np.ndarray
 
 
 def run_halves(
@@ -72,7 +74,7 @@ def run_halves(
     network: the model and its input step.
     variables: of the network before.
     samples: n pictures; with odd n a single picture is left out.
-    method: `information_maximization` with a batch of at most n / 2.
+    method: takes a batch of at most n / 2, of 'ordinary' or 'clean_proxy'.
     make_checkpoint: see `MakeCheckpoint`.
 
   Raises:
@@ -85,15 +87,16 @@ def run_halves(
   )
   order = np.asarray(jax.random.permutation(rng.fold_in(key, 'halves'), rows))
   half = rows.size // 2
+  parts = np.sort(order[: 2 * half].reshape(2, half), axis=1)
   results = []
-  for name, chosen in zip(
-    _HALVES, (order[:half], order[half : 2 * half]), strict=True
-  ):
-    half_samples = descent.gather_samples(
-      samples.batch, np.sort(chosen), half, False
-    )
-    parts: Any = dict.fromkeys(method.needs, half_samples)
-    data = MethodInputs(**parts)
+  for name, chosen in zip(_HALVES, parts, strict=True):
+    subset = descent.gather_samples(samples.batch, chosen, half, False)
+    # Pictures with true labels are a batch, without padding.
+    sets: Any = {
+      need: subset.batch if need == 'clean_proxy' else subset
+      for need in method.needs
+    }
+    data = MethodInputs(**sets)
     run_key = rng.fold_in(key, name)
     prepared = method.prepare(run_key, variables, data)
     results.append(
@@ -108,7 +111,7 @@ def run_halves(
     metrics.predict(network, v, samples.batch, 256)
     for v in (variables, run_a, run_b)
   )
-  return Runs(run_a, run_b, spent, (before, after_a, after_b))
+  return Runs(run_a, run_b, spent, (before, after_a, after_b), parts)
 
 
 @jax.jit

@@ -59,8 +59,7 @@ def base(name: str) -> ConfigDict:
       proxy_draws=2,  # S, re-corrupted copies of the proxy
       # Each kind reads its own fields.
       corruption=dict(
-        kind='symmetric',  # symmetric, asymmetric, transition, interclass,
-        # constant, human; of task poison: poison, clean_label
+        kind='symmetric',  # a name in data.corruption.KINDS
         class_map='',  # asymmetric: mnist, cifar10, cifar100, or 'cat:dog,5:3';
         # interclass: likewise, or one pair '3:5'
         target=0,  # poison, constant: the class that labels become
