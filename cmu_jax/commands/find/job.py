@@ -50,18 +50,11 @@ def run(request: FindRequest) -> Info:
 
   def compute(settings: Info, out: pathlib.Path) -> tuple[Info, frame.Report]:
     listed, facts = search(request, samples, settings, out)
-    record = listing.write(_wish(request, facts), samples, listed, out)
+    record = listing.write(request, samples, listed, out)
     report = page.make_report(samples, listed)
     return {**facts, **record, 'class_names': samples.class_names}, report
 
   return frame.run_job(request, inferred, compute)
-
-
-def _wish(request: FindRequest, facts: Info) -> FindRequest:
-  """The request, with a precision that allows for a doubtful estimate."""
-  # Zero where the surest answers have no error: then nothing is copied.
-  doubt = max(float(facts['doubt']), 1e-6)
-  return request._replace(precision=request.precision / doubt)
 
 
 def _read_finished(request: FindRequest, inferred: Info) -> Info | None:
@@ -99,9 +92,11 @@ def search(
       'cross_fitted': memorised and samples.features is not None,
       'agreement': {'plain': _agreement(samples.probability, samples.label)},
     }
-    listed = _shorten(kinds, samples)
-    return listed, facts | _judge_estimate(
-      _judging_answers(samples, memorised), samples.label, listed
+    return _lower(
+      _shorten(kinds, samples),
+      _judging_answers(samples, memorised),
+      samples.label,
+      facts,
     )
   return _search_pictures(request, samples, settings, out)
 
@@ -160,8 +155,7 @@ def _search_pictures(
     ],
     'notes': list(samples.network.notes),
   }
-  listed = _shorten(kinds, samples)
-  return listed, facts | _judge_estimate(answer, labels, listed)
+  return _lower(_shorten(kinds, samples), answer, labels, facts)
 
 
 def _judging_answers(samples: FindCase, memorised: bool) -> np.ndarray:
@@ -174,21 +168,31 @@ def _judging_answers(samples: FindCase, memorised: bool) -> np.ndarray:
   return suspects.cross_fit(samples.features, samples.label, classes)
 
 
-def _judge_estimate(
-  answer: np.ndarray, label: np.ndarray, listed: dict[str, Suspects]
-) -> Info:
-  """Compares the number of wrong labels with the errors of the surest answers.
+def _lower(
+  listed: dict[str, Suspects],
+  answer: np.ndarray,
+  label: np.ndarray,
+  facts: Info,
+) -> tuple[dict[str, Suspects], Info]:
+  """Lowers the certainties that the surest answers of a network contradict.
 
   A weak network takes hard samples for wrong labels. Then `doubt` is the factor
   by which the surest answers lower the estimate, else 1.
   """
+  wrong = listed['wrong label']
   least = confident_learning.measure_sure_errors(answer, label)
-  rate = len(listed['wrong label'].row) / len(label)
+  rate = len(wrong.row) / len(label)
   # With many wrong labels a strong network is below this too, but then its
   # surest answers have as many errors as the others.
   weak = _agreement(answer, label) < _STRONG
   doubtful = weak and least < _MUCH_LESS * rate
-  return {'least_rate': least, 'doubt': least / rate if doubtful else 1.0}
+  doubt = least / rate if doubtful else 1.0
+  short = select(wrong, np.arange(len(wrong.row)) < doubt * len(wrong.row))
+  lower = short._replace(
+    certainty=doubt * short.certainty, precision=doubt * short.precision
+  )
+  facts = {**facts, 'least_rate': least, 'rate': rate, 'doubt': doubt}
+  return {**listed, 'wrong label': lower}, facts
 
 
 def make_predictor(samples: FindCase) -> Callable[[np.ndarray], np.ndarray]:

@@ -65,18 +65,19 @@ def outcome(results: dict[str, Any]) -> list[str]:
   sentences = [*_trigger_sentences(results)]
   wrong = results['kinds']['wrong label']
   if wrong['listed']:
-    rate, least = wrong['listed'] / results['samples'], results['least_rate']
+    rate = wrong['listed'] / results['samples']
     sentences.append(
       f'About {wrong["listed"]} labels are wrong ({rate:.1%}). Of a list of so '
       f'many, {wrong["list_precision"]:.0%} are expected to be wrong; the top '
       'of the list is surer.'
     )
-    if results['doubt'] < 1:
-      sentences.append(
-        f'Perhaps far fewer: where the network is surest, {least:.1%} of the '
-        'labels are others. It may take hard pictures for wrong labels, so '
-        'few or none were copied. Look at the top of the list first.'
-      )
+  if results['doubt'] < 1:
+    sentences.append(
+      f'The answers alone would say {results["rate"]:.1%} wrong labels, but '
+      f'where the network is surest, {results["least_rate"]:.1%} are others: '
+      'it takes hard pictures for wrong labels. So the estimate was lowered. '
+      'It may still be too high: look at the top of the list first.'
+    )
   sentences += _memory_sentences(results)
   return sentences
 
