@@ -314,7 +314,9 @@ def summarize(cells: dict[str, Info]) -> list[Info]:
   for name, cell in cells.items():
     attack = name.split(',')[0]
     took = attack != 'none' and cell['nothing']['asr'] >= TOOK
-    for method, row in cell.items():
+    # Beside the repairs, a cell names its commit.
+    repairs = {k: v for k, v in cell.items() if isinstance(v, dict)}
+    for method, row in repairs.items():
       for group in (attack, *(['all that took'] if took else [])):
         groups.setdefault((group, method), []).append(row)
   rows = []

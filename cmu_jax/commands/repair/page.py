@@ -74,7 +74,10 @@ def _draw_changes(results: dict[str, Any]) -> figure.Figure:
     drawing = style.canvas(words.headline(results), (9.2, 4.2), smoke=False)
     ax = drawing.subplots()
     # A method has one curve or two.
-    looks = ({'color': style.INK, 'lw': 2}, {'color': style.CUTS, 'ls': '--'})
+    looks: tuple[dict[str, Any], ...] = (
+      {'color': style.INK, 'lw': 2},
+      {'color': style.CUTS, 'ls': '--'},
+    )
     for (name, label), options in zip(
       _LINES[results['method']].items(), looks, strict=False
     ):

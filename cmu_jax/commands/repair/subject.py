@@ -85,7 +85,7 @@ def read_case(request: RepairRequest) -> RepairCase:
   """
   # Pictures with a trigger are a single set: their folders are no classes.
   noisy = request.kind == 'label_noise'
-  sets = ('proxy' if noisy else 'ordinary', 'test')
+  sets: tuple[str, ...] = ('proxy' if noisy else 'ordinary', 'test')
   if not noisy and request.labels != 'true':
     sets = ('test',)
   pictures = request.proxy or request.ordinary

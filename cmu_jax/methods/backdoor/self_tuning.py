@@ -208,13 +208,13 @@ def fst_penalty(
 
 # One object a network and form, so that compilations are shared.
 @functools.lru_cache(maxsize=32)
-def make_form(name: str, model: Model, **options: float) -> Form:
+def make_form(name: str, model: Model, **options: Any) -> Form:
   """The functions of a method.
 
   Args:
     name: in FORMS.
     model: the network, updated in training mode.
-    **options: numbers of its penalty or of its start.
+    **options: numbers of its penalty.
   """
   if name == 'd3':
     penalty = functools.partial(d3_penalty, **options)
