@@ -42,7 +42,7 @@ def test_without_labels_agreement_decides(share, repaired):
   assert evidence.record['agreement'] == list(evidence.agreement)
 
 
-@pytest.mark.parametrize(('share', 'repaired'), [(0.25, True), (0.3, False)])
+@pytest.mark.parametrize(('share', 'repaired'), [(14 / 60, True), (0.3, False)])
 def test_with_labels_the_loss_decides(share, repaired):
   """The network errs on a fifth; changes that lose nothing are no cost."""
   evidence = safe_tuning.judge(moved(0.2), moved(share), 3, CLASS)

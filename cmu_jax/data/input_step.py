@@ -15,8 +15,7 @@ from jaxtyping import Array, Float, Num
 from cmu_jax.core import array_checks, errors
 from cmu_jax.core.types import InputStep, PRNGKey, Trigger
 from cmu_jax.data import normalisation, painting
-
-Image, TriggerFlags = painting.Image, painting.TriggerFlags
+from cmu_jax.data.painting import Image, TriggerFlags
 
 
 def _resize(

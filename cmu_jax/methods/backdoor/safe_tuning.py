@@ -43,12 +43,14 @@ class Rule(NamedTuple):
 
   Attributes:
     agreement: least share of held-out predictions that stay, without labels.
+      Digits reached .93 to .96 in trials. A ResNet-20 on 500 pictures reached
+      .86: it lost 5 points of accuracy, and its trigger stayed.
     loss: largest loss of held-out accuracy, with true labels. Runs on halves
-      lost 2 to 5 points in trials where the run on all lost less than one.
+      of digits lost 2 to 5 points, and the ResNet-20 more than 5.
   """
 
-  agreement: float = 0.85
-  loss: float = 0.06
+  agreement: float = 0.9
+  loss: float = 0.05
 
 
 RULE = Rule()

@@ -197,7 +197,7 @@ def fst_penalty(
   """CE + strength <W, W_0> / |W_0|^2.
 
   The paper has a weight alpha = strength / |W_0|^2. |W_0| was 14 on a ResNet-20
-  and 4 on a small dense network, which asks for another alpha on each.
+  and differs between networks, which asks for another alpha on each.
   """
   head, original = context.head, context.original.params
   square = head_product(original, original, head)
