@@ -208,7 +208,7 @@ def test_names_that_are_no_source(message, tmp_path):
 
 
 def test_image_size_is_checked():
-  with pytest.raises(errors.UserError, match='must be at least 1'):
+  with pytest.raises(errors.UserError, match='integer of at least 1'):
     sources.load('digits', image_size=0)
   with pytest.raises(errors.UserError, match='does not apply to digits'):
     sources.load('digits', image_size=32)
