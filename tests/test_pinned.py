@@ -181,10 +181,10 @@ def _negation(folder):
 
 ADDRESSES = {
   _cuts: [
-    'e7e01b6ebe730f46d1e6b07b60229bc829cc59d170c257caefad729681675688',
+    '5a4372d3b8dd2008f84c115cf50cd0ad90a339aa2b659d723980d2e1ef8ec4aa',
   ],
   _corrective: [
-    '5de454e2af0c108c9ad53090116649b30a79042a79f3b366887cbadc9235330a',
+    '82444375fb77db45a194b9673dfeba92c7eac12a5f052e9cd329f9cf60dadd22',
     'd40f6964b796642d549df2546f4e27b9c5f75e28e747dcc9e354258b9e863ff7',
   ],
   _subsets: [

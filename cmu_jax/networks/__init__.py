@@ -133,9 +133,14 @@ def make(
   for option, value in options.items():
     if option not in names:
       raise errors.unknown_name(f'option of model {name!r}', option, names)
-    # Sizes, such as a width; flags are integers too.
+    # Sizes, such as a width. The family knows the least of each: some are 0.
     if option in parameters and type(parameters[option].default) is int:
-      array_checks.check_count(f'{option} of model {name!r}', value)
+      whole = isinstance(value, int | np.integer)
+      errors.check(
+        whole and not isinstance(value, bool),
+        f'{option} of model {name!r} is {errors.describe_value(value)}; give '
+        'an integer',
+      )
   array_checks.check_count('num_classes', num_classes)
   _check_shape(image_shape)
   dtype = options.get('dtype', 'float32')
