@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from test_array_checks import NETWORK, TRAINING
 
 from cmu_jax.methods import catalogue, detection, factories, study_names
 from cmu_jax.studies.classes import settings as classes
@@ -64,7 +65,7 @@ def test_every_offered_method_has_a_factory():
 @pytest.mark.parametrize('name', ['eu_k', 'cf_k'])
 def test_the_last_layers_alone_need_the_name_of_the_others(name):
   with pytest.raises(TypeError, match='frozen'):
-    factories.factory(name)(None, None)
+    factories.factory(name)(NETWORK, TRAINING)
 
 
 # The two lines that add a method, before anything has read the tables.

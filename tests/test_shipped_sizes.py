@@ -202,7 +202,7 @@ def test_what_cannot_be_saved_is_one_line(tmp_path):
       cmu_jax.save_weights(tmp_path / 'w.npz', variables, 0, 1, target=target)
   with pytest.raises(errors.UserError, match="unknown target 'd'"):
     cmu_jax.save_weights(
-      tmp_path / 'w.npz', variables, 0.5, 0.5, classes='abc', target='d'
+      tmp_path / 'w.npz', variables, 0.5, 0.5, classes=list('abc'), target='d'
     )
   assert not list(tmp_path.iterdir())
 
