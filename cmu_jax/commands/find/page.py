@@ -19,10 +19,10 @@ from cmu_jax.report import page, style
 _SHOWN = 24
 # In the order in which users should read them.
 _MEANINGS = {
-  'trigger': 'A patch that many pictures of this class share, and that moves '
-  'pictures of other classes into it: somebody may have planted it.',
+  'trigger': 'Many pictures of a class share a patch, which moves pictures of '
+  'other classes into it: somebody may have planted it.',
   'wrong label': 'The network expects another class. Look at the pictures: '
-  'those with two objects, or none, are here too.',
+  'pictures with two objects, or without any, are here too.',
   'near copy': 'The picture is there twice, perhaps resaved or resized. Copies '
   'with two labels have at least one wrong label; copies in training and test '
   'sets make an accuracy too good.',
@@ -37,7 +37,10 @@ _STYLE = (
   'display:inline-block;width:8.5rem;margin:.3rem .5rem .3rem 0;'
   'vertical-align:top;font-size:.8rem;overflow-wrap:anywhere'
 )
-_IMAGE_STYLE = 'width:6rem;height:auto;image-rendering:pixelated'
+# The frame sets a white patch in a corner apart from a white page.
+_IMAGE_STYLE = (
+  'width:6rem;height:auto;image-rendering:pixelated;outline:1px solid gray'
+)
 
 
 def _count_kind(kind: str, count: int) -> str:
