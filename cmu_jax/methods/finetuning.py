@@ -17,9 +17,10 @@ from cmu_jax.core.types import (
   PRNGKey,
   Result,
   Samples,
+  Training,
   Variables,
 )
-from cmu_jax.training import descent, early_stopping, train
+from cmu_jax.training import descent, early_stopping, optimizers, train
 
 _Settings = ParamSpec('_Settings')
 # Arguments of the methods that are made of other methods.
@@ -50,6 +51,26 @@ def check_settings(
     return factory(*args, **options)
 
   return make
+
+
+def make_plain_training(
+  pictures: int, defaults: dict[str, Any], changes: dict[str, Any]
+) -> Training:
+  """A training by SGD at a constant rate on few pictures.
+
+  Args:
+    pictures: n; a batch has at most so many.
+    defaults: learning_rate, steps and batch_size.
+    changes: of them; None for the default.
+  """
+  settings = defaults | {k: v for k, v in changes.items() if v is not None}
+  rate = optimizers.constant_schedule(settings['learning_rate'])
+  return Training(
+    # Decay would pull the weights away although no picture asks for it.
+    optimizers.sgd(rate, weight_decay=0.0),
+    int(settings['steps']),
+    min(int(settings['batch_size']), pictures),
+  )
 
 
 def method(

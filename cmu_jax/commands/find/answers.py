@@ -22,6 +22,7 @@ from cmu_jax.core import progress, rng, store
 from cmu_jax.core.types import Batch
 from cmu_jax.methods.detection import detector_data, suspects
 from cmu_jax.networks.shipped import ShippedNetwork
+from cmu_jax.training import descent
 
 # A kill loses at most one block, and a block has a line of progress.
 _BLOCK = 1000
@@ -107,7 +108,7 @@ class _Reader(NamedTuple):
     # Repeated pictures fill the block: one compilation serves all of them.
     full = np.resize(rows, min(_BLOCK, len(self.image)))
     image = jnp.asarray(make_view(self.image[full], name))
-    batch = Batch(image, jnp.zeros(len(full), jnp.int32))
+    batch = descent.blank_batch(image)
     answers = detector_data.answer_images(
       rng.fold_in(self.seed, 'projection'),
       self.network.classifier,

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from cmu_jax.commands import frame
 from cmu_jax.commands.find import answers, case, listing, page
@@ -22,7 +21,7 @@ from cmu_jax.methods.detection import (
   suspects,
 )
 from cmu_jax.methods.detection.suspects import Suspects
-from cmu_jax.training import metrics
+from cmu_jax.training import descent, metrics
 
 # Pictures that a search for triggers asks about at a time.
 _BLOCK = 64
@@ -84,9 +83,11 @@ def search(
   """
   if samples.network is None:
     assert samples.probability is not None
-    kinds = suspects.find(samples.probability, samples.label, samples.features)
+    answer, memorised = suspects.choose_answers(
+      samples.probability, samples.label, samples.features
+    )
+    kinds = suspects.find_in_answers(answer, samples.label, samples.features)
     # Without features nothing can be done about it, but it can be said.
-    memorised = suspects.is_memorised(samples.probability, samples.label)
     facts = {
       'memorised': memorised,
       'cross_fitted': memorised and samples.features is not None,
@@ -94,7 +95,7 @@ def search(
     }
     return _lower(
       _shorten(kinds, samples),
-      _judging_answers(samples, memorised),
+      answer,
       samples.label,
       facts,
     )
@@ -158,16 +159,6 @@ def _search_pictures(
   return _lower(_shorten(kinds, samples), answer, labels, facts)
 
 
-def _judging_answers(samples: FindCase, memorised: bool) -> np.ndarray:
-  """The answers by which stored samples are judged; see `suspects.find`."""
-  assert samples.probability is not None
-  if samples.features is None or not memorised:
-    return samples.probability
-  classes = len(samples.class_names)
-  # The same heads as in the search, because nothing in them is random.
-  return suspects.cross_fit(samples.features, samples.label, classes)
-
-
 def _lower(
   listed: dict[str, Suspects],
   answer: np.ndarray,
@@ -205,12 +196,14 @@ def make_predictor(samples: FindCase) -> Callable[[np.ndarray], np.ndarray]:
     for start in range(0, len(image), _BLOCK):
       block = image[start : start + _BLOCK]
       # Repeated pictures fill the block: one compilation serves all.
-      full = jnp.asarray(np.resize(block, (_BLOCK, *block.shape[1:])))
-      batch = Batch(full, jnp.zeros(_BLOCK, jnp.int32))
-      logits = metrics.logits(
-        network.classifier, network.variables, batch, _BLOCK
+      full = np.resize(block, (_BLOCK, *block.shape[1:]))
+      probability = metrics.probabilities(
+        network.classifier,
+        network.variables,
+        descent.blank_batch(full),
+        _BLOCK,
       )
-      parts.append(special.softmax(np.asarray(logits), axis=1)[: len(block)])
+      parts.append(probability[: len(block)])
     return np.concatenate(parts)
 
   return predict

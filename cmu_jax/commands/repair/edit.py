@@ -120,10 +120,12 @@ def _count_images(
 ) -> float:
   """Counts the images of all trainings; they may learn enough sooner."""
   if is_unlabelled(request):
-    training = _unlabelled_training(request, case)
+    training = _half_training(
+      information_maximization.make_training, request, case
+    )
     return 2.0 * training.steps * training.batch_size
   if is_self_tuned(request, case):
-    training = _tuning_training(request, case)
+    training = _half_training(safe_tuning.make_training, request, case)
     return 3.0 * training.steps * training.batch_size
   if case.trigger is not None and request.rule == 'safe':
     assert case.ordinary is not None
@@ -157,10 +159,14 @@ def is_self_tuned(request: RepairRequest, case: RepairCase) -> bool:
   )
 
 
-def _tuning_training(request: RepairRequest, case: RepairCase) -> Training:
+def _half_training(
+  make_training: Callable[..., Training],
+  request: RepairRequest,
+  case: RepairCase,
+) -> Training:
   """The training of a run, which fits half of the ordinary pictures."""
   assert case.ordinary is not None
-  return safe_tuning.make_training(
+  return make_training(
     max(1, len(case.ordinary) // 2),
     learning_rate=request.learning_rate,
     steps=request.steps,
@@ -179,7 +185,7 @@ def _edit_by_tuning(
   variables = case.network.variables
   samples = information_maximization.wrap_pictures(case.ordinary)
   network = subject.choose_inputs(rng.fold_in(key, 'crops'), case, samples)
-  training = _tuning_training(request, case)
+  training = _half_training(safe_tuning.make_training, request, case)
   method = safe_tuning.safe_self_tuning(
     network, training, labelled=case.labelled_batch is not None
   )
@@ -189,21 +195,25 @@ def _edit_by_tuning(
   # Where the user has triggered pictures, the gain can be shown after all.
   if evidence.repaired and not _frees_samples(case, tuned):
     evidence = evidence._replace(repaired=False, reason='gain')
-  # For the figure alone: the step is taken whole or not at all.
   curve = safe_tuning.trace(network, variables, tuned, samples)
-  alpha = float(evidence.repaired)
-  choice = alpha_rules.AlphaChoice(
-    alpha, int(np.argmin(np.abs(curve['alpha'] - alpha))), evidence.repaired
-  )
   return Edit(
     unlabelled_words.TUNING,
     tuned if evidence.repaired else variables,
-    choice,
+    _take_whole(evidence.repaired, curve),
     curve,
     evidence.record,
     training.steps,
     None,
   )
+
+
+def _take_whole(
+  repaired: bool, curve: dict[str, np.ndarray]
+) -> alpha_rules.AlphaChoice:
+  """The whole step or none: the curve is for the figure alone."""
+  alpha = float(repaired)
+  index = int(np.argmin(np.abs(curve['alpha'] - alpha)))
+  return alpha_rules.AlphaChoice(alpha, index, repaired)
 
 
 def _frees_samples(case: RepairCase, tuned: Variables) -> bool:
@@ -219,17 +229,6 @@ def _frees_samples(case: RepairCase, tuned: Variables) -> bool:
   return bool(edited < original / 2)
 
 
-def _unlabelled_training(request: RepairRequest, case: RepairCase) -> Training:
-  """The training of a run on half of the ordinary pictures."""
-  assert case.ordinary is not None
-  return information_maximization.make_training(
-    max(1, len(case.ordinary) // 2),
-    learning_rate=request.learning_rate,
-    steps=request.steps,
-    batch_size=request.batch_size,
-  )
-
-
 def _edit_unlabelled(
   key: jax.Array,
   request: RepairRequest,
@@ -241,7 +240,9 @@ def _edit_unlabelled(
   variables = case.network.variables
   samples = information_maximization.wrap_pictures(case.ordinary)
   network = subject.choose_inputs(rng.fold_in(key, 'crops'), case, samples)
-  training = _unlabelled_training(request, case)
+  training = _half_training(
+    information_maximization.make_training, request, case
+  )
   method = halves.safe_information_maximization(network, training)
   repaired, info = method.solve(
     key,
@@ -253,14 +254,10 @@ def _edit_unlabelled(
   )
   evidence = info['evidence']
   curve = halves.trace(network, variables, info['runs'], samples)
-  alpha = float(evidence.repaired)
-  choice = alpha_rules.AlphaChoice(
-    alpha, int(np.argmin(np.abs(curve['alpha'] - alpha))), evidence.repaired
-  )
   return Edit(
     unlabelled_words.METHOD,
     repaired,
-    choice,
+    _take_whole(evidence.repaired, curve),
     curve,
     evidence.record,
     training.steps,

@@ -13,7 +13,6 @@ where the pictures lack a class, because nothing would then ask for this class,
 and where too many predictions change. The rule is ours.
 """
 
-import statistics
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,9 +28,10 @@ from cmu_jax.core.types import (
   Training,
   Variables,
 )
+from cmu_jax.methods import finetuning
 from cmu_jax.methods.backdoor import self_tuning
 from cmu_jax.methods.unlabelled import agreement, halves
-from cmu_jax.training import descent, metrics, optimizers
+from cmu_jax.training import descent, metrics
 
 LEARNING_RATE = 1e-2
 STEPS = 150
@@ -78,10 +78,7 @@ class Evidence(NamedTuple):
   @property
   def record(self) -> Info:
     """The evidence as JSON."""
-    return {
-      name: list(value) if isinstance(value, tuple) else value
-      for name, value in self._asdict().items()
-    }
+    return agreement.make_record(self)
 
 
 def make_training(pictures: int, **changes: Any) -> Training:
@@ -91,19 +88,12 @@ def make_training(pictures: int, **changes: Any) -> Training:
     pictures: of a run; a batch has min(pictures, 128) of them.
     **changes: learning_rate, steps or batch_size; None for the default.
   """
-  settings = {
+  defaults = {
     'learning_rate': LEARNING_RATE,
     'steps': STEPS,
     'batch_size': BATCH_SIZE,
   }
-  settings |= {k: v for k, v in changes.items() if v is not None}
-  rate = optimizers.constant_schedule(settings['learning_rate'])
-  return Training(
-    # Decay would shrink the features, whose size FST does not bound.
-    optimizers.sgd(rate, weight_decay=0.0),
-    int(settings['steps']),
-    min(int(settings['batch_size']), pictures),
-  )
+  return finetuning.make_plain_training(pictures, defaults, changes)
 
 
 def judge(
@@ -140,26 +130,19 @@ def judge(
 
 def _interval(values: Float[np.ndarray, 'n']) -> tuple[float, float, float]:
   """The mean with its 95 % interval, within 0 and 1."""
-  mean = float(values.mean())
-  error = float(values.std(ddof=1) / np.sqrt(values.size))
-  reach = statistics.NormalDist().inv_cdf(0.975) * error
-  return mean, max(0.0, mean - reach), min(1.0, mean + reach)
+  mean, low, high = agreement.make_interval(*agreement.measure_mean(values))
+  return mean, max(0.0, low), min(1.0, high)
 
 
-def predict_held_out(
-  network: Network, runs: halves.Runs, samples: Samples
-) -> tuple[np.ndarray, np.ndarray]:
-  """Predicts each picture by the run that has not seen it.
+def read_held_out(runs: halves.Runs) -> tuple[np.ndarray, np.ndarray]:
+  """Reads what the run predicts which has not seen each picture.
 
   Returns:
     The rows of the pictures, and their predicted classes.
   """
-  # All pictures and then a part: one compilation serves both halves.
-  predicted = [
-    metrics.predict(network, run, samples.batch, 256)[rows]
-    for run, rows in zip((runs.run_b, runs.run_a), runs.rows, strict=True)
-  ]
-  return runs.rows.reshape(-1), np.concatenate(predicted)
+  _, after_a, after_b = runs.predicted
+  held_out = [after_b[runs.rows[0]], after_a[runs.rows[1]]]
+  return runs.rows.reshape(-1), np.concatenate(held_out)
 
 
 def trace(
@@ -222,8 +205,8 @@ def safe_self_tuning(
     runs = halves.run_halves(
       key, network, variables, samples, tune, make_checkpoint
     )
-    rows, held_out = predict_held_out(network, runs, samples)
-    original = metrics.predict(network, variables, samples.batch, 256)[rows]
+    rows, held_out = read_held_out(runs)
+    original = runs.predicted[0][rows]
     label = np.asarray(samples.batch.label)[rows] if labelled else None
     classes = metrics.count_classes(network, variables, samples.batch.image)
     evidence = judge(original, held_out, classes, label, rule)

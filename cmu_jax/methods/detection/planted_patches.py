@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from cmu_jax.core import progress
-from cmu_jax.methods.detection import suspects
+from cmu_jax.methods.detection import confident_learning, suspects
 from cmu_jax.methods.detection.suspects import Suspects
 
 # (uint8 pictures [m, h, w, c]) -> probabilities [m, k].
@@ -268,5 +268,5 @@ def find_triggers(
     row[order],
     sure,
     np.array(suggested, int)[order],
-    precision=np.cumsum(sure) / np.arange(1, len(sure) + 1),
+    precision=confident_learning.expect_precision(sure),
   )

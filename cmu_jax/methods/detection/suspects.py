@@ -232,16 +232,40 @@ def find(
   answer, label = np.asarray(probabilities), np.asarray(labels)
   confident_learning.check_answers(answer, label)
   answer, label = answer.astype(np.float64), label.astype(np.int64)
-  if features is None:
-    return {'wrong label': find_wrong_labels(answer, label)}
-  narrow = np.asarray(features)
-  errors.check(
-    narrow.ndim == 2 and len(narrow) == len(label),
-    f'features have shape {narrow.shape}; [{len(label)}, d] is needed',
-  )
-  if is_memorised(answer, label):
-    answer = cross_fit(narrow, label, answer.shape[1])
-  return {
-    'wrong label': find_wrong_labels(answer, label),
-    'outlier': find_outliers(narrow),
-  }
+  narrow = None if features is None else np.asarray(features)
+  if narrow is not None:
+    errors.check(
+      narrow.ndim == 2 and len(narrow) == len(label),
+      f'features have shape {narrow.shape}; [{len(label)}, d] is needed',
+    )
+  answer, _ = choose_answers(answer, label, narrow)
+  return find_in_answers(answer, label, narrow)
+
+
+def choose_answers(
+  probability: Float[np.ndarray, 'n k'],
+  label: Int[np.ndarray, 'n'],
+  features: Float[np.ndarray, 'n d'] | None,
+) -> tuple[Float[np.ndarray, 'n k'], bool]:
+  """Chooses the answers that judge the labels.
+
+  Returns:
+    The given answers, or those of cross-fitted heads where the given answers
+    repeat the labels and features are at hand; and whether they repeat them.
+  """
+  memorised = is_memorised(probability, label)
+  if memorised and features is not None:
+    probability = cross_fit(features, label, probability.shape[1])
+  return probability, memorised
+
+
+def find_in_answers(
+  answer: Float[np.ndarray, 'n k'],
+  label: Int[np.ndarray, 'n'],
+  features: Float[np.ndarray, 'n d'] | None,
+) -> dict[str, Suspects]:
+  """Finds suspects from answers that do not repeat the labels; see `find`."""
+  kinds = {'wrong label': find_wrong_labels(answer, label)}
+  if features is not None:
+    kinds['outlier'] = find_outliers(features)
+  return kinds

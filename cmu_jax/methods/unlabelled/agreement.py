@@ -19,7 +19,7 @@ SGD via Disagreement, arXiv 2106.13799.
 """
 
 import statistics
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -80,10 +80,15 @@ class Evidence(NamedTuple):
   @property
   def record(self) -> Info:
     """The evidence as JSON."""
-    return {
-      name: list(value) if isinstance(value, tuple) else value
-      for name, value in self._asdict().items()
-    }
+    return make_record(self)
+
+
+def make_record(evidence: Any) -> Info:
+  """The fields of a named tuple as JSON."""
+  return {
+    name: list(value) if isinstance(value, tuple) else value
+    for name, value in evidence._asdict().items()
+  }
 
 
 def _mark_alike(
@@ -139,7 +144,7 @@ def judge(
   stays = np.mean([run_a == original, run_b == original], axis=0)
   same = (run_a == run_b).astype(float)
   confirmed = _mark_alike(original, run_a, run_b, control)
-  alike, deviation = _mean_with_error(confirmed)
+  alike, deviation = measure_mean(confirmed)
   _, alone = changes(original, run_a, run_b, control)
   reach = statistics.NormalDist().inv_cdf(rule.confidence)
   absent = find_absent(run_a, run_b, classes)
@@ -154,10 +159,10 @@ def judge(
     repaired=not reason,
     reason=reason,
     alike=alike,
-    interval=_interval(alike, deviation)[1:],
+    interval=make_interval(alike, deviation)[1:],
     alone=alone,
-    accuracy_before=_interval(*_mean_with_error(stays)),
-    accuracy_after=_interval(*_mean_with_error(same)),
+    accuracy_before=make_interval(*measure_mean(stays)),
+    accuracy_after=make_interval(*measure_mean(same)),
     absent=absent,
   )
 
@@ -194,7 +199,7 @@ def _accidental_count(size: int, classes: int) -> int:
   return count
 
 
-def _mean_with_error(values: Float[np.ndarray, 'n']) -> tuple[float, float]:
+def measure_mean(values: Float[np.ndarray, 'n']) -> tuple[float, float]:
   """The mean, and its standard error."""
   return (
     float(values.mean()),
@@ -202,7 +207,7 @@ def _mean_with_error(values: Float[np.ndarray, 'n']) -> tuple[float, float]:
   )
 
 
-def _interval(mean: float, error: float) -> tuple[float, float, float]:
+def make_interval(mean: float, error: float) -> tuple[float, float, float]:
   """The mean with the ends of its 95 % interval."""
   reach = statistics.NormalDist().inv_cdf(0.975) * error
   return mean, mean - reach, mean + reach

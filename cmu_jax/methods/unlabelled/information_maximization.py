@@ -35,7 +35,7 @@ from cmu_jax.core.types import (
   Variables,
 )
 from cmu_jax.methods import finetuning, relabelling
-from cmu_jax.training import descent, metrics, optimizers
+from cmu_jax.training import descent, metrics
 
 LEARNING_RATE = 5e-3
 STEPS = 150
@@ -84,19 +84,12 @@ def make_training(pictures: int, **changes: Any) -> Training:
     pictures: n; a batch has min(n, 256) of them.
     **changes: learning_rate, steps or batch_size; None for the default.
   """
-  settings = {
+  defaults = {
     'learning_rate': LEARNING_RATE,
     'steps': STEPS,
     'batch_size': BATCH_SIZE,
   }
-  settings |= {k: v for k, v in changes.items() if v is not None}
-  # Decay would pull the features away although no picture asks for it.
-  rate = optimizers.constant_schedule(settings['learning_rate'])
-  return Training(
-    optimizers.sgd(rate, weight_decay=0.0),
-    int(settings['steps']),
-    min(int(settings['batch_size']), pictures),
-  )
+  return finetuning.make_plain_training(pictures, defaults, changes)
 
 
 # Keyed by the identity of the network's functions and of the optimizer.
